@@ -1,0 +1,372 @@
+"""TrainingSpec: everything that decides what an attempt computes.
+
+A spec is complete: every default is filled in when it is read, and two equal specs train the same weights. What cannot
+work is refused here, with the field, its value and what would be accepted.
+"""
+
+from copy import deepcopy
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from worker.architecture import ARCHITECTURES, ModelName
+
+DatasetName = Literal["cifar10", "synthetic"]
+DATASET_SIZES: dict[DatasetName, tuple[int, int]] = {"cifar10": (50_000, 10_000), "synthetic": (10_000, 2_000)}
+"""Training and test images of each dataset."""
+
+RecipeName = Literal["labml", "wu-he"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class BatchNormalization(_Part):
+    """Ioffe & Szegedy 2015: statistics of each channel over the batch; running averages in evaluation."""
+
+    type: Literal["batch"] = "batch"
+    eps: float = Field(default=1e-5, gt=0, le=1, description="added to the variance")
+    momentum: float = Field(default=0.1, gt=0, le=1, description="share of a new batch in the running averages")
+    affine: bool = Field(default=True, description="learn a scale and a shift for each channel")
+
+
+class LayerNormalization(_Part):
+    """All channels of one image together: one group, with a scale and a shift for each channel (Wu & He 2018)."""
+
+    type: Literal["layer"] = "layer"
+    eps: float = Field(default=1e-5, gt=0, le=1, description="added to the variance")
+    affine: bool = Field(default=True, description="learn a scale and a shift for each channel")
+
+
+class InstanceNormalization(_Part):
+    """Each channel of each image by itself: as many groups as channels (Ulyanov et al. 2016)."""
+
+    type: Literal["instance"] = "instance"
+    eps: float = Field(default=1e-5, gt=0, le=1, description="added to the variance")
+    affine: bool = Field(default=True, description="learn a scale and a shift for each channel")
+
+
+class GroupNormalization(_Part):
+    """Groups of channels of each image (Wu & He 2018). Give `num_groups` or `channels_per_group`; neither means 8 groups."""
+
+    type: Literal["group"] = "group"
+    num_groups: int | None = Field(default=None, ge=1, description="groups in every layer")
+    channels_per_group: int | None = Field(default=None, ge=1, description="channels in every group of every layer")
+    eps: float = Field(default=1e-5, gt=0, le=1, description="added to the variance")
+    affine: bool = Field(default=True, description="learn a scale and a shift for each channel")
+
+    @model_validator(mode="after")
+    def _one_grouping(self) -> Self:
+        if self.num_groups is not None and self.channels_per_group is not None:
+            raise PydanticCustomError(
+                "grouping",
+                "num_groups ({num_groups}) and channels_per_group ({channels_per_group}) exclude each other: give one",
+                {"num_groups": self.num_groups, "channels_per_group": self.channels_per_group},
+            )
+        if self.num_groups is None and self.channels_per_group is None:
+            object.__setattr__(self, "num_groups", 8)
+        return self
+
+    def groups(self, num_channels: int) -> int:
+        """The number of groups of a layer of `num_channels` channels."""
+        if self.num_groups is not None:
+            return self.num_groups
+        assert self.channels_per_group is not None
+        return num_channels // self.channels_per_group
+
+
+class NoNormalization(_Part):
+    """No normalization at all: the control."""
+
+    type: Literal["none"] = "none"
+
+
+Normalization = Annotated[
+    BatchNormalization | LayerNormalization | InstanceNormalization | GroupNormalization | NoNormalization,
+    Field(discriminator="type"),
+]
+
+
+class SGD(_Part):
+    """Stochastic gradient descent with momentum, as torch.optim.SGD."""
+
+    type: Literal["sgd"] = "sgd"
+    learning_rate: float = Field(default=0.1, gt=0, description="at the reference batch size, before the schedule")
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(default=1e-4, ge=0, description="on all weights, those of the normalization too")
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise PydanticCustomError("nesterov", "nesterov needs a momentum above 0, and momentum is 0")
+        return self
+
+
+class Adam(_Part):
+    """Kingma & Ba 2014, as torch.optim.Adam."""
+
+    type: Literal["adam"] = "adam"
+    learning_rate: float = Field(default=1e-3, gt=0, description="at the reference batch size, before the schedule")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+
+
+Optimizer = Annotated[SGD | Adam, Field(discriminator="type")]
+
+
+class LearningRateScaling(_Part):
+    """How the learning rate follows the batch size: `linear` multiplies it by batch_size / reference_batch_size."""
+
+    rule: Literal["none", "linear"] = "linear"
+    reference_batch_size: int = Field(default=32, ge=1, description="batch size the learning rate is stated for")
+
+
+class _Schedule(_Part):
+    warmup_epochs: float = Field(default=0.0, ge=0, description="the rate rises linearly over so many epochs")
+
+
+class ConstantSchedule(_Schedule):
+    """The same learning rate throughout."""
+
+    type: Literal["constant"] = "constant"
+
+
+class MultistepSchedule(_Schedule):
+    """The rate is multiplied by `gamma` at each milestone."""
+
+    type: Literal["multistep"] = "multistep"
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        default=(0.5, 0.75), description="fractions of the whole training, increasing"
+    )
+    gamma: float = Field(default=0.1, gt=0, le=1)
+
+    @field_validator("milestones")
+    @classmethod
+    def _increasing(cls, milestones: tuple[float, ...]) -> tuple[float, ...]:
+        if any(a >= b for a, b in zip(milestones, milestones[1:], strict=False)):
+            raise PydanticCustomError("milestones", "milestones must increase, as in [0.5, 0.75]")
+        return milestones
+
+
+class CosineSchedule(_Schedule):
+    """Half a cosine from the learning rate down to `final_fraction` of it (Loshchilov & Hutter 2016)."""
+
+    type: Literal["cosine"] = "cosine"
+    final_fraction: float = Field(default=0.0, ge=0, le=1)
+
+
+Schedule = Annotated[ConstantSchedule | MultistepSchedule | CosineSchedule, Field(discriminator="type")]
+
+
+class Dataset(_Part):
+    """What is trained and evaluated on."""
+
+    name: DatasetName = Field(
+        default="cifar10", description="synthetic is procedural: for trying things out, not results"
+    )
+    train_limit: int | None = Field(default=None, ge=1, description="only so many training images, class-balanced")
+    test_limit: int | None = Field(default=None, ge=1, description="only so many test images, class-balanced")
+    holdout: int = Field(
+        default=0, ge=0, description="training images kept aside to evaluate on instead of the test set"
+    )
+    standardization: Literal["channel", "symmetric"] = Field(
+        default="channel",
+        description="channel: subtract each channel's training mean and divide by its deviation; symmetric: to [-1, 1]",
+    )
+
+    @model_validator(mode="after")
+    def _enough_images(self) -> Self:
+        num_train, num_test = DATASET_SIZES[self.name]
+        for field, limit, size in (
+            ("train_limit", self.train_limit, num_train),
+            ("test_limit", self.test_limit, num_test),
+        ):
+            if limit is not None and limit > size:
+                raise PydanticCustomError(
+                    "dataset",
+                    "{field} is {limit}, but {name} has {size} images: give at most {size}, or null for all",
+                    {"field": field, "limit": limit, "name": self.name, "size": size},
+                )
+        available = self.train_limit or num_train
+        if self.holdout >= available:
+            raise PydanticCustomError(
+                "dataset",
+                "holdout is {holdout}, which leaves nothing of {available} training images: give at most {most}",
+                {"holdout": self.holdout, "available": available, "most": available - 1},
+            )
+        return self
+
+    @property
+    def num_train(self) -> int:
+        """Images trained on in an epoch."""
+        return (self.train_limit or DATASET_SIZES[self.name][0]) - self.holdout
+
+    @property
+    def num_eval(self) -> int:
+        """Images evaluated on: the held out ones where there are any, else the test images."""
+        return self.holdout or self.test_limit or DATASET_SIZES[self.name][1]
+
+
+class Checkpointing(_Part):
+    """When a checkpoint is taken, and which are kept. The best and the last one always are."""
+
+    every_epochs: int = Field(default=1, ge=1, description="at the end of every so many epochs, and of the last one")
+    every_s: float | None = Field(default=None, gt=0, description="also every so many seconds, within an epoch")
+    keep_last: int = Field(default=2, ge=1)
+
+
+RECIPES: dict[RecipeName, dict[str, Any]] = {
+    # labml.ai's CIFAR-10 experiment: its VGG, Adam at 2.5e-4, batches of 64, ten epochs, images in [-1, 1].
+    "labml": {
+        "model": "vgg",
+        "batch_size": 64,
+        "epochs": 10,
+        "optimizer": {
+            "type": "adam",
+            "learning_rate": 2.5e-4,
+            "betas": (0.9, 0.999),
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+        },
+        "learning_rate_scaling": {"rule": "none", "reference_batch_size": 64},
+        "schedule": {"type": "constant", "warmup_epochs": 0.0},
+        "dataset": {"name": "cifar10", "standardization": "symmetric"},
+        "augmentation": "crop_flip",
+        "drop_last": False,
+    },
+    # Wu & He 2018, section 4.1: 0.1 × N/32 for N images a worker, divided by 10 at 30, 60 and 90 of 100 epochs, weight
+    # decay 1e-4 on everything. The paper trains ResNet-50 on ImageNet; resnet20 stands in for it on CIFAR-10.
+    "wu-he": {
+        "model": "resnet20",
+        "batch_size": 32,
+        "epochs": 100,
+        "optimizer": {
+            "type": "sgd",
+            "learning_rate": 0.1,
+            "momentum": 0.9,
+            "nesterov": False,
+            "weight_decay": 1e-4,
+        },
+        "learning_rate_scaling": {"rule": "linear", "reference_batch_size": 32},
+        "schedule": {"type": "multistep", "milestones": (0.3, 0.6, 0.9), "gamma": 0.1, "warmup_epochs": 0.0},
+        "dataset": {"name": "cifar10", "standardization": "channel"},
+        "augmentation": "crop_flip",
+        "drop_last": True,
+    },
+}
+"""What each recipe gives the fields that a job leaves out."""
+
+
+def _fill(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """`given`, with what it lacks out of `defaults`; a part of another type keeps nothing of the default part."""
+    filled = deepcopy(defaults) | given
+    for name, default in defaults.items():
+        part = given.get(name)
+        if (
+            isinstance(default, dict)
+            and isinstance(part, dict)
+            and part.get("type", default.get("type")) == default.get("type")
+        ):
+            filled[name] = default | part
+    return filled
+
+
+class TrainingSpec(_Part):
+    """One training, from the initialization to the last epoch."""
+
+    recipe: RecipeName | None = Field(default=None, description="fills every field not given")
+    model: ModelName = "resnet20"
+    normalization: Normalization
+    batch_size: int = Field(
+        ge=1, le=50_000, description="images a worker normalizes and steps on at once (the paper's images per GPU)"
+    )
+    epochs: int = Field(default=30, ge=1, le=10_000)
+    seed: int = Field(
+        default=0, ge=0, lt=2**63, description="decides the initialization, the order and the augmentation"
+    )
+    optimizer: Optimizer = Field(default_factory=SGD)
+    learning_rate_scaling: LearningRateScaling = Field(default_factory=LearningRateScaling)
+    schedule: Schedule = Field(default_factory=MultistepSchedule)
+    dataset: Dataset = Field(default_factory=Dataset)
+    augmentation: Literal["crop_flip", "none"] = Field(
+        default="crop_flip", description="crop_flip: random crops of the image padded by 4, random mirroring"
+    )
+    drop_last: bool = Field(
+        default=True, description="leave out an epoch's last batch where it is smaller than the others"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="of activations; auto: bfloat16 on a GPU that has it, else float32"
+    )
+    num_workers: int = Field(default=1, ge=1, le=1, description="workers that train one model together; 1 for now")
+    checkpoint: Checkpointing = Field(default_factory=Checkpointing)
+    deterministic: bool = Field(default=False, description="bit-identical on a GPU too; on a CPU every job is")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_recipe(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(recipe := data.get("recipe"), str) and recipe in RECIPES:
+            return _fill(data, RECIPES[recipe])
+        return data
+
+    @field_validator("normalization")
+    @classmethod
+    def _groups_divide_channels(cls, normalization: Normalization, info: ValidationInfo) -> Normalization:
+        model = info.data.get("model")
+        if not isinstance(normalization, GroupNormalization) or model is None:
+            return normalization
+        field = "num_groups" if normalization.num_groups is not None else "channels_per_group"
+        value = getattr(normalization, field)
+        feature_maps = ARCHITECTURES[model].feature_maps()
+        for feature_map in feature_maps:
+            if feature_map.num_channels % value:
+                narrowest = min(m.num_channels for m in feature_maps)
+                accepted = [n for n in range(1, narrowest + 1) if all(m.num_channels % n == 0 for m in feature_maps)]
+                raise PydanticCustomError(
+                    "groups",
+                    "{field} is {value}, which does not divide the {channels} channels of {model}'s layer {layer}: "
+                    "give one of {accepted}",
+                    {
+                        "field": field,
+                        "value": value,
+                        "channels": feature_map.num_channels,
+                        "model": model,
+                        "layer": feature_map.layer,
+                        "accepted": ", ".join(map(str, accepted)),
+                    },
+                )
+        return normalization
+
+    @field_validator("dataset")
+    @classmethod
+    def _holds_a_batch(cls, dataset: Dataset, info: ValidationInfo) -> Dataset:
+        batch_size = info.data.get("batch_size")
+        if batch_size is not None and batch_size > dataset.num_train:
+            raise PydanticCustomError(
+                "batch_size",
+                "batch_size is {batch_size}, larger than the {num_train} training images: "
+                "give a batch_size of at most {num_train}, or more images",
+                {"batch_size": batch_size, "num_train": dataset.num_train},
+            )
+        return dataset
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+        full, rest = divmod(self.dataset.num_train, self.batch_size)
+        return full if self.drop_last or not rest else full + 1
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps in the whole training."""
+        return self.steps_per_epoch * self.epochs
+
+    @property
+    def scaled_learning_rate(self) -> float:
+        """The learning rate at this batch size, before the schedule."""
+        rate = self.optimizer.learning_rate
+        scaling = self.learning_rate_scaling
+        return rate * self.batch_size / scaling.reference_batch_size if scaling.rule == "linear" else rate
