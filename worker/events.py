@@ -74,7 +74,7 @@ class CheckpointTaken(_Event):
     type: Literal["checkpoint"] = "checkpoint"
     epoch: int = Field(description="epochs completed")
     step: int
-    metrics: dict[str, float] = Field(description="the latest eval metrics, empty before the first evaluation")
+    metrics: dict[str, float] = Field(description="eval metrics of exactly these weights; empty within an epoch")
     files: dict[str, File]
 
 

@@ -1,0 +1,146 @@
+"""What an installation can be told, by environment variables with the prefix NORMLAB_."""
+
+import ipaddress
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "NORMLAB_"
+
+
+class _FileSecrets(PydanticBaseSettingsSource):
+    """NORMLAB_X_FILE names a file that holds NORMLAB_X, as container secrets do."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
+        if path is None:
+            return None, field_name, False
+        try:
+            return Path(path).read_text().strip(), field_name, False
+        except OSError as error:
+            raise ValueError(
+                f"{PREFIX}{field_name.upper()}_FILE names {path}, which cannot be read: {error}"
+            ) from error
+
+    def __call__(self) -> dict[str, Any]:
+        values = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class Settings(BaseSettings):
+    """Every setting, with its default. NORMLAB_X_FILE may name a file that holds the value of NORMLAB_X."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    home: Path = Field(
+        default=Path("~/.local/share/normlab"), description="the database and the artifacts of one machine"
+    )
+    data_dir: Path = Field(
+        default=Path("~/.cache/normlab/data"), description="where CIFAR-10 is found, or downloaded to"
+    )
+    database_url: SecretStr | None = Field(
+        default=None, description="postgresql://user:password@host/name or sqlite:///path; default: a file under HOME"
+    )
+    artifacts_url: str | None = Field(
+        default=None, description="where checkpoints are kept; default: a folder under HOME"
+    )
+    host: str = Field(default="127.0.0.1", description="address the API listens on")
+    port: int = Field(default=8000, ge=0, le=65535, description="port the API listens on; 0 takes a free one")
+    api_tokens: SecretStr | None = Field(
+        default=None,
+        description="comma-separated tokens, each `name:token` (reads and writes) or `name:token:read`; required "
+        "as soon as HOST is not loopback",
+    )
+    ray_address: str | None = Field(default=None, description="host:port of a Ray cluster; default: a private one")
+    ray_namespace: str = Field(default="normlab", description="namespace of the training workers in the Ray cluster")
+    cpus_per_worker: int = Field(default=1, ge=1, description="CPUs, and threads, of a training worker without a GPU")
+    gpus_per_worker: float = Field(default=0, ge=0, le=8, description="GPUs of a training worker; 0 trains on CPUs")
+    warm_workers: int = Field(default=1, ge=0, description="training workers kept ready while nothing waits")
+    worker_idle_s: float = Field(
+        default=600, gt=0, description="a training worker beyond WARM_WORKERS ends after so long idle"
+    )
+    worker_lease_s: float = Field(
+        default=30, gt=0, description="a training worker stops when it was not polled for so long"
+    )
+    worker_grace_s: float = Field(
+        default=15, gt=0, description="a worker that does not pause or cancel in so long is killed"
+    )
+    dispatcher_lease_s: float = Field(
+        default=5, gt=0, description="another dispatcher takes over after so long a silence"
+    )
+    dispatch_interval_s: float = Field(default=0.05, gt=0, description="how often the dispatcher looks for new work")
+    max_lost: int = Field(
+        default=5, ge=1, description="a job fails after losing its worker so often without a new checkpoint"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="of the service's own log"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _FileSecrets(settings_cls)
+
+    @field_validator("home", "data_dir")
+    @classmethod
+    def _expand(cls, path: Path) -> Path:
+        return path.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _closed_unless_loopback(self) -> Self:
+        if not self.tokens and not is_loopback(self.host):
+            raise ValueError(
+                f"NORMLAB_HOST is {self.host}, which others can reach, and NORMLAB_API_TOKENS is not set: "
+                "set it to name:token, or listen on 127.0.0.1"
+            )
+        return self
+
+    @cached_property
+    def tokens(self) -> dict[str, tuple[str, bool]]:
+        """The API tokens: token → (name, may write)."""
+        tokens: dict[str, tuple[str, bool]] = {}
+        for entry in (self.api_tokens.get_secret_value() if self.api_tokens else "").split(","):
+            if not entry.strip():
+                continue
+            name, _, rest = entry.strip().partition(":")
+            token, _, access = rest.partition(":")
+            if not name or len(token) < 8 or access not in ("", "read", "write"):
+                raise ValueError(
+                    f"NORMLAB_API_TOKENS: the entry of {name or 'nobody'} is not name:token or name:token:read "
+                    "with a token of at least 8 characters"
+                )
+            tokens[token] = (name, access != "read")
+        return tokens
+
+    @property
+    def database(self) -> str:
+        """The URL SQLAlchemy connects to."""
+        url = self.database_url.get_secret_value() if self.database_url else f"sqlite:///{self.home / 'normlab.db'}"
+        scheme, _, rest = url.partition("://")
+        drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+        return f"{drivers.get(scheme, scheme)}://{rest}"
+
+    @property
+    def artifacts(self) -> str:
+        """The URL or the folder of the artifact store."""
+        return self.artifacts_url or str(self.home / "artifacts")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,84 @@
+"""Rows of checkpoints. Their files are in the artifact store."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import delete as delete_from
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.errors import NotFound
+from service.store.tables import Checkpoint
+from worker.events import CheckpointTaken
+
+EVALUATED = ("holdout_error", "test_error")
+
+
+async def add(
+    session: AsyncSession,
+    checkpoint_id: str,
+    job_id: str,
+    attempt_id: str,
+    event: CheckpointTaken,
+    created_at: datetime,
+) -> Checkpoint:
+    """Insert the row of a checkpoint whose files are already stored."""
+    checkpoint = Checkpoint(
+        id=checkpoint_id,
+        job_id=job_id,
+        attempt_id=attempt_id,
+        epoch=event.epoch,
+        step=event.step,
+        metrics=event.metrics,
+        files={name: file.model_dump() for name, file in event.files.items()},
+        created_at=created_at,
+    )
+    session.add(checkpoint)
+    await session.flush()
+    return checkpoint
+
+
+async def of_job(session: AsyncSession, job_id: str) -> Sequence[Checkpoint]:
+    """The checkpoints of a job, newest first."""
+    query = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc(), Checkpoint.id.desc())
+    return (await session.scalars(query)).all()
+
+
+async def get(session: AsyncSession, checkpoint_id: str) -> Checkpoint:
+    """One checkpoint. Raises `NotFound`."""
+    checkpoint = await session.get(Checkpoint, checkpoint_id)
+    if checkpoint is None:
+        raise NotFound("checkpoint", checkpoint_id)
+    return checkpoint
+
+
+async def pick(session: AsyncSession, job_id: str, which: Literal["latest", "best"]) -> Checkpoint:
+    """The latest or the best checkpoint of a job. Raises `NotFound`."""
+    checkpoints = await of_job(session, job_id)
+    chosen = best(checkpoints) if which == "best" else next(iter(checkpoints), None)
+    if chosen is None:
+        raise NotFound("checkpoint", f"{which} of job {job_id}")
+    return chosen
+
+
+def evaluation_error(metrics: dict[str, Any]) -> float | None:
+    """The error a checkpoint is judged by: on the held out images where there are any, else on the test images."""
+    return next((metrics[name] for name in EVALUATED if metrics.get(name) is not None), None)
+
+
+def best(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
+    """The one of the least evaluation error, the earlier of equals; None where none was evaluated."""
+    evaluated = [(error, c.step, c) for c in checkpoints if (error := evaluation_error(c.metrics)) is not None]
+    return min(evaluated, key=lambda entry: entry[:2])[2] if evaluated else None
+
+
+def superfluous(checkpoints: Sequence[Checkpoint], keep_last: int) -> list[Checkpoint]:
+    """Of a job's checkpoints, newest first, those that are neither among the last `keep_last` nor the best."""
+    kept = best(checkpoints)
+    return [checkpoint for checkpoint in checkpoints[keep_last:] if checkpoint is not kept]
+
+
+async def remove(session: AsyncSession, checkpoint_ids: Sequence[str]) -> None:
+    """Delete rows; their files are the caller's to delete afterwards."""
+    await session.execute(delete_from(Checkpoint).where(Checkpoint.id.in_(checkpoint_ids)))

@@ -1,0 +1,97 @@
+"""The connection to SQLite or PostgreSQL, and its two kinds of transaction."""
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from sqlalchemy import event, make_url, text
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+BUSY_TIMEOUT_S = 10
+EVENTS_LOCK = 0x6E6F726D  # "norm": the advisory lock of PostgreSQL under which events get their ids
+
+
+class Database:
+    """A pool of connections, and the two kinds of transaction: `read()`, and `write()`.
+
+    SQLite runs in WAL mode, where readers and the one writer do not wait for each other; a write transaction begins
+    IMMEDIATE, because one that begins as a reader cannot wait for its turn and fails at once.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = make_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        if self.is_sqlite and self.url.database:
+            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+        self.engine: AsyncEngine = create_async_engine(
+            self.url,
+            pool_pre_ping=not self.is_sqlite,
+            **({"connect_args": {"timeout": BUSY_TIMEOUT_S}} if self.is_sqlite else {}),
+        )
+        if self.is_sqlite:
+            event.listen(self.engine.sync_engine, "connect", _prepare_sqlite)
+            event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
+        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+        writing = self.engine.execution_options(normlab_writes=True)
+        self._writing_sessions = async_sessionmaker(writing, expire_on_commit=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncSession]:
+        """A transaction that only reads."""
+        async with self._sessions() as session, session.begin():
+            yield session
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncSession]:
+        """A transaction that writes: committed at the end, rolled back on an exception."""
+        async with self._writing_sessions() as session, session.begin():
+            yield session
+
+
+async def lock_events(session: AsyncSession) -> None:
+    """Take the right to add events until the transaction ends, so that ids become visible in their order.
+
+    A reader that follows events by id would otherwise pass by one that got its id early and was committed late. SQLite
+    has one writer anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        await session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": EVENTS_LOCK})
+
+
+def _prepare_sqlite(connection: Any, _record: ConnectionPoolEntry) -> None:
+    # The driver's own transactions would begin late and only for some statements: `_begin_sqlite` begins them instead.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        "foreign_keys=ON",
+        f"busy_timeout={BUSY_TIMEOUT_S * 1000}",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("normlab_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the database refused a write for want of space."""
+    origin = getattr(error, "orig", error)
+    return isinstance(origin, sqlite3.OperationalError) and "full" in str(origin)

@@ -1,0 +1,75 @@
+"""The stream of what happened, in the order in which it became visible."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.store.database import lock_events
+from service.store.tables import Event
+
+
+async def add(
+    session: AsyncSession,
+    job_id: str,
+    type_: str,
+    data: dict[str, Any],
+    time: datetime,
+    *,
+    attempt_id: str | None = None,
+    seq: int | None = None,
+) -> Event:
+    """Append an event to the stream of a job."""
+    await lock_events(session)
+    event = Event(job_id=job_id, attempt_id=attempt_id, seq=seq, type=type_, time=time, data=data)
+    session.add(event)
+    await session.flush()
+    return event
+
+
+async def after(
+    session: AsyncSession,
+    event_id: int,
+    *,
+    job_id: str | None = None,
+    jobs: Select[tuple[str]] | None = None,
+    limit: int = 500,
+) -> Sequence[Event]:
+    """The events after `event_id`, oldest first: of one job, of the jobs a query selects, or of all."""
+    query = select(Event).where(Event.id > event_id).order_by(Event.id).limit(limit)
+    if job_id is not None:
+        query = query.where(Event.job_id == job_id)
+    if jobs is not None:
+        query = query.where(Event.job_id.in_(jobs))
+    return (await session.scalars(query)).all()
+
+
+async def last_id(session: AsyncSession) -> int:
+    """The id of the newest event, 0 before the first."""
+    return (await session.scalar(select(func.max(Event.id)))) or 0
+
+
+async def of_type(session: AsyncSession, job_id: str, type_: str) -> Sequence[Event]:
+    """All events of one type of a job, oldest first: its status history, say."""
+    query = select(Event).where(Event.job_id == job_id, Event.type == type_).order_by(Event.id)
+    return (await session.scalars(query)).all()
+
+
+async def logs(
+    session: AsyncSession,
+    job_id: str,
+    *,
+    after_id: int = 0,
+    levels: Sequence[str] = (),
+    search: str | None = None,
+    limit: int = 500,
+) -> Sequence[Event]:
+    """The log lines of a job after `after_id`, oldest first; `search` is looked for in the message, ignoring case."""
+    query = select(Event).where(Event.job_id == job_id, Event.type == "log", Event.id > after_id)
+    if levels:
+        query = query.where(Event.data["level"].as_string().in_(levels))
+    if search:
+        query = query.where(Event.data["message"].as_string().icontains(search, autoescape=True))
+    return (await session.scalars(query.order_by(Event.id).limit(limit))).all()

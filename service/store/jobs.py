@@ -1,0 +1,200 @@
+"""Jobs: create, find, and change their state."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy import delete as delete_from
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.errors import Conflict, NotFound
+from service.jobs import ACTIVE, TERMINAL, TRANSITIONS, JobRequest, Status
+from service.store import events
+from service.store.identifiers import new_id
+from service.store.tables import Attempt, Checkpoint, Idempotency, Job, JobLabel
+
+
+async def create(
+    session: AsyncSession, request: JobRequest, *, experiment_id: str | None = None, retry_of: str | None = None
+) -> Job:
+    """Queue a new job."""
+    now = datetime.now(UTC)
+    training = request.training
+    job = Job(
+        id=new_id("job"),
+        name=request.name,
+        spec=training.model_dump(mode="json"),
+        priority=request.priority,
+        max_retries=request.max_retries,
+        experiment_id=experiment_id,
+        retry_of=retry_of,
+        model=training.model,
+        normalization=training.normalization.type,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        status=Status.QUEUED,
+        attempts=0,
+        failures=0,
+        losses=0,
+        summary={},
+        created_at=now,
+        updated_at=now,
+        queued_at=now,
+    )
+    session.add(job)
+    await session.flush()
+    session.add_all(JobLabel(job_id=job.id, key=key, value=value) for key, value in request.labels.items())
+    await events.add(session, job.id, "status", {"status": Status.QUEUED, "reason": None}, now)
+    return job
+
+
+async def get(session: AsyncSession, job_id: str, *, lock: bool = False) -> Job:
+    """One job; `lock` keeps other writers from it until the transaction ends. Raises `NotFound`."""
+    job = await session.get(Job, job_id, with_for_update=lock or None, populate_existing=lock)
+    if job is None:
+        raise NotFound("job", job_id)
+    return job
+
+
+async def change_status(session: AsyncSession, job: Job, to: Status, reason: str | None = None) -> None:
+    """Move a job to another state and write the event, in the caller's transaction.
+
+    `job` must have been read with `lock`. Raises `AssertionError` for a move that `TRANSITIONS` does not have: callers
+    decide by the state they read.
+    """
+    assert to in TRANSITIONS[job.status], f"{job.id} cannot go from {job.status} to {to}"
+    now = datetime.now(UTC)
+    job.status = to
+    job.updated_at = now
+    if to in TERMINAL:
+        job.finished_at = now
+    await events.add(session, job.id, "status", {"status": to, "reason": reason}, now, attempt_id=job.attempt_id)
+
+
+async def cancel(session: AsyncSession, job_id: str) -> Job:
+    """Ask for a job to be stopped for good. Raises `NotFound`, or `Conflict` where it has ended otherwise."""
+    job = await get(session, job_id, lock=True)
+    if job.status in (Status.CANCELLED, Status.CANCELLING):
+        return job
+    if job.status in TERMINAL:
+        raise Conflict(f"Job {job_id} has {_ended(job)} and cannot be cancelled.")
+    await change_status(session, job, Status.CANCELLING if job.status in ACTIVE else Status.CANCELLED, "requested")
+    return job
+
+
+async def pause(session: AsyncSession, job_id: str) -> Job:
+    """Ask for a job to stop at a checkpoint. Raises `NotFound`, or `Conflict` where it is ending or has ended."""
+    job = await get(session, job_id, lock=True)
+    if job.status in (Status.PAUSED, Status.PAUSING):
+        return job
+    if job.status not in (Status.QUEUED, Status.STARTING, Status.RUNNING):
+        raise Conflict(f"Job {job_id} {_is(job)} and cannot be paused: only a queued or running job can.")
+    await change_status(session, job, Status.PAUSED if job.status is Status.QUEUED else Status.PAUSING, "requested")
+    return job
+
+
+async def resume(session: AsyncSession, job_id: str) -> Job:
+    """Queue a paused job again. Raises `NotFound`, or `Conflict` where it is not paused and does not run anyway."""
+    job = await get(session, job_id, lock=True)
+    if job.status in (Status.QUEUED, Status.STARTING, Status.RUNNING):
+        return job
+    if job.status is not Status.PAUSED:
+        raise Conflict(f"Job {job_id} {_is(job)} and cannot be resumed: only a paused job can.")
+    job.not_before = None
+    await change_status(session, job, Status.QUEUED, "resumed")
+    return job
+
+
+async def retry(session: AsyncSession, job_id: str) -> Job:
+    """A new job with the spec of one that failed or was cancelled, the same one each time.
+
+    Terminal states are final, so a job is not reopened. Raises `NotFound`, or `Conflict` where it has not failed.
+    """
+    job = await get(session, job_id, lock=True)
+    if job.status not in (Status.FAILED, Status.CANCELLED):
+        raise Conflict(f"Job {job_id} {_is(job)} and cannot be retried: only a failed or cancelled job can.")
+    existing = await session.scalar(select(Job).where(Job.retry_of == job_id))
+    if existing is not None:
+        return existing
+    request = JobRequest.model_validate(
+        job.spec
+        | {
+            "name": job.name,
+            "labels": (await labels(session, [job_id])).get(job_id, {}),
+            "priority": job.priority,
+            "max_retries": job.max_retries,
+        }
+    )
+    return await create(session, request, experiment_id=job.experiment_id, retry_of=job_id)
+
+
+async def delete(session: AsyncSession, job_id: str) -> None:
+    """Remove a job that has ended, and all its rows. Raises `NotFound`, or `Conflict` where it has not ended."""
+    job = await get(session, job_id, lock=True)
+    if job.status not in TERMINAL:
+        raise Conflict(f"Job {job_id} {_is(job)}: cancel it before it is deleted.")
+    await session.execute(update(Job).where(Job.retry_of == job_id).values(retry_of=None))
+    await session.execute(delete_from(Idempotency).where(Idempotency.job_id == job_id))
+    await session.execute(delete_from(Job).where(Job.id == job_id))
+
+
+async def labels(session: AsyncSession, job_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The labels of several jobs."""
+    found: dict[str, dict[str, str]] = {}
+    for label in await session.scalars(select(JobLabel).where(JobLabel.job_id.in_(job_ids)).order_by(JobLabel.key)):
+        found.setdefault(label.job_id, {})[label.key] = label.value
+    return found
+
+
+async def attempts(session: AsyncSession, job_id: str) -> Sequence[Attempt]:
+    """The attempts of a job, oldest first."""
+    return (await session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number))).all()
+
+
+async def count_by_status(session: AsyncSession) -> dict[Status, int]:
+    """How many jobs there are in each state."""
+    counted = dict.fromkeys(Status, 0)
+    for status, count in await session.execute(select(Job.status, func.count()).group_by(Job.status)):
+        counted[status] = count
+    return counted
+
+
+async def oldest_queued_at(session: AsyncSession) -> datetime | None:
+    """Since when the longest-waiting job waits, None where none does."""
+    query = select(Job.queued_at).where(Job.status == Status.QUEUED).order_by(Job.queued_at).limit(1)
+    found: datetime | None = await session.scalar(query)
+    return found
+
+
+async def with_artifacts(session: AsyncSession, job_ids: Sequence[str]) -> set[str]:
+    """Those of `job_ids` that still exist; of the others, artifacts may be removed."""
+    return set((await session.scalars(select(Job.id).where(Job.id.in_(job_ids)))).all())
+
+
+async def bytes_of_checkpoints(session: AsyncSession) -> int:
+    """The size of all checkpoints together."""
+    total = 0
+    for files in await session.scalars(select(Checkpoint.files)):
+        total += sum(file["size"] for file in files.values())
+    return total
+
+
+async def answered(session: AsyncSession, client: str, key: str) -> Idempotency | None:
+    """What a client's idempotency key was answered with."""
+    return await session.get(Idempotency, (client, key))
+
+
+async def remember_answer(session: AsyncSession, client: str, key: str, fingerprint: str, job_id: str) -> None:
+    """Bind a client's idempotency key to the job it made. The primary key refuses a second one."""
+    session.add(
+        Idempotency(client=client, key=key, fingerprint=fingerprint, job_id=job_id, created_at=datetime.now(UTC))
+    )
+    await session.flush()
+
+
+def _ended(job: Job) -> str:
+    return {Status.SUCCEEDED: "succeeded", Status.FAILED: "failed"}.get(job.status, f"been {job.status}")
+
+
+def _is(job: Job) -> str:
+    return f"has {_ended(job)}" if job.status in TERMINAL else f"is {job.status}"

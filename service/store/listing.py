@@ -1,0 +1,97 @@
+"""Finding jobs: filters, order, and pages that stay put while jobs are added."""
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+from sqlalchemy import Select, and_, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.errors import Unprocessable
+from service.jobs import Status
+from service.store.tables import Job, JobLabel
+
+SortField = Literal["created_at", "updated_at", "batch_size", "priority", "name", "status", "normalization", "model"]
+
+
+@dataclass(frozen=True)
+class JobFilter:
+    """Which jobs. What is left out does not restrict; several values of one field mean any of them."""
+
+    status: Sequence[Status] = ()
+    normalization: Sequence[str] = ()
+    batch_size: Sequence[int] = ()
+    model: Sequence[str] = ()
+    seed: Sequence[int] = ()
+    experiment: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    created_after: datetime | None = None
+    search: str | None = None
+
+    def apply(self, query: Select[Any]) -> Select[Any]:
+        """Narrow a query over jobs."""
+        for column, values in (
+            (Job.status, self.status),
+            (Job.normalization, self.normalization),
+            (Job.batch_size, self.batch_size),
+            (Job.model, self.model),
+            (Job.seed, self.seed),
+        ):
+            if values:
+                query = query.where(column.in_(values))
+        if self.experiment is not None:
+            query = query.where(Job.experiment_id == self.experiment)
+        if self.created_after is not None:
+            query = query.where(Job.created_at > self.created_after)
+        if self.search:
+            query = query.where(Job.name.icontains(self.search, autoescape=True))
+        for key, value in self.labels.items():
+            labelled = select(JobLabel.job_id).where(JobLabel.key == key, JobLabel.value == value)
+            query = query.where(Job.id.in_(labelled))
+        return query
+
+    def job_ids(self) -> Select[tuple[str]]:
+        """A query for the ids of these jobs."""
+        return self.apply(select(Job.id))
+
+
+async def page(
+    session: AsyncSession, filter_: JobFilter, *, sort: str = "-created_at", limit: int = 50, cursor: str | None = None
+) -> tuple[Sequence[Job], str | None]:
+    """A page of jobs, and the cursor of the next or None. Raises `Unprocessable` for a bad sort or cursor."""
+    descending = sort.startswith("-")
+    name = sort.removeprefix("-")
+    if name not in get_args(SortField):
+        accepted = ", ".join(get_args(SortField))
+        raise Unprocessable(f"sort is {sort!r}: give one of {accepted}, with a minus in front for descending.")
+    column = getattr(Job, name)
+    query = filter_.apply(select(Job))
+    if cursor is not None:
+        value, job_id = _read_cursor(cursor, sort)
+        beyond, tied = (column < value, Job.id < job_id) if descending else (column > value, Job.id > job_id)
+        query = query.where(or_(beyond, and_(column == value, tied)))
+    order = (column.desc(), Job.id.desc()) if descending else (column, Job.id)
+    found = (await session.scalars(query.order_by(*order).limit(limit + 1))).all()
+    if len(found) <= limit:
+        return found, None
+    return found[:limit], _write_cursor(sort, getattr(found[limit - 1], name), found[limit - 1].id)
+
+
+def _write_cursor(sort: str, value: Any, job_id: str) -> str:
+    plain = value.isoformat() if isinstance(value, datetime) else value
+    return base64.urlsafe_b64encode(json.dumps([sort, plain, job_id]).encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str, sort: str) -> tuple[Any, str]:
+    try:
+        made_for, value, job_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        if made_for != sort or not isinstance(job_id, str):
+            raise ValueError
+        if sort.removeprefix("-").endswith("_at"):
+            value = datetime.fromisoformat(value)
+    except (ValueError, TypeError) as error:
+        raise Unprocessable(f"cursor is {cursor!r}: give next_cursor of a page with the same sort.") from error
+    return value, job_id

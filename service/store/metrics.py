@@ -1,0 +1,84 @@
+"""Rows of metrics, and their summary."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.store.tables import Job, Metric
+from worker.events import Metrics
+
+
+async def add(session: AsyncSession, job: Job, attempt_id: str, event: Metrics) -> dict[str, Any]:
+    """Insert a row and bring the job's summary up to date. Returns the row's values, null where not finite."""
+    values: dict[str, Any] = {name: value if math.isfinite(value) else None for name, value in event.values.items()}
+    if None in values.values():
+        values["diverged"] = True
+    session.add(
+        Metric(
+            job_id=job.id,
+            attempt_id=attempt_id,
+            seq=event.seq,
+            kind=event.kind,
+            epoch=event.epoch,
+            step=event.step,
+            time=event.time,
+            values=values,
+            superseded=False,
+        )
+    )
+    await session.flush()
+    job.summary = summarize(job.summary, event.step, values)
+    return values
+
+
+async def supersede(session: AsyncSession, job: Job, beyond_step: int) -> None:
+    """Mark the rows beyond `beyond_step` as superseded: an attempt that resumes there reports them again."""
+    marked = await session.scalars(
+        update(Metric)
+        .where(Metric.job_id == job.id, Metric.step > beyond_step, ~Metric.superseded)
+        .values(superseded=True)
+        .returning(Metric.id)
+    )
+    if not marked.all():
+        return
+    summary: dict[str, Any] = {}
+    for metric in await rows(session, job.id):
+        summary = summarize(summary, metric.step, metric.values)
+    job.summary = summary
+
+
+def summarize(summary: dict[str, Any], step: int, values: dict[str, Any]) -> dict[str, Any]:
+    """The summary after one more row: of each metric the last and the best value, with their steps.
+
+    The best is the least, for errors and losses, and the most for images_per_s.
+    """
+    summary = dict(summary)
+    for name, value in values.items():
+        if name == "diverged" or value is None:
+            continue
+        entry = dict(summary.get(name) or {"best": value, "best_step": step})
+        better = value > entry["best"] if name == "images_per_s" else value < entry["best"]
+        if better:
+            entry |= {"best": value, "best_step": step}
+        summary[name] = entry | {"last": value, "last_step": step}
+    return summary
+
+
+async def rows(
+    session: AsyncSession,
+    job_id: str,
+    *,
+    kind: str | None = None,
+    after_step: int = -1,
+    superseded: bool = False,
+) -> Sequence[Metric]:
+    """The rows of a job in the order of their steps; with `superseded` also those that no longer count."""
+    query = select(Metric).where(Metric.job_id == job_id, Metric.step > after_step)
+    if kind is not None:
+        query = query.where(Metric.kind == kind)
+    if not superseded:
+        query = query.where(~Metric.superseded)
+    return (await session.scalars(query.order_by(Metric.step, Metric.id))).all()

@@ -1,0 +1,236 @@
+"""The tables."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from service.jobs import Status
+
+NAMING = {
+    "ix": "ix_%(column_0_N_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """A point in time; SQLite keeps no time zone, so it is stored and read as UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        assert value.tzinfo is not None, "a time without a zone"
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class StatusText(TypeDecorator[Status]):
+    """A status by its name."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Status | None, dialect: Dialect) -> str | None:
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Status | None:
+        return None if value is None else Status(value)
+
+
+_ROW_ID = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Table(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
+        str: Text,
+        datetime: UTCDateTime,
+        dict[str, Any]: JSON,
+        Status: StatusText,
+    }
+
+
+class Job(Table):
+    """What was asked for, where it stands, and the summary of what came of it."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    spec: Mapped[dict[str, Any]]
+    priority: Mapped[int]
+    max_retries: Mapped[int]
+    experiment_id: Mapped[str | None] = mapped_column(index=True)
+    retry_of: Mapped[str | None] = mapped_column(unique=True)
+
+    model: Mapped[str]
+    normalization: Mapped[str] = mapped_column(index=True)
+    batch_size: Mapped[int] = mapped_column(index=True)
+    seed: Mapped[int] = mapped_column(BigInteger)
+
+    status: Mapped[Status]
+    error: Mapped[dict[str, Any] | None]
+    attempt_id: Mapped[str | None]
+    attempts: Mapped[int] = mapped_column(default=0)
+    failures: Mapped[int] = mapped_column(default=0)
+    losses: Mapped[int] = mapped_column(default=0)
+    progress: Mapped[dict[str, Any] | None]
+    summary: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    updated_at: Mapped[datetime]
+    queued_at: Mapped[datetime]
+    not_before: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (Index("ix_jobs_queue", "status", text("priority DESC"), "queued_at", "id"),)
+
+
+class JobLabel(Table):
+    """One label of a job."""
+
+    __tablename__ = "labels"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+
+    __table_args__ = (Index("ix_labels_key_value", "key", "value"),)
+
+
+class Attempt(Table):
+    """One run of a job on a worker."""
+
+    __tablename__ = "attempts"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    number: Mapped[int]
+    worker: Mapped[str]
+    node: Mapped[str]
+    device: Mapped[str | None]
+    versions: Mapped[dict[str, Any] | None]
+    last_seq: Mapped[int] = mapped_column(default=0)
+    resumed_from_step: Mapped[int] = mapped_column(default=0)
+    started_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    outcome: Mapped[str | None]
+    reason: Mapped[str | None]
+
+
+class Event(Table):
+    """What happened to a job, in order: the stream people follow. `seq` is the number the worker gave its report."""
+
+    __tablename__ = "events"
+
+    id: Mapped[int] = mapped_column(_ROW_ID, primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    attempt_id: Mapped[str | None]
+    seq: Mapped[int | None]
+    type: Mapped[str]
+    time: Mapped[datetime]
+    data: Mapped[dict[str, Any]]
+
+    __table_args__ = (
+        Index("ix_events_job_id_id", "job_id", "id"),
+        Index("ix_events_job_id_type_id", "job_id", "type", "id"),
+        UniqueConstraint("attempt_id", "seq"),
+        {"sqlite_autoincrement": True},
+    )
+
+
+class Metric(Table):
+    """A row of metrics. A superseded row was reported by an attempt that was lost beyond its last checkpoint."""
+
+    __tablename__ = "metrics"
+
+    id: Mapped[int] = mapped_column(_ROW_ID, primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    attempt_id: Mapped[str]
+    seq: Mapped[int]
+    kind: Mapped[str]
+    epoch: Mapped[int]
+    step: Mapped[int]
+    time: Mapped[datetime]
+    values: Mapped[dict[str, Any]]
+    superseded: Mapped[bool] = mapped_column(default=False)
+
+    __table_args__ = (
+        UniqueConstraint("attempt_id", "seq"),
+        Index("ix_metrics_job_id_kind_step", "job_id", "kind", "step"),
+        Index(
+            "uq_metrics_live",
+            "job_id",
+            "kind",
+            "step",
+            unique=True,
+            sqlite_where=text("NOT superseded"),
+            postgresql_where=text("NOT superseded"),
+        ),
+    )
+
+
+class Checkpoint(Table):
+    """A checkpoint in the artifact store. A row stands only for files that are whole there."""
+
+    __tablename__ = "checkpoints"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    attempt_id: Mapped[str]
+    epoch: Mapped[int]
+    step: Mapped[int]
+    metrics: Mapped[dict[str, Any]]
+    files: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+    __table_args__ = (Index("ix_checkpoints_job_id_step", "job_id", "step"),)
+
+
+class Idempotency(Table):
+    """The answer a key was given: a repeat of the request gets the same job."""
+
+    __tablename__ = "idempotency"
+
+    client: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]
+    job_id: Mapped[str]
+    created_at: Mapped[datetime]
+
+
+class Lease(Table):
+    """Who holds a role until when, and what it last said of itself."""
+
+    __tablename__ = "leases"
+
+    role: Mapped[str] = mapped_column(primary_key=True)
+    holder: Mapped[str]
+    expires_at: Mapped[datetime]
+    renewed_at: Mapped[datetime]
+    report: Mapped[dict[str, Any]] = mapped_column(default=dict)
