@@ -1,0 +1,209 @@
+"""What is saved of a training, and how it is restored.
+
+A checkpoint is three files: `model.safetensors` (weights and running statistics), `state.pt` (everything else the next
+step needs; read with `weights_only=True`) and `manifest.json` (what this is, and the sha256 of the other two).
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from worker.events import CheckpointTaken, File
+from worker.models import build_model
+from worker.spec import TrainingSpec
+
+FORMAT = 1
+MODEL, STATE, MANIFEST = "model.safetensors", "state.pt", "manifest.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged, incomplete, or of another training; the message says which file and what to do."""
+
+
+class CheckpointNotWritten(CheckpointError):
+    """There was no room, or no permission; another attempt may find both."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training at a step. `epoch` counts completed epochs; `metrics` are those of the latest evaluation."""
+
+    epoch: int
+    step: int
+    metrics: dict[str, float]
+    files: dict[str, bytes]
+
+    @cached_property
+    def event(self) -> CheckpointTaken:
+        """The report of this checkpoint."""
+        files = {name: _describe(content) for name, content in self.files.items()}
+        return CheckpointTaken(epoch=self.epoch, step=self.step, metrics=self.metrics, files=files)
+
+
+@dataclass
+class Window:
+    """Sums over the images trained on since the last row of train metrics."""
+
+    images: int = 0
+    loss: float = 0.0
+    errors: int = 0
+
+
+@dataclass
+class Position:
+    """Where a training stands, beside its weights and its optimizer: completed epochs, steps into the next one."""
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    window: Window = field(default_factory=Window)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def capture(
+    spec: TrainingSpec,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    position: Position,
+    versions: Mapping[str, str],
+) -> Checkpoint:
+    """A checkpoint in memory. Equal weights give the same `model.safetensors`, byte for byte."""
+    step = position.epoch * spec.steps_per_epoch + position.step_in_epoch
+    state = io.BytesIO()
+    torch.save({"optimizer": optimizer.state_dict(), "position": asdict(position)}, state)
+    weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    files = {MODEL: safetensors.torch.save(weights), STATE: state.getvalue()}
+    manifest = {
+        "format": FORMAT,
+        "spec": spec.model_dump(mode="json"),
+        "epoch": position.epoch,
+        "step": step,
+        "metrics": position.metrics,
+        "versions": dict(versions),
+        "files": {name: _describe(content).model_dump() for name, content in files.items()},
+    }
+    files[MANIFEST] = json.dumps(manifest, indent=2).encode()
+    return Checkpoint(position.epoch, step, dict(position.metrics), files)
+
+
+def restore(checkpoint: Checkpoint, spec: TrainingSpec, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
+    """Puts the training back to where the checkpoint was taken. Raises `CheckpointError`."""
+    verify(checkpoint)
+    trained = TrainingSpec.model_validate(json.loads(checkpoint.files[MANIFEST])["spec"])
+    # How often checkpoints are taken does not touch what is computed.
+    if differing := [
+        name
+        for name in TrainingSpec.model_fields
+        if name != "checkpoint" and getattr(trained, name) != getattr(spec, name)
+    ]:
+        raise CheckpointError(
+            f"the checkpoint at step {checkpoint.step} is of another training: {', '.join(differing)} differ; "
+            "resume with the spec in its manifest.json"
+        )
+    device = next(model.parameters()).device
+    _load_weights(model, checkpoint.files[MODEL], MODEL)
+    state = torch.load(io.BytesIO(checkpoint.files[STATE]), map_location=device, weights_only=True)
+    optimizer.load_state_dict(state["optimizer"])
+    position = state["position"]
+    return Position(**{**position, "window": Window(**position["window"])})
+
+
+def verify(checkpoint: Checkpoint) -> None:
+    """Raises `CheckpointError` unless every file is there and has the size and sha256 that the manifest gives."""
+    try:
+        manifest = json.loads(checkpoint.files[MANIFEST])
+        if manifest["format"] != FORMAT:
+            raise CheckpointError(
+                f"{MANIFEST} has format {manifest['format']!r}, and this version reads format {FORMAT}: "
+                "use the version of normlab that wrote it"
+            )
+        for name in (MODEL, STATE):
+            expected, found = File.model_validate(manifest["files"][name]), _describe(checkpoint.files[name])
+            if found != expected:
+                raise CheckpointError(
+                    f"{name} is damaged: {found.size} bytes with sha256 {found.sha256}, where {MANIFEST} gives "
+                    f"{expected.size} bytes with {expected.sha256}; use another checkpoint"
+                )
+    except KeyError as error:
+        raise CheckpointError(f"the checkpoint has no {error}: use another one") from error
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{MANIFEST} is not JSON ({error}): use another checkpoint") from error
+
+
+def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
+    """Writes the files to `directory`, which appears (or is replaced) only when they are whole and on the disk."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
+    try:
+        for name, content in checkpoint.files.items():
+            with (scratch / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        _fsync_directory(scratch)
+        if directory.exists():
+            shutil.rmtree(directory)
+        os.replace(scratch, directory)
+        _fsync_directory(directory.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def read_checkpoint(directory: Path) -> Checkpoint:
+    """The checkpoint in `directory`, verified. Raises `CheckpointError`."""
+    try:
+        files = {name: (directory / name).read_bytes() for name in (MODEL, STATE, MANIFEST)}
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename} cannot be read ({error.strerror}): give a checkpoint's folder"
+        ) from error
+    checkpoint = Checkpoint(0, 0, {}, files)
+    verify(checkpoint)
+    manifest = json.loads(files[MANIFEST])
+    return Checkpoint(manifest["epoch"], manifest["step"], manifest["metrics"], files)
+
+
+def load_model(path: Path, spec: TrainingSpec) -> nn.Module:
+    """The network of `spec` with the weights of the file `path`, a `model.safetensors`; in evaluation mode, on the CPU.
+
+    Raises `CheckpointError` if the file is not one, or of another network.
+    """
+    model = build_model(spec.model, spec.normalization, seed=spec.seed)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): give a {MODEL}") from error
+    _load_weights(model, content, str(path))
+    return model.eval()
+
+
+def _load_weights(model: nn.Module, content: bytes, name: str) -> None:
+    try:
+        model.load_state_dict(safetensors.torch.load(content))
+    except SafetensorError as error:
+        raise CheckpointError(f"{name} is not a safetensors file ({error}): use another checkpoint") from error
+    except RuntimeError as error:
+        raise CheckpointError(f"{name} is of another model or normalization: {error}") from error
+
+
+def _describe(content: bytes) -> File:
+    return File(size=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def _fsync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

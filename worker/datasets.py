@@ -1,0 +1,284 @@
+"""The images: the genuine CIFAR-10, and a procedural set to try things out with.
+
+Needs numpy and the standard library only, so that a process without torch can load a dataset once for all workers.
+Source of CIFAR-10: Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images".
+"""
+
+import hashlib
+import io
+import math
+import os
+import pickle
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.architecture import IMAGE_CHANNELS, IMAGE_SIZE, NUM_CLASSES
+from worker.spec import DATASET_SIZES, DatasetName
+
+IMAGE_SHAPE = (IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE)
+
+
+class DatasetError(ValueError):
+    """The images are missing, damaged or not to be had; the message says which file and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageDataset:
+    """All images of a dataset: uint8 of shape (N, 3, 32, 32) and int64 labels of shape (N,), C-contiguous.
+
+    The arrays are never written to; they may be read-only views of shared memory.
+    """
+
+    name: DatasetName
+    train_images: NDArray[np.uint8]
+    train_labels: NDArray[np.int64]
+    test_images: NDArray[np.uint8]
+    test_labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Where a packed dataset is published, and the md5 of the archive and of each file in its folder."""
+
+    url: str
+    md5: str
+    folder: str
+    train_files: Mapping[str, str]
+    test_files: Mapping[str, str]
+
+    @property
+    def file_name(self) -> str:
+        """The archive's own name, as torchvision leaves it beside the extracted folder."""
+        return self.url.rsplit("/", 1)[-1]
+
+
+CIFAR10 = Archive(
+    url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    md5="c58f30108f718f92721af3b95e74349a",
+    folder="cifar-10-batches-py",
+    train_files={
+        "data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "data_batch_4": "634d18415352ddfa80567beed471001a",
+        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    },
+    test_files={"test_batch": "40351d587109b95175f43aff81a1287e"},
+)
+"""The "python version" and the md5 sums its publisher and torchvision give for it."""
+
+
+def load(
+    name: DatasetName, data_dir: Path, progress: Callable[[str], None] = lambda _: None, *, archive: Archive = CIFAR10
+) -> ImageDataset:
+    """The dataset `name`, into memory (CIFAR-10: 184 MB); `progress` is given lines for people.
+
+    CIFAR-10 is read from `data_dir/cifar-10-batches-py`, which torchvision writes too; else it is unpacked from the
+    archive beside it, else downloaded. Every file is checked against its published md5. Raises `DatasetError`.
+    """
+    if name == "synthetic":
+        return synthetic()
+    folder = data_dir / archive.folder
+    if not folder.is_dir():
+        _fetch(archive, data_dir, progress)
+    train_images, train_labels = _read_batches(folder, archive.train_files)
+    test_images, test_labels = _read_batches(folder, archive.test_files)
+    return ImageDataset(name, train_images, train_labels, test_images, test_labels)
+
+
+def synthetic() -> ImageDataset:
+    """Ten classes of coloured gratings under noise: five slopes, each fine and coarse; slopes mirror into themselves.
+
+    The same images on every machine: the random numbers are Philox's raw stream and the arithmetic is in integers.
+    """
+    num_train, num_test = DATASET_SIZES["synthetic"]
+    labels = np.arange(num_train + num_test, dtype=np.int64) % NUM_CLASSES
+    images = _gratings(labels)
+    return ImageDataset(
+        "synthetic", images[:num_train], labels[:num_train].copy(), images[num_train:], labels[num_train:].copy()
+    )
+
+
+def _gratings(labels: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """An image of each label's class, (N, 3, 32, 32)."""
+    count = len(labels)
+    stream = np.random.Philox(key=0x6E6F726D6C6162)
+
+    def random_bytes(*shape: int) -> NDArray[np.uint8]:
+        size = math.prod(shape)
+        return stream.random_raw(-(-size // 8)).astype("<u8").view(np.uint8)[:size].reshape(shape)
+
+    def spread(amplitude: int) -> NDArray[np.int32]:
+        return (random_bytes(count).astype(np.int32) * (2 * amplitude + 1) >> 8) - amplitude
+
+    # Angles in degrees, lengths in pixels, 256 phase units a period.
+    slope, coarse = labels % 5, labels >= 5
+    angle = np.abs(slope * 45 // 2 + spread(8))
+    cosine = np.array([round(256 * math.cos(math.radians(degrees))) for degrees in range(181)], dtype=np.int32)[angle]
+    sine = np.array([round(256 * math.sin(math.radians(degrees))) for degrees in range(181)], dtype=np.int32)[angle]
+    sine *= 1 - 2 * (random_bytes(count) & 1).astype(np.int32)
+    frequency = np.where(coarse, 32 + spread(9), 56 + spread(12)).astype(np.int32)
+    phase = random_bytes(count).astype(np.int32)
+
+    pixel = np.arange(IMAGE_SIZE, dtype=np.int32)
+    along_x = (frequency * cosine)[:, None] * pixel
+    along_y = (frequency * sine)[:, None] * pixel
+    position = ((along_y[:, :, None] + along_x[:, None, :]) >> 8) + phase[:, None, None]
+    wave = np.abs((position & 255) - 128).astype(np.int16)
+
+    low, high = random_bytes(2, count, IMAGE_CHANNELS).astype(np.int16)
+    images = np.empty((count, *IMAGE_SHAPE), dtype=np.uint8)
+    for channel in range(IMAGE_CHANNELS):
+        noise = random_bytes(*wave.shape).astype(np.int16) - 128
+        values = wave * (high - low)[:, channel, None, None]
+        values >>= 7
+        values += low[:, channel, None, None]
+        values += noise
+        images[:, channel] = np.clip(values, 0, 255, out=values)
+    return images
+
+
+def class_balanced(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The indices of all images, ordered so that every beginning of the list is class-balanced.
+
+    First the first image of each class (classes in increasing order), then the second of each, and so on.
+    """
+    rank = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        of_class = np.flatnonzero(labels == label)
+        rank[of_class] = np.arange(len(of_class))
+    return np.lexsort((labels, rank))
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices of the images trained on and evaluated on, increasing; `eval_set` is the set the latter index."""
+
+    train: NDArray[np.int64]
+    eval: NDArray[np.int64]
+    held_out: bool
+
+
+def split(
+    dataset: ImageDataset, *, train_limit: int | None = None, test_limit: int | None = None, holdout: int = 0
+) -> Split:
+    """Which images a training uses: a function of these numbers alone, never of a seed.
+
+    Of the training images in `class_balanced` order the first `train_limit` are taken. With a holdout the last
+    `holdout` of those are evaluated on, and never trained on. Without one, the first `test_limit` test images in
+    `class_balanced` order are evaluated on.
+    """
+    train = class_balanced(dataset.train_labels)[:train_limit]
+    if holdout:
+        return Split(np.sort(train[:-holdout]), np.sort(train[-holdout:]), held_out=True)
+    return Split(np.sort(train), np.sort(class_balanced(dataset.test_labels)[:test_limit]), held_out=False)
+
+
+def _fetch(archive: Archive, data_dir: Path, progress: Callable[[str], None]) -> None:
+    """Puts the archive's folder into `data_dir`. Two processes may do so at once: the first to finish wins."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=data_dir, prefix=".fetching-") as scratch:
+        packed = data_dir / archive.file_name
+        if packed.is_file():
+            _check_md5(packed, archive.md5)
+        else:
+            packed = Path(scratch) / archive.file_name
+            _download(archive, packed, data_dir, progress)
+        progress(f"unpacking {archive.file_name}")
+        try:
+            with tarfile.open(packed) as tar:
+                tar.extractall(scratch, filter="data")
+        except tarfile.TarError as error:
+            raise DatasetError(f"{packed} cannot be unpacked ({error}): delete it and start again") from error
+        unpacked = Path(scratch) / archive.folder
+        for file_name, md5 in (*archive.train_files.items(), *archive.test_files.items()):
+            _check_md5(unpacked / file_name, md5)
+        try:
+            os.replace(unpacked, data_dir / archive.folder)
+        except OSError:
+            if not (data_dir / archive.folder).is_dir():
+                raise
+
+
+def _download(archive: Archive, target: Path, data_dir: Path, progress: Callable[[str], None]) -> None:
+    progress(f"downloading {archive.url} to {data_dir}")
+    try:
+        with urllib.request.urlopen(archive.url, timeout=60) as response, target.open("wb") as file:
+            _copy(response, file, int(response.headers.get("Content-Length") or 0), progress)
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, "reason", error)
+        raise DatasetError(
+            f"{archive.url} could not be downloaded ({reason}). With a network, start again; without one, put "
+            f"{archive.file_name} or the folder {archive.folder} extracted from it into {data_dir}, "
+            "or use the dataset 'synthetic'"
+        ) from error
+    _check_md5(target, archive.md5)
+
+
+def _copy(response: BinaryIO, file: BinaryIO, size: int, progress: Callable[[str], None]) -> None:
+    received, told = 0, 0
+    while block := response.read(1 << 20):
+        file.write(block)
+        received += len(block)
+        if size and (tenth := received * 10 // size) > told:
+            told = tenth
+            progress(f"downloaded {received / 1e6:.0f} of {size / 1e6:.0f} MB")
+    if size and received < size:
+        raise OSError(f"the connection ended after {received} of {size} bytes")
+
+
+def _check_md5(path: Path, expected: str) -> bytes:
+    """The bytes of `path`, whose md5 is `expected`."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DatasetError(
+            f"{path} is missing: delete the folder {path.parent} to have it fetched again, or put the file there"
+        ) from error
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read ({error.strerror}): check its permissions and the disk") from error
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if found != expected:
+        raise DatasetError(
+            f"{path} is damaged: its md5 is {found} and should be {expected}. "
+            f"Delete {path if path.suffix else path.parent} to have it fetched again"
+        )
+    return content
+
+
+def _read_batches(folder: Path, files: Mapping[str, str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The images and labels of the pickled batches `files` (name → md5), one after the other."""
+    images, labels = [], []
+    for name, md5 in files.items():
+        batch = _BatchUnpickler(io.BytesIO(_check_md5(folder / name, md5)), encoding="bytes").load()
+        images.append(batch[b"data"].reshape(-1, *IMAGE_SHAPE))
+        labels.append(np.asarray(batch[b"labels"], dtype=np.int64))
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def _dtype(kind: str, align: int, copy: int) -> np.dtype[Any]:
+    # These pickles give 0 and 1 for the two flags, which numpy has deprecated.
+    return np.dtype(kind, align=bool(align), copy=bool(copy))
+
+
+class _BatchUnpickler(pickle.Unpickler):
+    """Reads what Python 2's numpy wrote, and can build nothing but arrays out of it."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        match module, name:
+            case ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct"):
+                return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+            case "numpy", "ndarray":
+                return np.ndarray
+            case "numpy", "dtype":
+                return _dtype
+        raise DatasetError(f"a batch file asks for {module}.{name}, which no CIFAR-10 file needs: it is not one")

@@ -1,0 +1,90 @@
+"""Residual networks of basic blocks for 32×32 images (He et al. 2015, arXiv 1512.03385, section 4.2)."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worker.architecture import IMAGE_CHANNELS, NUM_CLASSES, ResNetArchitecture
+from worker.models.layers import Convolution, Linear
+from worker.normalization import NoNorm, normalize
+from worker.spec import Normalization
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions beside a shortcut; each normalized, the second before the sum and the last ReLU."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        shortcut: Literal["pad", "project"],
+        normalization: Normalization,
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        self.new_channels = out_channels - in_channels
+        self.conv1 = Convolution(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = normalize(normalization, out_channels, "relu")
+        self.conv2 = Convolution(out_channels, out_channels, 3, padding=1, bias=False)
+        self.norm2 = normalize(normalization, out_channels, "relu")
+        self.shortcut: nn.Module | None = None
+        self.shortcut_norm: nn.Module | None = None
+        if shortcut == "project" and self.new_channels:
+            self.shortcut = Convolution(in_channels, out_channels, 1, stride=stride, bias=False)
+            self.shortcut_norm = normalize(normalization, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.join(x)
+        x = self.norm1(self.conv1(x))
+        joined: Tensor = self.norm2(self.conv2(x), residual)
+        return joined
+
+    def join(self, x: Tensor) -> Tensor:
+        """The shortcut: `x` in the shape the block puts out."""
+        if self.shortcut is not None and self.shortcut_norm is not None:
+            projected: Tensor = self.shortcut_norm(self.shortcut(x))
+            return projected
+        if self.new_channels:
+            before = self.new_channels // 2
+            after = self.new_channels - before
+            return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, after))
+        return x
+
+    def start_as_identity(self) -> None:
+        """Scale 0 in the last normalization (Wu & He 2018, section 4.1).
+
+        Without normalization the last convolution starts at 0, which is the same function: the variance of the maps
+        would otherwise double in every block. Normalized without a scale there is nothing to zero.
+        """
+        if isinstance(self.norm2, NoNorm):
+            nn.init.zeros_(self.conv2.weight)
+        elif isinstance(self.norm2.weight, Tensor):
+            nn.init.zeros_(self.norm2.weight)
+
+
+class ResNet(nn.Module):
+    """A 3×3 stem, stages of residual blocks, the mean of each channel, a linear classifier."""
+
+    def __init__(self, architecture: ResNetArchitecture, normalization: Normalization) -> None:
+        super().__init__()
+        channels = architecture.widths[0]
+        self.stem = Convolution(IMAGE_CHANNELS, channels, 3, padding=1, bias=False)
+        self.stem_norm = normalize(normalization, channels, "relu")
+        stages = []
+        for stage, (width, blocks) in enumerate(zip(architecture.widths, architecture.blocks, strict=True)):
+            layers = []
+            for block in range(blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                layers.append(ResidualBlock(channels, width, stride, architecture.shortcut, normalization))
+                channels = width
+            stages.append(nn.Sequential(*layers))
+        self.stages = nn.Sequential(*stages)
+        self.classifier = Linear(channels, NUM_CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, 10) of images (N, 3, 32, 32)."""
+        x = self.stages(self.stem_norm(self.stem(images)))
+        logits: Tensor = self.classifier(x.mean((2, 3)))
+        return logits
