@@ -60,3 +60,10 @@ class CorruptFile(ServiceError):
 
     status = 500
     title = "Corrupt file"
+
+
+class StorageFull(ServiceError):
+    """There is no room for what was to be stored."""
+
+    status = 507
+    title = "Storage full"
