@@ -1,0 +1,41 @@
+"""Which implementation computes."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+__all__ = ["Backend", "backend", "selected"]
+
+Backend = Literal["auto", "reference"]
+
+_BACKENDS = get_args(Backend)
+_selected: list[str] = []
+
+
+def selected() -> str:
+    """The backend in force: of the innermost `with backend(...)`, else of `GN_BACKEND`, else `"auto"`."""
+    return _selected[-1] if _selected else _checked(os.environ.get("GN_BACKEND", "auto"))
+
+
+@contextmanager
+def backend(name: Backend) -> Iterator[None]:
+    """Within the block, compute with the fused kernels where there are some (`"auto"`), or always with the reference.
+
+    It holds for the whole process, as backward passes run on threads of their own. The environment variable
+    `GN_BACKEND` sets the same from outside.
+
+    Raises:
+        ValueError: the name is not known.
+    """
+    _selected.append(_checked(name))
+    try:
+        yield
+    finally:
+        _selected.pop()
+
+
+def _checked(name: str) -> str:
+    if name not in _BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(map(repr, _BACKENDS))}, got {name!r}")
+    return name
