@@ -1,0 +1,63 @@
+"""`python -m service.dispatcher`: one dispatcher, until it is told to stop or has to start anew.
+
+Exit codes: 0 stopped by a signal, 2 the settings are wrong, 75 to be started again (Ray went away, or another
+dispatcher took over).
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+from contextlib import suppress
+
+from pydantic import ValidationError
+
+from service import journal
+from service.artifacts import open_artifacts
+from service.dispatcher.cluster import Cluster, ClusterGone
+from service.dispatcher.dispatcher import Dispatcher
+from service.dispatcher.leadership import LeadershipLost
+from service.settings import Settings
+from service.store import Database
+
+TRY_AGAIN = 75
+logger = logging.getLogger("service.dispatcher")
+
+
+async def dispatch(settings: Settings) -> int:
+    """Run a dispatcher until SIGTERM or SIGINT; returns the exit code."""
+    loop = asyncio.get_running_loop()
+    async with Database(settings.database) as database:
+        dispatcher = Dispatcher(settings, database, open_artifacts(settings.artifacts), Cluster(settings))
+        running = asyncio.create_task(dispatcher.run())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, running.cancel)
+        await asyncio.wait([running])
+        if running.cancelled():
+            return 0
+        error = running.exception()
+        assert error is not None, "a dispatcher ends only by an error"
+        if isinstance(error, BaseExceptionGroup) and error.split((ClusterGone, LeadershipLost))[1] is None:
+            logger.error("%s", "; ".join(map(str, error.exceptions)))
+            return TRY_AGAIN
+        raise error
+
+
+def main() -> int:
+    """Read the settings and run."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if settings.ray_address is None:
+        print("NORMLAB_RAY_ADDRESS is not set: give host:port of the Ray cluster", file=sys.stderr)
+        return 2
+    journal.configure(settings.log_level)
+    with suppress(KeyboardInterrupt):
+        return asyncio.run(dispatch(settings))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

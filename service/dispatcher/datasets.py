@@ -1,0 +1,40 @@
+"""The datasets: each loaded once, when the first job needs it, and shared by all workers through Ray."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from service.dispatcher.cluster import Cluster
+from worker.spec import DatasetName
+
+
+class Datasets:
+    """What is loaded, or on its way. A failure is not kept: the next job that needs the dataset tries again."""
+
+    def __init__(self, cluster: Cluster, data_dir: Path) -> None:
+        self._cluster = cluster
+        self._data_dir = data_dir
+        self._loading: dict[DatasetName, asyncio.Task[Any]] = {}
+        self._listeners: dict[DatasetName, list[Callable[[str], None]]] = {}
+
+    async def get(self, name: DatasetName, progress: Callable[[str], None]) -> Any:
+        """A reference for `Worker.start`; `progress` hears of a download. Raises `DatasetError`."""
+        task = self._loading.get(name)
+        if task is None or (task.done() and task.exception() is not None):
+            task = self._loading[name] = asyncio.create_task(self._load(name))
+        listeners = self._listeners.setdefault(name, [])
+        listeners.append(progress)
+        try:
+            return await asyncio.shield(task)
+        finally:
+            listeners.remove(progress)
+
+    async def _load(self, name: DatasetName) -> Any:
+        loop = asyncio.get_running_loop()
+
+        def tell(message: str) -> None:
+            for listener in tuple(self._listeners.get(name, ())):
+                loop.call_soon_threadsafe(listener, message)
+
+        return await self._cluster.load_dataset(name, self._data_dir, tell)
