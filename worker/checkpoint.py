@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import safetensors.torch
 import torch
@@ -38,12 +39,19 @@ class CheckpointNotWritten(CheckpointError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training at a step. `epoch` counts completed epochs; `metrics` are those of the latest evaluation."""
+    """A training at a step. `epoch` counts completed epochs; `metrics` are the evaluation of exactly these weights."""
 
     epoch: int
     step: int
     metrics: dict[str, float]
     files: dict[str, bytes]
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> Self:
+        """The checkpoint that consists of `files`, verified. Raises `CheckpointError`."""
+        verify(cls(0, 0, {}, dict(files)))
+        manifest = json.loads(files[MANIFEST])
+        return cls(manifest["epoch"], manifest["step"], manifest["metrics"], dict(files))
 
     @cached_property
     def event(self) -> CheckpointTaken:
@@ -82,6 +90,7 @@ def capture(
     step = position.epoch * spec.steps_per_epoch + position.step_in_epoch
     state = io.BytesIO()
     torch.save({"optimizer": optimizer.state_dict(), "position": asdict(position)}, state)
+    metrics = dict(position.metrics) if position.step_in_epoch == 0 else {}
     weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     files = {MODEL: safetensors.torch.save(weights), STATE: state.getvalue()}
     manifest = {
@@ -89,12 +98,12 @@ def capture(
         "spec": spec.model_dump(mode="json"),
         "epoch": position.epoch,
         "step": step,
-        "metrics": position.metrics,
+        "metrics": metrics,
         "versions": dict(versions),
         "files": {name: _describe(content).model_dump() for name, content in files.items()},
     }
     files[MANIFEST] = json.dumps(manifest, indent=2).encode()
-    return Checkpoint(position.epoch, step, dict(position.metrics), files)
+    return Checkpoint(position.epoch, step, metrics, files)
 
 
 def restore(checkpoint: Checkpoint, spec: TrainingSpec, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
@@ -168,10 +177,7 @@ def read_checkpoint(directory: Path) -> Checkpoint:
         raise CheckpointError(
             f"{error.filename} cannot be read ({error.strerror}): give a checkpoint's folder"
         ) from error
-    checkpoint = Checkpoint(0, 0, {}, files)
-    verify(checkpoint)
-    manifest = json.loads(files[MANIFEST])
-    return Checkpoint(manifest["epoch"], manifest["step"], manifest["metrics"], files)
+    return Checkpoint.from_files(files)
 
 
 def load_model(path: Path, spec: TrainingSpec) -> nn.Module:
