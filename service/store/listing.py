@@ -2,9 +2,9 @@
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 from sqlalchemy import Select, and_, or_, select
@@ -27,7 +27,7 @@ class JobFilter:
     model: Sequence[str] = ()
     seed: Sequence[int] = ()
     experiment: str | None = None
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     created_after: datetime | None = None
     search: str | None = None
 
@@ -48,8 +48,9 @@ class JobFilter:
             query = query.where(Job.created_at > self.created_after)
         if self.search:
             query = query.where(Job.name.icontains(self.search, autoescape=True))
-        for key, value in self.labels.items():
-            labelled = select(JobLabel.job_id).where(JobLabel.key == key, JobLabel.value == value)
+        for key, wanted in self.labels.items():
+            values = [wanted] if isinstance(wanted, str) else wanted
+            labelled = select(JobLabel.job_id).where(JobLabel.key == key, JobLabel.value.in_(values))
             query = query.where(Job.id.in_(labelled))
         return query
 
@@ -88,10 +89,16 @@ def _write_cursor(sort: str, value: Any, job_id: str) -> str:
 def _read_cursor(cursor: str, sort: str) -> tuple[Any, str]:
     try:
         made_for, value, job_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        if made_for != sort or not isinstance(job_id, str):
+        name = sort.removeprefix("-")
+        if made_for != sort or not isinstance(job_id, str) or "\0" in job_id:
             raise ValueError
-        if sort.removeprefix("-").endswith("_at"):
-            value = datetime.fromisoformat(value)
-    except (ValueError, TypeError) as error:
+        if name.endswith("_at"):
+            value = datetime.fromisoformat(value).astimezone(UTC)
+        elif name in ("batch_size", "priority"):
+            if type(value) is not int or abs(value) >= 2**31:
+                raise ValueError
+        elif not isinstance(value, str) or "\0" in value:
+            raise ValueError
+    except (ValueError, TypeError, OverflowError) as error:
         raise Unprocessable(f"cursor is {cursor!r}: give next_cursor of a page with the same sort.") from error
     return value, job_id
