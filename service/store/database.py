@@ -8,15 +8,18 @@ from typing import Any, Self
 
 from sqlalchemy import event, make_url, text
 from sqlalchemy.engine import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 BUSY_TIMEOUT_S = 10
-EVENTS_LOCK = 0x6E6F726D  # "norm": the advisory lock of PostgreSQL under which events get their ids
+EVENTS_LOCK = 0x6E6F726D
+"""PostgreSQL's advisory lock under which events get their ids."""
+MIGRATION_LOCK = EVENTS_LOCK + 1
+"""PostgreSQL's advisory lock under which the schema is changed."""
 
 
 class Database:
-    """A pool of connections, and the two kinds of transaction: `read()`, and `write()`.
+    """A pool of connections, and the kinds of transaction: `read()`, `write()`, and `migrate()` for the schema.
 
     SQLite runs in WAL mode, where readers and the one writer do not wait for each other; a write transaction begins
     IMMEDIATE, because one that begins as a reader cannot wait for its turn and fails at once.
@@ -36,7 +39,7 @@ class Database:
             event.listen(self.engine.sync_engine, "connect", _prepare_sqlite)
             event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
-        writing = self.engine.execution_options(normlab_writes=True)
+        writing = self.engine.execution_options(normlab_transaction="write")
         self._writing_sessions = async_sessionmaker(writing, expire_on_commit=False)
 
     async def __aenter__(self) -> Self:
@@ -60,6 +63,22 @@ class Database:
         """A transaction that writes: committed at the end, rolled back on an exception."""
         async with self._writing_sessions() as session, session.begin():
             yield session
+
+    @asynccontextmanager
+    async def migrate(self) -> AsyncIterator[AsyncConnection]:
+        """The transaction in which the schema is changed; another process that wants to waits for its end."""
+        async with self.engine.connect() as plain:
+            connection = await plain.execution_options(normlab_transaction="migrate")
+            try:
+                async with connection.begin():
+                    if not self.is_sqlite:
+                        await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+                    yield connection
+                    if self.is_sqlite:
+                        broken = (await connection.exec_driver_sql("PRAGMA foreign_key_check")).all()
+                        assert not broken, f"the migration leaves rows that refer to nothing: {broken}"
+            finally:
+                await connection.invalidate()
 
 
 async def lock_events(session: AsyncSession) -> None:
@@ -87,8 +106,11 @@ def _prepare_sqlite(connection: Any, _record: ConnectionPoolEntry) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("normlab_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    kind = connection.get_execution_options().get("normlab_transaction")
+    if kind == "migrate":
+        # SQLite changes a table by copying it and dropping the old one, which would delete what refers to its rows.
+        connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if kind else "BEGIN")
 
 
 def is_disk_full(error: BaseException) -> bool:

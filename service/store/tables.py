@@ -1,5 +1,7 @@
 """The tables."""
 
+import math
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +20,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.sql.operators import OperatorType
 
 from service.jobs import Status
 
@@ -48,6 +51,44 @@ class UTCDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class PlainText(TypeDecorator[str]):
+    """Text as both databases can hold it: what one of them cannot (NUL, half a surrogate pair) becomes U+FFFD."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else storable(value)
+
+
+class JSONObject(TypeDecorator[dict[str, Any]]):
+    """A JSON object as both databases can hold it: its strings as `PlainText`, null for a number that is not finite."""
+
+    impl = JSON(none_as_null=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: dict[str, Any] | None, dialect: Dialect) -> Any:
+        return storable(value)
+
+    def coerce_compared_value(self, op: OperatorType | None, value: Any) -> Any:
+        return self.impl_instance.coerce_compared_value(op, value)
+
+
+def storable(value: Any) -> Any:
+    """`value` with every string and number in it as both databases can hold it."""
+    match value:
+        case str():
+            return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", value)
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {storable(key): storable(entry) for key, entry in value.items()}
+        case list() | tuple():
+            return [storable(entry) for entry in value]
+        case _:
+            return value
+
+
 class StatusText(TypeDecorator[Status]):
     """A status by its name."""
 
@@ -61,15 +102,16 @@ class StatusText(TypeDecorator[Status]):
         return None if value is None else Status(value)
 
 
+_UNSTORABLE = re.compile("[\\0\ud800-\udfff]")
 _ROW_ID = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Table(DeclarativeBase):
     metadata = MetaData(naming_convention=NAMING)
     type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
-        str: Text,
+        str: PlainText,
         datetime: UTCDateTime,
-        dict[str, Any]: JSON,
+        dict[str, Any]: JSONObject,
         Status: StatusText,
     }
 

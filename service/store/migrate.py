@@ -1,0 +1,166 @@
+"""Bring the database's schema up to the code's: `python -m service.store.migrate`.
+
+The revisions are in `service/store/migrations/versions`, oldest first. After a change to `tables.py`,
+`python -m service.store.migrate --revision "what changed"` writes the next one, to be read and corrected by hand.
+"""
+
+import argparse
+import asyncio
+import logging
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
+
+from service.settings import Settings
+from service.store.database import Database
+
+MIGRATIONS = Path(__file__).with_name("migrations")
+WAIT_S = 60.0
+"""How long a database that does not answer yet is waited for: containers start in any order."""
+
+log = logging.getLogger(__name__)
+
+
+class SchemaMismatch(Exception):
+    """The database's schema is not the one that this code was written for."""
+
+
+async def upgrade(database: Database) -> None:
+    """Bring the schema up to the newest revision; nothing happens where it is.
+
+    Processes that do this at once wait for one another. Raises `SchemaMismatch` where a newer version of normlab has
+    been there, and changes nothing then.
+    """
+    async with database.migrate() as connection:
+        before = await connection.run_sync(_revision)
+        if before is not None and before not in _known():
+            raise SchemaMismatch(_newer(before))
+        await connection.run_sync(_upgrade)
+        after = await connection.run_sync(_revision)
+    if before != after:
+        log.info("the database went from revision %s to %s", before or "none", after)
+
+
+async def check(database: Database) -> None:
+    """Raise `SchemaMismatch`, which says what to do, unless the schema is the one of this code."""
+    async with database.read() as session:
+        revision = await (await session.connection()).run_sync(_revision)
+    head = _head()
+    if revision is None:
+        raise SchemaMismatch("The database has no tables yet: run `python -m service.store.migrate`.")
+    if revision not in _known():
+        raise SchemaMismatch(_newer(revision))
+    if revision != head:
+        raise SchemaMismatch(
+            f"The database is at revision {revision} and this version of normlab needs {head}: "
+            "run `python -m service.store.migrate`."
+        )
+
+
+async def wait(database: Database, timeout_s: float = WAIT_S) -> None:
+    """Wait until the database answers. Raises its own error when it does not within `timeout_s`."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    pause_s = 0.1
+    while True:
+        try:
+            async with database.read() as session:
+                await session.execute(text("SELECT 1"))
+            return
+        except OperationalError as error:
+            left_s = deadline - loop.time()
+            if left_s <= 0:
+                raise
+            log.warning("the database does not answer, waiting up to %.0f s for it: %s", left_s, error.orig)
+            await asyncio.sleep(min(pause_s, left_s))
+            pause_s = min(2 * pause_s, 5.0)
+
+
+def write_revision(message: str, folder: Path = MIGRATIONS) -> Path:
+    """Write the next revision: what `tables.py` has and the newest revision in `folder` has not."""
+
+    def write(connection: Connection) -> Path:
+        configuration = _configuration(connection, folder)
+        command.upgrade(configuration, "head")
+        number = len(list(ScriptDirectory.from_config(configuration).walk_revisions())) + 1
+        script = command.revision(configuration, message, autogenerate=True, rev_id=f"{number:04}")
+        assert script is not None
+        assert not isinstance(script, list)
+        return Path(script.path)
+
+    async def in_an_empty_database() -> Path:
+        with tempfile.TemporaryDirectory() as home:
+            async with Database(f"sqlite+aiosqlite:///{home}/empty.db") as database, database.migrate() as connection:
+                return await connection.run_sync(write)
+
+    return asyncio.run(in_an_empty_database())
+
+
+def _configuration(connection: Connection | None = None, folder: Path = MIGRATIONS) -> Config:
+    configuration = Config(attributes={"connection": connection})
+    configuration.set_main_option("script_location", str(folder).replace("%", "%%"))
+    return configuration
+
+
+def _upgrade(connection: Connection) -> None:
+    command.upgrade(_configuration(connection), "head")
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _head() -> str:
+    head = ScriptDirectory.from_config(_configuration()).get_current_head()
+    assert head is not None
+    return head
+
+
+def _known() -> frozenset[str]:
+    return frozenset(script.revision for script in ScriptDirectory.from_config(_configuration()).walk_revisions())
+
+
+def _newer(revision: str) -> str:
+    return (
+        f"The database is at revision {revision}, which this version of normlab (up to {_head()}) does not know: "
+        "a newer one has been there. Install that one, or restore a backup."
+    )
+
+
+async def _migrate(settings: Settings) -> None:
+    async with Database(settings.database) as database:
+        await wait(database)
+        await upgrade(database)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns its exit status: 0, or 1 where the schema cannot be migrated."""
+    parser = argparse.ArgumentParser(prog="python -m service.store.migrate", description="Migrate normlab's database.")
+    parser.add_argument("--revision", metavar="MESSAGE", help="write the next revision instead, from tables.py")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level="INFO", format="%(levelname)s %(name)s %(message)s")
+    logging.getLogger("alembic").setLevel("WARNING")
+    if options.revision:
+        print(write_revision(options.revision))
+        return 0
+    try:
+        asyncio.run(_migrate(Settings()))
+    except SchemaMismatch as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OperationalError as error:
+        print(f"The database does not answer: {error.orig}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
