@@ -34,7 +34,7 @@ async def after(
     event_id: int,
     *,
     job_id: str | None = None,
-    jobs: Select[tuple[str]] | None = None,
+    jobs: Select[str] | None = None,
     limit: int = 500,
 ) -> Sequence[Event]:
     """The events after `event_id`, oldest first: of one job, of the jobs a query selects, or of all."""

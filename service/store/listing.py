@@ -54,7 +54,7 @@ class JobFilter:
             query = query.where(Job.id.in_(labelled))
         return query
 
-    def job_ids(self) -> Select[tuple[str]]:
+    def job_ids(self) -> Select[str]:
         """A query for the ids of these jobs."""
         return self.apply(select(Job.id))
 

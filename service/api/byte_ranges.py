@@ -1,0 +1,38 @@
+"""The Range header, RFC 9110 section 14.2."""
+
+import re
+
+from service.errors import RangeNotSatisfiable
+
+MOST = 100
+"""Ranges of one request; beyond, the whole file is sent."""
+
+_SPEC = re.compile(r"\s*(\d{0,18})-(\d{0,18})\s*", re.ASCII)
+
+
+def byte_ranges(header: str, size: int) -> list[tuple[int, int]]:
+    """The ranges that a file of `size` bytes has, first and last byte included; none where the header is to be ignored.
+
+    Raises `RangeNotSatisfiable` where the header is well formed and the file has none of its ranges.
+    """
+    unit, equals, specs = header.partition("=")
+    if not equals or unit.strip().lower() != "bytes":
+        return []
+    found: list[tuple[int, int]] = []
+    parts = specs.split(",")
+    if len(parts) > MOST:
+        return []
+    for part in parts:
+        match = _SPEC.fullmatch(part)
+        if match is None or not any(match.groups()):
+            return []
+        first, last = match.groups()
+        if first and last and int(last) < int(first):
+            return []
+        start = int(first) if first else max(size - int(last), 0)
+        end = min(int(last), size - 1) if first and last else size - 1
+        if start < size and (first or int(last) > 0):
+            found.append((start, end))
+    if not found:
+        raise RangeNotSatisfiable(f"The file has {size} bytes, and nothing of {header[:80]}.")
+    return found

@@ -1,0 +1,50 @@
+"""What the routes need of the process that serves them."""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
+from pydantic import AfterValidator
+
+from service.api.tailer import Tailer
+from service.artifacts import ArtifactStore
+from service.errors import NotFound
+from service.settings import Settings
+from service.store import Database
+from service.telemetry import Telemetry
+
+_IDENTIFIER = re.compile(r"[a-z]{1,20}_[0-9a-z]{1,40}")
+
+
+@dataclass(frozen=True)
+class Services:
+    """The settings, the two stores, and what follows the events. Nothing here is state that another replica needs."""
+
+    settings: Settings
+    database: Database
+    artifacts: ArtifactStore
+    tailer: Tailer
+    telemetry: Telemetry
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+def _known_form(noun: str) -> AfterValidator:
+    def check(id_: str) -> str:
+        # What cannot be an id is not looked up: PostgreSQL refuses some strings altogether.
+        if not _IDENTIFIER.fullmatch(id_):
+            raise NotFound(noun, repr(id_)[:80])
+        return id_
+
+    return AfterValidator(check)
+
+
+Context = Annotated[Services, Depends(_services)]
+JobId = Annotated[str, Path(alias="job_id", description="id of the job"), _known_form("job")]
+CheckpointId = Annotated[
+    str, Path(alias="checkpoint_id", description="id of the checkpoint"), _known_form("checkpoint")
+]

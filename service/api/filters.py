@@ -1,0 +1,66 @@
+"""The query parameters that select jobs."""
+
+from datetime import UTC
+from typing import Annotated
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from service.errors import Unprocessable
+from service.jobs import Status
+from service.store.listing import JobFilter
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise PydanticCustomError("nul", "the character U+0000 is in no name, label or id")
+    return text
+
+
+def _in_utc(time: AwareDatetime) -> AwareDatetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError as error:
+        raise PydanticCustomError("time", "the time lies outside the years 1 to 9999 of UTC") from error
+
+
+Text = Annotated[str, Field(max_length=200), AfterValidator(_no_nul)]
+
+
+class JobFilterQuery(BaseModel):
+    """Which jobs. Several values of one parameter mean any of them; several parameters, all of them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: list[Status] = Field(default_factory=list)
+    normalization: list[Text] = Field(default_factory=list, description="batch, layer, instance, group, none")
+    batch_size: list[Annotated[int, Field(ge=1, lt=2**31)]] = Field(default_factory=list)
+    model: list[Text] = Field(default_factory=list)
+    seed: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(default_factory=list)
+    experiment: Text | None = None
+    label: list[Text] = Field(
+        default_factory=list,
+        description="key:value; several values of one key mean any of them, several keys all of them",
+    )
+    created_after: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = None
+    search: Text | None = Field(default=None, description="part of the name, in any case")
+
+    def job_filter(self) -> JobFilter:
+        """What the store is asked. Raises `Unprocessable` for a label without a colon."""
+        labels: dict[str, list[str]] = {}
+        for label in self.label:
+            key, colon, value = label.partition(":")
+            if not colon or not key:
+                raise Unprocessable(f"label is {label!r}: give it as key:value.")
+            labels.setdefault(key, []).append(value)
+        return JobFilter(
+            status=tuple(self.status),
+            normalization=tuple(self.normalization),
+            batch_size=tuple(self.batch_size),
+            model=tuple(self.model),
+            seed=tuple(self.seed),
+            experiment=self.experiment,
+            labels={key: tuple(values) for key, values in labels.items()},
+            created_after=self.created_after,
+            search=self.search,
+        )

@@ -1,0 +1,112 @@
+"""Whether the process lives, whether the service works, and the numbers for Prometheus. None of it needs a token."""
+
+import asyncio
+import logging
+from typing import Literal
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.api.context import Context, Services
+from service.store import leases
+
+PATIENCE_S = 2.0
+LEASES = 3
+"""After so many leases without a heartbeat the dispatcher is taken to be gone."""
+
+router = APIRouter(tags=["health"])
+log = logging.getLogger(__name__)
+
+
+class Live(BaseModel):
+    """The process answers."""
+
+    status: Literal["live"] = "live"
+
+
+class Check(BaseModel):
+    """One thing the service needs."""
+
+    ok: bool
+    detail: str
+
+
+class Readiness(BaseModel):
+    """Whether jobs that are submitted will run. Reads, and the queue, work as long as the database does."""
+
+    status: Literal["ready", "degraded", "unavailable"]
+    checks: dict[str, Check]
+
+
+@router.get("/livez", operation_id="live")
+async def live() -> Live:
+    """Answers as long as the process does; asks nothing else."""
+    return Live()
+
+
+@router.get(
+    "/readyz",
+    operation_id="ready",
+    response_model=Readiness,
+    responses={503: {"model": Readiness, "description": "Unavailable; `checks` says what"}},
+)
+async def ready(context: Context) -> Readiness | Response:
+    """Whether the database answers and the dispatcher's heartbeat is fresh."""
+    readiness = await _readiness(context)
+    if readiness.status == "unavailable":
+        return JSONResponse(readiness.model_dump(), status_code=503)
+    return readiness
+
+
+async def _readiness(context: Services) -> Readiness:
+    try:
+        async with asyncio.timeout(PATIENCE_S), context.database.read() as session:
+            await session.execute(text("SELECT 1 FROM jobs LIMIT 1"))
+            now = await leases.now(session)
+            lease = await leases.get(session, "dispatcher")
+    except (SQLAlchemyError, OSError, TimeoutError) as error:
+        log.warning("The database does not answer", exc_info=error)
+        database = Check(ok=False, detail=f"The database does not answer ({type(error).__name__}).")
+        dispatcher = Check(ok=False, detail="Unknown: its heartbeat is in the database.")
+        return Readiness(status="unavailable", checks={"database": database, "dispatcher": dispatcher})
+    database = Check(ok=True, detail="The database answers.")
+    status: Literal["ready", "degraded", "unavailable"] = "unavailable"
+    if lease is None:
+        dispatcher = Check(ok=False, detail="No dispatcher has ever run here.")
+    else:
+        age_s = (now - lease.renewed_at).total_seconds()
+        heartbeat = f"Its last heartbeat was {age_s:.1f} s ago"
+        ray = (lease.report.get("ray") or {}).get("status", "not reported")
+        if age_s > LEASES * context.settings.dispatcher_lease_s:
+            dispatcher = Check(ok=False, detail=f"{heartbeat}: jobs are queued, and wait.")
+        elif lease.expires_at <= now:
+            status, dispatcher = "degraded", Check(ok=False, detail=f"{heartbeat}, and nobody holds its lease.")
+        elif ray != "connected":
+            status, dispatcher = "degraded", Check(ok=True, detail=f"{heartbeat}, but Ray is {ray}.")
+        else:
+            status, dispatcher = "ready", Check(ok=True, detail=f"{heartbeat}.")
+    return Readiness(status=status, checks={"database": database, "dispatcher": dispatcher})
+
+
+@router.get(
+    "/metrics",
+    operation_id="scrape",
+    response_class=Response,
+    responses={200: {"description": "Prometheus's text format", "content": {"text/plain": {}}}},
+)
+async def scrape(context: Context) -> Response:
+    """The gauges of the jobs, read from the database now, and the counters of this process."""
+    telemetry = context.telemetry
+    telemetry.sse_clients.set(len(context.tailer))
+    try:
+        async with asyncio.timeout(PATIENCE_S), context.database.read() as session:
+            await telemetry.refresh(session)
+        telemetry.database_up.set(1)
+    except (SQLAlchemyError, OSError, TimeoutError):
+        log.exception("The database does not answer")
+        telemetry.database_up.set(0)
+    return Response(telemetry.render(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,257 @@
+"""The JSON of jobs, attempts and checkpoints, as clients see it."""
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, GetJsonSchemaHandler, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.jobs import ACTIVE, Status
+from service.store import checkpoints, events, jobs
+from service.store.tables import Attempt, Checkpoint, Event, Job
+from worker.spec import TrainingSpec
+
+
+class _AsTrainingSpec:
+    """Documents a stored spec as what it is, without checking it again: what an older release stored stays readable."""
+
+    def __get_pydantic_json_schema__(self, _schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(TrainingSpec.__pydantic_core_schema__)
+
+
+class ErrorView(BaseModel):
+    """Why a job failed."""
+
+    code: str = Field(description="diverged, out_of_memory, dataset, checkpoint, invalid, exception or lost")
+    message: str
+    step: int | None = Field(default=None, description="where it happened, if training had begun")
+
+
+class ProgressView(BaseModel):
+    """Where training stands."""
+
+    epoch: int = Field(description="the epoch in progress, from 1")
+    epochs: int | None = Field(description="epochs in all")
+    step: int = Field(description="optimizer steps completed")
+    total_steps: int | None = Field(description="optimizer steps in all")
+    images_per_s: float | None
+    train_loss: float | None = Field(description="of the latest step")
+    eta_s: float | None = Field(description="seconds left at the present speed; null while the job does not run")
+
+
+class MetricSummary(BaseModel):
+    """The best and the last value of one metric."""
+
+    best: float
+    best_step: int
+    last: float
+    last_step: int
+
+
+class AttemptView(BaseModel):
+    """One run of a job on a worker."""
+
+    id: str
+    number: int = Field(description="from 1")
+    outcome: str | None = Field(description="succeeded, failed, paused, cancelled or lost; null while it runs")
+    reason: str | None
+    worker: str
+    node: str
+    device: str | None
+    versions: dict[str, Any] | None
+    started_at: datetime
+    ended_at: datetime | None
+    resumed_from_step: int
+
+
+class StatusChange(BaseModel):
+    """One entry of a job's history."""
+
+    status: Status
+    time: datetime
+    reason: str | None
+
+
+class JobLinks(BaseModel):
+    """Where the rest of a job is found."""
+
+    self: str
+    metrics: str
+    logs: str
+    events: str
+    checkpoints: str
+
+
+class JobView(BaseModel):
+    """A job."""
+
+    id: str
+    name: str
+    status: Status
+    spec: Annotated[dict[str, Any], _AsTrainingSpec()] = Field(description="as it will run, every default filled in")
+    labels: dict[str, str]
+    priority: int
+    max_retries: int
+    created_at: datetime
+    updated_at: datetime
+    queued_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: ErrorView | None
+    progress: ProgressView | None
+    summary: dict[str, MetricSummary]
+    retry_of: str | None
+    experiment: str | None
+    links: JobLinks
+
+
+class JobDetail(JobView):
+    """A job, its attempts and its history."""
+
+    attempts: list[AttemptView]
+    history: list[StatusChange]
+
+
+class FileView(BaseModel):
+    """One file of a checkpoint."""
+
+    name: str
+    size: int = Field(description="bytes")
+    sha256: str
+    url: str
+
+
+class CheckpointView(BaseModel):
+    """The state of a training at one step."""
+
+    id: str
+    job: str
+    attempt: str
+    epoch: int = Field(description="epochs completed")
+    step: int
+    metrics: dict[str, float | None] = Field(description="eval metrics of exactly these weights; empty within an epoch")
+    created_at: datetime
+    best: bool = Field(description="whether it is the one of the least evaluation error of its job")
+    files: list[FileView]
+
+
+def job_url(job_id: str) -> str:
+    """The path of a job."""
+    return f"/v1/jobs/{job_id}"
+
+
+def progress_of(job: Job) -> ProgressView | None:
+    """Where a job stands, or None before its first report."""
+    reported = job.progress
+    if reported is None:
+        return None
+    try:
+        spec = TrainingSpec.model_validate(job.spec)
+    except ValidationError:
+        spec = None
+    speed = reported.get("images_per_s")
+    eta_s = None
+    if spec and speed and math.isfinite(speed) and job.status in ACTIVE:
+        eta_s = max(0, spec.total_steps - reported["step"]) * spec.batch_size * spec.num_workers / speed
+    return ProgressView(
+        epoch=reported["epoch"],
+        epochs=spec.epochs if spec else None,
+        step=reported["step"],
+        total_steps=spec.total_steps if spec else None,
+        images_per_s=speed,
+        train_loss=reported.get("train_loss"),
+        eta_s=eta_s,
+    )
+
+
+def job_fields(job: Job, labels: dict[str, str]) -> dict[str, Any]:
+    """What a `JobView` is made of."""
+    url = job_url(job.id)
+    return {
+        "id": job.id,
+        "name": job.name,
+        "status": job.status,
+        "spec": job.spec,
+        "labels": labels,
+        "priority": job.priority,
+        "max_retries": job.max_retries,
+        "created_at": job.created_at,
+        "updated_at": job.updated_at,
+        "queued_at": job.queued_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "error": job.error,
+        "progress": progress_of(job),
+        "summary": job.summary,
+        "retry_of": job.retry_of,
+        "experiment": job.experiment_id,
+        "links": {
+            "self": url,
+            **{noun: f"{url}/{noun}" for noun in ("metrics", "logs", "events", "checkpoints")},
+        },
+    }
+
+
+async def job_views(session: AsyncSession, found: Sequence[Job]) -> list[JobView]:
+    """Several jobs, without attempts and history."""
+    labels = await jobs.labels(session, [job.id for job in found])
+    return [JobView(**job_fields(job, labels.get(job.id, {}))) for job in found]
+
+
+async def job_detail(session: AsyncSession, job: Job) -> JobDetail:
+    """One job with its attempts and its history."""
+    labels = await jobs.labels(session, [job.id])
+    return JobDetail(
+        **job_fields(job, labels.get(job.id, {})),
+        attempts=[_attempt_view(attempt) for attempt in await jobs.attempts(session, job.id)],
+        history=[_status_change(event) for event in await events.of_type(session, job.id, "status")],
+    )
+
+
+async def checkpoint_views(session: AsyncSession, job_id: str) -> list[CheckpointView]:
+    """The checkpoints of a job, newest first."""
+    found = await checkpoints.of_job(session, job_id)
+    best = checkpoints.best(found)
+    return [checkpoint_view(checkpoint, best=checkpoint is best) for checkpoint in found]
+
+
+def checkpoint_view(checkpoint: Checkpoint, *, best: bool) -> CheckpointView:
+    """One checkpoint."""
+    return CheckpointView(
+        id=checkpoint.id,
+        job=checkpoint.job_id,
+        attempt=checkpoint.attempt_id,
+        epoch=checkpoint.epoch,
+        step=checkpoint.step,
+        metrics=checkpoint.metrics,
+        created_at=checkpoint.created_at,
+        best=best,
+        files=[
+            FileView(name=name, url=f"/v1/checkpoints/{checkpoint.id}/files/{name}", **file)
+            for name, file in sorted(checkpoint.files.items())
+        ],
+    )
+
+
+def _attempt_view(attempt: Attempt) -> AttemptView:
+    return AttemptView(
+        id=attempt.id,
+        number=attempt.number,
+        outcome=attempt.outcome,
+        reason=attempt.reason,
+        worker=attempt.worker,
+        node=attempt.node,
+        device=attempt.device,
+        versions=attempt.versions,
+        started_at=attempt.started_at,
+        ended_at=attempt.ended_at,
+        resumed_from_step=attempt.resumed_from_step,
+    )
+
+
+def _status_change(event: Event) -> StatusChange:
+    return StatusChange(status=event.data["status"], time=event.time, reason=event.data.get("reason"))

@@ -1,0 +1,90 @@
+"""What a job may ask for: for forms, and for people who write one by hand."""
+
+from functools import cache
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from service.jobs import JobRequest
+from worker.architecture import ARCHITECTURES
+from worker.spec import DATASET_SIZES, RECIPES
+
+router = APIRouter(tags=["specification"])
+
+
+class LayerView(BaseModel):
+    """One normalization layer of a model."""
+
+    name: str
+    channels: int
+    size: int = Field(description="pixels of a side of its feature maps")
+
+
+class ModelView(BaseModel):
+    """A model, and what a normalization meets in it."""
+
+    name: str
+    layers: list[LayerView]
+
+
+class NormalizationView(BaseModel):
+    """A normalization, and its parameters as JSON schema."""
+
+    type: str
+    description: str
+    parameters: dict[str, Any]
+
+
+class DatasetView(BaseModel):
+    """A dataset."""
+
+    name: str
+    train: int = Field(description="training images")
+    test: int = Field(description="test images")
+
+
+class SpecificationView(BaseModel):
+    """Everything that `POST /v1/jobs` accepts."""
+
+    job: dict[str, Any] = Field(description="JSON schema of the body, with defaults and help")
+    models: list[ModelView]
+    normalizations: list[NormalizationView]
+    recipes: dict[str, dict[str, Any]] = Field(description="the fields that each recipe fills, where not given")
+    datasets: list[DatasetView]
+
+
+@router.get("/v1/specification", operation_id="get_specification")
+async def show() -> SpecificationView:
+    """The JSON schema of a job with defaults and help, and what its words stand for."""
+    return _specification()
+
+
+@cache
+def _specification() -> SpecificationView:
+    schema = JobRequest.model_json_schema()
+    mapping = schema["properties"]["normalization"]["discriminator"]["mapping"]
+    parts = {tag: schema["$defs"][reference.rpartition("/")[2]] for tag, reference in mapping.items()}
+    return SpecificationView(
+        job=schema,
+        models=[
+            ModelView(
+                name=name,
+                layers=[
+                    LayerView(name=layer.layer, channels=layer.num_channels, size=layer.size)
+                    for layer in architecture.feature_maps()
+                ],
+            )
+            for name, architecture in ARCHITECTURES.items()
+        ],
+        normalizations=[
+            NormalizationView(
+                type=tag,
+                description=part.get("description", ""),
+                parameters={name: field for name, field in part["properties"].items() if name != "type"},
+            )
+            for tag, part in parts.items()
+        ],
+        recipes={str(name): fields for name, fields in RECIPES.items()},
+        datasets=[DatasetView(name=name, train=train, test=test) for name, (train, test) in DATASET_SIZES.items()],
+    )

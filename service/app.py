@@ -1,0 +1,134 @@
+"""The HTTP API: `python -m service.app` serves it; `create_app` makes it for any ASGI server.
+
+What it answers is a function of the database and the artifact store alone, so any number of replicas may run.
+"""
+
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import uvicorn
+from fastapi import Depends, FastAPI
+from fastapi.responses import RedirectResponse
+
+from service import journal, problems
+from service.api import checkpoints, cluster, events, health, jobs, logs, metrics, specification
+from service.api.context import Services
+from service.api.tailer import Tailer
+from service.artifacts import open_artifacts
+from service.auth import authorize
+from service.middleware import RequestMiddleware
+from service.settings import Settings
+from service.store import Database, migrate
+from service.telemetry import Telemetry
+from service.validation import FieldProblem
+
+STREAMS_END_S = 5
+"""What is still being sent when the server stops gets so many seconds; event streams end at once."""
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application. Raises `ValueError` where the settings name a place that artifacts cannot be kept in."""
+    settings = settings or Settings()
+    database = Database(settings.database)
+    telemetry = Telemetry()
+    services = Services(settings, database, open_artifacts(settings.artifacts), Tailer(database), telemetry)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with database:
+            await migrate.check(database)
+            async with services.tailer.running():
+                yield
+
+    app = FastAPI(
+        title="normlab",
+        summary="Which normalization, at which batch size, and is the difference real?",
+        version=_version(),
+        lifespan=lifespan,
+        redirect_slashes=False,
+        separate_input_output_schemas=False,
+    )
+    app.state.services = services
+    app.add_middleware(RequestMiddleware, telemetry=telemetry)
+    problems.install(app)
+    for noun in (jobs, metrics, logs, events, checkpoints, cluster):
+        app.include_router(noun.router, dependencies=[Depends(authorize)])
+    for noun in (specification, health):
+        app.include_router(noun.router)
+    app.add_api_route("/", _front_door, include_in_schema=False)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which waits for open answers before it ends: event streams are told to end first."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say where."""
+        await super().startup(sockets)
+        for server in getattr(self, "servers", []):
+            for listener in server.sockets:
+                host, port = listener.getsockname()[:2]
+                url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+                log.info("listening on %s", url, extra={"url": url})
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams, finish what is being answered, stop."""
+        services: Services = self.config.app.state.services  # type: ignore[union-attr]
+        services.tailer.close()
+        await super().shutdown(sockets)
+
+
+def create_server(settings: Settings) -> Server:
+    """A server of the API at the address of the settings."""
+    return Server(
+        uvicorn.Config(
+            create_app(settings),
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=STREAMS_END_S,
+            server_header=False,
+        )
+    )
+
+
+def main() -> None:
+    """Serve until a signal says to stop."""
+    settings = Settings()
+    journal.configure(settings.log_level)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    create_server(settings).run()
+
+
+async def _front_door() -> RedirectResponse:
+    return RedirectResponse("/docs")
+
+
+def _version() -> str:
+    try:
+        return version("normlab")
+    except PackageNotFoundError:
+        return "0.0.0"
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        schema = FastAPI.openapi(app)
+        components = schema.setdefault("components", {}).setdefault("schemas", {})
+        for model in (problems.Problem, FieldProblem):
+            described = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            described.pop("$defs", None)
+            components[model.__name__] = described
+    return app.openapi_schema or {}
+
+
+if __name__ == "__main__":
+    main()

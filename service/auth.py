@@ -1,0 +1,61 @@
+"""Who asks, and what they may do: bearer tokens, some of which only read."""
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from service.errors import Forbidden, Unauthorized
+from service.settings import Settings
+
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+@dataclass(frozen=True)
+class Client:
+    """The holder of a token; "anonymous" where none are configured."""
+
+    name: str
+    may_write: bool
+
+
+ANONYMOUS = Client("anonymous", may_write=True)
+
+
+def identify(settings: Settings, token: str | None) -> Client:
+    """The client a token belongs to. Raises `Unauthorized`."""
+    if not settings.tokens:
+        return ANONYMOUS
+    if token is None:
+        raise Unauthorized("This needs a token: send the header Authorization: Bearer TOKEN.")
+    found = None
+    # Every token is compared, each in constant time: how long it takes says nothing about any of them.
+    for known, (name, may_write) in settings.tokens.items():
+        if hmac.compare_digest(_digest(known), _digest(token)):
+            found = Client(name, may_write)
+    if found is None:
+        raise Unauthorized("The token is not known here.")
+    return found
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode(errors="surrogateescape")).digest()
+
+
+_bearer = HTTPBearer(auto_error=False, description="One of NORMLAB_API_TOKENS, where that is set.")
+
+
+async def authorize(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Client:
+    """The client of this request. Raises `Unauthorized`, or `Forbidden` where a token that only reads would write."""
+    client = identify(request.app.state.services.settings, credentials.credentials if credentials else None)
+    if not client.may_write and request.method not in READING:
+        raise Forbidden(f"The token of {client.name} reads only; {request.method} needs one that may write.")
+    return client
+
+
+AuthorizedClient = Annotated[Client, Depends(authorize)]

@@ -1,0 +1,150 @@
+"""Errors as RFC 9457 problem details: what a client is told when something cannot be done."""
+
+import http
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.routing import Match
+
+from service.errors import ServiceError, Unauthorized
+from service.store.database import is_disk_full
+from service.validation import FieldProblem, field_problems
+
+MEDIA_TYPE = "application/problem+json"
+METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+
+log = logging.getLogger(__name__)
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str = Field(default="about:blank", description="about:blank: the title says it all")
+    title: str
+    status: int
+    detail: str
+    request_id: str = Field(description="the log of the service knows this request by it")
+    errors: list[FieldProblem] | None = Field(default=None, description="of a request that did not validate")
+
+
+class ProblemResponse(JSONResponse):
+    """A problem, ready to be sent."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(
+        self,
+        request_id: str,
+        status: int,
+        detail: str,
+        title: str | None = None,
+        errors: Sequence[FieldProblem] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        problem = Problem(
+            title=title or http.HTTPStatus(status).phrase,
+            status=status,
+            detail=detail,
+            request_id=request_id,
+            errors=list(errors) if errors else None,
+        )
+        super().__init__(problem.model_dump(exclude_none=True), status_code=status, headers=headers)
+
+    def render(self, content: Any) -> bytes:
+        # ASCII with escapes: a client may have sent half of a surrogate pair, which UTF-8 cannot carry back.
+        return json.dumps(content, ensure_ascii=True).encode()
+
+
+def describe(*statuses: int, answers: Mapping[int, dict[str, Any]] | None = None) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route: its `answers`, its own errors, and that every route may answer others."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    described: dict[int | str, dict[str, Any]] = {**(answers or {})}
+    described |= {
+        status: {"description": http.HTTPStatus(status).phrase, "content": content} for status in sorted(statuses)
+    }
+    return described | {"default": {"description": "Any other error", "content": content}}
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error that leaves a route, or finds none, as a problem."""
+    app.add_exception_handler(ServiceError, _service_error)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(DBAPIError, _database_error)
+    app.add_exception_handler(PoolTimeout, _database_error)
+
+
+def request_id_of(request: Request) -> str:
+    """The id this request was given."""
+    found: str = request.scope["request_id"]
+    return found
+
+
+def _service_error(request: Request, error: Exception) -> ProblemResponse:
+    assert isinstance(error, ServiceError)
+    if error.status >= 500:
+        log.error("%s: %s", error.title, error)
+    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else None
+    return ProblemResponse(request_id_of(request), error.status, str(error), error.title, headers=headers)
+
+
+def _http_exception(request: Request, error: Exception) -> ProblemResponse:
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    detail = error.detail
+    match error.status_code:
+        case 404:
+            detail = f"There is nothing at {request.url.path}."
+        case 405:
+            headers["Allow"] = ", ".join(_methods_of(request))
+            detail = f"{request.url.path} does not take {request.method}, only {headers['Allow']}."
+        case 400:
+            detail = "The body cannot be read as JSON in UTF-8."
+    return ProblemResponse(request_id_of(request), error.status_code, detail, headers=headers)
+
+
+def _methods_of(request: Request) -> list[str]:
+    routes = request.app.router.routes
+    return [
+        method
+        for method in METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
+
+
+def _invalid_request(request: Request, error: Exception) -> ProblemResponse:
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    if any(entry["type"] == "json_invalid" for entry in found):
+        position, reason = found[0]["loc"][-1], found[0]["ctx"]["error"]
+        return ProblemResponse(request_id_of(request), 400, f"The body is not JSON: {reason}, at character {position}.")
+    if isinstance(error.body, bytes):
+        given = request.headers.get("content-type", "missing")
+        detail = f"The Content-Type is {given}: send application/json."
+        return ProblemResponse(request_id_of(request), 415, detail)
+    problems = field_problems(found, request.scope["route"])
+    detail = problems[0].detail if len(problems) == 1 else f"{len(problems)} fields are not valid."
+    return ProblemResponse(request_id_of(request), 422, detail, "Invalid request", problems)
+
+
+def _database_error(request: Request, error: Exception) -> ProblemResponse:
+    request_id = request_id_of(request)
+    log.error("The database failed", exc_info=error)
+    if is_disk_full(error):
+        return ProblemResponse(request_id, 507, "The database has no room left on its disk.", "Storage full")
+    if isinstance(error, OperationalError | InterfaceError | PoolTimeout):
+        detail = "The database does not answer, or is too busy. Nothing was changed; try again."
+        return ProblemResponse(request_id, 503, detail, headers={"Retry-After": "1"})
+    return ProblemResponse(request_id, 500, INTERNAL)
+
+
+INTERNAL = "The service failed to answer. Its log has the reason under this request_id."
