@@ -26,6 +26,7 @@ class Slot:
     state: Literal["starting", "idle", "busy"]
     node: str = ""
     device: str = ""
+    pid: int | None = None
     job_id: str | None = None
     attempt_id: str | None = None
     idle_since: float = field(default_factory=time.monotonic)
@@ -45,7 +46,7 @@ class Pool:
 
     def adopt(self, worker: Worker, state: WorkerState, *, busy: bool) -> Slot:
         """Take over a worker that an earlier dispatcher started."""
-        slot = Slot(worker, "busy" if busy else "idle", node=state.node, device=state.device)
+        slot = Slot(worker, "busy" if busy else "idle", node=state.node, device=state.device, pid=state.pid)
         self._slots[worker.name] = slot
         return slot
 
@@ -89,6 +90,7 @@ class Pool:
             {
                 "id": slot.worker.name,
                 "node": slot.node,
+                "pid": slot.pid,
                 "device": slot.device,
                 "state": slot.state,
                 "job": slot.job_id,
@@ -123,6 +125,6 @@ class Pool:
             return
         self._delay_s = 0.0
         self._starting.pop(name, None)
-        slot.node, slot.device = state.node, state.device
+        slot.node, slot.device, slot.pid = state.node, state.device, state.pid
         logger.info("worker ready", extra={"worker": name, "seconds": round(time.monotonic() - started, 2)})
         self.give_back(slot)

@@ -1,0 +1,145 @@
+"""A job goes from the queue to a worker and back, with everything it reports."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.jobs import Status
+from service.store import jobs
+
+pytestmark = [pytest.mark.anyio, pytest.mark.ray]
+
+LONG = {"epochs": 200}
+
+
+async def test_a_job_trains_and_everything_it_reports_is_stored(stack: Any) -> None:
+    job_id = await stack.submit()
+    job = await stack.wait(job_id)
+
+    assert job.status is Status.SUCCEEDED
+    assert await stack.history(job_id) == ["queued", "starting", "running", "succeeded"]
+    assert [row.epoch for row in await stack.rows(job_id, kind="eval")] == [1, 2]
+    assert [row.step for row in await stack.rows(job_id, kind="train")] == list(range(1, 17))
+    evaluated = {row.step: row.values["test_error"] for row in await stack.rows(job_id, kind="eval")}
+    assert job.summary["test_error"]["last"] == evaluated[16]
+    assert job.summary["test_error"]["best"] == min(evaluated.values())
+
+    (attempt,) = await stack.attempts(job_id)
+    assert (attempt.outcome, attempt.device, attempt.number) == ("succeeded", "cpu", 1)
+    assert attempt.versions["torch"]
+
+    latest = (await stack.checkpoints(job_id))[0]
+    assert (latest.step, latest.metrics["test_error"]) == (16, evaluated[16])
+    folder = Path(stack.home, "artifacts", job_id, latest.id)
+    assert {path.name: path.stat().st_size for path in folder.iterdir()} == {
+        name: file["size"] for name, file in latest.files.items()
+    }
+
+
+async def test_a_worker_trains_one_job_after_another_and_the_same_spec_ends_in_the_same_weights(stack: Any) -> None:
+    first, second, other_seed = [await stack.submit(epochs=1, seed=seed) for seed in (3, 3, 4)]
+    for job_id in (first, second, other_seed):
+        await stack.wait(job_id)
+
+    workers = {attempt.worker for job_id in (first, second, other_seed) for attempt in await stack.attempts(job_id)}
+    assert len(workers) < 3
+    assert await stack.weights(first) == await stack.weights(second) != await stack.weights(other_seed)
+
+
+async def test_as_many_jobs_run_at_once_as_there_are_slots_and_the_most_urgent_of_the_others_is_next(
+    stack: Any,
+) -> None:
+    running = [await stack.submit(**LONG) for _ in range(2)]
+    for job_id in running:
+        await stack.wait(job_id, Status.RUNNING)
+    patient = await stack.submit(epochs=1)
+    urgent = await stack.submit(epochs=1, priority=5)
+    async with stack.database.write() as session:
+        await jobs.cancel(session, running[0])
+
+    assert (await stack.wait(urgent)).started_at < (await stack.wait(patient)).started_at
+    assert (await stack.job(running[1])).status is Status.RUNNING
+
+
+async def test_a_cancelled_job_is_cancelled_once_its_worker_is_free(stack: Any) -> None:
+    job_id = await stack.submit(**LONG)
+    await stack.wait_for_step(job_id, 3)
+    async with stack.database.write() as session:
+        assert (await jobs.cancel(session, job_id)).status is Status.CANCELLING
+
+    assert (await stack.wait(job_id)).status is Status.CANCELLED
+    (attempt,) = await stack.attempts(job_id)
+    next_job = await stack.submit(epochs=1)
+    assert (await stack.wait(next_job)).status is Status.SUCCEEDED
+    assert (await stack.attempts(next_job))[0].worker == attempt.worker
+
+
+async def test_a_paused_job_goes_on_where_it_was_and_ends_as_if_it_had_not_been_paused(stack: Any) -> None:
+    undisturbed = await stack.submit(epochs=6, checkpoint={"every_epochs": 3})
+    await stack.wait(undisturbed)
+    job_id = await stack.submit(epochs=6, checkpoint={"every_epochs": 3})
+    await stack.wait_for_step(job_id, 11)
+    async with stack.database.write() as session:
+        await jobs.pause(session, job_id)
+    paused = await stack.wait(job_id, Status.PAUSED)
+    (checkpoint, *_) = await stack.checkpoints(job_id)
+    assert checkpoint.step >= 11
+    async with stack.database.write() as session:
+        await jobs.resume(session, job_id)
+    await stack.wait(job_id)
+
+    assert paused.attempts == 1
+    assert [attempt.resumed_from_step for attempt in await stack.attempts(job_id)] == [0, checkpoint.step]
+    assert await stack.weights(job_id) == await stack.weights(undisturbed)
+    for kind in ("train", "eval"):
+        rows, expected = await stack.rows(job_id, kind=kind), await stack.rows(undisturbed, kind=kind)
+        assert [computed(row) for row in rows] == [computed(row) for row in expected]
+
+
+async def test_checkpoints_are_kept_as_the_spec_says_and_the_best_always(stack: Any) -> None:
+    job_id = await stack.submit(epochs=6, checkpoint={"keep_last": 2})
+    await stack.wait(job_id)
+
+    errors = {row.step: row.values["test_error"] for row in await stack.rows(job_id, kind="eval")}
+    best = min(errors, key=lambda step: (errors[step], step))
+    kept = {checkpoint.step: checkpoint.id for checkpoint in await stack.checkpoints(job_id)}
+    assert set(kept) == {40, 48, best}
+    assert {path.name for path in Path(stack.home, "artifacts", job_id).iterdir()} == set(kept.values())
+
+
+async def test_a_diverged_training_fails_at_its_step_and_keeps_its_last_good_checkpoint(stack: Any) -> None:
+    job_id = await stack.submit(
+        normalization={"type": "none"},
+        epochs=30,
+        optimizer={"type": "sgd", "learning_rate": 1e4, "momentum": 0.0},
+        schedule={"type": "constant", "warmup_epochs": 4},
+        checkpoint={"every_s": 0.001},
+    )
+    job = await stack.wait(job_id)
+
+    assert job.status is Status.FAILED
+    assert job.error["code"] == "diverged"
+    assert f"step {job.error['step']}" in job.error["message"]
+    assert job.attempts == 1
+    assert all(checkpoint.step < job.error["step"] for checkpoint in await stack.checkpoints(job_id))
+    assert all(None not in row.values.values() for row in await stack.rows(job_id))
+
+
+async def test_a_missing_dataset_fails_the_jobs_that_need_it_with_a_sentence_and_no_other(stack: Any) -> None:
+    Path(stack.home, "data", "cifar-10-batches-py").mkdir(parents=True)
+    Path(stack.home, "data", "cifar-10-batches-py", "data_batch_1").write_bytes(b"not CIFAR-10")
+    bystander = await stack.submit(epochs=3)
+    job_id = await stack.submit(dataset={"name": "cifar10", "train_limit": 256})
+    job = await stack.wait(job_id)
+
+    assert job.status is Status.FAILED
+    assert job.error["code"] == "dataset"
+    assert "data_batch_1" in job.error["message"]
+    assert (await stack.wait(bystander)).status is Status.SUCCEEDED
+
+
+def computed(row: Any) -> tuple[Any, ...]:
+    """What of a row follows from the spec: all but the speed."""
+    values = {name: value for name, value in row.values.items() if name != "images_per_s"}
+    return row.kind, row.epoch, row.step, values
