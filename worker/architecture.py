@@ -49,9 +49,9 @@ class ResNetArchitecture:
                 if stage > 0 and block == 0:
                     size //= 2
                 prefix = f"stages.{stage}.{block}"
-                maps += [FeatureMap(f"{prefix}.norm1", width, size), FeatureMap(f"{prefix}.norm2", width, size)]
                 if self.shortcut == "project" and num_channels != width:
                     maps.append(FeatureMap(f"{prefix}.shortcut_norm", width, size))
+                maps += [FeatureMap(f"{prefix}.norm1", width, size), FeatureMap(f"{prefix}.norm2", width, size)]
                 num_channels = width
         return maps
 

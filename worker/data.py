@@ -24,7 +24,7 @@ PADDING = 4
 
 CHANNEL_STATISTICS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "cifar10": ((0.49139968, 0.48215841, 0.44653091), (0.24703223, 0.24348513, 0.26158784)),
-    "synthetic": ((0.49523713, 0.49546918, 0.49428897), (0.32468267, 0.32506182, 0.32483736)),
+    "synthetic": ((0.48391343, 0.52248308, 0.52875722), (0.25054405, 0.25134525, 0.25105026)),
 }
 """Mean and standard deviation of each channel over all training images, pixels in [0, 1]."""
 
@@ -137,7 +137,7 @@ class TrainingData:
         return len(self._eval_index)
 
     def epoch_batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of `epoch` (from 1) from its step `first_step` on: float32 (b, 3, 32, 32) and int64 labels (b,)."""
+        """The batches of `epoch` (from 1) from its step `first_step` on: float32 (b, 3, 32, 32), int64 (b,)."""
         batch_size, steps = self.spec.batch_size, self.spec.steps_per_epoch
         plan = plan_epoch(self.spec, epoch)
         index = self._train_index[plan.order].to(self.device)

@@ -96,55 +96,41 @@ def load(
 
 
 def synthetic() -> ImageDataset:
-    """Ten classes of coloured gratings under noise: five slopes, each fine and coarse; slopes mirror into themselves.
+    """Ten classes of coloured patterns, each under a fainter pattern of another class, a random tint and noise.
 
-    The same images on every machine: the random numbers are Philox's raw stream and the arithmetic is in integers.
+    A pattern is 4×4 squares, symmetric as a mirrored image is of the same class, and moved by up to 4 pixels. The same
+    images on every machine: the random numbers are Philox's raw stream and the arithmetic is in integers.
     """
     num_train, num_test = DATASET_SIZES["synthetic"]
     labels = np.arange(num_train + num_test, dtype=np.int64) % NUM_CLASSES
-    images = _gratings(labels)
+    images = _patterned(labels)
     return ImageDataset(
         "synthetic", images[:num_train], labels[:num_train].copy(), images[num_train:], labels[num_train:].copy()
     )
 
 
-def _gratings(labels: NDArray[np.int64]) -> NDArray[np.uint8]:
+def _patterned(labels: NDArray[np.int64]) -> NDArray[np.uint8]:
     """An image of each label's class, (N, 3, 32, 32)."""
     count = len(labels)
     stream = np.random.Philox(key=0x6E6F726D6C6162)
 
-    def random_bytes(*shape: int) -> NDArray[np.uint8]:
+    def random(low: int, high: int, *shape: int) -> NDArray[np.int16]:
+        """Integers from `low` to below `high`, at most 256 of them, all but equally likely."""
         size = math.prod(shape)
-        return stream.random_raw(-(-size // 8)).astype("<u8").view(np.uint8)[:size].reshape(shape)
+        values = stream.random_raw(-(-size // 8)).astype("<u8").view(np.uint8)[:size].reshape(shape)
+        return (values * np.uint16(high - low) >> 8).astype(np.int16) + np.int16(low)
 
-    def spread(amplitude: int) -> NDArray[np.int32]:
-        return (random_bytes(count).astype(np.int32) * (2 * amplitude + 1) >> 8) - amplitude
+    half = random(0, 2, NUM_CLASSES, IMAGE_CHANNELS, 4, 2) * 2 - 1
+    squares = np.concatenate([half, half[..., ::-1]], axis=-1).repeat(8, axis=-2).repeat(8, axis=-1)
+    moved = np.stack([np.roll(squares, (2 * y - 3, 2 * x), (-2, -1)) for y in range(4) for x in range(-2, 3)], axis=1)
+    place = random(0, moved.shape[1], 2, count)
+    other = (labels + random(1, NUM_CLASSES, count)) % NUM_CLASSES
 
-    # Angles in degrees, lengths in pixels, 256 phase units a period.
-    slope, coarse = labels % 5, labels >= 5
-    angle = np.abs(slope * 45 // 2 + spread(8))
-    cosine = np.array([round(256 * math.cos(math.radians(degrees))) for degrees in range(181)], dtype=np.int32)[angle]
-    sine = np.array([round(256 * math.sin(math.radians(degrees))) for degrees in range(181)], dtype=np.int32)[angle]
-    sine *= 1 - 2 * (random_bytes(count) & 1).astype(np.int32)
-    frequency = np.where(coarse, 32 + spread(9), 56 + spread(12)).astype(np.int32)
-    phase = random_bytes(count).astype(np.int32)
-
-    pixel = np.arange(IMAGE_SIZE, dtype=np.int32)
-    along_x = (frequency * cosine)[:, None] * pixel
-    along_y = (frequency * sine)[:, None] * pixel
-    position = ((along_y[:, :, None] + along_x[:, None, :]) >> 8) + phase[:, None, None]
-    wave = np.abs((position & 255) - 128).astype(np.int16)
-
-    low, high = random_bytes(2, count, IMAGE_CHANNELS).astype(np.int16)
-    images = np.empty((count, *IMAGE_SHAPE), dtype=np.uint8)
-    for channel in range(IMAGE_CHANNELS):
-        noise = random_bytes(*wave.shape).astype(np.int16) - 128
-        values = wave * (high - low)[:, channel, None, None]
-        values >>= 7
-        values += low[:, channel, None, None]
-        values += noise
-        images[:, channel] = np.clip(values, 0, 255, out=values)
-    return images
+    pixels = random(-60, 60, count, *IMAGE_SHAPE)
+    pixels += random(108, 148, count, IMAGE_CHANNELS, 1, 1)
+    pixels += moved[labels, place[0]] * random(28, 72, count, 1, 1, 1)
+    pixels += moved[other, place[1]] * random(0, 32, count, 1, 1, 1)
+    return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)
 
 
 def class_balanced(labels: NDArray[np.int64]) -> NDArray[np.int64]:

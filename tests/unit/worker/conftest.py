@@ -1,0 +1,129 @@
+"""Small trainings on the synthetic set, on one thread."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from worker import datasets
+from worker.checkpoint import Checkpoint
+from worker.datasets import ImageDataset
+from worker.events import CheckpointTaken, Event, Finished, Metrics
+from worker.spec import TrainingSpec
+from worker.training import Request, train
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums are taken in the same order on every machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def synthetic() -> ImageDataset:
+    """The procedural dataset."""
+    return datasets.synthetic()
+
+
+@pytest.fixture(scope="session")
+def cifar10() -> ImageDataset:
+    """The genuine CIFAR-10."""
+    data_dir = Path(os.environ.get("NORMLAB_DATA_DIR", "/nonexistent"))
+    if not (data_dir / datasets.CIFAR10.folder).is_dir():
+        pytest.skip(f"CIFAR-10 is not in NORMLAB_DATA_DIR ({data_dir}): set it to the folder that holds it")
+    return datasets.load("cifar10", data_dir)
+
+
+@pytest.fixture
+def make_spec() -> Callable[..., TrainingSpec]:
+    """A spec of 2 epochs of 4 steps on 64 synthetic images, with the fields given on top."""
+
+    def make(**given: Any) -> TrainingSpec:
+        dataset = {"name": "synthetic", "train_limit": 64, "test_limit": 50} | given.pop("dataset", {})
+        return TrainingSpec.model_validate_json(
+            json.dumps(
+                {"normalization": {"type": "group"}, "batch_size": 16, "epochs": 2, "seed": 7, "dataset": dataset}
+                | given
+            )
+        )
+
+    return make
+
+
+@dataclass
+class Record:
+    """What an attempt reported and saved, in its order."""
+
+    events: list[Event] = field(default_factory=list)
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+
+    @property
+    def finished(self) -> Finished:
+        """The last event."""
+        last = self.events[-1]
+        assert isinstance(last, Finished)
+        return last
+
+    @property
+    def types(self) -> list[str]:
+        """The types of the events."""
+        return [event.kind if isinstance(event, Metrics) else event.type for event in self.events]
+
+    @property
+    def rows(self) -> list[tuple[str, int, int, dict[str, float]]]:
+        """The rows of metrics, but for how fast they came."""
+        return [
+            (e.kind, e.epoch, e.step, {name: value for name, value in e.values.items() if name != "images_per_s"})
+            for e in self.events
+            if isinstance(e, Metrics)
+        ]
+
+    @property
+    def weights(self) -> bytes:
+        """The weights of the last checkpoint."""
+        return self.checkpoints[-1].files["model.safetensors"]
+
+    def at_step(self, step: int) -> Checkpoint:
+        """The checkpoint taken at `step`."""
+        return next(checkpoint for checkpoint in self.checkpoints if checkpoint.step == step)
+
+
+@pytest.fixture
+def attempt(synthetic: ImageDataset) -> Callable[..., Record]:
+    """Runs an attempt on the synthetic set; `stop` asks for its request before the step after `stop_at`."""
+
+    def run(
+        spec: TrainingSpec,
+        *,
+        resume: Checkpoint | None = None,
+        stop: Request | None = None,
+        stop_at: int = 0,
+        dataset: ImageDataset = synthetic,
+        save: Callable[[CheckpointTaken, Checkpoint], None] | None = None,
+    ) -> Record:
+        record, asked = Record(), 0
+
+        def keep(event: CheckpointTaken, checkpoint: Checkpoint) -> None:
+            if save is not None:
+                save(event, checkpoint)
+            record.events.append(event)
+            record.checkpoints.append(checkpoint)
+
+        def control() -> Request | None:
+            nonlocal asked
+            asked += 1
+            return stop if asked > stop_at else None
+
+        finished = train(spec, dataset, report=record.events.append, save=keep, control=control, resume=resume)
+        assert finished is record.events[-1]
+        return record
+
+    return run
