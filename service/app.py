@@ -24,7 +24,7 @@ from service.middleware import RequestMiddleware
 from service.settings import Settings
 from service.store import Database, migrate
 from service.telemetry import Telemetry
-from service.validation import FieldProblem
+from service.validation import FieldProblem, known_parameters_only
 
 STREAMS_END_S = 5
 """What is still being sent when the server stops gets so many seconds; event streams end at once."""
@@ -58,7 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestMiddleware, telemetry=telemetry)
     problems.install(app)
     for noun in (jobs, metrics, logs, events, checkpoints, cluster):
-        app.include_router(noun.router, dependencies=[Depends(authorize)])
+        app.include_router(noun.router, dependencies=[Depends(authorize), Depends(known_parameters_only)])
     for noun in (specification, health):
         app.include_router(noun.router)
     app.add_api_route("/", _front_door, include_in_schema=False)

@@ -64,10 +64,10 @@ class ProblemResponse(JSONResponse):
         return json.dumps(content, ensure_ascii=True).encode()
 
 
-def describe(*statuses: int, answers: Mapping[int, dict[str, Any]] | None = None) -> dict[int | str, dict[str, Any]]:
+def describe(*statuses: int, answers: dict[int | str, dict[str, Any]] | None = None) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route: its `answers`, its own errors, and that every route may answer others."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    described: dict[int | str, dict[str, Any]] = {**(answers or {})}
+    described: dict[int | str, dict[str, Any]] = dict(answers or {})
     described |= {
         status: {"description": http.HTTPStatus(status).phrase, "content": content} for status in sorted(statuses)
     }

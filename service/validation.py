@@ -5,6 +5,8 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Union, get_args, get_origin
 
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from pydantic_core.core_schema import ErrorType
@@ -20,6 +22,17 @@ class FieldProblem(BaseModel):
     parameter: str | None = Field(default=None, description="name of the query or path parameter")
     header: str | None = Field(default=None, description="name of the header")
     detail: str = Field(description="the value, and what would be accepted")
+
+
+async def known_parameters_only(request: Request) -> None:
+    """Refuse the query parameters of a request to a route that has none; the others refuse by themselves."""
+    if not request.scope["route"].dependant.query_params and (given := request.query_params):
+        raise RequestValidationError(
+            [
+                {"type": "extra_forbidden", "loc": ("query", name), "msg": "Not accepted", "input": value}
+                for name, value in given.multi_items()
+            ]
+        )
 
 
 def field_problems(errors: Sequence[Any], route: APIRoute) -> list[FieldProblem]:

@@ -67,7 +67,7 @@ class AllEventsQuery(JobFilterQuery, EventsQuery):
     """From where, how many, and of which jobs."""
 
 
-STREAM_OR_PAGE: dict[int, dict[str, Any]] = {
+STREAM_OR_PAGE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "A page of events, or with Accept: text/event-stream a stream that follows them",
         "content": {STREAM: {"schema": {"type": "string"}}},

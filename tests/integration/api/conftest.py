@@ -1,0 +1,108 @@
+"""An application on an empty database, a client of it, and one that listens on a port where streaming matters."""
+
+import asyncio
+import shutil
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from httpx2 import ASGITransport, AsyncClient
+
+from service.app import Server, create_app, create_server
+from service.artifacts import LocalArtifacts
+from service.settings import Settings
+from service.store import Database, migrate
+from tests.integration.api.reporter import Reporter
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database file with the newest schema and nothing in it, to be copied."""
+    path = tmp_path_factory.mktemp("empty") / "normlab.db"
+
+    async def make() -> None:
+        async with Database(f"sqlite+aiosqlite:///{path}") as database:
+            await migrate.upgrade(database)
+
+    asyncio.run(make())
+    return path
+
+
+@pytest.fixture
+def settings(tmp_path: Path, empty_database: Path) -> Settings:
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(empty_database, home / "normlab.db")
+    return Settings(home=home, port=0)
+
+
+@pytest.fixture
+async def app(settings: Settings) -> AsyncIterator[FastAPI]:
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+@pytest.fixture
+async def http(app: FastAPI) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://normlab") as http:
+        yield http
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[Database]:
+    """Another process's connection to the same database."""
+    async with Database(settings.database) as database:
+        yield database
+
+
+@pytest.fixture
+def reporter(database: Database, settings: Settings) -> Reporter:
+    return Reporter(database, LocalArtifacts(Path(settings.artifacts)))
+
+
+class Listening:
+    """A server in a thread, with its address."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.thread = threading.Thread(target=server.run, daemon=True)
+        self._listens = threading.Event()
+        startup = server.startup
+
+        async def announced(sockets: object = None) -> None:
+            await startup()
+            self._listens.set()
+
+        server.startup = announced  # type: ignore[method-assign]
+
+    def __enter__(self) -> "Listening":
+        self.thread.start()
+        assert self._listens.wait(20)
+        self.url = "http://{}:{}".format(*self.server.servers[0].sockets[0].getsockname()[:2])
+        return self
+
+    def stop(self) -> None:
+        """Ask it to stop, and wait until it has."""
+        self.server.should_exit = True
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+
+@pytest.fixture
+def listen(settings: Settings) -> Iterator[Callable[[], Listening]]:
+    """Starts servers on free ports, all of them replicas on one database."""
+    started: list[Listening] = []
+
+    def start() -> Listening:
+        started.append(Listening(create_server(settings)).__enter__())
+        return started[-1]
+
+    yield start
+    for listening in started:
+        listening.stop()

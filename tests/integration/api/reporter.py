@@ -1,0 +1,96 @@
+"""Stands in for the dispatcher and its workers: takes jobs and reports, through the same functions of the store."""
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from service.artifacts import LocalArtifacts
+from service.store import Database, attempts, leases
+from service.store.identifiers import new_id
+from worker.events import CheckpointTaken, Event, Failure, File, Finished, Log, Metrics, Outcome, Progress, Started
+
+
+@dataclass
+class Reporter:
+    """One attempt of the next queued job, reported step by step."""
+
+    database: Database
+    artifacts: LocalArtifacts
+    job: str = ""
+    attempt: str = ""
+    seq: int = 0
+    total_steps: int = 100
+    stored: dict[int, str] = field(default_factory=dict)
+
+    async def claim(self) -> str:
+        """Take the next job. Returns its id."""
+        async with self.database.write() as session:
+            claimed = await attempts.claim(session, "worker-1", "node-1")
+        assert claimed is not None
+        self.job, self.attempt, self.seq = claimed[0].id, claimed[1].id, 0
+        return self.job
+
+    async def report(self, *reported: Event) -> None:
+        """Record events in one transaction, as one poll brings them."""
+        numbered = []
+        for event in reported:
+            self.seq += 1
+            numbered.append(event.model_copy(update={"seq": self.seq}))
+        async with self.database.write() as session:
+            await attempts.record(session, self.attempt, numbered, self.stored)
+
+    async def start(self, resumed_from_step: int = 0) -> str:
+        """Take the next job and start it. Returns its id."""
+        await self.claim()
+        await self.report(
+            Started(
+                device="cpu",
+                precision="float32",
+                parameters=269_722,
+                steps_per_epoch=10,
+                total_steps=self.total_steps,
+                resumed_from_step=resumed_from_step,
+                versions={"torch": "2.13.0"},
+            )
+        )
+        return self.job
+
+    async def metrics(self, kind: Any, epoch: int, step: int, **values: float) -> None:
+        """Report a row."""
+        await self.report(Metrics(kind=kind, epoch=epoch, step=step, values=values))
+
+    async def progress(self, step: int, **values: Any) -> None:
+        """Report where training stands."""
+        await self.report(Progress(epoch=1, step=step, **values))
+
+    async def log(self, message: str, level: Any = "info") -> None:
+        """Log a line."""
+        await self.report(Log(message=message, level=level))
+
+    async def checkpoint(self, epoch: int, step: int, files: dict[str, bytes], **metrics: float) -> str:
+        """Store a checkpoint and report it. Returns its id."""
+        id_ = new_id("checkpoint")
+        described = {n: File(size=len(b), sha256=hashlib.sha256(b).hexdigest()) for n, b in files.items()}
+        self.artifacts.write(self.job, id_, files, described)
+        self.stored[self.seq + 1] = id_
+        await self.report(CheckpointTaken(epoch=epoch, step=step, metrics=metrics, files=described))
+        return id_
+
+    async def finish(self, outcome: Outcome = "succeeded", failure: Failure | None = None) -> None:
+        """Report the end."""
+        await self.report(Finished(outcome=outcome, failure=failure))
+
+    async def lose(self) -> None:
+        """Lose the worker."""
+        async with self.database.write() as session:
+            await attempts.lose(session, self.attempt, "the node went away", max_lost=5)
+
+    async def heartbeat(self, report: dict[str, Any], lease_s: float = 60, age_s: float = 0) -> None:
+        """Hold the dispatcher's lease as of `age_s` seconds ago."""
+        async with self.database.write() as session:
+            assert await leases.acquire(session, "dispatcher", "dispatcher-1", lease_s, report)
+            lease = await leases.get(session, "dispatcher")
+            assert lease is not None
+            lease.renewed_at -= timedelta(seconds=age_s)
+            lease.expires_at -= timedelta(seconds=age_s)
