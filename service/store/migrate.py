@@ -65,10 +65,10 @@ async def check(database: Database) -> None:
         )
 
 
-async def wait(database: Database, timeout_s: float = WAIT_S) -> None:
-    """Wait until the database answers. Raises its own error when it does not within `timeout_s`."""
+async def wait(database: Database, timeout_s: float | None = None) -> None:
+    """Wait until the database answers. Raises its own error when it has not after `timeout_s` (`WAIT_S`)."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout_s
+    deadline = loop.time() + (WAIT_S if timeout_s is None else timeout_s)
     pause_s = 0.1
     while True:
         try:
@@ -155,6 +155,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asyncio.run(_migrate(Settings()))
     except SchemaMismatch as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"The database cannot be opened: {error}", file=sys.stderr)
         return 1
     except OperationalError as error:
         print(f"The database does not answer: {error.orig}", file=sys.stderr)

@@ -150,7 +150,7 @@ class Job(Table):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
-    __table_args__ = (Index("ix_jobs_queue", "status", text("priority DESC"), "queued_at", "id"),)
+    __table_args__ = (Index("ix_jobs_status_queued_at", "status", "queued_at"),)
 
 
 class JobLabel(Table):

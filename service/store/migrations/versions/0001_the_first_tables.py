@@ -51,7 +51,8 @@ def upgrade() -> None:
     op.create_index("ix_jobs_created_at", "jobs", ["created_at"])
     op.create_index("ix_jobs_experiment_id", "jobs", ["experiment_id"])
     op.create_index("ix_jobs_normalization", "jobs", ["normalization"])
-    op.create_index("ix_jobs_queue", "jobs", ["status", sa.text("priority DESC"), "queued_at", "id"])
+    op.create_index("ix_jobs_status_queued_at", "jobs", ["status", "queued_at"])
+
     op.create_table(
         "leases",
         sa.Column("role", sa.Text(), nullable=False),

@@ -1,0 +1,182 @@
+"""The migrations make the tables that the code has, on both databases, whoever runs them, and however often."""
+
+import asyncio
+import logging
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
+
+from service.store import Database, migrate
+from service.store.tables import Table
+
+pytestmark = pytest.mark.anyio
+
+
+async def schema(database: Database) -> set[tuple[object, ...]]:
+    """Everything the database says of its tables, columns, indexes and constraints, the version table left out."""
+    queries = (
+        [
+            "SELECT type, tbl_name, name, sql FROM sqlite_schema "
+            "WHERE tbl_name NOT IN ('alembic_version', 'sqlite_sequence')"
+        ]
+        if database.is_sqlite
+        else [
+            "SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns "
+            "WHERE table_schema = 'public' AND table_name <> 'alembic_version'",
+            "SELECT tablename, indexname, indexdef FROM pg_indexes "
+            "WHERE schemaname = 'public' AND tablename <> 'alembic_version'",
+            "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint "
+            "WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version'",
+        ]
+    )
+    found: set[tuple[object, ...]] = set()
+    async with database.read() as session:
+        for query in queries:
+            found |= {tuple(_normal(value) for value in row) for row in await session.execute(text(query))}
+    return found
+
+
+def _normal(value: object) -> object:
+    """SQLite keeps the statement as it was written, with its constraints in any order."""
+    return tuple(sorted(line.strip().rstrip(",") for line in value.split("\n"))) if isinstance(value, str) else value
+
+
+async def test_the_migrations_make_exactly_the_tables_of_the_code(empty_database_url: str) -> None:
+    async with Database(empty_database_url) as database:
+        async with database.migrate() as connection:
+            await connection.run_sync(Table.metadata.create_all)
+        of_the_code = await schema(database)
+        async with database.migrate() as connection:
+            await connection.run_sync(Table.metadata.drop_all)
+        assert await schema(database) == set()
+        await migrate.upgrade(database)
+        assert await schema(database) == of_the_code
+
+
+async def test_autogenerate_finds_no_difference(database: Database) -> None:
+    def differences(connection: Connection) -> object:
+        return compare_metadata(MigrationContext.configure(connection), Table.metadata)
+
+    async with database.engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_upgrading_again_changes_nothing(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    before = await schema(database)
+    with caplog.at_level(logging.INFO, "service.store.migrate"):
+        await migrate.upgrade(database)
+    assert await schema(database) == before
+    assert not caplog.records
+    await migrate.check(database)
+
+
+async def test_processes_that_migrate_at_once_wait_for_one_another(empty_database_url: str) -> None:
+    async def one_process() -> tuple[int | None, str]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "service.store.migrate",
+            env={"NORMLAB_DATABASE_URL": empty_database_url, "HOME": "/nonexistent"},
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, errors = await process.communicate()
+        return process.returncode, errors.decode()
+
+    ended = await asyncio.gather(*(one_process() for _ in range(3)))
+    assert [status for status, _ in ended] == [0, 0, 0], ended
+    assert sum("from revision none" in errors for _, errors in ended) == 1, "exactly one of them made the tables"
+    async with Database(empty_database_url) as database:
+        await migrate.check(database)
+
+
+async def test_a_database_without_tables_is_told_from_one_with(empty_database_url: str) -> None:
+    async with Database(empty_database_url) as database:
+        with pytest.raises(migrate.SchemaMismatch, match=r"no tables yet: run `python -m service.store.migrate`"):
+            await migrate.check(database)
+        await migrate.upgrade(database)
+        await migrate.check(database)
+
+
+async def test_an_older_schema_is_named_with_what_to_do(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrate, "_head", lambda: "0002")
+    with pytest.raises(migrate.SchemaMismatch, match=r"at revision 0001 .* needs 0002: run `python -m"):
+        await migrate.check(database)
+
+
+async def test_a_newer_schema_is_left_alone(database: Database) -> None:
+    async with database.write() as session:
+        await session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    before = await schema(database)
+    for act in (migrate.check, migrate.upgrade):
+        with pytest.raises(migrate.SchemaMismatch, match="9999, which this version of normlab"):
+            await act(database)
+    assert await schema(database) == before
+
+
+async def test_a_failed_migration_leaves_no_trace(empty_database_url: str) -> None:
+    async with Database(empty_database_url) as database:
+
+        async def fail() -> None:
+            async with database.migrate() as connection:
+                await connection.run_sync(Table.metadata.create_all)
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await fail()
+        assert await schema(database) == set()
+
+
+async def test_foreign_keys_hold_again_after_a_migration(database: Database) -> None:
+    await migrate.upgrade(database)
+    async with database.write() as session:
+        if database.is_sqlite:
+            assert (await session.execute(text("PRAGMA foreign_keys"))).scalar_one() == 1
+
+
+@pytest.fixture
+def silent_url() -> Iterator[str]:
+    """The URL of a PostgreSQL server that does not answer."""
+    with socket.socket() as unlistened:
+        unlistened.bind(("127.0.0.1", 0))
+        yield f"postgresql://nobody@127.0.0.1:{unlistened.getsockname()[1]}/none"
+
+
+async def test_a_database_that_is_not_up_is_waited_for_and_then_given_up(
+    silent_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Database(silent_url) as database:
+        with pytest.raises(OperationalError):
+            await migrate.wait(database, timeout_s=0.3)
+    assert "does not answer, waiting up to" in caplog.text
+
+
+def test_the_next_revision_is_written_from_the_tables(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(migrate.MIGRATIONS, tmp_path / "100% migrations"))
+    for revision in (folder / "versions").glob("*.py"):
+        revision.unlink()
+    script = migrate.write_revision("All of them", folder)
+    assert script.parent == folder / "versions"
+    assert "sa.Column('seed', sa.BigInteger()" in script.read_text()
+    assert "service." not in script.read_text(), "a revision does not depend on code that changes after it"
+
+
+def test_the_command_says_in_a_sentence_why_it_fails(
+    silent_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(migrate, "WAIT_S", 0.0)
+    monkeypatch.setenv("NORMLAB_DATABASE_URL", silent_url)
+    assert migrate.main([]) == 1
+    assert "The database does not answer: connection failed" in capsys.readouterr().err
+
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NORMLAB_DATABASE_URL", f"sqlite:///{tmp_path}/file/normlab.db")
+    assert migrate.main([]) == 1
+    assert f"The database cannot be opened: [Errno 17] File exists: '{tmp_path}/file'" in capsys.readouterr().err
