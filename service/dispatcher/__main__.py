@@ -1,7 +1,7 @@
 """`python -m service.dispatcher`: one dispatcher, until it is told to stop or has to start anew.
 
-Exit codes: 0 stopped by a signal, 2 the settings are wrong, 75 to be started again (Ray went away, or another
-dispatcher took over).
+Exit codes: 0 stopped by a signal, 2 the settings are wrong, 75 to be started again (Ray went away, another dispatcher
+took over, or the database is not up or not migrated yet).
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import sys
 from contextlib import suppress
 
 from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 
 from service import journal
 from service.artifacts import open_artifacts
@@ -18,7 +19,7 @@ from service.dispatcher.cluster import Cluster, ClusterGone
 from service.dispatcher.dispatcher import Dispatcher
 from service.dispatcher.leadership import LeadershipLost
 from service.settings import Settings
-from service.store import Database
+from service.store import Database, migrate
 
 TRY_AGAIN = 75
 logger = logging.getLogger("service.dispatcher")
@@ -28,6 +29,12 @@ async def dispatch(settings: Settings) -> int:
     """Run a dispatcher until SIGTERM or SIGINT; returns the exit code."""
     loop = asyncio.get_running_loop()
     async with Database(settings.database) as database:
+        try:
+            await migrate.wait(database)
+            await migrate.check(database)
+        except (migrate.SchemaMismatch, SQLAlchemyError) as error:
+            logger.error("%s", error)
+            return TRY_AGAIN
         dispatcher = Dispatcher(settings, database, open_artifacts(settings.artifacts), Cluster(settings))
         running = asyncio.create_task(dispatcher.run())
         for number in (signal.SIGTERM, signal.SIGINT):
