@@ -5,9 +5,9 @@ counted once. Errors are fractions of 1, times are RFC 3339 UTC, durations are s
 """
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 MetricKind = Literal["train", "eval"]
 Outcome = Literal["succeeded", "failed", "paused", "cancelled"]
@@ -18,7 +18,7 @@ class _Event(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     seq: int = Field(default=0, ge=0, description="position in the attempt's reports, from 1")
-    time: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
 class Started(_Event):
@@ -103,7 +103,15 @@ class Finished(_Event):
 
     type: Literal["finished"] = "finished"
     outcome: Outcome
-    failure: Failure | None = None
+    failure: Failure | None = Field(default=None, description="given when, and only when, the outcome is failed")
+
+    @model_validator(mode="after")
+    def _failure_says_why(self) -> Self:
+        if (self.outcome == "failed") != (self.failure is not None):
+            raise ValueError(
+                f"outcome is {self.outcome} and failure is {self.failure}: a failed attempt, and no other, has one"
+            )
+        return self
 
 
 Event = Annotated[

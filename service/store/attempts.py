@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.jobs import ACTIVE, Status
 from service.store import checkpoints, events, metrics
+from service.store.database import lock_events
 from service.store.identifiers import new_id
 from service.store.jobs import change_status, get
 from service.store.tables import Attempt, Job
@@ -30,8 +31,10 @@ async def claim(session: AsyncSession, worker: str, node: str) -> tuple[Job, Att
         .where(Job.status == Status.QUEUED, (Job.not_before.is_(None)) | (Job.not_before <= now))
         .order_by(Job.priority.desc(), Job.queued_at, Job.id)
         .limit(1)
-        .with_for_update(skip_locked=True)
+        .with_for_update()
+        .execution_options(populate_existing=True)
     )
+    await lock_events(session)
     job = await session.scalar(query)
     if job is None:
         return None

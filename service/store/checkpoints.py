@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.errors import NotFound
-from service.store.tables import Checkpoint
+from service.store.tables import Checkpoint, storable
 from worker.events import CheckpointTaken
 
 EVALUATED = ("holdout_error", "test_error")
@@ -30,7 +30,7 @@ async def add(
         attempt_id=attempt_id,
         epoch=event.epoch,
         step=event.step,
-        metrics=event.metrics,
+        metrics=storable(event.metrics),
         files={name: file.model_dump() for name, file in event.files.items()},
         created_at=created_at,
     )

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import psycopg
 from sqlalchemy import event, make_url, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
@@ -116,4 +117,6 @@ def _begin_sqlite(connection: Connection) -> None:
 def is_disk_full(error: BaseException) -> bool:
     """Whether the database refused a write for want of space."""
     origin = getattr(error, "orig", error)
-    return isinstance(origin, sqlite3.OperationalError) and "full" in str(origin)
+    if isinstance(origin, psycopg.errors.DiskFull):
+        return True
+    return isinstance(origin, sqlite3.OperationalError) and origin.sqlite_errorcode == sqlite3.SQLITE_FULL

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.errors import Conflict, NotFound
 from service.jobs import ACTIVE, TERMINAL, TRANSITIONS, JobRequest, Status
 from service.store import events
+from service.store.database import lock_events
 from service.store.identifiers import new_id
 from service.store.tables import Attempt, Checkpoint, Idempotency, Job, JobLabel
 
@@ -50,6 +51,9 @@ async def create(
 
 async def get(session: AsyncSession, job_id: str, *, lock: bool = False) -> Job:
     """One job; `lock` keeps other writers from it until the transaction ends. Raises `NotFound`."""
+    if lock:
+        # Whoever changes a job also adds an event. With both locks always taken in this order, two never deadlock.
+        await lock_events(session)
     job = await session.get(Job, job_id, with_for_update=lock or None, populate_existing=lock)
     if job is None:
         raise NotFound("job", job_id)

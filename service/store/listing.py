@@ -99,6 +99,6 @@ def _read_cursor(cursor: str, sort: str) -> tuple[Any, str]:
                 raise ValueError
         elif not isinstance(value, str) or "\0" in value:
             raise ValueError
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise Unprocessable(f"cursor is {cursor!r}: give next_cursor of a page with the same sort.") from error
     return value, job_id

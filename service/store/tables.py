@@ -96,7 +96,7 @@ class StatusText(TypeDecorator[Status]):
     cache_ok = True
 
     def process_bind_param(self, value: Status | None, dialect: Dialect) -> str | None:
-        return None if value is None else str(value)
+        return None if value is None else storable(str(value))
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Status | None:
         return None if value is None else Status(value)
