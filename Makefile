@@ -1,0 +1,73 @@
+# Every target works from a bare checkout: it makes .venv and installs what requirements.lock pins, once.
+#
+#   PYTHON     the interpreter .venv is made with; default: the first of python3, python3.13, 3.12, 3.11 that is new enough
+#   PIP_ARGS   more arguments for pip. On Linux, PyPI's torch brings gigabytes of CUDA libraries; without a GPU:
+#              make test PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+#   ARGS       arguments for the command that a target runs: make test ARGS="-k store"
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,$(shell \
+	$(python) -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $(python))))
+PIP_ARGS ?=
+ARGS ?=
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+SOURCES := gn worker service tests
+
+.PHONY: help install demo up test check bench openapi lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## make .venv and install everything into it
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "normlab needs Python 3.11 or newer, and none was found: install one, or name it: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c '$(NEW_ENOUGH)' || { echo "normlab needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version)"; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv || { echo "$(PYTHON) cannot make a virtual environment: install its venv module (Debian, Ubuntu: apt-get install python3-venv)"; exit 1; }
+	@echo "Installing what requirements.lock pins into .venv (minutes, the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps --editable .
+	@touch $@
+
+demo: $(INSTALLED) ## train BatchNorm and GroupNorm at batch sizes 2 and 32, a few minutes on 2 cores
+	@$(BIN)/normlab demo $(ARGS)
+
+up: $(INSTALLED) ## start the service on this machine
+	@$(BIN)/normlab up $(ARGS)
+
+test: $(INSTALLED) ## run all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(INSTALLED) ## lint, formatting, types
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+bench: $(INSTALLED) ## measure what the README claims of speed
+	@set -e; for benchmark in tests/benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark $(ARGS); done
+
+openapi: $(INSTALLED) ## write openapi.json from the code
+	@$(BIN)/python -c 'import json; from service.app import create_app; print(json.dumps(create_app().openapi(), indent=2))' > openapi.json
+
+# The pins hold for Linux and macOS alike: packages that only one of them needs, as CUDA's, are left to torch's own pins.
+lock: ## pin the newest versions that pyproject.toml allows, torch at 2.13.0
+	@set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	$(PYTHON) -m venv "$$folder/venv"; \
+	"$$folder/venv/bin/pip" install --quiet --upgrade "pip>=25.1"; \
+	"$$folder/venv/bin/pip" install $(PIP_ARGS) --quiet --dry-run --ignore-installed --report "$$folder/report.json" \
+		".[all]" --group dev torch==2.13.0; \
+	"$$folder/venv/bin/python" -c 'import json, re, sys; \
+	names = {p["metadata"]["name"].lower(): p["metadata"]["version"].split("+")[0] for p in json.load(open(sys.argv[1]))["install"]}; \
+	own = re.compile("normlab|nvidia-|cuda-|triton"); \
+	print("# Written by `make lock`. Images take it as constraints: pip install --constraint requirements.lock .", \
+	*(f"{name}=={version}" for name, version in sorted(names.items()) if not own.match(name)), sep="\n")' \
+		"$$folder/report.json" > requirements.lock
+
+clean: ## remove .venv and everything that tools leave behind
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info benchmark-results
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
