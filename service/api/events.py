@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
+import anyio
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
@@ -156,11 +157,13 @@ class EventStream(EventSourceResponse):
     async def _catch_up(self, subscription: Subscription) -> list[bytes]:
         """A page of what the database has beyond what was sent; after the last one the stream is no longer behind."""
         subscription.catch_up()
-        async with self._tailer.database.read() as session:
-            selection = self._filter.job_ids() if self._filter else None
-            # The job first: where it has ended by now, all its events are there.
-            job = await session.get(Job, self._job_id) if self._job_id else None
-            found = await events.after(session, self._sent, job_id=self._job_id, jobs=selection, limit=PAGE)
+        # Shielded: a client that leaves must not take the connection along, which is lost where it is cancelled.
+        with anyio.CancelScope(shield=True):
+            async with self._tailer.database.read() as session:
+                selection = self._filter.job_ids() if self._filter else None
+                # The job first: where it has ended by now, all its events are there.
+                job = await session.get(Job, self._job_id) if self._job_id else None
+                found = await events.after(session, self._sent, job_id=self._job_id, jobs=selection, limit=PAGE)
         encoded = [self._advance(event) for event in found]
         if len(found) == PAGE:
             subscription.fall_behind()

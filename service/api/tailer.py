@@ -22,6 +22,7 @@ from service.store.listing import JobFilter
 from service.store.tables import Event, Job
 
 INTERVAL_S = 0.2
+ENDING_S = 2.0
 AFTER_FAILURE_S = 1.0
 PAGE = 500
 BACKLOG = 2000
@@ -101,6 +102,7 @@ class Tailer:
         self.closed = False
         self._subscriptions: set[Subscription] = set()
         self._wanted = asyncio.Event()
+        self._closing = asyncio.Event()
         self._tail = 0
         self._progress: dict[str, ProgressView | None] = {}
 
@@ -116,13 +118,17 @@ class Tailer:
             yield
         finally:
             self.close()
+            # Not cancelled unless it must be: a connection that is cancelled while it reads is lost to the pool.
+            await asyncio.wait({task}, timeout=ENDING_S)
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
     def close(self) -> None:
-        """End every stream now, and each that would begin."""
+        """End every stream now, and each that would begin, and the reader."""
         self.closed = True
+        self._closing.set()
+        self._wanted.set()
         for subscription in self._subscriptions:
             subscription.close()
 
@@ -138,13 +144,18 @@ class Tailer:
             self._subscriptions.discard(subscription)
 
     async def _run(self) -> None:
-        while True:
+        while not self.closed:
             await self._wanted.wait()
             try:
                 await self._follow()
             except (SQLAlchemyError, OSError):
                 log.exception("Following the events failed; trying again")
-                await asyncio.sleep(AFTER_FAILURE_S)
+                await self._pause(AFTER_FAILURE_S)
+
+    async def _pause(self, duration_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(duration_s):
+                await self._closing.wait()
 
     async def _follow(self) -> None:
         async with self.database.read() as session:
@@ -154,10 +165,11 @@ class Tailer:
         # Between a stream's own reading and the line above something may have been added that nobody hands over.
         for subscription in self._subscriptions:
             subscription.fall_behind()
-        while self._subscriptions:
-            await asyncio.sleep(self.interval_s)
+        while self._subscriptions and not self.closed:
+            await self._pause(self.interval_s)
             await self._tick()
-        self._wanted.clear()
+        if not self.closed:
+            self._wanted.clear()
 
     async def _tick(self) -> None:
         async with self.database.read() as session:

@@ -1,0 +1,434 @@
+"""Events: nothing is missed and nothing comes twice, whenever a stream begins, breaks off or falls behind."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx2 import AsyncClient
+
+from service.api import events as events_api
+from service.api import tailer as tailer_module
+from tests.integration.api.conftest import Listening
+from tests.integration.api.reporter import Reporter
+from tests.integration.api.test_jobs import submit
+
+pytestmark = pytest.mark.anyio
+
+STREAM = {"Accept": "text/event-stream"}
+
+
+@dataclass
+class Message:
+    """One server-sent event."""
+
+    event: str
+    data: dict[str, Any]
+    id: str | None
+
+
+async def read(lines: AsyncIterator[str]) -> AsyncIterator[Message]:
+    """Server-sent events out of the lines of an answer."""
+    fields: dict[str, str] = {}
+    async for line in lines:
+        name, _, value = line.partition(": ")
+        if line:
+            fields[name] = value
+        elif "data" in fields:
+            yield Message(fields["event"], json.loads(fields["data"]), fields.get("id"))
+            fields = {}
+        else:
+            fields = {}
+
+
+@contextlib.asynccontextmanager
+async def stream(url: str, path: str, **headers: str) -> AsyncIterator[AsyncIterator[Message]]:
+    """Follow the events at a path of a listening server."""
+    async with (
+        AsyncClient(base_url=url, timeout=20) as http,
+        http.stream("GET", path, headers=STREAM | headers) as answer,
+    ):
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        yield read(answer.aiter_lines())
+
+
+async def collect(url: str, path: str, **headers: str) -> list[Message]:
+    """All events of a stream that ends."""
+    async with stream(url, path, **headers) as messages:
+        return [message async for message in messages]
+
+
+@pytest.fixture
+def url(listen: Callable[[], Listening]) -> str:
+    return listen().url
+
+
+@pytest.fixture
+async def remote(url: str) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(base_url=url) as http:
+        yield http
+
+
+async def test_a_stream_tells_a_job_from_its_first_event_to_its_end(
+    remote: AsyncClient, url: str, reporter: Reporter
+) -> None:
+    job = await submit(remote, dataset={"name": "synthetic", "train_limit": 20})
+    async with stream(url, f"/v1/jobs/{job}/events") as messages:
+        first = await anext(messages)
+        assert (first.event, first.data["status"], first.data["job"]) == ("status", "queued", job)
+        await reporter.start()
+        await reporter.log("building")
+        await reporter.metrics("eval", 1, 10, test_error=0.5)
+        checkpoint = await reporter.checkpoint(1, 10, {"state.pt": b"x"}, test_error=0.5)
+        await reporter.finish()
+        rest = [message async for message in messages]
+    durable = [message for message in rest if message.id is not None]
+    assert [message.event for message in durable] == [
+        "status",
+        "status",
+        "started",
+        "log",
+        "metrics",
+        "checkpoint",
+        "status",
+    ]
+    ids = [int(message.id or 0) for message in [first, *durable]]
+    assert ids == sorted(set(ids))
+    by_type = {message.event: message.data for message in durable}
+    assert all(data["job"] == job and data["time"].endswith("Z") for data in by_type.values())
+    assert by_type["started"]["device"] == "cpu"
+    assert (by_type["log"]["level"], by_type["log"]["message"]) == ("info", "building")
+    assert (by_type["metrics"]["kind"], by_type["metrics"]["test_error"]) == ("eval", 0.5)
+    assert (by_type["checkpoint"]["checkpoint"], by_type["checkpoint"]["step"]) == (checkpoint, 10)
+    assert by_type["checkpoint"]["attempt"] == reporter.attempt
+    assert (rest[-1].event, rest[-1].data, rest[-1].id) == ("end", {"status": "succeeded"}, None)
+
+
+async def test_a_stream_of_an_ended_job_replays_it_and_ends(remote: AsyncClient, url: str) -> None:
+    job = await submit(remote)
+    await remote.post(f"/v1/jobs/{job}/cancel")
+    messages = await collect(url, f"/v1/jobs/{job}/events")
+    assert [(m.event, m.data["status"]) for m in messages] == [
+        ("status", "queued"),
+        ("status", "cancelled"),
+        ("end", "cancelled"),
+    ]
+    last = str(messages[1].id)
+    for again in (
+        await collect(url, f"/v1/jobs/{job}/events", **{"Last-Event-ID": last}),
+        await collect(url, f"/v1/jobs/{job}/events?after={last}"),
+    ):
+        assert [m.event for m in again] == ["end"]
+
+
+async def test_a_stream_that_broke_off_goes_on_where_it_was_on_another_replica(
+    listen: Callable[[], Listening], reporter: Reporter
+) -> None:
+    first = listen()
+    async with AsyncClient(base_url=first.url) as http:
+        job = await submit(http)
+    await reporter.start()
+    seen: list[int] = []
+    async with stream(first.url, f"/v1/jobs/{job}/events") as messages:
+        for n in range(3):
+            await reporter.log(f"before {n}")
+        async for message in messages:
+            if message.id:
+                seen.append(int(message.id))
+            if message.data.get("message") == "before 1":
+                break
+    first.stop()
+    for n in range(3):
+        await reporter.log(f"meanwhile {n}")
+    second = listen()
+    async with stream(second.url, f"/v1/jobs/{job}/events", **{"Last-Event-ID": str(seen[-1])}) as messages:
+        replayed = await anext(messages)
+        assert replayed.data["message"] == "before 2"
+        seen.append(int(replayed.id or 0))
+        await reporter.log("live")
+        await reporter.finish()
+        seen += [int(m.id) async for m in messages if m.id]
+    page = await _page(second.url, f"/v1/jobs/{job}/events")
+    assert seen == [event["id"] for event in page]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another task or thread brings about."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what is awaited has no event of its own
+            await asyncio.sleep(0.01)
+
+
+async def _page(url: str, path: str) -> list[dict[str, Any]]:
+    async with AsyncClient(base_url=url) as http:
+        data: list[dict[str, Any]] = (await http.get(path)).json()["data"]
+        return data
+
+
+async def test_the_last_event_id_of_a_reconnecting_browser_goes_before_its_first_address(
+    remote: AsyncClient, url: str
+) -> None:
+    job = await submit(remote)
+    await remote.post(f"/v1/jobs/{job}/cancel")
+    ids = [event["id"] for event in await _page(url, f"/v1/jobs/{job}/events")]
+    messages = await collect(url, f"/v1/jobs/{job}/events?after=0", **{"Last-Event-ID": str(ids[0])})
+    assert [m.id for m in messages] == [str(ids[1]), None]
+
+
+async def test_progress_is_told_when_it_changes_and_has_no_id(
+    remote: AsyncClient, url: str, reporter: Reporter
+) -> None:
+    job = await submit(remote, dataset={"name": "synthetic", "train_limit": 20})
+    await reporter.start()
+    async with stream(url, f"/v1/jobs/{job}/events") as messages:
+        seen = []
+        await reporter.progress(5, images_per_s=10.0, train_loss=2.5)
+        async for message in messages:
+            if message.event == "progress":
+                seen.append(message)
+                if message.data["step"] == 5:
+                    await reporter.progress(6, images_per_s=None, train_loss=float("nan"))
+                else:
+                    break
+    assert [m.data["step"] for m in seen] == [5, 6]
+    assert seen[0].data == {
+        "job": job,
+        "epoch": 1,
+        "epochs": 10,
+        "step": 5,
+        "total_steps": 100,
+        "images_per_s": 10.0,
+        "train_loss": 2.5,
+        "eta_s": 95 * 2 / 10.0,
+    }
+    assert (seen[1].data["train_loss"], seen[1].data["eta_s"]) == (None, None)
+    assert all(m.id is None for m in seen)
+
+
+async def test_whoever_comes_later_is_told_the_present_progress(
+    remote: AsyncClient, url: str, reporter: Reporter
+) -> None:
+    job = await submit(remote)
+    await reporter.start()
+    await reporter.progress(5)
+    for _ in range(2):
+        async with stream(url, f"/v1/jobs/{job}/events") as messages:
+            async for message in messages:
+                if message.event == "progress":
+                    assert message.data["step"] == 5
+                    break
+
+
+async def test_a_stream_of_all_jobs_tells_those_of_its_filter(
+    remote: AsyncClient, url: str, reporter: Reporter
+) -> None:
+    await submit(remote, labels={"study": "other"})
+    async with (
+        stream(url, "/v1/events") as everything,
+        stream(url, "/v1/events?label=study:paper") as narrowed,
+    ):
+        other = await anext(everything)
+        wanted = await submit(remote, labels={"study": "paper"})
+        assert (
+            (await anext(narrowed)).data["job"] == wanted == (await anext(everything)).data["job"] != other.data["job"]
+        )
+        await remote.post(f"/v1/jobs/{other.data['job']}/cancel")
+        await remote.post(f"/v1/jobs/{wanted}/cancel")
+        assert [(await anext(everything)).data["job"] for _ in range(2)] == [other.data["job"], wanted]
+        last = await anext(narrowed)
+        assert (last.data["job"], last.data["status"]) == (wanted, "cancelled")
+
+
+async def test_a_page_of_events_goes_on_at_its_cursor(http: AsyncClient, reporter: Reporter) -> None:
+    job = await submit(http)
+    other = await submit(http)
+    await reporter.start()
+    for n in range(3):
+        await reporter.log(str(n))
+    for path, jobs in ((f"/v1/jobs/{job}/events", {job}), ("/v1/events", {job, other})):
+        whole = (await http.get(path)).json()
+        assert whole["next_cursor"] is None
+        assert {event["job"] for event in whole["data"]} == jobs
+        assert [event["id"] for event in whole["data"]] == sorted(event["id"] for event in whole["data"])
+        paged: list[dict[str, Any]] = []
+        cursor: str | None = "0"
+        while cursor is not None:
+            page = (await http.get(path, params={"after": cursor, "limit": 2})).json()
+            paged += page["data"]
+            cursor = page["next_cursor"]
+        assert paged == whole["data"]
+
+
+async def test_a_page_of_all_events_can_be_filtered(http: AsyncClient) -> None:
+    await submit(http, seed=1)
+    wanted = await submit(http, seed=2)
+    page = (await http.get("/v1/events?seed=2")).json()
+    assert [event["job"] for event in page["data"]] == [wanted]
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/json", "text/html, */*;q=0.1", "text/event-stream;q=0"])
+async def test_a_stream_is_only_for_those_who_ask_for_one(http: AsyncClient, accept: str) -> None:
+    answer = await http.get("/v1/events", headers={"Accept": accept})
+    assert answer.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/jobs/{job}/events"])
+@pytest.mark.parametrize("given", ["x", "-1", "1.5", "²", "9" * 30])
+async def test_a_start_that_is_no_id_is_refused_before_the_stream(http: AsyncClient, path: str, given: str) -> None:
+    path = path.format(job=await submit(http))
+    by_header = await http.get(path, headers=[("Accept", STREAM["Accept"]), ("Last-Event-ID", given.encode("latin-1"))])
+    by_parameter = await http.get(path, params={"after": given}, headers=STREAM)
+    for answer in (by_header, by_parameter):
+        assert answer.status_code == 422
+        assert answer.headers["content-type"] == "application/problem+json"
+    assert "Last-Event-ID" in by_header.json()["detail"]
+
+
+async def test_a_job_that_does_not_exist_is_404_before_the_stream(http: AsyncClient) -> None:
+    answer = await http.get("/v1/jobs/job_nothere/events", headers=STREAM)
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_long_past_is_replayed_whole(
+    app: FastAPI, http: AsyncClient, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events_api, "PAGE", 3)
+    job = await submit(http)
+    await reporter.start()
+    for n in range(10):
+        await reporter.log(str(n))
+    await reporter.finish()
+    answer = await http.get(f"/v1/jobs/{job}/events", headers=STREAM)
+    lines = answer.text.splitlines()
+    page = (await http.get(f"/v1/jobs/{job}/events")).json()["data"]
+    assert [int(line[4:]) for line in lines if line.startswith("id: ")] == [event["id"] for event in page]
+    assert [line for line in lines if line.startswith("event: ")][-1] == "event: end"
+
+
+async def test_a_client_that_reads_slowly_falls_behind_and_misses_nothing(
+    app: FastAPI, http: AsyncClient, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tailer_module, "BACKLOG", 2)
+    tailer = app.state.services.tailer
+    job = await submit(http)
+    await reporter.start()
+    response = events_api.EventStream(tailer, 0, job_id=job)
+    content = response.body_iterator.__aiter__()
+    received = [await anext(content) for _ in range(2)]
+    reads = tailer.reads
+    for n in range(8):
+        await reporter.log(str(n))
+    await until(lambda: tailer.reads >= reads + 2)  # the reader has handed over more than is kept for one stream
+    await reporter.finish()
+    received += [chunk async for chunk in content]
+    text = b"".join(bytes(chunk) for chunk in received).decode()
+    page = (await http.get(f"/v1/jobs/{job}/events")).json()["data"]
+    assert [int(line[4:]) for line in text.splitlines() if line.startswith("id: ")] == [e["id"] for e in page]
+    assert len(tailer) == 0
+
+
+async def test_a_hundred_streams_ask_the_database_no_more_often_than_one(
+    app: FastAPI, http: AsyncClient, reporter: Reporter
+) -> None:
+    tailer = app.state.services.tailer
+    job = await submit(http)
+    await reporter.start()
+    streams = [asyncio.create_task(http.get(f"/v1/jobs/{job}/events", headers=STREAM)) for _ in range(100)]
+    await until(lambda: len(tailer) == 100)
+    began, reads = time.perf_counter(), tailer.reads
+    for n in range(5):
+        await reporter.log(str(n))
+        await asyncio.sleep(tailer.interval_s)
+    await reporter.finish()
+    answers = await asyncio.gather(*streams)
+    assert tailer.reads - reads <= (time.perf_counter() - began) / tailer.interval_s + 2
+    for answer in answers:
+        ids = [line for line in answer.text.splitlines() if line.startswith("id: ")]
+        assert len(ids) == len(set(ids)) == 4 + 5 + 1
+        assert answer.text.endswith('event: end\ndata: {"status": "succeeded"}\n\n')
+
+
+async def test_while_nobody_listens_the_database_is_left_alone(app: FastAPI, http: AsyncClient) -> None:
+    tailer = app.state.services.tailer
+    job = await submit(http)
+    await http.post(f"/v1/jobs/{job}/cancel")
+    await http.get(f"/v1/jobs/{job}/events", headers=STREAM)
+    await asyncio.sleep(2 * tailer.interval_s)
+    reads = tailer.reads
+    await asyncio.sleep(3 * tailer.interval_s)
+    assert tailer.reads == reads
+
+
+async def test_no_connection_is_held_while_a_stream_waits(app: FastAPI, http: AsyncClient) -> None:
+    services = app.state.services
+    job = await submit(http)
+    task = asyncio.create_task(http.get(f"/v1/jobs/{job}/events", headers=STREAM, timeout=30))
+    await until(lambda: len(services.tailer) > 0)
+    services.tailer.interval_s = 30
+    reads = services.tailer.reads
+    await until(lambda: services.tailer.reads > reads)
+    assert services.database.engine.pool.checkedout() == 0
+    services.tailer.close()
+    await task
+
+
+async def test_a_quiet_stream_is_kept_alive(app: FastAPI, http: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events_api, "KEEPALIVE_S", 0.05)
+    tailer = app.state.services.tailer
+    content = events_api.EventStream(tailer, 0).body_iterator.__aiter__()
+    assert await anext(content) == b"retry: 1000\n\n"
+    assert await anext(content) == b": ping\n\n"
+    await content.aclose()
+
+
+async def test_a_database_that_fails_for_a_while_breaks_no_stream(
+    app: FastAPI, http: AsyncClient, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tailer_module, "AFTER_FAILURE_S", 0.05)
+    job = await submit(http)
+    await reporter.start()
+    task = asyncio.create_task(http.get(f"/v1/jobs/{job}/events", headers=STREAM, timeout=30))
+    failed = asyncio.Event()
+    after = tailer_module.events.after
+
+    async def fail(*arguments: Any, **options: Any) -> Any:
+        if options.get("job_id") is None:
+            failed.set()
+            raise OSError("the database is gone")
+        return await after(*arguments, **options)
+
+    monkeypatch.setattr(tailer_module.events, "after", fail)
+    await failed.wait()
+    await reporter.log("while it was gone")
+    monkeypatch.setattr(tailer_module.events, "after", after)
+    await reporter.finish()
+    answer = await task
+    assert answer.text.count("while it was gone") == 1
+    assert "event: end" in answer.text
+
+
+async def test_a_stream_ends_when_its_client_leaves(listen: Callable[[], Listening]) -> None:
+    listening = listen()
+    tailer = listening.server.config.app.state.services.tailer
+    async with stream(listening.url, "/v1/events"):
+        await until(lambda: len(tailer) > 0)
+    await until(lambda: len(tailer) == 0)
+
+
+async def test_a_server_that_is_told_to_stop_ends_its_streams_at_once(listen: Callable[[], Listening]) -> None:
+    listening = listen()
+    async with AsyncClient(base_url=listening.url) as http:
+        job = await submit(http)
+    async with stream(listening.url, f"/v1/jobs/{job}/events") as messages, stream(listening.url, "/v1/events"):
+        await anext(messages)
+        began = time.perf_counter()
+        await asyncio.to_thread(listening.stop)
+        assert time.perf_counter() - began < 2
+        assert [m.event async for m in messages] == []  # no "end": the client comes back and goes on
