@@ -143,9 +143,10 @@ class TrainingData:
         index = self._train_index[plan.order].to(self.device)
         offsets = None if plan.offsets is None else plan.offsets.to(self.device)
         mirrored = None if plan.mirrored is None else plan.mirrored.to(self.device)
-        steps_per_chunk = max(1, CHUNK_IMAGES // batch_size)
-        for step in range(first_step, steps, steps_per_chunk):
-            part = slice(step * batch_size, min(step + steps_per_chunk, steps) * batch_size)
+        most = max(1, CHUNK_IMAGES // batch_size)
+        step, count = first_step, 1
+        while step < steps:
+            part = slice(step * batch_size, min(step + count, steps) * batch_size)
             images = self._train_images[index[part]]
             if offsets is not None and mirrored is not None:
                 images = crop_and_mirror(images, offsets[:, part], mirrored[part])
@@ -153,6 +154,8 @@ class TrainingData:
             yield from zip(
                 torch.split(self._standardize(images), batch_size), torch.split(labels, batch_size), strict=True
             )
+            # Growing chunks: the first step need not wait for a whole one.
+            step, count = step + count, min(2 * count, most)
 
     def eval_batches(self) -> Iterator[Batch]:
         """The images evaluated on, as they are, in batches of 250."""

@@ -1,0 +1,143 @@
+"""`python -m worker`: events on standard output, checkpoints in a folder, sentences for mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import worker
+from worker.checkpoint import read_checkpoint
+
+ROOT = Path(worker.__file__).parents[1]
+SPEC: dict[str, Any] = {
+    "normalization": {"type": "group"},
+    "batch_size": 8,
+    "epochs": 3,
+    "dataset": {"name": "synthetic", "train_limit": 16, "test_limit": 10},
+}
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(SPEC))
+    return path
+
+
+def start(*arguments: object) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "worker", *map(str, arguments), "--threads", "1", "--device", "cpu"],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "NORMLAB_DATA_DIR"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(*arguments: object) -> tuple[int, list[Any], str]:
+    """Exit code, events, standard error."""
+    with start(*arguments) as process:
+        out, err = process.communicate(timeout=120)
+    return process.returncode, [json.loads(line) for line in out.splitlines()], err
+
+
+def until(lines: Iterator[str], type: str) -> list[Any]:
+    events: list[Any] = []
+    while not events or events[-1]["type"] != type:
+        events.append(json.loads(next(lines)))
+    return events
+
+
+def test_it_prints_numbered_events_and_keeps_the_best_and_the_last_checkpoints(spec: Path, tmp_path: Path) -> None:
+    spec.write_text(json.dumps(SPEC | {"checkpoint": {"keep_last": 1}}))
+    code, events, err = run(spec, "--output", tmp_path / "out")
+
+    assert (code, err) == (0, "")
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert (events[0]["type"], events[-1]["type"], events[-1]["outcome"]) == ("started", "finished", "succeeded")
+    taken = {event["step"]: event["metrics"]["test_error"] for event in events if event["type"] == "checkpoint"}
+    assert list(taken) == [2, 4, 6]
+    best = min(taken, key=lambda step: taken[step])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"step-{step:08d}" for step in (best, 6)}
+    assert read_checkpoint(tmp_path / "out" / "step-00000006").metrics == {
+        name: value for event in events if event["type"] == "checkpoint" for name, value in event["metrics"].items()
+    }
+
+
+def test_interrupted_it_pauses_with_a_checkpoint_and_resumes_from_it_bit_for_bit(spec: Path, tmp_path: Path) -> None:
+    # Long enough never to end by itself while the signal is under way.
+    spec.write_text(json.dumps(SPEC | {"epochs": 10_000, "checkpoint": {"every_epochs": 10_000}}))
+    with start(spec, "--output", tmp_path / "out") as process:
+        assert process.stdout is not None
+        events = until(process.stdout, "progress")
+        process.send_signal(signal.SIGINT)
+        events += until(process.stdout, "finished")
+        assert process.wait(timeout=60) == 3
+    assert events[-1]["outcome"] == "paused"
+    paused_at = events[-2]["step"]
+
+    with start(spec, "--resume", tmp_path / "out") as process:
+        assert process.stdout is not None
+        events = until(process.stdout, "progress")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert events[0]["resumed_from_step"] == paused_at
+    assert events[-1]["step"] == paused_at + 1
+
+
+def test_interrupted_twice_it_cancels(spec: Path, tmp_path: Path) -> None:
+    spec.write_text(json.dumps(SPEC | {"batch_size": 2_000, "dataset": {"name": "synthetic"}}))
+    with start(spec, "--output", tmp_path / "out") as process:
+        assert process.stdout is not None
+        until(process.stdout, "started")
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        events = until(process.stdout, "finished")
+        assert process.wait(timeout=60) in (3, 4)
+    assert events[-1]["outcome"] in ("paused", "cancelled")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"batch_size": 0}, ["batch_size", "greater than or equal to 1"]),
+        ({"batch_sise": 8}, ["batch_sise", "not permitted"]),
+        ({"normalization": {"type": "group", "num_groups": 7}}, ["normalization", "num_groups is 7", "1, 2, 4, 8, 16"]),
+    ],
+)
+def test_a_spec_that_cannot_work_is_refused_with_the_field_and_what_is_accepted(
+    spec: Path, change: dict[str, Any], says: list[str]
+) -> None:
+    spec.write_text(json.dumps(SPEC | change))
+    code, events, err = run(spec)
+
+    assert (code, events) == (2, [])
+    assert "Traceback" not in err
+    for part in says:
+        assert part in err
+
+
+def test_a_missing_spec_or_checkpoint_is_refused_with_its_path(spec: Path, tmp_path: Path) -> None:
+    for arguments in ((tmp_path / "none.json",), (spec, "--resume", tmp_path / "none")):
+        code, events, err = run(*arguments)
+        assert (code, events) == (2, [])
+        assert str(tmp_path / "none") in err
+        assert "Traceback" not in err
+
+
+def test_a_damaged_dataset_fails_the_attempt(spec: Path, tmp_path: Path) -> None:
+    spec.write_text(json.dumps(SPEC | {"dataset": {"name": "cifar10"}}))
+    (tmp_path / "data" / "cifar-10-batches-py").mkdir(parents=True)
+    code, events, _ = run(spec, "--data-dir", tmp_path / "data")
+
+    assert code == 1
+    assert [event["type"] for event in events] == ["finished"]
+    assert events[0]["failure"]["code"] == "dataset"
+    assert "data_batch_1 is missing" in events[0]["failure"]["message"]
