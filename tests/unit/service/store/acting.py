@@ -1,0 +1,134 @@
+"""Acts on the store as its callers do: creates jobs as the API, and claims and reports as the dispatcher."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from service.jobs import JobRequest, Status
+from service.store import Database, attempts, events, jobs, metrics
+from service.store.identifiers import new_id
+from worker.events import CheckpointTaken, Event, Failure, File, Finished, Log, MetricKind, Metrics, Outcome, Started
+
+FINAL = Failure(code="diverged", message="the loss is not finite at step 3", may_pass=False, step=3)
+PASSING = Failure(code="exception", message="the disk was away", may_pass=True)
+
+
+def request(**given: Any) -> JobRequest:
+    """A valid request, with what is given."""
+    return JobRequest.model_validate({"normalization": {"type": "group"}, "batch_size": 2} | given)
+
+
+async def create(database: Database, **given: Any) -> str:
+    """Create a job. Returns its id."""
+    async with database.write() as session:
+        return (await jobs.create(session, request(**given))).id
+
+
+async def status(database: Database, job_id: str) -> Status:
+    """Where a job stands."""
+    async with database.read() as session:
+        return (await jobs.get(session, job_id)).status
+
+
+async def history(database: Database, job_id: str) -> list[Status]:
+    """The states a job went through, by its events."""
+    async with database.read() as session:
+        return [Status(event.data["status"]) for event in await events.of_type(session, job_id, "status")]
+
+
+async def live_rows(database: Database, job_id: str, kind: MetricKind | None = None) -> list[tuple[str, int, str]]:
+    """(kind, step, attempt) of each row that counts."""
+    async with database.read() as session:
+        return [(row.kind, row.step, row.attempt_id) for row in await metrics.rows(session, job_id, kind=kind)]
+
+
+@dataclass
+class Worker:
+    """A worker that holds an attempt, and the dispatcher that polls it."""
+
+    database: Database
+    job: str
+    attempt: str
+    seq: int = 0
+
+    @classmethod
+    async def claim(cls, database: Database, name: str = "worker-1") -> "Worker":
+        """Take the next job."""
+        async with database.write() as session:
+            claimed = await attempts.claim(session, name, "node-1")
+        assert claimed is not None, "no job waits"
+        return cls(database, claimed[0].id, claimed[1].id)
+
+    @classmethod
+    async def run(cls, database: Database, resumed_from_step: int = 0) -> "Worker":
+        """Take the next job and report that it runs."""
+        worker = await cls.claim(database)
+        await worker.start(resumed_from_step)
+        return worker
+
+    async def record(self, *reported: Event, stored: Mapping[int, str] = {}) -> None:
+        """What one poll brings, as it is."""
+        async with self.database.write() as session:
+            await attempts.record(session, self.attempt, reported, stored)
+
+    def number(self, event: Event) -> Event:
+        """The event, with the next number."""
+        self.seq += 1
+        return event.model_copy(update={"seq": self.seq})
+
+    async def report(self, *reported: Event) -> None:
+        """Report events in one poll."""
+        await self.record(*[self.number(event) for event in reported])
+
+    async def start(self, resumed_from_step: int = 0) -> None:
+        """Report that the first step is next."""
+        await self.report(started(resumed_from_step))
+
+    async def log(self, message: str, level: Any = "info") -> None:
+        """Report a line."""
+        await self.report(Log(message=message, level=level))
+
+    async def checkpoint(self, step: int, **measured: float) -> str:
+        """Report a checkpoint. Returns its id."""
+        id_ = new_id("checkpoint")
+        event = self.number(checkpoint_taken(step, **measured))
+        await self.record(event, stored={event.seq: id_})
+        return id_
+
+    async def finish(self, outcome: Outcome = "succeeded", failure: Failure | None = None) -> None:
+        """Report the end."""
+        await self.report(Finished(outcome=outcome, failure=failure))
+
+    async def lose(self, max_lost: int = 5) -> None:
+        """The node goes away."""
+        async with self.database.write() as session:
+            await attempts.lose(session, self.attempt, "the node went away", max_lost)
+
+    async def fail(self, failure: Failure) -> None:
+        """The worker ends by an error that it cannot report."""
+        async with self.database.write() as session:
+            await attempts.fail(session, self.attempt, failure)
+
+
+def started(resumed_from_step: int = 0) -> Started:
+    """The first report of an attempt."""
+    return Started(
+        device="cpu",
+        precision="float32",
+        parameters=269_722,
+        steps_per_epoch=3,
+        total_steps=30,
+        resumed_from_step=resumed_from_step,
+        versions={"torch": "2.13.0"},
+    )
+
+
+def row(step: int, kind: MetricKind = "eval", epoch: int = 1, **values: float) -> Metrics:
+    """A row of metrics."""
+    return Metrics(kind=kind, epoch=epoch, step=step, values=values or {"test_error": 1 / (step + 1)})
+
+
+def checkpoint_taken(step: int, **measured: float) -> CheckpointTaken:
+    """The report of a checkpoint."""
+    files = {"model.safetensors": File(size=100, sha256="0" * 64), "state.pt": File(size=11, sha256="1" * 64)}
+    return CheckpointTaken(epoch=1, step=step, metrics=measured, files=files)
