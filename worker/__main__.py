@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch
 import typer
@@ -58,21 +58,29 @@ class CheckpointFolder:
         return self.folder / f"step-{event.step:08d}"
 
 
-class Requests:
-    """The first Ctrl-C asks for a pause, the second for the end."""
+class Interrupts:
+    """Within it the first Ctrl-C asks for a pause, the second for the end."""
 
-    def __init__(self) -> None:
-        self.interrupts = 0
-        signal.signal(signal.SIGINT, self._interrupt)
+    def __enter__(self) -> Self:
+        self.count = 0
+        self._before = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
 
     def control(self) -> Request | None:
         """What is asked of the training."""
-        return None if not self.interrupts else "pause" if self.interrupts == 1 else "cancel"
+        return None if not self.count else "pause" if self.count == 1 else "cancel"
 
     def _interrupt(self, *_: object) -> None:
-        self.interrupts += 1
+        self.count += 1
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
 def run(
     spec: Annotated[Path, typer.Argument(help="the training spec, a JSON file", metavar="SPEC.json")],
     data_dir: Annotated[
@@ -98,14 +106,14 @@ def run(
     if threads:
         torch.set_num_threads(threads)
 
-    events, requests = Events(), Requests()
+    events = Events()
+    folder = CheckpointFolder(output, training.checkpoint) if output else None
 
     def save(event: CheckpointTaken, checkpoint: Checkpoint) -> None:
         if folder:
             folder.save(event, checkpoint)
         events.report(event)
 
-    folder = CheckpointFolder(output, training.checkpoint) if output else None
     try:
         dataset = datasets.load(
             training.dataset.name, data_dir.expanduser(), lambda line: events.report(Log(message=line))
@@ -114,15 +122,16 @@ def run(
         finished = Finished(outcome="failed", failure=explain(error, None))
         events.report(finished)
     else:
-        finished = train(
-            training,
-            dataset,
-            device=chosen,
-            report=events.report,
-            save=save,
-            control=requests.control,
-            resume=checkpoint,
-        )
+        with Interrupts() as interrupts:
+            finished = train(
+                training,
+                dataset,
+                device=chosen,
+                report=events.report,
+                save=save,
+                control=interrupts.control,
+                resume=checkpoint,
+            )
     raise typer.Exit(EXIT_CODES[finished.outcome])
 
 
@@ -136,4 +145,4 @@ def _error(event: CheckpointTaken) -> float:
 
 
 if __name__ == "__main__":
-    typer.run(run)
+    app()

@@ -60,7 +60,7 @@ def test_a_long_epoch_has_ten_train_rows_the_last_at_its_end(attempt: Any, make_
 def test_a_train_row_averages_over_the_images_since_the_row_before(
     attempt: Any, make_spec: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = make_spec(batch_size=24, epochs=1, drop_last=False, optimizer={"type": "sgd", "learning_rate": 1e-30})
+    spec = make_spec(batch_size=24, epochs=1, drop_last=False, optimizer={"type": "sgd", "learning_rate": 1e-12})
     each = [values for kind, _, _, values in attempt(spec).rows if kind == "train"]
     monkeypatch.setattr(training, "TRAIN_ROWS_PER_EPOCH", 1)
     whole = [values for kind, _, _, values in attempt(spec).rows if kind == "train"]
@@ -107,9 +107,9 @@ def test_progress_comes_after_the_first_step_and_then_by_the_clock(
 
 
 def test_it_learns(attempt: Any, make_spec: Any) -> None:
-    spec = make_spec(batch_size=32, epochs=2, dataset={"train_limit": 1600, "test_limit": 500})
+    spec = make_spec(batch_size=32, epochs=1, dataset={"train_limit": 1600, "test_limit": 200})
 
-    assert attempt(spec).rows[-1][3]["test_error"] < 0.6
+    assert attempt(spec).rows[-1][3]["test_error"] < 0.7
 
 
 @pytest.mark.parametrize("every_epochs", [1, 2, 3])
