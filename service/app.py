@@ -7,15 +7,15 @@ import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import uvicorn
 from fastapi import Depends, FastAPI
 from fastapi.responses import RedirectResponse
 
 from service import journal, problems
-from service.api import checkpoints, cluster, events, health, jobs, logs, metrics, specification
+from service.api import checkpoints, cluster, events, health, jobs, logs, metrics, openapi, specification
 from service.api.context import Services
 from service.api.tailer import Tailer
 from service.artifacts import open_artifacts
@@ -24,7 +24,7 @@ from service.middleware import RequestMiddleware
 from service.settings import Settings
 from service.store import Database, migrate
 from service.telemetry import Telemetry
-from service.validation import FieldProblem, known_parameters_only
+from service.validation import known_parameters_only
 
 STREAMS_END_S = 5
 """What is still being sent when the server stops gets so many seconds; event streams end at once."""
@@ -62,7 +62,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for noun in (specification, health):
         app.include_router(noun.router)
     app.add_api_route("/", _front_door, include_in_schema=False)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = partial(openapi.describe, app)  # type: ignore[method-assign]
     return app
 
 
@@ -117,17 +117,6 @@ def _version() -> str:
         return version("normlab")
     except PackageNotFoundError:
         return "0.0.0"
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    if app.openapi_schema is None:
-        schema = FastAPI.openapi(app)
-        components = schema.setdefault("components", {}).setdefault("schemas", {})
-        for model in (problems.Problem, FieldProblem):
-            described = model.model_json_schema(ref_template="#/components/schemas/{model}")
-            described.pop("$defs", None)
-            components[model.__name__] = described
-    return app.openapi_schema or {}
 
 
 if __name__ == "__main__":

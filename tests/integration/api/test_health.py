@@ -1,0 +1,254 @@
+"""Whether the service works, what it computes with, and what it accepts, as told over HTTP."""
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx2 import ASGITransport, AsyncClient
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import text
+
+from service.app import create_app
+from service.settings import Settings
+from service.store import Database, jobs
+from tests.integration.api.reporter import Reporter
+from tests.integration.api.test_jobs import BODY, submit
+from worker.architecture import ARCHITECTURES
+from worker.spec import RECIPES
+
+pytestmark = pytest.mark.anyio
+
+REPORT: dict[str, Any] = {
+    "ray": {"status": "connected", "address": "127.0.0.1:6379"},
+    "slots": {"total": 2, "busy": 1, "free": 1},
+    "nodes": [{"id": "n1", "address": "10.0.0.1", "cpus": 2.0, "gpus": 0.0, "alive": True}],
+    "workers": [
+        {"id": "w1", "node": "n1", "device": "cpu", "state": "busy", "attempt": "attempt_1", "job": "job_1"},
+        {"id": "w2", "node": "n1", "device": "cpu", "state": "idle", "attempt": None, "job": None},
+    ],
+}
+
+
+async def broken(database: Database) -> None:
+    """Take the tables away."""
+    async with database.write() as session:
+        await session.execute(text("ALTER TABLE jobs RENAME TO elsewhere"))
+        await session.execute(text("ALTER TABLE leases RENAME TO elsewhere_too"))
+
+
+async def test_the_process_lives_whatever_the_database_does(http: AsyncClient, database: Database) -> None:
+    await broken(database)
+    answer = await http.get("/livez")
+    assert (answer.status_code, answer.json()) == (200, {"status": "live"})
+
+
+async def test_ready_with_a_database_and_a_dispatcher(http: AsyncClient, reporter: Reporter) -> None:
+    await reporter.heartbeat(REPORT)
+    answer = await http.get("/readyz")
+    assert answer.status_code == 200
+    assert answer.json()["status"] == "ready"
+    assert {name: check["ok"] for name, check in answer.json()["checks"].items()} == {
+        "database": True,
+        "dispatcher": True,
+    }
+
+
+@pytest.mark.parametrize("ever", [False, True])
+async def test_without_a_dispatcher_it_is_not_ready_and_still_reads_and_queues(
+    http: AsyncClient, reporter: Reporter, settings: Settings, ever: bool
+) -> None:
+    if ever:
+        await reporter.heartbeat(REPORT, lease_s=5, age_s=3 * settings.dispatcher_lease_s + 1)
+    answer = await http.get("/readyz")
+    checks = answer.json()["checks"]
+    assert (answer.status_code, answer.json()["status"]) == (503, "unavailable")
+    assert (checks["database"]["ok"], checks["dispatcher"]["ok"]) == (True, False)
+    assert ("16." in checks["dispatcher"]["detail"]) is ever
+    job = await submit(http)
+    assert (await http.get(f"/v1/jobs/{job}")).json()["status"] == "queued"
+
+
+async def test_a_late_heartbeat_or_a_lost_ray_is_degraded(http: AsyncClient, reporter: Reporter) -> None:
+    await reporter.heartbeat(REPORT, lease_s=5, age_s=6)
+    late = await http.get("/readyz")
+    assert (late.status_code, late.json()["status"]) == (200, "degraded")
+    assert late.json()["checks"]["dispatcher"]["ok"] is False
+    await reporter.heartbeat(REPORT | {"ray": {"status": "unreachable"}})
+    lost = await http.get("/readyz")
+    assert (lost.status_code, lost.json()["status"]) == (200, "degraded")
+    assert "Ray is unreachable" in lost.json()["checks"]["dispatcher"]["detail"]
+
+
+async def test_a_database_that_fails_is_named_and_nothing_of_it_is_told(http: AsyncClient, database: Database) -> None:
+    await broken(database)
+    answer = await http.get("/readyz")
+    assert (answer.status_code, answer.json()["status"]) == (503, "unavailable")
+    assert answer.json()["checks"]["database"]["ok"] is False
+    assert "normlab.db" not in answer.text
+    assert "SELECT" not in answer.text
+    failed = await http.get("/v1/jobs")
+    assert failed.status_code == 503
+    assert failed.headers["content-type"] == "application/problem+json"
+    assert failed.headers["retry-after"] == "1"
+    assert "SELECT" not in failed.text
+
+
+async def test_the_cluster_is_what_the_dispatcher_reported(http: AsyncClient, reporter: Reporter) -> None:
+    job = await submit(http)
+    await reporter.heartbeat(REPORT)
+    cluster = (await http.get("/v1/cluster")).json()
+    assert {key: cluster[key] for key in REPORT} == REPORT
+    assert (cluster["dispatcher"]["alive"], cluster["dispatcher"]["holder"]) == (True, "dispatcher-1")
+    created = (await http.get(f"/v1/jobs/{job}")).json()["queued_at"]
+    assert cluster["queue"] == {"queued": 1, "oldest_queued_at": created}
+
+
+async def test_of_a_cluster_whose_dispatcher_is_away_the_last_report_is_told(
+    http: AsyncClient, reporter: Reporter
+) -> None:
+    await reporter.heartbeat(REPORT, lease_s=5, age_s=60)
+    cluster = (await http.get("/v1/cluster")).json()
+    assert cluster["dispatcher"]["alive"] is False
+    assert datetime.fromisoformat(cluster["dispatcher"]["renewed_at"])
+    assert {key: cluster[key] for key in REPORT} == REPORT
+
+
+async def test_of_a_cluster_that_nobody_reported_nothing_is_claimed(http: AsyncClient) -> None:
+    cluster = (await http.get("/v1/cluster")).json()
+    assert cluster["dispatcher"] == {"alive": False, "holder": None, "renewed_at": None}
+    assert cluster["ray"]["status"] == "unreachable"
+    assert cluster["slots"] == {"total": 0, "busy": 0, "free": 0}
+    assert (cluster["nodes"], cluster["workers"]) == ([], [])
+
+
+def samples(exposition: str) -> Iterator[tuple[str, dict[str, str], float]]:
+    for family in text_string_to_metric_families(exposition):
+        for sample in family.samples:
+            yield sample.name, sample.labels, sample.value
+
+
+async def scraped(http: AsyncClient) -> dict[tuple[str, str], float]:
+    """Values by the name of the metric and the values of its labels."""
+    answer = await http.get("/metrics")
+    assert answer.status_code == 200
+    return {(name, " ".join(labels.values())): value for name, labels, value in samples(answer.text)}
+
+
+async def test_prometheus_reads_the_queue_and_the_requests(http: AsyncClient, reporter: Reporter) -> None:
+    job = await submit(http)
+    await submit(http)
+    await reporter.start()
+    await reporter.heartbeat(REPORT, age_s=7)
+    for path in (f"/v1/jobs/{job}", "/v1/jobs/job_0", "/v1/jobs/job_0", "/nowhere/1", "/nowhere/2"):
+        await http.get(path)
+    await http.request("BREW", "/v1/jobs")
+    found = await scraped(http)
+    assert found["normlab_jobs", "queued"] == 1
+    assert found["normlab_jobs", "running"] == 1
+    assert found["normlab_jobs", "failed"] == 0
+    assert 0 < found["normlab_queue_oldest_seconds", ""] < 60
+    assert 7 <= found["normlab_dispatcher_heartbeat_age_seconds", ""] < 60
+    assert found["normlab_sse_clients", ""] == 0
+    assert found["normlab_database_up", ""] == 1
+    assert found["normlab_http_requests_total", "POST /v1/jobs 201"] == 2
+    assert found["normlab_http_requests_total", "GET /v1/jobs/{job_id} 200"] == 1
+    assert found["normlab_http_requests_total", "GET /v1/jobs/{job_id} 404"] == 2
+    assert found["normlab_http_requests_total", "GET unrouted 404"] == 2
+    assert found["normlab_http_request_duration_seconds_count", "GET /v1/jobs/{job_id}"] == 3
+    assert not [key for key in found if "BREW" in key[1]]
+
+
+async def test_prometheus_is_answered_while_the_database_fails(http: AsyncClient, database: Database) -> None:
+    await broken(database)
+    assert (await scraped(http))["normlab_database_up", ""] == 0
+
+
+async def test_the_specification_says_what_a_job_may_be(http: AsyncClient) -> None:
+    specification = (await http.get("/v1/specification")).json()
+    assert set(specification["job"]["required"]) == {"normalization", "batch_size"}
+    assert specification["job"]["properties"]["epochs"]["default"] == 30
+    assert "images a worker" in specification["job"]["properties"]["batch_size"]["description"]
+    assert [model["name"] for model in specification["models"]] == list(ARCHITECTURES)
+    stem = specification["models"][0]["layers"][0]
+    assert stem == {"name": "stem_norm", "channels": 16, "size": 32}
+    parameters = {entry["type"]: set(entry["parameters"]) for entry in specification["normalizations"]}
+    assert parameters["group"] == {"num_groups", "channels_per_group", "eps", "affine"}
+    assert parameters["none"] == set()
+    assert specification["recipes"].keys() == RECIPES.keys()
+    assert specification["recipes"]["labml"]["batch_size"] == 64
+    assert {"name": "cifar10", "train": 50_000, "test": 10_000} in specification["datasets"]
+
+
+async def test_every_recipe_in_the_specification_can_be_submitted(http: AsyncClient) -> None:
+    specification = (await http.get("/v1/specification")).json()
+    for recipe, fields in specification["recipes"].items():
+        by_name = await http.post(
+            "/v1/jobs", json={"recipe": recipe, "normalization": {"type": "batch"}, "batch_size": 8}
+        )
+        by_fields = await http.post("/v1/jobs", json=fields | {"normalization": {"type": "batch"}, "batch_size": 8})
+        assert by_name.json()["spec"] | {"recipe": None} == by_fields.json()["spec"]
+
+
+async def test_the_documentation_is_served(http: AsyncClient) -> None:
+    assert (await http.get("/openapi.json")).json()["info"]["title"] == "normlab"
+    front = await http.get("/")
+    assert (front.status_code, front.headers["location"]) == (307, "/docs")
+    assert "text/html" in (await http.get("/docs")).headers["content-type"]
+
+
+async def test_replicas_tell_the_same(settings: Settings, app: FastAPI, http: AsyncClient, reporter: Reporter) -> None:
+    replica = create_app(settings)
+    async with (
+        replica.router.lifespan_context(replica),
+        AsyncClient(transport=ASGITransport(replica), base_url="http://normlab") as other,
+    ):
+        job = await submit(http)
+        await reporter.start()
+        await reporter.metrics("eval", 1, 10, test_error=0.5)
+        checkpoint = await reporter.checkpoint(1, 10, {"state.pt": b"x"}, test_error=0.5)
+        await reporter.heartbeat(REPORT)
+        for path in (
+            f"/v1/jobs/{job}",
+            "/v1/jobs",
+            f"/v1/jobs/{job}/metrics",
+            f"/v1/jobs/{job}/events",
+            f"/v1/checkpoints/{checkpoint}",
+            f"/v1/checkpoints/{checkpoint}/files/state.pt",
+            "/v1/cluster",
+        ):
+            assert (await http.get(path)).content == (await other.get(path)).content
+        assert (await other.post(f"/v1/jobs/{job}/pause")).json()["status"] == "pausing"
+        assert (await http.get(f"/v1/jobs/{job}")).json()["status"] == "pausing"
+
+
+async def test_the_log_has_a_line_for_each_request_with_its_id(
+    http: AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "service.middleware")
+    await http.post("/v1/jobs", json=BODY, headers={"X-Request-ID": "mine"})
+    await http.get("/livez")
+    lines = [record for record in caplog.records if record.name == "service.middleware"]
+    assert [(r.levelname, r.getMessage()) for r in lines] == [
+        ("INFO", "POST /v1/jobs 201"),
+        ("DEBUG", "GET /livez 200"),
+    ]
+    assert vars(lines[0])["duration_s"] > 0
+
+
+async def test_an_unexpected_error_tells_only_the_id_under_which_the_log_has_the_rest(
+    http: AsyncClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError("the password is hunter2")
+
+    monkeypatch.setattr(jobs, "get", fail)
+    answer = await http.get("/v1/jobs/job_1", headers={"X-Request-ID": "mine"})
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["request_id"] == answer.headers["x-request-id"] == "mine"
+    assert "hunter2" not in answer.text
+    [record] = [record for record in caplog.records if record.exc_info]
+    assert re.search("hunter2", str(record.exc_info))

@@ -1,0 +1,246 @@
+"""Every error is a problem (RFC 9457), and who may not is told so."""
+
+import json
+import sqlite3
+from collections.abc import AsyncIterator
+
+import pytest
+from fastapi import FastAPI
+from httpx2 import ASGITransport, AsyncClient, Response
+from pydantic import SecretStr
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from service.app import create_app
+from service.middleware import MAX_BODY_SIZE
+from service.settings import Settings
+from service.store import jobs
+from tests.integration.api.test_jobs import BODY, submit
+
+pytestmark = pytest.mark.anyio
+
+JSON = {"Content-Type": "application/json"}
+
+
+def assert_problem(answer: Response, status: int) -> None:
+    """It is a problem with everything that a problem has."""
+    problem = answer.json()
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert problem.keys() - {"errors"} == {"type", "title", "status", "detail", "request_id"}
+    assert problem["status"] == status
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert problem["title"]
+    assert problem["detail"]
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/v1", "/v1/jobs/", "/v1/jobs/job_1/nothing", "/v1/jobs/%F0%9F%92%A9"])
+async def test_what_is_not_there(http: AsyncClient, path: str) -> None:
+    assert_problem(await http.get(path), 404)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/v1/jobs", "GET, POST"),
+        ("PATCH", "/v1/jobs/job_1", "DELETE, GET"),
+        ("POST", "/v1/checkpoints/checkpoint_1/files/x", "GET, HEAD"),
+        ("GET", "/v1/jobs/job_1/cancel", "POST"),
+        ("TRACE", "/livez", "GET"),
+    ],
+)
+async def test_a_method_that_is_not_taken_is_told_which_are(
+    http: AsyncClient, method: str, path: str, allowed: str
+) -> None:
+    answer = await http.request(method, path)
+    assert_problem(answer, 405)
+    assert answer.headers["allow"] == allowed
+
+
+@pytest.mark.parametrize("body", [b"{", b"nope", b'{"a": 1,}', b"\xff\xfe", b"[" * 100_000, b"9" * 5000, b"{} {}"])
+async def test_a_body_that_is_not_json(http: AsyncClient, body: bytes) -> None:
+    answer = await http.post("/v1/jobs", content=body, headers=JSON)
+    if body.startswith(b"9"):
+        assert answer.status_code in (400, 422)
+    else:
+        assert_problem(answer, 400)
+
+
+@pytest.mark.parametrize("body", [b"[]", b"3", b'"text"', b"null", b""])
+async def test_a_body_that_is_no_object(http: AsyncClient, body: bytes) -> None:
+    assert_problem(await http.post("/v1/jobs", content=body, headers=JSON), 422)
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"batch_size": NaN}', b'{"batch_size": 1e999}', b'{"name": "\\ud800", "zz\\udc00": 1}']
+)
+async def test_what_json_can_say_and_a_job_cannot_be(http: AsyncClient, body: bytes) -> None:
+    assert_problem(await http.post("/v1/jobs", content=body, headers=JSON), 422)
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application", "\xff", None])
+async def test_a_body_of_another_kind(http: AsyncClient, kind: str | None) -> None:
+    headers = {"Content-Type": kind.encode("latin-1")} if kind else {}
+    answer = await http.post("/v1/jobs", content=json.dumps(BODY).encode(), headers=headers)
+    assert_problem(answer, 415)
+    assert "send application/json" in answer.json()["detail"]
+
+
+async def test_json_under_its_other_names_is_taken(http: AsyncClient) -> None:
+    for kind in ("application/json; charset=utf-8", "application/vnd.normlab+json", "APPLICATION/JSON"):
+        answer = await http.post("/v1/jobs", content=json.dumps(BODY), headers={"Content-Type": kind})
+        assert answer.status_code == 201
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_a_body_that_is_too_large(http: AsyncClient, declared: bool) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b" " * (MAX_BODY_SIZE // 2)
+
+    content = b" " * (MAX_BODY_SIZE + 1) if declared else chunks()
+    answer = await http.post("/v1/jobs", content=content, headers=JSON)
+    assert_problem(answer, 413)
+    assert str(MAX_BODY_SIZE) in answer.json()["detail"]
+
+
+async def test_a_body_of_just_the_size_is_read(http: AsyncClient) -> None:
+    body = json.dumps(BODY).encode().ljust(MAX_BODY_SIZE)
+    assert (await http.post("/v1/jobs", content=body, headers=JSON)).status_code == 201
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs/{job}", "/v1/jobs/{job}/checkpoints", "/v1/cluster"])
+async def test_no_query_parameter_is_passed_over(http: AsyncClient, path: str) -> None:
+    answer = await http.get(path.format(job=await submit(http)) + "?verbose=1")
+    assert_problem(answer, 422)
+    assert answer.json()["errors"][0]["parameter"] == "verbose"
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "ü"])
+async def test_an_idempotency_key_that_is_none(http: AsyncClient, key: str) -> None:
+    answer = await http.post("/v1/jobs", json=BODY, headers={"Idempotency-Key": key.encode("latin-1")})
+    assert_problem(answer, 422)
+    assert answer.json()["errors"][0]["header"] == "Idempotency-Key"
+    assert (await http.get("/v1/jobs")).json()["data"] == []
+
+
+@pytest.mark.parametrize("given", ["mine-1.2:3_4", "a" * 128])
+async def test_a_request_keeps_the_id_that_it_came_with(http: AsyncClient, given: str) -> None:
+    for path in ("/livez", "/nowhere"):
+        answer = await http.get(path, headers={"X-Request-ID": given})
+        assert answer.headers["x-request-id"] == given
+
+
+@pytest.mark.parametrize("given", ["", "a b", "a" * 129, 'x"; drop', "ü"])
+async def test_a_request_is_given_an_id_where_it_has_none_to_keep(http: AsyncClient, given: str) -> None:
+    answers = [await http.get("/nowhere", headers={"X-Request-ID": given.encode("latin-1")}) for _ in range(2)]
+    ids = {answer.headers["x-request-id"] for answer in answers}
+    assert len(ids) == 2
+    assert given not in ids
+    assert [answer.json()["request_id"] for answer in answers] == [a.headers["x-request-id"] for a in answers]
+
+
+FULL = sqlite3.OperationalError("database or disk is full")
+FULL.sqlite_errorcode = sqlite3.SQLITE_FULL
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (OperationalError("SELECT 1", {}, sqlite3.OperationalError("database is locked")), 503),
+        (PoolTimeout("QueuePool limit"), 503),
+        (OperationalError("INSERT", {}, FULL), 507),
+    ],
+)
+async def test_what_the_database_cannot_do_now(
+    http: AsyncClient, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(jobs, "create", fail)
+    answer = await http.post("/v1/jobs", json=BODY)
+    assert_problem(answer, status)
+    assert "INSERT" not in answer.text
+
+
+TOKENS = "alice:alices-token,bob:bobs-token:read"
+
+
+@pytest.fixture
+async def closed(settings: Settings) -> AsyncIterator[AsyncClient]:
+    """A client of an application that wants tokens."""
+    app = create_app(Settings(home=settings.home, api_tokens=SecretStr(TOKENS)))
+    async with (
+        app.router.lifespan_context(app),
+        AsyncClient(transport=ASGITransport(app), base_url="http://normlab") as http,
+    ):
+        yield http
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+ALICE, BOB = bearer("alices-token"), bearer("bobs-token")
+
+
+def v1_operations(app: FastAPI) -> list[tuple[str, str]]:
+    """Every method and path that needs a token, filled in with ids that do not exist."""
+    found = []
+    for path, methods in app.openapi()["paths"].items():
+        if path.startswith("/v1/") and path != "/v1/specification":
+            filled = path.format(job_id="job_1", checkpoint_id="checkpoint_1", name="x", which="best")
+            found += [(method.upper(), filled) for method in methods]
+    return found
+
+
+async def test_without_a_token_nothing_under_v1_answers(app: FastAPI, closed: AsyncClient) -> None:
+    operations = v1_operations(app)
+    assert len(operations) >= 15
+    for headers in ({}, bearer("wrong-token"), bearer("alices-token2"), bearer("Ä"), {"Authorization": "Basic YTpi"}):
+        for method, path in operations:
+            encoded = {name: value.encode("latin-1") for name, value in headers.items()}
+            answer = await closed.request(method, path, headers=encoded)
+            assert answer.status_code == 401, (method, path)
+            assert answer.headers["www-authenticate"] == "Bearer"
+            if method != "HEAD":
+                assert_problem(answer, 401)
+
+
+async def test_a_token_that_reads_does_not_write(app: FastAPI, closed: AsyncClient) -> None:
+    for method, path in v1_operations(app):
+        answer = await closed.request(method, path, headers=BOB)
+        if method in ("GET", "HEAD"):
+            assert answer.status_code in (200, 404), (method, path)
+        else:
+            assert_problem(answer, 403)
+            assert "bob" in answer.json()["detail"]
+
+
+async def test_a_token_that_writes_does_both(closed: AsyncClient) -> None:
+    answer = await closed.post("/v1/jobs", json=BODY, headers=ALICE)
+    assert answer.status_code == 201
+    assert (await closed.get(answer.headers["location"], headers=ALICE)).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/livez", "/metrics", "/openapi.json", "/docs", "/v1/specification"])
+async def test_what_needs_no_token(closed: AsyncClient, path: str) -> None:
+    assert (await closed.get(path)).status_code == 200
+
+
+async def test_readiness_needs_no_token(closed: AsyncClient) -> None:
+    assert (await closed.get("/readyz")).json()["checks"]["database"]["ok"]
+
+
+async def test_idempotency_keys_are_each_clients_own(settings: Settings) -> None:
+    app = create_app(Settings(home=settings.home, api_tokens=SecretStr("alice:alices-token,carol:carols-token")))
+    async with (
+        app.router.lifespan_context(app),
+        AsyncClient(transport=ASGITransport(app), base_url="http://normlab") as http,
+    ):
+        made = {
+            (await http.post("/v1/jobs", json=BODY, headers=bearer(token) | {"Idempotency-Key": "k"})).json()["id"]
+            for token in ("alices-token", "carols-token", "alices-token")
+        }
+    assert len(made) == 2
