@@ -119,4 +119,9 @@ def is_disk_full(error: BaseException) -> bool:
     origin = getattr(error, "orig", error)
     if isinstance(origin, psycopg.errors.DiskFull):
         return True
-    return isinstance(origin, sqlite3.OperationalError) and origin.sqlite_errorcode == sqlite3.SQLITE_FULL
+    return isinstance(origin, sqlite3.OperationalError) and _code(origin) == sqlite3.SQLITE_FULL
+
+
+def _code(error: sqlite3.OperationalError) -> int | None:
+    # An error that the module raised by itself has none.
+    return getattr(error, "sqlite_errorcode", None)
