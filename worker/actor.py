@@ -27,10 +27,11 @@ CONCURRENT_CALLS = 8
 """Calls an actor answers at once: a poll waits, and the others must get through meanwhile."""
 
 MALLOC_ENVIRONMENT = {
-    # glibc returns every large block to the system and fetches it anew, zeroed page by page, on the next step. Kept, a
-    # training step on the CPU reuses the activations of the step before.
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**34),
+    # glibc gives large blocks back to the system and gets them anew, zeroed page by page, on the next step. Kept in one
+    # heap, a step reuses the memory of the step before. One arena, because the heaps of further ones hold 64 MiB each.
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_TOP_PAD_": str(2**26),
 }
 """The environment a CPU worker needs from its start."""

@@ -42,12 +42,12 @@ async def dispatch(settings: Settings) -> int:
         await asyncio.wait([running])
         if running.cancelled():
             return 0
-        error = running.exception()
-        assert error is not None, "a dispatcher ends only by an error"
-        if isinstance(error, BaseExceptionGroup) and error.split((ClusterGone, LeadershipLost))[1] is None:
-            logger.error("%s", "; ".join(map(str, error.exceptions)))
+        reason = running.exception()
+        assert reason is not None, "a dispatcher ends only by an error"
+        if isinstance(reason, BaseExceptionGroup) and reason.split((ClusterGone, LeadershipLost))[1] is None:
+            logger.error("%s", "; ".join(map(str, reason.exceptions)))
             return TRY_AGAIN
-        raise error
+        raise reason
 
 
 def main() -> int:
