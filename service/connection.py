@@ -34,7 +34,9 @@ class ApiError(ClientError):
 
     def __str__(self) -> str:
         if self.errors:
-            return "\n".join(f"{e.get('pointer') or '/'}: {e.get('detail', '')}" for e in self.errors)
+            places = (e.get("pointer") or e.get("parameter") or e.get("header") for e in self.errors)
+            lines = zip(places, self.errors, strict=True)
+            return "\n".join((f"{place}: " if place else "") + str(e.get("detail", "")) for place, e in lines)
         return self.detail or f"{self.title} (HTTP {self.status})"
 
 

@@ -1,0 +1,87 @@
+"""The command itself: what it is made of, and how it ends."""
+
+import os
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+from service.cli import checkpoints, jobs, logs, machine, submission, watching
+from service.cli.exits import EXIT_CODES, Exit, exit_code_of
+
+app = typer.Typer(
+    name="normlab",
+    help="Which normalization, at which batch size, and is the difference real?",
+    epilog="Exit codes: " + ", ".join(f"{int(code)} {text}" for code, text in EXIT_CODES.items()) + ".",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(machine.up)
+app.command()(submission.submit)
+app.command("jobs")(jobs.find)
+app.command()(jobs.show)
+app.command()(watching.watch)
+app.command("logs")(logs.read)
+app.command()(jobs.cancel)
+app.command()(jobs.pause)
+app.command()(jobs.resume)
+app.command()(jobs.retry)
+app.command()(jobs.delete)
+app.command("checkpoints")(checkpoints.find)
+app.command()(checkpoints.download)
+app.command()(machine.cluster)
+app.command()(machine.doctor)
+app.command()(machine.demo)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            print(version("normlab"))
+        except PackageNotFoundError:
+            print("unknown: normlab is not installed, it runs from its source")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    url: Annotated[
+        str | None, typer.Option(help="Address of the service; default: NORMLAB_URL, else the one running here.")
+    ] = None,
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    """Which normalization, at which batch size, and is the difference real?"""
+    context.obj = url
+
+
+def main() -> None:
+    """The entry point: run a command, end with its exit code, and never with a traceback for what a user can cause."""
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = Exit.OK
+    except typer.Abort:
+        code = Exit.INTERRUPTED
+    except Exception as error:
+        known = exit_code_of(error)
+        if known is None:
+            raise
+        print(f"normlab: {_text(error)}", file=sys.stderr)
+        code = known
+    sys.exit(code if isinstance(code, int) else Exit.OK)
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, typer.TyperException):
+        return error.format_message()
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)

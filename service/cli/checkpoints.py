@@ -1,0 +1,84 @@
+"""`normlab checkpoints` and `download`."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from service.cli.exits import Invalid
+from service.cli.session import AsJson, JobId, Json, connect, console, print_json
+from service.cli.tables import grid, per_cent
+
+
+def find(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
+    """List the checkpoints of a job, newest first."""
+    with connect(context) as client:
+        found = list(client.checkpoints(job))
+    if as_json:
+        print_json(found)
+        return
+    table = grid("ID", "EPOCH", "STEP", "ERROR", "SIZE", "", right=("EPOCH", "STEP", "ERROR", "SIZE"))
+    for checkpoint in found:
+        size = sum(file["size"] for file in checkpoint["files"])
+        table.add_row(
+            checkpoint["id"],
+            str(checkpoint["epoch"]),
+            str(checkpoint["step"]),
+            _error_of(checkpoint),
+            f"{size / 1e6:.1f} MB",
+            "best" if checkpoint["best"] else "",
+        )
+    if found:
+        console().print(table)
+    else:
+        console().print("No checkpoints yet.", style="dim")
+
+
+def download(
+    context: typer.Context,
+    checkpoint: Annotated[str, typer.Argument(help="JOB (its best), JOB/latest, JOB/best, or a checkpoint's id.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File or folder to write to.")] = Path(),
+    file: Annotated[str, typer.Option(help="Which file of the checkpoint.")] = "model.safetensors",
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a file of a checkpoint, by default its weights. A download that was cut goes on where it broke."""
+    with connect(context) as client:
+        job, slash, which = checkpoint.partition("/")
+        if slash:
+            found = client.checkpoint((job, which))
+        elif checkpoint.startswith("job_"):
+            found = client.checkpoint((job, "best"))
+        else:
+            found = client.checkpoint(checkpoint)
+        if not output.is_dir() and not output.parent.is_dir():
+            raise Invalid(f"--output is {output}: the folder {output.parent} does not exist")
+        out = Console(stderr=True)
+        try:
+            with _bar(out, file) as on_progress:
+                path = client.download(found["id"], file, output, on_progress)
+        except ValueError as error:
+            raise Invalid(str(error)) from error
+    if as_json:
+        print_json({"path": str(path), "checkpoint": found})
+    else:
+        console().print(f"{path}  epoch {found['epoch']}, step {found['step']}, error {_error_of(found)}")
+
+
+def _error_of(checkpoint: Json) -> str:
+    metrics = checkpoint["metrics"]
+    return per_cent(metrics.get("holdout_error", metrics.get("test_error")))
+
+
+@contextlib.contextmanager
+def _bar(out: Console, file: str) -> Iterator[Callable[[int, int], object]]:
+    if not out.is_terminal:
+        yield lambda done, size: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=out, transient=True) as progress:
+        task = progress.add_task(file, total=None)
+        yield lambda done, size: progress.update(task, completed=done, total=size)

@@ -1,0 +1,50 @@
+"""How a command ends."""
+
+from enum import IntEnum
+
+import typer
+
+from service.connection import ApiError, ClientError, ConnectionFailed, NotNormlab
+
+
+class Exit(IntEnum):
+    """The exit codes."""
+
+    OK = 0
+    FAILED = 1
+    INVALID = 2
+    UNREACHABLE = 3
+    REFUSED = 4
+    INTERRUPTED = 130
+
+
+EXIT_CODES = {
+    Exit.OK: "all went well",
+    Exit.FAILED: "the job failed or was cancelled, or what was asked for did not work on this machine",
+    Exit.INVALID: "the command or the job is not valid",
+    Exit.UNREACHABLE: "the service cannot be reached",
+    Exit.REFUSED: "the service refused: no such thing, not in this state, or not allowed",
+    Exit.INTERRUPTED: "interrupted by Ctrl-C",
+}
+
+
+class Failed(Exception):
+    """What was asked for did not work; the text says why."""
+
+
+class Invalid(Exception):
+    """The command cannot be understood; the text says what would be."""
+
+
+def exit_code_of(error: Exception) -> Exit | None:
+    """The exit code for an error that a user can cause; None for a defect of ours."""
+    match error:
+        case Invalid() | typer.TyperException():
+            return Exit.INVALID
+        case ConnectionFailed() | NotNormlab():
+            return Exit.UNREACHABLE
+        case ApiError():
+            return Exit.INVALID if error.status in (400, 422) else Exit.REFUSED
+        case Failed() | ClientError() | OSError():
+            return Exit.FAILED
+    return None

@@ -1,0 +1,97 @@
+"""`normlab jobs`, `show`, and the verbs."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from service.cli.exits import Invalid
+from service.cli.session import AsJson, JobId, Json, connect, console, print_json
+from service.cli.tables import job_table, jobs_table, title_of
+from service.client import Client
+
+JobIds = Annotated[list[str], typer.Argument(help="Ids of the jobs.", show_default=False)]
+
+
+def find(
+    context: typer.Context,
+    status: Annotated[list[str] | None, typer.Option(help="Only in this state; may be repeated.")] = None,
+    normalization: Annotated[list[str] | None, typer.Option(help="Only this normalization.")] = None,
+    batch_size: Annotated[list[int] | None, typer.Option(help="Only this batch size.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Only this model.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Only with this KEY=VALUE.")] = None,
+    search: Annotated[str | None, typer.Option(help="Only with this in the name.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first."""
+    for entry in label or ():
+        if "=" not in entry:
+            raise Invalid(f"--label is {entry!r}: give it as KEY=VALUE")
+    with connect(context) as client:
+        found = list(
+            client.jobs(
+                max_jobs=limit,
+                status=status,
+                normalization=normalization,
+                batch_size=batch_size,
+                model=model,
+                label=[entry.replace("=", ":", 1) for entry in label] if label else None,
+                search=search,
+            )
+        )
+    if as_json:
+        print_json(found)
+    elif found:
+        console().print(jobs_table(found))
+    else:
+        console().print("No jobs.", style="dim")
+
+
+def show(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
+    """Show one job: what it trains, where it stands, and what became of each attempt."""
+    with connect(context) as client:
+        found = client.job(job)
+    if as_json:
+        print_json(found)
+    else:
+        console().print(job_table(found))
+
+
+def cancel(context: typer.Context, jobs: JobIds, as_json: AsJson = False) -> None:
+    """Stop jobs for good."""
+    _each(context, jobs, Client.cancel, as_json)
+
+
+def pause(context: typer.Context, jobs: JobIds, as_json: AsJson = False) -> None:
+    """Have jobs take a checkpoint and stop until they are resumed."""
+    _each(context, jobs, Client.pause, as_json)
+
+
+def resume(context: typer.Context, jobs: JobIds, as_json: AsJson = False) -> None:
+    """Queue paused jobs again, from their checkpoints."""
+    _each(context, jobs, Client.resume, as_json)
+
+
+def retry(context: typer.Context, jobs: JobIds, as_json: AsJson = False) -> None:
+    """Queue a new job for each that failed or was cancelled; prints the new ones."""
+    _each(context, jobs, Client.retry, as_json)
+
+
+def delete(context: typer.Context, jobs: JobIds) -> None:
+    """Remove jobs that have ended, with their metrics and checkpoints."""
+    with connect(context) as client:
+        for job in jobs:
+            client.delete(job)
+            console().print(f"{job}  deleted")
+
+
+def _each(context: typer.Context, jobs: list[str], verb: Callable[[Client, str], Json], as_json: bool) -> None:
+    out = console()
+    with connect(context) as client:
+        for job in jobs:
+            answer = verb(client, job)
+            if as_json:
+                print_json(answer)
+            else:
+                out.print(f"{answer['id']}  {title_of(answer)}  {answer['status']}")

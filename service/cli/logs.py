@@ -1,0 +1,46 @@
+"""`normlab logs`: what the attempts of a job wrote for people."""
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from service.cli.exits import Invalid
+from service.cli.session import AsJson, JobId, Json, connect, console, print_json_line
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def read(
+    context: typer.Context,
+    job: JobId,
+    level: Annotated[str, typer.Option(help="Nothing below: debug, info, warning or error.")] = "info",
+    search: Annotated[str | None, typer.Option(help="Only lines with this in them.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print the log of a job."""
+    if level not in LEVELS:
+        raise Invalid(f"--level is {level!r}: give one of {', '.join(LEVELS)}")
+    levels = LEVELS[LEVELS.index(level) :]
+    last = None
+    with connect(context) as client:
+        for line in client.logs(job, level=levels, search=search):
+            _print(line, as_json)
+            last = line["id"]
+        if not follow:
+            return
+        for event in client.events(job, after=last):
+            wanted = event.type == "log" and event.data["level"] in levels
+            if wanted and (search or "").lower() in event.data["message"].lower():
+                _print(event.data, as_json)
+
+
+def _print(line: Json, as_json: bool) -> None:
+    if as_json:
+        print_json_line(line)
+        return
+    clock = datetime.fromisoformat(line["time"]).astimezone().strftime("%H:%M:%S")
+    text = Text.assemble((clock, "dim"), f"  {line['level']:7}  ", line["message"])
+    console().print(text, soft_wrap=True)

@@ -1,0 +1,107 @@
+"""`normlab up`, `cluster`, `doctor`, `demo`: the service and the machine it stands on."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from service.cli.exits import Exit, Failed, Invalid
+from service.cli.session import AsJson, connect, console, print_json
+from service.cli.tables import grid
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+
+def up(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default: NORMLAB_HOST or 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on, 0 takes a free one; default: 8000.")] = None,
+    home: Annotated[Path | None, typer.Option(help="Folder of the database and the checkpoints.")] = None,
+) -> None:
+    """Run the whole service on this machine, until Ctrl-C."""
+    from service.supervisor import CannotStart, serve
+
+    try:
+        serve(_settings(host=host, port=port, home=home))
+    except CannotStart as error:
+        raise Failed(str(error)) from error
+
+
+def _settings(**flags: object) -> "Settings":
+    from pydantic import ValidationError
+
+    from service.settings import Settings
+
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise Invalid("; ".join(_sentence(problem["loc"], problem["msg"]) for problem in error.errors())) from error
+
+
+def _sentence(loc: tuple[int | str, ...], message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return f"NORMLAB_{str(loc[0]).upper()}: {message}" if loc else message
+
+
+def cluster(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show what there is to train on: Ray, its nodes, the workers, the queue."""
+    with connect(context) as client:
+        found = client.cluster()
+    if as_json:
+        print_json(found)
+        return
+    out = console()
+    slots, queue, ray = found["slots"], found["queue"], found["ray"]
+    dispatcher = "runs" if found["dispatcher"]["alive"] else "does not run; what follows is what was last known"
+    table = grid("", "")
+    table.show_header = False
+    table.add_row("dispatcher", dispatcher)
+    table.add_row("ray", f"{ray['status']}" + (f" at {ray['address']}" if ray.get("address") else ""))
+    table.add_row("slots", f"{slots['total']}: {slots['busy']} busy, {slots['free']} free")
+    table.add_row("queue", f"{queue['queued']} waiting")
+    for node in found["nodes"]:
+        state = "" if node["alive"] else ", gone"
+        table.add_row("node", f"{node['address'] or node['id']}, {node['cpus']:g} CPUs, {node['gpus']:g} GPUs{state}")
+    for worker in found["workers"]:
+        job = f" with {worker['job']}" if worker["job"] else ""
+        table.add_row("worker", Text(f"{worker['id']}, {worker['device'] or 'no device yet'}, {worker['state']}{job}"))
+    out.print(table)
+
+
+def doctor(
+    home: Annotated[Path | None, typer.Option(help="Folder of the database and the checkpoints.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what this machine has and what will be used; ends with 1 where no job can be trained."""
+    from service.doctor import examine
+
+    findings = examine(_settings(home=home))
+    if as_json:
+        print_json({"can_train": all(finding.ok for finding in findings), "findings": [f.__dict__ for f in findings]})
+    else:
+        table = grid("", "", "")
+        table.show_header = False
+        marks = {True: Text("ok", style="green"), False: Text("missing", style="red")}
+        for finding in findings:
+            mark = Text("note", style="yellow") if finding.ok and finding.note else marks[finding.ok]
+            table.add_row(finding.name, mark, Text(finding.detail))
+        table.columns[2].no_wrap = False
+        console().print(table)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(Exit.FAILED)
+
+
+def demo(
+    leave: Annotated[bool, typer.Option("--exit", help="End after the table, also on a terminal.")] = False,
+    home: Annotated[Path | None, typer.Option(help="Folder of the database and the checkpoints.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on, 0 takes a free one; default: 8000.")] = None,
+) -> None:
+    """Train BatchNorm and GroupNorm at batch sizes 2 and 32 for a few minutes, and show the table."""
+    from service.demo import run
+    from service.supervisor import CannotStart
+
+    try:
+        run(_settings(home=home, port=port), leave=leave)
+    except CannotStart as error:
+        raise Failed(str(error)) from error

@@ -1,0 +1,149 @@
+"""How jobs, checkpoints and the cluster look on a terminal."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+Json = dict[str, Any]
+
+STYLES = {
+    "queued": "cyan",
+    "starting": "blue",
+    "running": "blue",
+    "pausing": "yellow",
+    "paused": "yellow",
+    "cancelling": "yellow",
+    "lost": "yellow",
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "magenta",
+}
+
+
+def grid(*columns: str, right: Iterable[str] = ()) -> Table:
+    """An empty table: quiet, aligned, nothing cut off."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=True, overflow="fold")
+    return table
+
+
+def normalization_of(spec: Json) -> str:
+    """A normalization in a few letters: `group 8`, `group of 4`, `batch`."""
+    normalization = spec["normalization"]
+    kind: str = normalization["type"]
+    if normalization.get("num_groups") is not None:
+        return f"{kind} {normalization['num_groups']}"
+    if normalization.get("channels_per_group") is not None:
+        return f"{kind} of {normalization['channels_per_group']}"
+    return kind
+
+
+def title_of(job: Json) -> str:
+    """The name of a job, or what it trains where it has none; the synthetic set is always named."""
+    spec = job["spec"]
+    title = job["name"] or f"{normalization_of(spec)} · batch {spec['batch_size']} · {spec['model']}"
+    return title if spec["dataset"]["name"] == "cifar10" else f"{title} [{spec['dataset']['name']}]"
+
+
+def error_metric(spec: Json) -> str:
+    """The metric that a job is judged by."""
+    return "holdout_error" if spec["dataset"].get("holdout") else "test_error"
+
+
+def per_cent(value: float | None) -> str:
+    """A fraction of 1 in per cent."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as 42 s, 3:07 or 2:03:04."""
+    if seconds is None:
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02}:{rest:02}"
+    return f"{minutes}:{rest:02}" if minutes else f"{rest} s"
+
+
+def status_text(status: str) -> Text:
+    """A status by name and colour."""
+    return Text(status, style=STYLES.get(status, ""))
+
+
+def jobs_table(jobs: Iterable[Json]) -> Table:
+    """One line a job."""
+    right = ("BATCH", "EPOCH", "ERROR", "BEST", "AGE")
+    columns = ("ID", "STATUS", "NORMALIZATION", "BATCH", "MODEL", "SEED", "EPOCH", "ERROR", "BEST", "AGE", "NAME")
+    table = grid(*columns, right=right)
+    for job in jobs:
+        spec = job["spec"]
+        summary = job["summary"].get(error_metric(spec)) or {}
+        table.add_row(
+            job["id"],
+            status_text(job["status"]),
+            normalization_of(spec),
+            str(spec["batch_size"]),
+            spec["model"],
+            str(spec["seed"]),
+            f"{job['progress']['epoch'] if job['progress'] else 0}/{spec['epochs']}",
+            per_cent(summary.get("last")),
+            per_cent(summary.get("best")),
+            duration(_age_s(job["created_at"])),
+            Text(job["name"] if spec["dataset"]["name"] == "cifar10" else f"{job['name']} [synthetic]".strip()),
+        )
+    return table
+
+
+def job_table(job: Json) -> Table:
+    """Everything of one job that a person asks for."""
+    spec = job["spec"]
+    dataset = spec["dataset"]
+    images = f"{dataset['name']}, {dataset.get('train_limit') or 'all'} training images"
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("job", job["id"])
+    if job["name"]:
+        table.add_row("name", Text(job["name"]))
+    table.add_row("status", status_text(job["status"]))
+    if job["error"]:
+        at = "" if job["error"].get("step") is None else f" (step {job['error']['step']})"
+        table.add_row("error", Text(f"{job['error']['message']}{at}", style="red"))
+    table.add_row("trains", f"{spec['model']}, {normalization_of(spec)}, batch size {spec['batch_size']}, {images}")
+    table.add_row("seed", str(spec["seed"]))
+    if job["labels"]:
+        table.add_row("labels", Text(" ".join(f"{key}={value}" for key, value in job["labels"].items())))
+    if progress := job["progress"]:
+        total = progress["total_steps"] or "?"
+        table.add_row("progress", f"epoch {progress['epoch']}/{spec['epochs']}, step {progress['step']}/{total}")
+        if progress["eta_s"] is not None:
+            table.add_row("left", duration(progress["eta_s"]))
+    for metric, values in sorted(job["summary"].items()):
+        table.add_row(metric, _summary(metric, values))
+    for attempt in job.get("attempts", ()):
+        ended = attempt["outcome"] or "runs"
+        reason = f": {attempt['reason']}" if attempt["reason"] else ""
+        device = f" on {attempt['device']}" if attempt["device"] else ""
+        table.add_row(f"attempt {attempt['number']}", Text(f"{attempt['worker']}{device}, {ended}{reason}"))
+    for change in job.get("history", ()):
+        reason = f"  {change['reason']}" if change.get("reason") else ""
+        table.add_row(_clock(change["time"]), Text(f"{change['status']}{reason}"))
+    return table
+
+
+def _summary(metric: str, values: Json) -> str:
+    show = per_cent if metric.endswith("_error") else "{:.4g}".format
+    return f"last {show(values['last'])}, best {show(values['best'])} at step {values['best_step']}"
+
+
+def _clock(time: str) -> str:
+    return datetime.fromisoformat(time).astimezone().strftime("%H:%M:%S")
+
+
+def _age_s(time: str) -> float:
+    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())

@@ -1,0 +1,265 @@
+"""`normlab watch`: jobs followed to their end, as progress bars on a terminal and as lines elsewhere."""
+
+import queue
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column
+from rich.text import Text
+
+from service.cli.exits import Exit
+from service.cli.session import AsJson, Json, connect, console, print_json_line
+from service.cli.tables import STYLES, duration, error_metric, per_cent, title_of
+from service.client import TERMINAL, Client, Event
+
+
+def watch(
+    context: typer.Context,
+    jobs: Annotated[list[str] | None, typer.Argument(help="Ids of the jobs; none: all that have not ended.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Follow jobs to their end; Ctrl-C stops watching, not the jobs. Ends with 1 unless all succeeded."""
+    with connect(context) as client:
+        if not jobs:
+            unfinished = ["queued", "starting", "running", "pausing", "paused", "cancelling", "lost"]
+            jobs = [job["id"] for job in client.jobs(status=unfinished, sort="created_at")]
+            if not jobs and not as_json:
+                console().print("No job is unfinished.", style="dim")
+        follow(client, jobs, as_json=as_json)
+
+
+def follow(client: Client, jobs: Sequence[str], *, as_json: bool = False) -> None:
+    """Show `jobs` until all have ended. Raises `typer.Exit`: 1 unless all succeeded, 130 after Ctrl-C."""
+    jobs = list(dict.fromkeys(jobs))
+    display: Display
+    out = console()
+    if as_json:
+        display = JsonLines()
+    elif out.is_terminal:
+        display = Bars(out)
+    else:
+        display = Lines(out)
+    try:
+        ended = to_the_end(client, jobs, display)
+    except KeyboardInterrupt:
+        plural = len(jobs) > 1
+        Console(stderr=True, highlight=False).print(
+            f"Stopped watching; the job{'s run' if plural else ' runs'} on. `normlab watch {' '.join(jobs)}` goes on, "
+            f"`normlab cancel` stops {'them' if plural else 'it'}.",
+            soft_wrap=True,
+        )
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    if any(job.status != "succeeded" for job in ended):
+        raise typer.Exit(Exit.FAILED)
+
+
+@dataclass
+class Followed:
+    """What is known of a job that is followed."""
+
+    id: str
+    title: str
+    metric: str
+    epochs: int
+    status: str
+    epoch: int = 0
+    step: int = 0
+    total_steps: int | None = None
+    images_per_s: float | None = None
+    eta_s: float | None = None
+    train_loss: float | None = None
+    error: float | None = None
+    failure: str | None = None
+
+    @classmethod
+    def of(cls, job: Json) -> "Followed":
+        """A job as the API shows it."""
+        progress = job["progress"] or {}
+        metric = error_metric(job["spec"])
+        followed = cls(job["id"], title_of(job), metric, job["spec"]["epochs"], job["status"])
+        followed._take(progress)
+        followed.error = (job["summary"].get(metric) or {}).get("last")
+        followed.failure = (job["error"] or {}).get("message")
+        return followed
+
+    def learn(self, event: Event) -> None:
+        """Bring this up to date."""
+        match event.type:
+            case "status" | "end":
+                self.status = event.data["status"]
+            case "started" | "progress" | "metrics":
+                self._take(event.data)
+                self.error = event.data.get(self.metric, self.error)
+        if self.status != "running":
+            self.images_per_s = self.eta_s = None
+
+    def _take(self, data: Json) -> None:
+        for name in ("epoch", "step", "total_steps", "images_per_s", "eta_s", "train_loss"):
+            if data.get(name) is not None:
+                setattr(self, name, data[name])
+
+
+class Display(Protocol):
+    """Where followed jobs are shown."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def add(self, job: Followed) -> None:
+        """A job is followed from now on."""
+
+    def show(self, job: Followed, event: Event) -> None:
+        """`event` has happened to `job`."""
+
+
+def to_the_end(client: Client, jobs: Iterable[str], display: Display) -> list[Followed]:
+    """Follow `jobs` on `display` until all have ended. Raises `ClientError` when the service is gone for good."""
+    followed = {job: Followed.of(client.job(job)) for job in jobs}
+    events: queue.SimpleQueue[tuple[str, Event | BaseException]] = queue.SimpleQueue()
+
+    def read(job: str) -> None:
+        try:
+            for event in client.events(job):
+                events.put((job, event))
+        except Exception as error:
+            events.put((job, error))
+
+    with display:
+        for job in followed.values():
+            display.add(job)
+        for job_id in followed:
+            threading.Thread(target=read, args=(job_id,), daemon=True).start()
+        running = set(followed)
+        while running:
+            job_id, event = events.get()
+            if isinstance(event, BaseException):
+                raise event
+            job = followed[job_id]
+            job.learn(event)
+            if event.type == "end":
+                running.discard(job_id)
+                job.failure = (client.job(job_id)["error"] or {}).get("message")
+            display.show(job, event)
+    return list(followed.values())
+
+
+class Lines:
+    """A line for everything worth one: states, evaluations, warnings."""
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+
+    def __enter__(self) -> object:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def add(self, job: Followed) -> None:
+        """Nothing to say yet: the events tell it from the start."""
+
+    def show(self, job: Followed, event: Event) -> None:
+        """Print the line of an event, if it has one."""
+        line = self._line(job, event)
+        if line:
+            self._out.print(Text(f"{job.title}: {line}"), soft_wrap=True)
+
+    def _line(self, job: Followed, event: Event) -> str | None:
+        data = event.data
+        match event.type:
+            case "status" if data["status"] not in TERMINAL:
+                return f"{data['status']}" + (f" ({data['reason']})" if data.get("reason") else "")
+            case "metrics" if data["kind"] == "eval":
+                loss = "" if job.train_loss is None else f", train loss {job.train_loss:.3f}"
+                return f"epoch {data['epoch']}/{job.epochs}, {job.metric} {per_cent(data.get(job.metric))}{loss}"
+            case "log" if data["level"] in ("warning", "error"):
+                return f"{data['level']}: {data['message']}"
+            case "end":
+                return job.status + (f": {job.failure}" if job.failure else "")
+        return None
+
+
+class JsonLines:
+    """Every event as a line of JSON."""
+
+    def __enter__(self) -> object:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def add(self, job: Followed) -> None:
+        """Nothing to say yet."""
+
+    def show(self, job: Followed, event: Event) -> None:
+        """Print the event."""
+        print_json_line({"job": job.id, "event": event.type, **event.data})
+
+
+class Bars:
+    """A live progress bar a job."""
+
+    def __init__(self, out: Console) -> None:
+        self._tasks: dict[str, TaskID] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}", table_column=Column(overflow="ellipsis", no_wrap=True)),
+            _Status(table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=None, table_column=Column(min_width=8, max_width=40, ratio=1)),
+            _Figures(table_column=Column(no_wrap=True)),
+            console=out,
+            expand=True,
+            refresh_per_second=5,
+        )
+
+    def __enter__(self) -> object:
+        return self._progress.__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        self._progress.__exit__(*exception)
+
+    def add(self, job: Followed) -> None:
+        """Draw its bar."""
+        self._tasks[job.id] = self._progress.add_task(Text(job.title).markup, total=job.total_steps, job=job)
+        self._draw(job)
+
+    def show(self, job: Followed, event: Event) -> None:
+        """Move its bar; warnings stand above the bars."""
+        if event.type == "log" and event.data["level"] in ("warning", "error"):
+            self._progress.console.print(Text(f"{job.title}: {event.data['message']}", style="yellow"))
+        if event.type == "end" and job.failure:
+            self._progress.console.print(Text(f"{job.title}: {job.failure}", style="red"))
+        self._draw(job)
+
+    def _draw(self, job: Followed) -> None:
+        self._progress.update(self._tasks[job.id], completed=job.step, total=job.total_steps)
+
+
+class _Status(ProgressColumn):
+    """queued, running, ..."""
+
+    def render(self, task: Task) -> Text:
+        status = task.fields["job"].status
+        return Text(status, style=STYLES.get(status, ""))
+
+
+class _Figures(ProgressColumn):
+    """Epoch, loss, error, speed and time left: what is known of them."""
+
+    def render(self, task: Task) -> Text:
+        job: Followed = task.fields["job"]
+        figures = [f"{job.epoch}/{job.epochs}"]
+        if job.train_loss is not None:
+            figures.append(f"loss {job.train_loss:.2f}")
+        if job.error is not None:
+            figures.append(f"error {per_cent(job.error)}")
+        if job.images_per_s is not None:
+            figures.append(f"{job.images_per_s:.0f} img/s")
+        if job.eta_s is not None:
+            figures.append(f"{duration(job.eta_s)} left")
+        return Text("  ".join(figures))
