@@ -3,28 +3,30 @@
 It is the oracle of the tests, the backend of float64 and of machines without a compiler, and what a double backward
 differentiates. Statistics are taken in float32, or in float64 for float64 input, and about the mean (two passes).
 
-The mean is kept as an unevaluated sum of two floats, `mean[0] + mean[1]`: one float32 cannot hold the mean of values
-near 1e4 to better than 5e-4, and that error would show in every output.
+The mean is kept as an unevaluated sum of two numbers: one float32 cannot hold the mean of values near 1e4 to better
+than 5e-4, and that error would show in every output.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gn import layout
+
 __all__ = ["ACTIVATIONS", "group_norm", "group_norm_backward", "statistics"]
 
 ACTIVATIONS = ("relu", "silu", "gelu")
 
 
-def statistics(x: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor]:
-    """The mean, (2, N, G), and the reciprocal standard deviation, (N, G), of every group of `x`, (N, C, *)."""
-    grouped = _grouped(x, num_groups).to(_statistics_dtype(x))
+def statistics(x: Tensor, num_groups: int, eps: float) -> Tensor:
+    """Of every group of `x`, (N, C, *), the mean, its correction, and 1 / sqrt(variance + eps): (3, N, G)."""
+    grouped = _grouped(x, num_groups).to(layout.statistics_dtype(x))
     axes = tuple(range(2, grouped.dim()))
     mean = grouped.mean(axes, keepdim=True)
     centred = grouped - mean
     correction = centred.mean(axes, keepdim=True)
     variance = (centred - correction).square().mean(axes)
-    return torch.stack((mean.flatten(1), correction.flatten(1))), (variance + eps).rsqrt()
+    return torch.stack((mean.flatten(1), correction.flatten(1), (variance + eps).rsqrt()))
 
 
 def group_norm(
@@ -35,48 +37,43 @@ def group_norm(
     eps: float,
     residual: Tensor | None,
     activation: str | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`activation(group_norm(x) + residual)`, the mean and the reciprocal standard deviation."""
-    mean, rstd = statistics(x, num_groups, eps)
-    preactivation = _affine(_normalized(x, num_groups, mean, rstd), weight, bias)
+) -> tuple[Tensor, Tensor]:
+    """`activation(group_norm(x) + residual)`, and the statistics."""
+    found = statistics(x, num_groups, eps)
+    preactivation = _affine(_normalized(x, num_groups, found), weight, bias)
     if residual is not None:
         preactivation = preactivation + residual
-    return _activate(preactivation, activation).to(x.dtype), mean, rstd
+    return _activate(preactivation, activation).to(x.dtype), found
 
 
 def group_norm_backward(
     dy: Tensor,
     x: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
+    statistics: Tensor,
     num_groups: int,
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
     activation: str | None,
+    needs_dx: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of `x`, `weight`, `bias` and `residual`, the parameters' in the dtype of the statistics."""
-    normalized = _normalized(x, num_groups, mean, rstd)
+    """The gradients of `x` (empty unless asked for), `weight`, `bias` and `residual` (empty where there is none).
+
+    Of a ReLU, `residual` is what came out instead: all that its gradient needs to know of what went in is the sign.
+    """
+    normalized = _normalized(x, num_groups, statistics)
     preactivation = _affine(normalized, weight, bias)
     if residual is not None:
-        preactivation = preactivation + residual
+        preactivation = residual.to(preactivation.dtype) if activation == "relu" else preactivation + residual
     dpre = dy.to(preactivation.dtype) * _derivative(preactivation, activation)
-
     axes = (0, *range(2, x.dim()))
-    dbias = dpre.sum(axes)
-    dweight = (dpre * normalized).sum(axes)
-
-    dnormalized = _grouped(dpre if weight is None else dpre * _per_channel(weight, dpre), num_groups)
-    grouped = _grouped(normalized, num_groups)
-    axes = tuple(range(2, grouped.dim()))
-    centred = dnormalized - dnormalized.mean(axes, keepdim=True)
-    projected = grouped * (dnormalized * grouped).mean(axes, keepdim=True)
-    dx = ((centred - projected) * _per_group(rstd, grouped)).flatten(1, 2)
-    return dx.to(x.dtype), dweight, dbias, dpre.to(x.dtype)
-
-
-def _statistics_dtype(x: Tensor) -> torch.dtype:
-    return torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
+    dtype = layout.parameter_dtype(x, weight, bias)
+    return (
+        _project(dpre, normalized, weight, statistics[2]).to(x.dtype) if needs_dx else x.new_empty(0),
+        (dpre * normalized).sum(axes).to(dtype),
+        dpre.sum(axes).to(dtype),
+        x.new_empty(0) if residual is None else dpre.to(x.dtype),
+    )
 
 
 def _grouped(x: Tensor, num_groups: int) -> Tensor:
@@ -91,10 +88,10 @@ def _per_group(statistic: Tensor, grouped: Tensor) -> Tensor:
     return statistic.reshape(*statistic.shape, *(1,) * (grouped.dim() - 2))
 
 
-def _normalized(x: Tensor, num_groups: int, mean: Tensor, rstd: Tensor) -> Tensor:
-    grouped = _grouped(x, num_groups).to(rstd.dtype)
-    centred = grouped - _per_group(mean[0], grouped) - _per_group(mean[1], grouped)
-    return (centred * _per_group(rstd, grouped)).flatten(1, 2)
+def _normalized(x: Tensor, num_groups: int, statistics: Tensor) -> Tensor:
+    grouped = _grouped(x, num_groups).to(statistics.dtype)
+    mean, correction, rstd = (_per_group(statistic, grouped) for statistic in statistics)
+    return ((grouped - mean - correction) * rstd).flatten(1, 2)
 
 
 def _affine(normalized: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -103,6 +100,15 @@ def _affine(normalized: Tensor, weight: Tensor | None, bias: Tensor | None) -> T
     if bias is not None:
         normalized = normalized + _per_channel(bias, normalized)
     return normalized
+
+
+def _project(dpre: Tensor, normalized: Tensor, weight: Tensor | None, rstd: Tensor) -> Tensor:
+    """The gradient of `x`: what the mean and the variance take away is the part along 1 and along x̂."""
+    upstream = _grouped(dpre if weight is None else dpre * _per_channel(weight, dpre), rstd.shape[1])
+    normalized = _grouped(normalized, rstd.shape[1])
+    axes = tuple(range(2, upstream.dim()))
+    along = normalized * (upstream * normalized).mean(axes, keepdim=True)
+    return ((upstream - upstream.mean(axes, keepdim=True) - along) * _per_group(rstd, upstream)).flatten(1, 2)
 
 
 def _activate(preactivation: Tensor, activation: str | None) -> Tensor:

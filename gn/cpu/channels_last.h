@@ -1,0 +1,255 @@
+// (N, C, *) with the channels innermost. A sample is read as a matrix whose rows are one pixel, or several where
+// there are few channels, so that rows are whole vectors; what belongs to a channel becomes a value per column.
+#pragma once
+
+#include <numeric>
+#include <type_traits>
+#include <vector>
+
+#include "activation.h"
+#include "problem.h"
+
+namespace gn {
+
+// A float32 per column.
+struct Columns {
+    std::vector<float> values;
+    explicit Columns(int64_t size) : values(size) {}
+    Vector operator[](int64_t column) const { return load(values.data() + column); }
+    void add(int64_t column, Vector v) { store(values.data() + column, (*this)[column] + v); }
+};
+
+struct ChannelsLast {
+    const Problem& p;
+    const Parameters& parameters;
+
+    static int64_t pixels_per_row(const Problem& p) {
+        int64_t pixels = lanes / std::gcd(p.channels, int64_t(lanes));
+        while (pixels * p.channels < 8 * lanes) pixels *= 2;
+        return pixels;
+    }
+
+    // Tiles cut the channels at whole vectors, and not into pieces shorter than a few cache lines.
+    static bool divisible(const Problem& p, int64_t slices) {
+        const int64_t channels = p.channels / slices;
+        return pixels_per_row(p) == 1 && p.groups % slices == 0 && channels % (4 * lanes) == 0;
+    }
+
+    // The columns of a tile, and what is known of each.
+    struct Matrix {
+        int64_t pixels, stride, size, channel_begin, channel_end, column_end;
+        Columns hi, scale, shift, slope, offset, first_sum, second_sum;
+
+        Matrix(const Problem& p, Tile t)
+            : pixels(pixels_per_row(p)),
+              stride(pixels * p.channels),
+              size(p.positions * p.channels),
+              channel_begin(t.group_begin * p.group_channels()),
+              channel_end(t.group_end * p.group_channels()),
+              column_end(pixels == 1 ? channel_end : stride),
+              hi(stride), scale(stride), shift(stride), slope(stride), offset(stride), first_sum(stride),
+              second_sum(stride) {}
+
+        // Copies the first pixel's columns to those of the row's other pixels.
+        void spread(Columns& columns, int64_t channels) const {
+            float* v = columns.values.data();
+            for (int64_t i = 1; i < pixels; ++i) std::copy(v, v + channels, v + i * channels);
+        }
+
+        // Adds the columns of the row's other pixels to the first pixel's.
+        void gather(Columns& columns, int64_t channels) const {
+            float* v = columns.values.data();
+            for (int64_t i = 1; i < pixels; ++i)
+                for (int64_t c = 0; c < channels; ++c) v[c] += v[i * channels + c];
+        }
+
+        void clear(Columns& columns) const {
+            std::fill(columns.values.begin() + channel_begin, columns.values.begin() + column_end, 0.0f);
+        }
+
+        // Calls body(rows, at, column, count) for every vector of columns, several rows at a time: element `at` and
+        // those `stride` apart below it. `count` is less than `lanes` only where the sample ends.
+        template <class Body>
+        void for_each(Body body) const {
+            constexpr std::integral_constant<int, 8> several;
+            constexpr std::integral_constant<int, 1> one;
+            int64_t row = 0;
+            for (; row + several * stride <= size; row += several * stride)
+                for (int64_t c = channel_begin; c < column_end; c += lanes) body(several, row + c, c, int64_t(lanes));
+            for (; row + stride <= size; row += stride)
+                for (int64_t c = channel_begin; c < column_end; c += lanes) body(one, row + c, c, int64_t(lanes));
+            for (int64_t c = channel_begin; row + c < size; c += lanes)
+                body(one, row + c, c, std::min<int64_t>(size - row - c, lanes));
+        }
+    };
+
+    // Sets the columns that depend on the statistics alone.
+    void centre(Matrix& m, int64_t group, Statistics s) const {
+        for (int64_t c = group * p.group_channels(); c < (group + 1) * p.group_channels(); ++c) {
+            const Affine affine(s, parameters.weight[c], parameters.bias[c]);
+            m.hi.values[c] = s.hi;
+            m.scale.values[c] = affine.scale;
+            m.shift.values[c] = affine.shift;
+        }
+    }
+
+    double group_sum(const Columns& columns, int64_t group) const {
+        const float* v = columns.values.data() + group * p.group_channels();
+        double sum = 0;
+        for (int64_t k = 0; k < p.group_channels(); ++k) sum += v[k];
+        return sum;
+    }
+
+    template <class Element>
+    void statistics(Matrix& m, Tile tile, int64_t sample) const {
+        const Element* x = static_cast<const Element*>(p.x) + sample * m.size;
+        const int64_t width = p.group_channels();
+        const double count = double(width * p.positions);
+
+        // About each group's first value, so that a mean far from zero costs no digits; then about the mean.
+        for (int64_t g = tile.group_begin; g < tile.group_end; ++g)
+            std::fill_n(m.hi.values.begin() + g * width, width, load(x + g * width, 1)[0]);
+        m.spread(m.hi, p.channels);
+        m.clear(m.first_sum);
+        m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) {
+            const Vector pivot = m.hi[column];
+            Vector sum = {};
+            for (int r = 0; r < rows; ++r) sum += first(load(x + at + r * m.stride, count) - pivot, count);
+            m.first_sum.add(column, sum);
+        });
+        m.gather(m.first_sum, p.channels);
+        std::vector<double> means(p.groups);
+        for (int64_t g = tile.group_begin; g < tile.group_end; ++g) {
+            means[g] = m.hi.values[g * width] + group_sum(m.first_sum, g) / count;
+            std::fill_n(m.hi.values.begin() + g * width, width, float(means[g]));
+        }
+
+        m.spread(m.hi, p.channels);
+        m.clear(m.second_sum);
+        m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) {
+            const Vector hi = m.hi[column];
+            Vector sum = {};
+            for (int r = 0; r < rows; ++r) {
+                const Vector d = first(load(x + at + r * m.stride, count) - hi, count);
+                sum += d * d;
+            }
+            m.second_sum.add(column, sum);
+        });
+        m.gather(m.second_sum, p.channels);
+        for (int64_t g = tile.group_begin; g < tile.group_end; ++g) {
+            const double lo = means[g] - m.hi.values[g * width];
+            const double variance = group_sum(m.second_sum, g) / count - lo * lo;
+            const Statistics s = Statistics::from(means[g], variance, p.eps);
+            s.write(p, sample, g);
+            centre(m, g, s);
+        }
+        m.spread(m.scale, p.channels);
+        m.spread(m.shift, p.channels);
+    }
+
+    template <class Element, class Activation, bool residual>
+    void forward(Tile tile) const {
+        Matrix m(p, tile);
+        for (int64_t sample = tile.sample_begin; sample < tile.sample_end; ++sample) {
+            statistics<Element>(m, tile, sample);
+            const Element* x = static_cast<const Element*>(p.x) + sample * m.size;
+            const Element* r = static_cast<const Element*>(p.residual) + sample * m.size;
+            Element* y = static_cast<Element*>(p.y) + sample * m.size;
+            m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) {
+                const Vector hi = m.hi[column], scale = m.scale[column], shift = m.shift[column];
+                for (int k = 0; k < rows; ++k) {
+                    const int64_t i = at + k * m.stride;
+                    Vector z = (load(x + i, count) - hi) * scale + shift;
+                    if constexpr (residual) z += load(r + i, count);
+                    store(y + i, Activation::value(z), count);
+                }
+            });
+        }
+    }
+
+    template <class Element, class Activation, bool residual>
+    void backward(Tile tile) const {
+        Matrix m(p, tile);
+        for (int64_t sample = tile.sample_begin; sample < tile.sample_end; ++sample) {
+            for (int64_t g = tile.group_begin; g < tile.group_end; ++g) centre(m, g, Statistics::read(p, sample, g));
+            for (Columns* columns : {&m.hi, &m.scale, &m.shift}) m.spread(*columns, p.channels);
+            gradient_sums<Element, Activation, residual>(m, sample);
+            for (int64_t g = tile.group_begin; g < tile.group_end; ++g) accumulate(m, tile.block, sample, g);
+            if (!p.dx) continue;
+            for (Columns* columns : {&m.slope, &m.offset}) m.spread(*columns, p.channels);
+            // Where there is a residual, the activation's gradient has just been stored as the residual's.
+            if constexpr (residual)
+                project<Element, Identity>(m, sample, p.dresidual);
+            else
+                project<Element, Activation>(m, sample, p.dy);
+        }
+    }
+
+    // The sums of dz and of dz (x - hi) over every channel.
+    template <class Element, class Activation, bool residual>
+    void gradient_sums(Matrix& m, int64_t sample) const {
+        const Element* x = static_cast<const Element*>(p.x) + sample * m.size;
+        const Element* dy = static_cast<const Element*>(p.dy) + sample * m.size;
+        const Element* r = static_cast<const Element*>(p.residual) + sample * m.size;
+        Element* dr = static_cast<Element*>(p.dresidual) + sample * m.size;
+        m.clear(m.first_sum);
+        m.clear(m.second_sum);
+        m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) {
+            const Vector hi = m.hi[column], scale = m.scale[column], shift = m.shift[column];
+            Vector first_sum = {}, second_sum = {};
+            for (int k = 0; k < rows; ++k) {
+                const int64_t i = at + k * m.stride;
+                const Vector d = load(x + i, count) - hi;
+                Vector z = d * scale + shift;
+                if constexpr (residual)
+                    z = std::is_same_v<Activation, Relu> ? load(r + i, count) : z + load(r + i, count);
+                const Vector dz = first(Activation::gradient(z, load(dy + i, count)), count);
+                if constexpr (residual) store(dr + i, dz, count);
+                first_sum += dz;
+                second_sum += dz * d;
+            }
+            m.first_sum.add(column, first_sum);
+            m.second_sum.add(column, second_sum);
+        });
+        m.gather(m.first_sum, p.channels);
+        m.gather(m.second_sum, p.channels);
+    }
+
+    // Adds a sample's sums to those of its block, and sets the columns that the gradient of x needs.
+    void accumulate(Matrix& m, int64_t block, int64_t sample, int64_t group) const {
+        const Statistics s = Statistics::read(p, sample, group);
+        const int64_t begin = group * p.group_channels(), end = begin + p.group_channels();
+        double mean_dz = 0, mean_dz_normalized = 0;
+        for (int64_t c = begin; c < end; ++c) {
+            const float dbias = m.first_sum.values[c];
+            const float dweight = s.rstd * (m.second_sum.values[c] - s.lo * dbias);
+            parameters.dbias[block * p.channels + c] += dbias;
+            parameters.dweight[block * p.channels + c] += dweight;
+            mean_dz += parameters.weight[c] * dbias;
+            mean_dz_normalized += parameters.weight[c] * dweight;
+        }
+        const double count = double(p.group_channels() * p.positions);
+        const Projection projection(s, mean_dz / count, mean_dz_normalized / count);
+        std::fill(m.slope.values.begin() + begin, m.slope.values.begin() + end, projection.slope);
+        std::fill(m.offset.values.begin() + begin, m.offset.values.begin() + end, projection.offset);
+    }
+
+    template <class Element, class Activation>
+    void project(Matrix& m, int64_t sample, const void* upstream) const {
+        const Element* x = static_cast<const Element*>(p.x) + sample * m.size;
+        const Element* dy = static_cast<const Element*>(upstream) + sample * m.size;
+        Element* dx = static_cast<Element*>(p.dx) + sample * m.size;
+        m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) {
+            const Vector hi = m.hi[column], scale = m.scale[column], shift = m.shift[column];
+            const Vector slope = m.slope[column], offset = m.offset[column];
+            for (int k = 0; k < rows; ++k) {
+                const int64_t i = at + k * m.stride;
+                const Vector d = load(x + i, count) - hi;
+                const Vector dz = Activation::gradient(d * scale + shift, load(dy + i, count));
+                store(dx + i, dz * scale + (d * slope + offset), count);
+            }
+        });
+    }
+};
+
+}  // namespace gn

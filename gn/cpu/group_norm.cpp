@@ -1,0 +1,84 @@
+// activation(group_norm(x) + residual) and its gradients, in both memory formats, for one type of element, GN_ELEMENT:
+// float, BFloat16 or Float16 (a library for each, because few processes need more than one).
+//
+// A plain C interface without torch's headers, so that it compiles in seconds on the machine it runs on.
+
+#include "channels_last.h"
+#include "contiguous.h"
+
+namespace gn {
+namespace {
+
+// The number of groups of tiles into which the groups are cut, so that every thread has work where samples are few.
+template <class Layout>
+int64_t slices(const Problem& p) {
+    int64_t count = 1;
+    while (count < p.groups && p.blocks() * count < p.threads && Layout::divisible(p, 2 * count)) count *= 2;
+    return count;
+}
+
+template <class Layout, class Work>
+void for_each_tile(const Problem& p, Work work) {
+    const int64_t cuts = slices<Layout>(p), tiles = p.blocks() * cuts;
+#pragma omp parallel for schedule(static) num_threads(int(p.threads))
+    for (int64_t i = 0; i < tiles; ++i) {
+        const int64_t block = i / cuts, cut = i % cuts;
+        work(Tile{block, p.block_begin(block), p.block_begin(block + 1), p.groups * cut / cuts,
+                  p.groups * (cut + 1) / cuts});
+    }
+}
+
+template <class Layout, class Element, class Activation, bool residual>
+void run(const Problem& p, const Parameters& parameters) {
+    const Layout layout{p, parameters};
+    for_each_tile<Layout>(p, [&](Tile tile) {
+        if (p.dy)
+            layout.template backward<Element, Activation, residual>(tile);
+        else
+            layout.template forward<Element, Activation, residual>(tile);
+    });
+}
+
+template <class Layout, class Element, class Activation>
+void with_residual(const Problem& p, const Parameters& parameters) {
+    p.residual ? run<Layout, Element, Activation, true>(p, parameters)
+               : run<Layout, Element, Activation, false>(p, parameters);
+}
+
+template <class Layout, class Element>
+void with_activation(const Problem& p, const Parameters& parameters) {
+    switch (p.activation) {
+        case 0: return with_residual<Layout, Element, Identity>(p, parameters);
+        case 1: return with_residual<Layout, Element, Relu>(p, parameters);
+        case 2: return with_residual<Layout, Element, Silu>(p, parameters);
+        case 3: return with_residual<Layout, Element, Gelu>(p, parameters);
+    }
+}
+
+template <class Element>
+void with_layout(const Problem& p, const Parameters& parameters) {
+    p.channels_last ? with_activation<ChannelsLast, Element>(p, parameters)
+                    : with_activation<Contiguous, Element>(p, parameters);
+}
+
+template <class Parameter>
+void with_parameters(const Problem& p) {
+    const Parameters parameters(p, static_cast<const Parameter*>(p.weight), static_cast<const Parameter*>(p.bias));
+    with_layout<GN_ELEMENT>(p, parameters);
+    if (p.dy) {
+        Parameters::total(p, parameters.dweight.get(), static_cast<Parameter*>(p.dweight));
+        Parameters::total(p, parameters.dbias.get(), static_cast<Parameter*>(p.dbias));
+    }
+}
+
+}  // namespace
+}  // namespace gn
+
+// Forward where `dy` is null, else backward.
+extern "C" void gn_group_norm(const gn::Problem* problem) {
+    switch (problem->parameter) {
+        case 0: return gn::with_parameters<float>(*problem);
+        case 1: return gn::with_parameters<gn::BFloat16>(*problem);
+        case 2: return gn::with_parameters<gn::Float16>(*problem);
+    }
+}

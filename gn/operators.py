@@ -1,0 +1,221 @@
+"""The operators `torch.ops.gn.group_norm` and `group_norm_backward`, and what torch must know of them.
+
+Which kernels run is decided here, call by call, and what the compiler, autograd and vmap ask of an operator is
+registered here. Nothing is registered for autocast, so half stays half, and the parameters stay float32.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from gn import backends, layout, reference
+from gn.cpu import kernels as cpu
+
+__all__ = ["group_norm"]
+
+Result = tuple[Tensor, Tensor]
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor]
+
+# The strides of results follow from those of x, so the compiler must not change them.
+_TAGS = (torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag)
+
+
+def group_norm(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    residual: Tensor | None,
+    activation: str | None,
+) -> Tensor:
+    """`activation(group_norm(x) + residual)`; every argument has been checked."""
+    if not _is_plain(x, weight, bias, residual):
+        y: Tensor = torch.ops.gn.group_norm.default(x, num_groups, weight, bias, eps, residual, activation)[0]
+        return y
+    if torch.is_grad_enabled():
+        return _apply(x, num_groups, weight, bias, eps, residual, activation)
+    return _forward(x, num_groups, weight, bias, eps, residual, activation)[0]
+
+
+def _is_plain(*tensors: Tensor | None) -> bool:
+    """Whether nothing watches or transforms the tensors, so that a kernel may be called without the dispatcher.
+
+    The way through it takes three times as long, which shows at small batches.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and _get_current_dispatch_mode() is None
+        and all(
+            tensor is None or (type(tensor) in (Tensor, nn.Parameter) and not tensor.is_neg()) for tensor in tensors
+        )
+    )
+
+
+def _forward(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    residual: Tensor | None,
+    activation: str | None,
+) -> Result:
+    x = layout.dense(x)
+    if _has_kernels(x):
+        return cpu.forward(x, num_groups, weight, bias, eps, residual, activation)
+    y, statistics = reference.group_norm(x, num_groups, weight, bias, eps, residual, activation)
+    return layout.like(y, x), statistics
+
+
+def _backward(
+    dy: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str | None,
+    needs_dx: bool,
+) -> Gradients:
+    """`residual` is that of the forward pass; of a ReLU, the result instead; None where its gradient is `dy`."""
+    x = layout.dense(x)
+    if _has_kernels(x):
+        return cpu.backward(dy, x, statistics, num_groups, weight, bias, residual, activation, needs_dx)
+    dx, dweight, dbias, dresidual = reference.group_norm_backward(
+        dy, x, statistics, num_groups, weight, bias, residual, activation, needs_dx
+    )
+    if needs_dx:
+        dx = layout.like(dx, x)
+    if residual is not None:
+        dresidual = layout.like(dresidual, x)
+    return dx, dweight, dbias, dresidual
+
+
+def _has_kernels(x: Tensor) -> bool:
+    return x.is_cpu and x.numel() > 0 and backends.selected() != "reference" and cpu.available(x.dtype)
+
+
+def _forward_fake(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    residual: Tensor | None,
+    activation: str | None,
+) -> Result:
+    statistics = x.new_empty((3, x.shape[0], num_groups), dtype=layout.statistics_dtype(x))
+    return torch.empty_like(layout.dense(x)), statistics
+
+
+def _backward_fake(
+    dy: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str | None,
+    needs_dx: bool,
+) -> Gradients:
+    x = layout.dense(x)
+    dweight = x.new_empty(x.shape[1], dtype=layout.parameter_dtype(x, weight, bias))
+    dx = torch.empty_like(x) if needs_dx else x.new_empty(0)
+    dresidual = x.new_empty(0) if residual is None else torch.empty_like(x)
+    return dx, dweight, torch.empty_like(dweight), dresidual
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Result) -> None:
+    x, num_groups, weight, bias, eps, residual, activation = inputs
+    y, statistics = output
+    ctx.set_materialize_grads(False)
+    ctx.arguments = num_groups, eps, activation
+    # A ReLU's gradient needs the sign of what went into it, which the result has too; and the network keeps that.
+    kept = None if residual is None or activation is None else y if activation == "relu" else residual
+    ctx.save_for_backward(x, statistics, weight, bias, kept)
+
+
+def _gradients(ctx: Any, dy: Tensor | None, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    if dy is None:
+        return (None,) * 7
+    x, statistics, weight, bias, kept = ctx.saved_tensors
+    num_groups, eps, activation = ctx.arguments
+    needs_dx, _, needs_dweight, needs_dbias, _, needs_dresidual, _ = ctx.needs_input_grad
+    backward: Callable[..., Gradients]
+    if torch.is_grad_enabled():
+        # The gradients are to be differentiated in their turn.
+        backward, statistics = reference.group_norm_backward, reference.statistics(x, num_groups, eps)
+    else:
+        backward = _backward if _is_plain(dy, x, weight) else torch.ops.gn.group_norm_backward.default
+    dx, dweight, dbias, dresidual = backward(dy, x, statistics, num_groups, weight, bias, kept, activation, needs_dx)
+    if kept is None:
+        dresidual = dy
+    return (
+        dx if needs_dx else None,
+        None,
+        dweight if needs_dweight else None,
+        dbias if needs_dbias else None,
+        None,
+        dresidual if needs_dresidual else None,
+        None,
+    )
+
+
+class _GroupNorm(torch.autograd.Function):
+    """What `register_autograd` makes of the operator, in a third of the time."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        result = _forward(*arguments)
+        _setup_context(ctx, arguments, result)
+        return result[0]
+
+    backward = staticmethod(_gradients)
+
+
+_apply: Callable[..., Tensor] = _GroupNorm.apply
+
+
+def _mapped(implementation: Callable[..., Any]) -> Callable[..., Any]:
+    """vmap by that of the reference's operations: gradients per sample need a sum per sample, which no kernel has."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, tuple[int, ...]]:
+        results = torch.vmap(implementation, in_dims, randomness=info.randomness)(*arguments)
+        return results, (0,) * len(results)
+
+    return rule
+
+
+def _register(
+    schema: str, kernel: Callable[..., Any], fake: Callable[..., Any], definition: Callable[..., Any]
+) -> None:
+    name, parenthesis, rest = schema.partition("(")
+    name = f"gn::{name}"
+    torch.library.define(name, parenthesis + rest, tags=_TAGS)
+    torch.library.impl(name, "default", kernel)
+    torch.library.register_fake(name, fake)
+    torch.library.register_vmap(name, _mapped(definition))
+
+
+_register(
+    "group_norm(Tensor x, SymInt num_groups, Tensor? weight, Tensor? bias, float eps, Tensor? residual, "
+    "str? activation) -> (Tensor, Tensor)",
+    _forward,
+    _forward_fake,
+    reference.group_norm,
+)
+_register(
+    "group_norm_backward(Tensor dy, Tensor x, Tensor statistics, SymInt num_groups, Tensor? weight, Tensor? bias, "
+    "Tensor? residual, str? activation, bool needs_dx) -> (Tensor, Tensor, Tensor, Tensor)",
+    _backward,
+    _backward_fake,
+    reference.group_norm_backward,
+)
+torch.library.register_autograd("gn::group_norm", _gradients, setup_context=_setup_context)
