@@ -89,7 +89,13 @@ def load(
         return synthetic()
     folder = data_dir / archive.folder
     if not folder.is_dir():
-        _fetch(archive, data_dir, progress)
+        try:
+            _fetch(archive, data_dir, progress)
+        except OSError as error:
+            raise DatasetError(
+                f"{archive.folder} could not be put into {data_dir} ({error}): make room there, check its permissions, "
+                "or choose another data directory"
+            ) from error
     train_images, train_labels = _read_batches(folder, archive.train_files)
     test_images, test_labels = _read_batches(folder, archive.test_files)
     return ImageDataset(name, train_images, train_labels, test_images, test_labels)

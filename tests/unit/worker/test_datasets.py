@@ -201,6 +201,13 @@ def test_what_is_wrong_is_said_with_the_file_and_what_to_do(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_data_directory_that_cannot_be_made_is_said_to_be_so(published: Published, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(DatasetError, match=r"could not be put into .*/file/data .*another data directory"):
+        load("cifar10", tmp_path / "file" / "data", archive=published.archive)
+
+
 def test_a_damaged_file_is_named_with_both_sums(published: Published, tmp_path: Path) -> None:
     archive = damage(published, tmp_path)
 
