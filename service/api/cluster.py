@@ -52,6 +52,7 @@ class WorkerView(BaseModel):
 
     id: str
     node: str | None = None
+    pid: int | None = Field(default=None, description="its process on the node")
     device: str | None = None
     state: Literal["starting", "idle", "busy"]
     attempt: str | None = None

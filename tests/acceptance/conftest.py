@@ -1,0 +1,78 @@
+"""The whole product as a user starts it: the supervisor with its private Ray, the dispatcher and the API."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.client import Client
+from service.settings import Settings
+from service.supervisor import Supervisor
+
+PATIENCE_S = 180
+
+
+class Service:
+    """A running service and a client of it."""
+
+    def __init__(self, supervisor: Supervisor, client: Client, home: Path) -> None:
+        self.supervisor, self.client, self.home = supervisor, client, home
+
+    def kill(self, name: str) -> None:
+        """kill -9 of one of the service's processes; returns when there is another in its place."""
+        killed = self.supervisor.pids[name]
+        os.kill(killed, signal.SIGKILL)
+        self.until(lambda: self.supervisor.pids.get(name, killed) != killed, f"another {name}")
+
+    def worker_pid(self, job: str) -> int:
+        """The process that trains `job`."""
+        return self.until(
+            lambda: next((w["pid"] for w in self.client.cluster()["workers"] if w["job"] == job and w["pid"]), None),
+            f"the worker of {job}",
+        )
+
+    def wait_for_step(self, job: str, step: int) -> dict[str, Any]:
+        """The job, once it has reached `step`."""
+
+        def there() -> dict[str, Any] | None:
+            found = self.client.job(job)
+            assert found["status"] not in ("succeeded", "failed", "cancelled"), f"{found['status']}: {found['error']}"
+            return found if (found["progress"] or {}).get("step", 0) >= step else None
+
+        return self.until(there, f"{job} to reach step {step}")
+
+    def until(self, condition: Callable[[], Any], what: str) -> Any:
+        """Asks until the answer is something; the service has no stream of everything a test wants to know."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not (found := condition()):
+            assert time.monotonic() < deadline, f"waited in vain for {what}"
+            time.sleep(0.05)
+        return found
+
+    def weights(self, job: str) -> str:
+        """The sha256 of the weights a job ended with."""
+        files = {file["name"]: file for file in self.client.checkpoint((job, "latest"))["files"]}
+        digest: str = files["model.safetensors"]["sha256"]
+        return digest
+
+
+@pytest.fixture(scope="session")
+def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
+    """Starts a service of its own: `start_service(cpus_per_worker=2)`."""
+    with ExitStack() as stack:
+
+        def start(**settings: Any) -> Service:
+            home = tmp_path_factory.mktemp("home")
+            data_dir = os.environ.get("NORMLAB_DATA_DIR") or str(home / "data")
+            chosen = Settings(**({"home": home, "data_dir": data_dir, "port": 0, "dispatcher_lease_s": 2} | settings))
+            supervisor = stack.enter_context(Supervisor(chosen))
+            supervisor.wait_ready()
+            client = stack.enter_context(Client(supervisor.url, patience_s=PATIENCE_S, retry_s=PATIENCE_S))
+            return Service(supervisor, client, home)
+
+        yield start

@@ -1,0 +1,64 @@
+"""kill -9 of every process in turn: the job ends as if nothing had happened."""
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.ray
+
+STUDY = {
+    "model": "resnet20",
+    "normalization": {"type": "group", "num_groups": 8},
+    "batch_size": 16,
+    "epochs": 12,
+    "dataset": {"name": "synthetic", "train_limit": 256, "test_limit": 100},
+    "checkpoint": {"every_epochs": 2, "every_s": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def service(start_service: Callable[..., Any]) -> Any:
+    return start_service()
+
+
+def test_the_api_the_dispatcher_and_the_worker_are_killed_and_the_weights_are_those_of_an_undisturbed_run(
+    service: Any,
+) -> None:
+    undisturbed = service.client.submit(STUDY)["id"]
+    assert service.client.wait(undisturbed)["status"] == "succeeded"
+
+    job = service.client.submit(STUDY)["id"]
+    service.wait_for_step(job, 20)
+    for process in ("api", "dispatcher"):
+        service.kill(process)
+        before = service.client.job(job)["progress"]["step"]
+        service.wait_for_step(job, before + 8)
+    os.kill(service.worker_pid(job), signal.SIGKILL)
+    ended = service.client.wait(job)
+
+    assert ended["status"] == "succeeded"
+    assert [attempt["outcome"] for attempt in ended["attempts"]] == ["lost", "succeeded"]
+    assert ended["attempts"][1]["resumed_from_step"] > 0
+    rows = Counter((row["kind"], row["step"]) for row in service.client.metrics(job))
+    assert set(rows.values()) == {1}
+    assert rows == Counter((row["kind"], row["step"]) for row in service.client.metrics(undisturbed))
+    epochs = [row["epoch"] for row in service.client.metrics(job, kind="eval")]
+    assert epochs == list(range(1, STUDY["epochs"] + 1))
+    assert service.weights(job) == service.weights(undisturbed)
+
+
+def test_when_ray_dies_what_ran_is_queued_again_and_reads_and_submissions_go_on(service: Any) -> None:
+    job = service.client.submit(STUDY | {"epochs": 6})["id"]
+    service.wait_for_step(job, 20)
+    os.kill(service.supervisor.pids["ray"], signal.SIGKILL)
+    later = service.client.submit(STUDY | {"epochs": 1})["id"]
+    assert service.client.job(later)["status"] == "queued"
+
+    for submitted in (job, later):
+        assert service.client.wait(submitted)["status"] == "succeeded"
+    rows = Counter((row["kind"], row["step"]) for row in service.client.metrics(job))
+    assert set(rows.values()) == {1}
