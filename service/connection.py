@@ -1,6 +1,7 @@
 """What can go wrong between a client and the service, and how long it is put up with."""
 
 import json
+import re
 import time
 from typing import Any, Self
 
@@ -89,7 +90,7 @@ class Attempts:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
         if isinstance(error, _BREAKS):
-            self.error = ConnectionFailed(self._url, (str(error) or type(error).__name__) + self._advice)
+            self.error = ConnectionFailed(self._url, _reason(error) + self._advice)
             self.lost_an_answer |= not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
             return True
         if isinstance(error, ApiError) and error.status in _UNAVAILABLE:
@@ -109,6 +110,12 @@ class Attempts:
             raise self.error
         time.sleep(self._pause_s)
         self._pause_s = min(2 * self._pause_s, 2.0)
+
+
+def _reason(error: BaseException) -> str:
+    """`[Errno 111] Connection refused` is for programs: `connection refused`."""
+    text = re.sub(r"^\[Errno -?\d+\] ", "", str(error))
+    return text[:1].lower() + text[1:] or type(error).__name__
 
 
 def raise_problem(response: httpx2.Response) -> None:

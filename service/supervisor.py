@@ -147,16 +147,11 @@ class Supervisor:
         host, port = self._settings.host, self._settings.port
         if port == 0:
             return free_port(host)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                raise CannotStart(
-                    f"Port {port} of {host} cannot be listened on ({error.strerror}): "
-                    "give another with --port or NORMLAB_PORT; 0 takes a free one."
-                ) from error
+        if not can_listen(host, port):
+            raise CannotStart(
+                f"Port {port} of {host} is in use, or not ours to take: "
+                "give another with --port or NORMLAB_PORT; 0 takes a free one."
+            )
         return port
 
     def _migrate(self) -> None:
@@ -235,6 +230,17 @@ class Supervisor:
         if child.name != "dispatcher" or self._ray is None:
             return True
         return self._children["ray"].pid is not None and self._ray.answers()
+
+
+def can_listen(host: str, port: int) -> bool:
+    """Whether a server can be started at this address."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
 
 
 def serve(settings: Settings, say: Callable[[str], object] = lambda line: print(line, flush=True)) -> None:

@@ -45,8 +45,14 @@ def normalization_of(spec: Json) -> str:
 def title_of(job: Json) -> str:
     """The name of a job, or what it trains where it has none; the synthetic set is always named."""
     spec = job["spec"]
-    title = job["name"] or f"{normalization_of(spec)} · batch {spec['batch_size']} · {spec['model']}"
-    return title if spec["dataset"]["name"] == "cifar10" else f"{title} [{spec['dataset']['name']}]"
+    described = f"{normalization_of(spec)} · batch {spec['batch_size']} · {spec['model']}"
+    return _name_of(job | {"name": job["name"] or described})
+
+
+def _name_of(job: Json) -> str:
+    dataset = job["spec"]["dataset"]["name"]
+    name: str = job["name"]
+    return name if dataset == "cifar10" or dataset in name else f"{name} [{dataset}]".lstrip()
 
 
 def error_metric(spec: Json) -> str:
@@ -94,7 +100,7 @@ def jobs_table(jobs: Iterable[Json]) -> Table:
             per_cent(summary.get("last")),
             per_cent(summary.get("best")),
             duration(_age_s(job["created_at"])),
-            Text(job["name"] if spec["dataset"]["name"] == "cifar10" else f"{job['name']} [synthetic]".strip()),
+            Text(_name_of(job)),
         )
     return table
 
