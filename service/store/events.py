@@ -8,7 +8,7 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.store.database import lock_events
-from service.store.tables import Event
+from service.store.tables import Event, storable
 
 
 async def add(
@@ -71,5 +71,5 @@ async def logs(
     if levels:
         query = query.where(Event.data["level"].as_string().in_(levels))
     if search:
-        query = query.where(Event.data["message"].as_string().icontains(search, autoescape=True))
+        query = query.where(Event.data["message"].as_string().icontains(storable(search), autoescape=True))
     return (await session.scalars(query.order_by(Event.id).limit(limit))).all()

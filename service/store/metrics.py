@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import case, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.store.tables import Job, Metric
@@ -35,14 +35,26 @@ async def add(session: AsyncSession, job: Job, attempt_id: str, event: Metrics) 
 
 
 async def supersede(session: AsyncSession, job: Job, beyond_step: int) -> None:
-    """Mark the rows beyond `beyond_step` as superseded: an attempt that resumes there reports them again."""
+    """Mark the rows beyond `beyond_step` as superseded: an attempt that resumes there reports them again.
+
+    Up to there every row counts, also one that an attempt superseded which resumed earlier and was lost on the way.
+    """
     marked = await session.scalars(
         update(Metric)
         .where(Metric.job_id == job.id, Metric.step > beyond_step, ~Metric.superseded)
         .values(superseded=True)
         .returning(Metric.id)
     )
-    if not marked.all():
+    without_live_row = (
+        select(func.max(Metric.id))
+        .where(Metric.job_id == job.id, Metric.step <= beyond_step)
+        .group_by(Metric.kind, Metric.step)
+        .having(func.min(case((Metric.superseded, 1), else_=0)) == 1)
+    )
+    revived = await session.scalars(
+        update(Metric).where(Metric.id.in_(without_live_row)).values(superseded=False).returning(Metric.id)
+    )
+    if not (marked.all() or revived.all()):
         return
     summary: dict[str, Any] = {}
     for metric in await rows(session, job.id):

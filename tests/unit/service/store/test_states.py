@@ -40,11 +40,12 @@ REPORTS: dict[str, Callable[[Worker], Awaitable[None]]] = {
     "died, may pass": lambda worker: worker.fail(PASSING),
 }
 ACTIONS = VERBS | REPORTS
-FENCED = dict.fromkeys(REPORTS, Fenced)
-GONE = NotFound
+Expected = dict[str, Status | type[Exception]]
+FENCED: Expected = dict.fromkeys(REPORTS, Fenced)
+GONE: type[Exception] = NotFound
 Q, S, R = Status.QUEUED, Status.STARTING, Status.RUNNING
 
-EXPECTED: dict[Status, dict[str, Status | type[Exception]]] = {
+EXPECTED: dict[Status, Expected] = {
     Status.QUEUED: FENCED
     | {"cancel": Status.CANCELLED, "pause": Status.PAUSED, "resume": Q, "retry": Conflict, "delete": Conflict},
     Status.STARTING: {

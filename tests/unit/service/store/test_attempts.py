@@ -1,0 +1,252 @@
+"""Attempts: who gets which job, what is counted once, and what another attempt costs."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from sqlalchemy import update
+
+from service.jobs import Status
+from service.store import Database, attempts, checkpoints, events, jobs
+from service.store.attempts import Fenced
+from service.store.tables import Job
+from tests.unit.service.store.acting import (
+    FINAL,
+    PASSING,
+    Worker,
+    checkpoint_taken,
+    create,
+    history,
+    live_rows,
+    row,
+    started,
+    status,
+)
+from worker.events import Event, Failure, Finished, Log, Progress
+
+pytestmark = pytest.mark.anyio
+
+
+async def claim(database: Database, name: str = "worker-1") -> str | None:
+    async with database.write() as session:
+        claimed = await attempts.claim(session, name, "node-1")
+        return claimed and claimed[0].id
+
+
+async def let_the_delay_pass(database: Database, job_id: str) -> None:
+    async with database.write() as session:
+        past = datetime.now(UTC) - timedelta(seconds=1)
+        await session.execute(update(Job).where(Job.id == job_id).values(not_before=past))
+
+
+async def test_the_highest_priority_goes_first_then_the_longest_waiting(database: Database) -> None:
+    ordinary = [await create(database) for _ in range(3)]
+    low = await create(database, priority=-1)
+    urgent = [await create(database, priority=5) for _ in range(2)]
+    assert [await claim(database) for _ in range(7)] == [*urgent, *ordinary, low, None]
+
+
+async def test_a_resumed_job_keeps_its_place_in_the_queue(database: Database) -> None:
+    first, second = await create(database), await create(database)
+    async with database.write() as session:
+        await jobs.pause(session, first)
+        await jobs.resume(session, first)
+    assert [await claim(database), await claim(database)] == [first, second]
+
+
+async def test_claimers_at_once_never_get_one_job(database: Database) -> None:
+    created = {await create(database) for _ in range(5)}
+    async with Database(database.url.render_as_string(hide_password=False)) as another_process:
+        claimed = await asyncio.gather(*(claim(db, f"w{n}") for n in range(4) for db in (database, another_process)))
+    got = [job_id for job_id in claimed if job_id is not None]
+    assert sorted(got) == sorted(created)
+    assert claimed.count(None) == 3
+
+
+async def test_a_claim_names_the_attempt_and_its_worker(database: Database) -> None:
+    job_id = await create(database)
+    worker = await Worker.claim(database, "gpu-7")
+    await worker.start(resumed_from_step=0)
+    async with database.read() as session:
+        (attempt,) = await jobs.attempts(session, job_id)
+        assert (attempt.id, attempt.number, attempt.worker, attempt.node) == (worker.attempt, 1, "gpu-7", "node-1")
+        assert (attempt.device, attempt.versions, attempt.ended_at) == ("cpu", {"torch": "2.13.0"}, None)
+        (held,) = await attempts.active(session)
+        assert (held[0].id, held[1].id) == (job_id, worker.attempt)
+        assert await attempts.waiting(session, limit=10) == 0
+    await worker.finish()
+    async with database.read() as session:
+        assert await attempts.active(session) == []
+        (attempt,) = await jobs.attempts(session, job_id)
+        assert (attempt.outcome, attempt.reason) == ("succeeded", None)
+        assert attempt.ended_at is not None
+
+
+async def test_waiting_jobs_are_counted_up_to_the_limit(database: Database) -> None:
+    for _ in range(3):
+        await create(database)
+    async with database.read() as session:
+        assert [await attempts.waiting(session, limit) for limit in (2, 10)] == [2, 3]
+        assert (await jobs.count_by_status(session))[Status.QUEUED] == 3
+
+
+async def test_a_report_read_twice_counts_once(database: Database) -> None:
+    job_id = await create(database)
+    worker = await Worker.claim(database)
+    reported: list[Event] = [
+        worker.number(event) for event in (started(), row(1), Log(message="once"), checkpoint_taken(1), row(2))
+    ]
+    stored = {4: "checkpoint_1"}
+    await worker.record(*reported[:3], stored=stored)
+    for _ in range(2):
+        await worker.record(*reported, stored=stored)
+        await worker.record(*reported[1:4], stored=stored)
+    assert await live_rows(database, job_id) == [("eval", 1, worker.attempt), ("eval", 2, worker.attempt)]
+    async with database.read() as session:
+        assert [event.seq for event in await events.after(session, 0, job_id=job_id) if event.seq] == [1, 2, 3, 4, 5]
+        assert [checkpoint.id for checkpoint in await checkpoints.of_job(session, job_id)] == ["checkpoint_1"]
+
+
+async def test_a_poll_is_recorded_whole_or_not_at_all(database: Database) -> None:
+    job_id = await create(database)
+    worker = await Worker.run(database)
+    with pytest.raises(KeyError):
+        await worker.record(worker.number(row(1)), worker.number(checkpoint_taken(1)), stored={})
+    assert await live_rows(database, job_id) == []
+    async with database.read() as session:
+        (attempt,) = await jobs.attempts(session, job_id)
+        assert attempt.last_seq == 1, "what was rolled back will be asked for again"
+
+
+async def test_a_stale_attempt_is_fenced_and_changes_nothing(database: Database) -> None:
+    job_id = await create(database)
+    stale = await Worker.run(database)
+    await stale.lose()
+    current = await Worker.run(database)
+    assert current.attempt != stale.attempt
+    for act in (
+        stale.report(row(1)),
+        stale.lose(),
+        stale.fail(FINAL),
+        stale.finish(),
+        Worker(database, job_id, "attempt_unknown").report(row(1)),
+    ):
+        with pytest.raises(Fenced):
+            await act
+    await current.report(row(1))
+    assert await live_rows(database, job_id) == [("eval", 1, current.attempt)]
+    assert await status(database, job_id) is Status.RUNNING
+
+
+async def test_progress_leaves_no_row_and_no_event(database: Database) -> None:
+    job_id = await create(database)
+    worker = await Worker.run(database)
+    async with database.read() as session:
+        before = await events.last_id(session)
+    await worker.report(Progress(epoch=1, step=3, images_per_s=100.0, train_loss=float("nan")))
+    async with database.read() as session:
+        assert await events.last_id(session) == before
+        progress = (await jobs.get(session, job_id)).progress
+    assert progress is not None
+    assert (progress["step"], progress["images_per_s"], progress["train_loss"]) == (3, 100.0, None)
+
+
+async def test_an_error_that_may_pass_is_tried_again_after_longer_and_longer(database: Database) -> None:
+    job_id = await create(database, max_retries=2)
+    for failures, delay_s in ((1, attempts.RETRY_DELAY_S), (2, 2 * attempts.RETRY_DELAY_S)):
+        worker = await Worker.run(database)
+        before = datetime.now(UTC)
+        await worker.finish("failed", PASSING)
+        async with database.read() as session:
+            job = await jobs.get(session, job_id)
+            assert (job.status, job.failures, job.error) == (Status.QUEUED, failures, None)
+            assert job.not_before is not None
+            assert before <= job.not_before - timedelta(seconds=delay_s) <= datetime.now(UTC)
+            assert await attempts.waiting(session, limit=1) == 0
+            last = (await events.of_type(session, job_id, "status"))[-1]
+            assert last.data["reason"] == f"the disk was away (retry {failures} of 2 in {delay_s:g} s)"
+        assert await claim(database) is None, "not before its delay"
+        await let_the_delay_pass(database, job_id)
+    await (await Worker.run(database)).finish("failed", PASSING)
+    async with database.read() as session:
+        job = await jobs.get(session, job_id)
+        assert (job.status, job.failures) == (Status.FAILED, 2)
+        assert job.error == {"code": "exception", "message": "the disk was away", "step": None}
+        assert [attempt.outcome for attempt in await jobs.attempts(session, job_id)] == ["failed"] * 3
+
+
+async def test_an_error_that_cannot_pass_is_not_tried_again(database: Database) -> None:
+    job_id = await create(database, max_retries=20)
+    await (await Worker.run(database)).finish("failed", FINAL)
+    async with database.read() as session:
+        job = await jobs.get(session, job_id)
+        assert job.status is Status.FAILED
+        assert job.error == {"code": "diverged", "message": "the loss is not finite at step 3", "step": 3}
+
+
+async def test_resuming_takes_a_retry_delay_away(database: Database) -> None:
+    job_id = await create(database)
+    await (await Worker.run(database)).finish("failed", PASSING)
+    async with database.write() as session:
+        await jobs.pause(session, job_id)
+        await jobs.resume(session, job_id)
+    assert await claim(database) == job_id
+
+
+async def test_losing_workers_costs_no_retry_but_not_forever(database: Database) -> None:
+    job_id = await create(database, max_retries=0)
+    for _ in range(2):
+        await (await Worker.run(database)).lose(max_lost=3)
+    worker = await Worker.run(database)
+    await worker.checkpoint(step=3)
+    await worker.lose(max_lost=3)
+    for losses in (2, 3):
+        worker = await Worker.run(database)
+        await worker.lose(max_lost=3)
+        async with database.read() as session:
+            assert (await jobs.get(session, job_id)).losses == losses, "a checkpoint starts the count anew"
+    async with database.read() as session:
+        job = await jobs.get(session, job_id)
+        assert job.status is Status.FAILED
+        assert job.failures == 0
+        assert job.error is not None
+        assert job.error["message"] == (
+            "lost its worker 3 times without reaching a new checkpoint; the last time: the node went away"
+        )
+    assert (await history(database, job_id))[-2:] == [Status.LOST, Status.FAILED]
+
+
+async def test_times_are_utc_whatever_zone_they_were_given_in(database: Database) -> None:
+    job_id = await create(database)
+    worker = await Worker.run(database)
+    tokyo = datetime(2026, 7, 1, 9, 30, 15, 123456, timezone(timedelta(hours=9)))
+    await worker.report(row(1).model_copy(update={"time": tokyo}))
+    async with database.read() as session:
+        event = (await events.of_type(session, job_id, "metrics"))[0]
+        job = await jobs.get(session, job_id)
+    assert event.time.isoformat() == "2026-07-01T00:30:15.123456+00:00"
+    assert job.created_at.tzinfo is UTC
+    assert timedelta(0) <= datetime.now(UTC) - job.created_at < timedelta(minutes=1)
+
+
+async def test_text_that_a_database_cannot_hold_is_held_otherwise(database: Database) -> None:
+    job_id = await create(database, name="a\0b", labels={"k\0": "v\0"})
+    worker = await Worker.run(database)
+    await worker.log("zero \0")
+    await worker.finish("failed", Failure(code="exception", message="\0", may_pass=False))
+    async with database.read() as session:
+        job = await jobs.get(session, job_id)
+        assert job.name == "a\N{REPLACEMENT CHARACTER}b"
+        assert (await jobs.labels(session, [job_id]))[job_id] == {
+            "k\N{REPLACEMENT CHARACTER}": "v\N{REPLACEMENT CHARACTER}"
+        }
+        (line,) = await events.logs(session, job_id, search="zero")
+        assert line.data["message"] == "zero \N{REPLACEMENT CHARACTER}"
+        assert job.error is not None
+        assert job.error["message"] == "\N{REPLACEMENT CHARACTER}"
+
+
+def test_a_failed_attempt_and_no_other_says_why() -> None:
+    for outcome, failure in (("failed", None), ("succeeded", FINAL), ("paused", PASSING)):
+        with pytest.raises(ValueError, match=f"outcome is {outcome} and failure is"):
+            Finished.model_validate({"outcome": outcome, "failure": failure and failure.model_dump()})

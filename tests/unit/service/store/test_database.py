@@ -1,0 +1,85 @@
+"""Transactions: readers do not wait, writers take turns, a full disk is told from other errors."""
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from service.jobs import Status
+from service.store import Database, jobs, migrate
+from service.store import database as module
+from service.store.database import is_disk_full
+from tests.unit.service.store.acting import create, request
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_write_that_fails_leaves_no_trace(database: Database) -> None:
+    async def fail() -> None:
+        async with database.write() as session:
+            await jobs.create(session, request())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+    async with database.read() as session:
+        assert sum((await jobs.count_by_status(session)).values()) == 0
+
+
+async def test_readers_see_what_is_committed_and_do_not_wait_for_the_writer(database: Database) -> None:
+    async with database.write() as writing:
+        await jobs.create(writing, request())
+        await writing.flush()
+        async with asyncio.timeout(5), database.read() as reading:
+            assert (await jobs.count_by_status(reading))[Status.QUEUED] == 0
+    async with database.read() as reading:
+        assert (await jobs.count_by_status(reading))[Status.QUEUED] == 1
+
+
+async def test_writers_take_turns(database: Database) -> None:
+    await asyncio.gather(*(create(database) for _ in range(12)))
+    async with database.read() as session:
+        assert (await jobs.count_by_status(session))[Status.QUEUED] == 12
+
+
+async def test_sqlite_gives_a_writer_up_that_waited_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.05)
+    async with Database(f"sqlite+aiosqlite:///{tmp_path}/normlab.db") as database:
+        await migrate.upgrade(database)
+        async with database.write() as session:
+            await jobs.create(session, request())
+            with pytest.raises(OperationalError, match="database is locked") as refusal:
+                await create(database)
+        assert not is_disk_full(refusal.value)
+        assert await create(database), "and the next one gets its turn"
+
+
+async def test_a_full_disk_is_told_from_other_errors(tmp_path: Path) -> None:
+    async with Database(f"sqlite+aiosqlite:///{tmp_path}/normlab.db") as database:
+        await migrate.upgrade(database)
+
+        async def overfill() -> None:
+            for _ in range(100):
+                async with database.write() as session:
+                    await session.execute(text("PRAGMA max_page_count = 1"))
+                    await jobs.create(session, request(labels={str(n): "y" * 100 for n in range(32)}))
+
+        with pytest.raises(OperationalError) as refusal:
+            await overfill()
+    assert is_disk_full(refusal.value)
+    assert is_disk_full(psycopg.errors.DiskFull("could not extend file"))
+    assert not is_disk_full(sqlite3.OperationalError("no such table: full"))
+    assert not is_disk_full(OSError("full"))
+
+
+async def test_the_folder_of_the_database_is_made(tmp_path: Path) -> None:
+    async with Database(f"sqlite+aiosqlite:///{tmp_path}/new/folder/normlab.db") as database:
+        await migrate.upgrade(database)
+        await migrate.check(database)
+        async with database.read() as session:
+            assert (await session.execute(text("PRAGMA journal_mode"))).scalar_one() == "wal"
+            assert (await session.execute(text("PRAGMA foreign_keys"))).scalar_one() == 1

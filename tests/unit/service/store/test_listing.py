@@ -1,0 +1,178 @@
+"""Finding jobs: every filter, every order, and pages that neither repeat nor skip while jobs are added."""
+
+import base64
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any, get_args
+
+import pytest
+
+from service.errors import Unprocessable
+from service.jobs import Status
+from service.store import Database, jobs
+from service.store.listing import JobFilter, SortField, page
+from service.store.tables import Job
+from tests.unit.service.store.acting import Worker, create, request
+
+pytestmark = pytest.mark.anyio
+
+FIELDS = get_args(SortField)
+
+
+async def names(database: Database, **wanted: Any) -> list[str]:
+    async with database.read() as session:
+        found, _ = await page(session, JobFilter(**wanted), sort="created_at")
+        return [job.name for job in found]
+
+
+async def every_page(database: Database, sort: str, limit: int) -> list[Job]:
+    found: list[Job] = []
+    cursor: str | None = None
+    while True:
+        async with database.read() as session:
+            some, cursor = await page(session, JobFilter(), sort=sort, limit=limit, cursor=cursor)
+        found += some
+        if cursor is None:
+            return found
+        assert len(some) == limit
+
+
+async def a_dozen(database: Database) -> None:
+    """Jobs that tie in everything but their id."""
+    for n in range(12):
+        await create(
+            database,
+            name=f"job {n % 3}",
+            model=["resnet20", "vgg"][n % 2],
+            batch_size=[2, 4, 32][n % 3],
+            priority=n % 2,
+            normalization={"type": ["batch", "group"][n % 2]},
+            labels={"study": "paper" if n < 2 else "other", "n": str(n)},
+            seed=n % 4,
+        )
+    async with database.write() as session:
+        found, _ = await page(session, JobFilter(seed=[0]))
+        for job in found:
+            await jobs.cancel(session, job.id)
+
+
+async def test_each_filter_finds_what_it_names(database: Database) -> None:
+    await create(database, name="first", batch_size=2, labels={"study": "paper", "who": "ann"})
+    moment = datetime.now(UTC)
+    await create(database, name="100%_Second", batch_size=4, normalization={"type": "batch"}, seed=7)
+    async with database.write() as session:
+        third = request(name="third", model="vgg", batch_size=32, labels={"study": "other", "who": "ann"})
+        await jobs.create(session, third, experiment_id="experiment_1")
+    worker = await Worker.claim(database)
+    await worker.start()
+
+    assert await names(database) == ["first", "100%_Second", "third"]
+    assert await names(database, status=[Status.RUNNING]) == ["first"]
+    assert await names(database, status=[Status.RUNNING, Status.QUEUED]) == ["first", "100%_Second", "third"]
+    assert await names(database, normalization=["batch"]) == ["100%_Second"]
+    assert await names(database, batch_size=[2, 32]) == ["first", "third"]
+    assert await names(database, model=["vgg"]) == ["third"]
+    assert await names(database, seed=[7]) == ["100%_Second"]
+    assert await names(database, experiment="experiment_1") == ["third"]
+    assert await names(database, created_after=moment) == ["100%_Second", "third"]
+    assert await names(database, created_after=moment.astimezone().replace(microsecond=0) + timedelta(1)) == []
+    assert await names(database, labels={"who": "ann"}) == ["first", "third"]
+    assert await names(database, labels={"who": "ann", "study": "paper"}) == ["first"]
+    assert await names(database, labels={"study": ["paper", "other"]}) == ["first", "third"]
+    assert await names(database, labels={"study": "ann"}) == []
+    assert await names(database, search="seco") == ["100%_Second"]
+    assert await names(database, search="%") == ["100%_Second"]
+    assert await names(database, search="_") == ["100%_Second"]
+    assert await names(database, search="\\") == []
+    assert await names(database, search="\0") == []
+    assert await names(database, model=["vgg"], seed=[7]) == []
+    async with database.read() as session:
+        assert set(await session.scalars(JobFilter(model=["vgg"]).job_ids())) == {
+            job.id for job in (await page(session, JobFilter(model=["vgg"])))[0]
+        }
+
+
+@pytest.mark.parametrize("sort", [*FIELDS, *(f"-{field}" for field in FIELDS)])
+async def test_pages_in_any_order_hold_each_job_once(database: Database, sort: str) -> None:
+    await a_dozen(database)
+    found = await every_page(database, sort, limit=5)
+    assert len({job.id for job in found}) == len(found) == 12
+    field = sort.removeprefix("-")
+    keys = [(getattr(job, field), job.id) for job in found]
+    assert keys == sorted(keys, reverse=sort.startswith("-"))
+
+
+@pytest.mark.parametrize("sort", ["-created_at", "created_at", "batch_size", "-name"])
+async def test_pages_stay_put_while_jobs_are_added(database: Database, sort: str) -> None:
+    await a_dozen(database)
+    there = [job.id for job in await every_page(database, sort, limit=100)]
+    seen: list[str] = []
+    cursor: str | None = None
+    while True:
+        async with database.read() as session:
+            some, cursor = await page(session, JobFilter(), sort=sort, limit=3, cursor=cursor)
+        seen += [job.id for job in some]
+        if cursor is None:
+            break
+        if len(seen) < 12:
+            await create(database, name="job 1", batch_size=4)
+    assert len(seen) == len(set(seen)), "a job came twice"
+    assert [job_id for job_id in seen if job_id in there] == there, "a job was passed by, or out of order"
+
+
+async def test_a_full_last_page_has_no_cursor(database: Database) -> None:
+    for _ in range(4):
+        await create(database)
+    async with database.read() as session:
+        _, cursor = await page(session, JobFilter(), limit=2)
+        some, end = await page(session, JobFilter(), limit=2, cursor=cursor)
+    assert (len(some), end) == (2, None)
+
+
+def made_up(*content: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
+
+
+async def test_a_made_up_value_in_a_cursor_is_refused_or_finds_something(database: Database) -> None:
+    await create(database)
+    values = [None, True, -1, 2**70, 1.5, "", "x", "\0", "\ud800", [], {}, "2026-01-01", "0001-01-01T00:00:00+14:00"]
+    refused = 0
+    for field in FIELDS:
+        for value in values:
+            async with database.read() as session:
+                try:
+                    await page(session, JobFilter(), sort=field, cursor=made_up(field, value, "job_1"))
+                except Unprocessable:
+                    refused += 1
+    assert refused >= len(FIELDS) * 7
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "",
+        "x",
+        "é",
+        "AAAA",
+        "[" * 50_000,
+        base64.urlsafe_b64encode(b"[" * 50_000).decode(),
+        made_up(),
+        made_up("-created_at", "2026-01-01T00:00:00+00:00"),
+        made_up("created_at", "2026-01-01T00:00:00+00:00", "job_1"),
+        made_up("-created_at", "2026-01-01T00:00:00+00:00", 1),
+        made_up("-created_at", "2026-01-01T00:00:00+00:00", "\0"),
+        made_up("-created_at", 5, "job_1"),
+    ],
+    ids=range(12),
+)
+async def test_a_cursor_that_no_page_gave_is_refused(database: Database, cursor: str) -> None:
+    async with database.read() as session:
+        with pytest.raises(Unprocessable, match=r"^cursor is .*: give next_cursor of a page with the same sort\.$"):
+            await page(session, JobFilter(), cursor=cursor)
+
+
+async def test_an_unknown_order_is_refused_with_those_there_are(database: Database) -> None:
+    for sort in ("", "-", "id", "--name", "spec"):
+        async with database.read() as session:
+            with pytest.raises(Unprocessable, match=r"give one of created_at, .*, with a minus in front"):
+                await page(session, JobFilter(), sort=sort)
