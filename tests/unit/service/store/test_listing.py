@@ -92,14 +92,14 @@ async def test_each_filter_finds_what_it_names(database: Database) -> None:
         }
 
 
-@pytest.mark.parametrize("sort", [*FIELDS, *(f"-{field}" for field in FIELDS)])
-async def test_pages_in_any_order_hold_each_job_once(database: Database, sort: str) -> None:
+async def test_pages_in_any_order_hold_each_job_once(database: Database) -> None:
     await a_dozen(database)
-    found = await every_page(database, sort, limit=5)
-    assert len({job.id for job in found}) == len(found) == 12
-    field = sort.removeprefix("-")
-    keys = [(getattr(job, field), job.id) for job in found]
-    assert keys == sorted(keys, reverse=sort.startswith("-"))
+    for field in FIELDS:
+        for sort in (field, f"-{field}"):
+            found = await every_page(database, sort, limit=5)
+            assert len({job.id for job in found}) == len(found) == 12
+            keys = [(getattr(job, field), job.id) for job in found]
+            assert keys == sorted(keys, reverse=sort.startswith("-")), sort
 
 
 @pytest.mark.parametrize("sort", ["-created_at", "created_at", "batch_size", "-name"])
@@ -135,7 +135,21 @@ def made_up(*content: object) -> str:
 
 async def test_a_made_up_value_in_a_cursor_is_refused_or_finds_something(database: Database) -> None:
     await create(database)
-    values = [None, True, -1, 2**70, 1.5, "", "x", "\0", "\ud800", [], {}, "2026-01-01", "0001-01-01T00:00:00+14:00"]
+    values: list[object] = [
+        None,
+        True,
+        -1,
+        2**70,
+        1.5,
+        "",
+        "x",
+        "\0",
+        "\ud800",
+        [],
+        {},
+        "2026-01-01",
+        "0001-01-01T00:00:00+14:00",
+    ]
     refused = 0
     for field in FIELDS:
         for value in values:

@@ -55,7 +55,7 @@ def rows_at(step: int, attempt: int) -> list[Event]:
 @given(runs=RUNS)
 @example(runs=[Run(steps=3, checkpoints=frozenset({3}), back=0, polls_of=1), Run(1, frozenset(), 1, 1)])
 @settings(
-    max_examples=10,
+    max_examples=7,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     phases=[Phase.explicit, Phase.generate],

@@ -1,0 +1,152 @@
+"""Who may import whom, read from the sources; and how large and how named a file may be."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("gn", "worker", "service")
+FILES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+LIGHT = {"worker.spec", "worker.architecture", "worker.events"}
+"""What the service may know of the worker: they need the standard library and pydantic alone."""
+CLUSTER = "service.dispatcher.cluster"
+MESSAGES = {"worker.actor", "worker.actor.Report", "worker.actor.Request", "worker.actor.WorkerState"}
+"""What the rest of the dispatcher may know of the actor: the types of what it is told and what it answers."""
+WITHOUT_TORCH = LIGHT | {"worker.datasets"}
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path, *, at_module_level: bool = False) -> Iterator[str]:
+    """The full names of the modules that a file imports; of `from a import b` both a and a.b, for b may be a module."""
+    tree = ast.parse((ROOT / path).read_text())
+    package = module_of(path).split(".") if path.name == "__init__.py" else module_of(path).split(".")[:-1]
+    for node in _outside_of_functions(tree) if at_module_level else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _outside_of_functions(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield child
+            yield from _outside_of_functions(child)
+
+
+def within(name: str, *roots: str) -> bool:
+    return any(name == root or name.startswith(f"{root}.") for root in roots)
+
+
+def refusal(module: str, imported: str) -> str | None:
+    """Why `module` may not import `imported`, or None where it may."""
+    package = module.split(".")[0]
+    if module in LIGHT:
+        standard = imported.split(".")[0] in sys.stdlib_module_names
+        if not (standard or within(imported, "pydantic", "pydantic_core", *LIGHT) or imported == "worker"):
+            return "the service reads it without torch: the standard library, pydantic and its two sisters only"
+    if package == "gn" and within(imported, "worker", "service"):
+        return "gn stands by itself"
+    if package == "worker" and within(imported, "service"):
+        return "worker imports gn, and of ours nothing else"
+    if package == "service" and within(imported, "gn"):
+        return "service knows of training only what worker.spec, worker.architecture and worker.events say"
+    if package == "service" and within(imported, "worker") and imported != "worker":
+        if within(module, "service.dispatcher") and imported in MESSAGES:
+            return None
+        allowed = (*LIGHT, "worker.actor", "worker.datasets") if module == CLUSTER else LIGHT
+        if not within(imported, *allowed):
+            return f"service imports {', '.join(sorted(LIGHT))}; {CLUSTER} also worker.actor and worker.datasets"
+    if within(imported, "ray") and module not in ("worker.actor", CLUSTER):
+        return f"ray is known to worker.actor and {CLUSTER} alone"
+    if within(imported, "torch") and (package == "service" or module in WITHOUT_TORCH):
+        return "it works where torch is not installed"
+    return None
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_a_module_imports_only_what_it_may(path: Path) -> None:
+    module = module_of(path)
+    wrong = {imported: why for imported in imports(path) if (why := refusal(module, imported))}
+    assert not wrong, f"{path} imports what it may not: {wrong}"
+
+
+@pytest.mark.parametrize(
+    ("module", "imported"),
+    [
+        ("gn.module", "worker.spec"),
+        ("gn.module", "service"),
+        ("worker.data", "service.jobs"),
+        ("worker.data", "ray"),
+        ("worker.spec", "torch"),
+        ("worker.spec", "worker.data"),
+        ("worker.spec", "numpy"),
+        ("worker.datasets", "torch.utils"),
+        ("service.app", "worker.training"),
+        ("service.app", "worker.actor"),
+        ("service.app", "gn"),
+        ("service.app", "torch"),
+        ("service.dispatcher.pool", "ray"),
+        ("service.dispatcher.pool", "worker.actor.TrainingWorker"),
+        ("service.dispatcher.pool", "worker.datasets"),
+        ("service.dispatcher.cluster", "worker.training"),
+        ("service.dispatcher.cluster", "torch"),
+    ],
+)
+def test_the_rule_refuses_every_other_arrow(module: str, imported: str) -> None:
+    assert refusal(module, imported)
+
+
+def test_the_rule_reads_imports_however_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    path = Path("service/api/jobs.py")
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text(
+        "import ray\nfrom worker import training\nfrom ..store import jobs as j\nfrom . import paging\n"
+        "if True:\n    import gn.module as g\ndef f():\n    import torch\n"
+    )
+    found = set(imports(path))
+    assert {"ray", "worker.training", "service.store.jobs", "service.api.paging", "gn.module", "torch"} <= found
+    assert "torch" not in set(imports(path, at_module_level=True))
+    assert "gn.module" in set(imports(path, at_module_level=True))
+
+
+def test_an_actor_starts_before_torch_is_imported() -> None:
+    assert not [name for name in imports(Path("worker/actor.py"), at_module_level=True) if within(name, "torch")]
+
+
+@pytest.mark.parametrize(
+    "module", ["service.app", "service.cli", "service.client", "service.dispatcher", "service.store.migrate", *LIGHT]
+)
+def test_importing_a_part_of_the_service_leaves_torch_out(module: str) -> None:
+    program = (
+        f"import importlib, sys; importlib.import_module({module!r}); "
+        "print(*sorted({'torch', 'gn', 'ray', 'worker.training'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() in ([], ["ray"] if module == "service.dispatcher" else [])
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_a_file_is_short_and_named_after_what_is_in_it(path: Path) -> None:
+    lines = len((ROOT / path).read_text().splitlines())
+    assert lines <= 400, f"{path} has {lines} lines: there is a second noun in it"
+    assert path.stem not in {"utils", "util", "helpers", "helper", "common", "misc", "core", "base"}
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.name == "__init__.py"], ids=str)
+def test_a_package_says_what_it_is(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse((ROOT / path).read_text()))
+    assert docstring, f"{path} has no docstring"
+    assert len(docstring) > 30, docstring
