@@ -10,6 +10,10 @@ from worker.spec import TrainingSpec
 
 Precision = Literal["float32", "bfloat16"]
 
+# Measured on a CPU with resnet20: a step takes 6 to 25 % less time than in the contiguous format, at every batch size
+# from 2 to 128. One format for training and evaluation, because the last bits of a convolution depend on it.
+MEMORY_FORMAT = torch.channels_last
+
 
 def choose_precision(spec: TrainingSpec, device: torch.device) -> Precision:
     """The spec's precision; "auto" is bfloat16 on a GPU that has it, else float32."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worker.architecture import IMAGE_CHANNELS, IMAGE_SIZE
+from worker.arithmetic import MEMORY_FORMAT
 from worker.datasets import DatasetError, ImageDataset, split
 from worker.spec import DATASET_SIZES, TrainingSpec
 
@@ -100,7 +101,6 @@ class TrainingData:
         dataset: ImageDataset,
         *,
         device: torch.device | str = "cpu",
-        memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         expected, found = DATASET_SIZES[spec.dataset.name], (len(dataset.train_images), len(dataset.test_images))
         if dataset.name != spec.dataset.name or found != expected:
@@ -110,7 +110,6 @@ class TrainingData:
             )
         self.spec = spec
         self.device = torch.device(device)
-        self._memory_format = memory_format
         tensors = _on_device(dataset, self.device)
         parts = split(
             dataset,
@@ -163,7 +162,7 @@ class TrainingData:
             yield self._standardize(self._eval_images[index]), self._eval_labels[index]
 
     def _standardize(self, images: Tensor) -> Tensor:
-        floats = images.to(torch.float32, memory_format=self._memory_format)
+        floats = images.to(torch.float32, memory_format=MEMORY_FORMAT)
         return floats.mul_(self._scale).add_(self._shift)
 
 

@@ -37,7 +37,6 @@ TRAIN_ROWS_PER_EPOCH = 10
 PROGRESS_INTERVAL_S = 1.0
 # Reading a loss makes the CPU wait for the GPU; one wait for so many steps keeps the GPU busy.
 GPU_STEPS_UNREAD = 16
-MEMORY_FORMAT = torch.contiguous_format
 
 
 class Diverged(ArithmeticError):
@@ -99,9 +98,8 @@ class Training:
     ) -> None:
         self.spec, self.device, self.report, self.save, self.control = spec, device, report, save, control
         self.precision = choose_precision(spec, device)
-        self.data = TrainingData(spec, dataset, device=device, memory_format=MEMORY_FORMAT)
-        self.model = build_model(spec.model, spec.normalization, seed=spec.seed)
-        self.model.to(device).to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
+        self.data = TrainingData(spec, dataset, device=device)
+        self.model = build_model(spec.model, spec.normalization, seed=spec.seed).to(device)
         self.optimizer = build_optimizer(spec, self.model)
         self.position = restore(resume, spec, self.model, self.optimizer) if resume else Position()
         self.resumed_from_step = self.step

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from worker.architecture import ARCHITECTURES, ModelName, ResNetArchitecture
+from worker.arithmetic import MEMORY_FORMAT
 from worker.data import generator
 from worker.models.resnet import ResidualBlock, ResNet
 from worker.models.vgg import VGG
@@ -15,7 +16,7 @@ __all__ = ["VGG", "ResNet", "build_model"]
 
 
 def build_model(model: ModelName, normalization: Normalization, *, seed: int) -> nn.Module:
-    """The network, on the CPU in float32, for images of shape (N, 3, 32, 32); gives logits of shape (N, 10).
+    """The network, in float32 and channels-last on the CPU: images (N, 3, 32, 32) to logits (N, 10).
 
     Each weight is a function of (seed, its name, its shape), so two normalizations with one seed start with the same
     convolutions and the same classifier. torch's global random numbers are neither used nor changed.
@@ -27,7 +28,7 @@ def build_model(model: ModelName, normalization: Normalization, *, seed: int) ->
         else VGG(architecture, normalization)
     )
     _initialize(network, seed)
-    return network
+    return network.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload,no-any-return]
 
 
 @torch.no_grad()
