@@ -10,6 +10,8 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX = "NORMLAB_"
+DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+"""SQLAlchemy's names for the databases that a URL may begin with."""
 
 
 class _FileSecrets(PydanticBaseSettingsSource):
@@ -34,7 +36,7 @@ class _FileSecrets(PydanticBaseSettingsSource):
 class Settings(BaseSettings):
     """Every setting, with its default. NORMLAB_X_FILE may name a file that holds the value of NORMLAB_X."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     home: Path = Field(
         default=Path("~/.local/share/normlab"), description="the database and the artifacts of one machine"
@@ -96,6 +98,14 @@ class Settings(BaseSettings):
     def _expand(cls, path: Path) -> Path:
         return path.expanduser().absolute()
 
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, url: SecretStr | None) -> SecretStr | None:
+        scheme = url.get_secret_value().partition("://")[0] if url else "sqlite"
+        if scheme not in DRIVERS and scheme not in DRIVERS.values():
+            raise ValueError("NORMLAB_DATABASE_URL begins neither with postgresql:// nor with sqlite:///")
+        return url
+
     @model_validator(mode="after")
     def _closed_unless_loopback(self) -> Self:
         if not self.tokens and not is_loopback(self.host):
@@ -109,16 +119,19 @@ class Settings(BaseSettings):
     def tokens(self) -> dict[str, tuple[str, bool]]:
         """The API tokens: token → (name, may write)."""
         tokens: dict[str, tuple[str, bool]] = {}
-        for entry in (self.api_tokens.get_secret_value() if self.api_tokens else "").split(","):
-            if not entry.strip():
+        entries = (self.api_tokens.get_secret_value() if self.api_tokens else "").split(",")
+        for position, entry in enumerate(map(str.strip, entries), start=1):
+            if not entry:
                 continue
-            name, _, rest = entry.strip().partition(":")
+            name, _, rest = entry.partition(":")
             token, _, access = rest.partition(":")
             if not name or len(token) < 8 or access not in ("", "read", "write"):
                 raise ValueError(
-                    f"NORMLAB_API_TOKENS: the entry of {name or 'nobody'} is not name:token or name:token:read "
+                    f"NORMLAB_API_TOKENS: entry {position} is not name:token or name:token:read "
                     "with a token of at least 8 characters"
                 )
+            if token in tokens:
+                raise ValueError(f"NORMLAB_API_TOKENS: entries of {tokens[token][0]} and {name} have the same token")
             tokens[token] = (name, access != "read")
         return tokens
 
@@ -127,8 +140,7 @@ class Settings(BaseSettings):
         """The URL SQLAlchemy connects to."""
         url = self.database_url.get_secret_value() if self.database_url else f"sqlite:///{self.home / 'normlab.db'}"
         scheme, _, rest = url.partition("://")
-        drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
-        return f"{drivers.get(scheme, scheme)}://{rest}"
+        return f"{DRIVERS.get(scheme, scheme)}://{rest}"
 
     @property
     def artifacts(self) -> str:

@@ -1,0 +1,137 @@
+"""Settings are complete, documented, read from the environment or from files, and refused in sentences."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from service.settings import PREFIX, Settings, is_loopback
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for field in Settings.model_fields:
+        monkeypatch.delenv(f"{PREFIX}{field.upper()}", raising=False)
+        monkeypatch.delenv(f"{PREFIX}{field.upper()}_FILE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def test_every_setting_says_what_it_is_and_has_a_default() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert not field.is_required(), name
+
+
+def test_the_defaults_serve_one_machine(tmp_path: Path) -> None:
+    settings = Settings()
+    assert settings.host == "127.0.0.1"
+    assert settings.home == tmp_path / ".local/share/normlab"
+    assert settings.database == f"sqlite+aiosqlite:///{tmp_path}/.local/share/normlab/normlab.db"
+    assert settings.artifacts == f"{tmp_path}/.local/share/normlab/artifacts"
+    assert settings.tokens == {}
+
+
+def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NORMLAB_PORT", "9")
+    monkeypatch.setenv("NORMLAB_HOME", "~/there")
+    assert Settings().port == 9
+    assert Settings().home == Path("~/there").expanduser()
+    assert Settings(port=10).port == 10, "what is given goes before the environment"
+
+
+def test_a_file_may_hold_the_value(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("ann:12345678\n")
+    monkeypatch.setenv("NORMLAB_API_TOKENS_FILE", str(tmp_path / "secret"))
+    assert Settings().tokens == {"12345678": ("ann", True)}
+    monkeypatch.setenv("NORMLAB_API_TOKENS", "bob:87654321")
+    assert Settings().tokens == {"87654321": ("bob", True)}, "the variable itself goes before the file"
+
+
+def test_a_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NORMLAB_DATABASE_URL_FILE", str(tmp_path / "none"))
+    with pytest.raises(ValueError, match=r"NORMLAB_DATABASE_URL_FILE names .*none, which cannot be read"):
+        Settings()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "normlab.example", ""])
+def test_the_server_refuses_to_start_open(host: str) -> None:
+    with pytest.raises(ValidationError, match="NORMLAB_API_TOKENS is not set: set it to name:token, or listen on 127"):
+        Settings(host=host)
+    assert Settings(host=host, api_tokens=SecretStr("ann:12345678")).host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_on_loopback_it_may_be_open(host: str) -> None:
+    assert is_loopback(host)
+    assert Settings(host=host).tokens == {}
+
+
+def test_tokens_read_and_write_or_only_read() -> None:
+    settings = Settings(api_tokens=SecretStr("ann:12345678, bob:abcdefgh:read,eve:ABCDEFGH:write,"))
+    assert settings.tokens == {
+        "12345678": ("ann", True),
+        "abcdefgh": ("bob", False),
+        "ABCDEFGH": ("eve", True),
+    }
+
+
+@pytest.mark.parametrize(
+    ("tokens", "entry"),
+    [
+        ("sesame-open", 1),
+        ("ann:12345678,sesame-open", 2),
+        (":sesame-open", 1),
+        ("ann:short", 1),
+        ("ann:sesame-open:admin", 1),
+        ("ann:sesame-open:read:write", 1),
+    ],
+)
+def test_a_malformed_token_is_refused_at_once_and_not_repeated(tokens: str, entry: int) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        Settings(host="127.0.0.1", api_tokens=SecretStr(tokens))
+    assert f"entry {entry} is not name:token or name:token:read with a token of at least 8" in str(refusal.value)
+    assert "sesame-open" not in str(refusal.value)
+    assert "short" not in str(refusal.value)
+
+
+def test_two_people_cannot_have_one_token() -> None:
+    with pytest.raises(ValidationError, match="entries of ann and bob have the same token"):
+        Settings(api_tokens=SecretStr("ann:12345678,bob:12345678:read"))
+
+
+def test_an_error_does_not_show_the_secrets_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NORMLAB_API_TOKENS", "ann:open-sesame")
+    monkeypatch.setenv("NORMLAB_DATABASE_URL", "oracle://me:sesame@host/name")
+    monkeypatch.setenv("NORMLAB_PORT", "many")
+    with pytest.raises(ValidationError) as refusal:
+        Settings()
+    assert "port" in str(refusal.value)
+    assert "begins neither with postgresql:// nor with sqlite:///" in str(refusal.value)
+    assert "sesame" not in str(refusal.value)
+    assert "sesame" not in repr(Settings(database_url=SecretStr("postgresql://me:sesame@host/name"), port=1))
+
+
+@pytest.mark.parametrize(
+    ("url", "database"),
+    [
+        ("postgresql://u:p%40@h:5432/n?sslmode=require", "postgresql+psycopg://u:p%40@h:5432/n?sslmode=require"),
+        ("postgres://h/n", "postgresql+psycopg://h/n"),
+        ("postgresql+psycopg://h/n", "postgresql+psycopg://h/n"),
+        ("sqlite:////data/normlab.db", "sqlite+aiosqlite:////data/normlab.db"),
+    ],
+)
+def test_the_url_of_the_database_names_the_driver(url: str, database: str) -> None:
+    assert Settings(database_url=SecretStr(url)).database == database
+
+
+@pytest.mark.parametrize(
+    "given", [{"port": -1}, {"port": 65536}, {"cpus_per_worker": 0}, {"worker_lease_s": 0}, {"log_level": "LOUD"}]
+)
+def test_what_makes_no_sense_is_refused(given: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(given))):
+        Settings.model_validate(given)
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        Settings().port = 1  # type: ignore[misc]
