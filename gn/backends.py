@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Literal, get_args
 
 __all__ = ["Backend", "backend", "selected"]
@@ -15,7 +16,7 @@ _selected: list[str] = []
 
 def selected() -> str:
     """The backend in force: of the innermost `with backend(...)`, else of `GN_BACKEND`, else `"auto"`."""
-    return _selected[-1] if _selected else _checked(os.environ.get("GN_BACKEND", "auto"))
+    return _selected[-1] if _selected else _default()
 
 
 @contextmanager
@@ -33,6 +34,11 @@ def backend(name: Backend) -> Iterator[None]:
         yield
     finally:
         _selected.pop()
+
+
+@cache
+def _default() -> str:
+    return _checked(os.environ.get("GN_BACKEND", "auto"))
 
 
 def _checked(name: str) -> str:

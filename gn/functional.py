@@ -12,6 +12,9 @@ __all__ = ["Activation", "group_norm"]
 
 Activation = Literal["relu", "silu", "gelu"]
 
+_HALVES = (torch.bfloat16, torch.float16)
+_DTYPES = (torch.float32, *_HALVES, torch.float64)
+
 
 def group_norm(
     x: Tensor,
@@ -88,13 +91,15 @@ def _check(
     if x.numel() == num_groups:
         size = [channels // num_groups, num_groups, *x.shape[2:]]
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
-    if not x.dtype.is_floating_point or x.dtype.itemsize == 1:
-        raise NotImplementedError(f"group_norm: x must be float32, bfloat16, float16 or float64, got {x.dtype}")
-    for name, parameter in (("weight", weight), ("bias", bias)):
-        if parameter is not None:
-            _check_parameter(name, parameter, x)
-    if weight is not None and bias is not None and weight.dtype != bias.dtype:
-        raise RuntimeError(f"mixed dtype: expected weight and bias of one dtype, got {weight.dtype} and {bias.dtype}")
+    dtype = x.dtype
+    if dtype not in _DTYPES:
+        raise NotImplementedError(f"group_norm: x must be float32, bfloat16, float16 or float64, got {dtype}")
+    if weight is not None:
+        _check_parameter("weight", weight, x)
+    if bias is not None:
+        _check_parameter("bias", bias, x)
+        if weight is not None and weight.dtype != bias.dtype:
+            raise RuntimeError(f"mixed dtype: expected bias of the dtype of weight, {weight.dtype}, got {bias.dtype}")
     if residual is not None:
         if residual.shape != x.shape:
             raise ValueError(f"residual must have the shape of x, {list(x.shape)}, got {list(residual.shape)}")
@@ -113,7 +118,7 @@ def _check_parameter(name: str, parameter: Tensor, x: Tensor) -> None:
             f"Expected {name} to be a vector of size equal to the number of channels in input, "
             f"but got {name} of shape {list(parameter.shape)} and input of shape {list(x.shape)}"
         )
-    half = x.dtype in (torch.bfloat16, torch.float16)
+    half = x.dtype in _HALVES
     if parameter.dtype != x.dtype and not (half and parameter.dtype == torch.float32):
         accepted = f"{x.dtype} or torch.float32" if half else f"{x.dtype}"
         raise RuntimeError(f"mixed dtype: expected {name} of {accepted}, got {parameter.dtype}")

@@ -24,7 +24,7 @@ struct ChannelsLast {
     const Parameters& parameters;
 
     static int64_t pixels_per_row(const Problem& p) {
-        int64_t pixels = lanes / std::gcd(p.channels, int64_t(lanes));
+        int64_t pixels = lanes / std::gcd(p.channels, whole);
         while (pixels * p.channels < 8 * lanes) pixels *= 2;
         return pixels;
     }
@@ -75,9 +75,9 @@ struct ChannelsLast {
             constexpr std::integral_constant<int, 1> one;
             int64_t row = 0;
             for (; row + several * stride <= size; row += several * stride)
-                for (int64_t c = channel_begin; c < column_end; c += lanes) body(several, row + c, c, int64_t(lanes));
+                for (int64_t c = channel_begin; c < column_end; c += lanes) body(several, row + c, c, whole);
             for (; row + stride <= size; row += stride)
-                for (int64_t c = channel_begin; c < column_end; c += lanes) body(one, row + c, c, int64_t(lanes));
+                for (int64_t c = channel_begin; c < column_end; c += lanes) body(one, row + c, c, whole);
             for (int64_t c = channel_begin; row + c < size; c += lanes)
                 body(one, row + c, c, std::min<int64_t>(size - row - c, lanes));
         }
@@ -114,6 +114,7 @@ struct ChannelsLast {
         m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) {
             const Vector pivot = m.hi[column];
             Vector sum = {};
+#pragma GCC unroll 8
             for (int r = 0; r < rows; ++r) sum += first(load(x + at + r * m.stride, count) - pivot, count);
             m.first_sum.add(column, sum);
         });
@@ -129,6 +130,7 @@ struct ChannelsLast {
         m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) {
             const Vector hi = m.hi[column];
             Vector sum = {};
+#pragma GCC unroll 8
             for (int r = 0; r < rows; ++r) {
                 const Vector d = first(load(x + at + r * m.stride, count) - hi, count);
                 sum += d * d;
@@ -157,7 +159,8 @@ struct ChannelsLast {
             Element* y = static_cast<Element*>(p.y) + sample * m.size;
             m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) {
                 const Vector hi = m.hi[column], scale = m.scale[column], shift = m.shift[column];
-                for (int k = 0; k < rows; ++k) {
+#pragma GCC unroll 8
+            for (int k = 0; k < rows; ++k) {
                     const int64_t i = at + k * m.stride;
                     Vector z = (load(x + i, count) - hi) * scale + shift;
                     if constexpr (residual) z += load(r + i, count);
@@ -197,6 +200,7 @@ struct ChannelsLast {
         m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) {
             const Vector hi = m.hi[column], scale = m.scale[column], shift = m.shift[column];
             Vector first_sum = {}, second_sum = {};
+#pragma GCC unroll 8
             for (int k = 0; k < rows; ++k) {
                 const int64_t i = at + k * m.stride;
                 const Vector d = load(x + i, count) - hi;
@@ -242,6 +246,7 @@ struct ChannelsLast {
         m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) {
             const Vector hi = m.hi[column], scale = m.scale[column], shift = m.shift[column];
             const Vector slope = m.slope[column], offset = m.offset[column];
+#pragma GCC unroll 8
             for (int k = 0; k < rows; ++k) {
                 const int64_t i = at + k * m.stride;
                 const Vector d = load(x + i, count) - hi;

@@ -6,21 +6,30 @@
 
 namespace gn {
 
+template <int count>
+struct Partial {
+    Vector values[count] = {};
+    Vector& operator[](int i) { return values[i]; }
+};
+
 // Adds up `sums` values over [0, size): body(at, count, partial) adds those of `count` elements to its partial sums.
 template <int sums, class Body>
 inline void reduce(int64_t size, double (&totals)[sums], Body body) {
     constexpr int64_t chunk = 512 * lanes;  // float32 sums stay short; longer ones are in double
     for (int64_t i = 0; i < size;) {
         const int64_t end = std::min(i + chunk, size);
-        Vector partial[4][sums] = {};
-        for (; i + 4 * lanes <= end; i += 4 * lanes)
-#pragma GCC unroll 4
-            for (int k = 0; k < 4; ++k) body(i + k * lanes, int64_t(lanes), partial[k]);
-        for (; i + lanes <= end; i += lanes) body(i, int64_t(lanes), partial[0]);
-        if (i < end) body(i, end - i, partial[1]);
+        Partial<sums> a, b, c, d;
+        for (; i + 4 * lanes <= end; i += 4 * lanes) {
+            body(i, whole, a);
+            body(i + lanes, whole, b);
+            body(i + 2 * lanes, whole, c);
+            body(i + 3 * lanes, whole, d);
+        }
+        for (; i + lanes <= end; i += lanes) body(i, whole, a);
+        if (i < end) body(i, end - i, b);
         i = end;
-        for (int s = 0; s < sums; ++s)
-            totals[s] += sum((partial[0][s] + partial[1][s]) + (partial[2][s] + partial[3][s]));
+#pragma GCC unroll 2
+        for (int s = 0; s < sums; ++s) totals[s] += sum((a[s] + b[s]) + (c[s] + d[s]));
     }
 }
 
@@ -29,8 +38,8 @@ inline void for_each(int64_t size, Body body) {
     int64_t i = 0;
     for (; i + 4 * lanes <= size; i += 4 * lanes)
 #pragma GCC unroll 4
-        for (int k = 0; k < 4; ++k) body(i + k * lanes, int64_t(lanes));
-    for (; i + lanes <= size; i += lanes) body(i, int64_t(lanes));
+        for (int k = 0; k < 4; ++k) body(i + k * lanes, whole);
+    for (; i + lanes <= size; i += lanes) body(i, whole);
     if (i < size) body(i, size - i);
 }
 
@@ -46,13 +55,13 @@ struct Contiguous {
         // About the first value, so that a mean far from zero costs no digits; then about the mean.
         const Vector pivot = broadcast(load(x, 1)[0]);
         double deviation[1] = {}, square[1] = {};
-        reduce(size, deviation, [&](int64_t i, int64_t count, Vector* partial) {
+        reduce(size, deviation, [&](int64_t i, int64_t count, auto& partial) {
             partial[0] += first(load(x + i, count) - pivot, count);
         });
         const double mean = double(pivot[0]) + deviation[0] / size;
         const Vector hi = broadcast(float(mean));
         const double lo = mean - hi[0];
-        reduce(size, square, [&](int64_t i, int64_t count, Vector* partial) {
+        reduce(size, square, [&](int64_t i, int64_t count, auto& partial) {
             const Vector d = first(load(x + i, count) - hi, count);
             partial[0] += d * d;
         });
@@ -124,7 +133,7 @@ struct Contiguous {
         const Element* dy = static_cast<const Element*>(p.dy) + at;
         const Element* r = static_cast<const Element*>(p.residual) + at;
         Element* dr = static_cast<Element*>(p.dresidual) + at;
-        reduce(p.positions, sums, [&](int64_t i, int64_t count, Vector* partial) {
+        reduce(p.positions, sums, [&](int64_t i, int64_t count, auto& partial) {
             const Vector d = load(x + i, count) - s.hi;
             Vector z = d * affine.scale + affine.shift;
             if constexpr (residual)

@@ -36,10 +36,9 @@ def forward(
     """See `gn.reference.group_norm`. `x`, (N, C, *), is dense, with the positions or the channels innermost."""
     y = torch.empty_like(x)
     statistics = x.new_empty((3, x.shape[0], num_groups), dtype=torch.float32)
-    weight, bias = _contiguous(weight), _contiguous(bias)
     if residual is not None:
         residual = layout.like(residual, x)
-    _call(x, num_groups, weight, bias, eps, activation, (residual, y, statistics, None, None, None, None, None))
+    _call(x, num_groups, weight, bias, eps, activation, residual, y, statistics)
     return y, statistics
 
 
@@ -56,20 +55,23 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `gn.reference.group_norm_backward`. A gradient that is not asked for is empty."""
     dy = layout.like(dy, x)
-    weight, bias = _contiguous(weight), _contiguous(bias)
-    residual = None if residual is None else layout.like(residual, x)
     dx = torch.empty_like(x) if needs_dx else None
-    dresidual = None if residual is None else torch.empty_like(x)
+    dresidual = None
+    if residual is not None:
+        residual, dresidual = layout.like(residual, x), torch.empty_like(x)
     dweight = x.new_empty(x.shape[1], dtype=layout.parameter_dtype(x, weight, bias))
     dbias = torch.empty_like(dweight)
-    written = (dx, dweight, dbias, dresidual)
-    _call(x, num_groups, weight, bias, 0.0, activation, (residual, None, statistics, dy, *written))
-    nothing = x.new_empty(0)
-    return nothing if dx is None else dx, dweight, dbias, nothing if dresidual is None else dresidual
+    gradients = dy, dx, dweight, dbias, dresidual
+    _call(x, num_groups, weight, bias, 0.0, activation, residual, None, statistics, gradients)
+    return _given(dx, x), dweight, dbias, _given(dresidual, x)
 
 
-def _contiguous(parameter: Tensor | None) -> Tensor | None:
-    return None if parameter is None else parameter.contiguous()
+def _given(gradient: Tensor | None, x: Tensor) -> Tensor:
+    return x.new_empty(0) if gradient is None else gradient
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _call(
@@ -79,22 +81,33 @@ def _call(
     bias: Tensor | None,
     eps: float,
     activation: str | None,
-    others: tuple[Tensor | None, ...],
+    residual: Tensor | None,
+    y: Tensor | None,
+    statistics: Tensor,
+    gradients: tuple[Tensor | None, ...] = (None,) * 5,
 ) -> None:
-    samples, channels = x.shape[:2]
+    weight = None if weight is None else weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
     elements = x.numel()
-    parameter = weight if weight is not None else bias
+    channels = x.shape[1]
+    samples = x.shape[0]
     problem = _PROBLEM.pack(
-        0 if parameter is None else _PARAMETERS[parameter.dtype],
+        _PARAMETERS[layout.parameter_dtype(x, weight, bias)],
         _ACTIVATIONS[activation],
-        layout.channels_innermost(x) or elements == samples * channels,
+        elements == samples * channels or not x.is_contiguous(),
         min(torch.get_num_threads(), 1 + elements // _ELEMENTS_PER_THREAD),
         samples,
         channels,
         num_groups,
         elements // (samples * channels),
         eps,
-        *(0 if tensor is None else tensor.data_ptr() for tensor in (x, weight, bias, *others)),
+        x.data_ptr(),
+        _address(weight),
+        _address(bias),
+        _address(residual),
+        _address(y),
+        statistics.data_ptr(),
+        *map(_address, gradients),
     )
     kernels = loader.library(_ELEMENTS[x.dtype])
     assert kernels is not None

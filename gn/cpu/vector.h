@@ -18,6 +18,9 @@ constexpr int lanes = 8;
 constexpr int lanes = 4;
 #endif
 
+// The count of elements that fill a vector.
+constexpr int64_t whole = lanes;
+
 typedef float Vector __attribute__((vector_size(lanes * 4)));
 typedef int32_t Integers __attribute__((vector_size(lanes * 4)));
 typedef uint32_t Bits __attribute__((vector_size(lanes * 4)));

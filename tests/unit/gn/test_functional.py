@@ -124,5 +124,5 @@ def test_refuses_what_is_not_a_real_floating_point_tensor(dtype: torch.dtype) ->
 
 def test_weight_and_bias_share_a_dtype() -> None:
     x = torch.ones(2, 4, 4).bfloat16()
-    with pytest.raises(RuntimeError, match="weight and bias of one dtype"):
+    with pytest.raises(RuntimeError, match="expected bias of the dtype of weight"):
         gn.group_norm(x, 2, torch.ones(4), torch.ones(4).bfloat16())
