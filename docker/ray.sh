@@ -1,0 +1,19 @@
+#!/bin/sh
+# What talks to Ray, once the secrets are there: its head (which works not itself), a worker node, or the dispatcher.
+set -eu
+token=/run/normlab/ray_token
+until [ -s "$token" ]; do sleep 0.2; done
+RAY_AUTH_TOKEN=$(cat "$token")
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
+role=${1:-}
+head=${NORMLAB_RAY_ADDRESS:-ray-head:6379}
+set -- --disable-usage-stats --object-store-memory="${RAY_OBJECT_STORE_BYTES:-500000000}"
+case $role in
+  head) exec ray start --head --block --port="${head##*:}" --num-cpus=0 --num-gpus=0 --include-dashboard=false "$@" ;;
+  worker) exec ray start --block --address="$head" ${RAY_WORKER_CPUS:+--num-cpus=$RAY_WORKER_CPUS} "$@" ;;
+  dispatcher)
+    # A driver needs a node of the cluster to stand on; this one takes no work.
+    ray start --address="$head" --num-cpus=0 --num-gpus=0 "$@"
+    exec python -m service.dispatcher ;;
+  *) echo "give one of: head, worker, dispatcher" >&2; exit 2 ;;
+esac
