@@ -162,8 +162,8 @@ class TrainingData:
             yield self._standardize(self._eval_images[index]), self._eval_labels[index]
 
     def _standardize(self, images: Tensor) -> Tensor:
-        floats = images.to(torch.float32, memory_format=MEMORY_FORMAT)
-        return floats.mul_(self._scale).add_(self._shift)
+        # In this order: scaling channels that lie last takes twice as long as all of this.
+        return images.float().mul_(self._scale).add_(self._shift).contiguous(memory_format=MEMORY_FORMAT)
 
 
 _resident: "weakref.WeakKeyDictionary[ImageDataset, dict[torch.device, tuple[Tensor, ...]]]"

