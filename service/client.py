@@ -61,7 +61,6 @@ TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 """The statuses a job ends with."""
 
 _SILENCE_S = 60.0  # the service sends a comment into a quiet stream every 15 s
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -263,7 +262,7 @@ class Client:
                     raise_problem(response)
                     if response.status_code != 206:
                         sink.truncate(0)
-                    for chunk in response.iter_bytes(_CHUNK):
+                    for chunk in response.iter_raw():
                         sink.write(chunk)
                         attempts.succeed()
                         on_progress(sink.tell(), size)

@@ -265,6 +265,7 @@ def serve(settings: Settings, say: Callable[[str], object] = lambda line: print(
                 pass
             if not stop.is_set() and supervisor.error is None:
                 say(introduction(supervisor, settings))
+                say("Ctrl-C ends it.")
             while not stop.wait(0.2) and supervisor.error is None:
                 pass
             if supervisor.error is None:
@@ -287,6 +288,5 @@ def introduction(supervisor: Supervisor, settings: Settings) -> str:
             f"  data   {settings.data_dir}",
             f"  ray    {ray}",
             f"  logs   {settings.home / 'logs'}",
-            "Ctrl-C ends it.",
         ]
     )

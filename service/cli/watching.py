@@ -225,7 +225,7 @@ class Bars:
 
     def add(self, job: Followed) -> None:
         """Draw its bar."""
-        self._tasks[job.id] = self._progress.add_task(Text(job.title).markup, total=job.total_steps, job=job)
+        self._tasks[job.id] = self._progress.add_task(Text(job.title).markup, total=1, job=job)
         self._draw(job)
 
     def show(self, job: Followed, event: Event) -> None:
@@ -237,7 +237,7 @@ class Bars:
         self._draw(job)
 
     def _draw(self, job: Followed) -> None:
-        self._progress.update(self._tasks[job.id], completed=job.step, total=job.total_steps)
+        self._progress.update(self._tasks[job.id], completed=job.step, total=job.total_steps or 1)
 
 
 class _Status(ProgressColumn):

@@ -1,0 +1,159 @@
+"""A server that answers by script over a real socket: for what the real service does only on a bad day."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client sent."""
+
+    method: str
+    path: str
+    query: dict[str, list[str]]
+    headers: dict[str, str]
+    body: Any
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What it gets. `announced` promises more bytes than there are, and the connection is cut after them."""
+
+    body: Any = None
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    announced: int | None = None
+
+
+CUT = Answer(status=0)
+"""No answer at all: the connection is closed."""
+
+Script = Answer | Callable[[Request], Answer]
+
+
+class StandIn:
+    """Answers each route by its script, one answer a request, the last one for ever."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.scripts: dict[tuple[str, str], list[Script]] = {}
+        self.url = ""
+
+    def on(self, method: str, path: str, *script: Script) -> None:
+        """Set what `method path` answers."""
+        self.scripts[method, path] = list(script)
+
+    def to(self, method: str, path: str) -> list[Request]:
+        """The requests that came to a route."""
+        return [request for request in self.requests if (request.method, request.path) == (method, path)]
+
+    def answer(self, request: Request) -> Answer:
+        """Take the next answer of the script."""
+        self.requests.append(request)
+        script = self.scripts.get((request.method, request.path))
+        if not script:
+            return problem(404, f"There is nothing at {request.path}.")
+        step = script.pop(0) if len(script) > 1 else script[0]
+        return step if isinstance(step, Answer) else step(request)
+
+
+def problem(status: int, detail: str, **more: Any) -> Answer:
+    """An RFC 9457 problem."""
+    return Answer({"title": "Problem", "status": status, "detail": detail, "request_id": "r1", **more}, status)
+
+
+def stream(*events: tuple[str, str, Json], announced: int | None = None) -> Answer:
+    """Server-sent events: (id, type, data)."""
+    text = "".join(
+        (f"id: {id_}\n" if id_ else "") + f"event: {kind}\ndata: {json.dumps(data)}\n\n" for id_, kind, data in events
+    )
+    return Answer(text.encode(), headers={"Content-Type": "text/event-stream"}, announced=announced)
+
+
+def file_server(content: bytes, etag: str, cut_after: int | None = None) -> Callable[[Request], Answer]:
+    """Serves `content` as the API does, ranges included; every answer breaks off after `cut_after` bytes."""
+
+    def serve(request: Request) -> Answer:
+        start, status = 0, 200
+        if "range" in request.headers and request.headers.get("if-range") == f'"{etag}"':
+            start, status = int(request.headers["range"].removeprefix("bytes=").removesuffix("-")), 206
+        rest = content[start:]
+        cut = cut_after is not None and cut_after < len(rest)
+        return Answer(rest[:cut_after] if cut else rest, status, announced=len(rest) if cut else None)
+
+    return serve
+
+
+@contextmanager
+def running() -> Iterator[StandIn]:
+    """A stand-in that listens on a free port."""
+    service = StandIn()
+
+    class Handler(BaseHTTPRequestHandler):
+        def handle_any(self) -> None:
+            where = urlsplit(self.path)
+            size = int(self.headers.get("Content-Length") or 0)
+            body = self.rfile.read(size)
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            query = parse_qs(where.query)
+            answer = service.answer(
+                Request(self.command, where.path, query, headers, json.loads(body) if body else None)
+            )
+            if answer is CUT:
+                return
+            content = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
+            self.send_response(answer.status)
+            self.send_header("Content-Length", str(answer.announced or len(content)))
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = do_DELETE = handle_any
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    service.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield service
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def a_job(**fields: Any) -> Json:
+    """A job as the API shows it."""
+    job = {
+        "id": "job_1",
+        "name": "",
+        "status": "queued",
+        "spec": {
+            "model": "resnet20",
+            "normalization": {"type": "group", "num_groups": 8, "channels_per_group": None},
+            "batch_size": 2,
+            "epochs": 3,
+            "seed": 0,
+            "dataset": {"name": "cifar10", "train_limit": None, "holdout": 0},
+        },
+        "labels": {},
+        "created_at": "2026-01-01T00:00:00Z",
+        "error": None,
+        "progress": None,
+        "summary": {},
+        "attempts": [],
+        "history": [],
+    }
+    return job | fields
