@@ -5,6 +5,7 @@ work is refused here, with the field, its value and what would be accepted.
 """
 
 from copy import deepcopy
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -49,7 +50,7 @@ class InstanceNormalization(_Part):
 
 
 class GroupNormalization(_Part):
-    """Groups of channels of each image (Wu & He 2018). Give `num_groups` or `channels_per_group`; neither means 8 groups."""
+    """Groups of channels of each image (Wu & He 2018): `num_groups` or `channels_per_group`; neither means 8 groups."""
 
     type: Literal["group"] = "group"
     num_groups: int | None = Field(default=None, ge=1, description="groups in every layer")
@@ -147,7 +148,7 @@ class MultistepSchedule(_Schedule):
     @field_validator("milestones")
     @classmethod
     def _increasing(cls, milestones: tuple[float, ...]) -> tuple[float, ...]:
-        if any(a >= b for a, b in zip(milestones, milestones[1:], strict=False)):
+        if any(a >= b for a, b in pairwise(milestones)):
             raise PydanticCustomError("milestones", "milestones must increase, as in [0.5, 0.75]")
         return milestones
 
