@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import ray
 
 from worker.datasets import ImageDataset
-from worker.events import CheckpointTaken, Event, Failure, Finished
+from worker.events import CheckpointTaken, Event, Finished
 from worker.spec import TrainingSpec
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class TrainingWorker:
         import torch
 
         from worker.checkpoint import Checkpoint
-        from worker.training import train
+        from worker.training import explain, train
 
         try:
             # A thread's own setting: the one of the thread that prepared the worker does not reach this one.
@@ -183,7 +183,5 @@ class TrainingWorker:
                 control=run.control,
                 resume=Checkpoint.from_files(files) if files else None,
             )
-        except BaseException as error:
-            message = f"{type(error).__name__}: {error}"
-            run.report(Finished(outcome="failed", failure=Failure(code="exception", message=message, may_pass=True)))
-            raise
+        except Exception as error:
+            run.report(Finished(outcome="failed", failure=explain(error, None)))
