@@ -51,8 +51,8 @@ check: $(INSTALLED) ## lint, formatting, types
 bench: $(INSTALLED) ## measure what the README claims of speed
 	@set -e; for benchmark in tests/benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark $(ARGS); done
 
-openapi: $(INSTALLED) ## write openapi.json from the code
-	@$(BIN)/python -c 'import json; from service.app import create_app; print(json.dumps(create_app().openapi(), indent=2))' > openapi.json
+openapi: $(INSTALLED) ## write the API's description anew, from the code
+	@$(BIN)/python -m service.api.openapi $(ARGS)
 
 # The pins hold for Linux and macOS alike: packages that only one of them needs, as CUDA's, are left to torch's own pins.
 lock: ## pin the newest versions that pyproject.toml allows, torch at 2.13.0
