@@ -29,7 +29,7 @@ from service.validation import known_parameters_only
 STREAMS_END_S = 5
 """What is still being sent when the server stops gets so many seconds; event streams end at once."""
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("service.app")
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -104,7 +104,8 @@ def main() -> None:
     """Serve until a signal says to stop."""
     settings = Settings()
     journal.configure(settings.log_level)
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    for chatty in ("uvicorn.error", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     create_server(settings).run()
 
 

@@ -1,8 +1,8 @@
 """Who asks, and what they may do: bearer tokens, some of which only read."""
 
 import hashlib
-import hmac
 from dataclasses import dataclass
+from hmac import compare_digest
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -34,7 +34,7 @@ def identify(settings: Settings, token: str | None) -> Client:
     found = None
     # Every token is compared, each in constant time: how long it takes says nothing about any of them.
     for known, (name, may_write) in settings.tokens.items():
-        if hmac.compare_digest(_digest(known), _digest(token)):
+        if compare_digest(_digest(known), _digest(token)):
             found = Client(name, may_write)
     if found is None:
         raise Unauthorized("The token is not known here.")

@@ -3,7 +3,7 @@
 import difflib
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -82,6 +82,8 @@ def locate(loc: Sequence[str | int], annotation: Any) -> tuple[list[str | int], 
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
+    if get_origin(annotation) is Annotated:
+        return _models(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
         return [model for member in get_args(annotation) for model in _models(member)]
     return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []

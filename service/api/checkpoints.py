@@ -21,7 +21,8 @@ from worker.events import File
 router = APIRouter(tags=["checkpoints"])
 
 FileName = Annotated[str, Path(description="name of a file of the checkpoint")]
-BYTES: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+BYTES: dict[str, Any] = {"application/octet-stream": BINARY, "application/json": BINARY}
 
 
 class CheckpointList(BaseModel):
@@ -84,7 +85,8 @@ async def _serve(request: Request, context: Context, checkpoint_id: CheckpointId
     }
     if _has(request.headers.get("if-none-match"), headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    return CheckpointFile(path, headers=headers, filename=name, stat_result=found)
+    kind = "application/json" if name.endswith(".json") else "application/octet-stream"
+    return CheckpointFile(path, headers=headers, media_type=kind, filename=name, stat_result=found)
 
 
 @router.get(
@@ -97,7 +99,10 @@ async def _serve(request: Request, context: Context, checkpoint_id: CheckpointId
         416,
         answers={
             200: {"description": "The file", "content": BYTES},
-            206: {"description": "The ranges that were asked for", "content": BYTES},
+            206: {
+                "description": "The ranges that were asked for",
+                "content": BYTES | {"multipart/byteranges": BINARY},
+            },
             304: {"description": "The client has it already"},
         },
     ),

@@ -6,7 +6,6 @@ from typing import Annotated
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from service.errors import Unprocessable
 from service.jobs import Status
 from service.store.listing import JobFilter
 
@@ -38,7 +37,7 @@ class JobFilterQuery(BaseModel):
     model: list[Text] = Field(default_factory=list)
     seed: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(default_factory=list)
     experiment: Text | None = None
-    label: list[Text] = Field(
+    label: list[Annotated[Text, Field(pattern="^[^:]+:")]] = Field(
         default_factory=list,
         description="key:value; several values of one key mean any of them, several keys all of them",
     )
@@ -46,12 +45,10 @@ class JobFilterQuery(BaseModel):
     search: Text | None = Field(default=None, description="part of the name, in any case")
 
     def job_filter(self) -> JobFilter:
-        """What the store is asked. Raises `Unprocessable` for a label without a colon."""
+        """What the store is asked."""
         labels: dict[str, list[str]] = {}
         for label in self.label:
-            key, colon, value = label.partition(":")
-            if not colon or not key:
-                raise Unprocessable(f"label is {label!r}: give it as key:value.")
+            key, _, value = label.partition(":")
             labels.setdefault(key, []).append(value)
         return JobFilter(
             status=tuple(self.status),

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 import logging
-from typing import Annotated
+from typing import Annotated, get_args
 
 from fastapi import APIRouter, Body, Header, Query, Response
 from pydantic import BaseModel, Field
@@ -46,7 +46,11 @@ class JobPage(BaseModel):
 class JobsQuery(JobFilterQuery):
     """Which jobs, in which order, and how many."""
 
-    sort: Text = Field(default="-created_at", description="a field, with a minus in front for descending")
+    sort: Text = Field(
+        default="-created_at",
+        description="a field, with a minus in front for descending",
+        json_schema_extra={"enum": [sign + field for field in get_args(listing.SortField) for sign in ("", "-")]},
+    )
     limit: int = Field(default=50, ge=1, le=200, description="jobs a page")
     cursor: str | None = Field(default=None, max_length=1000, description="next_cursor of the page before")
 

@@ -287,7 +287,8 @@ async def test_a_start_that_is_no_id_is_refused_before_the_stream(http: AsyncCli
     for answer in (by_header, by_parameter):
         assert answer.status_code == 422
         assert answer.headers["content-type"] == "application/problem+json"
-    assert "Last-Event-ID" in by_header.json()["detail"]
+    assert by_header.json()["errors"][0]["header"] == "Last-Event-ID"
+    assert by_parameter.json()["errors"][0]["parameter"] == "after"
 
 
 async def test_a_job_that_does_not_exist_is_404_before_the_stream(http: AsyncClient) -> None:
@@ -374,7 +375,8 @@ async def test_no_connection_is_held_while_a_stream_waits(app: FastAPI, http: As
     services.tailer.interval_s = 30
     reads = services.tailer.reads
     await until(lambda: services.tailer.reads > reads)
-    assert services.database.engine.pool.checkedout() == 0
+    await until(lambda: services.database.engine.pool.checkedout() == 0)
+    assert len(services.tailer) == 1
     services.tailer.close()
     await task
 

@@ -26,8 +26,8 @@ REPORT: dict[str, Any] = {
     "slots": {"total": 2, "busy": 1, "free": 1},
     "nodes": [{"id": "n1", "address": "10.0.0.1", "cpus": 2.0, "gpus": 0.0, "alive": True}],
     "workers": [
-        {"id": "w1", "node": "n1", "device": "cpu", "state": "busy", "attempt": "attempt_1", "job": "job_1"},
-        {"id": "w2", "node": "n1", "device": "cpu", "state": "idle", "attempt": None, "job": None},
+        {"id": "w1", "node": "n1", "pid": 41, "device": "cpu", "state": "busy", "attempt": "attempt_1", "job": "job_1"},
+        {"id": "w2", "node": "n1", "pid": 42, "device": "cpu", "state": "idle", "attempt": None, "job": None},
     ],
 }
 

@@ -315,7 +315,7 @@ async def test_the_list_is_narrowed_by_every_filter(http: AsyncClient, reporter:
         ("created_after=0001-01-01T00:00:00%2B23:00", "created_after"),
         ("search=%00", "search"),
         ("statsu=queued", "statsu"),
-        ("label=study", None),
+        ("label=study", "label"),
         ("sort=size", None),
         ("cursor=nonsense", None),
         ("cursor=%C3%BC", None),

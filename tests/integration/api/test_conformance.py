@@ -1,0 +1,91 @@
+"""The API does what its description says, whatever it is sent."""
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from pydantic import SecretStr
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from service.api.openapi import PATH
+from service.app import create_server
+from service.artifacts import LocalArtifacts
+from service.jobs import JobRequest
+from service.settings import Settings
+from service.store import Database, jobs
+from tests.integration.api.conftest import Listening
+from tests.integration.api.reporter import Reporter
+
+BEYOND_SCHEMAS = [positive_data_acceptance]
+"""A schema cannot say that groups must divide channels, or that a cursor must come from a page."""
+
+TOKEN = "testers-token"
+SCHEMA = schemathesis.openapi.from_path(PATH)
+OPERATIONS = {operation.ok().label: operation.ok() for operation in SCHEMA.get_all_operations()}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    shutil.copy(empty_database, home / "normlab.db")
+    return home
+
+
+@pytest.fixture(scope="module")
+def known(home: Path) -> dict[str, str]:
+    """Path parameters that lead somewhere: to a job that ran, with everything that a job can have."""
+
+    async def make() -> dict[str, str]:
+        settings = Settings(home=home)
+        async with Database(settings.database) as database:
+            reporter = Reporter(database, LocalArtifacts(Path(settings.artifacts)))
+            async with database.write() as session:
+                request = JobRequest.model_validate({"normalization": {"type": "batch"}, "batch_size": 2})
+                await jobs.create(session, request)
+            job = await reporter.start()
+            await reporter.log("line")
+            await reporter.metrics("eval", 1, 10, test_error=0.5, test_loss=float("nan"))
+            await reporter.progress(11, images_per_s=5.0)
+            checkpoint = await reporter.checkpoint(1, 10, {"state.pt": b"state"}, test_error=0.5)
+            await reporter.heartbeat({"ray": {"status": "connected", "address": "a:1"}})
+            return {"job_id": job, "checkpoint_id": checkpoint, "which": "best", "name": "state.pt"}
+
+    return asyncio.run(make())
+
+
+@pytest.fixture(scope="module")
+def url(home: Path, known: dict[str, str]) -> Iterator[str]:
+    settings = Settings(home=home, port=0, api_tokens=SecretStr(f"tester:{TOKEN}"))
+    with Listening(create_server(settings)) as listening:
+        yield listening.url
+
+
+@pytest.mark.parametrize("label", OPERATIONS)
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=["valid", "invalid"])
+def test_every_operation_answers_as_described(
+    label: str, mode: GenerationMode, url: str, known: dict[str, str]
+) -> None:
+    operation = OPERATIONS[label]
+    if mode is GenerationMode.NEGATIVE and not (operation.path_parameters or operation.query or operation.body):
+        pytest.skip("takes nothing that could be invalid")
+
+    @given(case=operation.as_strategy(generation_mode=mode))
+    @hypothesis_settings(
+        max_examples=10, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    )
+    def answers_as_described(case: Any) -> None:
+        # Streams do not end by themselves; they have tests of their own.
+        page = {"Accept": "application/json", "Authorization": f"Bearer {TOKEN}"}
+        case.call_and_validate(base_url=url, headers=page, excluded_checks=BEYOND_SCHEMAS)
+        if case.path_parameters and mode is GenerationMode.POSITIVE:
+            case.path_parameters |= {name: known[name] for name in case.path_parameters}
+            case.call_and_validate(base_url=url, headers=page, excluded_checks=BEYOND_SCHEMAS)
+
+    answers_as_described()
