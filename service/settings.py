@@ -69,7 +69,7 @@ class Settings(BaseSettings):
         default=30, gt=0, description="a training worker stops when it was not polled for so long"
     )
     worker_grace_s: float = Field(
-        default=15, gt=0, description="a worker that does not pause or cancel in so long is killed"
+        default=15, gt=0, description="a training worker that does not cancel in so long is killed"
     )
     dispatcher_lease_s: float = Field(
         default=5, gt=0, description="another dispatcher takes over after so long a silence"

@@ -1,0 +1,28 @@
+"""The README says what is so."""
+
+from pathlib import Path
+
+import pytest
+
+from service.cli.exits import Exit
+from service.settings import PREFIX, Settings
+
+README = Path(__file__).parents[2].joinpath("README.md").read_text()
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_documented_with_its_default(name: str) -> None:
+    field = Settings.model_fields[name]
+    default = "" if field.default is None else f"`{field.default}`"
+    assert f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |" in README
+
+
+def test_no_setting_is_documented_that_does_not_exist() -> None:
+    rows = [line.split("`")[1] for line in README.splitlines() if line.startswith(f"| `{PREFIX}")]
+    assert sorted(rows) == sorted(f"{PREFIX}{name.upper()}" for name in Settings.model_fields)
+
+
+@pytest.mark.parametrize("code", Exit)
+def test_every_exit_code_is_documented(code: Exit) -> None:
+    codes = README.partition("Exit codes:")[2].partition("\n\n")[0]
+    assert any(word == str(int(code)) for word in codes.replace(";", " ").split())
