@@ -348,7 +348,7 @@ async def test_a_hundred_streams_ask_the_database_no_more_often_than_one(
         await reporter.log(str(n))
         await asyncio.sleep(tailer.interval_s)
     await reporter.finish()
-    answers = await asyncio.gather(*streams)
+    answers = await asyncio.wait_for(asyncio.gather(*streams), 20)
     assert tailer.reads - reads <= (time.perf_counter() - began) / tailer.interval_s + 2
     for answer in answers:
         ids = [line for line in answer.text.splitlines() if line.startswith("id: ")]
@@ -411,7 +411,7 @@ async def test_a_database_that_fails_for_a_while_breaks_no_stream(
     await reporter.log("while it was gone")
     monkeypatch.setattr(tailer_module.events, "after", after)
     await reporter.finish()
-    answer = await task
+    answer = await asyncio.wait_for(task, 20)
     assert answer.text.count("while it was gone") == 1
     assert "event: end" in answer.text
 
