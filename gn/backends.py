@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Literal, get_args
 
-__all__ = ["Backend", "backend", "selected"]
+__all__ = ["BACKENDS", "Backend", "backend", "selected"]
 
 Backend = Literal["auto", "reference"]
 
-_BACKENDS = get_args(Backend)
+BACKENDS = get_args(Backend)
 _selected: list[str] = []
 
 
@@ -42,6 +42,6 @@ def _default() -> str:
 
 
 def _checked(name: str) -> str:
-    if name not in _BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(map(repr, _BACKENDS))}, got {name!r}")
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {name!r}")
     return name

@@ -1,7 +1,7 @@
 """The operators `torch.ops.gn.group_norm` and `group_norm_backward`, and what torch must know of them.
 
-Which kernels run is decided here, call by call, and what the compiler, autograd and vmap ask of an operator is
-registered here. Nothing is registered for autocast, so half stays half, and the parameters stay float32.
+Which kernels run is decided here, call by call, and what the compiler and autograd ask of an operator is registered
+here. Nothing is registered for autocast, so half stays half, and the parameters stay float32.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def group_norm(
     activation: str | None,
 ) -> Tensor:
     """`activation(group_norm(x) + residual)`; every argument has been checked."""
-    if forward_ad._current_level >= 0:
+    if _is_transformed() or forward_ad._current_level >= 0:
         return reference.group_norm(x, num_groups, weight, bias, eps, residual, activation)[0]
     if not _is_plain(x, weight, bias, residual):
         y: Tensor = torch.ops.gn.group_norm.default(x, num_groups, weight, bias, eps, residual, activation)[0]
@@ -42,6 +42,11 @@ def group_norm(
     if torch.is_grad_enabled():
         return _apply(x, num_groups, weight, bias, eps, residual, activation)
     return _forward(x, num_groups, weight, bias, eps, residual, activation)[0]
+
+
+def _is_transformed() -> bool:
+    """Whether torch.func is at work (vmap, grad, jvp): it sees through the reference, not through a kernel."""
+    return torch._C._are_functorch_transforms_active()
 
 
 _PLAIN = {Tensor, nn.Parameter, type(None)}
@@ -58,7 +63,6 @@ def _is_plain(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: T
         and type(bias) in _PLAIN
         and type(residual) in _PLAIN
         and not torch.compiler.is_compiling()
-        and torch._C._functorch.peek_interpreter_stack() is None
         and _get_current_dispatch_mode() is None
     )
 
@@ -159,6 +163,8 @@ def _gradients(ctx: Any, dy: Tensor | None, _: Tensor | None = None) -> tuple[Te
     if torch.is_grad_enabled():
         # The gradients are to be differentiated in their turn.
         backward, statistics = reference.group_norm_backward, reference.statistics(x, num_groups, eps)
+    elif _is_transformed() or torch._C._functorch.is_legacy_batchedtensor(dy):
+        backward = reference.group_norm_backward
     else:
         backward = _backward if _is_plain(dy, x, weight, bias) else torch.ops.gn.group_norm_backward.default
     dx, dweight, dbias, dresidual = backward(dy, x, statistics, num_groups, weight, bias, kept, activation, needs_dx)
@@ -190,25 +196,12 @@ class _GroupNorm(torch.autograd.Function):
 _apply: Callable[..., Tensor] = _GroupNorm.apply
 
 
-def _mapped(implementation: Callable[..., Any]) -> Callable[..., Any]:
-    """vmap by that of the reference's operations: gradients per sample need a sum per sample, which no kernel has."""
-
-    def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, tuple[int, ...]]:
-        results = torch.vmap(implementation, in_dims, randomness=info.randomness)(*arguments)
-        return results, (0,) * len(results)
-
-    return rule
-
-
-def _register(
-    schema: str, kernel: Callable[..., Any], fake: Callable[..., Any], definition: Callable[..., Any]
-) -> None:
+def _register(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
     name, parenthesis, rest = schema.partition("(")
     name = f"gn::{name}"
     torch.library.define(name, parenthesis + rest, tags=_TAGS)
     torch.library.impl(name, "default", kernel)
     torch.library.register_fake(name, fake)
-    torch.library.register_vmap(name, _mapped(definition))
 
 
 _register(
@@ -216,13 +209,11 @@ _register(
     "str? activation) -> (Tensor, Tensor)",
     _forward,
     _forward_fake,
-    reference.group_norm,
 )
 _register(
     "group_norm_backward(Tensor dy, Tensor x, Tensor statistics, SymInt num_groups, Tensor? weight, Tensor? bias, "
     "Tensor? residual, str? activation, bool needs_dx) -> (Tensor, Tensor, Tensor, Tensor)",
     _backward,
     _backward_fake,
-    reference.group_norm_backward,
 )
 torch.library.register_autograd("gn::group_norm", _gradients, setup_context=_setup_context)

@@ -91,7 +91,7 @@ def _per_group(statistic: Tensor, grouped: Tensor) -> Tensor:
 def _normalized(x: Tensor, num_groups: int, statistics: Tensor) -> Tensor:
     grouped = _grouped(x, num_groups).to(statistics.dtype)
     mean, correction, rstd = (_per_group(statistic, grouped) for statistic in statistics)
-    return ((grouped - mean - correction) * rstd).flatten(1, 2)
+    return ((grouped - mean - correction) * rstd).reshape(x.shape)
 
 
 def _affine(normalized: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -108,7 +108,7 @@ def _project(dpre: Tensor, normalized: Tensor, weight: Tensor | None, rstd: Tens
     normalized = _grouped(normalized, rstd.shape[1])
     axes = tuple(range(2, upstream.dim()))
     along = normalized * (upstream * normalized).mean(axes, keepdim=True)
-    return ((upstream - upstream.mean(axes, keepdim=True) - along) * _per_group(rstd, upstream)).flatten(1, 2)
+    return ((upstream - upstream.mean(axes, keepdim=True) - along) * _per_group(rstd, upstream)).reshape(dpre.shape)
 
 
 def _activate(preactivation: Tensor, activation: str | None) -> Tensor:

@@ -54,17 +54,21 @@ def _warn(reason: str) -> None:
 
 def _build(element: str) -> Path:
     compiler = _compiler()
-    digest = hashlib.sha256()
-    for path in sorted((*SOURCE.glob("*.cpp"), *SOURCE.glob("*.h"))):
-        digest.update(path.read_bytes())
-    for part in (*compiler, *FLAGS, element, _version(compiler), _processor()):
-        digest.update(part.encode() + b"\0")
-    path = _writable(cache_directory()) / f"group_norm-{element}-{digest.hexdigest()[:32]}.so"
+    path = _writable(cache_directory()) / f"group_norm-{element}-{_fingerprint(compiler)}.so"
     if not _intact(path):
         with _lock(path):
             if not _intact(path):
                 _compile(compiler, element, path)
     return path
+
+
+def _fingerprint(compiler: tuple[str, ...]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted((*SOURCE.glob("*.cpp"), *SOURCE.glob("*.h"))):
+        digest.update(path.read_bytes())
+    for part in (*compiler, *FLAGS, _run([*compiler, "--version"]), _processor()):
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()[:32]
 
 
 def _compiler() -> tuple[str, ...]:
@@ -74,10 +78,6 @@ def _compiler() -> tuple[str, ...]:
         if path := shutil.which(name):
             return (path,)
     raise BuildError(f"no C++ compiler: CXX is not set, and none of {', '.join(COMPILERS)} is on the PATH")
-
-
-def _version(compiler: tuple[str, ...]) -> str:
-    return _run([*compiler, "--version"])
 
 
 def _processor() -> str:

@@ -4,13 +4,14 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import scipy.special
 import torch
 from torch import Tensor
 
 # The largest error, relative to the largest value, of a result rounded once to the dtype.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
-_erf = np.vectorize(math.erf, otypes=[np.float64])
+_erf = scipy.special.erf
 
 
 def _sigmoid(z: np.ndarray) -> np.ndarray:
@@ -42,7 +43,10 @@ def group_norm(
     activation: str | None = None,
     dy: Tensor | None = None,
 ) -> dict[str, np.ndarray]:
-    """The result `y`, and, given `dy`, the gradients `x`, `weight`, `bias` and `residual`."""
+    """The result `y`, and, given `dy`, the gradients `x`, `weight`, `bias` and `residual`.
+
+    With "terms of " before its name, the largest size of the terms that a gradient is the sum of.
+    """
     data = float64(x)
     shape, channels = data.shape, data.shape[1]
     gamma = np.ones(channels) if weight is None else float64(weight)
@@ -70,12 +74,18 @@ def group_norm(
         "weight": (dz * normalized).sum(axes),
         "bias": dz.sum(axes),
         "residual": dz,
+        "terms of x": (rstd * np.abs(upstream)).max(initial=0),
+        "terms of weight": np.abs(dz * normalized).sum(axes).max(initial=0),
+        "terms of bias": np.abs(dz).sum(axes).max(initial=0),
+        "terms of residual": np.abs(dz).max(initial=0),
     }
 
 
-def error(actual: Tensor, expected: np.ndarray) -> float:
-    """The largest error, relative to the largest expected value."""
+def error(actual: Tensor, expected: np.ndarray, scale: float | None = None) -> float:
+    """The largest error, relative to `scale`, or else to the largest expected value."""
     assert tuple(actual.shape) == expected.shape
     if not expected.size:
         return 0.0
-    return float(np.abs(float64(actual) - expected).max() / (np.abs(expected).max() + 1e-30))
+    if scale is None:
+        scale = float(np.abs(expected).max())
+    return float(np.abs(float64(actual) - expected).max() / (scale + 1e-30))

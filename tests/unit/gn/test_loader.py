@@ -1,0 +1,143 @@
+"""The kernels are compiled once, and without a compiler everything still works."""
+
+import stat
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+import gn
+from gn.cpu import kernels, loader
+
+QUICK = tuple(flag.replace("-O2", "-O0") for flag in loader.FLAGS)
+ROOT = Path(gn.__file__).parent.parent
+PROGRAM = """
+import torch, gn
+x = torch.ones(2, 4, 3).cumsum(2)
+print(float(gn.group_norm(x, 2, activation="relu").sum()))
+"""
+
+
+@pytest.fixture(name="cache")
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and a loader that has loaded nothing yet."""
+    monkeypatch.setenv("GN_CACHE_DIR", str(tmp_path / "cache"))
+    loader.library.cache_clear()
+    loader._warn.cache_clear()
+    yield tmp_path / "cache"
+    loader.library.cache_clear()
+    loader._warn.cache_clear()
+
+
+def compiler(tmp_path: Path, script: str) -> str:
+    path = tmp_path / "compiler"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+def libraries(cache: Path) -> list[Path]:
+    return sorted(cache.glob("*.so"))
+
+
+def test_one_library_serves_processes_that_start_at_once(cache: Path) -> None:
+    processes = [
+        subprocess.Popen([sys.executable, "-W", "error", "-c", PROGRAM], cwd=ROOT, stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    results = {process.communicate()[0] for process in processes}
+    assert [process.returncode for process in processes] == [0, 0]
+    assert len(results) == 1
+    assert len(libraries(cache)) == 1
+    assert not list(cache.glob(".build-*"))
+
+
+def test_a_damaged_library_is_built_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "FLAGS", QUICK)
+    assert kernels.available(torch.float32)
+    (library,) = libraries(cache)
+    whole = library.read_bytes()
+    # A new file, as the old one is mapped into this process.
+    library.unlink()
+    library.write_bytes(whole[: len(whole) // 2])
+    loader.library.cache_clear()
+    assert kernels.available(torch.float32)
+    assert len(library.read_bytes()) == len(whole)
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("exit 3", "exits with 3"),
+        ('echo "x.cpp:1: error: no such thing" >&2; exit 1', "no such thing"),
+        ('[ "$1" = --version ] || touch "$(echo "$@" | sed "s/.*-o //; s/ .*//")"', "file too short|invalid ELF"),
+    ],
+    ids=["fails", "complains", "writes nothing"],
+)
+def test_a_broken_compiler_leaves_the_reference_and_one_warning(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, reason: str
+) -> None:
+    monkeypatch.setenv("CXX", compiler(tmp_path, script))
+    x = torch.randn(2, 4, 3)
+    with pytest.warns(RuntimeWarning, match=f"slower reference is used instead: .*({reason})"):
+        y = gn.group_norm(x, 2)
+    assert torch.equal(gn.group_norm(x, 2), y)  # a second warning would be an error
+    torch.testing.assert_close(y, torch.nn.functional.group_norm(x, 2))
+
+
+def test_without_a_compiler_the_warning_says_what_was_looked_for(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.warns(RuntimeWarning, match=r"none of c\+\+, g\+\+, clang\+\+ is on the PATH"):
+        gn.group_norm(torch.randn(2, 4, 3), 2)
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    occupied = tmp_path / "file"
+    occupied.touch()
+    monkeypatch.setenv("GN_CACHE_DIR", str(occupied / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(loader, "FLAGS", QUICK)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert kernels.available(torch.float32)
+    assert len(list(tmp_path.glob("gn-*/*.so"))) == 1
+
+
+def test_another_compiler_or_another_flag_makes_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = loader._fingerprint(("c++",))
+    assert loader._fingerprint(("c++",)) == first
+    assert loader._fingerprint(("c++", "-g")) != first
+    monkeypatch.setattr(loader, "FLAGS", (*loader.FLAGS, "-O1"))
+    assert loader._fingerprint(("c++",)) != first
+
+
+def test_the_backend_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the kernels were called")
+
+    monkeypatch.setattr(kernels, "forward", refuse)
+    with gn.backend("reference"):
+        gn.group_norm(torch.randn(2, 4, 3), 2)
+    with pytest.raises(AssertionError, match="kernels were called"):
+        gn.group_norm(torch.randn(2, 4, 3), 2)
+
+
+def test_a_backend_that_is_not_known_is_refused() -> None:
+    with pytest.raises(ValueError, match="one of 'auto', 'reference', got 'fast'"), gn.backend("fast"):
+        pass
+
+
+def test_the_environment_chooses_the_backend_of_a_process() -> None:
+    program = "import gn.backends; print(gn.backends.selected())"
+    for name in ("auto", "reference"):
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, cwd=ROOT, env={"GN_BACKEND": name}, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == name
