@@ -44,9 +44,9 @@ except DatasetError as error:
 class Size:
     """How much the demonstration trains. The defaults take two to four minutes on two cores."""
 
-    train_limit: int = 2000
+    train_limit: int = 2500
     test_limit: int = 1000
-    epochs: int = 3
+    epochs: int = 4
 
 
 def run(settings: Settings, *, leave: bool = False, size: Size | None = None) -> None:

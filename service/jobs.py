@@ -6,7 +6,7 @@ A run of a job on a worker is an attempt. `service.store.jobs.change_status` is 
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from worker.spec import TrainingSpec
@@ -68,16 +68,17 @@ class JobRequest(TrainingSpec):
     priority: int = Field(default=0, ge=-1000, le=1000, description="higher goes first")
     max_retries: int = Field(default=2, ge=0, le=20, description="further attempts after an error that may pass")
 
-    @model_validator(mode="after")
-    def _labels_can_be_filtered(self) -> Self:
-        for key in self.labels:
+    @field_validator("labels")
+    @classmethod
+    def _labels_can_be_filtered(cls, labels: dict[str, str]) -> dict[str, str]:
+        for key in labels:
             if ":" in key:
                 raise PydanticCustomError(
                     "label",
                     "labels: the key {key} holds a colon, which separates key from value in a filter",
                     {"key": key},
                 )
-        return self
+        return labels
 
     @property
     def training(self) -> TrainingSpec:

@@ -64,7 +64,11 @@ class GroupNormalization(_Part):
             raise PydanticCustomError(
                 "grouping",
                 "num_groups ({num_groups}) and channels_per_group ({channels_per_group}) exclude each other: give one",
-                {"num_groups": self.num_groups, "channels_per_group": self.channels_per_group},
+                {
+                    "field": "channels_per_group",
+                    "num_groups": self.num_groups,
+                    "channels_per_group": self.channels_per_group,
+                },
             )
         if self.num_groups is None and self.channels_per_group is None:
             object.__setattr__(self, "num_groups", 8)
@@ -197,7 +201,7 @@ class Dataset(_Part):
             raise PydanticCustomError(
                 "dataset",
                 "holdout is {holdout}, which leaves nothing of {available} training images: give at most {most}",
-                {"holdout": self.holdout, "available": available, "most": available - 1},
+                {"field": "holdout", "holdout": self.holdout, "available": available, "most": available - 1},
             )
         return self
 
@@ -281,6 +285,7 @@ class TrainingSpec(_Part):
 
     recipe: RecipeName | None = Field(default=None, description="fills every field not given")
     model: ModelName = "resnet20"
+    dataset: Dataset = Field(default_factory=Dataset)
     normalization: Normalization
     batch_size: int = Field(
         ge=1, le=50_000, description="images a worker normalizes and steps on at once (the paper's images per GPU)"
@@ -292,7 +297,6 @@ class TrainingSpec(_Part):
     optimizer: Optimizer = Field(default_factory=SGD)
     learning_rate_scaling: LearningRateScaling = Field(default_factory=LearningRateScaling)
     schedule: Schedule = Field(default_factory=MultistepSchedule)
-    dataset: Dataset = Field(default_factory=Dataset)
     augmentation: Literal["crop_flip", "none"] = Field(
         default="crop_flip", description="crop_flip: random crops of the image padded by 4, random mirroring"
     )
@@ -341,18 +345,18 @@ class TrainingSpec(_Part):
                 )
         return normalization
 
-    @field_validator("dataset")
+    @field_validator("batch_size")
     @classmethod
-    def _holds_a_batch(cls, dataset: Dataset, info: ValidationInfo) -> Dataset:
-        batch_size = info.data.get("batch_size")
-        if batch_size is not None and batch_size > dataset.num_train:
+    def _fits_the_dataset(cls, batch_size: int, info: ValidationInfo) -> int:
+        dataset = info.data.get("dataset")
+        if dataset is not None and batch_size > dataset.num_train:
             raise PydanticCustomError(
                 "batch_size",
                 "batch_size is {batch_size}, larger than the {num_train} training images: "
                 "give a batch_size of at most {num_train}, or more images",
                 {"batch_size": batch_size, "num_train": dataset.num_train},
             )
-        return dataset
+        return batch_size
 
     @property
     def steps_per_epoch(self) -> int:

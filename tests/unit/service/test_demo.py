@@ -56,7 +56,7 @@ def test_the_table_has_each_error_in_its_cell() -> None:
 
 
 def test_the_table_says_what_it_is_worth() -> None:
-    assert "2,000 training and 1,000 test images of CIFAR-10" in footnote("cifar10", Size())
+    assert "2,500 training and 1,000 test images of CIFAR-10" in footnote("cifar10", Size())
     assert "One seed proves nothing" in footnote("cifar10", Size())
     assert "says nothing about CIFAR-10" in footnote("synthetic", Size())
 

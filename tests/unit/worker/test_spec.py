@@ -189,7 +189,7 @@ def test_groups_are_given_as_a_number_or_by_their_channels() -> None:
         ),
         (
             {"batch_size": 90, "dataset": {"train_limit": 100, "holdout": 20}},
-            ("dataset",),
+            ("batch_size",),
             "batch_size is 90, larger than the 80 training images: give a batch_size of at most 80, or more images",
         ),
         ({"batch_size": 0}, ("batch_size",), "Input should be greater than or equal to 1"),
