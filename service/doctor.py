@@ -117,7 +117,8 @@ def _compiler() -> Finding:
 def _processors(settings: Settings) -> Finding:
     slots = PrivateRay(settings).slots
     cpus, memory = available_cpus(), available_memory()
-    return Finding("machine", True, f"{cpus} CPUs, {memory / 2**30:.1f} GiB of memory: trains {slots} jobs at once")
+    trains = "" if settings.gpus_per_worker else f": trains {slots} jobs at once"
+    return Finding("machine", True, f"{cpus} CPUs, {memory / 2**30:.1f} GiB of memory{trains}")
 
 
 def _images(settings: Settings) -> Finding:

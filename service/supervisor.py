@@ -280,7 +280,10 @@ def serve(settings: Settings, say: Callable[[str], object] = lambda line: print(
 
 def introduction(supervisor: Supervisor, settings: Settings) -> str:
     """Where the service listens and what it works with, for people."""
-    ray = f"{settings.ray_address}, not ours" if supervisor.slots is None else f"private, {supervisor.slots} slots"
+    if supervisor.slots is None:
+        ray = f"{settings.ray_address}, not ours"
+    else:
+        ray = "private, on the GPUs" if settings.gpus_per_worker else f"private, {supervisor.slots} CPU slots"
     return "\n".join(
         [
             f"normlab listens on {supervisor.url}   (API: {supervisor.url}/docs)",

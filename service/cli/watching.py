@@ -210,7 +210,12 @@ class Bars:
         self._progress = Progress(
             TextColumn("{task.description}", table_column=Column(overflow="ellipsis", no_wrap=True)),
             _Status(table_column=Column(no_wrap=True)),
-            BarColumn(bar_width=None, table_column=Column(min_width=8, max_width=40, ratio=1)),
+            BarColumn(
+                bar_width=None,
+                complete_style="blue",
+                finished_style="green",
+                table_column=Column(min_width=8, max_width=40, ratio=1),
+            ),
             _Figures(table_column=Column(no_wrap=True)),
             console=out,
             expand=True,

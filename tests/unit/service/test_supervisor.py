@@ -209,7 +209,7 @@ time.sleep(600)
     @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
     def test_left_behind_is_found_by_its_mark_though_its_parent_is_gone(self, tmp_path: Path) -> None:
         state = State(Process.of(os.getpid()), "")
-        orphan = f"import subprocess; print(subprocess.Popen({SLEEPER!r}).pid, flush=True)"
+        orphan = f"import subprocess; print(subprocess.Popen({SLEEPER!r}, stdout=subprocess.DEVNULL).pid, flush=True)"
         command = [sys.executable, "-S", "-c", orphan]
         environment = dict(os.environ) | {"NORMLAB_SUPERVISOR": state.mark}
         with subprocess.Popen(
