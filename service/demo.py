@@ -70,7 +70,7 @@ def run(settings: Settings, *, leave: bool = False, size: Size | None = None) ->
             if supervisor is not None:
                 supervisor.wait_ready()
                 _say(out, introduction(supervisor, settings))
-            with Client(url) as client:
+            with Client(url, next((token for token, (_, writes) in settings.tokens.items() if writes), None)) as client:
                 jobs = _train(client, requests(dataset, size), out)
             out.print()
             out.print(table(jobs))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import typer
+from pydantic import SecretStr
 from rich.console import Console
 
 from service import demo
@@ -96,6 +97,13 @@ class TestRun:
         assert "50.0 %" in out
         assert f"The service is at {service.url}" in out
         assert "synthetic" not in out
+
+    def test_uses_a_token_that_may_write(
+        self, service: StandIn, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(demo, "_fetch", lambda settings, out: True)
+        run(Settings(home=settings.home, api_tokens=SecretStr("reader:only-reads:read,me:may-write")))
+        assert {request.headers["authorization"] for request in service.requests} == {"Bearer may-write"}
 
     def test_without_cifar10_says_so_and_labels_everything_synthetic(
         self, service: StandIn, settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
