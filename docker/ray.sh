@@ -7,6 +7,8 @@ RAY_AUTH_TOKEN=$(cat "$token")
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 role=${1:-}
 head=${NORMLAB_RAY_ADDRESS:-ray-head:6379}
+# With detached actors alive, Ray would take half a minute to stop.
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
 set -- --disable-usage-stats --object-store-memory="${RAY_OBJECT_STORE_BYTES:-500000000}"
 case $role in
   head) exec ray start --head --block --port="${head##*:}" --num-cpus=0 --num-gpus=0 --include-dashboard=false "$@" ;;

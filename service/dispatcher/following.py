@@ -172,7 +172,7 @@ class Follower:
             if isinstance(event, CheckpointTaken):
                 files = await self.slot.worker.fetch(report.checkpoints[event.seq])
                 # An id that follows from what it is: a second try writes the same checkpoint, not another one.
-                checkpoint_id = f"checkpoint_{self.attempt_id.removeprefix('attempt_')}_{event.step}"
+                checkpoint_id = f"checkpoint_{self.attempt_id.removeprefix('attempt_')}{event.step:09}"
                 await self._store(checkpoint_id, files, event)
                 stored[event.seq] = checkpoint_id
         return stored

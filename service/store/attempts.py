@@ -108,6 +108,7 @@ async def _record_one(
         case reports.Metrics():
             values = await metrics.add(session, job, attempt.id, event)
             data = {"kind": event.kind, "epoch": event.epoch, "step": event.step, **values}
+            job.progress = (job.progress or {}) | {"epoch": event.epoch, "step": event.step}
         case reports.CheckpointTaken():
             row = await checkpoints.add(session, stored[event.seq], job.id, attempt.id, event, event.time)
             data = {"id": row.id, **data}

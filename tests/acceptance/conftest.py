@@ -54,6 +54,11 @@ class Service:
             time.sleep(0.05)
         return found
 
+    def checkpoint_step(self, job: str) -> int:
+        """The step of the newest checkpoint of a job."""
+        step: int = self.client.checkpoint((job, "latest"))["step"]
+        return step
+
     def weights(self, job: str) -> str:
         """The sha256 of the weights a job ended with."""
         files = {file["name"]: file for file in self.client.checkpoint((job, "latest"))["files"]}

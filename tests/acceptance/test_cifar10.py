@@ -35,7 +35,7 @@ def test_group_normalization_learns_cifar10_and_its_best_checkpoint_has_the_repo
             "normalization": {"type": "group", "num_groups": 8},
             "batch_size": 32,
             "epochs": 5,
-            "dataset": {"name": "cifar10", "train_limit": 10_000},
+            "dataset": {"name": "cifar10", "train_limit": 10_000, "test_limit": 2_000},
             "schedule": {"type": "cosine"},
         }
     )["id"]

@@ -1,9 +1,11 @@
 """kill -9 of every process in turn: the job ends as if nothing had happened."""
 
+import hashlib
 import os
 import signal
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +28,7 @@ def service(start_service: Callable[..., Any]) -> Any:
 
 
 def test_the_api_the_dispatcher_and_the_worker_are_killed_and_the_weights_are_those_of_an_undisturbed_run(
-    service: Any,
+    service: Any, tmp_path: Path
 ) -> None:
     undisturbed = service.client.submit(STUDY)["id"]
     assert service.client.wait(undisturbed)["status"] == "succeeded"
@@ -49,6 +51,9 @@ def test_the_api_the_dispatcher_and_the_worker_are_killed_and_the_weights_are_th
     epochs = [row["epoch"] for row in service.client.metrics(job, kind="eval")]
     assert epochs == list(range(1, STUDY["epochs"] + 1))
     assert service.weights(job) == service.weights(undisturbed)
+    assert ended["progress"]["step"] == ended["progress"]["total_steps"] == service.checkpoint_step(job)
+    downloaded = service.client.download((job, "latest"), "model.safetensors", tmp_path / "weights")
+    assert hashlib.sha256(downloaded.read_bytes()).hexdigest() == service.weights(undisturbed)
 
 
 def test_when_ray_dies_what_ran_is_queued_again_and_reads_and_submissions_go_on(service: Any) -> None:
