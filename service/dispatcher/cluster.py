@@ -19,7 +19,17 @@ from worker.actor import CONCURRENT_CALLS, MALLOC_ENVIRONMENT, Report, Request, 
 from worker.datasets import DatasetError, load
 from worker.spec import DatasetName
 
-__all__ = ["Cluster", "ClusterGone", "DatasetError", "Node", "Worker", "WorkerGone"]
+__all__ = [
+    "Cluster",
+    "ClusterGone",
+    "DatasetError",
+    "Node",
+    "Report",
+    "Request",
+    "Worker",
+    "WorkerGone",
+    "WorkerState",
+]
 
 ANSWER_TIMEOUT_S = 10.0
 """A worker that does not answer a call within this, beyond what the call may wait, counts as gone."""

@@ -10,7 +10,7 @@ from typing import Any, cast
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.artifacts import ArtifactStore
-from service.dispatcher.cluster import DatasetError, WorkerGone
+from service.dispatcher.cluster import DatasetError, Report, Request, WorkerGone
 from service.dispatcher.datasets import Datasets
 from service.dispatcher.leadership import Leadership, LeadershipLost
 from service.dispatcher.pool import Pool, Slot
@@ -19,7 +19,6 @@ from service.jobs import Status
 from service.settings import Settings
 from service.store import Database, attempts, checkpoints, events
 from service.store.tables import Attempt, Job
-from worker.actor import Report, Request
 from worker.events import CheckpointTaken, Event, Failure, File, Finished
 from worker.spec import DatasetName
 

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from service.dispatcher.cluster import Cluster, Worker, WorkerGone
+from service.dispatcher.cluster import Cluster, Worker, WorkerGone, WorkerState
 from service.settings import Settings
-from worker.actor import WorkerState
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,6 @@ FILES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT 
 LIGHT = {"worker.spec", "worker.architecture", "worker.events"}
 """What the service may know of the worker: they need the standard library and pydantic alone."""
 CLUSTER = "service.dispatcher.cluster"
-MESSAGES = {"worker.actor", "worker.actor.Report", "worker.actor.Request", "worker.actor.WorkerState"}
-"""What the rest of the dispatcher may know of the actor: the types of what it is told and what it answers."""
 WITHOUT_TORCH = LIGHT | {"worker.datasets"}
 
 
@@ -62,8 +60,6 @@ def refusal(module: str, imported: str) -> str | None:
     if package == "service" and within(imported, "gn"):
         return "service knows of training only what worker.spec, worker.architecture and worker.events say"
     if package == "service" and within(imported, "worker") and imported != "worker":
-        if within(module, "service.dispatcher") and imported in MESSAGES:
-            return None
         allowed = (*LIGHT, "worker.actor", "worker.datasets") if module == CLUSTER else LIGHT
         if not within(imported, *allowed):
             return f"service imports {', '.join(sorted(LIGHT))}; {CLUSTER} also worker.actor and worker.datasets"
