@@ -4,8 +4,11 @@ Which kernels run is decided here, call by call, and what the compiler and autog
 here. Nothing is registered for autocast, so half stays half, and the parameters stay float32.
 """
 
+import warnings
 from collections.abc import Callable
-from typing import Any
+from functools import cache
+from importlib.util import find_spec
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -77,8 +80,8 @@ def _forward(
     activation: str | None,
 ) -> Result:
     x = layout.dense(x)
-    if _has_kernels(x):
-        return cpu.forward(x, num_groups, weight, bias, eps, residual, activation)
+    if kernels := _kernels(x):
+        return kernels.forward(x, num_groups, weight, bias, eps, residual, activation)
     y, statistics = reference.group_norm(x, num_groups, weight, bias, eps, residual, activation)
     return layout.like(y, x), statistics
 
@@ -96,8 +99,8 @@ def _backward(
 ) -> Gradients:
     """`residual` is that of the forward pass; of a ReLU, the result instead; None where its gradient is `dy`."""
     x = layout.dense(x)
-    if _has_kernels(x):
-        return cpu.backward(dy, x, statistics, num_groups, weight, bias, residual, activation, needs_dx)
+    if kernels := _kernels(x):
+        return kernels.backward(dy, x, statistics, num_groups, weight, bias, residual, activation, needs_dx)
     dx, dweight, dbias, dresidual = reference.group_norm_backward(
         dy, x, statistics, num_groups, weight, bias, residual, activation, needs_dx
     )
@@ -108,8 +111,53 @@ def _backward(
     return dx, dweight, dbias, dresidual
 
 
-def _has_kernels(x: Tensor) -> bool:
-    return x.is_cpu and x.numel() > 0 and backends.selected() != "reference" and cpu.available(x.dtype)
+class Kernels(Protocol):
+    """What a backend is: `gn.cpu.kernels` and `gn.cuda.kernels` are."""
+
+    def forward(
+        self,
+        x: Tensor,
+        num_groups: int,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        residual: Tensor | None,
+        activation: str | None,
+    ) -> Result: ...
+
+    def backward(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        statistics: Tensor,
+        num_groups: int,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: str | None,
+        needs_dx: bool,
+    ) -> Gradients: ...
+
+
+def _kernels(x: Tensor) -> Kernels | None:
+    """The fused kernels for `x`, or None, which means the reference."""
+    if x.numel() == 0 or backends.selected() == "reference":
+        return None
+    if x.is_cpu and cpu.available(x.dtype):
+        return cpu
+    if x.is_cuda and x.dtype != torch.float64:
+        return _cuda()
+    return None
+
+
+@cache
+def _cuda() -> Kernels | None:
+    if find_spec("triton") is None:
+        warnings.warn("gn: no triton, the slower reference is used instead", RuntimeWarning, stacklevel=2)
+        return None
+    from gn.cuda import kernels
+
+    return kernels
 
 
 def _forward_fake(

@@ -1,11 +1,17 @@
 """Fixtures of the GroupNorm's tests."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from gn import backends
 from gn.cpu import loader
+
+if not torch.cuda.is_available():
+    # Read when triton is first imported, so too late in a fixture: test_cuda.py runs its kernels without a GPU.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)

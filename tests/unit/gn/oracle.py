@@ -30,7 +30,7 @@ ACTIVATIONS: dict[str | None, tuple[Callable[[np.ndarray], np.ndarray], Callable
 
 
 def float64(x: Tensor | None) -> np.ndarray | None:
-    return None if x is None else x.detach().double().contiguous().numpy()
+    return None if x is None else x.detach().double().cpu().contiguous().numpy()
 
 
 def group_norm(

@@ -1,0 +1,122 @@
+"""What GroupNorm costs a training step: the step with it ÷ the step of the same network without any normalization.
+
+    python tests/benchmarks/norm_tax.py [--model resnet20 resnet18] [--batch 128 8] [--rounds 7] [--steps 4] [--threads 2]
+
+Three networks that differ in nothing else: none, gn's GroupNorm, and the same layers computed by torch. They take turns
+within a round, and each round runs them in another order; the table shows medians over the rounds. With one thread it
+is the processor's time that is measured, not the clock's, so that other work on the machine counts for less.
+"""
+
+import argparse
+import itertools
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import gn
+from worker.models import build_model
+from worker.spec import GroupNormalization, NoNormalization
+
+FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class TorchGroupNorm(nn.GroupNorm):
+    """gn's layer, by torch's operations."""
+
+    def __init__(self, ours: gn.GroupNorm) -> None:
+        super().__init__(ours.num_groups, ours.num_channels, ours.eps, ours.affine)
+        self.activation = ours.activation
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        y = super().forward(input)
+        if residual is not None:
+            y = y + residual
+        return F.relu(y, inplace=True) if self.activation else y
+
+
+def by_torch(network: nn.Module) -> nn.Module:
+    for name, module in list(network.named_modules()):
+        if isinstance(module, gn.GroupNorm):
+            parent, _, attribute = name.rpartition(".")
+            setattr(network.get_submodule(parent), attribute, TorchGroupNorm(module))
+    return network
+
+
+def step(network: nn.Module, batch: int, memory_format: str, dtype: str) -> Callable[[], None]:
+    network = network.to(memory_format=FORMATS[memory_format])
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9)
+    images = torch.randn(batch, 3, 32, 32).contiguous(memory_format=FORMATS[memory_format])
+    labels = torch.randint(10, (batch,))
+
+    def run() -> None:
+        with torch.autocast("cpu", DTYPES[dtype], enabled=dtype != "float32"):
+            loss = F.cross_entropy(network(images), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run
+
+
+def measure(steps: dict[str, Callable[[], None]], rounds: int, repeats: int) -> dict[str, float]:
+    clock = time.perf_counter if torch.get_num_threads() > 1 else time.process_time
+    for run in steps.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    orders = itertools.cycle(itertools.permutations(steps))
+    for _ in range(rounds):
+        for name in next(orders):
+            begin = clock()
+            for _ in range(repeats):
+                steps[name]()
+            times[name].append((clock() - begin) / repeats)
+    return {name: 1e3 * statistics.median(found) for name, found in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", nargs="+", default=["resnet20", "resnet18"])
+    parser.add_argument("--batch", type=int, nargs="+", default=[128, 8])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=4, help="a round")
+    parser.add_argument("--json", type=Path, default=Path("norm_tax.json"))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    print(f"{torch.get_num_threads()} threads; torch {torch.__version__}; Python {platform.python_version()}; "
+          f"medians of {arguments.rounds} rounds of {arguments.steps} steps, ms")  # fmt: skip
+    print(f"{'model':>9} {'batch':>5} {'format':>13} {'dtype':>8} {'none':>8} {'gn':>8} {'torch':>8}"
+          f" {'tax of gn':>9} {'of torch':>9}")  # fmt: skip
+    rows = []
+    for model, batch, memory_format, dtype in itertools.product(arguments.model, arguments.batch, FORMATS, DTYPES):
+        group, none = GroupNormalization(), NoNormalization()
+        networks = {
+            "none": build_model(model, none, seed=0),
+            "gn": build_model(model, group, seed=0),
+            "torch": by_torch(build_model(model, group, seed=0)),
+        }
+        steps = {name: step(network, batch, memory_format, dtype) for name, network in networks.items()}
+        found = measure(steps, arguments.rounds, arguments.steps)
+        taxes = {name: found[name] / found["none"] for name in ("gn", "torch")}
+        rows.append({"model": model, "batch": batch, "format": memory_format, "dtype": dtype, "ms": found} | taxes)
+        print(f"{model:>9} {batch:>5} {memory_format:>13} {dtype:>8} {found['none']:8.1f} {found['gn']:8.1f}"
+              f" {found['torch']:8.1f} {taxes['gn']:9.2f} {taxes['torch']:9.2f}", flush=True)  # fmt: skip
+    for model, batch in itertools.product(arguments.model, arguments.batch):
+        alike = [row for row in rows if (row["model"], row["batch"]) == (model, batch)]
+        best = {name: min(row["ms"][name] for row in alike) for name in ("none", "gn", "torch")}
+        print(f"{model} at batch {batch}, the best layout and dtype of each: gn {best['gn'] / best['none']:.2f},"
+              f" torch {best['torch'] / best['none']:.2f}")  # fmt: skip
+    arguments.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
