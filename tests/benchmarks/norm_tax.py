@@ -1,6 +1,6 @@
 """What GroupNorm costs a training step: the step with it ÷ the step of the same network without any normalization.
 
-    python tests/benchmarks/norm_tax.py [--model resnet20 resnet18] [--batch 128 8] [--rounds 7] [--steps 4] [--threads 2]
+    python tests/benchmarks/norm_tax.py [--model resnet20 resnet18] [--batch 128 8] [--rounds 7] [--threads 2]
 
 Three networks that differ in nothing else: none, gn's GroupNorm, and the same layers computed by torch. They take turns
 within a round, and each round runs them in another order; the table shows medians over the rounds. With one thread it
