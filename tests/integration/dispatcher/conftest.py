@@ -201,24 +201,27 @@ class Stack:
 
 
 @pytest.fixture
+def stack_url(tmp_path: Path) -> str:
+    """Where the stack's database is."""
+    return f"sqlite+aiosqlite:///{tmp_path / 'normlab.db'}"
+
+
+@pytest.fixture
 async def stack(
-    ray_environment: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
+    ray_environment: dict[str, str], tmp_path: Path, stack_url: str, request: pytest.FixtureRequest
 ) -> AsyncIterator[Stack]:
     """A dispatcher at work on a new database; `parametrize("stack", [{...}], indirect=True)` changes settings."""
     changed = {f"NORMLAB_{name}": str(value) for name, value in getattr(request, "param", {}).items()}
-    environment = (
-        ray_environment
-        | {
-            "NORMLAB_HOME": str(tmp_path),
-            "NORMLAB_DATA_DIR": str(tmp_path / "data"),
-            "NORMLAB_RAY_NAMESPACE": tmp_path.name,
-            "NORMLAB_DISPATCHER_LEASE_S": "2",
-        }
-        | changed
-    )
-    async with Database(f"sqlite+aiosqlite:///{tmp_path / 'normlab.db'}") as database:
+    environment = ray_environment | {
+        "NORMLAB_HOME": str(tmp_path),
+        "NORMLAB_DATABASE_URL": stack_url,
+        "NORMLAB_DATA_DIR": str(tmp_path / "data"),
+        "NORMLAB_RAY_NAMESPACE": tmp_path.name,
+        "NORMLAB_DISPATCHER_LEASE_S": "2",
+    }
+    async with Database(stack_url) as database:
         await upgrade(database)
-        stack = Stack(environment, tmp_path, database)
+        stack = Stack(environment | changed, tmp_path, database)
         stack.start_dispatcher()
         try:
             yield stack
