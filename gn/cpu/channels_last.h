@@ -103,6 +103,7 @@ struct ChannelsLast {
     template <class Element>
     void statistics(Matrix& m, Tile tile, int64_t sample) const {
         const Element* x = static_cast<const Element*>(p.x) + sample * m.size;
+        const Element* y = static_cast<const Element*>(p.y) + sample * m.size;
         const int64_t width = p.group_channels();
         const double count = double(width * p.positions);
 
@@ -132,7 +133,9 @@ struct ChannelsLast {
             Vector sum = {};
 #pragma GCC unroll 8
             for (int r = 0; r < rows; ++r) {
-                const Vector d = first(load(x + at + r * m.stride, count) - hi, count);
+                const int64_t i = at + r * m.stride;
+                will_write(y + i);
+                const Vector d = first(load(x + i, count) - hi, count);
                 sum += d * d;
             }
             m.second_sum.add(column, sum);
@@ -162,6 +165,8 @@ struct ChannelsLast {
 #pragma GCC unroll 8
             for (int k = 0; k < rows; ++k) {
                     const int64_t i = at + k * m.stride;
+                    will_read(x + m.size + i);
+                    if constexpr (residual) will_read(r + m.size + i);
                     Vector z = (load(x + i, count) - hi) * scale + shift;
                     if constexpr (residual) z += load(r + i, count);
                     store(y + i, Activation::value(z), count);
@@ -182,9 +187,9 @@ struct ChannelsLast {
             for (Columns* columns : {&m.slope, &m.offset}) m.spread(*columns, p.channels);
             // Where there is a residual, the activation's gradient has just been stored as the residual's.
             if constexpr (residual)
-                project<Element, Identity>(m, sample, p.dresidual);
+                project<Element, Identity, true>(m, sample, p.dresidual);
             else
-                project<Element, Activation>(m, sample, p.dy);
+                project<Element, Activation, false>(m, sample, p.dy);
         }
     }
 
@@ -195,6 +200,7 @@ struct ChannelsLast {
         const Element* dy = static_cast<const Element*>(p.dy) + sample * m.size;
         const Element* r = static_cast<const Element*>(p.residual) + sample * m.size;
         Element* dr = static_cast<Element*>(p.dresidual) + sample * m.size;
+        const Element* dx = static_cast<const Element*>(p.dx) + sample * m.size;
         m.clear(m.first_sum);
         m.clear(m.second_sum);
         m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) {
@@ -203,6 +209,7 @@ struct ChannelsLast {
 #pragma GCC unroll 8
             for (int k = 0; k < rows; ++k) {
                 const int64_t i = at + k * m.stride;
+                will_write(dx + i);
                 const Vector d = load(x + i, count) - hi;
                 Vector z = d * scale + shift;
                 if constexpr (residual)
@@ -238,17 +245,23 @@ struct ChannelsLast {
         std::fill(m.offset.values.begin() + begin, m.offset.values.begin() + end, projection.offset);
     }
 
-    template <class Element, class Activation>
+    template <class Element, class Activation, bool residual>
     void project(Matrix& m, int64_t sample, const void* upstream) const {
         const Element* x = static_cast<const Element*>(p.x) + sample * m.size;
         const Element* dy = static_cast<const Element*>(upstream) + sample * m.size;
         Element* dx = static_cast<Element*>(p.dx) + sample * m.size;
+        const Element* next_x = x + m.size;
+        const Element* next_dy = static_cast<const Element*>(p.dy) + (sample + 1) * m.size;
+        const Element* next_residual = static_cast<const Element*>(p.residual) + (sample + 1) * m.size;
         m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) {
             const Vector hi = m.hi[column], scale = m.scale[column], shift = m.shift[column];
             const Vector slope = m.slope[column], offset = m.offset[column];
 #pragma GCC unroll 8
             for (int k = 0; k < rows; ++k) {
                 const int64_t i = at + k * m.stride;
+                will_read(next_x + i);
+                will_read(next_dy + i);
+                if constexpr (residual) will_read(next_residual + i);
                 const Vector d = load(x + i, count) - hi;
                 const Vector dz = Activation::gradient(d * scale + shift, load(dy + i, count));
                 store(dx + i, dz * scale + (d * slope + offset), count);

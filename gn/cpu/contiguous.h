@@ -51,7 +51,7 @@ struct Contiguous {
     static bool divisible(const Problem&, int64_t) { return true; }
 
     template <class Element>
-    static Statistics statistics(const Element* x, int64_t size, double eps) {
+    static Statistics statistics(const Element* x, const Element* y, int64_t size, double eps) {
         // About the first value, so that a mean far from zero costs no digits; then about the mean.
         const Vector pivot = broadcast(load(x, 1)[0]);
         double deviation[1] = {}, square[1] = {};
@@ -62,6 +62,7 @@ struct Contiguous {
         const Vector hi = broadcast(float(mean));
         const double lo = mean - hi[0];
         reduce(size, square, [&](int64_t i, int64_t count, auto& partial) {
+            will_write(y + i);
             const Vector d = first(load(x + i, count) - hi, count);
             partial[0] += d * d;
         });
@@ -74,7 +75,9 @@ struct Contiguous {
         for (int64_t sample = tile.sample_begin; sample < tile.sample_end; ++sample)
             for (int64_t group = tile.group_begin; group < tile.group_end; ++group) {
                 const int64_t at = (sample * p.groups + group) * run;
-                const Statistics s = statistics(static_cast<const Element*>(p.x) + at, run, p.eps);
+                const Element* x = static_cast<const Element*>(p.x) + at;
+                const Element* y = static_cast<const Element*>(p.y) + at;
+                const Statistics s = statistics(x, y, run, p.eps);
                 s.write(p, sample, group);
                 for (int64_t k = 0; k < p.group_channels(); ++k)
                     normalize<Element, Activation, residual>(s, group * p.group_channels() + k, at + k * p.positions);
@@ -87,7 +90,10 @@ struct Contiguous {
         const Element* x = static_cast<const Element*>(p.x) + at;
         const Element* r = static_cast<const Element*>(p.residual) + at;
         Element* y = static_cast<Element*>(p.y) + at;
+        const int64_t next_group = p.group_channels() * p.positions;
         for_each(p.positions, [&](int64_t i, int64_t count) {
+            will_read(x + next_group + i);
+            if constexpr (residual) will_read(r + next_group + i);
             Vector z = (load(x + i, count) - s.hi) * affine.scale + affine.shift;
             if constexpr (residual) z += load(r + i, count);
             store(y + i, Activation::value(z), count);

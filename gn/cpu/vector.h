@@ -54,6 +54,11 @@ inline Vector load(const float* p) {
 
 inline void store(float* p, Vector v) { std::memcpy(p, &v, sizeof v); }
 
+// Asks for a line of memory that is about to be read, or written, to come into the second-level cache. The hardware does
+// so by itself only within a page and in order.
+inline void will_read(const void* p) { __builtin_prefetch(p, 0, 2); }
+inline void will_write(const void* p) { __builtin_prefetch(p, 1, 2); }
+
 struct BFloat16 {
     uint16_t bits;
 };
