@@ -1,7 +1,9 @@
 """Launches the kernels: lays out what they read, allocates what they write, cuts the work into tiles."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import triton
@@ -12,7 +14,10 @@ from gn.cuda import fused, split
 
 __all__ = ["backward", "forward"]
 
-# The elements of a tile: as many as stay in the registers of a program of `_warps` warps.
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+# The elements of a tile: as many as stay in the registers of a program.
 _LARGEST_FUSED = {"forward": 1 << 15, "backward": 1 << 14}
 _FUSED_TILE = 1 << 12
 _SPLIT_TILE = 1 << 12
@@ -69,6 +74,20 @@ class _Shape:
         return grid, {"WIDE": wide, "BC": channels, "BP": positions, "num_warps": _warps(channels * positions)}
 
 
+def _on_its_device(launch: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Triton launches on the current device, which need not be that of the first tensor."""
+
+    @wraps(launch)
+    def run(*arguments: _P.args, **options: _P.kwargs) -> _R:
+        x = arguments[0]
+        assert isinstance(x, Tensor)
+        with torch.cuda.device(x.get_device()):
+            return launch(*arguments, **options)
+
+    return run
+
+
+@_on_its_device
 def forward(
     x: Tensor,
     num_groups: int,
@@ -100,6 +119,7 @@ def forward(
     return y, statistics
 
 
+@_on_its_device
 def backward(
     dy: Tensor,
     x: Tensor,
