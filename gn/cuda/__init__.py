@@ -1,1 +1,1 @@
-"""The CUDA backend, in Triton."""
+"""The CUDA backend: Triton kernels for both layouts, forward and backward."""

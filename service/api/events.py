@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from service.api.context import Context, JobId
 from service.api.filters import JobFilterQuery
 from service.api.negotiation import preferred
-from service.api.representations import progress_of
+from service.api.representations import ProgressView, progress_of
 from service.api.tailer import PAGE, Progress, Subscription, Tailer
 from service.jobs import TERMINAL
 from service.problems import describe
@@ -126,6 +126,7 @@ class EventStream(EventSourceResponse):
     ) -> None:
         self._tailer = tailer
         self._sent = after
+        self._told: dict[str, ProgressView] = {}
         self._job_id = job_id
         self._filter = None if filter_ == JobFilter() else filter_
         self._ended = False
@@ -170,12 +171,15 @@ class EventStream(EventSourceResponse):
             if job is None or job.status in TERMINAL:
                 encoded.append(self._end(job.status if job else None))
             elif (view := progress_of(job)) is not None:
-                encoded.append(_encode_progress(Progress(job.id, view)))
+                encoded.append(self._advance(Progress(job.id, view)))
         return encoded
 
     def _advance(self, item: Event | Progress) -> bytes:
         """The bytes of an item that was not sent yet; with those of the end, where it is the end."""
         if isinstance(item, Progress):
+            if self._told.get(item.job_id) == item.view:
+                return b""
+            self._told[item.job_id] = item.view
             return _encode_progress(item)
         if item.id <= self._sent:
             return b""
