@@ -24,6 +24,12 @@ def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     loader.library.cache_clear()
 
 
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Every test draws the same numbers on every run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(params=backends.BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """What follows holds of the kernels and of the reference."""

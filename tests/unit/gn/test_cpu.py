@@ -88,7 +88,7 @@ def test_a_group_of_one_value_becomes_the_bias() -> None:
     bias = torch.randn(6)
     y, dx, *_ = train(torch.randn(5, 6), 6, torch.randn(5, 6), weight=torch.randn(6), bias=bias)
     assert torch.equal(y, bias.expand(5, 6))
-    assert dx.abs().max() < 1e-4  # of terms near 1 / sqrt(eps), which cancel
+    assert dx.abs().max() < 1e-3  # of terms near 1 / sqrt(eps), 316, which cancel
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (0, 4, 3, 3), (2, 4, 0)])
