@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     dispatcher_lease_s: float = Field(
         default=5, gt=0, description="another dispatcher takes over after so long a silence"
     )
-    dispatch_interval_s: float = Field(default=0.05, gt=0, description="how often the dispatcher looks for new work")
+    dispatch_interval_s: float = Field(default=0.1, gt=0, description="how often the dispatcher looks for new work")
     max_lost: int = Field(
         default=5, ge=1, description="a job fails after losing its worker so often without a new checkpoint"
     )

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.artifacts import ArtifactStore
@@ -25,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 CHECK_INTERVAL_S = 2.0
 """How often the cluster is looked at."""
-BUSY_SLOWDOWN = 4
+BUSY_SLOWDOWN = 5
 """While no worker is free, the database is asked so many times less often: the CPU belongs to the training."""
 UNREACHABLE_CHECKS = 3
 """After so many failed looks in a row the cluster counts as gone."""
@@ -152,10 +151,11 @@ class Dispatcher:
     async def _look(self) -> int:
         """One look at the database: requests are passed on, queued jobs given out. Returns how many still wait."""
         async with self._database.read() as session:
-            requested = (await session.execute(_REQUESTED)).all()
-            waiting = await attempts.waiting(session, self._capacity + 1)
-        for job_id, status in requested:
-            await self._pass_on(job_id, status)
+            pending = await attempts.pending(session, self._capacity + 1)
+        waiting = sum(status is Status.QUEUED for _, status in pending)
+        for job_id, status in pending:
+            if status in REQUESTS:
+                await self._pass_on(job_id, status)
         while waiting and (slot := self._pool.idle()) is not None and await self._claim(slot):
             waiting -= 1
         return waiting
@@ -232,6 +232,3 @@ class Dispatcher:
             ],
             "workers": workers,
         }
-
-
-_REQUESTED = select(Job.id, Job.status).where(Job.status.in_(REQUESTS))

@@ -73,7 +73,7 @@ async def test_a_claim_names_the_attempt_and_its_worker(database: Database) -> N
         assert (attempt.device, attempt.versions, attempt.ended_at) == ("cpu", {"torch": "2.13.0"}, None)
         (held,) = await attempts.active(session)
         assert (held[0].id, held[1].id) == (job_id, worker.attempt)
-        assert await attempts.waiting(session, limit=10) == 0
+        assert await attempts.pending(session, limit=10) == []
     await worker.finish()
     async with database.read() as session:
         assert await attempts.active(session) == []
@@ -82,11 +82,20 @@ async def test_a_claim_names_the_attempt_and_its_worker(database: Database) -> N
         assert attempt.ended_at is not None
 
 
-async def test_waiting_jobs_are_counted_up_to_the_limit(database: Database) -> None:
+async def test_the_dispatcher_sees_every_request_and_of_the_waiting_jobs_as_many_as_it_can_use(
+    database: Database,
+) -> None:
+    asked = await create(database)
+    await Worker.claim(database, "gpu-1")
+    async with database.write() as session:
+        await jobs.cancel(session, asked)
     for _ in range(3):
         await create(database)
     async with database.read() as session:
-        assert [await attempts.waiting(session, limit) for limit in (2, 10)] == [2, 3]
+        for limit, expected in ((1, 1), (2, 2), (10, 3)):
+            found = await attempts.pending(session, limit)
+            assert (asked, Status.CANCELLING) in found
+            assert [status for _, status in found].count(Status.QUEUED) == expected
         assert (await jobs.count_by_status(session))[Status.QUEUED] == 3
 
 
@@ -162,7 +171,7 @@ async def test_an_error_that_may_pass_is_tried_again_after_longer_and_longer(dat
             assert (job.status, job.failures, job.error) == (Status.QUEUED, failures, None)
             assert job.not_before is not None
             assert before <= job.not_before - timedelta(seconds=delay_s) <= datetime.now(UTC)
-            assert await attempts.waiting(session, limit=1) == 0
+            assert await attempts.pending(session, limit=1) == []
             last = (await events.of_type(session, job_id, "status"))[-1]
             assert last.data["reason"] == f"the disk was away (retry {failures} of 2 in {delay_s:g} s)"
         assert await claim(database) is None, "not before its delay"
