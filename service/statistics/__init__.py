@@ -1,0 +1,28 @@
+"""What a table of repeated trainings says, and how sure that is: intervals, paired tests, the interaction, more seeds.
+
+Pure functions of observations: no database, no HTTP, no torch. numpy and scipy are imported when a number is asked for,
+so that whoever only reads this package's types starts fast.
+"""
+
+from service.statistics.analysis import Analysis, analyse
+from service.statistics.cells import Cell
+from service.statistics.comparisons import Comparison
+from service.statistics.interaction import Contrast, Interaction
+from service.statistics.observations import CellKey, Observation
+from service.statistics.sequential import Look, SeedPlan, Wanted, plan_looks, undecided_cells
+
+__all__ = [
+    "Analysis",
+    "Cell",
+    "CellKey",
+    "Comparison",
+    "Contrast",
+    "Interaction",
+    "Look",
+    "Observation",
+    "SeedPlan",
+    "Wanted",
+    "analyse",
+    "plan_looks",
+    "undecided_cells",
+]

@@ -1,0 +1,42 @@
+"""The whole table at once."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from service.statistics.cells import Cell
+from service.statistics.comparisons import Comparison
+from service.statistics.interaction import Interaction
+from service.statistics.observations import Observation
+from service.statistics.sequential import SeedPlan
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a table says."""
+
+    cells: tuple[Cell, ...]
+    comparisons: tuple[Comparison, ...]
+    interaction: Interaction | None
+    confidence: float
+    family_size: int
+    """How many comparisons p_adjusted answers for."""
+    looks: tuple[int, ...]
+    """The planned looks of a sequential experiment; empty where the seeds were fixed beforehand."""
+
+
+def analyse(
+    observations: Iterable[Observation],
+    *,
+    cells: Sequence[tuple[str, str]] | None = None,
+    confidence: float = 0.95,
+    plan: SeedPlan | None = None,
+) -> Analysis:
+    """Cells, comparisons and interaction of the observations.
+
+    `cells` are the (row, column) keys of the design, in the order they are to be shown; give them wherever they are
+    known, for they decide the sign of the comparisons, the first and last column, and which empty cells are there.
+    `plan` is the plan of a sequential experiment; None says that the seeds were fixed beforehand.
+
+    Raises `ValueError` for a confidence outside 0 to 1, and for an observation that is in none of `cells`.
+    """
+    raise NotImplementedError
