@@ -21,7 +21,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Warning:
+class Confound:
     """Something that may explain a difference besides what the experiment is about: for people to judge, no refusal."""
 
     code: str
@@ -36,6 +36,6 @@ CODES: dict[str, str] = {}
 """What each code means, in a sentence."""
 
 
-def lint(jobs: Sequence[Candidate]) -> tuple[Warning, ...]:
-    """The warnings about these jobs, each code at most once, in the order of `CODES`."""
+def lint(jobs: Sequence[Candidate]) -> tuple[Confound, ...]:
+    """What is to be warned of about these jobs, each code at most once, in the order of `CODES`."""
     raise NotImplementedError

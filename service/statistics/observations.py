@@ -41,12 +41,12 @@ class Observation:
 class Table:
     """Observations by cell and seed.
 
-    A seed counts once in a cell. Of several jobs with one seed the earliest that has a value counts (job ids sort by the
-    time they were made): the retry of a failed job counts, and repeating a job that has a value changes nothing, however
-    the repetition turns out.
+    A seed counts once in a cell. Of several jobs with one seed the earliest that has a value counts (job ids sort by
+    the time they were made): the retry of a failed job counts, and repeating a job that has a value changes nothing,
+    however the repetition turns out.
 
-    `cells` are the cells of the design, in the order in which rows and columns are to appear. Without it they are those
-    that were observed, rows and columns sorted, numbers by size. Raises `ValueError` for an observation outside of them.
+    `cells` are the cells of the design, in the order in which rows and columns are to appear. Without it they are
+    those that were observed, rows and columns sorted, numbers by size. Raises `ValueError` for an observation outside.
     """
 
     def __init__(self, observations: Iterable[Observation], cells: Sequence[tuple[str, str]] | None = None) -> None:
