@@ -1,6 +1,7 @@
 """What can go wrong for a caller. The API answers each as a problem (RFC 9457)."""
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
 
 
 class ServiceError(Exception):
@@ -32,6 +33,22 @@ class Unprocessable(ServiceError):
 
     status = 422
     title = "Invalid request"
+
+
+class FieldError(NamedTuple):
+    """What is wrong with one field of a request."""
+
+    path: tuple[str | int, ...]
+    detail: str
+
+
+class InvalidFields(Unprocessable):
+    """Fields of the request that each look right and cannot work as they are meant."""
+
+    def __init__(self, fields: Sequence[FieldError]) -> None:
+        self.fields = list(fields)
+        several = f"{len(self.fields)} fields are not valid."
+        super().__init__(self.fields[0].detail if len(self.fields) == 1 else several)
 
 
 class Unauthorized(ServiceError):

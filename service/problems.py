@@ -15,11 +15,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 
-from service.errors import ServiceError, Unauthorized
+from service.errors import InvalidFields, ServiceError, Unauthorized
 from service.store.database import is_disk_full
-from service.validation import FieldProblem, field_problems
+from service.validation import FieldProblem, field_problems, pointer
 
 MEDIA_TYPE = "application/problem+json"
+MAX_ERRORS = 50
+"""So many invalid fields are told; the detail says how many there are."""
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 log = logging.getLogger(__name__)
@@ -94,7 +96,9 @@ def _service_error(request: Request, error: Exception) -> ProblemResponse:
     if error.status >= 500:
         log.error("%s: %s", error.title, error)
     headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else None
-    return ProblemResponse(request_id_of(request), error.status, str(error), error.title, headers=headers)
+    told = error.fields[:MAX_ERRORS] if isinstance(error, InvalidFields) else ()
+    errors = [FieldProblem(pointer=pointer(path), detail=detail) for path, detail in told]
+    return ProblemResponse(request_id_of(request), error.status, str(error), error.title, errors, headers=headers)
 
 
 def _http_exception(request: Request, error: Exception) -> ProblemResponse:

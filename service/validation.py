@@ -42,19 +42,31 @@ def field_problems(errors: Sequence[Any], route: APIRoute) -> list[FieldProblem]
 
 def _field_problem(error: Mapping[str, Any], route: APIRoute) -> FieldProblem:
     place, *loc = error["loc"]
-    path, model = locate(loc, _annotation(place, route))
+    path, detail = explain(error, loc, _annotation(place, route), f"the {place}")
+    if place == "body":
+        return FieldProblem(pointer=pointer(path), detail=detail)
+    name = str(path[0]) if path else ""
+    return (
+        FieldProblem(header=name, detail=detail) if place == "header" else FieldProblem(parameter=name, detail=detail)
+    )
+
+
+def explain(
+    error: Mapping[str, Any], loc: Sequence[str | int], annotation: Any, whole: str = "the body"
+) -> tuple[list[str | int], str]:
+    """The path to the field that pydantic's `error` at `loc` means, and a sentence about it."""
+    path, model = locate(loc, annotation)
     context = error.get("ctx", {})
     if error["type"] not in _STANDARD and "field" in context:
         path.append(context["field"])
     elif error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         path.append(context["discriminator"].strip("'"))
-    detail = _sentence(error, str(path[-1]) if path else f"the {place}", model)
-    if place == "body":
-        return FieldProblem(pointer="".join(f"/{_escaped(part)}" for part in path), detail=detail)
-    name = str(path[0]) if path else ""
-    return (
-        FieldProblem(header=name, detail=detail) if place == "header" else FieldProblem(parameter=name, detail=detail)
-    )
+    return path, _sentence(error, str(path[-1]) if path else whole, model)
+
+
+def pointer(path: Sequence[str | int]) -> str:
+    """A JSON pointer (RFC 6901)."""
+    return "".join(f"/{_escaped(part)}" for part in path)
 
 
 def locate(loc: Sequence[str | int], annotation: Any) -> tuple[list[str | int], Any]:

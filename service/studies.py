@@ -1,0 +1,100 @@
+"""The experiments that come with normlab, by name.
+
+Each stands in for an experiment of Wu & He, *Group Normalization* (2018, arXiv 1803.08494), or of labml.ai's annotated
+implementation. The paper trains ResNet-50 on ImageNet with 32 groups; on CIFAR-10 resnet20 stands in for it, whose
+narrowest layers have 16 channels, with 8 groups unless the experiment is about their number.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+from worker.architecture import ARCHITECTURES, ModelName
+
+Json = dict[str, Any]
+StudyName = Literal["paper-batch-size", "paper-groups", "paper-norms", "labml"]
+
+SEEDS = [0, 1, 2, 3, 4]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a built-in experiment gives a request that names it."""
+
+    title: str
+    grid: Json
+    outcome: Json
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A built-in experiment; its grid may follow from the model."""
+
+    title: str
+    description: str
+    base: Json
+    grid: Callable[[ModelName], Json]
+    outcome: Json = field(default_factory=dict)
+
+    def of(self, base: Mapping[str, Any]) -> Study:
+        """The experiment on the model of `base`; on its own one where `base` names none that exists."""
+        model = base.get("model")
+        known = model if isinstance(model, str) and model in ARCHITECTURES else self.base["model"]
+        return Study(self.title, {**self.grid(cast(ModelName, known)), "seed": list(SEEDS)}, dict(self.outcome))
+
+
+def _batch_sizes(_model: ModelName) -> Json:
+    return {"normalization": [{"type": "batch"}, {"type": "group"}], "batch_size": [32, 16, 8, 4, 2]}
+
+
+def _groups(model: ModelName) -> Json:
+    """Table 3 of the paper, as far as its numbers divide the channels of every layer."""
+    channels = [layer.num_channels for layer in ARCHITECTURES[model].feature_maps()]
+    accepted = [number for number in (64, 32, 16, 8, 4, 2, 1) if all(count % number == 0 for count in channels)]
+    by_number = [{"type": "group", "num_groups": number} for number in accepted]
+    by_size = [{"type": "group", "channels_per_group": number} for number in accepted]
+    return {"normalization": [*by_number, *by_size], "batch_size": [32]}
+
+
+def _norms(_model: ModelName) -> Json:
+    kinds = ("batch", "layer", "instance", "group")
+    return {"normalization": [{"type": kind} for kind in kinds], "batch_size": [32]}
+
+
+def _labml(_model: ModelName) -> Json:
+    norms: list[Json] = [{"type": "batch"}, {"type": "group", "num_groups": 16}, {"type": "instance"}]
+    return {"normalization": norms, "batch_size": [64]}
+
+
+PAPER: Json = {"recipe": "wu-he", "model": "resnet20"}
+AS_IN_THE_PAPER: Json = {"statistic": "median_last_5"}
+
+STUDIES: dict[StudyName, BuiltIn] = {
+    "paper-batch-size": BuiltIn(
+        "BatchNorm and GroupNorm from 32 to 2 images",
+        "Table 2 and figure 1 of the paper: the error of BatchNorm rises at small batches, that of GroupNorm does not.",
+        PAPER,
+        _batch_sizes,
+        AS_IN_THE_PAPER,
+    ),
+    "paper-groups": BuiltIn(
+        "How many groups, or how large",
+        "Table 3 of the paper: the number of groups, and the number of channels of a group, at 32 images.",
+        PAPER,
+        _groups,
+        AS_IN_THE_PAPER,
+    ),
+    "paper-norms": BuiltIn(
+        "Four normalizations at 32 images",
+        "Table 1 of the paper: batch, layer, instance and group normalization where the batch is large enough for all.",
+        PAPER,
+        _norms,
+        AS_IN_THE_PAPER,
+    ),
+    "labml": BuiltIn(
+        "labml.ai's CIFAR-10 experiments",
+        "Batch, group (16 groups) and instance normalization in its VGG: Adam at 2.5e-4, batches of 64, ten epochs.",
+        {"recipe": "labml", "model": "vgg"},
+        _labml,
+    ),
+}
