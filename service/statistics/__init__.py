@@ -9,7 +9,8 @@ from service.statistics.cells import Cell
 from service.statistics.comparisons import Comparison
 from service.statistics.interaction import Contrast, Interaction
 from service.statistics.observations import CellKey, Observation
-from service.statistics.sequential import Look, SeedPlan, Wanted, plan_looks, undecided_cells
+from service.statistics.plan import SeedPlan, plan_looks
+from service.statistics.sequential import Look, Wanted, undecided_cells
 
 __all__ = [
     "Analysis",

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from service.statistics.cells import Cell
-from service.statistics.comparisons import Comparison
-from service.statistics.interaction import Interaction
-from service.statistics.observations import Observation
-from service.statistics.sequential import SeedPlan
+from service.statistics.cells import Cell, summarize
+from service.statistics.comparisons import Comparison, compare
+from service.statistics.interaction import Interaction, interact
+from service.statistics.intervals import checked_confidence
+from service.statistics.observations import Observation, Table
+from service.statistics.plan import SeedPlan
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,20 @@ def analyse(
 
     `cells` are the (row, column) keys of the design, in the order they are to be shown; give them wherever they are
     known, for they decide the sign of the comparisons, the first and last column, and which empty cells are there.
-    `plan` is the plan of a sequential experiment; None says that the seeds were fixed beforehand.
+    `plan` is the plan of a sequential experiment; None says that the seeds were fixed beforehand. With a plan every
+    interval is at 1 - (1 - confidence) / looks, so that it holds at whichever look one stops.
 
     Raises `ValueError` for a confidence outside 0 to 1, and for an observation that is in none of `cells`.
     """
-    raise NotImplementedError
+    checked_confidence(confidence)
+    table = Table(observations, cells)
+    num_looks = len(plan.looks) if plan else 1
+    comparisons, family_size = compare(table, confidence=confidence, plan=plan)
+    return Analysis(
+        cells=tuple(summarize(table, key, confidence=1 - (1 - confidence) / num_looks) for key in table.cells),
+        comparisons=comparisons,
+        interaction=interact(table, confidence=confidence, plan=plan),
+        confidence=confidence,
+        family_size=family_size,
+        looks=plan.looks if plan else (),
+    )

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from service.statistics.intervals import estimate
+from service.statistics.observations import CellKey, Table
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -25,6 +28,26 @@ class Cell:
     without_value: int
     """Seeds that were tried and gave no value."""
     repeated: int
-    """Jobs left out because an earlier one of the cell has their seed."""
+    """Jobs left out because another one of the cell has their seed."""
     jobs: tuple[str, ...]
     """The jobs behind the values, by seed."""
+
+
+def summarize(table: Table, key: CellKey, *, confidence: float) -> Cell:
+    """The cell `key` of `table`."""
+    counted = table.counted(key)
+    values = list(table.values(key).values())
+    mean = estimate(values, confidence=confidence)
+    return Cell(
+        row=key.row,
+        column=key.column,
+        n=mean.n,
+        mean=mean.mean,
+        sd=mean.sd,
+        interval=mean.interval,
+        min=min(values, default=None),
+        max=max(values, default=None),
+        without_value=len(counted) - len(values),
+        repeated=table.repeated(key),
+        jobs=tuple(observation.job for observation in counted if observation.value is not None),
+    )

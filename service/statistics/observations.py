@@ -1,7 +1,7 @@
 """What was observed: one number a job, and the table they make."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
@@ -51,6 +51,7 @@ class Table:
 
     def __init__(self, observations: Iterable[Observation], cells: Sequence[tuple[str, str]] | None = None) -> None:
         by_age = sorted(observations, key=lambda observation: observation.job)
+        self._observations = by_age
         if cells is None:
             cells = list({observation.cell for observation in by_age})
             self.rows = tuple(sorted({row for row, _ in cells}, key=_by_size))
@@ -94,6 +95,11 @@ class Table:
             for seed, observation in sorted(self._counted[CellKey(*cell)].items())
             if observation.value is not None
         }
+
+    def within(self, seeds: Set[int]) -> "Table":
+        """The same table, as if no other seed than these had been tried."""
+        inside = [observation for observation in self._observations if observation.seed in seeds]
+        return Table(inside, self.cells)
 
     def pairs(self) -> Iterator[tuple[CellKey, CellKey]]:
         """Every two cells of a column, the upper one first."""

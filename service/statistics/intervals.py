@@ -1,0 +1,69 @@
+"""A mean, its t interval and its t test: what cells, comparisons and contrasts are made of."""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+_ROUNDING = 8 * sys.float_info.epsilon
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The mean of n values.
+
+    With n = 0 everything else is None; with n = 1 all but the mean. Where all values are equal no spread was seen: `sd`
+    is 0 and there is no interval, for a t interval would claim certainty; `p` is 1 if they are all 0, else None, for t
+    would be infinite, and what looks like certainty is more likely one training counted several times.
+    """
+
+    n: int
+    mean: float | None
+    sd: float | None
+    interval: tuple[float, float] | None
+    p: float | None
+    """Two-sided, of the hypothesis that the true mean is 0."""
+
+
+def estimate(values: Sequence[float], *, confidence: float, scale: float | None = None) -> Estimate:
+    """The mean of `values` with its two-sided interval at `confidence` (Student 1908).
+
+    Values are taken as independent draws of one normal distribution. `scale` is the size of the numbers that the values
+    were computed from, where they are differences: what is smaller than the rounding of those counts as equal.
+    """
+    n = len(values)
+    if n == 0:
+        return Estimate(0, None, None, None, None)
+    tolerance = _ROUNDING * (max(map(abs, values)) if scale is None else scale)
+    mean = math.fsum(values) / n
+    if n == 1:
+        return Estimate(1, mean, None, None, None)
+    if max(values) - min(values) <= tolerance:
+        return Estimate(n, mean, 0.0, None, 1.0 if abs(mean) <= tolerance else None)
+    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    error = sd / math.sqrt(n)
+    reach = t_quantile(n - 1, 1 - confidence) * error
+    return Estimate(n, mean, sd, (mean - reach, mean + reach), t_probability(n - 1, mean / error))
+
+
+@lru_cache(maxsize=4096)
+def t_quantile(df: int, alpha: float) -> float:
+    """What |t| with `df` degrees of freedom exceeds with probability `alpha`."""
+    from scipy.special import stdtrit
+
+    return -float(stdtrit(df, alpha / 2))
+
+
+def t_probability(df: int, t: float) -> float:
+    """How probably |t| with `df` degrees of freedom is as large as this or larger."""
+    from scipy.special import stdtr
+
+    return float(2 * stdtr(df, -abs(t)))
+
+
+def checked_confidence(confidence: float) -> float:
+    """`confidence`, or a `ValueError` where it is not between 0 and 1."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}: give a number between 0 and 1, as 0.95")
+    return confidence
