@@ -91,10 +91,10 @@ async def _create_once(database: Database, client: str, key: str | None, request
             return job
         if answer.fingerprint != fingerprint:
             raise Unprocessable(
-                f"The Idempotency-Key {key} was used for another body, which made job {answer.job_id}: "
+                f"The Idempotency-Key {key} was used for another body, which made job {answer.answer}: "
                 "repeat that body, or choose a new key."
             )
-        return await jobs.get(session, answer.job_id)
+        return await jobs.get(session, answer.answer)
 
 
 def _fingerprint(request: JobRequest) -> str:

@@ -106,6 +106,7 @@ async def _record_one(
             return
         case Started():
             attempt.device = event.device
+            attempt.precision = event.precision
             attempt.versions = event.versions
             attempt.resumed_from_step = event.resumed_from_step
             await metrics.supersede(session, job, event.resumed_from_step)

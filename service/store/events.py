@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.store.database import lock_events
@@ -27,6 +27,13 @@ async def add(
     session.add(event)
     await session.flush()
     return event
+
+
+async def add_all(session: AsyncSession, rows: Sequence[dict[str, Any]]) -> None:
+    """Append one event to each of many streams; a row has job_id, attempt_id, type, time and data."""
+    if rows:
+        await lock_events(session)
+        await session.execute(insert(Event), rows)
 
 
 async def after(

@@ -1,10 +1,11 @@
 """Jobs: create, find, and change their state."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
 
 from sqlalchemy import delete as delete_from
-from sqlalchemy import func, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.errors import Conflict, NotFound
@@ -16,37 +17,73 @@ from service.store.tables import Attempt, Checkpoint, Idempotency, Job, JobLabel
 
 
 async def create(
-    session: AsyncSession, request: JobRequest, *, experiment_id: str | None = None, retry_of: str | None = None
+    session: AsyncSession,
+    request: JobRequest,
+    *,
+    experiment_id: str | None = None,
+    cell: str | None = None,
+    retry_of: str | None = None,
 ) -> Job:
     """Queue a new job."""
     now = datetime.now(UTC)
-    training = request.training
-    job = Job(
-        id=new_id("job"),
-        name=request.name,
-        spec=training.model_dump(mode="json"),
-        priority=request.priority,
-        max_retries=request.max_retries,
-        experiment_id=experiment_id,
-        retry_of=retry_of,
-        model=training.model,
-        normalization=training.normalization.type,
-        batch_size=training.batch_size,
-        seed=training.seed,
-        status=Status.QUEUED,
-        attempts=0,
-        failures=0,
-        losses=0,
-        summary={},
-        created_at=now,
-        updated_at=now,
-        queued_at=now,
-    )
+    job = Job(**_row(request, now), experiment_id=experiment_id, retry_of=retry_of, cell=cell)
     session.add(job)
     await session.flush()
     session.add_all(JobLabel(job_id=job.id, key=key, value=value) for key, value in request.labels.items())
     await events.add(session, job.id, "status", {"status": Status.QUEUED, "reason": None}, now)
     return job
+
+
+async def create_all(
+    session: AsyncSession,
+    cells: Sequence[tuple[str, JobRequest]],
+    experiment_id: str,
+    status: Literal[Status.QUEUED, Status.PAUSED] = Status.QUEUED,
+) -> Sequence[str]:
+    """Queue the jobs of an experiment, each with its cell, to be taken in this order. Returns their ids.
+
+    The database refuses a second job of one cell and seed.
+    """
+    if not cells:
+        return []
+    began = datetime.now(UTC)
+    rows: list[dict[str, Any]] = []
+    labels: list[dict[str, Any]] = []
+    for number, (cell, request) in enumerate(cells):
+        # A microsecond apart, so that they are listed and claimed in the order given.
+        row = _row(request, began + timedelta(microseconds=number))
+        rows.append(row | {"status": status, "experiment_id": experiment_id, "cell": cell})
+        labels += [{"job_id": row["id"], "key": key, "value": value} for key, value in request.labels.items()]
+    await session.execute(insert(Job), rows)
+    if labels:
+        await session.execute(insert(JobLabel), labels)
+    data = {"status": status, "reason": None}
+    told = {"attempt_id": None, "type": "status", "data": data}
+    await events.add_all(session, [{**told, "job_id": row["id"], "time": row["created_at"]} for row in rows])
+    return [row["id"] for row in rows]
+
+
+def _row(request: JobRequest, now: datetime) -> dict[str, Any]:
+    training = request.training
+    return {
+        "id": new_id("job"),
+        "name": request.name,
+        "spec": training.model_dump(mode="json"),
+        "priority": request.priority,
+        "max_retries": request.max_retries,
+        "model": training.model,
+        "normalization": training.normalization.type,
+        "batch_size": training.batch_size,
+        "seed": training.seed,
+        "status": Status.QUEUED,
+        "attempts": 0,
+        "failures": 0,
+        "losses": 0,
+        "summary": {},
+        "created_at": now,
+        "updated_at": now,
+        "queued_at": now,
+    }
 
 
 async def get(session: AsyncSession, job_id: str, *, lock: bool = False) -> Job:
@@ -73,6 +110,19 @@ async def change_status(session: AsyncSession, job: Job, to: Status, reason: str
     if to in TERMINAL:
         job.finished_at = now
     await events.add(session, job.id, "status", {"status": to, "reason": reason}, now, attempt_id=job.attempt_id)
+
+
+async def change_all(session: AsyncSession, found: Sequence[Job], to: Status, reason: str) -> None:
+    """Move many jobs to another state, as `change_status` moves one; `lock_events` must have been called."""
+    now = datetime.now(UTC)
+    for job in found:
+        assert to in TRANSITIONS[job.status], f"{job.id} cannot go from {job.status} to {to}"
+        job.status = to
+        job.updated_at = now
+        if to in TERMINAL:
+            job.finished_at = now
+    told = {"type": "status", "time": now, "data": {"status": to, "reason": reason}}
+    await events.add_all(session, [{**told, "job_id": job.id, "attempt_id": job.attempt_id} for job in found])
 
 
 async def cancel(session: AsyncSession, job_id: str) -> Job:
@@ -129,7 +179,7 @@ async def retry(session: AsyncSession, job_id: str) -> Job:
             "max_retries": job.max_retries,
         }
     )
-    return await create(session, request, experiment_id=job.experiment_id, retry_of=job_id)
+    return await create(session, request, experiment_id=job.experiment_id, cell=job.cell, retry_of=job_id)
 
 
 async def delete(session: AsyncSession, job_id: str) -> None:
@@ -137,9 +187,11 @@ async def delete(session: AsyncSession, job_id: str) -> None:
     job = await get(session, job_id, lock=True)
     if job.status not in TERMINAL:
         raise Conflict(f"Job {job_id} {_is(job)}: cancel it before it is deleted.")
-    await session.execute(update(Job).where(Job.retry_of == job_id).values(retry_of=None))
-    await session.execute(delete_from(Idempotency).where(Idempotency.job_id == job_id))
+    retried = job.retry_of
+    await session.execute(delete_from(Idempotency).where(Idempotency.answer == job_id))
     await session.execute(delete_from(Job).where(Job.id == job_id))
+    # A retry of it stands in its place: one cell and seed has one job that is no retry.
+    await session.execute(update(Job).where(Job.retry_of == job_id).values(retry_of=retried))
 
 
 async def labels(session: AsyncSession, job_ids: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -188,10 +240,10 @@ async def answered(session: AsyncSession, client: str, key: str) -> Idempotency 
     return await session.get(Idempotency, (client, key))
 
 
-async def remember_answer(session: AsyncSession, client: str, key: str, fingerprint: str, job_id: str) -> None:
-    """Bind a client's idempotency key to the job it made. The primary key refuses a second one."""
+async def remember_answer(session: AsyncSession, client: str, key: str, fingerprint: str, answer: str) -> None:
+    """Bind a client's idempotency key to the id of what it made. The primary key refuses a second one."""
     session.add(
-        Idempotency(client=client, key=key, fingerprint=fingerprint, job_id=job_id, created_at=datetime.now(UTC))
+        Idempotency(client=client, key=key, fingerprint=fingerprint, answer=answer, created_at=datetime.now(UTC))
     )
     await session.flush()
 

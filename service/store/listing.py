@@ -1,10 +1,8 @@
 """Finding jobs: filters, order, and pages that stay put while jobs are added."""
 
-import base64
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal, get_args
 
 from sqlalchemy import Select, and_, or_, select
@@ -12,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.errors import Unprocessable
 from service.jobs import Status
+from service.store.cursors import read_cursor, write_cursor
 from service.store.tables import Job, JobLabel
 
 SortField = Literal["created_at", "updated_at", "batch_size", "priority", "name", "status", "normalization", "model"]
@@ -71,34 +70,11 @@ async def page(
     column = getattr(Job, name)
     query = filter_.apply(select(Job))
     if cursor is not None:
-        value, job_id = _read_cursor(cursor, sort)
+        value, job_id = read_cursor(cursor, sort)
         beyond, tied = (column < value, Job.id < job_id) if descending else (column > value, Job.id > job_id)
         query = query.where(or_(beyond, and_(column == value, tied)))
     order = (column.desc(), Job.id.desc()) if descending else (column, Job.id)
     found = (await session.scalars(query.order_by(*order).limit(limit + 1))).all()
     if len(found) <= limit:
         return found, None
-    return found[:limit], _write_cursor(sort, getattr(found[limit - 1], name), found[limit - 1].id)
-
-
-def _write_cursor(sort: str, value: Any, job_id: str) -> str:
-    plain = value.isoformat() if isinstance(value, datetime) else value
-    return base64.urlsafe_b64encode(json.dumps([sort, plain, job_id]).encode()).decode().rstrip("=")
-
-
-def _read_cursor(cursor: str, sort: str) -> tuple[Any, str]:
-    try:
-        made_for, value, job_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        name = sort.removeprefix("-")
-        if made_for != sort or not isinstance(job_id, str) or "\0" in job_id:
-            raise ValueError
-        if name.endswith("_at"):
-            value = datetime.fromisoformat(value).astimezone(UTC)
-        elif name in ("batch_size", "priority"):
-            if type(value) is not int or abs(value) >= 2**31:
-                raise ValueError
-        elif not isinstance(value, str) or "\0" in value:
-            raise ValueError
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise Unprocessable(f"cursor is {cursor!r}: give next_cursor of a page with the same sort.") from error
-    return value, job_id
+    return found[:limit], write_cursor(sort, getattr(found[limit - 1], name), found[limit - 1].id)

@@ -127,6 +127,7 @@ class Job(Table):
     priority: Mapped[int]
     max_retries: Mapped[int]
     experiment_id: Mapped[str | None] = mapped_column(index=True)
+    cell: Mapped[str | None]
     retry_of: Mapped[str | None] = mapped_column(unique=True)
 
     model: Mapped[str]
@@ -150,7 +151,36 @@ class Job(Table):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
-    __table_args__ = (Index("ix_jobs_status_queued_at", "status", "queued_at"),)
+    __table_args__ = (
+        Index("ix_jobs_status_queued_at", "status", "queued_at"),
+        Index(
+            "uq_jobs_seed_of_cell",
+            "experiment_id",
+            "cell",
+            "seed",
+            unique=True,
+            sqlite_where=text("cell IS NOT NULL AND retry_of IS NULL"),
+            postgresql_where=text("cell IS NOT NULL AND retry_of IS NULL"),
+        ),
+    )
+
+
+class Experiment(Table):
+    """A grid of jobs. `wish` is what people last asked of all of them: "paused", "cancelled", or nothing.
+
+    `deciding` says that its seeds are sequential and that further ones may still be wanted.
+    """
+
+    __tablename__ = "experiments"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    request: Mapped[dict[str, Any]]
+    priority: Mapped[int]
+    wish: Mapped[str | None]
+    deciding: Mapped[bool] = mapped_column(index=True)
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    updated_at: Mapped[datetime]
 
 
 class JobLabel(Table):
@@ -176,6 +206,7 @@ class Attempt(Table):
     worker: Mapped[str]
     node: Mapped[str]
     device: Mapped[str | None]
+    precision: Mapped[str | None]
     versions: Mapped[dict[str, Any] | None]
     last_seq: Mapped[int] = mapped_column(default=0)
     resumed_from_step: Mapped[int] = mapped_column(default=0)
@@ -255,14 +286,14 @@ class Checkpoint(Table):
 
 
 class Idempotency(Table):
-    """The answer a key was given: a repeat of the request gets the same job."""
+    """The answer a key was given: a repeat of the request gets the same job or experiment, whose id is `answer`."""
 
     __tablename__ = "idempotency"
 
     client: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
     fingerprint: Mapped[str]
-    job_id: Mapped[str]
+    answer: Mapped[str]
     created_at: Mapped[datetime]
 
 

@@ -86,15 +86,17 @@ async def test_nothing_remains_of_a_deleted_job_and_others_keep_theirs(database:
         await worker.fail(FINAL)
     async with database.write() as session:
         retried = await jobs.retry(session, worker.job)
-    kept = set((await everything(database)).items())
+    before = await everything(database)
+    kept = set(before)
 
     async with database.write() as session:
         await jobs.delete(session, worker.job)
     left = await everything(database)
-    tables = {table.name for table in Table.metadata.sorted_tables if "job_id" in table.columns}
+    tables = {table for table, _ in kept}
     assert tables == {"labels", "attempts", "events", "metrics", "checkpoints", "idempotency"}
     assert {table for table, job_id in left if job_id == worker.job} == set()
-    assert {table for (table, _), _ in kept - set(left.items())} == tables
+    assert {table for table, _ in kept - set(left)} == tables
+    assert all(before[key] == count for key, count in left.items())
     async with database.read() as session:
         assert (await jobs.get(session, retried.id)).retry_of is None
         assert await jobs.with_artifacts(session, [worker.job, retried.id]) == {retried.id}
@@ -105,8 +107,9 @@ async def everything(database: Database) -> dict[tuple[str, str], int]:
     counted: dict[tuple[str, str], int] = {}
     async with database.read() as session:
         for table in Table.metadata.sorted_tables:
-            if "job_id" in table.columns:
-                query = select(table.c.job_id, func.count()).group_by(table.c.job_id)
+            column = table.columns.get("job_id", table.columns.get("answer"))
+            if column is not None:
+                query = select(column, func.count()).group_by(column)
                 counted |= {(table.name, job_id): n for job_id, n in await session.execute(query)}
     return counted
 
@@ -161,6 +164,22 @@ async def test_a_job_without_checkpoints_has_no_best_one(database: Database) -> 
         with pytest.raises(NotFound, match=f"There is no checkpoint best of job {job_id}"):
             await checkpoints.pick(session, job_id, "best")
         assert (await checkpoints.pick(session, job_id, "latest")).step == 2
+
+
+async def test_the_retry_of_a_deleted_retry_stands_in_its_place(database: Database) -> None:
+    async with database.write() as session:
+        [first] = await jobs.create_all(session, [("cell", request())], "experiment_1")
+        await jobs.cancel(session, first)
+        second = await jobs.retry(session, first)
+        await jobs.cancel(session, second.id)
+        third = await jobs.retry(session, second.id)
+        assert (third.cell, third.experiment_id) == ("cell", "experiment_1")
+        await jobs.delete(session, second.id)
+    async with database.write() as session:
+        assert (await jobs.get(session, third.id)).retry_of == first
+        await jobs.delete(session, first)
+    async with database.read() as session:
+        assert (await jobs.get(session, third.id)).retry_of is None
 
 
 async def test_keys_outlive_no_job(database: Database) -> None:

@@ -1,0 +1,212 @@
+"""Experiments: create, find, steer, extend, and delete them, each with all its jobs in one transaction."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import delete as delete_from
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.errors import Conflict, NotFound
+from service.experiments import ExperimentRequest, PlannedJob
+from service.jobs import ACTIVE, TERMINAL, Status
+from service.store import jobs
+from service.store.cursors import read_cursor, write_cursor
+from service.store.database import lock_events
+from service.store.identifiers import new_id
+from service.store.tables import Experiment, Idempotency, Job
+
+PAUSED, CANCELLED = "paused", "cancelled"
+SORT = "-created_at"
+
+
+async def create(session: AsyncSession, request: ExperimentRequest, planned: Sequence[PlannedJob]) -> Experiment:
+    """Store a resolved request, and queue its jobs."""
+    now = datetime.now(UTC)
+    experiment = Experiment(
+        id=new_id("experiment"),
+        name=request.name,
+        request=request.model_dump(mode="json", exclude_unset=True),
+        priority=request.priority,
+        wish=None,
+        deciding=request.seeds is not None,
+        created_at=now,
+        updated_at=now,
+    )
+    session.add(experiment)
+    await jobs.create_all(session, [(job.cell, job.request) for job in planned], experiment.id)
+    return experiment
+
+
+async def get(session: AsyncSession, experiment_id: str, *, lock: bool = False) -> Experiment:
+    """One experiment; `lock` keeps other writers from it until the transaction ends. Raises `NotFound`."""
+    if lock:
+        await lock_events(session)
+    experiment = await session.get(Experiment, experiment_id, with_for_update=lock or None, populate_existing=lock)
+    if experiment is None:
+        raise NotFound("experiment", experiment_id)
+    return experiment
+
+
+async def page(
+    session: AsyncSession, *, search: str | None = None, limit: int = 50, cursor: str | None = None
+) -> tuple[Sequence[Experiment], str | None]:
+    """A page of experiments, newest first, and the cursor of the next or None. Raises `Unprocessable`."""
+    query = select(Experiment).order_by(Experiment.created_at.desc(), Experiment.id.desc()).limit(limit + 1)
+    if search:
+        query = query.where(Experiment.name.icontains(search, autoescape=True))
+    if cursor is not None:
+        value, last = read_cursor(cursor, SORT)
+        tied = and_(Experiment.created_at == value, Experiment.id < last)
+        query = query.where(or_(Experiment.created_at < value, tied))
+    found = (await session.scalars(query)).all()
+    if len(found) <= limit:
+        return found, None
+    return found[:limit], write_cursor(SORT, found[limit - 1].created_at, found[limit - 1].id)
+
+
+async def counts(session: AsyncSession, experiment_ids: Sequence[str]) -> dict[str, dict[Status, int]]:
+    """Of each experiment, how many jobs are in each state that some are in. A job that was retried does not count."""
+    retry = select(Job.retry_of).where(Job.retry_of.is_not(None))
+    query = (
+        select(Job.experiment_id, Job.status, func.count())
+        .where(Job.experiment_id.in_(experiment_ids), Job.id.not_in(retry))
+        .group_by(Job.experiment_id, Job.status)
+    )
+    counted: dict[str, dict[Status, int]] = defaultdict(dict)
+    for experiment_id, status, count in await session.execute(query):
+        assert experiment_id is not None
+        counted[experiment_id][status] = count
+    return counted
+
+
+async def cancel(session: AsyncSession, experiment_id: str) -> Experiment:
+    """Stop every job that has not ended, for good. Raises `NotFound`, or `Conflict` where all have ended otherwise."""
+    experiment = await get(session, experiment_id, lock=True)
+    if experiment.wish == CANCELLED:
+        return experiment
+    unfinished = await _in_state(session, experiment_id, frozenset(Status) - TERMINAL)
+    if not unfinished and not experiment.deciding:
+        raise Conflict(f"Experiment {experiment_id} has ended and cannot be cancelled.")
+    held = [job for job in unfinished if job.status in ACTIVE and job.status is not Status.CANCELLING]
+    waiting = [job for job in unfinished if job.status not in ACTIVE]
+    await jobs.change_all(session, held, Status.CANCELLING, "requested")
+    await jobs.change_all(session, waiting, Status.CANCELLED, "requested")
+    _note(experiment, CANCELLED)
+    experiment.deciding = False
+    return experiment
+
+
+async def pause(session: AsyncSession, experiment_id: str) -> Experiment:
+    """Stop every job at a checkpoint until it is resumed. Raises `NotFound`, or `Conflict` where it has ended."""
+    experiment = await get(session, experiment_id, lock=True)
+    if experiment.wish == CANCELLED:
+        raise Conflict(f"Experiment {experiment_id} has been cancelled and cannot be paused.")
+    unfinished = await _in_state(session, experiment_id, frozenset(Status) - TERMINAL)
+    if not unfinished and not experiment.deciding:
+        raise Conflict(f"Experiment {experiment_id} has ended and cannot be paused.")
+    held = [job for job in unfinished if job.status in (Status.STARTING, Status.RUNNING)]
+    waiting = [job for job in unfinished if job.status is Status.QUEUED]
+    await jobs.change_all(session, held, Status.PAUSING, "requested")
+    await jobs.change_all(session, waiting, Status.PAUSED, "requested")
+    _note(experiment, PAUSED)
+    return experiment
+
+
+async def resume(session: AsyncSession, experiment_id: str) -> Experiment:
+    """Queue every paused job again. Raises `NotFound`, or `Conflict` where the experiment has been cancelled."""
+    experiment = await get(session, experiment_id, lock=True)
+    if experiment.wish == CANCELLED:
+        raise Conflict(f"Experiment {experiment_id} has been cancelled and cannot be resumed.")
+    paused = await _in_state(session, experiment_id, frozenset({Status.PAUSED}))
+    for job in paused:
+        job.not_before = None
+    await jobs.change_all(session, paused, Status.QUEUED, "resumed")
+    _note(experiment, None)
+    return experiment
+
+
+async def rename(session: AsyncSession, experiment: Experiment, name: str) -> None:
+    """Give an experiment another name."""
+    experiment.name = name
+    experiment.request = {**experiment.request, "name": name}
+    experiment.updated_at = datetime.now(UTC)
+
+
+async def prioritize(session: AsyncSession, experiment: Experiment, priority: int) -> None:
+    """Give an experiment, and every job of it, another priority."""
+    experiment.priority = priority
+    experiment.request = {**experiment.request, "priority": priority}
+    experiment.updated_at = datetime.now(UTC)
+    await session.execute(update(Job).where(Job.experiment_id == experiment.id).values(priority=priority))
+
+
+async def extend(
+    session: AsyncSession, experiment: Experiment, request: ExperimentRequest, planned: Sequence[PlannedJob]
+) -> Sequence[str]:
+    """Queue those of the planned jobs whose cell and seed the experiment has none of. Returns their ids.
+
+    `experiment` must have been read with `lock`. Raises `Conflict` where it has been cancelled.
+    """
+    if experiment.wish == CANCELLED:
+        raise Conflict(f"Experiment {experiment.id} has been cancelled: nothing can be added to it.")
+    known = set(await seeds_of_cells(session, experiment.id))
+    new = [(job.cell, job.request) for job in planned if (job.cell, job.request.seed) not in known]
+    status: Literal[Status.QUEUED, Status.PAUSED] = Status.PAUSED if experiment.wish == PAUSED else Status.QUEUED
+    added = await jobs.create_all(session, new, experiment.id, status)
+    experiment.request = request.model_dump(mode="json", exclude_unset=True)
+    experiment.updated_at = datetime.now(UTC)
+    return added
+
+
+async def seeds_of_cells(session: AsyncSession, experiment_id: str) -> Sequence[tuple[str, int]]:
+    """Every cell and seed that the experiment has a job for."""
+    query = select(Job.cell, Job.seed).where(Job.experiment_id == experiment_id, Job.retry_of.is_(None))
+    return [(cell, seed) for cell, seed in await session.execute(query) if cell is not None]
+
+
+async def at_a_look(session: AsyncSession) -> Sequence[str]:
+    """The experiments with sequential seeds of which every job has ended, so that it is time to decide on more."""
+    unfinished = select(Job.id).where(Job.experiment_id == Experiment.id, Job.status.not_in(TERMINAL))
+    query = select(Experiment.id).where(Experiment.deciding, Experiment.wish.is_(None), ~unfinished.exists())
+    return (await session.scalars(query)).all()
+
+
+async def delete(session: AsyncSession, experiment_id: str) -> Sequence[str]:
+    """Remove an experiment whose jobs have all ended, and them. Returns their ids. Raises `NotFound` or `Conflict`."""
+    experiment = await get(session, experiment_id, lock=True)
+    counted = (await counts(session, [experiment_id])).get(experiment_id, {})
+    if unfinished := sum(count for status, count in counted.items() if status not in TERMINAL):
+        raise Conflict(f"Experiment {experiment_id} has {unfinished} jobs that have not ended: cancel it first.")
+    of_it = select(Job.id).where(Job.experiment_id == experiment_id)
+    job_ids = (await session.scalars(of_it)).all()
+    await session.execute(
+        delete_from(Idempotency).where(or_(Idempotency.answer == experiment_id, Idempotency.answer.in_(of_it)))
+    )
+    await session.execute(delete_from(Job).where(Job.experiment_id == experiment_id))
+    await session.delete(experiment)
+    return job_ids
+
+
+async def _in_state(session: AsyncSession, experiment_id: str, states: frozenset[Status]) -> Sequence[Job]:
+    query = (
+        select(Job)
+        .where(Job.experiment_id == experiment_id, Job.status.in_(states))
+        .order_by(Job.id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    return (await session.scalars(query)).all()
+
+
+def _note(experiment: Experiment, wish: str | None) -> None:
+    experiment.wish = wish
+    experiment.updated_at = datetime.now(UTC)
+
+
+def request_of(experiment: Experiment) -> ExperimentRequest:
+    """What was asked for, with what was added since."""
+    stored: dict[str, Any] = experiment.request
+    return ExperimentRequest.model_validate(stored)
