@@ -99,24 +99,35 @@ def interact(table: Table, *, confidence: float, plan: SeedPlan | None) -> Inter
 
 
 def _residual(factors: Sequence[Sequence[int]], values: Sequence[float]) -> tuple[float, int]:
-    """The residual sum of squares of values = a sum of one level a factor, and the model's rank."""
+    """The residual sum of squares of values = a sum of one level a factor, and the model's rank.
+
+    The factor with the most levels is eliminated by hand (subtracting the means of its levels), which leaves normal
+    equations as small as the other factors: counts, so that their rank is seen clearly.
+    """
     import numpy as np
 
-    levels = [np.unique(factor, return_inverse=True)[1] for factor in factors]
-    starts = np.cumsum([0, *(level.max() + 1 for level in levels)])
-    indices = np.stack([start + level for start, level in zip(starts[:-1], levels, strict=True)])
-    # The normal equations: sums and counts, so nothing as long as values × levels is ever made.
-    gram = np.zeros((starts[-1], starts[-1]))
+    levels = sorted((np.unique(factor, return_inverse=True)[1] for factor in factors), key=lambda level: -level.max())
+    first, *others = levels
+    counts = np.bincount(first)
+    starts = np.cumsum([0, *(level.max() + 1 for level in others)])
+    indices = [start + level for start, level in zip(starts[:-1], others, strict=True)]
+    crossed = np.zeros((len(counts), starts[-1]))
+    equations = np.zeros((starts[-1], starts[-1]))
     for index in indices:
+        np.add.at(crossed, (first, index), 1)
         for other in indices:
-            np.add.at(gram, (index, other), 1)
+            np.add.at(equations, (index, other), 1)
+    equations -= crossed.T @ (crossed / counts[:, None])
+
     residual = np.asarray(values) - np.mean(values)
     rank = 0
     for _ in range(2):  # the second time takes away what rounding left of the first
+        residual = residual - (np.bincount(first, residual) / counts)[first]
         sums = sum(np.bincount(index, residual, starts[-1]) for index in indices)
-        solution, _, found, _ = np.linalg.lstsq(gram, sums, rcond=1e-11)
-        residual = residual - solution[indices].sum(0)
-        rank = int(found)
+        solution, _, found, _ = np.linalg.lstsq(equations, sums, rcond=1e-10)
+        residual = residual - sum(solution[index] for index in indices)
+        residual = residual - (np.bincount(first, residual) / counts)[first]
+        rank = len(counts) + int(found)
     return float(residual @ residual), rank
 
 
