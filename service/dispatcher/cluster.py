@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from service.settings import Settings
-from worker.actor import CONCURRENT_CALLS, MALLOC_ENVIRONMENT, Report, Request, TrainingWorker, WorkerState
+from worker.actor import CONCURRENT_CALLS, Report, Request, TrainingProcessGone, TrainingWorker, WorkerState
 from worker.datasets import DatasetError, load
 from worker.spec import DatasetName
 
@@ -164,7 +164,6 @@ class Cluster:
             max_restarts=0,
             max_task_retries=0,
             max_concurrency=CONCURRENT_CALLS,
-            runtime_env={"env_vars": MALLOC_ENVIRONMENT | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}},
         )
         return Worker(name, actor.remote(settings.cpus_per_worker, settings.worker_lease_s))
 
@@ -191,7 +190,8 @@ async def _answer(reference: Any, timeout_s: float | None) -> Any:
     except ActorUnavailableError as error:
         raise WorkerGone("the worker cannot be reached") from error
     except RayTaskError as error:
-        raise WorkerGone(f"the worker raised {error.cause!r}") from error
+        gone = isinstance(error.cause, TrainingProcessGone)
+        raise WorkerGone(str(error.cause) if gone else f"the worker raised {error.cause!r}") from error
     except RayActorError as error:
         raise WorkerGone("the worker's process ended") from error
     except RayError as error:

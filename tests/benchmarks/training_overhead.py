@@ -20,7 +20,7 @@ from typing import Any
 from service.client import Client
 from service.settings import Settings
 from service.supervisor import Supervisor
-from worker.actor import MALLOC_ENVIRONMENT
+from worker.training_process import MALLOC_ENVIRONMENT
 
 
 def speed(rows: Iterable[dict[str, Any]]) -> float:

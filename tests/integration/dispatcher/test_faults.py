@@ -33,16 +33,20 @@ async def assert_as_if_undisturbed(stack: Any, job_id: str) -> None:
     assert [row.epoch for row in await stack.rows(job_id, kind="eval")] == list(range(1, EPOCHS + 1))
 
 
-async def test_a_killed_worker_costs_the_job_what_came_after_its_last_checkpoint(stack: Any) -> None:
+@pytest.mark.parametrize("part", ["training process", "actor"])
+async def test_a_killed_worker_costs_the_job_what_came_after_its_last_checkpoint(stack: Any, part: str) -> None:
     job_id = await stack.submit(**STUDY)
     await stack.wait_for_step(job_id, 19)
-    os.kill(await stack.worker_process(job_id), signal.SIGKILL)
+    training = await stack.worker_process(job_id)
+    os.kill(training if part == "training process" else parent_of(training), signal.SIGKILL)
     job = await stack.wait(job_id)
 
     assert job.status is Status.SUCCEEDED
     assert job.failures == 0
     first, second = await stack.attempts(job_id)
     assert (first.outcome, second.outcome) == ("lost", "succeeded")
+    assert ("was ended by SIGKILL" in first.reason) == (part == "training process")
+    assert not Path(f"/proc/{training}").exists()
     assert second.resumed_from_step in (16, 32)
     assert "lost" in await stack.history(job_id)
     everything = await stack.rows(job_id, superseded=True)
@@ -88,11 +92,13 @@ async def test_a_standby_dispatcher_takes_over_and_until_then_touches_nothing(st
     assert (await stack.wait(await stack.submit(epochs=1))).status is Status.SUCCEEDED
 
 
+@pytest.mark.parametrize("part", ["training process", "actor"])
 @pytest.mark.parametrize("stack", [{"WORKER_LEASE_S": 3}], indirect=True)
-async def test_a_frozen_worker_loses_its_job_to_another(stack: Any) -> None:
+async def test_a_frozen_worker_loses_its_job_to_another(stack: Any, part: str) -> None:
     job_id = await stack.submit(**STUDY)
     await stack.wait_for_step(job_id, 3)
-    frozen = await stack.worker_process(job_id)
+    training = await stack.worker_process(job_id)
+    frozen = training if part == "training process" else parent_of(training)
     os.kill(frozen, signal.SIGSTOP)
     try:
         assert (await stack.wait(job_id)).status is Status.SUCCEEDED
@@ -206,5 +212,15 @@ async def test_a_full_disk_fails_the_job_with_a_sentence_and_lists_no_torn_check
 
 def spent(pid: int) -> int:
     """Clock ticks of CPU a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = stat(pid)
     return int(fields[11]) + int(fields[12])
+
+
+def parent_of(pid: int) -> int:
+    """The actor of a training process."""
+    return int(stat(pid)[1])
+
+
+def stat(pid: int) -> list[str]:
+    """What the system says of a process, from its state on."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
