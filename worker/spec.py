@@ -25,12 +25,18 @@ class _Part(BaseModel):
 
 
 class BatchNormalization(_Part):
-    """Ioffe & Szegedy 2015: statistics of each channel over the batch; running averages in evaluation."""
+    """Ioffe & Szegedy 2015: statistics of each channel over the batch; running averages in evaluation.
+
+    With `ghost_batch_size`, over every so many images of the batch (Hoffer et al. 2017).
+    """
 
     type: Literal["batch"] = "batch"
     eps: float = Field(default=1e-5, gt=0, le=1, description="added to the variance")
     momentum: float = Field(default=0.1, gt=0, le=1, description="share of a new batch in the running averages")
     affine: bool = Field(default=True, description="learn a scale and a shift for each channel")
+    ghost_batch_size: int | None = Field(
+        default=None, ge=2, description="images that are normalized together in training; null: the whole batch"
+    )
 
 
 class LayerNormalization(_Part):

@@ -32,13 +32,15 @@ def grid(*columns: str, right: Iterable[str] = ()) -> Table:
 
 
 def normalization_of(spec: Json) -> str:
-    """A normalization in a few letters: `group 8`, `group of 4`, `batch`."""
+    """A normalization in a few letters: `group 8`, `group of 4`, `batch`, `batch, ghost 16`."""
     normalization = spec["normalization"]
     kind: str = normalization["type"]
     if normalization.get("num_groups") is not None:
         return f"{kind} {normalization['num_groups']}"
     if normalization.get("channels_per_group") is not None:
         return f"{kind} of {normalization['channels_per_group']}"
+    if normalization.get("ghost_batch_size") is not None:
+        return f"{kind}, ghost {normalization['ghost_batch_size']}"
     return kind
 
 

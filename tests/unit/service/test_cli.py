@@ -359,8 +359,9 @@ class TestFigures:
 
     def test_name_the_grouping_of_a_normalization(self) -> None:
         groupings = [{"type": "group", "num_groups": 8}, {"type": "group", "channels_per_group": 4}, {"type": "none"}]
+        groupings.append({"type": "batch", "ghost_batch_size": 16})
         shown = [normalization_of({"normalization": normalization}) for normalization in groupings]
-        assert shown == ["group 8", "group of 4", "none"]
+        assert shown == ["group 8", "group of 4", "none", "batch, ghost 16"]
 
     def test_never_let_the_synthetic_set_pass_for_cifar10(self) -> None:
         job = a_job(name="gn")

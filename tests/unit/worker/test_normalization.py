@@ -94,3 +94,62 @@ def test_affine_is_a_choice(type: str) -> None:
 
     assert sorted(name for name, _ in with_scale.named_parameters()) == ["bias", "weight"]
     assert not list(without.parameters())
+
+
+def ghost(size: int | None, **given: Any) -> nn.Module:
+    return normalize(NORMALIZATION.validate_python({"type": "batch", "ghost_batch_size": size, **given}), 16)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_ghost_batch_is_normalized_as_if_it_were_alone(size: int, memory_format: torch.memory_format) -> None:
+    x = torch.randn(8, 16, 6, 6, generator=torch.Generator().manual_seed(0)).to(memory_format=memory_format)
+
+    normalized = ghost(size)(x)
+
+    alone = [nn.BatchNorm2d(16)(chunk) for chunk in x.split(size)]  # of 3 images: 3, 3 and 2
+    torch.testing.assert_close(normalized, torch.cat(alone))
+    assert normalized.is_contiguous(memory_format=memory_format)
+
+
+def test_the_gradients_of_a_ghost_batch_stay_within_it(x: torch.Tensor) -> None:
+    x = x.double().requires_grad_()
+    layer = ghost(2).double()
+    weights = torch.linspace(-1, 1, x.numel(), dtype=torch.float64).view_as(x)
+
+    found = torch.autograd.grad((layer(x) * weights).sum(), [x, *layer.parameters()])
+
+    reference = nn.BatchNorm2d(16).double()
+    alone = torch.cat([reference(chunk) for chunk in x.split(2)])
+    torch.testing.assert_close(found, torch.autograd.grad((alone * weights).sum(), [x, *reference.parameters()]))
+
+
+def test_the_running_averages_are_over_the_ghost_batches_by_their_images(x: torch.Tensor) -> None:
+    layer = ghost(3, momentum=0.25)
+
+    layer(x)
+
+    first, last = x[:3], x[3:]
+    mean = 0.75 * first.mean((0, 2, 3)) + 0.25 * last.mean((0, 2, 3))
+    variance = 0.75 * first.var((0, 2, 3)) + 0.25 * last.var((0, 2, 3))
+    state = layer.state_dict()
+    torch.testing.assert_close(state["running_mean"], 0.25 * mean)
+    torch.testing.assert_close(state["running_var"], 0.75 + 0.25 * variance)
+    assert state["num_batches_tracked"] == 1
+
+
+def test_evaluation_knows_no_ghost_batches(x: torch.Tensor) -> None:
+    layer = ghost(2)
+    layer(x)
+    layer.eval()
+
+    torch.testing.assert_close(layer(x), torch.cat([layer(image) for image in x.split(1)]))
+
+
+@pytest.mark.parametrize("size", [None, 4, 5])
+def test_a_ghost_batch_as_large_as_the_batch_is_batch_normalization(size: int | None, x: torch.Tensor) -> None:
+    layer, reference = ghost(size), nn.BatchNorm2d(16)
+
+    assert torch.equal(layer(x), reference(x))
+    for name, value in reference.state_dict().items():
+        assert torch.equal(layer.state_dict()[name], value)

@@ -207,6 +207,11 @@ def test_groups_are_given_as_a_number_or_by_their_channels() -> None:
             "does not match any of the expected tags: 'batch', 'layer', 'instance', 'group', 'none'",
         ),
         ({"normalization": {}}, ("normalization",), "Unable to extract tag using discriminator 'type'"),
+        (
+            {"normalization": {"type": "batch", "ghost_batch_size": 1}},
+            ("normalization", "batch", "ghost_batch_size"),
+            "Input should be greater than or equal to 2",
+        ),
         ({"normalization": {"type": "none", "eps": 1}}, ("normalization", "none", "eps"), "Extra inputs are not"),
         ({"learningrate": 1}, ("learningrate",), "Extra inputs are not permitted"),
     ],
