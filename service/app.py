@@ -12,10 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 import uvicorn
 from fastapi import Depends, FastAPI
-from fastapi.responses import RedirectResponse
 
 from service import journal, problems
-from service.api import checkpoints, cluster, events, health, jobs, logs, metrics, openapi, specification
+from service.api import checkpoints, cluster, dashboard, events, health, jobs, logs, metrics, openapi, specification
 from service.api.context import Services
 from service.api.tailer import Tailer
 from service.artifacts import open_artifacts
@@ -59,9 +58,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     for noun in (jobs, metrics, logs, events, checkpoints, cluster):
         app.include_router(noun.router, dependencies=[Depends(authorize), Depends(known_parameters_only)])
-    for noun in (specification, health):
+    for noun in (specification, health, dashboard):
         app.include_router(noun.router)
-    app.add_api_route("/", _front_door, include_in_schema=False)
     app.openapi = partial(openapi.describe, app)  # type: ignore[method-assign]
     return app
 
@@ -107,10 +105,6 @@ def main() -> None:
     for chatty in ("uvicorn.error", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     create_server(settings).run()
-
-
-async def _front_door() -> RedirectResponse:
-    return RedirectResponse("/docs")
 
 
 def _version() -> str:

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.types import Receive, Scope, Send
 
 from service.api.context import Context, JobId
@@ -62,6 +63,10 @@ class EventsQuery(BaseModel):
 
     after: int = Field(default=0, ge=0, le=MAX_ID, description="only events after this id")
     limit: int = Field(default=200, ge=1, le=1000, description="events a page")
+    replay: bool = Field(
+        default=True,
+        description="false: a stream without Last-Event-ID begins with what happens from now on; a page is empty",
+    )
 
 
 class AllEventsQuery(JobFilterQuery, EventsQuery):
@@ -92,9 +97,11 @@ async def job_events(
     """The events of a job. A stream replays those after `Last-Event-ID` or `after`, follows, and ends with the job."""
     async with context.database.read() as session:
         await jobs.get(session, job_id)
-        if not _wants_stream(request):
-            return _page(await events.after(session, query.after, job_id=job_id, limit=query.limit), query.limit)
-    return EventStream(context.tailer, last_event_id or query.after, job_id=job_id)
+        streaming = _wants_stream(request)
+        after = await _start(session, query, last_event_id if streaming else None)
+        if not streaming:
+            return _page(await events.after(session, after, job_id=job_id, limit=query.limit), query.limit)
+    return EventStream(context.tailer, after, job_id=job_id)
 
 
 @router.get(
@@ -111,11 +118,13 @@ async def all_events(
 ) -> Response | EventPage:
     """The events of all jobs, or of those that a filter names. A stream of them does not end by itself."""
     filter_ = query.job_filter()
-    if _wants_stream(request):
-        return EventStream(context.tailer, last_event_id or query.after, filter_=filter_)
-    selection = None if filter_ == JobFilter() else filter_.job_ids()
     async with context.database.read() as session:
-        return _page(await events.after(session, query.after, jobs=selection, limit=query.limit), query.limit)
+        streaming = _wants_stream(request)
+        after = await _start(session, query, last_event_id if streaming else None)
+        if not streaming:
+            selection = None if filter_ == JobFilter() else filter_.job_ids()
+            return _page(await events.after(session, after, jobs=selection, limit=query.limit), query.limit)
+    return EventStream(context.tailer, after, filter_=filter_)
 
 
 class EventStream(EventSourceResponse):
@@ -140,7 +149,8 @@ class EventStream(EventSourceResponse):
             await self._content.aclose()
 
     async def _follow(self) -> AsyncGenerator[bytes]:
-        yield format_sse_event(retry=RECONNECT_MS)
+        # The id without an event: a client that hears of nothing before it breaks off still knows where it stood.
+        yield format_sse_event(retry=RECONNECT_MS, id=str(self._sent) if self._sent else None)
         with self._tailer.subscribe(self._job_id, self._filter) as subscription:
             while not (subscription.closed or self._ended):
                 if subscription.behind:
@@ -192,6 +202,13 @@ class EventStream(EventSourceResponse):
     def _end(self, status: str | None) -> bytes:
         self._ended = True
         return format_sse_event(data_str=json.dumps({"status": status}), event="end")
+
+
+async def _start(session: AsyncSession, query: EventsQuery, last_event_id: int | None) -> int:
+    """The id after which to begin: a stream's own Last-Event-ID goes before what the address says."""
+    if last_event_id is not None:
+        return last_event_id
+    return query.after if query.replay else await events.last_id(session)
 
 
 def _wants_stream(request: Request) -> bool:

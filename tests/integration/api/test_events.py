@@ -158,6 +158,25 @@ async def test_a_stream_that_broke_off_goes_on_where_it_was_on_another_replica(
     assert seen == [event["id"] for event in page]
 
 
+async def test_a_stream_without_replay_begins_at_now_and_says_where_that_is(
+    remote: AsyncClient, url: str, reporter: Reporter
+) -> None:
+    job = await submit(remote)
+    await reporter.start()
+    await reporter.log("long ago")
+    ids = [event["id"] for event in await _page(url, "/v1/events")]
+    async with (
+        AsyncClient(base_url=url, timeout=20) as http,
+        http.stream("GET", "/v1/events?replay=false", headers=STREAM) as answer,
+    ):
+        lines = answer.aiter_lines()
+        assert {await anext(lines), await anext(lines)} == {f"id: {ids[-1]}", "retry: 1000"}
+        await reporter.log("from now on")
+        message = await anext(m async for m in read(lines) if m.event == "log")
+    assert (message.data["job"], message.data["message"]) == (job, "from now on")
+    assert await _page(url, "/v1/events?replay=false") == []
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what another task or thread brings about."""
     async with asyncio.timeout(20):

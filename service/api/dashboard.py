@@ -1,0 +1,91 @@
+"""The dashboard's page at every address it knows, its modules, and plotly.js."""
+
+import asyncio
+from threading import Lock
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from service.dashboard.assets import ASSETS_URL, Asset, Assets
+from service.errors import NotFound
+
+PAGES = ("/", "/jobs", "/jobs/{id}", "/compare", "/experiments", "/experiments/{id}", "/new", "/cluster")
+"""What the router in the browser knows; it answers the rest of the address itself."""
+
+YEAR_S = 365 * 24 * 3600
+CHANGES = "no-cache"
+NEVER_CHANGES = f"public, max-age={YEAR_S}, immutable"
+
+SECURITY = {
+    # Scripts, styles and data come from here alone, and nothing that is written into a page is run.
+    "Content-Security-Policy": "; ".join(
+        (
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "img-src 'self' data: blob:",
+            "connect-src 'self'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        )
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+
+router = APIRouter(include_in_schema=False)
+_reading = Lock()
+
+
+def assets_of(request: Request) -> Assets:
+    """The application's files, read with the first request."""
+    with _reading:
+        if not hasattr(request.app.state, "assets"):
+            request.app.state.assets = Assets()
+        found: Assets = request.app.state.assets
+    return found
+
+
+async def page(request: Request) -> Response:
+    """The one page: what it shows is decided in the browser, by the address."""
+    assets = await asyncio.to_thread(assets_of, request)
+    return await _serve(request, assets.page, CHANGES)
+
+
+for path in PAGES:
+    router.add_api_route(path, page, methods=["GET", "HEAD"])
+
+
+@router.get(ASSETS_URL + "/{release}/{name:path}")
+async def asset(request: Request, release: str, name: str) -> Response:
+    """A file of ours. A page of another release, as while an update rolls out, gets today's file, and asks again."""
+    assets = await asyncio.to_thread(assets_of, request)
+    if name not in assets.files:
+        raise NotFound("file", f"{name[:80]} of the dashboard")
+    return await _serve(request, assets.files[name], NEVER_CHANGES if release == assets.version else CHANGES)
+
+
+@router.get("/vendor/{name}")
+async def vendor(request: Request, name: str) -> Response:
+    """plotly.js of the installed version."""
+    assets = await asyncio.to_thread(assets_of, request)
+    if f"/vendor/{name}" != assets.plotly_url:
+        raise NotFound("file", f"{name[:80]}: the dashboard uses {assets.plotly_url}")
+    return await _serve(request, await asyncio.to_thread(lambda: assets.plotly), NEVER_CHANGES)
+
+
+async def _serve(request: Request, asset: Asset, caching: str) -> Response:
+    zipped = "gzip" in request.headers.get("accept-encoding", "")
+    etag = f'"{asset.digest}{"-gzip" if zipped else ""}"'
+    headers = SECURITY | {"Cache-Control": caching, "ETag": etag, "Vary": "Accept-Encoding"}
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    body = await asyncio.to_thread(lambda: asset.compressed) if zipped else asset.body
+    if zipped:
+        headers["Content-Encoding"] = "gzip"
+    return Response(body, headers=headers, media_type=asset.media_type)

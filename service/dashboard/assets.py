@@ -1,0 +1,77 @@
+"""The files a browser is given: ours from `static`, and plotly.js out of the installed plotly package.
+
+Every file is read once, compressed once and kept. Its address holds a version, so that a browser that has it never asks
+again, and one that meets another release takes the new files.
+"""
+
+import gzip
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+STATIC = Path(__file__).with_name("static")
+PAGE = "index.html"
+ASSETS_URL = "/assets"
+PLOTLY_URL = "/vendor/plotly-{version}.min.js"
+
+MEDIA_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+
+@dataclass(frozen=True)
+class Asset:
+    """The bytes of one file."""
+
+    body: bytes
+    media_type: str
+
+    @cached_property
+    def digest(self) -> str:
+        """Part of the sha256 of the bytes, in hexadecimal."""
+        return hashlib.sha256(self.body).hexdigest()[:16]
+
+    @cached_property
+    def compressed(self) -> bytes:
+        """The bytes in gzip."""
+        return gzip.compress(self.body, compresslevel=9, mtime=0)
+
+
+class Assets:
+    """All files, with their addresses. `plotly` is read when it is first asked for: most visits never do."""
+
+    def __init__(self, folder: Path = STATIC) -> None:
+        self.files = dict(_read(folder))
+        names = "".join(f"{name}:{asset.digest};" for name, asset in sorted(self.files.items()))
+        self.version = hashlib.sha256(names.encode()).hexdigest()[:12]
+        self.plotly_url = PLOTLY_URL.format(version=version("plotly"))
+
+    @cached_property
+    def page(self) -> Asset:
+        """The one HTML page, with the addresses of what it loads."""
+        text = self.files[PAGE].body.decode()
+        text = text.replace("{{assets}}", f"{ASSETS_URL}/{self.version}").replace("{{plotly}}", self.plotly_url)
+        return Asset(text.encode(), MEDIA_TYPES[".html"])
+
+    @cached_property
+    def plotly(self) -> Asset:
+        """plotly.js. Raises `FileNotFoundError` where the plotly package does not carry it."""
+        # Importing plotly would take its time and its memory for one path.
+        spec = find_spec("plotly")
+        assert spec is not None
+        assert spec.submodule_search_locations is not None
+        path = Path(spec.submodule_search_locations[0], "package_data", "plotly.min.js")
+        return Asset(path.read_bytes(), MEDIA_TYPES[".js"])
+
+
+def _read(folder: Path) -> Iterator[tuple[str, Asset]]:
+    for path in folder.rglob("*"):
+        if path.suffix in MEDIA_TYPES:
+            yield path.relative_to(folder).as_posix(), Asset(path.read_bytes(), MEDIA_TYPES[path.suffix])

@@ -1,0 +1,211 @@
+/* The shell: who we are, where we are, whether what is shown is live; and the page of the address within it. */
+
+import { get, onSignInNeeded, token } from "./api.js";
+import { duration } from "./format.js";
+import { shortcuts } from "./keyboard.js";
+import { button, labelled } from "./parts.js";
+import { Stream } from "./stream.js";
+import { shape } from "./status.js";
+import { chooseTheme, theme } from "./themes.js";
+import { url } from "./url.js";
+import { h, render } from "./view.js";
+
+const ROUTES = [
+  [/^\/$/, "experiments"],
+  [/^\/experiments$/, "experiments"],
+  [/^\/experiments\/([a-z0-9_]+)$/, "experiment"],
+  [/^\/jobs$/, "jobs"],
+  [/^\/jobs\/([a-z0-9_]+)$/, "job"],
+  [/^\/compare$/, "compare"],
+  [/^\/new$/, "new"],
+  [/^\/cluster$/, "cluster"],
+];
+const NAVIGATION = [
+  ["/experiments", "Experiments"],
+  ["/jobs", "Jobs"],
+  ["/new", "New"],
+  ["/cluster", "Cluster"],
+];
+const READINESS_MS = 10_000;
+
+const root = document.getElementById("app");
+let page = null;
+let route = null;
+let stream = null;
+let signIn = null;
+let readiness = null;
+let scheduled = false;
+let toast = null;
+
+/** What a page may use of the shell. */
+const shell = {
+  refresh() {
+    if (scheduled) return;
+    scheduled = true;
+    // A timer beside the frame: a page that is hidden draws no frames, and still has to be right when one comes back.
+    const run = () => {
+      if (!scheduled) return;
+      scheduled = false;
+      draw();
+    };
+    requestAnimationFrame(run);
+    setTimeout(run, 200);
+  },
+  /** The one live stream of this page; another one takes its place. Resolves when nothing new can be missed any more. */
+  async live(path, query, onevent) {
+    stream?.close();
+    stream = new Stream(path, query, { onevent, onstate: () => shell.refresh() });
+    await stream.opened;
+  },
+  say(text, tone = "info") {
+    toast = { text, tone, until: Date.now() + 5000 };
+    setTimeout(() => shell.refresh(), 5100);
+    shell.refresh();
+  },
+};
+
+function place() {
+  for (const [pattern, name] of ROUTES) {
+    const match = pattern.exec(url.path);
+    if (match) return { name, id: match[1] ?? null };
+  }
+  return { name: "missing", id: null };
+}
+
+async function navigate() {
+  const next = place();
+  if (route && page && next.name === route.name && next.id === route.id) {
+    page.load?.();
+    return shell.refresh();
+  }
+  route = next;
+  page?.close?.();
+  stream?.close();
+  stream = null;
+  page = null;
+  const { default: create } = await import(`./pages/${next.name}.js`);
+  if (route !== next) return;
+  page = create(shell, next.id);
+  page.load?.();
+  scrollTo(0, 0);
+  shell.refresh();
+}
+
+function draw() {
+  document.title = page ? `${page.title()} · normlab` : "normlab";
+  render(root, [
+    h("a", { class: "skip", href: "#main", key: "skip" }, "Skip to the content"),
+    header(),
+    h("main", { id: "main", tabindex: "-1", key: "main" }, signIn ? signInForm() : page ? h("div", { class: `page page-${route.name}`, key: `${route.name} ${route.id}` }, page.view()) : null),
+    h("div", { class: "notices", key: "notices" }, staleNotice(), toastNotice()),
+    h("div", { class: "visually-hidden", role: "status", "aria-live": "polite", key: "said" }, toast && toast.until > Date.now() ? toast.text : ""),
+  ]);
+}
+
+function header() {
+  const at = route?.name ?? "";
+  const current = { experiment: "experiments", job: "jobs", compare: "jobs" }[at] ?? at;
+  return h(
+    "header",
+    { class: "top", key: "top" },
+    h("a", { class: "brand", href: "/", "aria-label": "normlab, start" }, shape("M1.5 12.5c3.5 0 3.5-9 6.5-9s3 9 6.5 9"), h("span", {}, "normlab")),
+    h(
+      "nav",
+      { class: "main-nav", "aria-label": "Main" },
+      NAVIGATION.map(([href, text]) => h("a", { href, key: href, "aria-current": href === `/${current}` ? "page" : null }, text)),
+    ),
+    h("div", { class: "tools" }, health(), themePicker(), token.get() && button("Sign out", signOut, { kind: "quiet" })),
+  );
+}
+
+function health() {
+  const { tone, text, detail } = readiness ?? { tone: "unknown", text: "…", detail: "Asking the service how it is" };
+  return h("a", { class: `health health-${tone}`, href: "/cluster", title: detail }, h("span", { class: "dot", "aria-hidden": "true" }), h("span", {}, text));
+}
+
+function themePicker() {
+  return h(
+    "select",
+    { class: "quiet", "aria-label": "Theme", value: theme(), onchange: (event) => (chooseTheme(event.target.value), shell.refresh()) },
+    ["system", "light", "dark"].map((name) => h("option", { value: name, key: name }, name[0].toUpperCase() + name.slice(1))),
+  );
+}
+
+function staleNotice() {
+  if (!stream || stream.state !== "stopped" || signIn) return null;
+  const since = duration(Math.round((Date.now() - stream.since) / 1000));
+  return h("div", { class: "toast warn", role: "status", key: "stale" }, h("span", {}, h("strong", {}, "Updates stopped"), ` ${since} ago. Trying to go on where they broke.`), button("Try now", () => stream.retry()));
+}
+
+function toastNotice() {
+  return toast && toast.until > Date.now() ? h("div", { class: `toast ${toast.tone}`, key: "toast" }, toast.text) : null;
+}
+
+function signInForm() {
+  const submit = async (event) => {
+    event.preventDefault();
+    const input = event.currentTarget.elements.token;
+    token.set(input.value.trim());
+    try {
+      await get("/v1/cluster");
+      signIn = null;
+      route = null;
+      await navigate();
+    } catch (problem) {
+      if (problem.status !== 401) signIn = { problem };
+    }
+    shell.refresh();
+  };
+  const { problem } = signIn;
+  return h(
+    "form",
+    { class: "sign-in", onsubmit: submit, key: "sign-in" },
+    h("h1", {}, "Sign in"),
+    h("p", {}, "This service asks for a token: one of those its operator put into NORMLAB_API_TOKENS. It is kept in this tab until you close it or sign out."),
+    labelled("Token", h("input", { name: "token", type: "password", autocomplete: "current-password", required: true, "aria-describedby": problem ? "sign-in-problem" : null, hook: FOCUS })),
+    problem && h("p", { id: "sign-in-problem", class: "field-problem", role: "alert" }, problem.detail),
+    h("button", { class: "button primary", type: "submit" }, "Sign in"),
+  );
+}
+
+const FOCUS = { mount: (element) => element.focus() };
+
+function signOut() {
+  token.clear();
+  page?.close?.();
+  stream?.close();
+  page = null;
+  route = null;
+  navigate();
+}
+
+async function askReadiness() {
+  if (!document.hidden) {
+    try {
+      const response = await fetch("/readyz", { credentials: "omit" });
+      const { status, checks } = await response.json();
+      const detail = Object.values(checks).map((check) => check.detail).join(" ");
+      readiness = {
+        ready: { tone: "good", text: "Ready", detail },
+        degraded: { tone: "warn", text: "Degraded", detail },
+        unavailable: { tone: "warn", text: checks.database.ok ? "Jobs wait" : "No database", detail },
+      }[status];
+    } catch {
+      readiness = { tone: "bad", text: "Offline", detail: "The service does not answer." };
+    }
+    shell.refresh();
+  }
+  setTimeout(askReadiness, READINESS_MS);
+}
+
+onSignInNeeded((problem) => {
+  signIn = { problem: token.get() ? problem : null };
+  token.clear();
+  stream?.close();
+  shell.refresh();
+});
+url.onchange(navigate);
+shortcuts(shell, () => page);
+setInterval(() => stream?.state === "stopped" && shell.refresh(), 1000);
+navigate();
+askReadiness();

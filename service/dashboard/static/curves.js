@@ -1,0 +1,77 @@
+/* From rows of metrics to curves. */
+
+import { duration, isFraction, metricName, metricValue, significant, whole } from "./format.js";
+import { choice } from "./parts.js";
+import { url } from "./url.js";
+import { h } from "./view.js";
+
+export const X_AXES = [
+  ["step", "Step"],
+  ["epoch", "Epoch"],
+  ["time", "Time"],
+];
+
+/** How curves are drawn, as the address says. */
+export function drawing() {
+  const smooth = Number(url.get("smooth", "0"));
+  const chosen = url.get("x", "epoch");
+  return { x: X_AXES.some(([name]) => name === chosen) ? chosen : "epoch", smooth: smooth > 0 && smooth < 1 ? smooth : 0, logX: url.get("logx") === "1", logY: url.get("logy") === "1" };
+}
+
+/** The controls of how curves are drawn. */
+export function drawingControls() {
+  const { x, smooth, logX, logY } = drawing();
+  const check = (text, name, on) => h("label", { class: "inline" }, h("input", { type: "checkbox", checked: on, onchange: () => url.change({ [name]: on ? null : "1" }, { replace: true }) }), text);
+  return h(
+    "div",
+    { class: "chart-controls", key: "controls" },
+    choice("Horizontal axis", X_AXES, x, (value) => url.change({ x: value === "epoch" ? null : value })),
+    h("label", { class: "range" }, "Smoothing", h("input", { type: "range", min: "0", max: "0.99", step: "0.01", value: String(smooth), oninput: (event) => url.change({ smooth: Number(event.target.value) || null }, { replace: true }) }), h("span", { class: "number" }, smooth.toFixed(2))),
+    check("Log x", "logx", logX),
+    check("Log y", "logy", logY),
+  );
+}
+
+/** An exponential moving average without the pull of its beginning (as Adam corrects its moments). Nulls stay nulls. */
+export function smoothed(values, weight) {
+  let sum = 0;
+  let mass = 0;
+  return values.map((value) => {
+    if (value === null || value === undefined || !Number.isFinite(value)) return null;
+    sum = weight * sum + (1 - weight) * value;
+    mass = weight * mass + (1 - weight);
+    return sum / mass;
+  });
+}
+
+/** The points of one metric of a job. `rows` are in the order of their steps. */
+export function points(rows, metric, job, { x, smooth }) {
+  const factor = isFraction(metric) ? 100 : 1;
+  const { total_steps: total, epochs } = job.progress ?? {};
+  const perEpoch = total && epochs ? total / epochs : null;
+  const start = new Date(job.started_at ?? rows[0]?.time).getTime();
+  const having = rows.filter((row) => metric in row);
+  const values = having.map((row) => (row[metric] === null ? null : row[metric] * factor));
+  const smooths = smooth ? smoothed(values, smooth) : values;
+  return having.map((row, n) => ({
+    x: x === "step" ? row.step : x === "time" ? (new Date(row.time).getTime() - start) / 1000 : perEpoch ? row.step / perEpoch : row.epoch,
+    y: smooths[n],
+    ...(smooth ? { raw: values[n] } : {}),
+  }));
+}
+
+/** The axes of a chart of a metric. */
+export function axesOf(metric, { x, logX, logY }) {
+  const format = (value) => (value === null ? "not finite" : metricValue(metric, isFraction(metric) ? value / 100 : value));
+  const words = { step: "optimizer step", epoch: "epoch", time: "seconds since its start" };
+  const formatX = { step: whole, epoch: (value) => significant(value, 5), time: duration };
+  return { x: words[x], y: metricName(metric, { unit: true }), logX, logY, formatX: formatX[x], formatY: format };
+}
+
+/** Put a row in its place among rows ordered by step; the same step of the same kind is replaced. */
+export function withRow(rows, row) {
+  const next = rows.filter((one) => one.kind !== row.kind || one.step !== row.step);
+  const at = next.findLastIndex((one) => one.step <= row.step);
+  next.splice(at + 1, 0, row);
+  return next;
+}

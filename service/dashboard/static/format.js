@@ -1,0 +1,92 @@
+/* Numbers, times and names as people read them. */
+
+const EMPTY = "–";
+
+/** Errors are fractions of 1 in the API and per cent here; losses and rates keep their unit. */
+export function metricValue(name, value, digits = 2) {
+  if (value === null || value === undefined || !Number.isFinite(value)) return EMPTY;
+  if (isFraction(name)) return `${(100 * value).toFixed(digits)} %`;
+  if (name === "images_per_s") return whole(value);
+  return significant(value, 4);
+}
+
+/** Whether a metric is a fraction of 1 that is shown in per cent. */
+export const isFraction = (name) => name.endsWith("_error");
+
+/** "test error" for "test_error", with its unit where it has one. */
+export function metricName(name, { unit = false } = {}) {
+  if (name === "images_per_s") return "images/s";
+  return name.replaceAll("_", " ") + (unit && isFraction(name) ? " (%)" : "");
+}
+
+/** A number with so many significant digits, without an exponent where that is readable. */
+export function significant(value, digits = 4) {
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size >= 1e6 || size < 1e-4) return value.toExponential(Math.max(0, digits - 2)).replace(/\.?0+e/, "e").replace("e+", "e").replace("e-", "e−").replace(/^-/, "−");
+  return Number(value.toPrecision(digits)).toString().replace(/^-/, "−");
+}
+
+/** A whole number with thin spaces between thousands. */
+export function whole(value) {
+  if (value === null || value === undefined) return EMPTY;
+  return Math.round(value).toString().replace(/\B(?=(\d{3})+$)/g, "\u202f");
+}
+
+/** Seconds as "3 h 12 min", "4 min 5 s" or "0.8 s". */
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return EMPTY;
+  if (seconds < 10) return `${Number(Math.max(0, seconds).toFixed(1))} s`;
+  const s = Math.round(seconds);
+  if (s < 60) return `${s} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
+  if (s < 86_400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
+  return `${Math.floor(s / 86_400)} d ${Math.floor((s % 86_400) / 3600)} h`;
+}
+
+/** How long ago a time was. */
+export function ago(time, now = Date.now()) {
+  if (!time) return EMPTY;
+  const seconds = Math.max(0, (now - new Date(time).getTime()) / 1000);
+  return seconds < 5 ? "just now" : `${duration(seconds < 60 ? Math.round(seconds) : seconds).replace(/ \d+ (s|min|h)$/, "")} ago`;
+}
+
+/** A time in the clock of this browser, to the second. */
+export function clock(time) {
+  if (!time) return EMPTY;
+  const d = new Date(time);
+  const two = (n) => String(n).padStart(2, "0");
+  return `${d.getFullYear()}-${two(d.getMonth() + 1)}-${two(d.getDate())} ${two(d.getHours())}:${two(d.getMinutes())}:${two(d.getSeconds())}`;
+}
+
+/** Bytes as "1.1 MB". */
+export function bytes(count) {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let power = 0;
+  for (let size = count; size >= 1000 && power < units.length - 1; size /= 1000) power++;
+  return power ? `${(count / 1000 ** power).toFixed(1)} ${units[power]}` : `${count} B`;
+}
+
+/** A normalization of a spec in a few letters: "group · 8 groups". */
+export function normalization(spec) {
+  const { type, num_groups: groups, channels_per_group: channels } = spec?.normalization ?? {};
+  if (type === "group" && groups) return `group · ${groups}`;
+  if (type === "group" && channels) return `group · ${channels} ch`;
+  return type ?? EMPTY;
+}
+
+/** Any value of a spec as text. */
+export function plain(value) {
+  if (value === null || value === undefined) return EMPTY;
+  if (Array.isArray(value)) return value.map(plain).join(", ");
+  if (typeof value === "number") return Number.isInteger(value) ? String(value) : significant(value, 6);
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
+}
+
+/** A nested object as a flat one: { "optimizer.type": "sgd", ... }. */
+export function flat(value, prefix = "") {
+  return Object.entries(value ?? {}).reduce((found, [name, part]) => {
+    const path = prefix + name;
+    return part !== null && typeof part === "object" && !Array.isArray(part) ? { ...found, ...flat(part, `${path}.`) } : { ...found, [path]: part };
+  }, {});
+}

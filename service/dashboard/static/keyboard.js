@@ -1,0 +1,55 @@
+/* Keys: what they do is listed under "?". A page may take more of them with `key(event)`. */
+
+import { url } from "./url.js";
+
+const HELP = [
+  ["/", "search"],
+  ["g then e, j, n, c", "go to Experiments, Jobs, New, Cluster"],
+  ["j, k", "next, previous row"],
+  ["x", "select the row"],
+  ["Enter", "open the row"],
+  ["c", "compare the selected jobs"],
+  ["?", "this list"],
+  ["Escape", "close"],
+];
+const PLACES = { e: "/experiments", j: "/jobs", n: "/new", c: "/cluster" };
+
+/** Listen for keys, unless something is being typed. */
+export function shortcuts(shell, page) {
+  let going = false;
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog, [contenteditable]")) return;
+    if (going) {
+      going = false;
+      if (PLACES[event.key]) return url.go(PLACES[event.key]);
+    }
+    if (event.key === "g") going = true;
+    else if (event.key === "?") help();
+    else if (event.key === "/") {
+      const field = document.querySelector("input[type=search]");
+      if (!field) return;
+      event.preventDefault();
+      field.focus();
+    } else page()?.key?.(event);
+  });
+}
+
+function help() {
+  const dialog = document.createElement("dialog");
+  dialog.className = "help";
+  dialog.setAttribute("aria-label", "Keyboard shortcuts");
+  const list = document.createElement("dl");
+  for (const [keys, text] of HELP) {
+    const term = list.appendChild(document.createElement("dt"));
+    term.appendChild(document.createElement("kbd")).textContent = keys;
+    list.appendChild(document.createElement("dd")).textContent = text;
+  }
+  const close = document.createElement("button");
+  close.className = "button";
+  close.textContent = "Close";
+  close.onclick = () => dialog.close();
+  dialog.append(Object.assign(document.createElement("h2"), { textContent: "Keyboard" }), list, close);
+  dialog.onclose = () => dialog.remove();
+  document.body.append(dialog);
+  dialog.showModal();
+}

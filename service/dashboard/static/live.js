@@ -1,0 +1,36 @@
+/* Events of the stream, applied to the jobs that a page shows. */
+
+import { isActive } from "./status.js";
+
+/** The job after an event. A new object where something changed, the same where nothing did. */
+export function advance(job, { type, data }) {
+  if (data.job !== job.id) return job;
+  if (type === "progress") {
+    const { job: _, ...progress } = data;
+    return { ...job, progress };
+  }
+  if (type === "status") {
+    const ended = ["succeeded", "failed", "cancelled"].includes(data.status);
+    const progress = job.progress && !isActive(data.status) ? { ...job.progress, eta_s: null } : job.progress;
+    return { ...job, status: data.status, progress, updated_at: data.time, ...(ended ? { finished_at: data.time } : {}), ...(data.status === "starting" ? { started_at: job.started_at ?? data.time } : {}) };
+  }
+  if (type === "metrics") return { ...job, summary: summarized(job.summary, data) };
+  return job;
+}
+
+const NOT_METRICS = new Set(["id", "type", "time", "job", "attempt", "kind", "epoch", "step", "diverged"]);
+
+/** The names of the metrics in a row or an event. */
+export const metricsIn = (row) => Object.keys(row).filter((name) => !NOT_METRICS.has(name) && name !== "superseded");
+
+function summarized(summary, row) {
+  const next = { ...summary };
+  for (const name of metricsIn(row)) {
+    const value = row[name];
+    if (value === null) continue;
+    const before = next[name];
+    const better = !before || (name === "images_per_s" ? value > before.best : value < before.best);
+    next[name] = { ...(better ? { best: value, best_step: row.step } : { best: before.best, best_step: before.best_step }), last: value, last_step: row.step };
+  }
+  return next;
+}

@@ -1,0 +1,58 @@
+/* What there is to know of a job: the columns of tables, and the metrics to choose from. */
+
+import { ago, clock, duration, metricName, metricValue, normalization, plain, whole } from "./format.js";
+import { progressBar } from "./parts.js";
+import { statusMark } from "./status.js";
+import { h } from "./view.js";
+
+export const METRICS = ["test_error", "test_loss", "train_error", "train_loss", "holdout_error", "holdout_loss", "images_per_s"];
+
+/** The metrics that some of these jobs have, the best known first. */
+export function metricsOf(jobs) {
+  const found = new Set(jobs.flatMap((job) => Object.keys(job.summary ?? {})));
+  return [...METRICS.filter((name) => found.has(name)), ...[...found].filter((name) => !METRICS.includes(name)).sort()];
+}
+
+/** The evaluation error of a job: on what it held out, where it did, else on the test set. */
+export const errorOf = (job) => (job.spec?.dataset?.holdout ? "holdout_error" : "test_error");
+
+/** How much of a job is done, of 1. */
+export function share(job) {
+  if (job.status === "succeeded") return 1;
+  const { step, total_steps: total } = job.progress ?? {};
+  return total ? step / total : 0;
+}
+
+function progressCell(job) {
+  const { progress } = job;
+  const words = !progress ? "" : job.status === "running" && progress.eta_s !== null ? `${duration(progress.eta_s)} left` : `${Math.round(100 * share(job))} %`;
+  return h("div", { class: "progress" }, progressBar(share(job), `Progress of ${job.name || job.id}`), h("span", {}, words));
+}
+
+const metricCell = (part) => (job, { metric }) => {
+  const entry = job.summary?.[metric];
+  return part.endsWith("_step") ? whole(entry?.[part]) : metricValue(metric, entry?.[part]);
+};
+
+/** Columns of the table of jobs: their head, what is in them, and by what the service can sort. */
+export const COLUMNS = {
+  status: { head: "Status", cell: (job) => statusMark(job.status), sort: "status" },
+  normalization: { head: "Normalization", cell: (job) => normalization(job.spec), sort: "normalization" },
+  batch_size: { head: "Batch size", cell: (job) => plain(job.spec.batch_size), sort: "batch_size", number: true },
+  model: { head: "Model", cell: (job) => job.spec.model, sort: "model" },
+  seed: { head: "Seed", cell: (job) => plain(job.spec.seed), number: true },
+  epochs: { head: "Epochs", cell: (job) => plain(job.spec.epochs), number: true },
+  progress: { head: "Progress", cell: progressCell },
+  last: { head: ({ metric }) => `Last ${metricName(metric)}`, cell: metricCell("last"), number: true },
+  best: { head: ({ metric }) => `Best ${metricName(metric)}`, cell: metricCell("best"), number: true },
+  best_step: { head: "Step of best", cell: metricCell("best_step"), number: true },
+  speed: { head: "Images/s", cell: (job) => whole(job.progress?.images_per_s ?? job.summary?.images_per_s?.last), number: true },
+  learning_rate: { head: "Learning rate", cell: (job) => plain(job.spec.optimizer?.learning_rate), number: true },
+  dataset: { head: "Dataset", cell: (job) => job.spec.dataset?.name },
+  priority: { head: "Priority", cell: (job) => plain(job.priority), sort: "priority", number: true },
+  labels: { head: "Labels", cell: (job) => Object.entries(job.labels).map(([key, value]) => h("span", { class: "tag", key }, `${key}: ${value}`)) },
+  duration: { head: "Took", cell: (job) => (job.started_at && job.finished_at ? duration((new Date(job.finished_at) - new Date(job.started_at)) / 1000) : "–"), number: true },
+  created: { head: "Created", cell: (job) => h("time", { datetime: job.created_at, title: clock(job.created_at) }, ago(job.created_at)), sort: "created_at" },
+};
+
+export const DEFAULT_COLUMNS = ["status", "normalization", "batch_size", "model", "seed", "progress", "last", "best", "created"];

@@ -1,0 +1,59 @@
+/* The checkpoints of a job, and their files. */
+
+import { download, token } from "../api.js";
+import { ago, bytes, clock, metricName, metricValue, whole } from "../format.js";
+import { copyButton, emptyState, ICONS, problemNotice } from "../parts.js";
+import { shape } from "../status.js";
+import { h } from "../view.js";
+
+/** The checkpoints as a table, newest first. */
+export function checkpointTable(checkpoints, shell) {
+  if (checkpoints.problem) return problemNotice(checkpoints.problem, () => checkpoints.reload());
+  if (!checkpoints.data) return h("section", { class: "card", key: "checkpoints", "aria-busy": "true" }, h("div", { class: "body muted" }, "Reading the checkpoints…"));
+  if (!checkpoints.data.length) return h("section", { class: "card", key: "checkpoints" }, emptyState("No checkpoint yet", "The first one is taken at the end of the first epoch, or when the job pauses."));
+  return h(
+    "section",
+    { class: "card", key: "checkpoints" },
+    h(
+      "div",
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": "Checkpoints" },
+      h(
+        "table",
+        {},
+        h("thead", {}, h("tr", {}, ["Step", "Epoch", "Metrics", "Taken", "File", "Size", "SHA-256", ""].map((name, n) => h("th", { key: n, scope: "col", class: n < 2 || n === 5 ? "number" : null }, name || h("span", { class: "visually-hidden" }, "Download"))))),
+        h("tbody", {}, checkpoints.data.flatMap((checkpoint) => checkpoint.files.map((file, n) => fileRow(checkpoint, file, n === 0, shell)))),
+      ),
+    ),
+  );
+}
+
+function fileRow(checkpoint, file, first, shell) {
+  const metrics = Object.entries(checkpoint.metrics).map(([name, value]) => `${metricName(name)} ${metricValue(name, value)}`).join(", ");
+  return h(
+    "tr",
+    { key: `${checkpoint.id} ${file.name}` },
+    h("td", { class: "number" }, first ? whole(checkpoint.step) : ""),
+    h("td", { class: "number" }, first ? whole(checkpoint.epoch) : ""),
+    h("td", {}, first ? [checkpoint.best && h("span", { class: "tag best", key: "best" }, "best"), " ", metrics || "within an epoch"] : ""),
+    h("td", {}, first ? h("time", { datetime: checkpoint.created_at, title: clock(checkpoint.created_at) }, ago(checkpoint.created_at)) : ""),
+    h("th", { scope: "row" }, file.name),
+    h("td", { class: "number" }, bytes(file.size)),
+    h("td", {}, h("span", { class: "hash", title: file.sha256 }, `${file.sha256.slice(0, 12)}…`), copyButton(file.sha256, `Copy the sha256 of ${file.name}`, shell.say)),
+    h("td", {}, downloadLink(checkpoint, file, shell)),
+  );
+}
+
+function downloadLink(checkpoint, file, shell) {
+  const name = `${checkpoint.job}-step${checkpoint.step}-${file.name}`;
+  const label = `Download ${file.name} of step ${checkpoint.step}`;
+  const fetched = async (event) => {
+    if (!token.get()) return;
+    event.preventDefault();
+    try {
+      await download(file.url, name);
+    } catch (problem) {
+      shell.say(problem.detail, "bad");
+    }
+  };
+  return h("a", { class: "button", href: file.url, download: name, "aria-label": label, onclick: fetched }, shape(ICONS.download), "Download");
+}

@@ -1,0 +1,251 @@
+/* All jobs: a table, pages of which the service makes. */
+
+import { get, send, withQuery } from "../api.js";
+import { metricName } from "../format.js";
+import { advance } from "../live.js";
+import { COLUMNS, DEFAULT_COLUMNS, METRICS, metricsOf } from "../metrics.js";
+import { button, checklist, confirmed, emptyState, ICONS, linkButton, picker, problemNotice } from "../parts.js";
+import { Resource, throttled } from "../resource.js";
+import { shape, STATUSES, verbs } from "../status.js";
+import { url } from "../url.js";
+import { h } from "../view.js";
+import { GROUPS, groupedTable, loadGroups } from "./groups.js";
+
+const NORMALIZATIONS = ["batch", "layer", "instance", "group", "none"];
+const MODELS = ["resnet20", "resnet56", "resnet18", "vgg"];
+const LIMITS = [25, 50, 100, 200];
+const TYPING_MS = 250;
+
+/** What the address says of which jobs are meant, as the API's query. */
+export function filterOf() {
+  return {
+    status: url.all("status"),
+    normalization: url.all("normalization"),
+    model: url.all("model"),
+    batch_size: url.list("batch_size"),
+    seed: url.list("seed"),
+    label: url.all("label"),
+    experiment: url.get("experiment"),
+    search: url.get("search"),
+    created_after: url.get("created_after"),
+  };
+}
+
+export default function jobsPage(shell) {
+  const jobs = new Resource(shell.refresh);
+  const groups = new Resource(shell.refresh);
+  let arrived = 0;
+  let cursorAt = 0;
+  const reread = throttled(() => !document.hidden && groups.key && groups.reload(), 3000);
+
+  const query = () => ({ ...filterOf(), sort: url.get("sort", "-created_at"), limit: url.get("limit", "50"), cursor: url.get("cursor") });
+  const selected = () => url.list("selected");
+  const options = () => ({ metric: url.get("metric", "test_error") });
+
+  function onevent(event) {
+    if (event.type === "status" && event.data.status === "queued" && !jobs.data?.data.some((job) => job.id === event.data.job)) arrived++;
+    if (jobs.data) jobs.data.data = jobs.data.data.map((job) => advance(job, event));
+    if (event.type === "status" || event.type === "metrics") reread();
+    shell.refresh();
+  }
+
+  async function load() {
+    const { status: _, ...lasting } = filterOf();
+    if (streaming !== JSON.stringify(lasting)) {
+      streaming = JSON.stringify(lasting);
+      await shell.live("/v1/events", lasting, onevent);
+    }
+    const grouping = url.list("group");
+    if (grouping.length) groups.load(JSON.stringify([filterOf(), grouping, options()]), (signal) => loadGroups(filterOf(), grouping, options().metric, signal));
+    else groups.key = null;
+    jobs.load(JSON.stringify(query()), async (signal) => {
+      const page = await get("/v1/jobs", query(), { signal });
+      arrived = 0;
+      cursorAt = Math.min(cursorAt, page.data.length - 1);
+      return page;
+    });
+  }
+  let streaming = null;
+
+  const toggle = (name, value) => {
+    const chosen = url.all(name);
+    url.change({ [name]: chosen.includes(value) ? chosen.filter((one) => one !== value) : [...chosen, value], cursor: null });
+  };
+  const select = (ids) => url.change({ selected: ids.join(",") }, { replace: true });
+  const pick = (id) => select(selected().includes(id) ? selected().filter((one) => one !== id) : [...selected(), id]);
+  let typing;
+  const typed = (name) => (event) => {
+    const { value } = event.target;
+    clearTimeout(typing);
+    typing = setTimeout(() => url.change({ [name]: value.trim(), cursor: null }, { replace: true }), TYPING_MS);
+  };
+
+  async function each(verb, question) {
+    const chosen = (jobs.data?.data ?? []).filter((job) => selected().includes(job.id) && verbs(job.status)[verb]);
+    if (!chosen.length) return shell.say(`None of the selected jobs on this page can do that now.`);
+    if (!confirmed(question(chosen.length))) return;
+    const answers = await Promise.allSettled(chosen.map((job) => send("POST", `/v1/jobs/${job.id}/${verb}`)));
+    const refused = answers.filter((answer) => answer.status === "rejected");
+    shell.say(refused.length ? refused[0].reason.detail : `${chosen.length} ${chosen.length === 1 ? "job" : "jobs"}: ${verb} asked for.`, refused.length ? "bad" : "info");
+    jobs.reload();
+  }
+
+  function filters() {
+    const metrics = metricsOf(jobs.data?.data ?? []);
+    const active = Object.values(filterOf()).some((value) => (Array.isArray(value) ? value.length : value));
+    const shown = url.list("columns", DEFAULT_COLUMNS);
+    return h(
+      "div",
+      { class: "filters", key: "filters" },
+      h(
+        "div",
+        { class: "toolbar", key: "filters", role: "search", "aria-label": "Filter the jobs" },
+        h("div", { class: "search" }, shape(ICONS.search), h("input", { type: "search", "aria-label": "Search names", placeholder: "Search names", value: url.get("search", ""), oninput: typed("search") })),
+        checklist("Status", STATUSES.map((name) => [name, name]), url.all("status"), (value) => toggle("status", value)),
+        checklist("Normalization", NORMALIZATIONS.map((name) => [name, name]), url.all("normalization"), (value) => toggle("normalization", value)),
+        checklist("Model", MODELS.map((name) => [name, name]), url.all("model"), (value) => toggle("model", value)),
+        h("input", { class: "short", "aria-label": "Batch sizes, comma-separated", placeholder: "Batch sizes", inputmode: "numeric", value: url.get("batch_size", ""), oninput: typed("batch_size") }),
+        h("input", { class: "short", "aria-label": "Label, as key:value", placeholder: "Label key:value", value: url.get("label", ""), oninput: typed("label") }),
+        active && button("Clear", () => url.change({ ...Object.fromEntries(Object.keys(filterOf()).map((name) => [name, null])), cursor: null }), { kind: "quiet" }),
+      ),
+      h(
+        "div",
+        { class: "toolbar", key: "display" },
+        picker("Metric", (metrics.length ? metrics : METRICS).map((name) => [name, metricName(name)]), options().metric, (metric) => url.change({ metric }), { hiddenLabel: true }),
+        checklist("Group by", GROUPS, url.list("group"), (value) => {
+          const chosen = url.list("group");
+          url.change({ group: (chosen.includes(value) ? chosen.filter((one) => one !== value) : [...chosen, value].slice(-2)).join(",") });
+        }),
+        checklist("Columns", Object.entries(COLUMNS).map(([name, column]) => [name, head(column)]), shown, (value) => {
+          const next = Object.keys(COLUMNS).filter((name) => shown.includes(name) !== (name === value));
+          url.change({ columns: next.join(",") === DEFAULT_COLUMNS.join(",") ? null : next.join(",") });
+        }, { counted: false }),
+        h("span", { class: "push", key: "arrived" }, arrived ? button(`Show ${arrived} new ${arrived === 1 ? "job" : "jobs"}`, () => (url.get("cursor") ? url.change({ cursor: null }) : jobs.reload()), { kind: "chosen" }) : null),
+      ),
+    );
+  }
+
+  const head = (column) => (typeof column.head === "function" ? column.head(options()) : column.head);
+
+  function table(rows) {
+    const columns = url.list("columns", DEFAULT_COLUMNS).filter((name) => COLUMNS[name]);
+    const all = rows.length > 0 && rows.every((job) => selected().includes(job.id));
+    const some = rows.some((job) => selected().includes(job.id));
+    return h(
+      "div",
+      { class: "scroll", key: "table", tabindex: "0", role: "region", "aria-label": "Jobs" },
+      h(
+        "table",
+        { class: "jobs" },
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            h("th", { class: "pick", key: "pick" }, h("input", { type: "checkbox", "aria-label": "Select all on this page", checked: all, indeterminate: some && !all, onchange: () => select(all ? selected().filter((id) => !rows.some((job) => job.id === id)) : [...new Set([...selected(), ...rows.map((job) => job.id)])]) })),
+            sortable("name", "Name", "name"),
+            columns.map((name) => sortable(name, head(COLUMNS[name]), COLUMNS[name].sort, COLUMNS[name].number)),
+          ),
+        ),
+        h("tbody", {}, rows.map((job, index) => row(job, index, columns))),
+      ),
+    );
+  }
+
+  function sortable(key, text, field, number = false) {
+    const props = { key, class: number ? "number" : null, scope: "col" };
+    if (!field) return h("th", props, text);
+    const sort = url.get("sort", "-created_at");
+    const direction = sort === field ? "ascending" : sort === `-${field}` ? "descending" : null;
+    const next = direction === "ascending" ? `-${field}` : field;
+    const arrow = direction && shape(direction === "ascending" ? ICONS.up : ICONS.down);
+    return h("th", { ...props, "aria-sort": direction }, h("button", { class: "sort", type: "button", onclick: () => url.change({ sort: next, cursor: null }) }, text, arrow));
+  }
+
+  function row(job, index, columns) {
+    const picked = selected().includes(job.id);
+    const name = job.name || job.id;
+    return h(
+      "tr",
+      { key: job.id, class: `${picked ? "selected" : ""}${index === cursorAt && keyed ? " at" : ""}` },
+      h("td", { class: "pick" }, h("input", { type: "checkbox", "aria-label": `Select ${name}`, checked: picked, onchange: () => pick(job.id) })),
+      h("th", { class: "name", scope: "row" }, h("a", { href: `/jobs/${job.id}`, title: name }, h("span", { class: "truncated" }, name))),
+      columns.map((column) => h("td", { key: column, class: COLUMNS[column].number ? "number" : null }, COLUMNS[column].cell(job, options()))),
+    );
+  }
+
+  function placeholder() {
+    return h("div", { class: "scroll", key: "waiting", "aria-busy": "true" }, h("table", { class: "jobs" }, h("tbody", {}, Array.from({ length: 10 }, (_, n) => h("tr", { key: n }, h("td", {}, h("span", { class: "placeholder" })))))));
+  }
+
+  function below() {
+    const trail = history.state?.trail ?? [];
+    const { next_cursor: next } = jobs.data;
+    const to = (cursor, newTrail) => url.go(url.with({ cursor }), { state: { trail: newTrail } });
+    return h(
+      "div",
+      { class: "below", key: "below" },
+      picker("Rows", LIMITS.map((n) => [String(n), `${n} a page`]), url.get("limit", "50"), (limit) => url.change({ limit, cursor: null }), { hiddenLabel: true }),
+      h("a", { class: "button quiet", href: withQuery("/v1/jobs", query()), target: "_blank", rel: "noopener" }, "JSON"),
+      h("span", { class: "push actions" }, url.get("cursor") && button(trail.length > 1 ? "Previous page" : "First page", () => to(trail.at(-2) ?? null, trail.slice(0, -1))), next && button("Next page", () => to(next, [...trail, next]))),
+    );
+  }
+
+  function selection() {
+    const ids = selected();
+    if (!ids.length) return null;
+    return h(
+      "div",
+      { class: "selection", key: "selection", role: "region", "aria-label": "Selected jobs" },
+      h("strong", {}, `${ids.length} selected`),
+      ids.length > 1 ? linkButton("Compare", compareAddress(), { kind: "primary" }) : h("span", { class: "muted" }, "Select another to compare"),
+      button("Cancel jobs", () => each("cancel", (n) => `Stop ${n} ${n === 1 ? "job" : "jobs"} for good?`), { kind: "danger" }),
+      button("Clear", () => select([]), { kind: "quiet" }),
+    );
+  }
+
+  const compareAddress = () => url.with({ jobs: selected().join(","), metric: url.get("metric") }, "/compare");
+
+  function content() {
+    if (jobs.problem && !jobs.data) return problemNotice(jobs.problem, () => jobs.reload());
+    if (!jobs.data) return h("section", { class: "card", key: "card" }, placeholder());
+    const rows = jobs.data.data;
+    const filtered = Object.values(filterOf()).some((value) => (Array.isArray(value) ? value.length : value));
+    if (!rows.length && !filtered && !url.get("cursor"))
+      return h("section", { class: "card", key: "card" }, emptyState("No jobs yet", "A job trains one model with one normalization at one batch size. Submit one here, or with the command line: normlab submit --normalization group --batch-size 2.", linkButton("New job", "/new", { kind: "primary", icon: "plus" })));
+    return [
+      jobs.problem && problemNotice(jobs.problem, () => jobs.reload()),
+      url.list("group").length ? groupedTable(groups, options().metric) : null,
+      h("section", { class: "card", key: "card", "aria-busy": String(jobs.pending) }, rows.length ? table(rows) : emptyState("No job is like that", "Loosen the filter to see more."), below()),
+    ];
+  }
+
+  let keyed = false;
+  return {
+    title: () => "Jobs",
+    load,
+    key(event) {
+      const rows = jobs.data?.data ?? [];
+      if (event.key === "j" || event.key === "k") {
+        cursorAt = keyed ? Math.max(0, Math.min(rows.length - 1, cursorAt + (event.key === "j" ? 1 : -1))) : 0;
+        keyed = true;
+        requestAnimationFrame(() => document.querySelector("tr.at")?.scrollIntoView({ block: "nearest" }));
+      } else if (event.key === "x" && rows[cursorAt]) pick(rows[cursorAt].id);
+      else if (event.key === "Enter" && keyed && rows[cursorAt] && event.target === document.body) url.go(`/jobs/${rows[cursorAt].id}`);
+      else if (event.key === "c" && selected().length > 1) url.go(compareAddress());
+      shell.refresh();
+    },
+    view: () => [
+      h("div", { class: "heading", key: "heading" }, h("h1", {}, "Jobs"), h("div", { class: "actions" }, linkButton("New job", "/new", { kind: "primary", icon: "plus" }))),
+      filters(),
+      content(),
+      selection(),
+    ],
+    close() {
+      jobs.close();
+      groups.close();
+      reread.cancel();
+    },
+  };
+}

@@ -1,0 +1,127 @@
+/* The one live stream of a page: server-sent events by fetch, because EventSource cannot send a token.
+
+It begins at now, so what a page reads after `opened` and what then comes over the stream leave no gap. When it breaks it
+says so, and goes on after the last event that came. A page that nobody sees lets go of its connection after a while: a
+browser has six for a server, over all tabs. */
+
+import { headers, Problem, withQuery } from "./api.js";
+
+const SILENCE_MS = 40_000;
+const HIDDEN_MS = 30_000;
+const FIRST_WAIT_MS = 500;
+const LONGEST_WAIT_MS = 8_000;
+
+export class Stream {
+  /** `onevent({type, data, id})`; `onstate("live" | "connecting" | "stopped" | "ended", since)`. */
+  constructor(path, query, { onevent, onstate = () => {} }) {
+    Object.assign(this, { path, query, onevent, onstate, lastId: null, state: "connecting", since: Date.now(), failures: 0 });
+    this.closed = false;
+    this.hidden = () => this.#visibility();
+    document.addEventListener("visibilitychange", this.hidden);
+    this.opened = new Promise((resolve) => (this.isOpen = resolve));
+    this.#run();
+  }
+
+  /** Stop for good. */
+  close() {
+    this.closed = true;
+    document.removeEventListener("visibilitychange", this.hidden);
+    clearTimeout(this.hiding);
+    this.wake?.();
+    this.connection?.abort();
+    this.isOpen();
+  }
+
+  /** Try again now. */
+  retry() {
+    this.wake?.();
+  }
+
+  #visibility() {
+    clearTimeout(this.hiding);
+    if (document.hidden) this.hiding = setTimeout(() => ((this.sleeping = true), this.connection?.abort()), HIDDEN_MS);
+    else if (this.sleeping) {
+      this.sleeping = false;
+      this.wake?.();
+    }
+  }
+
+  #tell(state) {
+    if (state === this.state) return;
+    this.state = state;
+    this.since = Date.now();
+    this.onstate(state, this.since);
+  }
+
+  async #run() {
+    while (!this.closed) {
+      try {
+        if (await this.#follow()) return this.#tell("ended");
+      } catch (error) {
+        if (error instanceof Problem && error.status >= 400 && error.status < 500) {
+          this.isOpen();
+          return this.#tell("ended");
+        }
+      }
+      if (this.closed) return;
+      if (!this.sleeping) this.#tell("stopped");
+      this.isOpen();
+      const wait = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** this.failures++);
+      await new Promise((resolve) => {
+        this.wake = resolve;
+        if (!this.sleeping) setTimeout(resolve, wait);
+      });
+    }
+  }
+
+  async #follow() {
+    this.connection = new AbortController();
+    const more = { Accept: "text/event-stream", ...(this.lastId === null ? {} : { "Last-Event-ID": this.lastId }) };
+    const query = this.lastId === null ? { ...this.query, replay: "false" } : this.query;
+    const response = await fetch(withQuery(this.path, query), { headers: headers(more), signal: this.connection.signal, credentials: "omit", cache: "no-store" });
+    if (!response.ok) throw new Problem(response.status, "", "");
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = "";
+    let silence;
+    try {
+      for (;;) {
+        clearTimeout(silence);
+        silence = setTimeout(() => this.connection.abort(), SILENCE_MS);
+        const { done, value } = await reader.read();
+        if (done) return false;
+        const blocks = (text + value).split("\n\n");
+        text = blocks.pop();
+        for (const block of blocks) if (this.#take(parse(block))) return true;
+        // A stream that begins before the first event of all names no id.
+        this.lastId ??= "0";
+        this.failures = 0;
+        this.isOpen();
+        this.#tell("live");
+      }
+    } finally {
+      clearTimeout(silence);
+      this.connection.abort();
+    }
+  }
+
+  #take({ type, data, id }) {
+    if (id) this.lastId = id;
+    if (!data || this.closed) return false;
+    this.onevent({ type, data: JSON.parse(data), id });
+    return type === "end";
+  }
+}
+
+/** One block of server-sent events as `{type, data, id}`. */
+export function parse(block) {
+  const found = { type: "message", data: "", id: null };
+  const data = [];
+  for (const line of block.split("\n")) {
+    const [, field, value] = /^([^:]*):? ?(.*)$/.exec(line);
+    if (field === "event") found.type = value;
+    else if (field === "id") found.id = value;
+    else if (field === "data") data.push(value);
+  }
+  found.data = data.join("\n");
+  return found;
+}

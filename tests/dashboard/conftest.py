@@ -1,0 +1,168 @@
+"""The dashboard in Debian's Chromium, against an API that listens on a free port."""
+
+import os
+import shutil
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+
+from service.app import Server, create_server
+from service.artifacts import LocalArtifacts
+from service.client import Client
+from service.settings import Settings
+from service.store import Database
+from tests.integration.api.reporter import Reporter
+
+PATIENCE_S = 20
+expect.set_options(timeout=PATIENCE_S * 1000)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """As in the whole suite; for the session, because the browser is."""
+    return "asyncio"
+
+
+def _chromium() -> str:
+    found = os.environ.get("NORMLAB_TEST_BROWSER") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        sentence = "There is no Chromium here: install Debian's package chromium, and the dashboard is tested too."
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{sentence} CI is true, so these tests may not be skipped.", pytrace=False)
+        pytest.skip(sentence)
+    return found
+
+
+@pytest.fixture(scope="session")
+async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
+    executable = _chromium()
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=executable, args=["--disable-gpu", "--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        yield browser
+        await browser.close()
+
+
+@dataclass
+class Api:
+    """An API process's worth of the service: it can be stopped, and started again at the same address."""
+
+    settings: Settings
+    port: int = 0
+    url: str = ""
+    _server: Server | None = None
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Listen, at the address of before where there was one."""
+        server = create_server(self.settings.model_copy(update={"port": self.port}))
+        listens = threading.Event()
+        startup = server.startup
+
+        async def announced(sockets: object = None) -> None:
+            await startup()
+            listens.set()
+
+        server.startup = announced  # type: ignore[method-assign]
+        self._server, self._thread = server, threading.Thread(target=server.run, daemon=True)
+        self._thread.start()
+        assert listens.wait(PATIENCE_S)
+        self.port = server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        """End, with every stream."""
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join(PATIENCE_S)
+            assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, sqlite_template: Path) -> Settings:
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(sqlite_template, home / "normlab.db")
+    return Settings(home=home, port=0)
+
+
+@pytest.fixture
+def api(settings: Settings) -> Iterator[Api]:
+    api = Api(settings)
+    api.start()
+    yield api
+    api.stop()
+
+
+@pytest.fixture
+async def reporter(settings: Settings) -> AsyncIterator[Reporter]:
+    """Takes jobs and reports, as the dispatcher and a worker would."""
+    async with Database(settings.database) as database:
+        yield Reporter(database, LocalArtifacts(Path(settings.artifacts)))
+
+
+@pytest.fixture
+def submit(api: Api) -> Iterator[Callable[..., str]]:
+    """Submits a job: `submit("group", 2, name="one")` answers its id."""
+    with Client(api.url) as client:
+
+        def submit(normalization: str = "batch", batch_size: int = 8, **fields: Any) -> str:
+            spec = {
+                "normalization": {"type": normalization},
+                "batch_size": batch_size,
+                "dataset": {"name": "synthetic"},
+            }
+            job: str = client.submit(spec | fields)["id"]
+            return job
+
+        yield submit
+
+
+@dataclass
+class Visit:
+    """One person's browser: pages at addresses of the dashboard, and what the pages complained about."""
+
+    context: BrowserContext
+    api: Api
+    complaints: list[str] = field(default_factory=list)
+
+    async def open(self, path: str) -> Page:
+        """A new page at `path`."""
+        page = await self.context.new_page()
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("console", self._heard)
+        await page.goto(self.api.url + path)
+        return page
+
+    def _heard(self, message: Any) -> None:
+        if message.type == "error" and "Failed to load resource" not in message.text:
+            self.complaints.append(message.text)
+
+
+@pytest.fixture
+async def start_visit(browser: Browser, api: Api) -> AsyncIterator[Callable[..., Any]]:
+    """Starts a visit with options of Playwright's contexts; afterwards no page may have complained."""
+    visits: list[Visit] = []
+
+    async def start(**options: Any) -> Visit:
+        context = await browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
+        context.set_default_timeout(PATIENCE_S * 1000)
+        visits.append(Visit(context, api))
+        return visits[-1]
+
+    yield start
+    for visit in visits:
+        await visit.context.close()
+    assert [complaint for visit in visits for complaint in visit.complaints] == []
+
+
+@pytest.fixture
+async def visit(start_visit: Callable[..., Any]) -> Visit:
+    started: Visit = await start_visit()
+    return started

@@ -1,0 +1,129 @@
+"""The table of jobs."""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from playwright.async_api import Page, expect
+
+from tests.dashboard.conftest import Visit
+from tests.integration.api.reporter import Reporter
+
+pytestmark = pytest.mark.anyio
+
+
+def query_of(page: Page) -> dict[str, list[str]]:
+    return parse_qs(urlsplit(page.url).query)
+
+
+def row(page: Page, name: str) -> Any:
+    return page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))
+
+
+async def test_a_service_without_jobs_says_what_to_do_next(visit: Visit) -> None:
+    page = await visit.open("/jobs")
+    await expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
+    await expect(page.get_by_role("main").get_by_role("link", name="New job").first).to_have_attribute("href", "/new")
+
+
+async def test_a_row_follows_its_job(visit: Visit, submit: Callable[..., str], reporter: Reporter) -> None:
+    submit("group", 2, name="followed", epochs=10)
+    page = await visit.open("/jobs")
+    await expect(row(page, "followed")).to_contain_text("queued")
+    await reporter.start()
+    await expect(row(page, "followed")).to_contain_text("running")
+    await reporter.metrics("eval", 1, 10, test_error=0.25)
+    await expect(row(page, "followed")).to_contain_text("25.00 %")
+    await reporter.metrics("eval", 2, 20, test_error=0.5)
+    await expect(row(page, "followed")).to_contain_text("50.00 %25.00 %")
+    await reporter.finish()
+    await expect(row(page, "followed")).to_contain_text("succeeded")
+
+
+async def test_a_new_job_is_announced_and_shown_when_asked(visit: Visit, submit: Callable[..., str]) -> None:
+    submit(name="first")
+    page = await visit.open("/jobs")
+    await expect(row(page, "first")).to_be_visible()
+    submit(name="second")
+    await page.get_by_role("button", name="Show 1 new job").click()
+    await expect(row(page, "second")).to_be_visible()
+    await expect(page.get_by_role("button", name="Show 1 new job")).to_have_count(0)
+
+
+async def test_the_address_holds_the_view_and_restores_it(visit: Visit, submit: Callable[..., str]) -> None:
+    for normalization in ("batch", "group"):
+        for batch_size in (2, 4):
+            submit(normalization, batch_size, name=f"{normalization} {batch_size}")
+    page = await visit.open("/jobs")
+    await page.locator("summary", has_text="Normalization").click()
+    await page.get_by_role("checkbox", name="group", exact=True).check()
+    await expect(row(page, "batch 2")).to_have_count(0)
+    await page.get_by_role("button", name="Batch size", exact=True).click()
+    await expect(page.get_by_role("columnheader", name="Batch size")).to_have_attribute("aria-sort", "ascending")
+    await page.get_by_role("checkbox", name="Select group 4").check()
+    assert query_of(page) | {"selected": []} == {"normalization": ["group"], "sort": ["batch_size"], "selected": []}
+
+    copied = await visit.open(page.url.removeprefix(visit.api.url))
+    await expect(row(copied, "group 2")).to_be_visible()
+    await expect(copied.get_by_role("checkbox", name="Select group 4")).to_be_checked()
+    await expect(copied.get_by_role("columnheader", name="Batch size")).to_have_attribute("aria-sort", "ascending")
+    assert await copied.locator("tbody a").all_inner_texts() == ["group 2", "group 4"]
+
+    await page.go_back()
+    await expect(page.get_by_role("columnheader", name="Batch size")).not_to_have_attribute("aria-sort", "ascending")
+    await page.go_back()
+    await expect(row(page, "batch 2")).to_be_visible()
+
+
+async def test_pages_are_turned_forth_and_back(visit: Visit, submit: Callable[..., str]) -> None:
+    names = [f"number {n:02}" for n in range(30)]
+    for name in names:
+        submit(name=name)
+    page = await visit.open("/jobs?limit=25&sort=name")
+    await expect(page.locator("tbody tr")).to_have_count(25)
+    await page.get_by_role("button", name="Next page").click()
+    await expect(page.locator("tbody a")).to_have_text(names[25:])
+    await page.get_by_role("button", name="First page").click()
+    await expect(page.locator("tbody a")).to_have_text(names[:25])
+
+
+async def test_columns_are_chosen(visit: Visit, submit: Callable[..., str]) -> None:
+    submit(name="one", epochs=7)
+    page = await visit.open("/jobs")
+    await page.locator("summary", has_text="Columns").click()
+    await page.get_by_role("checkbox", name="Epochs").check()
+    await page.get_by_role("checkbox", name="Model").uncheck()
+    await expect(page.get_by_role("columnheader", name="Epochs")).to_be_visible()
+    await expect(page.get_by_role("columnheader", name="Model")).to_have_count(0)
+    await page.reload()
+    await expect(page.get_by_role("columnheader", name="Epochs")).to_be_visible()
+    await page.keyboard.press("Escape")
+
+
+async def test_the_table_is_worked_with_keys_alone(visit: Visit, submit: Callable[..., str]) -> None:
+    ids = [submit(name=name) for name in ("older", "newer")]
+    page = await visit.open("/jobs")
+    await expect(row(page, "newer")).to_be_visible()
+    for key in ("j", "x", "j", "x"):
+        await page.keyboard.press(key)
+    await expect(page.get_by_role("region", name="Selected jobs")).to_contain_text("2 selected")
+    await page.keyboard.press("c")
+    await expect(page).to_have_url(f"{visit.api.url}/compare?jobs={ids[1]},{ids[0]}")
+    await page.keyboard.press("g")
+    await page.keyboard.press("j")
+    await expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+    await page.keyboard.press("/")
+    await page.keyboard.type("old")
+    await expect(page).to_have_url(f"{visit.api.url}/jobs?search=old")
+    await expect(row(page, "newer")).to_have_count(0)
+    await expect(row(page, "older")).to_be_visible()
+
+
+async def test_selected_jobs_are_cancelled_after_a_question(visit: Visit, submit: Callable[..., str]) -> None:
+    submit(name="unwanted")
+    page = await visit.open("/jobs")
+    await page.get_by_role("checkbox", name="Select unwanted").check()
+    page.once("dialog", lambda dialog: dialog.accept())
+    await page.get_by_role("button", name="Cancel jobs").click()
+    await expect(row(page, "unwanted")).to_contain_text("cancelled")

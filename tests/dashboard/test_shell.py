@@ -1,0 +1,98 @@
+"""What every page has: signing in, going on after a break, staying safe and readable."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import expect
+from pydantic import SecretStr
+
+from service.settings import Settings
+from tests.dashboard.conftest import Api, Visit
+from tests.integration.api.reporter import Reporter
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_page_goes_on_when_the_api_was_away_and_misses_nothing(
+    visit: Visit, api: Api, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    submit(name="survivor")
+    page = await visit.open("/jobs")
+    await expect(page.get_by_role("row").filter(has_text="survivor")).to_contain_text("queued")
+    api.stop()
+    await expect(page.get_by_text("Updates stopped")).to_be_visible()
+    await reporter.start()
+    await reporter.metrics("eval", 1, 10, test_error=0.125)
+    api.start()
+    await expect(page.get_by_text("Updates stopped")).to_have_count(0)
+    await expect(page.get_by_role("row").filter(has_text="survivor")).to_contain_text("running")
+    await expect(page.get_by_role("row").filter(has_text="survivor")).to_contain_text("12.50 %")
+
+
+class TestTokens:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return Settings(home=settings.home, port=0, api_tokens=SecretStr("ada:open-sesame"))
+
+    async def test_a_token_is_asked_for_once_a_tab_and_is_in_no_address(self, visit: Visit) -> None:
+        page = await visit.open("/jobs")
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        await page.get_by_label("Token").fill("wrong")
+        await page.get_by_role("button", name="Sign in").click()
+        await expect(page.get_by_role("alert")).to_contain_text("not known")
+        await page.get_by_label("Token").fill("open-sesame")
+        await page.get_by_role("button", name="Sign in").click()
+        await expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
+        await page.reload()
+        await expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
+        assert not [url for url in [*asked, page.url] if "sesame" in url]
+        assert await page.evaluate("Object.values(localStorage).length") == 0
+        await page.get_by_role("button", name="Sign out").click()
+        await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+async def test_nothing_in_a_name_is_markup(visit: Visit, submit: Callable[..., str]) -> None:
+    submit(name='<img src=x onerror="window.hurt=1"><script>window.hurt=1</script>')
+    page = await visit.open("/jobs")
+    await expect(page.get_by_role("link", name="<img src=x")).to_be_visible()
+    assert await page.evaluate("window.hurt") is None
+    assert await page.locator("main img").count() == 0
+
+
+async def test_a_script_that_got_into_the_page_would_not_run(visit: Visit) -> None:
+    page = await visit.open("/jobs")
+    await expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
+    await page.evaluate(
+        "document.body.append(Object.assign(document.createElement('script'), { textContent: 'window.hurt = 1' }))"
+    )
+    assert await page.evaluate("window.hurt") is None
+    assert [complaint for complaint in visit.complaints if "Content Security Policy" in complaint]
+    visit.complaints.clear()
+
+
+async def test_the_theme_is_that_of_the_system_until_one_is_chosen(start_visit: Callable[..., Any]) -> None:
+    visit = await start_visit(color_scheme="dark")
+    page = await visit.open("/jobs")
+    background = "getComputedStyle(document.body).backgroundColor"
+    dark = await page.evaluate(background)
+    await page.get_by_label("Theme").select_option("light")
+    light = await page.evaluate(background)
+    assert (dark, light) == ("rgb(17, 20, 24)", "rgb(247, 248, 250)")
+    await page.reload()
+    assert await page.evaluate(background) == light
+    await page.get_by_label("Theme").select_option("system")
+    assert await page.evaluate(background) == dark
+
+
+async def test_an_address_that_leads_nowhere_within_the_dashboard_says_so(visit: Visit) -> None:
+    page = await visit.open("/jobs/job_nothing")
+    await expect(page.get_by_role("main")).to_contain_text("There is no job job_nothing")
+
+
+async def test_no_module_makes_markup_of_text() -> None:
+    for path in Path("service/dashboard/static").rglob("*.js"):
+        for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
+            assert word not in path.read_text(), f"{path} uses {word}"
