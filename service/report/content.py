@@ -1,0 +1,254 @@
+"""What a report says, from the answers of the API."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from service.report.document import Block, Bullets, DataTable, Document, Figure, Listing, Paragraph, Section
+from service.report.figure import figure
+
+Json = Mapping[str, Any]
+NONE = "–"
+
+NAMES = {
+    "final": "after the last epoch",
+    "best": "the best of all epochs",
+    "median_last_5": "median of the last five epochs",
+}
+
+
+def compose(experiment: Json, results: Json, jobs: Sequence[Json], versions: Mapping[str, str]) -> Document:
+    """The report of an experiment, its results, its jobs with their checkpoints, and what wrote it by version.
+
+    A job is as `GET /v1/jobs/{id}` answers it; `checkpoints` may be added to it.
+    """
+    number = Number(results["metric"])
+    question = f"{number.title} by {results['rows']['field']} and {results['columns']['field']}"
+    sections = [
+        Section("What was found", _findings(results, number)),
+        Section(
+            f"{number.title} by {results['rows']['field']} and {results['columns']['field']}", [_grid(results, number)]
+        ),
+    ]
+    picture = figure(results, number.scale, number.axis)
+    if picture is not None:
+        description = (
+            f"{number.title} against {results['columns']['field']}: means over seeds, "
+            f"with {_percent(results['confidence'])} intervals where there is more than one."
+        )
+        sections[-1] = Section(question, [_grid(results, number), Figure("figure.svg", picture, description)])
+    if results["comparisons"]:
+        sections.append(Section("Every comparison", [_comparisons(results, number)]))
+    if results["warnings"]:
+        notes = [f"{warning['detail']} ({warning['code']})" for warning in results["warnings"]]
+        sections.append(Section("What else may explain a difference", [Bullets(notes)]))
+    sections += [
+        Section("How the numbers are made", [Bullets(list(_procedure(results, number)))]),
+        Section("What was trained", _training(experiment, results)),
+        Section("On what", _machines(jobs, versions)),
+        Section("The jobs", [_jobs(results, jobs, number)]),
+    ]
+    return Document(experiment["name"] or experiment["id"], sections)
+
+
+class Number:
+    """How the values of a metric are written: errors in per cent, as people compare them."""
+
+    def __init__(self, metric: str) -> None:
+        self.is_error = metric.endswith("_error")
+        self.scale = 100.0 if self.is_error else 1.0
+        self.title = metric.replace("images_per_s", "images a second").replace("_", " ").capitalize()
+        self.axis = f"{self.title} (%)" if self.is_error else self.title
+        self._unit = " %" if self.is_error else ""
+
+    def text(self, value: float | None, sign: str = "") -> str:
+        """A value with its unit."""
+        return NONE if value is None else f"{self.plain(value, sign)}{self._unit}"
+
+    def plain(self, value: float, sign: str = "") -> str:
+        """A value without its unit."""
+        scaled = value * self.scale
+        return f"{scaled:{sign}.2f}" if self.is_error else f"{scaled:{sign}.4g}"
+
+    def points(self, value: float) -> str:
+        """A difference: of errors, in percentage points."""
+        return f"{self.plain(value)} points" if self.is_error else self.plain(value)
+
+    def range(self, interval: Sequence[float] | None, sign: str = "") -> str:
+        """An interval."""
+        return NONE if interval is None else f"{self.plain(interval[0], sign)} to {self.plain(interval[1], sign)}"
+
+
+def _findings(results: Json, number: Number) -> list[Block]:
+    compared = [comparison for comparison in results["comparisons"] if comparison["p"] is not None]
+    resolved = [comparison for comparison in compared if comparison["resolved"]]
+    if not compared:
+        return [Paragraph("Nothing is compared yet: a comparison needs two rows with at least two common seeds.")]
+    said: list[str] = []
+    for comparison in resolved:
+        difference = comparison["difference"]
+        less, more = ("row_a", "row_b") if difference < 0 else ("row_b", "row_a")
+        interval = comparison["interval"]
+        bounds = sorted(map(abs, interval)) if interval else None
+        said.append(
+            f"At {results['columns']['field']} {comparison['column']}, {comparison[more]} has "
+            f"{number.points(abs(difference))} more {number.title.lower()} than {comparison[less]}"
+            + (f" ({_percent(results['confidence'])} interval {number.range(bounds)})" if bounds else "")
+            + f"; adjusted p {_is(comparison['p_adjusted'])}, n = {comparison['n']}."
+        )
+    blocks: list[Block] = [Bullets(said)] if said else []
+    if open_ := [comparison for comparison in compared if not comparison["resolved"]]:
+        blocks.append(Paragraph(_unresolved(open_, len(compared))))
+    interaction = results["interaction"]
+    if interaction is not None:
+        verb = "depends" if interaction["resolved"] else "is not shown to depend"
+        blocks.append(
+            Paragraph(
+                f"The effect of {results['rows']['field']} {verb} on {results['columns']['field']}"
+                + (
+                    f" (F = {interaction['f']:.3g} on {interaction['df']} and {interaction['df_residual']} degrees of "
+                    f"freedom, p {_is(interaction['p'])})."
+                    if interaction["f"] is not None
+                    else "."
+                )
+            )
+        )
+    return blocks
+
+
+def _unresolved(comparisons: Sequence[Json], total: int) -> str:
+    needed = [comparison["seeds_needed"] for comparison in comparisons if comparison["seeds_needed"]]
+    text = f"{len(comparisons)} of {total} comparisons are not resolved"
+    if not needed:
+        return f"{text}."
+    more = f"{min(needed)}" if min(needed) == max(needed) else f"{min(needed)} to {max(needed)}"
+    return f"{text}; at the spread seen so far, {more} more seeds would resolve {len(needed)} of them."
+
+
+def _grid(results: Json, number: Number) -> DataTable:
+    cells = {(cell["row"], cell["column"]): cell for cell in results["cells"]}
+    columns = [value["label"] for value in results["columns"]["values"]]
+    rows = [
+        [row["label"], *(_cell(cells.get((row["label"], column)), number) for column in columns)]
+        for row in results["rows"]["values"]
+    ]
+    return DataTable([f"{results['rows']['field']} \\ {results['columns']['field']}", *columns], rows)
+
+
+def _cell(cell: Json | None, number: Number) -> str:
+    if cell is None or cell["mean"] is None:
+        return NONE
+    half = "" if cell["interval"] is None else f" ± {number.plain((cell['interval'][1] - cell['interval'][0]) / 2)}"
+    return f"{number.plain(cell['mean'])}{half} (n = {cell['n']})"
+
+
+def _comparisons(results: Json, number: Number) -> DataTable:
+    header = [
+        results["columns"]["field"],
+        "a",
+        "b",
+        "n",
+        "a - b",
+        "interval",
+        "p",
+        "adjusted p",
+        "resolved",
+        "more seeds",
+    ]
+    rows = [
+        [
+            comparison["column"],
+            comparison["row_a"],
+            comparison["row_b"],
+            str(comparison["n"]),
+            NONE if comparison["difference"] is None else number.plain(comparison["difference"], "+"),
+            number.range(comparison["interval"], "+"),
+            _p(comparison["p"]),
+            _p(comparison["p_adjusted"]),
+            "yes" if comparison["resolved"] else "no",
+            NONE if comparison["seeds_needed"] is None else str(comparison["seeds_needed"]),
+        ]
+        for comparison in results["comparisons"]
+    ]
+    return DataTable([results["columns"]["field"], *header], rows, labels=3)
+
+
+def _procedure(results: Json, number: Number) -> Iterable[str]:
+    confidence = _percent(results["confidence"])
+    statistic = NAMES.get(results["statistic"], f"at step {results['step']}")
+    yield f"{number.title}, {statistic}, on the {results['evaluated_on']} images; n counts seeds."
+    yield f"± and “interval”: the two-sided {confidence} interval of the mean by Student's t distribution."
+    yield "Comparisons are paired over common seeds: both rows saw the same images in the same order."
+    yield (
+        f"Adjusted p: Holm's procedure (1979) over all {results['family_size']} comparisons of the table; "
+        f"resolved: below {1 - results['confidence']:.2g}."
+    )
+    if results["sequential"] is not None:
+        yield results["sequential"]["procedure"]
+    yield (
+        "Seeds that ended without a value are left out: " + str(sum(c["without_value"] for c in results["cells"])) + "."
+    )
+
+
+def _training(experiment: Json, results: Json) -> list[Block]:
+    request = experiment["request"]
+    blocks: list[Block] = [Paragraph(f"Images: {', '.join(results['datasets']) or NONE}.")]
+    if experiment["budget"] < 1:
+        share = f"Budget {experiment['budget']:g}: epochs and training images are both scaled by its square root."
+        blocks.append(Paragraph(share))
+    wanted = {key: request[key] for key in ("base", "grid", "seeds", "outcome") if request.get(key)}
+    return [*blocks, Listing(json.dumps(wanted, indent=2, ensure_ascii=False))]
+
+
+def _machines(jobs: Sequence[Json], versions: Mapping[str, str]) -> list[Block]:
+    attempts = [attempt for job in jobs for attempt in job["attempts"]]
+    devices = Counter(f"{attempt['device']} on {attempt['node']}" for attempt in attempts if attempt["device"])
+    computed = sorted({_versions(attempt["versions"]) for attempt in attempts if attempt["versions"]})
+    times = sorted(attempt["started_at"] for attempt in attempts)
+    items = [f"{device}: {count} attempts" for device, count in sorted(devices.items())]
+    items += [f"computed with {text}" for text in computed]
+    if times:
+        items.append(f"from {times[0]} on")
+    items.append(f"reported by {_versions(versions)}")
+    return [Bullets(items)]
+
+
+def _jobs(results: Json, jobs: Sequence[Json], number: Number) -> DataTable:
+    values = {value["job"]: value["value"] for cell in results["cells"] for value in cell["values"]}
+    places = {job: (cell["row"], cell["column"]) for cell in results["cells"] for job in cell["jobs"]}
+    rows = [
+        [
+            job["id"],
+            *places.get(job["id"], (NONE, NONE)),
+            str(job["status"]),
+            _weights(job.get("checkpoints", ())),
+            str(job["spec"]["seed"]),
+            number.text(values.get(job["id"])),
+        ]
+        for job in jobs
+    ]
+    header = ["job", results["rows"]["field"], results["columns"]["field"], "status", "sha256 of the weights"]
+    return DataTable([*header, "seed", number.title.lower()], rows, labels=5)
+
+
+def _weights(checkpoints: Sequence[Json]) -> str:
+    """Of the latest checkpoint; they come newest first."""
+    files = checkpoints[0]["files"] if checkpoints else ()
+    return next((file["sha256"] for file in files if file["name"] == "model.safetensors"), NONE)
+
+
+def _versions(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g} %"
+
+
+def _p(p: float | None) -> str:
+    return NONE if p is None else "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def _is(p: float) -> str:
+    return _p(p) if p < 0.0001 else f"= {_p(p)}"

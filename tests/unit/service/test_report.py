@@ -1,0 +1,236 @@
+"""A report says what the results say, and nothing that a name says is taken for markup."""
+
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from service.report import as_html, as_markdown, compose
+from service.report.document import DataTable, Document, Listing, Paragraph, Section
+from service.report.figure import figure
+from service.statistics import Observation, analyse
+
+VERSIONS = {"normlab": "0.1.0"}
+HOSTILE = '<script>alert("x")</script> | `code` *bold* & [link](http://x)'
+
+
+def results_of(values: dict[tuple[str, str], list[float]], **changed: Any) -> dict[str, Any]:
+    """The results of the API for values by row and column, a seed each."""
+    observations = [
+        Observation(row, column, seed, value, f"job_{row}_{column}_{seed}")
+        for (row, column), some in values.items()
+        for seed, value in enumerate(some)
+    ]
+    analysis = analyse(observations)
+    rows, columns = (list(dict.fromkeys(place[axis] for place in values)) for axis in (0, 1))
+    cells = [
+        {
+            "row": cell.row,
+            "column": cell.column,
+            "n": cell.n,
+            "mean": cell.mean,
+            "interval": cell.interval,
+            "without_value": cell.without_value,
+            "values": [
+                {"seed": o.seed, "value": o.value, "job": o.job}
+                for o in observations
+                if (o.row, o.column) == (cell.row, cell.column)
+            ],
+            "jobs": [o.job for o in observations if (o.row, o.column) == (cell.row, cell.column)],
+        }
+        for cell in analysis.cells
+    ]
+    interaction = analysis.interaction
+    return {
+        "metric": "test_error",
+        "statistic": "final",
+        "step": None,
+        "evaluated_on": "test",
+        "datasets": ["synthetic"],
+        "rows": {"field": "normalization", "values": [{"label": row} for row in rows]},
+        "columns": {"field": "batch_size", "values": [{"label": column} for column in columns]},
+        "cells": cells,
+        "comparisons": [vars(comparison) for comparison in analysis.comparisons],
+        "interaction": None
+        if interaction is None
+        else {name: getattr(interaction, name) for name in ("f", "df", "df_residual", "p", "resolved")},
+        "confidence": 0.95,
+        "family_size": analysis.family_size,
+        "sequential": None,
+        "warnings": [],
+    } | changed
+
+
+VALUES = {
+    ("batch", "32"): [0.10, 0.11, 0.12],
+    ("batch", "2"): [0.30, 0.31, 0.33],
+    ("group", "32"): [0.11, 0.10, 0.125],
+    ("group", "2"): [0.12, 0.125, 0.13],
+}
+
+
+def experiment(**changed: Any) -> dict[str, Any]:
+    request = {"base": {"recipe": "wu-he"}, "grid": {"batch_size": [32, 2]}, "seeds": None}
+    return {"id": "exp_1", "name": "the paper's", "budget": 1.0, "request": request} | changed
+
+
+def job(job_id: str, **changed: Any) -> dict[str, Any]:
+    attempt = {
+        "device": "cpu",
+        "node": "node-1",
+        "versions": {"torch": "2.13.0", "normlab": "0.1.0"},
+        "started_at": "2026-11-23T12:00:00Z",
+    }
+    return {"id": job_id, "status": "succeeded", "spec": {"seed": 0}, "attempts": [attempt]} | changed
+
+
+@pytest.fixture
+def report() -> Callable[..., str]:
+    def make(results: dict[str, Any] | None = None, **changed: Any) -> str:
+        document = compose(experiment(**changed), results or results_of(VALUES), [job("job_batch_2_0")], VERSIONS)
+        return as_markdown(document)
+
+    return make
+
+
+def test_what_is_resolved_is_said_first_with_its_interval_and_p(report: Any) -> None:
+    text = report()
+    found = text.split("## What was found")[1].split("##")[0]
+
+    sentence = "At batch\\_size 2, batch has 18.83 points more test error than group (95 % interval"
+    assert sentence in found
+    assert "n = 3" in found
+    assert "1 of 2 comparisons are not resolved" in found
+    assert "The effect of normalization depends on batch\\_size (F =" in found
+
+
+def test_without_two_common_seeds_it_says_that_nothing_is_compared(report: Any) -> None:
+    text = report(results_of({place: values[:1] for place, values in VALUES.items()}))
+
+    assert "Nothing is compared yet" in text
+    assert "| batch | 10.00 (n = 1) | 30.00 (n = 1) |" in text
+
+
+def test_the_table_has_means_half_widths_and_n_in_per_cent(report: Any) -> None:
+    # The t quantile for 2 degrees of freedom is 4.302653; sd 1 and n 3 make a half width of 2.484.
+    assert "| batch | 11.00 ± 2.48 (n = 3) | 31.33 ± 3.79 (n = 3) |" in report()
+
+
+def test_a_cell_without_a_value_is_a_dash(report: Any) -> None:
+    results = results_of(VALUES)
+    results["cells"] = [cell for cell in results["cells"] if (cell["row"], cell["column"]) != ("group", "2")]
+
+    assert re.search(r"\| group \| 11\.17 ± [\d.]+ \(n = 3\) \| – \|", report(results))
+
+
+def test_a_metric_that_is_no_error_keeps_its_unit(report: Any) -> None:
+    text = report(results_of(VALUES, metric="images_per_s", evaluated_on="train"))
+
+    assert "## Images a second by normalization and batch\\_size" in text
+    assert "| batch | 0.11 ± 0.02484 (n = 3)" in text
+
+
+def test_it_says_how_to_repeat_it(report: Any) -> None:
+    weights = [{"files": [{"name": "model.safetensors", "sha256": "ab" * 32}]}]
+    jobs = [job("job_batch_2_0", checkpoints=weights)]
+    text = as_markdown(compose(experiment(budget=0.25), results_of(VALUES), jobs, VERSIONS))
+
+    assert '"recipe": "wu-he"' in text
+    assert "Budget 0.25" in text
+    assert "cpu on node-1: 1 attempts" in text
+    assert "computed with normlab 0.1.0, torch 2.13.0" in text
+    assert f"| {'ab' * 32} | 0 | 30.00 % |" in text
+    assert "Holm's procedure (1979) over all 2 comparisons" in text
+
+
+def test_warnings_and_the_sequential_procedure_are_in_it(report: Any) -> None:
+    warning = {"code": "unequal_optimizer_steps", "detail": "The jobs take unequal numbers of steps.", "jobs": []}
+    text = report(results_of(VALUES, warnings=[warning], sequential={"procedure": "At each planned look."}))
+
+    assert "- The jobs take unequal numbers of steps. (unequal\\_optimizer\\_steps)" in text
+    assert "- At each planned look." in text
+
+
+class Elements(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_a_name_is_text_in_html_and_in_markdown() -> None:
+    document = Document(
+        HOSTILE, [Section(HOSTILE, [Paragraph(HOSTILE), DataTable([HOSTILE], [[HOSTILE]]), Listing(HOSTILE)])]
+    )
+    read = Elements()
+    read.feed(as_html(document))
+    plain = as_html(Document("t", [Section("s", [Paragraph("p"), DataTable(["h"], [["c"]]), Listing("l")])]))
+    expected = Elements()
+    expected.feed(plain)
+
+    assert read.tags == expected.tags
+    assert read.text.count(HOSTILE) == 7
+    markdown = as_markdown(document).split("```")[0]
+    assert "<script>" not in markdown.replace("\\<script\\>", "")
+    assert len(re.findall(r"(?<!\\)\|", markdown)) == 6
+
+
+def test_a_listing_cannot_close_its_fence() -> None:
+    text = as_markdown(Document("t", [Section("s", [Listing("a\n````\nb")])]))
+
+    assert text.count("`````") == 2
+
+
+def test_the_figure_is_well_formed_and_shows_every_mean_and_interval() -> None:
+    svg = figure(results_of(VALUES), 100, "Test error (%)")
+    assert svg is not None
+    root = ElementTree.fromstring(svg)
+    shapes = [element.tag.rpartition("}")[2] for element in root]
+
+    # Two means a row and one in the legend: circles for the first row, squares for the second; an interval each.
+    assert (shapes.count("circle"), shapes.count("rect"), shapes.count("path")) == (3, 3, 4)
+    texts = [element.text for element in root.iter() if element.tag.endswith("text")]
+    assert {"32", "2", "batch", "group", "Test error (%)", "batch_size"} <= set(texts)
+
+
+def test_higher_errors_are_drawn_higher() -> None:
+    svg = figure(results_of({("batch", "1"): [0.1], ("batch", "2"): [0.3]}), 100, "error")
+    assert svg is not None
+    circles = [element for element in ElementTree.fromstring(svg) if element.tag.endswith("circle")]
+    first, second = (float(circle.attrib["cy"]) for circle in circles[:2])
+    assert second < first
+
+
+@pytest.mark.parametrize("values", [[0.0], [0.5], [0.5, 0.5], [1e-9], [1e9]])
+def test_the_figure_of_any_values_has_an_axis(values: list[float]) -> None:
+    svg = figure(results_of({("batch", "1"): values}), 1, "loss")
+    assert svg is not None
+    assert "nan" not in svg
+    assert "inf" not in svg
+
+
+def test_there_is_no_figure_without_values() -> None:
+    assert figure({"columns": {"values": []}, "rows": {"values": []}, "cells": []}, 1, "loss") is None
+
+
+def test_names_in_the_figure_are_text() -> None:
+    svg = figure(results_of({(HOSTILE, HOSTILE): [0.1]}), 1, HOSTILE)
+    assert svg is not None
+    assert HOSTILE in [element.text for element in ElementTree.fromstring(svg).iter()]
+
+
+def test_html_has_the_figure_and_nothing_from_elsewhere() -> None:
+    html = as_html(compose(experiment(), results_of(VALUES), [job("job_1")], VERSIONS))
+
+    assert html.count("<svg") == 1
+    assert "<script" not in html
+    assert re.findall(r'(?:src|href)="', html) == []
