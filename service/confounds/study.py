@@ -1,0 +1,83 @@
+"""Jobs as the checks see them, and what a check is."""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from worker.spec import TrainingSpec
+
+Severity = Literal["warning", "note"]
+"""A warning says that a comparison may not mean what it seems; a note says what to know about it."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A job that is, or is to be, part of an experiment.
+
+    `id` is the job's id, or its index in a dry run. `device` (as "cpu", or a GPU's name) and `precision` (float32 or
+    bfloat16) are what it ran on and in; None before it ran.
+    """
+
+    id: str
+    spec: TrainingSpec
+    device: str | None = None
+    precision: str | None = None
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Jobs that differ in nothing but their seed; `spec` is that of the first."""
+
+    spec: TrainingSpec
+    jobs: tuple[Candidate, ...]
+
+
+Study = Sequence[Configuration]
+Finding = tuple[str, Iterable[Configuration | Candidate]] | None
+"""A sentence and what it is about; None where all is well."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing to look for. `meaning` says it of any study, what `find` answers says it of this one."""
+
+    code: str
+    meaning: str
+    severity: Severity
+    find: Callable[[Study], Finding]
+
+
+def check(meaning: str, severity: Severity = "warning") -> Callable[[Callable[[Study], Finding]], Check]:
+    """Make a check of a function, whose name is the code."""
+    return lambda find: Check(find.__name__, meaning, severity, find)
+
+
+FIELDS = tuple(
+    name for name in TrainingSpec.model_fields if name not in {"seed", "recipe", "checkpoint", "deterministic"}
+)
+"""What decides the weights, the seed apart."""
+
+
+def configurations(jobs: Iterable[Candidate]) -> list[Configuration]:
+    """The jobs, those together that differ in their seed alone."""
+    found: dict[Hashable, list[Candidate]] = defaultdict(list)
+    for job in jobs:
+        found[tuple(getattr(job.spec, field) for field in FIELDS)].append(job)
+    return [Configuration(alike[0].spec, tuple(alike)) for alike in found.values()]
+
+
+def counted(number: int, noun: str) -> str:
+    """As in: 1 epoch; 1,000 epochs."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def listed(values: Iterable[object]) -> str:
+    """Each value once, as in: a; a and b; a, b and c; a, b, c, d, e, f and 3 more."""
+    texts = list(dict.fromkeys(map(str, values)))
+    if len(texts) > _LISTED:
+        return f"{', '.join(texts[:_LISTED])} and {len(texts) - _LISTED} more"
+    return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
+
+
+_LISTED = 6
