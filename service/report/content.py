@@ -24,8 +24,9 @@ def compose(experiment: Json, results: Json, jobs: Sequence[Json], versions: Map
     A job is as `GET /v1/jobs/{id}` answers it; `checkpoints` may be added to it.
     """
     number = Number(results["metric"])
-    question = f"{number.title} by {results['rows']['field']} and {results['columns']['field']}"
-    sections = [
+    question = f"{number.axis} by {results['rows']['field']} and {results['columns']['field']}"
+    grid = _grid(results, number)
+    sections: list[Section] = [
         Section("What was found", _findings(results, number)),
         Section(
             f"{number.title} by {results['rows']['field']} and {results['columns']['field']}", [_grid(results, number)]
@@ -37,7 +38,7 @@ def compose(experiment: Json, results: Json, jobs: Sequence[Json], versions: Map
             f"{number.title} against {results['columns']['field']}: means over seeds, "
             f"with {_percent(results['confidence'])} intervals where there is more than one."
         )
-        sections[-1] = Section(question, [_grid(results, number), Figure("figure.svg", picture, description)])
+        sections[-1] = Section(question, [*grid, Figure("figure.svg", picture, description)])
     if results["comparisons"]:
         sections.append(Section("Every comparison", [_comparisons(results, number)]))
     if results["warnings"]:
@@ -81,7 +82,7 @@ class Number:
 
 
 def _findings(results: Json, number: Number) -> list[Block]:
-    compared = [comparison for comparison in results["comparisons"] if comparison["p"] is not None]
+    compared = [comparison for comparison in _in_order(results) if comparison["p"] is not None]
     resolved = [comparison for comparison in compared if comparison["resolved"]]
     if not compared:
         return [Paragraph("Nothing is compared yet: a comparison needs two rows with at least two common seeds.")]
@@ -117,6 +118,11 @@ def _findings(results: Json, number: Number) -> list[Block]:
     return blocks
 
 
+def _in_order(results: Json) -> list[Json]:
+    columns = [value["label"] for value in results["columns"]["values"]]
+    return sorted(results["comparisons"], key=lambda comparison: columns.index(comparison["column"]))
+
+
 def _unresolved(comparisons: Sequence[Json], total: int) -> str:
     needed = [comparison["seeds_needed"] for comparison in comparisons if comparison["seeds_needed"]]
     text = f"{len(comparisons)} of {total} comparisons are not resolved"
@@ -126,36 +132,30 @@ def _unresolved(comparisons: Sequence[Json], total: int) -> str:
     return f"{text}; at the spread seen so far, {more} more seeds would resolve {len(needed)} of them."
 
 
-def _grid(results: Json, number: Number) -> DataTable:
-    cells = {(cell["row"], cell["column"]): cell for cell in results["cells"]}
+def _grid(results: Json, number: Number) -> list[Block]:
+    cells = {(cell["row"], cell["column"]): cell for cell in results["cells"] if cell["mean"] is not None}
+    sizes = {cell["n"] for cell in cells.values()}
     columns = [value["label"] for value in results["columns"]["values"]]
     rows = [
-        [row["label"], *(_cell(cells.get((row["label"], column)), number) for column in columns)]
+        [row["label"], *(_cell(cells.get((row["label"], column)), number, len(sizes) > 1) for column in columns)]
         for row in results["rows"]["values"]
     ]
-    return DataTable([f"{results['rows']['field']} \\ {results['columns']['field']}", *columns], rows)
+    table = DataTable([f"{results['rows']['field']} \\ {results['columns']['field']}", *columns], rows)
+    if len(sizes) != 1:
+        return [table]
+    (size,) = sizes
+    return [table, Paragraph(f"{size} seeds in each cell." if size > 1 else "One seed in each cell, so no intervals.")]
 
 
-def _cell(cell: Json | None, number: Number) -> str:
-    if cell is None or cell["mean"] is None:
+def _cell(cell: Json | None, number: Number, with_size: bool) -> str:
+    if cell is None:
         return NONE
     half = "" if cell["interval"] is None else f" ± {number.plain((cell['interval'][1] - cell['interval'][0]) / 2)}"
-    return f"{number.plain(cell['mean'])}{half} (n = {cell['n']})"
+    return f"{number.plain(cell['mean'])}{half}" + (f" (n = {cell['n']})" if with_size else "")
 
 
 def _comparisons(results: Json, number: Number) -> DataTable:
-    header = [
-        results["columns"]["field"],
-        "a",
-        "b",
-        "n",
-        "a - b",
-        "interval",
-        "p",
-        "adjusted p",
-        "resolved",
-        "more seeds",
-    ]
+    header = ["a", "b", "n", "a - b", "interval", "p", "adjusted p", "resolved", "more seeds"]
     rows = [
         [
             comparison["column"],
@@ -169,7 +169,7 @@ def _comparisons(results: Json, number: Number) -> DataTable:
             "yes" if comparison["resolved"] else "no",
             NONE if comparison["seeds_needed"] is None else str(comparison["seeds_needed"]),
         ]
-        for comparison in results["comparisons"]
+        for comparison in _in_order(results)
     ]
     return DataTable([results["columns"]["field"], *header], rows, labels=3)
 

@@ -111,26 +111,40 @@ def test_without_two_common_seeds_it_says_that_nothing_is_compared(report: Any) 
     text = report(results_of({place: values[:1] for place, values in VALUES.items()}))
 
     assert "Nothing is compared yet" in text
-    assert "| batch | 10.00 (n = 1) | 30.00 (n = 1) |" in text
+    assert "| batch | 10.00 | 30.00 |" in text
+    assert "One seed in each cell, so no intervals." in text
 
 
 def test_the_table_has_means_half_widths_and_n_in_per_cent(report: Any) -> None:
     # The t quantile for 2 degrees of freedom is 4.302653; sd 1 and n 3 make a half width of 2.484.
-    assert "| batch | 11.00 ± 2.48 (n = 3) | 31.33 ± 3.79 (n = 3) |" in report()
+    text = report()
+    assert "| batch | 11.00 ± 2.48 | 31.33 ± 3.79 |" in text
+    assert "3 seeds in each cell." in text
+    text = report(results_of(VALUES | {("group", "2"): [0.12]}))
+    assert "| batch | 11.00 ± 2.48 (n = 3) | 31.33 ± 3.79 (n = 3) |" in text
+    assert "12.00 (n = 1)" in text
+
+
+def test_every_comparison_has_its_row(report: Any) -> None:
+    table = report().split("## Every comparison\n\n")[1].split("\n\n")[0].splitlines()
+    assert table[0] == "| batch\\_size | a | b | n | a - b | interval | p | adjusted p | resolved | more seeds |"
+    assert [row.split(" | ")[0] for row in table[2:]] == ["| 32", "| 2"]
+    assert table[3].startswith("| 2 | batch | group | 3 | +18.83 | +")
+    assert {row.count(" | ") for row in table} == {9}
 
 
 def test_a_cell_without_a_value_is_a_dash(report: Any) -> None:
     results = results_of(VALUES)
     results["cells"] = [cell for cell in results["cells"] if (cell["row"], cell["column"]) != ("group", "2")]
 
-    assert re.search(r"\| group \| 11\.17 ± [\d.]+ \(n = 3\) \| – \|", report(results))
+    assert re.search(r"\| group \| 11\.17 ± [\d.]+ \| – \|", report(results))
 
 
 def test_a_metric_that_is_no_error_keeps_its_unit(report: Any) -> None:
     text = report(results_of(VALUES, metric="images_per_s", evaluated_on="train"))
 
     assert "## Images a second by normalization and batch\\_size" in text
-    assert "| batch | 0.11 ± 0.02484 (n = 3)" in text
+    assert "| batch | 0.11 ± 0.02484 |" in text
 
 
 def test_it_says_how_to_repeat_it(report: Any) -> None:
