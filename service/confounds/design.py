@@ -152,14 +152,17 @@ def repeated_job(study: Study) -> Finding:
 
 @check("Jobs train on a part of the training images only.", "note")
 def part_of_the_training_set(study: Study) -> Finding:
-    limited = [one for one in study if one.spec.dataset.train_limit is not None]
+    limited: list[Configuration] = []
+    parts: list[str] = []
+    for one in study:
+        limit, size = one.spec.dataset.train_limit, DATASET_SIZES[one.spec.dataset.name][0]
+        if limit is not None and limit < size:
+            limited.append(one)
+            parts.append(f"{limit:,} of {size:,}")
     if not limited:
         return None
-    parts = listed(
-        f"{one.spec.dataset.train_limit:,} of {DATASET_SIZES[one.spec.dataset.name][0]:,}" for one in limited
-    )
     return (
-        f"Jobs train on the first {parts} training images: errors are higher than with all, and ranks may differ.",
+        f"Jobs train on {listed(parts)} training images: errors are higher than with all, and ranks may differ.",
         limited,
     )
 
