@@ -26,19 +26,14 @@ def compose(experiment: Json, results: Json, jobs: Sequence[Json], versions: Map
     number = Number(results["metric"])
     question = f"{number.axis} by {results['rows']['field']} and {results['columns']['field']}"
     grid = _grid(results, number)
-    sections: list[Section] = [
-        Section("What was found", _findings(results, number)),
-        Section(
-            f"{number.title} by {results['rows']['field']} and {results['columns']['field']}", [_grid(results, number)]
-        ),
-    ]
     picture = figure(results, number.scale, number.axis)
     if picture is not None:
         description = (
             f"{number.title} against {results['columns']['field']}: means over seeds, "
             f"with {_percent(results['confidence'])} intervals where there is more than one."
         )
-        sections[-1] = Section(question, [*grid, Figure("figure.svg", picture, description)])
+        grid.append(Figure("figure.svg", picture, description))
+    sections = [Section("What was found", _findings(results, number)), Section(question, grid)]
     if results["comparisons"]:
         sections.append(Section("Every comparison", [_comparisons(results, number)]))
     if results["warnings"]:
