@@ -14,7 +14,20 @@ import uvicorn
 from fastapi import Depends, FastAPI
 
 from service import journal, problems
-from service.api import checkpoints, cluster, dashboard, events, health, jobs, logs, metrics, openapi, specification
+from service.api import (
+    checkpoints,
+    cluster,
+    dashboard,
+    events,
+    experiments,
+    health,
+    jobs,
+    logs,
+    metrics,
+    openapi,
+    results,
+    specification,
+)
 from service.api.context import Services
 from service.api.tailer import Tailer
 from service.artifacts import open_artifacts
@@ -56,7 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.services = services
     app.add_middleware(RequestMiddleware, telemetry=telemetry)
     problems.install(app)
-    for noun in (jobs, metrics, logs, events, checkpoints, cluster):
+    for noun in (jobs, metrics, logs, events, checkpoints, experiments, results, cluster):
         app.include_router(noun.router, dependencies=[Depends(authorize), Depends(known_parameters_only)])
     for noun in (specification, health, dashboard):
         app.include_router(noun.router)

@@ -65,6 +65,13 @@ class Forbidden(ServiceError):
     title = "Not allowed"
 
 
+class NotAcceptable(ServiceError):
+    """None of the media types that the client accepts can be made here."""
+
+    status = 406
+    title = "Not acceptable"
+
+
 class RangeNotSatisfiable(ServiceError):
     """Bytes were asked for that the file does not have."""
 

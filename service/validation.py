@@ -61,7 +61,9 @@ def explain(
         path.append(context["field"])
     elif error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         path.append(context["discriminator"].strip("'"))
-    return path, _sentence(error, str(path[-1]) if path else whole, model)
+    # An entry of a list is told by the name of the list: its place is in the pointer.
+    name = next((part for part in reversed(path) if isinstance(part, str)), whole)
+    return path, _sentence(error, name, model)
 
 
 def pointer(path: Sequence[str | int]) -> str:

@@ -48,3 +48,6 @@ JobId = Annotated[str, Path(alias="job_id", description="id of the job"), _known
 CheckpointId = Annotated[
     str, Path(alias="checkpoint_id", description="id of the checkpoint"), _known_form("checkpoint")
 ]
+ExperimentId = Annotated[
+    str, Path(alias="experiment_id", description="id of the experiment"), _known_form("experiment")
+]

@@ -1,20 +1,19 @@
 """Jobs: submit, find, stop, go on, and delete them."""
 
 import asyncio
-import hashlib
-import json
 import logging
 from typing import Annotated, get_args
 
-from fastapi import APIRouter, Body, Header, Query, Response
+from fastapi import APIRouter, Body, Query, Response
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import IntegrityError
 
+from service.api import idempotency
 from service.api.context import Context, JobId
 from service.api.filters import JobFilterQuery, Text
+from service.api.idempotency import IdempotencyKey
 from service.api.representations import JobDetail, JobView, job_detail, job_url, job_views
 from service.auth import AuthorizedClient
-from service.errors import Unprocessable
 from service.jobs import JobRequest
 from service.problems import describe
 from service.store import Database, jobs, listing
@@ -23,16 +22,6 @@ from service.store.tables import Job
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 log = logging.getLogger(__name__)
 
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        min_length=1,
-        max_length=255,
-        pattern=r"^[\x20-\x7e]+$",
-        description="a repeat with the same key and body answers the first job; keys are each client's own",
-    ),
-]
 CREATED = {"description": "The job", "headers": {"Location": {"schema": {"type": "string"}}}}
 
 
@@ -83,23 +72,13 @@ async def _create_once(database: Database, client: str, key: str | None, request
     async with database.write() as session:
         if key is None:
             return await jobs.create(session, request)
-        fingerprint = _fingerprint(request)
-        answer = await jobs.answered(session, client, key)
-        if answer is None:
-            job = await jobs.create(session, request)
-            await jobs.remember_answer(session, client, key, fingerprint, job.id)
-            return job
-        if answer.fingerprint != fingerprint:
-            raise Unprocessable(
-                f"The Idempotency-Key {key} was used for another body, which made job {answer.answer}: "
-                "repeat that body, or choose a new key."
-            )
-        return await jobs.get(session, answer.answer)
-
-
-def _fingerprint(request: JobRequest) -> str:
-    canonical = json.dumps(request.model_dump(mode="json"), sort_keys=True)
-    return hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()
+        print_ = idempotency.fingerprint(request)
+        answer = await idempotency.answered(session, client, key, print_)
+        if answer is not None:
+            return await jobs.get(session, answer)
+        job = await jobs.create(session, request)
+        await jobs.remember_answer(session, client, key, print_, job.id)
+        return job
 
 
 @router.get("", operation_id="list_jobs", responses=describe(401, 422))

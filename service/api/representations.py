@@ -16,7 +16,7 @@ from service.store.tables import Attempt, Checkpoint, Event, Job
 from worker.spec import TrainingSpec
 
 
-class _AsTrainingSpec:
+class AsTrainingSpec:
     """Documents a stored spec as what it is, without checking it again: what an older release stored stays readable."""
 
     def __get_pydantic_json_schema__(self, _schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -50,6 +50,7 @@ class MetricSummary(BaseModel):
     best_step: int
     last: float
     last_step: int
+    last_5: list[float] | None = Field(default=None, description="the last five evaluations, oldest first")
 
 
 class AttemptView(BaseModel):
@@ -92,7 +93,7 @@ class JobView(BaseModel):
     id: str
     name: str
     status: Status
-    spec: Annotated[dict[str, Any], _AsTrainingSpec()] = Field(description="as it will run, every default filled in")
+    spec: Annotated[dict[str, Any], AsTrainingSpec()] = Field(description="as it will run, every default filled in")
     labels: dict[str, str]
     priority: int
     max_retries: int

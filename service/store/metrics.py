@@ -10,6 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.store.tables import Job, Metric
 from worker.events import Metrics
 
+EVALUATED = ("test_", "holdout_")
+"""How the names of the metrics begin that come once an epoch."""
+
 
 async def add(session: AsyncSession, job: Job, attempt_id: str, event: Metrics) -> dict[str, Any]:
     """Insert a row and bring the job's summary up to date. Returns the row's values, null where not finite."""
@@ -65,7 +68,8 @@ async def supersede(session: AsyncSession, job: Job, beyond_step: int) -> None:
 def summarize(summary: dict[str, Any], step: int, values: dict[str, Any]) -> dict[str, Any]:
     """The summary after one more row: of each metric the last and the best value, with their steps.
 
-    The best is the least, for errors and losses, and the most for images_per_s.
+    The best is the least, for errors and losses, and the most for images_per_s. What is evaluated once an epoch also
+    has its last five values, for their median (Wu & He 2018, section 4.1).
     """
     summary = dict(summary)
     for name, value in values.items():
@@ -75,7 +79,10 @@ def summarize(summary: dict[str, Any], step: int, values: dict[str, Any]) -> dic
         better = value > entry["best"] if name == "images_per_s" else value < entry["best"]
         if better:
             entry |= {"best": value, "best_step": step}
-        summary[name] = entry | {"last": value, "last_step": step}
+        entry |= {"last": value, "last_step": step}
+        if name.startswith(EVALUATED):
+            entry["last_5"] = [*entry.get("last_5", ()), value][-5:]
+        summary[name] = entry
     return summary
 
 

@@ -17,9 +17,10 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from service.api.openapi import PATH
 from service.app import create_server
 from service.artifacts import LocalArtifacts
+from service.experiments import ExperimentRequest, Seeds, expand
 from service.jobs import JobRequest
 from service.settings import Settings
-from service.store import Database, jobs
+from service.store import Database, experiments, jobs
 from tests.integration.api.conftest import Listening
 from tests.integration.api.reporter import Reporter
 
@@ -55,7 +56,11 @@ def known(home: Path) -> dict[str, str]:
             await reporter.progress(11, images_per_s=5.0)
             checkpoint = await reporter.checkpoint(1, 10, {"state.pt": b"state"}, test_error=0.5)
             await reporter.heartbeat({"ray": {"status": "connected", "address": "a:1"}})
-            return {"job_id": job, "checkpoint_id": checkpoint, "which": "best", "name": "state.pt"}
+            async with database.write() as session:
+                given = ExperimentRequest(builtin="paper-norms", seeds=Seeds()).resolved()
+                experiment = await experiments.create(session, given, expand(given))
+            ids = {"job_id": job, "checkpoint_id": checkpoint, "experiment_id": experiment.id}
+            return ids | {"which": "best", "name": "state.pt"}
 
     return asyncio.run(make())
 

@@ -187,10 +187,12 @@ ALICE, BOB = bearer("alices-token"), bearer("bobs-token")
 
 def v1_operations(app: FastAPI) -> list[tuple[str, str]]:
     """Every method and path that needs a token, filled in with ids that do not exist."""
+    ids = {"job_id": "job_1", "checkpoint_id": "checkpoint_1", "experiment_id": "experiment_1"}
+    ids |= {"name": "x", "which": "best"}
     found = []
     for path, methods in app.openapi()["paths"].items():
         if path.startswith("/v1/") and path != "/v1/specification":
-            filled = path.format(job_id="job_1", checkpoint_id="checkpoint_1", name="x", which="best")
+            filled = path.format_map(ids)
             found += [(method.upper(), filled) for method in methods]
     return found
 

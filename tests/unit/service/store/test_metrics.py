@@ -15,7 +15,7 @@ from worker.events import Event
 
 pytestmark = pytest.mark.anyio
 
-STEPS_PER_EPOCH, EPOCHS = 3, 4
+STEPS_PER_EPOCH, EPOCHS = 3, 7
 LAST = STEPS_PER_EPOCH * EPOCHS
 
 
@@ -106,11 +106,13 @@ async def assert_the_summary_is_of_the_live_rows(database: Database, job_id: str
         rows = await metrics.rows(session, job_id)
         assert len(await metrics.rows(session, job_id, superseded=True)) == everything, "nothing is thrown away"
     measured = sorted((name, row.step, value) for row in rows for name, value in row.values.items())
-    expected = {}
+    expected: dict[str, dict[str, object]] = {}
     for name, group in groupby(measured, key=lambda entry: entry[0]):
         values = [(value, step) for _, step, value in group]
         best, at = min(values, key=lambda v: (-v[0] if name == "images_per_s" else v[0], v[1]))
         expected[name] = {"best": best, "best_step": at, "last": values[-1][0], "last_step": values[-1][1]}
+        if name == "test_error":
+            expected[name]["last_5"] = [value for value, _ in values[-5:]]
     assert summary == expected
 
 

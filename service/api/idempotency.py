@@ -1,0 +1,42 @@
+"""Requests that may be sent twice and are carried out once."""
+
+import hashlib
+import json
+from typing import Annotated
+
+from fastapi import Header
+from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.errors import Unprocessable
+from service.store import jobs
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x20-\x7e]+$",
+        description="a repeat with the same key and body answers what the first made; keys are each client's own",
+    ),
+]
+
+
+def fingerprint(request: BaseModel) -> str:
+    """What tells two bodies apart."""
+    canonical = type(request).__name__ + json.dumps(request.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()
+
+
+async def answered(session: AsyncSession, client: str, key: str, print_: str) -> str | None:
+    """The id of what the key made, None where it is new. Raises `Unprocessable` where it was used for another body."""
+    answer = await jobs.answered(session, client, key)
+    if answer is None:
+        return None
+    if answer.fingerprint != print_:
+        raise Unprocessable(
+            f"The Idempotency-Key {key} was used for another body, which made {answer.answer}: "
+            "repeat that body, or choose a new key."
+        )
+    return answer.answer

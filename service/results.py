@@ -1,0 +1,259 @@
+"""Results: many jobs as one table of values, rows against columns, and what makes the table questionable."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Any, Protocol, cast
+
+from pydantic import ValidationError
+
+from service import axes
+from service.confounds import Candidate, Confound, lint
+from service.costs import device_kind
+from service.experiments import ExperimentRequest, Metric, Statistic
+from service.jobs import TERMINAL, Status
+from service.statistics import Observation, SeedPlan, plan_looks
+from worker.spec import TrainingSpec
+
+NOT_OF_THE_TRAINING = frozenset({"seed", "recipe", "checkpoint"})
+"""Fields that two jobs of one cell may differ in: the seed is what is repeated, the others decide no weights."""
+UNITS = {"error": "fraction of 1", "loss": "cross-entropy in nats", "images_per_s": "images a second"}
+
+
+class Run(Protocol):
+    """A job as results are made of it; see `service.store.results.Run`."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def status(self) -> Status: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def spec(self) -> dict[str, Any]: ...
+    @property
+    def summary(self) -> dict[str, Any]: ...
+    @property
+    def device(self) -> str | None: ...
+    @property
+    def precision(self) -> str | None: ...
+    @property
+    def device_s(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of the jobs. `rows` and `columns` are fields of a spec, `where` labels that other fields must have.
+
+    `step` belongs to the statistic at_step.
+    """
+
+    metric: Metric | None = None
+    statistic: Statistic = "final"
+    rows: str = "normalization"
+    columns: str = "batch_size"
+    step: int | None = None
+    where: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """The jobs of a question, by cell, and the value of each that has one."""
+
+    question: Question
+    """With the metric that was chosen, where none was asked for."""
+    rows: Mapping[str, Any]
+    """Label and value of each row, in the order they are shown."""
+    columns: Mapping[str, Any]
+    cells: Mapping[tuple[str, str], Sequence[Run]]
+    observations: Sequence[Observation]
+    pooled: Sequence[str]
+    """Fields in which jobs of one cell differ; empty where each cell is one configuration."""
+
+    @property
+    def runs(self) -> list[Run]:
+        """All jobs of the table."""
+        return [run for runs in self.cells.values() for run in runs]
+
+
+def evaluation_metric(specs: Sequence[Mapping[str, Any]]) -> Metric:
+    """What jobs are judged by: holdout_error where all hold images out, else test_error."""
+    held_out = [bool(axes.read(spec, "dataset.holdout")) for spec in specs]
+    return "holdout_error" if held_out and all(held_out) else "test_error"
+
+
+def unit_of(metric: Metric) -> str:
+    """What a metric is counted in."""
+    return UNITS.get(metric, UNITS.get(metric.rpartition("_")[2], ""))
+
+
+def tabulate(
+    runs: Sequence[Run], question: Question, values_at: Mapping[str, float | None] | None = None
+) -> ResultTable:
+    """Sort jobs into a table.
+
+    A job gives a value once it has succeeded; one that failed or was cancelled is an observation without a value, one
+    that has not ended is none yet. For the statistic at_step, `values_at` has the values by job, and a job gives one as
+    soon as it has passed that step.
+    """
+    for name, accepted in question.where.items():
+        runs = [run for run in runs if axes.label(name, axes.read(run.spec, name)) in accepted]
+    metric = question.metric or evaluation_metric([run.spec for run in runs])
+    question = replace(question, metric=metric)
+    rows, columns = _values(runs, question.rows), _values(runs, question.columns)
+    cells: dict[tuple[str, str], list[Run]] = {(row, column): [] for row in rows for column in columns}
+    for run in runs:
+        cells[_cell(run, question)].append(run)
+    cells = {cell: found for cell, found in cells.items() if found}
+    blocks, pooled = _blocks(cells, question)
+    observations = []
+    for (row, column), found in cells.items():
+        for run in found:
+            if values_at is not None:
+                observed, value = run.id in values_at or run.status in TERMINAL, values_at.get(run.id)
+            else:
+                observed, value = run.status in TERMINAL, _value(run, metric, question.statistic)
+            if observed:
+                observations.append(Observation(row, column, blocks[run.id], value, run.id))
+    return ResultTable(question, rows, columns, cells, observations, pooled)
+
+
+def seed_plan(request: ExperimentRequest) -> SeedPlan | None:
+    """The plan of an experiment's sequential seeds, None where they were fixed beforehand."""
+    if request.seeds is None:
+        return None
+    return SeedPlan(tuple(range(request.seeds.max)), plan_looks(request.seeds.min, request.seeds.max))
+
+
+def question_of(request: ExperimentRequest) -> Question:
+    """What an experiment asks: the outcome it declared."""
+    return Question(request.outcome.metric, request.outcome.statistic, request.rows, request.columns)
+
+
+def warnings(runs: Sequence[Run]) -> tuple[Confound, ...]:
+    """What besides the rows and columns may explain a difference between these jobs."""
+    candidates = []
+    for run, spec in zip(runs, trainings([run.spec for run in runs]), strict=True):
+        if spec is not None:
+            device = None if run.device is None else device_kind(run.device)
+            candidates.append(Candidate(run.id, spec, device, run.precision))
+    return lint(candidates)
+
+
+def planned_warnings(specs: Sequence[TrainingSpec]) -> tuple[Confound, ...]:
+    """The same of jobs that are not there yet, each by its index."""
+    return lint([Candidate(str(index), spec) for index, spec in enumerate(specs)])
+
+
+def pooling(table: ResultTable) -> tuple[Confound, ...]:
+    """The warning that cells hold different configurations."""
+    if not table.pooled:
+        return ()
+    names = ", ".join(table.pooled)
+    detail = (
+        f"Jobs of one cell differ in {names}: their spread is not that of the seed alone. "
+        "Choose one of them by `where`, or make them rows or columns."
+    )
+    return (Confound("pooled", detail, tuple(run.id for run in table.runs)),)
+
+
+def undeclared(table: ResultTable, declared: Question) -> tuple[Confound, ...]:
+    """The warning that sequential seeds were spent for another question than the one that is answered."""
+    metric = declared.metric or evaluation_metric([run.spec for run in table.runs])
+    asked, meant = (
+        (question.metric, question.statistic, question.rows, question.columns)
+        for question in (table.question, replace(declared, metric=metric))
+    )
+    if asked == meant:
+        return ()
+    detail = (
+        f"The seeds were spent to resolve {meant[1]} {meant[0]} of {meant[2]} × {meant[3]}: for another question the "
+        "stated error rate does not hold."
+    )
+    return (Confound("outcome_not_declared", detail, ()),)
+
+
+def trainings(specs: Sequence[Mapping[str, Any]]) -> list[TrainingSpec | None]:
+    """Stored specs as what they are, None for one that an older release stored and this one does not understand."""
+    read: dict[str, TrainingSpec | None] = {}
+    found: list[TrainingSpec | None] = []
+    for spec in specs:
+        # Most jobs differ from another one in the seed alone, and reading a spec takes longest.
+        key = axes.canonical({name: value for name, value in spec.items() if name != "seed"})
+        if key not in read:
+            try:
+                read[key] = TrainingSpec.model_validate(spec)
+            except ValidationError:
+                read[key] = None
+        known = read[key]
+        found.append(None if known is None else known.model_copy(update={"seed": spec["seed"]}))
+    return found
+
+
+def _values(runs: Sequence[Run], name: str) -> dict[str, Any]:
+    """The values of a field by label: numbers by size, others in the order of their jobs."""
+    values: dict[str, Any] = {}
+    for run in runs:
+        value = axes.read(run.spec, name)
+        values.setdefault(axes.label(name, value), value)
+    if all(isinstance(value, int | float) for value in values.values()):
+        return dict(sorted(values.items(), key=lambda entry: cast(float, entry[1])))
+    return values
+
+
+def _cell(run: Run, question: Question) -> tuple[str, str]:
+    row, column = (axes.label(name, axes.read(run.spec, name)) for name in (question.rows, question.columns))
+    return row, column
+
+
+def _blocks(
+    cells: Mapping[tuple[str, str], Sequence[Run]], question: Question
+) -> tuple[Mapping[str, int], Sequence[str]]:
+    """The block of each job, within which it is compared, and the fields that are pooled in some cell.
+
+    The block is the seed. Where a cell has several configurations, it is the seed and the configuration together.
+    """
+    tops = {axes.parts_of(name)[0] for name in (question.rows, question.columns)}
+    pooled: Counter[str] = Counter()
+    rest: dict[str, str] = {}
+    for runs in cells.values():
+        values: dict[str, set[str]] = {}
+        for run in runs:
+            fields = {name: v for name, v in run.spec.items() if name not in NOT_OF_THE_TRAINING}
+            for name in tops & fields.keys():
+                fields[name] = _without(fields[name], name, (question.rows, question.columns))
+            rest[run.id] = axes.canonical(fields)
+            for name, value in fields.items():
+                values.setdefault(name, set()).add(axes.canonical(value))
+        pooled.update(name for name, found in values.items() if len(found) > 1)
+    if not pooled:
+        return {run.id: run.seed for runs in cells.values() for run in runs}, []
+    numbers: dict[tuple[str, int], int] = {}
+    of_run: dict[str, int] = {}
+    for runs in cells.values():
+        for run in runs:
+            of_run[run.id] = numbers.setdefault((rest[run.id], run.seed), len(numbers))
+    return of_run, sorted(pooled)
+
+
+def _without(value: Any, top: str, axes_: Sequence[str]) -> Any:
+    """A part of a spec without those of its fields that are an axis; nothing of one that is an axis itself."""
+    if top in axes_:
+        return None
+    own = {axes.parts_of(name)[1] for name in axes_ if axes.parts_of(name)[0] == top}
+    return {name: entry for name, entry in value.items() if name not in own} if isinstance(value, Mapping) else value
+
+
+def _value(run: Run, metric: str, statistic: Statistic) -> float | None:
+    summary = run.summary.get(metric)
+    if run.status is not Status.SUCCEEDED or summary is None:
+        return None
+    match statistic:
+        case "best":
+            return cast(float, summary["best"])
+        case "median_last_5":
+            recent = summary.get("last_5")
+            return median(recent) if recent else None
+        case _:
+            return cast(float, summary["last"])

@@ -1,0 +1,106 @@
+"""What became of jobs, as results are made of it: a few columns of many jobs at once."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Select, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.errors import Unprocessable
+from service.jobs import Status
+from service.store.listing import JobFilter
+from service.store.tables import Attempt, Job, Metric
+
+MAX_RUNS = 5000
+"""Jobs that one table may be made of."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A job, and what its attempts used."""
+
+    id: str
+    status: Status
+    seed: int
+    spec: dict[str, Any]
+    summary: dict[str, Any]
+    progress: dict[str, Any] | None
+    device: str | None
+    """What its last attempt ran on."""
+    precision: str | None
+    device_s: float
+    """Seconds that workers held it, over all attempts."""
+
+
+async def runs(session: AsyncSession, filter_: JobFilter) -> Sequence[Run]:
+    """The jobs of a filter, oldest first; a job that was retried is left out, for its retry stands for it.
+
+    Raises `Unprocessable` where they are more than `MAX_RUNS`.
+    """
+    retried = select(Job.retry_of).where(Job.retry_of.is_not(None))
+    wanted = filter_.apply(select(Job.id)).where(Job.id.not_in(retried))
+    query = (
+        filter_.apply(select(Job.id, Job.status, Job.seed, Job.spec, Job.summary, Job.progress))
+        .where(Job.id.not_in(retried))
+        .order_by(Job.created_at, Job.id)
+        .limit(MAX_RUNS + 1)
+    )
+    found = (await session.execute(query)).all()
+    if len(found) > MAX_RUNS:
+        raise Unprocessable(f"These are more than {MAX_RUNS} jobs: narrow them by experiment, label or model.")
+    used = await _use(session, wanted)
+    unused = (None, None, 0.0)
+    return [
+        Run(id_, status, seed, spec, summary, progress, *used.get(id_, unused))
+        for id_, status, seed, spec, summary, progress in found
+    ]
+
+
+async def _use(session: AsyncSession, job_ids: Select[Any]) -> dict[str, tuple[str | None, str | None, float]]:
+    query = (
+        select(Attempt.job_id, Attempt.device, Attempt.precision, Attempt.started_at, Attempt.ended_at)
+        .where(Attempt.job_id.in_(job_ids))
+        .order_by(Attempt.job_id, Attempt.number)
+    )
+    now = datetime.now(UTC)
+    held_s: defaultdict[str, float] = defaultdict(float)
+    last: dict[str, tuple[str | None, str | None]] = {}
+    for job_id, device, precision, began, ended in await session.execute(query):
+        held_s[job_id] += ((ended or now) - began).total_seconds()
+        if device is not None or job_id not in last:
+            last[job_id] = (device, precision)
+    return {job_id: (*used, held_s[job_id]) for job_id, used in last.items()}
+
+
+async def values_at(session: AsyncSession, filter_: JobFilter, metric: str, step: int) -> dict[str, float | None]:
+    """The value that each job of a filter reported of a metric at a step; jobs that reported none are left out."""
+    query = select(Metric.job_id, Metric.values).where(
+        Metric.job_id.in_(filter_.job_ids()), Metric.step == step, ~Metric.superseded
+    )
+    return {job_id: values[metric] for job_id, values in await session.execute(query) if metric in values}
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a job trained."""
+
+    model: str
+    batch_size: int
+    device: str
+    images_per_s: float
+
+
+async def speeds(session: AsyncSession, models: Sequence[str], limit: int = 500) -> Sequence[Speed]:
+    """How fast jobs on these models trained, the newest first."""
+    images_per_s = Job.summary["images_per_s"]["last"].as_float()
+    query = (
+        select(Job.model, Job.batch_size, Attempt.device, images_per_s)
+        .join(Attempt, Attempt.id == Job.attempt_id)
+        .where(Job.model.in_(models), Attempt.device.is_not(None), images_per_s > 0)
+        .order_by(Job.created_at.desc())
+        .limit(limit)
+    )
+    return [Speed(*row) for row in await session.execute(query)]
