@@ -33,7 +33,8 @@ for one comparison of normal values of known variance. Here there are a family, 
 variance, and the union bound needs no table and no approximation.
 
 A job that ended without a value counts as ended, so it does not hold up the look, and its seed is no pair; that is
-right as long as failing does not depend on what the value would have been. A cell that has no value at all at a look is
+right as long as failing does not depend on what the value would have been. (A failed job that is retried after its look
+changes that look, and may undo what it resolved.) A cell that has no value at all at a look is
 given up: it is sampled no further, and nor are others for the comparison with it. Sampling less is always allowed: see
 step 1.
 """

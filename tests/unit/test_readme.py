@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from service.cli.exits import Exit
+from service.confounds import CODES
 from service.settings import PREFIX, Settings
+from service.statistics import plan_looks
 
 README = Path(__file__).parents[2].joinpath("README.md").read_text()
 
@@ -26,3 +28,13 @@ def test_no_setting_is_documented_that_does_not_exist() -> None:
 def test_every_exit_code_is_documented(code: Exit) -> None:
     codes = README.partition("Exit codes:")[2].partition("\n\n")[0]
     assert any(word == str(int(code)) for word in codes.replace(";", " ").split())
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_warning_is_documented_with_its_meaning(code: str) -> None:
+    assert f"| `{code}` | {CODES[code]} |" in README
+
+
+def test_the_looks_that_are_named_are_those_that_are_planned() -> None:
+    assert '"seeds": {"min": 3, "max": 10}` looks after 3, 5 and 10 seeds' in README
+    assert plan_looks(3, 10) == (3, 5, 10)
