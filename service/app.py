@@ -15,6 +15,7 @@ from fastapi import Depends, FastAPI
 
 from service import journal, problems
 from service.api import (
+    bundles,
     checkpoints,
     cluster,
     dashboard,
@@ -69,7 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.services = services
     app.add_middleware(RequestMiddleware, telemetry=telemetry)
     problems.install(app)
-    for noun in (jobs, metrics, logs, events, checkpoints, experiments, results, cluster):
+    for noun in (jobs, metrics, logs, events, checkpoints, experiments, results, bundles, cluster):
         app.include_router(noun.router, dependencies=[Depends(authorize), Depends(known_parameters_only)])
     for noun in (specification, health, dashboard):
         app.include_router(noun.router)

@@ -14,6 +14,9 @@ from service.problems import INTERNAL, METHODS, ProblemResponse
 from service.telemetry import Telemetry
 
 MAX_BODY_SIZE = 1 << 20
+MAX_BUNDLE_SIZE = 1 << 30
+LARGE_BODIES = {"/v1/bundles": MAX_BUNDLE_SIZE}
+"""Paths to which more may be sent: there the body goes to a file as it comes."""
 UNROUTED = "unrouted"
 
 log = logging.getLogger(__name__)
@@ -24,7 +27,7 @@ _QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 class RequestMiddleware:
     """Gives each request an id, `X-Request-ID` where that is sane, answered in the same header and in every problem.
 
-    A body beyond `MAX_BODY_SIZE` is refused. An exception that nothing else answers becomes a 500 that tells only the
+    A body beyond its limit is refused. An exception that nothing else answers becomes a 500 that tells only the
     id; the log has the rest.
     """
 
@@ -42,13 +45,14 @@ class RequestMiddleware:
         started = time.perf_counter()
         status = 0
         received = 0
+        limit = LARGE_BODIES.get(scope["path"], MAX_BODY_SIZE)
 
         async def limited_receive() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > MAX_BODY_SIZE:
-                raise HTTPException(413, f"The body has more than {MAX_BODY_SIZE} bytes.")
+            if received > limit:
+                raise HTTPException(413, f"The body has more than {limit} bytes.")
             return message
 
         async def noting_send(message: Message) -> None:
