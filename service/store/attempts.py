@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import Select, Subquery, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.jobs import ACTIVE, Status
@@ -17,6 +17,8 @@ from worker.events import Failure, Finished, Started
 
 RETRY_DELAY_S = 2.0
 """Before the first further attempt after an error that may pass; doubled for each one after it."""
+REMEMBERED_CLAIMS = 16
+"""So many claims are looked back on to share workers evenly."""
 
 
 class Fenced(Exception):
@@ -24,16 +26,32 @@ class Fenced(Exception):
 
 
 async def claim(session: AsyncSession, worker: str, node: str) -> tuple[Job, Attempt] | None:
-    """Give the next queued job to a worker: the highest priority, then the longest waiting. None where none waits."""
+    """Give the next queued job to a worker. None where none waits.
+
+    The highest priority goes first. Among equals experiments share (jobs of no experiment share as one): first the one
+    that the fewest workers train for, then the one that got the fewest of the last claims, so that a small experiment
+    waits for the end of a large one not even on a single worker. Within an experiment the longest waiting goes first.
+    """
     now = datetime.now(UTC)
-    query = (
-        select(Job)
+    group = func.coalesce(Job.experiment_id, "")
+    held = _by_experiment(select(Job.id).where(Job.status.in_(ACTIVE)))
+    served = _by_experiment(select(Attempt.job_id).order_by(Attempt.id.desc()).limit(REMEMBERED_CLAIMS))
+    waiting = (
+        select(Job.id)
+        .outerjoin(held, held.c.experiment == group)
+        .outerjoin(served, served.c.experiment == group)
         .where(Job.status == Status.QUEUED, (Job.not_before.is_(None)) | (Job.not_before <= now))
-        .order_by(Job.priority.desc(), Job.queued_at, Job.id)
+        .order_by(
+            Job.priority.desc(),
+            func.coalesce(held.c.jobs, 0),
+            func.coalesce(served.c.jobs, 0),
+            Job.queued_at,
+            Job.id,
+        )
         .limit(1)
-        .with_for_update()
-        .execution_options(populate_existing=True)
+        .scalar_subquery()
     )
+    query = select(Job).where(Job.id == waiting).with_for_update().execution_options(populate_existing=True)
     await lock_events(session)
     job = await session.scalar(query)
     if job is None:
@@ -55,6 +73,14 @@ async def claim(session: AsyncSession, worker: str, node: str) -> tuple[Job, Att
     job.not_before = None
     await change_status(session, job, Status.STARTING)
     return job, attempt
+
+
+def _by_experiment(job_ids: Select[str]) -> Subquery:
+    """How many of these jobs each experiment has; those of none together, as the experiment ""."""
+    chosen = job_ids.subquery()
+    experiment = func.coalesce(Job.experiment_id, "")
+    counted = select(experiment.label("experiment"), func.count().label("jobs")).group_by(experiment)
+    return counted.join(chosen, chosen.c[0] == Job.id).subquery()
 
 
 async def pending(session: AsyncSession, limit: int) -> Sequence[tuple[str, Status]]:

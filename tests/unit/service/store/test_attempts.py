@@ -18,6 +18,7 @@ from tests.unit.service.store.acting import (
     create,
     history,
     live_rows,
+    request,
     row,
     started,
     status,
@@ -44,6 +45,62 @@ async def test_the_highest_priority_goes_first_then_the_longest_waiting(database
     low = await create(database, priority=-1)
     urgent = [await create(database, priority=5) for _ in range(2)]
     assert [await claim(database) for _ in range(7)] == [*urgent, *ordinary, low, None]
+
+
+class TestSharing:
+    """Workers are shared between experiments of one priority; jobs of no experiment are one more."""
+
+    @staticmethod
+    async def experiment(database: Database, name: str, jobs_of_it: int, **fields: object) -> None:
+        async with database.write() as session:
+            cells = [(f"cell {number}", request(**fields)) for number in range(jobs_of_it)]
+            await jobs.create_all(session, cells, name)
+
+    @staticmethod
+    async def served(database: Database) -> str | None:
+        """Who gets the next worker."""
+        job_id = await claim(database)
+        async with database.read() as session:
+            return None if job_id is None else (await jobs.get(session, job_id)).experiment_id or "none"
+
+    async def test_the_one_with_the_fewest_workers_goes_first(self, database: Database) -> None:
+        await self.experiment(database, "large", 5)
+        await self.experiment(database, "small", 2)
+        for _ in range(2):
+            await create(database)
+        order = [await self.served(database) for _ in range(10)]
+        assert order == ["large", "small", "none", "large", "small", "none", "large", "large", "large", None]
+
+    async def test_a_single_worker_is_shared_in_turn(self, database: Database) -> None:
+        await self.experiment(database, "large", 30)
+        order = []
+        for number in range(20):
+            if number == 10:
+                await self.experiment(database, "late", 3)
+            worker = await Worker.run(database)
+            async with database.read() as session:
+                order.append((await jobs.get(session, worker.job)).experiment_id)
+            await worker.finish()
+        assert order[:10] == ["large"] * 10
+        assert order[10:13] == ["late"] * 3, "it has had less of the last claims than the other"
+        assert order[13:] == ["large"] * 7
+
+    async def test_priority_goes_before_sharing(self, database: Database) -> None:
+        await self.experiment(database, "ordinary", 2)
+        await self.experiment(database, "urgent", 3, priority=1)
+        order = [await self.served(database) for _ in range(5)]
+        assert order == ["urgent"] * 3 + ["ordinary"] * 2
+
+    async def test_what_waits_for_its_delay_is_passed_over(self, database: Database) -> None:
+        await self.experiment(database, "failing", 1, priority=5)
+        await self.experiment(database, "other", 1)
+        await (await Worker.run(database)).fail(PASSING)
+        assert [await self.served(database) for _ in range(2)] == ["other", None]
+
+    async def test_in_order_within_an_experiment(self, database: Database) -> None:
+        async with database.write() as session:
+            ids = await jobs.create_all(session, [(f"cell {n}", request(seed=n)) for n in range(5)], "one")
+        assert [await claim(database) for _ in range(5)] == list(ids)
 
 
 async def test_a_resumed_job_keeps_its_place_in_the_queue(database: Database) -> None:
