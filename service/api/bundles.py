@@ -66,7 +66,6 @@ async def download(
         403,
         409,
         413,
-        415,
         422,
         answers={
             200: {"description": "The experiment was here already, and stays as it is", "model": ExperimentDetail},

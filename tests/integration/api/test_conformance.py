@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, given, strategies
 from hypothesis import settings as hypothesis_settings
 from pydantic import SecretStr
 from schemathesis import GenerationMode
@@ -28,6 +28,7 @@ BEYOND_SCHEMAS = [positive_data_acceptance]
 """A schema cannot say that groups must divide channels, or that a cursor must come from a page."""
 
 TOKEN = "testers-token"
+schemathesis.openapi.media_type("application/x-tar", strategies.binary())
 SCHEMA = schemathesis.openapi.from_path(PATH)
 OPERATIONS = {operation.ok().label: operation.ok() for operation in SCHEMA.get_all_operations()}
 
