@@ -1,7 +1,6 @@
 """The JSON of experiments, as clients see it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.artifacts import ArtifactStore
+from service.dispatcher import seeding
 from service.dispatcher.cluster import Cluster, ClusterGone, Node, WorkerGone
 from service.dispatcher.datasets import Datasets
 from service.dispatcher.following import REQUESTS, Follower
@@ -53,6 +54,7 @@ class Dispatcher:
                 await self._connect()
                 await self._reconcile()
                 tasks.create_task(self._watch_cluster())
+                tasks.create_task(seeding.keep(self._database, self._leadership))
                 await self._dispatch()
         finally:
             self._pool.stop()

@@ -5,8 +5,12 @@ from typing import Any
 
 import pytest
 
+from service.experiments import ExperimentRequest, expand
 from service.jobs import Status
-from service.store import jobs
+from service.store import experiments, jobs
+from service.store.listing import JobFilter
+from service.store.results import runs
+from tests.integration.dispatcher.conftest import SMALL
 
 pytestmark = [pytest.mark.anyio, pytest.mark.ray]
 
@@ -143,3 +147,33 @@ def computed(row: Any) -> tuple[Any, ...]:
     """What of a row follows from the spec: all but the speed."""
     values = {name: value for name, value in row.values.items() if name != "images_per_s"}
     return row.kind, row.epoch, row.step, values
+
+
+async def test_sequential_seeds_are_spent_whichever_dispatcher_is_there(stack: Any) -> None:
+    request = ExperimentRequest.model_validate(
+        {
+            "base": {"epochs": 1, "dataset": SMALL},
+            "grid": {"normalization": [{"type": "layer"}, {"type": "group", "num_groups": 1}], "batch_size": [32]},
+            "seeds": {"min": 2, "max": 3},
+        }
+    ).resolved()
+    async with stack.database.write() as session:
+        experiment_id = (await experiments.create(session, request, expand(request))).id
+        first = await session.scalar(JobFilter(experiment=experiment_id).job_ids().limit(1))
+    await stack.wait(first)
+    stack.dispatchers[0].kill()
+    stack.start_dispatcher()
+
+    async def decided() -> bool | None:
+        async with stack.database.read() as session:
+            return None if (await experiments.get(session, experiment_id)).deciding else True
+
+    await stack.until(decided, "all seeds to be decided")
+    async with stack.database.read() as session:
+        found = await runs(session, JobFilter(experiment=experiment_id))
+    # One group is layer normalization: nothing can tell the two apart, so both get all their seeds.
+    assert sorted((run.spec["normalization"]["type"], run.seed) for run in found) == [
+        (kind, seed) for kind in ("group", "layer") for seed in range(3)
+    ]
+    assert {run.status for run in found} == {Status.SUCCEEDED}
+    assert {(run.device, run.precision) for run in found} == {("cpu", "float32")}

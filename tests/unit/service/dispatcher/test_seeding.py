@@ -1,0 +1,190 @@
+"""Seeds go where a comparison needs them, once, and nobody peeks."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from sqlalchemy import select
+
+from service.dispatcher import seeding
+from service.dispatcher.leadership import Leadership, LeadershipLost
+from service.experiments import ExperimentRequest, expand
+from service.jobs import Status
+from service.store import Database, experiments, jobs
+from service.store.tables import Job
+from tests.unit.service.store.acting import FINAL, Worker, row
+
+pytestmark = pytest.mark.anyio
+
+GRID: dict[str, Any] = {"normalization": [{"type": "batch"}, {"type": "group"}], "batch_size": [2, 32]}
+NOISE = (0.0, 0.011, -0.012, 0.009, -0.004, 0.013, -0.010, 0.007, 0.002, -0.003)
+"""Of each seed, in the cells of group normalization: what a difference is made of beside the effect."""
+
+Error = Callable[[str, int, int], float]
+
+
+def resolved_at_2(norm: str, batch_size: int, seed: int) -> float:
+    """At 2 images batch normalization is far worse; at 32 there is nothing between them."""
+    worse = 0.5 if (norm, batch_size) == ("batch", 2) else 0.0
+    return 0.2 + worse + (NOISE[seed] if norm == "group" else 0.0)
+
+
+async def create(database: Database, **fields: Any) -> str:
+    request = ExperimentRequest.model_validate({"grid": GRID, "seeds": {"min": 3, "max": 10}} | fields).resolved()
+    async with database.write() as session:
+        return (await experiments.create(session, request, expand(request))).id
+
+
+async def run_all(database: Database, error: Error) -> None:
+    """Train whatever waits."""
+    while True:
+        async with database.read() as session:
+            if await session.scalar(select(Job.id).where(Job.status == Status.QUEUED).limit(1)) is None:
+                return
+        worker = await Worker.run(database)
+        async with database.read() as session:
+            job = await jobs.get(session, worker.job)
+        await worker.report(row(3, test_error=error(job.normalization, job.batch_size, job.seed)))
+        await worker.finish()
+
+
+async def decide(database: Database, experiment_id: str) -> int:
+    async with database.write() as session:
+        return len(await seeding.decide(session, experiment_id))
+
+
+async def seeds(database: Database, experiment_id: str) -> dict[tuple[str, int], list[int]]:
+    """Which seeds each cell has been given."""
+    given: dict[tuple[str, int], list[int]] = {}
+    async with database.read() as session:
+        query = select(Job).where(Job.experiment_id == experiment_id).order_by(Job.seed)
+        for job in await session.scalars(query):
+            given.setdefault((job.normalization, job.batch_size), []).append(job.seed)
+    return given
+
+
+async def deciding(database: Database, experiment_id: str) -> bool:
+    async with database.read() as session:
+        return (await experiments.get(session, experiment_id)).deciding
+
+
+async def at_a_look(database: Database) -> list[str]:
+    async with database.read() as session:
+        return list(await experiments.at_a_look(session))
+
+
+async def test_only_undecided_cells_get_more_seeds_until_all_are_spent(database: Database) -> None:
+    id_ = await create(database)
+    assert set(map(tuple, (await seeds(database, id_)).values())) == {(0, 1, 2)}
+    spent = []
+    while await deciding(database, id_):
+        await run_all(database, resolved_at_2)
+        assert await at_a_look(database) == [id_]
+        await decide(database, id_)
+        spent.append({cell: len(given) for cell, given in (await seeds(database, id_)).items()})
+    assert spent[-1] == {("batch", 2): 3, ("group", 2): 3, ("batch", 32): 10, ("group", 32): 10}
+    assert all(later >= earlier for earlier, later in zip(spent[0].values(), spent[1].values(), strict=True))
+    assert await at_a_look(database) == []
+    assert (await seeds(database, id_))["batch", 32] == list(range(10))
+
+
+async def test_where_all_is_decided_nothing_more_is_spent(database: Database) -> None:
+    id_ = await create(database)
+    await run_all(database, lambda norm, _size, seed: 0.7 if norm == "batch" else 0.2 + NOISE[seed])
+    assert await decide(database, id_) == 0
+    assert not await deciding(database, id_)
+    assert Counter(map(len, (await seeds(database, id_)).values())) == {3: 4}
+
+
+async def test_a_decision_is_made_once_however_often_it_is_asked(database: Database) -> None:
+    id_ = await create(database)
+    await run_all(database, resolved_at_2)
+    added = await asyncio.gather(*(decide(database, id_) for _ in range(4)))
+    assert sorted(added)[:3] == [0, 0, 0]
+    assert sum(added) > 0
+    given = await seeds(database, id_)
+    assert all(len(set(found)) == len(found) for found in given.values())
+
+
+async def test_nothing_is_decided_while_a_job_has_not_ended(database: Database) -> None:
+    id_ = await create(database)
+    worker = await Worker.run(database)
+    await run_all(database, resolved_at_2)
+    assert await at_a_look(database) == []
+    assert await decide(database, id_) == 0
+    assert await deciding(database, id_)
+    await worker.finish()
+    assert await at_a_look(database) == [id_]
+
+
+async def test_a_failed_job_holds_nothing_up(database: Database) -> None:
+    id_ = await create(database)
+    await (await Worker.run(database)).fail(FINAL)
+    await run_all(database, resolved_at_2)
+    assert await decide(database, id_) > 0
+
+
+async def test_nothing_is_decided_for_one_that_is_paused_or_cancelled(database: Database) -> None:
+    id_ = await create(database)
+    await run_all(database, resolved_at_2)
+    async with database.write() as session:
+        await experiments.pause(session, id_)
+    assert await at_a_look(database) == []
+    assert await decide(database, id_) == 0
+    async with database.write() as session:
+        await experiments.resume(session, id_)
+    assert await at_a_look(database) == [id_]
+    async with database.write() as session:
+        await experiments.cancel(session, id_)
+    assert await at_a_look(database) == []
+    assert await decide(database, id_) == 0
+
+
+async def test_experiments_with_fixed_seeds_are_left_alone(database: Database) -> None:
+    id_ = await create(database, seeds=None)
+    await run_all(database, resolved_at_2)
+    assert await at_a_look(database) == []
+    assert await decide(database, id_) == 0
+
+
+class Holder:
+    """Holds the role for so many writes."""
+
+    def __init__(self, writes: int) -> None:
+        self.writes = writes
+
+    async def assert_held(self, _session: object) -> None:
+        self.writes -= 1
+        if self.writes < 0:
+            raise LeadershipLost("another one took over")
+
+
+async def test_it_goes_on_until_another_dispatcher_takes_over(database: Database) -> None:
+    first, second = await create(database), await create(database)
+    await run_all(database, resolved_at_2)
+    with pytest.raises(LeadershipLost):
+        await seeding.keep(database, cast(Leadership, Holder(writes=1)), interval_s=0)
+    decided = [id_ for id_ in (first, second) if len((await seeds(database, id_))["batch", 32]) > 3]
+    assert len(decided) == 1, "the second one was refused, and nothing of it was written"
+
+
+async def test_a_database_that_is_away_is_waited_for(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    id_ = await create(database)
+    await run_all(database, resolved_at_2)
+    found = experiments.at_a_look
+    answers = iter([OSError("away")])
+
+    async def sometimes(session: Any) -> Any:
+        for error in answers:
+            raise error
+        return await found(session)
+
+    monkeypatch.setattr(experiments, "at_a_look", sometimes)
+    with caplog.at_level("WARNING"), pytest.raises(LeadershipLost):
+        await seeding.keep(database, cast(Leadership, Holder(writes=0)), interval_s=0)
+    assert "no seeds decided, will try again: away" in caplog.text
+    assert await deciding(database, id_)
