@@ -34,8 +34,10 @@ from service.connection import (
     ConnectionFailed,
     CorruptDownload,
     NotNormlab,
+    given,
     raise_problem,
 )
+from service.experiment_client import Experiments
 from service.settings import is_loopback
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ class Event:
     data: Json
 
 
-class Client:
+class Client(Experiments):
     """Talks to one service.
 
     `base_url` defaults to NORMLAB_URL, else http://127.0.0.1:8000; `token` to NORMLAB_TOKEN. A request is repeated
@@ -169,7 +171,7 @@ class Client:
 
     def metrics(self, job: str, **filters: Any) -> list[Json]:
         """The metrics of a job in order; filters as in the API: kind, after_step, max_points, superseded."""
-        rows: list[Json] = self._json("GET", _job(job, "metrics"), params=_params(filters))["data"]
+        rows: list[Json] = self._json("GET", _job(job, "metrics"), params=given(filters))["data"]
         return rows
 
     def logs(self, job: str, after: int | str | None = None, **filters: Any) -> Iterator[Json]:
@@ -289,7 +291,7 @@ class Client:
         raise attempts.error
 
     def _pages(self, path: str, cursor: str, filters: Mapping[str, Any]) -> Iterator[Json]:
-        params = _params(filters)
+        params = given(filters)
         while True:
             page = self._json("GET", path, params=params)
             yield from page["data"]
@@ -324,10 +326,6 @@ class Client:
 
 def _job(job: str, *rest: str) -> str:
     return "/".join(["/v1/jobs", quote(job, safe=""), *(quote(part, safe="") for part in rest)])
-
-
-def _params(filters: Mapping[str, Any]) -> Json:
-    return {name: value for name, value in filters.items() if value is not None}
 
 
 def _sha256(path: Path) -> str:

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from collections.abc import Mapping
 from typing import Any, Self
 
 import httpx2
@@ -134,3 +135,8 @@ def raise_problem(response: httpx2.Response) -> None:
         problem.get("errors"),
         problem.get("request_id"),
     )
+
+
+def given(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The query parameters that are not None."""
+    return {name: value for name, value in parameters.items() if value is not None}

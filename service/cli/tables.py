@@ -101,7 +101,7 @@ def jobs_table(jobs: Iterable[Json]) -> Table:
             f"{job['progress']['epoch'] if job['progress'] else 0}/{spec['epochs']}",
             per_cent(summary.get("last")),
             per_cent(summary.get("best")),
-            duration(_age_s(job["created_at"])),
+            duration(age_s(job["created_at"])),
             Text(_name_of(job)),
         )
     return table
@@ -153,5 +153,5 @@ def _clock(time: str) -> str:
     return datetime.fromisoformat(time).astimezone().strftime("%H:%M:%S")
 
 
-def _age_s(time: str) -> float:
+def age_s(time: str) -> float:
     return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())

@@ -18,10 +18,13 @@ NAMES = {
 }
 
 
-def compose(experiment: Json, results: Json, jobs: Sequence[Json], versions: Mapping[str, str]) -> Document:
+def compose(
+    experiment: Json, results: Json, jobs: Sequence[Json], versions: Mapping[str, str], picture_name: str = "figure.svg"
+) -> Document:
     """The report of an experiment, its results, its jobs with their checkpoints, and what wrote it by version.
 
-    A job is as `GET /v1/jobs/{id}` answers it; `checkpoints` may be added to it.
+    A job is as `GET /v1/jobs/{id}` answers it; `checkpoints` may be added to it. `picture_name` is how Markdown refers
+    to the figure.
     """
     number = Number(results["metric"])
     question = f"{number.axis} by {results['rows']['field']} and {results['columns']['field']}"
@@ -32,7 +35,7 @@ def compose(experiment: Json, results: Json, jobs: Sequence[Json], versions: Map
             f"{number.title} against {results['columns']['field']}: means over seeds, "
             f"with {_percent(results['confidence'])} intervals where there is more than one."
         )
-        grid.append(Figure("figure.svg", picture, description))
+        grid.append(Figure(picture_name, picture, description))
     sections = [Section("What was found", _findings(results, number)), Section(question, grid)]
     if results["comparisons"]:
         sections.append(Section("Every comparison", [_comparisons(results, number)]))
@@ -46,6 +49,19 @@ def compose(experiment: Json, results: Json, jobs: Sequence[Json], versions: Map
         Section("The jobs", [_jobs(results, jobs, number)]),
     ]
     return Document(experiment["name"] or experiment["id"], sections)
+
+
+def tables(results: Json) -> Document:
+    """The results alone: their table, the comparisons, and what else may explain them."""
+    number = Number(results["metric"])
+    question = f"{number.axis} by {results['rows']['field']} and {results['columns']['field']}"
+    sections = [Section(question, _grid(results, number))]
+    if results["comparisons"]:
+        sections.append(Section("Every comparison", [_comparisons(results, number)]))
+    if results["warnings"]:
+        notes = [f"{warning['detail']} ({warning['code']})" for warning in results["warnings"]]
+        sections.append(Section("What else may explain a difference", [Bullets(notes)]))
+    return Document(results["name"] or "Results", sections)
 
 
 class Number:

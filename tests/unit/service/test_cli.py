@@ -1,95 +1,26 @@
 """The command line: what it prints, where, and how it ends. Most of it against the real API, without a dispatcher."""
 
-import asyncio
 import hashlib
 import io
 import json
 import re
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from rich.console import Console
 
-from service.app import create_server
-from service.cli import main
 from service.cli.exits import EXIT_CODES, Exit
 from service.cli.tables import duration, jobs_table, normalization_of, per_cent, title_of
 from service.cli.watching import Bars, to_the_end
 from service.client import Client
 from service.private_ray import free_port
-from service.settings import Settings
-from service.store import Database, migrate
-from tests.unit.service.stand_in import Answer, Json, StandIn, a_job, file_server, problem, running, stream
+from tests.unit.service.conftest import Ended, Run
+from tests.unit.service.stand_in import Answer, Json, StandIn, a_job, file_server, problem, stream
 
 ARGUMENTS = ["submit", "--normalization", "group", "--num-groups", "8", "--batch-size", "2"]
-
-
-@dataclass
-class Ended:
-    """What a command left."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """Standard output, read."""
-        return json.loads(self.out)
-
-
-Run = Callable[..., Ended]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    monkeypatch.setenv("NORMLAB_HOME", str(tmp_path / "no-home"))
-
-    def run(*arguments: str) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["normlab", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return Ended(int(ended.value.code or 0), *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real API on an empty database, with nobody to run its jobs."""
-    settings = Settings(home=tmp_path_factory.mktemp("home"), port=free_port())
-
-    async def migrated() -> None:
-        async with Database(settings.database) as database:
-            await migrate.upgrade(database)
-
-    asyncio.run(migrated())
-    server = create_server(settings)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    url = f"http://127.0.0.1:{settings.port}"
-    with Client(url, retry_s=20) as client:
-        client.specification()
-    yield url
-    server.should_exit = True
-    thread.join()
-
-
-@pytest.fixture
-def lab(run: Run, api: str) -> Run:
-    return lambda *arguments: run("--url", api, *arguments)
-
-
-@pytest.fixture
-def service() -> Iterator[StandIn]:
-    with running() as service:
-        yield service
 
 
 class TestSubmit:

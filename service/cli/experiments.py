@@ -1,0 +1,249 @@
+"""`normlab experiment`: grids of jobs, submitted, watched and steered as one."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from service.cli.exits import Exit, Invalid
+from service.cli.grids import (
+    counts_text,
+    experiment_table,
+    experiments_table,
+    preview_table,
+    progress_text,
+    results_grid,
+)
+from service.cli.session import AsJson, Json, connect, console, print_json, print_json_line
+from service.client import Client
+from service.experiment_client import ENDED
+
+app = typer.Typer(
+    help="Grids of jobs: submit, watch, pause and extend them as one.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+ExperimentId = Annotated[str, typer.Argument(help="Id of the experiment.", show_default=False)]
+ExperimentIds = Annotated[list[str], typer.Argument(help="Ids of the experiments.", show_default=False)]
+LOOK_S = 2.0
+"""How often a watched experiment is looked at."""
+
+
+@app.command()
+def submit(
+    context: typer.Context,
+    what: Annotated[
+        str, typer.Argument(help="A file of YAML or JSON, - for standard input, or the name of a built-in experiment.")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would make, what confounds it and what it costs.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow it to its end.")] = False,
+    budget: Annotated[float | None, typer.Option(help="About this fraction of the cost: fewer epochs, images.")] = None,
+    name: Annotated[str | None, typer.Option(help="For people.")] = None,
+    priority: Annotated[int | None, typer.Option(help="Higher goes first.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="So many seeds a cell, from 0 on.")] = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key twice makes one experiment.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit an experiment: normlab experiment submit paper-batch-size --budget 0.05 --watch"""
+    request = _read(what)
+    given = {"budget": budget, "name": name, "priority": priority}
+    request |= {field: value for field, value in given.items() if value is not None}
+    if seeds is not None:
+        request["grid"] = {**_grid_of(request), "seed": list(range(seeds))}
+        request.pop("seeds", None)
+    out = console()
+    with connect(context) as client:
+        if dry_run:
+            preview = client.dry_run(request)
+            print_json(preview) if as_json else out.print(preview_table(preview))
+            return
+        experiment = client.submit_experiment(request, idempotency_key)
+        if as_json and not watch:
+            print_json(experiment)
+        elif not as_json:
+            out.print(f"{experiment['id']}  {experiment['jobs']} jobs  {experiment['name']}", markup=False)
+            if not watch:
+                out.print(f"normlab experiment watch {experiment['id']} follows it.", style="dim")
+        if watch:
+            follow(client, experiment["id"], as_json=as_json)
+
+
+@app.command("list")
+def find(
+    context: typer.Context,
+    search: Annotated[str | None, typer.Option(help="Only with this in the name.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    builtin: Annotated[bool, typer.Option("--builtin", help="Those that can be submitted by name instead.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List experiments, newest first."""
+    with connect(context) as client:
+        found = (
+            client.builtin_experiments() if builtin else list(client.experiments(max_experiments=limit, search=search))
+        )
+    out = console()
+    if as_json:
+        print_json(found)
+    elif builtin:
+        for study in found:
+            out.print(f"{study['name']:<18}{study['jobs']:>4} jobs  {study['description']}", soft_wrap=True)
+    elif found:
+        out.print(experiments_table(found))
+    else:
+        out.print("No experiments.", style="dim")
+
+
+@app.command()
+def show(context: typer.Context, experiment: ExperimentId, as_json: AsJson = False) -> None:
+    """Show one experiment: its grid, where it stands, and what is to be said against it."""
+    with connect(context) as client:
+        found = client.experiment(experiment)
+    if as_json:
+        print_json(found)
+    else:
+        console().print(experiment_table(found))
+
+
+@app.command()
+def watch(context: typer.Context, experiment: ExperimentId, as_json: AsJson = False) -> None:
+    """Follow an experiment to its end; Ctrl-C stops watching, not the jobs. Ends with 1 unless all succeeded."""
+    with connect(context) as client:
+        follow(client, experiment, as_json=as_json)
+
+
+@app.command()
+def cancel(context: typer.Context, experiments: ExperimentIds, as_json: AsJson = False) -> None:
+    """Stop all jobs of experiments for good."""
+    _each(context, experiments, Client.cancel_experiment, as_json)
+
+
+@app.command()
+def pause(context: typer.Context, experiments: ExperimentIds, as_json: AsJson = False) -> None:
+    """Have all jobs take a checkpoint and stop until they are resumed."""
+    _each(context, experiments, Client.pause_experiment, as_json)
+
+
+@app.command()
+def resume(context: typer.Context, experiments: ExperimentIds, as_json: AsJson = False) -> None:
+    """Queue all paused jobs again, from their checkpoints."""
+    _each(context, experiments, Client.resume_experiment, as_json)
+
+
+@app.command()
+def extend(
+    context: typer.Context,
+    experiment: ExperimentId,
+    seed: Annotated[list[int] | None, typer.Option(min=0, help="One more seed of every cell; may be repeated.")] = None,
+    name: Annotated[str | None, typer.Option(help="Another name.")] = None,
+    priority: Annotated[int | None, typer.Option(help="Another priority of all its jobs.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add seeds to an experiment, also while it runs; or rename it, or change its priority."""
+    if seed is None and name is None and priority is None:
+        raise Invalid("nothing is to change: give --seed, --name or --priority")
+    grid = None if seed is None else {"seed": seed}
+    _each(context, [experiment], lambda c, e: c.change_experiment(e, name=name, priority=priority, grid=grid), as_json)
+
+
+@app.command()
+def delete(context: typer.Context, experiments: ExperimentIds) -> None:
+    """Remove experiments that have ended, with their jobs, metrics and checkpoints."""
+    with connect(context) as client:
+        for experiment in experiments:
+            client.delete_experiment(experiment)
+            console().print(f"{experiment}  deleted")
+
+
+def follow(client: Client, experiment: str, *, as_json: bool = False) -> None:
+    """Show the grid of an experiment filling in. Raises `typer.Exit`: 1 unless all succeeded, 130 after Ctrl-C."""
+    out = console()
+    try:
+        if as_json or not out.is_terminal:
+            found = _lines(client, experiment, out, as_json=as_json)
+        else:
+            found = _grid(client, experiment, out)
+    except KeyboardInterrupt:
+        Console(stderr=True, highlight=False).print(
+            f"Stopped watching; the jobs run on. `normlab experiment watch {experiment}` goes on, "
+            f"`normlab experiment cancel {experiment}` stops them.",
+            soft_wrap=True,
+        )
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    if set(found["counts"]) - {"succeeded"}:
+        raise typer.Exit(Exit.FAILED)
+
+
+def _grid(client: Client, experiment: str, out: Console) -> Json:
+    with Live(console=out, auto_refresh=False) as live:
+        while True:
+            found = client.experiment(experiment)
+            standing = Text(f"{found['status']}, {progress_text(found)}: ").append_text(counts_text(found["counts"]))
+            live.update(Group(results_grid(client.results(experiment)), Text(), standing), refresh=True)
+            if found["status"] in ENDED:
+                return found
+            time.sleep(LOOK_S)
+
+
+def _lines(client: Client, experiment: str, out: Console, *, as_json: bool) -> Json:
+    """A line whenever something has changed; the results at the end."""
+    told: Any = None
+    while True:
+        found = client.experiment(experiment)
+        if (now := (found["status"], found["counts"])) != told:
+            told = now
+            if as_json:
+                print_json_line({name: found[name] for name in ("id", "status", "counts", "progress", "eta_s")})
+            else:
+                standing = Text(f"{found['status']}, {progress_text(found)}: ")
+                out.print(standing.append_text(counts_text(found["counts"])), soft_wrap=True)
+        if found["status"] in ENDED:
+            if not as_json:
+                out.print(results_grid(client.results(experiment)))
+            return found
+        time.sleep(LOOK_S)
+
+
+def _each(context: typer.Context, experiments: list[str], verb: Callable[[Client, str], Json], as_json: bool) -> None:
+    out = console()
+    with connect(context) as client:
+        for experiment in experiments:
+            answer = verb(client, experiment)
+            if as_json:
+                print_json(answer)
+            else:
+                line = Text(f"{answer['id']}  {answer['status']}  ").append_text(counts_text(answer["counts"]))
+                out.print(line, soft_wrap=True)
+
+
+def _read(what: str) -> Json:
+    """The request: a file where `what` looks like one, else the name of a built-in experiment."""
+    path = Path(what)
+    if what != "-" and not path.suffix and not path.exists():
+        return {"builtin": what}
+    source = "standard input" if what == "-" else what
+    text = sys.stdin.read() if what == "-" else path.read_text()
+    try:
+        request = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise Invalid(f"{source} is neither YAML nor JSON: {reason}") from error
+    if not isinstance(request, dict):
+        raise Invalid(f"{source} holds no object: an experiment is one, with name, base and grid")
+    return request
+
+
+def _grid_of(request: Json) -> Json:
+    grid = request.get("grid", {})
+    if not isinstance(grid, dict):
+        raise Invalid(f"grid is {grid!r} in the file: --seeds can only go over an object")
+    return grid

@@ -1,0 +1,152 @@
+"""How experiments and their results look on a terminal."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from service.cli.tables import STYLES, age_s, duration, grid, status_text
+from service.report import Number
+
+Json = dict[str, Any]
+
+NONE = "–"
+STATUS_STYLES = STYLES | {"finished": "green"}
+SHORT = {"queued": "wait", "starting": "run", "running": "run", "pausing": "pause", "cancelling": "cancel"}
+
+
+def experiments_table(found: Iterable[Json]) -> Table:
+    """One line an experiment."""
+    table = grid("ID", "STATUS", "JOBS", "DONE", "ROWS", "COLUMNS", "AGE", "NAME", right=("JOBS", "DONE", "AGE"))
+    for experiment in found:
+        table.add_row(
+            experiment["id"],
+            Text(experiment["status"], style=STATUS_STYLES.get(experiment["status"], "")),
+            str(experiment["jobs"]),
+            f"{100 * experiment['progress']:.0f} %",
+            experiment["rows"],
+            experiment["columns"],
+            duration(age_s(experiment["created_at"])),
+            Text(experiment["name"]),
+        )
+    return table
+
+
+def experiment_table(experiment: Json) -> Table:
+    """Where one experiment stands, and what is to be said against it."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("experiment", experiment["id"])
+    if experiment["name"]:
+        table.add_row("name", Text(experiment["name"]))
+    table.add_row("status", Text(experiment["status"], style=STATUS_STYLES.get(experiment["status"], "")))
+    for name, values in experiment["grid"].items():
+        table.add_row(f"{len(values)} {name}", Text(", ".join(value_text(value) for value in values)))
+    if experiment["budget"] < 1:
+        table.add_row("budget", f"{experiment['budget']:g} of the cost")
+    table.add_row("jobs", counts_text(experiment["counts"]))
+    table.add_row("progress", progress_text(experiment))
+    if sequential := experiment["sequential"]:
+        looks = ", ".join(map(str, sequential["looks"]))
+        state = f"look {sequential['look']} of {len(sequential['looks'])}" if sequential["deciding"] else "all decided"
+        table.add_row("seeds", f"sequential, looks at {looks}: {state}")
+    for warning in experiment["warnings"]:
+        table.add_row(warning["severity"], Text(warning["detail"], style="yellow"))
+    return table
+
+
+def preview_table(preview: Json) -> Table:
+    """What a dry run says."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    jobs = len(preview["jobs"])
+    more = f", up to {preview['most_jobs']} where seeds are needed" if preview["most_jobs"] > jobs else ""
+    table.add_row("would make", f"{jobs} jobs in {preview['cells']} cells{more}")
+    cost = preview["cost"]
+    if cost["device_s"] is not None:
+        elapsed = f", {duration(cost['elapsed_s'])} on {cost['slots']} slots" if cost["elapsed_s"] is not None else ""
+        table.add_row("cost", f"{duration(cost['device_s'])} of training{elapsed}")
+    table.add_row("", Text(cost["basis"], style="dim"))
+    for warning in preview["warnings"]:
+        table.add_row(warning["severity"], Text(warning["detail"], style="yellow"))
+    return table
+
+
+def results_grid(results: Json) -> RenderableType:
+    """Rows against columns: mean and half the interval, with what still runs; then the comparisons and warnings."""
+    number = Number(results["metric"])
+    cells = {(cell["row"], cell["column"]): cell for cell in results["cells"]}
+    columns = [value["label"] for value in results["columns"]["values"]]
+    table = grid(results["rows"]["field"], *columns, right=columns)
+    table.title = f"{number.axis}, {results['statistic'].replace('_', ' ')}, by {results['columns']['field']}"
+    table.title_justify = "left"
+    for row in results["rows"]["values"]:
+        table.add_row(row["label"], *(cell_text(cells.get((row["label"], column)), number) for column in columns))
+    parts: list[RenderableType] = [table]
+    tested = [comparison for comparison in results["comparisons"] if comparison["difference"] is not None]
+    if tested:
+        parts += [Text(), _comparisons(tested, number)]
+    parts += [Text(f"{warning['severity']}: {warning['detail']}", style="yellow") for warning in results["warnings"]]
+    return Group(*parts)
+
+
+def cell_text(cell: Json | None, number: Number) -> Text:
+    """A cell: `12.34 ± 0.56 (3)`, and what of it has not ended or has failed."""
+    if cell is None:
+        return Text(NONE, style="dim")
+    text = Text()
+    if cell["mean"] is not None:
+        interval = cell["interval"]
+        half = "" if interval is None else f" ± {number.plain((interval[1] - interval[0]) / 2)}"
+        text.append(f"{number.plain(cell['mean'])}{half}")
+        text.append(f" ({cell['n']})", style="dim")
+    for status, count in cell["counts"].items():
+        if status != "succeeded":
+            text.append(" " if text else "")
+            text.append(f"{count} {SHORT.get(status, status)}", style=STYLES.get(status, ""))
+    return text or Text(NONE, style="dim")
+
+
+def counts_text(counts: Mapping[str, int]) -> Text:
+    """`3 succeeded, 1 running`."""
+    return Text(", ").join(Text(f"{count} ").append_text(status_text(status)) for status, count in counts.items())
+
+
+def progress_text(experiment: Json) -> str:
+    """`42 %, 3:07 left`."""
+    left = f", {duration(experiment['eta_s'])} left" if experiment["eta_s"] is not None else ""
+    return f"{100 * experiment['progress']:.0f} %{left}"
+
+
+def value_text(value: Any) -> str:
+    """A value of a grid in a few letters: `group 8`, `sgd learning_rate 0.1`."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    rest = [
+        f"{entry}" if name == "num_groups" else f"{name} {entry}" for name, entry in value.items() if name != "type"
+    ]
+    return " ".join([*([str(value["type"])] if "type" in value else []), *rest])
+
+
+def _comparisons(tested: Iterable[Json], number: Number) -> Table:
+    table = grid(
+        "COLUMN", "A", "B", "N", "A - B", "INTERVAL", "P ADJUSTED", "RESOLVED", right=("N", "A - B", "P ADJUSTED")
+    )
+    for comparison in tested:
+        p, more = comparison["p_adjusted"], comparison["seeds_needed"]
+        unresolved = "no" if more is None else f"no, {more} more seeds might"
+        table.add_row(
+            comparison["column"],
+            comparison["row_a"],
+            comparison["row_b"],
+            str(comparison["n"]),
+            number.text(comparison["difference"], "+"),
+            number.range(comparison["interval"], "+"),
+            NONE if p is None else f"{p:.3g}",
+            Text("yes", style="green") if comparison["resolved"] else Text(unresolved),
+        )
+    return table

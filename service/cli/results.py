@@ -1,0 +1,96 @@
+"""`normlab results`: the table of an experiment, or of any jobs."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from service.cli.exits import Invalid
+from service.cli.grids import results_grid
+from service.cli.session import WIDTH_OF_A_PIPE, AsJson, Json, connect, console
+from service.experiment_client import TableFormat
+from service.report import as_markdown, tables
+
+
+class Format(StrEnum):
+    """How results are written."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+    PARQUET = "parquet"
+    MARKDOWN = "markdown"
+
+
+class FlatTable(StrEnum):
+    """Which table CSV and Parquet have."""
+
+    CELLS = "cells"
+    COMPARISONS = "comparisons"
+    OBSERVATIONS = "observations"
+
+
+def results(
+    context: typer.Context,
+    experiment: Annotated[str | None, typer.Argument(help="Id of the experiment; none: all jobs.")] = None,
+    metric: Annotated[str | None, typer.Option(help="As test_error; default: what the experiment declared.")] = None,
+    statistic: Annotated[str | None, typer.Option(help="final, best, median_last_5 or at_step.")] = None,
+    step: Annotated[int | None, typer.Option(help="Of the statistic at_step.")] = None,
+    rows: Annotated[str | None, typer.Option(help="Field that is compared, as normalization.")] = None,
+    columns: Annotated[str | None, typer.Option(help="Field within whose values, as batch_size.")] = None,
+    where: Annotated[list[str] | None, typer.Option(help="Only jobs with this FIELD=LABEL; may be repeated.")] = None,
+    confidence: Annotated[float | None, typer.Option(help="Of the intervals; default: 0.95.")] = None,
+    format: Annotated[Format, typer.Option("--format", "-f", help="How it is written.")] = Format.TABLE,
+    table: Annotated[FlatTable, typer.Option(help="Which one CSV and Parquet have.")] = FlatTable.CELLS,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file instead of standard output.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show means with their intervals, and which differences are real."""
+    if as_json:
+        format = Format.JSON
+    for entry in where or ():
+        if "=" not in entry:
+            raise Invalid(f"--where is {entry!r}: give it as FIELD=LABEL")
+    if format is Format.PARQUET and output is None and sys.stdout.isatty():
+        raise Invalid("Parquet is not for a terminal: give --output FILE")
+    question: dict[str, Any] = {
+        "metric": metric,
+        "statistic": statistic,
+        "step": step,
+        "rows": rows,
+        "columns": columns,
+        "where": [entry.replace("=", ":", 1) for entry in where] if where else None,
+        "confidence": confidence,
+    }
+    with connect(context) as client:
+        if format in (Format.CSV, Format.PARQUET):
+            kind: TableFormat = "csv" if format is Format.CSV else "parquet"
+            content = client.results_table(experiment, kind, table=table.value, **question)
+        else:
+            found = client.results(experiment, **question)
+            if format is Format.TABLE and output is None:
+                console().print(results_grid(found))
+                return
+            content = _text(found, format).encode()
+    if output is not None:
+        output.write_bytes(content)
+    else:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+
+
+def _text(found: Json, format: Format) -> str:
+    match format:
+        case Format.MARKDOWN:
+            return as_markdown(tables(found))
+        case Format.JSON:
+            return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+        case _:
+            plain = Console(width=WIDTH_OF_A_PIPE, color_system=None, highlight=False)
+            with plain.capture() as captured:
+                plain.print(results_grid(found))
+            return captured.get()
