@@ -63,6 +63,11 @@ async def show() -> SpecificationView:
 @cache
 def _specification() -> SpecificationView:
     schema = JobRequest.model_json_schema()
+    # pydantic leaves out of a schema what a factory makes: the parts of a job, which have defaults too.
+    defaults = JobRequest.model_construct(normalization=None).model_dump(mode="json", warnings=False)
+    for name, field in JobRequest.model_fields.items():
+        if field.default_factory is not None:
+            schema["properties"][name]["default"] = defaults[name]
     mapping = schema["properties"]["normalization"]["discriminator"]["mapping"]
     parts = {tag: schema["$defs"][reference.rpartition("/")[2]] for tag, reference in mapping.items()}
     return SpecificationView(

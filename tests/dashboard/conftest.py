@@ -19,6 +19,9 @@ from service.store import Database
 from tests.integration.api.reporter import Reporter
 
 PATIENCE_S = 20
+EXPECTED = ("Failed to load resource", "Applying inline style violates")
+"""Answers that are no success, which pages tell in words; the style sheet for maps of plotly.js, which is refused."""
+
 expect.set_options(timeout=PATIENCE_S * 1000)
 
 
@@ -141,7 +144,7 @@ class Visit:
         return page
 
     def _heard(self, message: Any) -> None:
-        if message.type == "error" and "Failed to load resource" not in message.text:
+        if message.type == "error" and not any(expected in message.text for expected in EXPECTED):
             self.complaints.append(message.text)
 
 

@@ -160,6 +160,6 @@ function layout(element) {
     modebar: { bgcolor: "rgba(0, 0, 0, 0)", color: text, activecolor: resolved(element, "accent") },
     uirevision: JSON.stringify(axes),
     xaxis: { ...axis, title: title(axes.x), type: axes.categories ? "category" : axes.logX ? "log" : "linear", showgrid: false },
-    yaxis: { ...axis, title: title(axes.y), type: axes.logY ? "log" : "linear", exponentformat: "power" },
+    yaxis: { ...axis, title: title(axes.y), type: axes.logY ? "log" : "linear", rangemode: axes.fromZero ? "tozero" : "normal", exponentformat: "power" },
   };
 }

@@ -65,7 +65,7 @@ export function axesOf(metric, { x, logX, logY }) {
   const format = (value) => (value === null ? "not finite" : metricValue(metric, isFraction(metric) ? value / 100 : value));
   const words = { step: "optimizer step", epoch: "epoch", time: "seconds since its start" };
   const formatX = { step: whole, epoch: (value) => significant(value, 5), time: duration };
-  return { x: words[x], y: metricName(metric, { unit: true }), logX, logY, formatX: formatX[x], formatY: format };
+  return { x: words[x], y: metricName(metric, { unit: true }), logX, logY, fromZero: metric === "learning_rate" || metric === "images_per_s", formatX: formatX[x], formatY: format };
 }
 
 /** Put a row in its place among rows ordered by step; the same step of the same kind is replaced. */

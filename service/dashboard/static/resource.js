@@ -20,8 +20,9 @@ export class Resource {
     return this.reload();
   }
 
-  /** Read again. */
+  /** Read again what was read before. */
   reload() {
+    if (!this.read) return Promise.resolve();
     this.#running?.abort();
     const running = (this.#running = new AbortController());
     this.pending = true;

@@ -80,6 +80,8 @@ export class Stream {
     const query = this.lastId === null ? { ...this.query, replay: "false" } : this.query;
     const response = await fetch(withQuery(this.path, query), { headers: headers(more), signal: this.connection.signal, credentials: "omit", cache: "no-store" });
     if (!response.ok) throw new Problem(response.status, "", "");
+    // The service has fixed where the stream begins before it answers at all.
+    this.isOpen();
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
     let silence;
@@ -95,7 +97,6 @@ export class Stream {
         // A stream that begins before the first event of all names no id.
         this.lastId ??= "0";
         this.failures = 0;
-        this.isOpen();
         this.#tell("live");
       }
     } finally {

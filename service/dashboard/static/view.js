@@ -85,7 +85,9 @@ function assign(node, name, value, before) {
     for (const [variable, text] of Object.entries(value ?? {})) node.style.setProperty(variable, text);
   } else if (PROPERTIES.has(name)) {
     const wanted = value ?? (name === "value" ? "" : false);
-    if (node[name] !== wanted) node[name] = wanted;
+    // What is being typed is ahead of what the view knows of it.
+    const typing = name === "value" && node === document.activeElement && node.tagName !== "SELECT";
+    if (node[name] !== wanted && !typing) node[name] = wanted;
   } else if (value === null || value === undefined || value === false) node.removeAttribute(name);
   else node.setAttribute(name, value === true ? "" : value);
 }

@@ -44,16 +44,15 @@ function fileRow(checkpoint, file, first, shell) {
 }
 
 function downloadLink(checkpoint, file, shell) {
-  const name = `${checkpoint.job}-step${checkpoint.step}-${file.name}`;
   const label = `Download ${file.name} of step ${checkpoint.step}`;
   const fetched = async (event) => {
     if (!token.get()) return;
     event.preventDefault();
     try {
-      await download(file.url, name);
+      await download(file.url, file.name);
     } catch (problem) {
       shell.say(problem.detail, "bad");
     }
   };
-  return h("a", { class: "button", href: file.url, download: name, "aria-label": label, onclick: fetched }, shape(ICONS.download), "Download");
+  return h("a", { class: "button", href: file.url, download: file.name, "aria-label": label, onclick: fetched }, shape(ICONS.download), "Download");
 }

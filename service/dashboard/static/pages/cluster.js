@@ -1,10 +1,106 @@
-/* An address that leads nowhere. */
+/* What there is to train on, what runs where, and what waits. */
 
-import { emptyState, linkButton } from "../parts.js";
+import { get } from "../api.js";
+import { ago, whole } from "../format.js";
+import { emptyState, facts, notice, problemNotice } from "../parts.js";
+import { Resource } from "../resource.js";
+import { shape, statusMark } from "../status.js";
+import { h } from "../view.js";
 
-export default function missing() {
+const REREAD_MS = 2000;
+const ACTIVE = ["starting", "running", "pausing", "cancelling"];
+
+export default function clusterPage(shell) {
+  const cluster = new Resource(shell.refresh);
+  const jobs = new Resource(shell.refresh);
+  // The state of the cluster has no events: it is asked for, while somebody looks.
+  const timer = setInterval(() => {
+    if (document.hidden) return;
+    if (!cluster.pending) cluster.reload();
+    if (!jobs.pending) jobs.reload();
+  }, REREAD_MS);
+
+  function away({ dispatcher, ray }) {
+    const queueing = "Jobs that are submitted wait in the queue, and start when it is back; everything can be read meanwhile.";
+    if (!dispatcher.alive) return notice("warn", dispatcher.renewed_at ? "The dispatcher is away" : "No dispatcher has run here yet", dispatcher.renewed_at ? `Its last heartbeat was ${ago(dispatcher.renewed_at)}. What is shown below is what it last knew.` : "It is the process that gives jobs to workers: `normlab up` starts one.", queueing);
+    if (ray.status !== "connected") return notice("warn", "Ray cannot be reached", `The dispatcher lives, and tries again${ray.address ? ` at ${ray.address}` : ""}.`, queueing);
+    return null;
+  }
+
+  function slots({ slots: { total, busy } }) {
+    return h("div", { class: "slots", role: "img", "aria-label": `${busy} of ${total} slots busy` }, Array.from({ length: Math.min(total, 256) }, (_, n) => h("span", { key: n, class: n < busy ? "slot busy" : "slot" }, shape(n < busy ? "M5.5 3.5v9l7-4.5z" : "M5 8h6"))));
+  }
+
+  function table(label, heads, rows, empty) {
+    return h(
+      "section",
+      { class: "card", key: label },
+      h("header", {}, h("h2", {}, label)),
+      rows.length ? h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, h("table", {}, h("thead", {}, h("tr", {}, heads.map(([name, number]) => h("th", { key: name, scope: "col", class: number ? "number" : null }, name)))), h("tbody", {}, rows))) : h("div", { class: "body muted" }, empty),
+    );
+  }
+
+  function workers(it) {
+    const names = new Map((jobs.data?.data ?? []).map((job) => [job.id, job]));
+    return table(
+      "Workers",
+      [["Worker"], ["State"], ["Job"], ["Device"], ["Node"], ["Process", true]],
+      it.workers.map((worker) => {
+        const job = names.get(worker.job);
+        return h("tr", { key: worker.id }, h("th", { scope: "row" }, worker.id), h("td", {}, statusMark({ busy: "running", idle: "queued", starting: "starting" }[worker.state]).children[0], ` ${worker.state}`), h("td", {}, worker.job ? h("a", { href: `/jobs/${worker.job}` }, job?.name || worker.job) : "–"), h("td", {}, worker.device ?? "–"), h("td", {}, worker.node ?? "–"), h("td", { class: "number" }, worker.pid ?? "–"));
+      }),
+      "No worker is warm. One starts with the next job, in a few seconds.",
+    );
+  }
+
   return {
-    title: () => "Nothing here",
-    view: () => emptyState("There is nothing here", "The address may have been mistyped, or what it led to was removed.", linkButton("All jobs", "/jobs", { kind: "primary" })),
+    title: () => "Cluster",
+    load() {
+      cluster.load("cluster", (signal) => get("/v1/cluster", {}, { signal }));
+      jobs.load("jobs", (signal) => get("/v1/jobs", { status: ACTIVE, limit: 200 }, { signal }));
+    },
+    view() {
+      const it = cluster.data;
+      const heading = h("div", { class: "heading", key: "heading" }, h("h1", {}, "Cluster"));
+      if (!it) return [heading, cluster.problem ? problemNotice(cluster.problem, () => cluster.reload()) : emptyState("Asking the cluster…", "")];
+      return [
+        heading,
+        cluster.problem && problemNotice(cluster.problem, () => cluster.reload()),
+        away(it),
+        h(
+          "section",
+          { class: "card", key: "slots" },
+          h("header", {}, h("h2", {}, "Slots"), h("small", {}, "a slot trains one job at a time")),
+          h(
+            "div",
+            { class: "body live" },
+            facts(
+              [
+                ["Busy", whole(it.slots.busy)],
+                ["Free", whole(it.slots.free)],
+                ["Waiting jobs", h("a", { href: "/jobs?status=queued" }, whole(it.queue.queued))],
+                ["Longest wait", it.queue.oldest_queued_at ? ago(it.queue.oldest_queued_at).replace(" ago", "") : "–"],
+                ["Dispatcher", it.dispatcher.alive ? "alive" : "away"],
+                ["Ray", it.ray.status],
+              ],
+              { class: "facts big" },
+            ),
+            it.slots.total ? slots(it) : null,
+          ),
+        ),
+        workers(it),
+        table(
+          "Nodes",
+          [["Node"], ["Address"], ["State"], ["CPUs", true], ["GPUs", true]],
+          it.nodes.map((node) => h("tr", { key: node.id }, h("th", { scope: "row" }, node.id), h("td", {}, node.address ?? "–"), h("td", {}, node.alive ? "alive" : "gone"), h("td", { class: "number" }, whole(node.cpus)), h("td", { class: "number" }, whole(node.gpus)))),
+          "No node is known.",
+        ),
+      ];
+    },
+    close() {
+      clearInterval(timer);
+      cluster.close();
+      jobs.close();
+    },
   };
 }

@@ -1,10 +1,137 @@
-/* An address that leads nowhere. */
+/* Jobs beside one another: what differs in their specifications, their metrics, their curves. */
 
-import { emptyState, linkButton } from "../parts.js";
+import { get } from "../api.js";
+import { chart, styleOf } from "../chart.js";
+import { axesOf, drawing, drawingControls, points, withRow } from "../curves.js";
+import { flat, metricName, metricValue, normalization, plain, whole } from "../format.js";
+import { advance } from "../live.js";
+import { metricsOf } from "../metrics.js";
+import { choice, emptyState, linkButton, notice, picker, problemNotice } from "../parts.js";
+import { Resource } from "../resource.js";
+import { statusMark } from "../status.js";
+import { url } from "../url.js";
+import { h } from "../view.js";
 
-export default function missing() {
+const MOST = 20;
+const POINTS = 600;
+
+export default function comparePage(shell) {
+  const compared = new Resource(shell.refresh);
+  let opened = false;
+  let stamp = 0;
+
+  const ids = () => url.list("jobs").slice(0, MOST);
+
+  function onevent(event) {
+    const entry = compared.data?.find(({ job }) => job.id === event.data.job);
+    if (!entry) return;
+    entry.job = advance(entry.job, event);
+    if (event.type === "metrics") entry.rows = withRow(entry.rows, event.data);
+    if (event.type === "started") entry.rows = entry.rows.filter((row) => row.step <= event.data.resumed_from_step);
+    stamp++;
+    shell.refresh();
+  }
+
+  async function load() {
+    if (!opened) {
+      opened = true;
+      await shell.live("/v1/events", {}, onevent);
+    }
+    if (!ids().length) return;
+    compared.load(ids().join(), (signal) =>
+      Promise.all(
+        ids().map(async (id) => {
+          const [job, rows] = await Promise.all([get(`/v1/jobs/${id}`, {}, { signal }), get(`/v1/jobs/${id}/metrics`, { max_points: POINTS }, { signal })]);
+          return { job, rows: rows.data };
+        }),
+      ),
+    );
+  }
+
+  const nameOf = (job, all) => {
+    const name = job.name || `${normalization(job.spec)} at ${job.spec.batch_size}`;
+    return all.filter((one) => one.job.name === job.name).length > 1 ? `${name}, seed ${job.spec.seed}` : name;
+  };
+
+  function heads(all) {
+    return all.map(({ job }, n) => h("th", { key: job.id, scope: "col", vars: styleOf(n) }, h("span", { class: "swatch", "aria-hidden": "true" }), h("a", { href: `/jobs/${job.id}` }, nameOf(job, all)), " ", all.length > 2 && h("a", { class: "muted", href: url.with({ jobs: ids().filter((id) => id !== job.id).join(",") }), "aria-label": `Leave ${nameOf(job, all)} out`, title: "Leave out" }, "×")));
+  }
+
+  function specification(all) {
+    const specs = all.map(({ job }) => flat(job.spec));
+    const fields = [...new Set(specs.flatMap(Object.keys))];
+    const differs = (field) => new Set(specs.map((spec) => plain(spec[field]))).size > 1;
+    const everything = url.get("all") === "1";
+    const shown = fields.filter((field) => everything || differs(field));
+    return h(
+      "section",
+      { class: "card", key: "spec" },
+      h("header", {}, h("h2", {}, "Specification"), h("div", { class: "actions" }, choice("Fields", [["0", `What differs (${fields.filter(differs).length})`], ["1", "Everything"]], everything ? "1" : "0", (value) => url.change({ all: value === "1" ? "1" : null })))),
+      shown.length
+        ? h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Specification" }, h("table", { class: "comparison" }, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Field"), heads(all))), h("tbody", {}, shown.map((field) => h("tr", { key: field }, h("th", { scope: "row" }, h("code", {}, field)), specs.map((spec, n) => h("td", { key: n, class: differs(field) ? "differs" : null }, plain(spec[field]))))))))
+        : h("div", { class: "body muted" }, "These jobs have the same specification."),
+    );
+  }
+
+  function metrics(all) {
+    const names = metricsOf(all.map(({ job }) => job));
+    const rows = names.flatMap((name) => (name === "learning_rate" ? [[name, "last"]] : [[name, "best"], [name, "last"]]));
+    const leading = (name, part) => {
+      const values = all.map(({ job }) => job.summary[name]?.[part]).filter((value) => value !== undefined);
+      return new Set(values).size < 2 ? null : name === "images_per_s" ? Math.max(...values) : Math.min(...values);
+    };
+    return h(
+      "section",
+      { class: "card", key: "metrics" },
+      h("header", {}, h("h2", {}, "Metrics"), h("small", {}, "the leading value of each row is marked ✓")),
+      h(
+        "div",
+        { class: "scroll", tabindex: "0", role: "region", "aria-label": "Metrics" },
+        h(
+          "table",
+          { class: "comparison" },
+          h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Metric"), heads(all))),
+          h(
+            "tbody",
+            {},
+            h("tr", { key: "status" }, h("th", { scope: "row" }, "status"), all.map(({ job }) => h("td", { key: job.id }, statusMark(job.status)))),
+            rows.map(([name, part]) =>
+              h(
+                "tr",
+                { key: `${part} ${name}` },
+                h("th", { scope: "row" }, `${part} ${metricName(name)}`),
+                all.map(({ job }) => {
+                  const entry = job.summary[name];
+                  const leads = entry && entry[part] === leading(name, part);
+                  return h("td", { key: job.id, class: leads ? "least" : null, title: entry ? `at step ${whole(entry[`${part}_step`])}` : null }, leads ? "✓ " : "", metricValue(name, entry?.[part]));
+                }),
+              ),
+            ),
+          ),
+        ),
+      ),
+    );
+  }
+
+  function curves(all) {
+    const how = drawing();
+    const names = metricsOf(all.map(({ job }) => job));
+    const metric = url.get("metric", names[0] ?? "test_error");
+    const series = all.map(({ job, rows }, n) => ({ id: job.id, name: nameOf(job, all), points: points(rows, metric, job, how), colour: n, stamp: `${stamp} ${metric} ${JSON.stringify(how)}` }));
+    const pick = picker("Metric", names.map((name) => [name, metricName(name)]), metric, (value) => url.change({ metric: value }), { hiddenLabel: true });
+    return [h("div", { class: "toolbar", key: "how" }, pick, drawingControls()), chart({ key: "curves", title: metricName(metric).replace(/^./, (c) => c.toUpperCase()), series, axes: axesOf(metric, how), height: 420 })];
+  }
+
   return {
-    title: () => "Nothing here",
-    view: () => emptyState("There is nothing here", "The address may have been mistyped, or what it led to was removed.", linkButton("All jobs", "/jobs", { kind: "primary" })),
+    title: () => "Compare",
+    load,
+    view() {
+      const all = compared.data;
+      const heading = h("div", { class: "heading", key: "heading" }, h("h1", {}, "Compare"), h("div", { class: "actions" }, linkButton("All jobs", "/jobs")));
+      if (ids().length < 1) return [heading, emptyState("Nothing to compare", "Select two or more jobs in the table of jobs, then choose Compare.", linkButton("All jobs", "/jobs", { kind: "primary" }))];
+      if (!all) return [heading, compared.problem ? problemNotice(compared.problem, () => compared.reload()) : h("div", { class: "empty", "aria-busy": "true" }, "Reading the jobs…")];
+      return [heading, url.list("jobs").length > MOST && notice("warn", null, `The first ${MOST} of ${url.list("jobs").length} jobs are shown.`), compared.problem && problemNotice(compared.problem, () => compared.reload()), curves(all), metrics(all), specification(all)];
+    },
+    close: () => compared.close(),
   };
 }

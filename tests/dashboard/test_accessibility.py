@@ -1,0 +1,93 @@
+"""Every page by axe-core's rules, in both themes, and at the narrowest and the widest screen."""
+
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any
+
+import pytest
+from playwright.async_api import Page, expect
+
+from tests.dashboard.conftest import Visit
+from tests.integration.api.reporter import Reporter
+
+pytestmark = pytest.mark.anyio
+AXE = (files("axe_core_python") / "axe.min.js").read_text()
+
+PAGES = {
+    "jobs": "/jobs",
+    "job": "/jobs/{job}",
+    "logs": "/jobs/{job}?tab=logs",
+    "checkpoints": "/jobs/{job}?tab=checkpoints",
+    "specification": "/jobs/{job}?tab=spec",
+    "compare": "/compare?jobs={job},{other}",
+    "new job": "/new",
+    "new experiment": "/new?kind=experiment",
+    "cluster": "/cluster",
+}
+
+
+@pytest.fixture
+async def addresses(submit: Callable[..., str], reporter: Reporter) -> dict[str, str]:
+    """A job that ran, one that waits; the addresses of all pages about them."""
+    job = submit("group", 2, name="one that ran", epochs=10, labels={"study": "paper"})
+    await reporter.start()
+    for epoch in (1, 2, 3):
+        await reporter.metrics("train", epoch, 10 * epoch - 5, train_loss=1 / epoch, train_error=0.5 / epoch)
+        await reporter.metrics("eval", epoch, 10 * epoch, test_error=0.5 / epoch, test_loss=1 / epoch)
+    await reporter.log("a line")
+    await reporter.log("a warning", "warning")
+    await reporter.checkpoint(3, 30, {"model.safetensors": b"weights"}, test_error=0.2)
+    await reporter.finish()
+    other = submit("batch", 2, name="one that waits, with a name so long that no table has room for all of it at once")
+    return {name: path.format(job=job, other=other) for name, path in PAGES.items()}
+
+
+async def settled(page: Page) -> None:
+    await expect(page.get_by_role("heading", level=1)).to_be_visible()
+    await expect(page.locator("[aria-busy=true]")).to_have_count(0)
+
+
+async def violations(page: Page) -> list[str]:
+    """What axe-core finds. It is evaluated, not loaded: the policy of the page admits no script but its own."""
+    await page.evaluate(AXE)
+    found: dict[str, Any] = await page.evaluate(
+        "axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice'] })"
+    )
+    return [
+        f"{violation['id']}: {violation['help']}: {node['html'][:160]}"
+        for violation in found["violations"]
+        for node in violation["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+async def test_no_page_breaks_a_rule(start_visit: Callable[..., Any], addresses: dict[str, str], theme: str) -> None:
+    visit: Visit = await start_visit(color_scheme=theme, reduced_motion="reduce")
+    found = {}
+    for name, path in addresses.items():
+        page = await visit.open(path)
+        await settled(page)
+        found[name] = await violations(page)
+        await page.close()
+    assert found == {name: [] for name in addresses}
+
+
+@pytest.mark.parametrize("width", [360, 2560])
+async def test_no_page_is_wider_than_the_screen(
+    start_visit: Callable[..., Any], addresses: dict[str, str], width: int
+) -> None:
+    visit: Visit = await start_visit(viewport={"width": width, "height": 800})
+    wider = {}
+    for name, path in addresses.items():
+        page = await visit.open(path)
+        await settled(page)
+        wider[name] = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        await page.close()
+    assert {name: pixels for name, pixels in wider.items() if pixels > 0} == {}
+
+
+async def test_the_rules_are_seen_to_be_broken_where_they_are(visit: Visit) -> None:
+    page = await visit.open("/jobs")
+    await settled(page)
+    await page.evaluate("document.querySelector('main').append(document.createElement('input'))")
+    assert [problem for problem in await violations(page) if problem.startswith("label:")]

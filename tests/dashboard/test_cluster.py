@@ -1,0 +1,57 @@
+"""What there is to train on."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.async_api import expect
+
+from tests.dashboard.conftest import Visit
+from tests.integration.api.reporter import Reporter
+
+pytestmark = pytest.mark.anyio
+
+
+def report(job: str | None = None, ray: str = "connected") -> dict[str, Any]:
+    busy = 1 if job else 0
+    return {
+        "ray": {"status": ray, "address": "10.0.0.1:6379"},
+        "slots": {"total": 2, "busy": busy, "free": 2 - busy},
+        "nodes": [{"id": "node-1", "address": "10.0.0.1", "cpus": 2, "gpus": 0, "alive": True}],
+        "workers": [{"id": "worker-1", "node": "node-1", "pid": 7, "device": "cpu", "state": "busy", "job": job}],
+    }
+
+
+async def test_it_says_what_runs_where(visit: Visit, submit: Callable[..., str], reporter: Reporter) -> None:
+    submit(name="at work")
+    job = await reporter.start()
+    submit(name="waits")
+    await reporter.heartbeat(report(job))
+    page = await visit.open("/cluster")
+    await expect(page.get_by_role("img", name="1 of 2 slots busy")).to_be_visible()
+    worker = page.get_by_role("region", name="Workers").get_by_role("row").filter(has_text="worker-1")
+    await expect(worker.get_by_role("link", name="at work")).to_have_attribute("href", f"/jobs/{job}")
+    await expect(page.get_by_role("region", name="Nodes")).to_contain_text("10.0.0.1")
+    await expect(page.get_by_role("status", name="").filter(has_text="away")).to_have_count(0)
+
+
+async def test_it_says_when_nobody_dispatches_and_that_jobs_still_queue(visit: Visit) -> None:
+    page = await visit.open("/cluster")
+    await expect(page.get_by_role("main")).to_contain_text("No dispatcher has run here yet")
+    await expect(page.get_by_role("main")).to_contain_text("wait in the queue")
+    await expect(page.get_by_role("link", name="Jobs wait")).to_be_visible()
+
+
+async def test_it_says_that_the_dispatcher_went_and_when_it_is_back(visit: Visit, reporter: Reporter) -> None:
+    await reporter.heartbeat(report(), age_s=300)
+    page = await visit.open("/cluster")
+    await expect(page.get_by_role("main")).to_contain_text("The dispatcher is away")
+    await expect(page.get_by_role("main")).to_contain_text("5 min ago")
+    await reporter.heartbeat(report())
+    await expect(page.get_by_role("main")).not_to_contain_text("The dispatcher is away")
+
+
+async def test_it_says_that_ray_is_away(visit: Visit, reporter: Reporter) -> None:
+    await reporter.heartbeat(report(ray="unreachable"))
+    page = await visit.open("/cluster")
+    await expect(page.get_by_role("main")).to_contain_text("Ray cannot be reached")

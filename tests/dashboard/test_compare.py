@@ -1,0 +1,67 @@
+"""Jobs beside one another."""
+
+from collections.abc import Callable
+
+import pytest
+from playwright.async_api import expect
+
+from tests.dashboard.conftest import Visit
+from tests.integration.api.reporter import Reporter
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_selected_jobs_are_compared_by_what_differs(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    ids = [submit(normalization, 4, name=normalization, epochs=10) for normalization in ("batch", "layer")]
+    for error in (0.5, 0.25):
+        await reporter.start()
+        await reporter.metrics("eval", 1, 10, test_error=error)
+        await reporter.finish()
+    page = await visit.open("/jobs")
+    for name in ("batch", "layer"):
+        await page.get_by_role("checkbox", name=f"Select {name}").check()
+    await page.get_by_role("link", name="Compare").click()
+    spec = page.get_by_role("region", name="Specification")
+    await expect(spec.locator("tbody th")).to_have_text(["normalization.type", "normalization.momentum"])
+    await page.get_by_role("button", name="Everything").click()
+    await expect(spec.get_by_role("rowheader", name="optimizer.learning_rate")).to_be_visible()
+    best = page.get_by_role("region", name="Metrics").get_by_role("row").filter(has_text="best test error")
+    await expect(best.get_by_role("cell")).to_have_text(["50.00 %", "✓ 25.00 %"])
+    await expect(page.get_by_role("img")).to_have_count(1)
+    copied = await visit.open(page.url.removeprefix(visit.api.url))
+    await expect(copied.get_by_role("button", name="Everything")).to_have_attribute("aria-pressed", "true")
+    await copied.get_by_role("link", name="layer").first.click()
+    await expect(copied).to_have_url(f"{visit.api.url}/jobs/{ids[1]}")
+
+
+async def test_smoothing_starts_at_the_data_and_keeps_the_raw_values(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    job = submit(epochs=10)
+    await reporter.start()
+    for step, loss in enumerate((4.0, 2.0, 2.0), 1):
+        await reporter.metrics("train", 1, step, train_loss=loss)
+    page = await visit.open(f"/compare?jobs={job}&metric=train_loss&x=step&smooth=0.5&tables=curves")
+    rows = page.get_by_role("region", name="train loss by optimizer step").locator("tbody tr")
+    # 4; (0.5·4 + 2)/1.5; (0.25·4 + 0.5·2 + 2)/1.75: weights that sum to one from the first value on.
+    await expect(rows).to_have_text(["14", "22.667", "32.286"])
+    await page.get_by_label("Smoothing").fill("0")
+    await expect(rows).to_have_text(["14", "22", "32"])
+
+
+async def test_a_curve_grows_while_it_is_compared(visit: Visit, submit: Callable[..., str], reporter: Reporter) -> None:
+    ids = [submit(name=name, epochs=10) for name in ("one", "two")]
+    await reporter.start()
+    await reporter.metrics("eval", 1, 10, test_error=0.5)
+    page = await visit.open(f"/compare?jobs={','.join(ids)}&x=step&tables=curves")
+    rows = page.get_by_role("region", name="test error (%) by optimizer step").locator("tbody tr")
+    await expect(rows).to_have_count(1)
+    await reporter.metrics("eval", 2, 20, test_error=0.25)
+    await expect(rows).to_have_count(2)
+
+
+async def test_nothing_to_compare_says_how_to_choose(visit: Visit) -> None:
+    page = await visit.open("/compare")
+    await expect(page.get_by_role("heading", name="Nothing to compare")).to_be_visible()

@@ -1,0 +1,166 @@
+"""The page of a job: live, with its curves, its log, its checkpoints and what may be asked of it."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.async_api import expect
+
+from service.client import Client
+from tests.dashboard.conftest import Visit
+from tests.integration.api.reporter import Reporter
+from worker.events import Failure
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_job_is_watched_from_the_queue_to_its_end(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    job = submit("group", 4, name="watched", epochs=10)
+    page = await visit.open(f"/jobs/{job}")
+    heading = page.locator(".heading")
+    await expect(heading).to_contain_text("queued")
+    await reporter.start()
+    await expect(heading).to_contain_text("running")
+    await reporter.progress(50, images_per_s=1234.0, train_loss=0.75)
+    await expect(page.get_by_label("Progress", exact=True)).to_contain_text("1\u202f234")
+    for epoch in (1, 2, 3):
+        await reporter.metrics("eval", epoch, 10 * epoch, test_error=0.5 / epoch, test_loss=1.0 / epoch)
+    await expect(page.get_by_label("Progress", exact=True)).to_contain_text("16.67 %")
+    await expect(page.get_by_role("img", name="Error: error (%)")).to_have_attribute(
+        "aria-label", "Error: error (%) by epoch. test error ends at 16.67 %"
+    )
+    await expect(page.locator(".js-plotly-plot").first).to_be_visible()
+    await reporter.finish()
+    await expect(heading).to_contain_text("succeeded")
+    await expect(page.locator(".history")).to_contain_text("succeeded")
+
+
+async def test_every_chart_is_a_table_too(visit: Visit, submit: Callable[..., str], reporter: Reporter) -> None:
+    job = submit(epochs=10)
+    await reporter.start()
+    for epoch in (1, 2):
+        await reporter.metrics("eval", epoch, 10 * epoch, test_error=0.5 / epoch)
+    page = await visit.open(f"/jobs/{job}?x=step")
+    await page.get_by_role("button", name="Show as table").first.click()
+    table = page.get_by_role("region", name="error (%) by optimizer step")
+    assert await table.locator("tbody tr").all_inner_texts() == ["10\t50.00 %", "20\t25.00 %"]
+    await page.reload()
+    await expect(table).to_contain_text("25.00 %")
+
+
+async def test_what_an_attempt_that_was_lost_had_reported_beyond_its_checkpoint_leaves_the_curve(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    job = submit(epochs=10)
+    await reporter.start()
+    await reporter.metrics("eval", 1, 10, test_error=0.5)
+    await reporter.checkpoint(1, 10, {"state.pt": b"x"}, test_error=0.5)
+    await reporter.metrics("eval", 2, 20, test_error=0.25)
+    page = await visit.open(f"/jobs/{job}?x=step&tables=error")
+    table = page.get_by_role("region", name="error (%) by optimizer step")
+    await expect(table.locator("tbody tr")).to_have_count(2)
+    await reporter.lose()
+    await reporter.start(resumed_from_step=10)
+    await expect(table.locator("tbody tr")).to_have_count(1)
+    await expect(page.locator(".history")).to_contain_text("the node went away")
+    await reporter.metrics("eval", 2, 20, test_error=0.125)
+    await expect(table.locator("tbody tr")).to_have_text(["1050.00 %", "2012.50 %"])
+
+
+async def test_the_log_is_text_follows_and_is_searched(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    job = submit()
+    await reporter.start()
+    await reporter.log("<script>window.hurt = 1</script>", "warning")
+    page = await visit.open(f"/jobs/{job}?tab=logs")
+    lines = page.get_by_role("log").get_by_role("listitem")
+    await expect(lines).to_have_count(1)
+    await expect(lines.first).to_contain_text("<script>window.hurt = 1</script>")
+    assert await page.evaluate("window.hurt") is None
+    await reporter.log("the second line")
+    await expect(lines).to_have_count(2)
+    await page.get_by_role("searchbox").fill("SECOND")
+    await expect(lines).to_have_count(1)
+    await expect(lines.locator("mark")).to_have_text("second")
+    await reporter.log("nothing of it")
+    await reporter.log("another second")
+    await expect(lines).to_have_count(2)
+    await expect(page).to_have_url(f"{visit.api.url}/jobs/{job}?tab=logs&q=SECOND")
+
+
+async def test_a_checkpoint_is_downloaded_as_it_was_stored(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter, tmp_path: Path
+) -> None:
+    weights = bytes(range(256)) * 5000
+    job = submit()
+    await reporter.start()
+    page = await visit.open(f"/jobs/{job}?tab=checkpoints")
+    await expect(page.get_by_role("heading", name="No checkpoint yet")).to_be_visible()
+    await reporter.checkpoint(1, 10, {"model.safetensors": weights, "state.pt": b"state"}, test_error=0.25)
+    row = page.get_by_role("row").filter(has_text="model.safetensors")
+    await expect(row).to_contain_text("1.3 MB")
+    await expect(row).to_contain_text(hashlib.sha256(weights).hexdigest()[:12])
+    async with page.expect_download() as started:
+        await page.get_by_role("link", name="Download model.safetensors of step 10").click()
+    download = await started.value
+    await download.save_as(tmp_path / "downloaded")
+    assert (tmp_path / "downloaded").read_bytes() == weights
+    assert download.suggested_filename == "model.safetensors"
+
+
+async def test_a_job_is_paused_resumed_and_cancelled(visit: Visit, submit: Callable[..., str]) -> None:
+    job = submit()
+    page = await visit.open(f"/jobs/{job}")
+    heading = page.locator(".heading")
+    await page.get_by_role("button", name="Pause").click()
+    await expect(heading).to_contain_text("paused")
+    await page.get_by_role("button", name="Resume").click()
+    await expect(heading).to_contain_text("queued")
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    await page.get_by_role("button", name="Cancel").click()
+    await expect(heading).to_contain_text("queued")
+    page.once("dialog", lambda dialog: dialog.accept())
+    await page.get_by_role("button", name="Cancel").click()
+    await expect(heading).to_contain_text("cancelled")
+    await page.get_by_role("button", name="Retry").click()
+    await expect(page).not_to_have_url(f"{visit.api.url}/jobs/{job}")
+    await expect(heading).to_contain_text("queued")
+    await expect(page.get_by_role("link", name=job)).to_be_visible()
+
+
+async def test_a_failure_says_why_and_a_deleted_job_is_gone(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    job = submit(name="doomed")
+    await reporter.start()
+    await reporter.finish("failed", Failure(code="diverged", message="The loss is not finite.", step=3, may_pass=False))
+    page = await visit.open(f"/jobs/{job}")
+    await expect(page.get_by_text("The loss diverged")).to_be_visible()
+    await expect(page.locator(".notice")).to_contain_text("The loss is not finite.")
+    page.once("dialog", lambda dialog: dialog.accept())
+    await page.get_by_role("button", name="Delete").click()
+    await expect(page).to_have_url(f"{visit.api.url}/jobs")
+    with Client(visit.api.url) as client:
+        assert list(client.jobs()) == []
+
+
+async def test_the_upload_and_the_logo_of_the_charts_are_off(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    job = submit(epochs=10)
+    await reporter.start()
+    for epoch in (1, 2):
+        await reporter.metrics("eval", epoch, 10 * epoch, test_error=0.5 / epoch)
+    page = await visit.open(f"/jobs/{job}")
+    plot = page.locator(".js-plotly-plot").first
+    await plot.hover()
+    await expect(plot.locator(".modebar-btn").first).to_be_visible()
+    titles = await plot.locator(".modebar-btn").evaluate_all("all => all.map(one => one.dataset.title)")
+    assert titles
+    assert not [title for title in titles if "plotly" in title.lower() or "cloud" in title.lower()]
+    config = await plot.evaluate("element => element._context")
+    assert (config["showSendToCloud"], config["plotlyServerURL"], config["displaylogo"]) == (False, "", False)

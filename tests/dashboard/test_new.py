@@ -1,0 +1,101 @@
+"""The form: what it sends, and what the service says of it at the fields."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from playwright.async_api import expect
+
+from service.client import Client
+from tests.dashboard.conftest import Visit
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_job_is_submitted_and_shown(visit: Visit) -> None:
+    page = await visit.open("/new")
+    await page.get_by_label("Batch size required").fill("2")
+    await page.get_by_label("Num groups").fill("4")
+    await page.get_by_label("Recipe").select_option("wu-he")
+    await expect(page.get_by_label("Epochs", exact=True)).to_have_attribute("placeholder", "100")
+    await page.get_by_text("Training", exact=True).click()
+    await page.get_by_label("Learning rate", exact=True).fill("0.2")
+    await page.get_by_label("Labels").fill("study: paper, by: ada")
+    await page.get_by_role("button", name="Submit the job").click()
+    await expect(page.locator(".heading")).to_contain_text("queued")
+    with Client(visit.api.url) as client:
+        [job] = client.jobs()
+    assert job["spec"]["normalization"]["num_groups"] == 4
+    assert (job["spec"]["batch_size"], job["spec"]["epochs"], job["spec"]["recipe"]) == (2, 100, "wu-he")
+    assert job["spec"]["optimizer"] == {
+        "type": "sgd", "learning_rate": 0.2, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4,
+    }  # fmt: skip
+    assert job["labels"] == {"study": "paper", "by": "ada"}
+
+
+async def test_what_the_service_refuses_stands_at_its_field_before_anything_is_spent(visit: Visit) -> None:
+    page = await visit.open("/new?batch_size=4&normalization.num_groups=5")
+    field = page.get_by_label("Num groups")
+    await expect(field).to_have_attribute("aria-invalid", "true")
+    await expect(field).to_have_accessible_description("groups in every layer ✕ num_groups is 5, which does not divide "
+        "the 16 channels of resnet20's layer stem_norm: give one of 1, 2, 4, 8, 16")  # fmt: skip
+    await page.get_by_role("button", name="Submit the job").click()
+    await expect(field).to_be_focused()
+    await field.fill("8")
+    await expect(field).not_to_have_attribute("aria-invalid", "true")
+    with Client(visit.api.url) as client:
+        assert list(client.jobs()) == []
+
+
+async def test_a_value_of_a_folded_part_unfolds_it_when_it_is_wrong(visit: Visit) -> None:
+    page = await visit.open("/new?batch_size=4")
+    await page.get_by_text("Training", exact=True).click()
+    await page.get_by_label("Holdout").fill("60000")
+    await page.get_by_text("Training", exact=True).click()
+    await expect(page.get_by_label("Holdout")).to_have_attribute("aria-invalid", "true")
+    await expect(page.get_by_label("Holdout")).to_be_visible()
+
+
+async def test_a_job_is_cloned_into_the_form(visit: Visit, submit: Callable[..., str]) -> None:
+    job = submit("group", 16, name="original", optimizer={"type": "adam", "betas": [0.8, 0.9]}, labels={"a": "b"})
+    page = await visit.open(f"/jobs/{job}")
+    await page.get_by_role("link", name="Clone").click()
+    await expect(page.get_by_label("Batch size required")).to_have_value("16")
+    await expect(page.get_by_label("Betas")).to_have_value("0.8, 0.9")
+    await page.get_by_role("button", name="Submit the job").click()
+    await expect(page.locator(".heading")).to_contain_text("original")
+    with Client(visit.api.url) as client:
+        clone, original = client.jobs()
+    assert clone["spec"] == original["spec"]
+    assert clone["labels"] == original["labels"]
+
+
+async def test_an_experiment_says_what_it_makes_before_it_is_submitted(visit: Visit) -> None:
+    page = await visit.open("/new?kind=experiment")
+    await page.get_by_label("Normalizations").fill("batch, group 4, group 2 ch")
+    await page.get_by_label("Batch sizes").fill("8, 4")
+    await page.get_by_label("Seeds").fill("0, 1")
+    before = page.get_by_label("What it would cost")
+    await expect(before).to_contain_text("unequal optimizer steps")
+    await page.get_by_role("button", name="Submit 12 jobs").click()
+    await expect(page).to_have_url(re.compile("/experiments/exp"))
+    with Client(visit.api.url) as client:
+        jobs = list(client.jobs())
+    assert len(jobs) == 12
+    assert {job["spec"]["normalization"].get("num_groups") for job in jobs} == {None, 4}
+    assert {job["spec"]["normalization"].get("channels_per_group") for job in jobs} == {None, 2}
+
+
+async def test_a_built_in_experiment_is_a_click_away_and_its_price_is_chosen(visit: Visit) -> None:
+    page = await visit.open("/new?kind=experiment")
+    await page.get_by_role("button", name="paper-norms").click()
+    await page.get_by_role("button", name="1 %").click()
+    await expect(page.get_by_role("button", name="Submit 20 jobs")).to_be_visible()
+    await expect(page.get_by_label("Normalizations")).to_have_count(0)
+    await page.get_by_text("The request as JSON").click()
+    await expect(page.locator("pre")).to_have_text('{\n  "builtin": "paper-norms",\n  "budget": 0.01\n}')
+
+
+async def test_a_wrong_value_of_the_grid_is_marked(visit: Visit) -> None:
+    page = await visit.open("/new?kind=experiment&grid.batch_size=4,none")
+    await expect(page.get_by_label("Batch sizes")).to_have_attribute("aria-invalid", "true")
