@@ -1,0 +1,185 @@
+"""How long the API takes over many jobs, on SQLite and on PostgreSQL: the job list, results, and a claim.
+
+    python tests/benchmarks/store.py [--jobs 100000] [--rounds 50] [--only sqlite|postgres] [--json FILE]
+
+The database holds experiments of 1,000 jobs; those of one of them have 100 epochs of metrics each. Every request goes
+through the whole application, without a network; they take turns, so that what the machine does besides falls on all.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from httpx2 import ASGITransport, AsyncClient
+from pydantic import SecretStr
+from sqlalchemy import insert, select, text, update
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from service.app import create_app
+from service.experiments import ExperimentRequest, PlannedJob, expand
+from service.jobs import Status
+from service.settings import Settings
+from service.store import Database, attempts, experiments, migrate
+from service.store.identifiers import new_id
+from service.store.metrics import summarize
+from service.store.tables import Attempt, Job, Metric
+from tests.postgres import create_database, private_server
+
+EPOCHS = 100
+GRID = {
+    "normalization": [{"type": kind} for kind in ("batch", "layer", "instance", "group")],
+    "batch_size": [2, 4, 8, 16, 32],
+    "seed": list(range(50)),
+}
+BODY = {"name": "a thousand", "base": {"epochs": EPOCHS, "labels": {"study": "paper"}}, "grid": GRID}
+TARGETS_MS = {"jobs": 20, "results": 200}
+
+
+def main() -> None:
+    """Measure, and print a line for each request."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--only", choices=["sqlite", "postgres"])
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {arguments.jobs} jobs")
+    measured: dict[str, dict[str, list[float]]] = {}
+    for name in ("sqlite", "postgres"):
+        if arguments.only in (None, name):
+            with ExitStack() as stack:
+                folder = stack.enter_context(tempfile.TemporaryDirectory())
+                url = f"sqlite+aiosqlite:///{folder}/normlab.db"
+                if name == "postgres":
+                    url = create_database(stack.enter_context(private_server()), "normlab")
+                settings = Settings(home=Path(folder), database_url=SecretStr(url))
+                measured[name] = asyncio.run(measure(name, settings, arguments.jobs, arguments.rounds))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(measured))
+
+
+async def measure(name: str, settings: Settings, num_jobs: int, rounds: int) -> dict[str, list[float]]:
+    """The milliseconds of each request."""
+    async with Database(settings.database) as database:
+        await migrate.upgrade(database)
+        began = time.perf_counter()
+        ran = await fill(database, num_jobs)
+        print(f"\n{name}: filled in {time.perf_counter() - began:.0f} s")
+        app = create_app(settings)
+        async with (
+            app.router.lifespan_context(app),
+            AsyncClient(transport=ASGITransport(app), base_url="http://normlab", timeout=60) as http,
+        ):
+            acts = await requests(http, database, ran)
+            taken: dict[str, list[float]] = {act: [] for act in acts}
+            for number in range(rounds + 3):
+                for act, do in acts.items():
+                    began = time.perf_counter()
+                    await do()
+                    if number >= 3:
+                        taken[act].append(1000 * (time.perf_counter() - began))
+    for act, milliseconds in taken.items():
+        p50, p95 = statistics.median(milliseconds), statistics.quantiles(milliseconds, n=20)[-1]
+        target = TARGETS_MS.get(act.split()[0])
+        verdict = "" if target is None else f"  {'within' if p95 <= target else 'BEYOND'} {target} ms"
+        print(f"{act:42}  n {len(milliseconds):3}  p50 {p50:7.1f} ms  p95 {p95:7.1f} ms{verdict}")
+    return taken
+
+
+async def requests(http: AsyncClient, database: Database, ran: str) -> dict[str, Callable[[], Awaitable[None]]]:
+    """What is measured, by name."""
+
+    def get(path: str, **headers: str) -> Callable[[], Awaitable[None]]:
+        async def do() -> None:
+            answer = await http.get(path, headers=headers)
+            assert answer.status_code == 200, answer.text
+
+        return do
+
+    async def claim() -> None:
+        async with database.write() as session:
+            assert await attempts.claim(session, "worker", "node") is not None
+
+    async def look() -> None:
+        async with database.read() as session:
+            await attempts.pending(session, 3)
+            await experiments.at_a_look(session)
+
+    cursor = (await http.get("/v1/jobs?limit=200")).json()["next_cursor"]
+    results = f"/v1/experiments/{ran}/results"
+    return {
+        "jobs": get("/v1/jobs"),
+        "jobs, the next page": get(f"/v1/jobs?cursor={cursor}"),
+        "jobs of an experiment": get(f"/v1/jobs?experiment={ran}"),
+        "jobs that failed": get("/v1/jobs?status=failed"),
+        "jobs that run (none)": get("/v1/jobs?status=running"),
+        "jobs by norm and batch size": get("/v1/jobs?normalization=group&batch_size=2"),
+        "jobs by label": get("/v1/jobs?label=study:paper"),
+        "jobs by priority": get("/v1/jobs?sort=-priority"),
+        "results of 1,000 jobs × 100 epochs": get(results),
+        "results, median of the last five": get(f"{results}?statistic=median_last_5"),
+        "results at a step": get(f"{results}?statistic=at_step&step=50"),
+        "results as CSV": get(results, accept="text/csv"),
+        "experiment": get(f"/v1/experiments/{ran}"),
+        "experiments": get("/v1/experiments"),
+        "a claim": claim,
+        "a look of the dispatcher": look,
+    }
+
+
+async def fill(database: Database, num_jobs: int) -> str:
+    """Make `num_jobs` jobs. Returns the id of the experiment whose jobs have metrics."""
+    request = ExperimentRequest.model_validate(BODY).resolved()
+    planned = expand(request)
+    ids = []
+    for number in range(max(1, num_jobs // len(planned))):
+        async with database.write() as session:
+            ids.append((await experiments.create(session, request, planned)).id)
+        status = (Status.QUEUED, Status.FAILED, *[Status.SUCCEEDED] * 18)[number % 20]
+        async with database.write() as session:
+            await session.execute(update(Job).where(Job.experiment_id == ids[-1]).values(status=status))
+    await train(database, ids[-1], planned)
+    async with database.write() as session:
+        await session.execute(text("ANALYZE"))
+    return ids[-1]
+
+
+async def train(database: Database, experiment_id: str, planned: list[PlannedJob]) -> None:
+    """Give every job of an experiment an attempt and 100 epochs of metrics."""
+    now = datetime.now(UTC)
+    async with database.write() as session:
+        job_ids = (await session.scalars(select(Job.id).where(Job.experiment_id == experiment_id))).all()
+        rows: list[dict[str, Any]] = []
+        held: list[dict[str, Any]] = []
+        for number, job_id in enumerate(job_ids):
+            attempt = new_id("attempt")
+            held.append({"id": attempt, "job_id": job_id, "number": 1, "worker": "w", "node": "n", "device": "cpu"})
+            held[-1] |= {"last_seq": EPOCHS, "resumed_from_step": 0, "started_at": now, "precision": "float32"}
+            held[-1] |= {"ended_at": now + timedelta(seconds=100), "outcome": "succeeded"}
+            summary: dict[str, Any] = {}
+            for epoch in range(1, EPOCHS + 1):
+                error = 0.9 / epoch + (number * epoch * 7919 % 1000) / 10_000
+                values = {"test_error": error, "test_loss": 2 * error, "images_per_s": 1000.0}
+                summary = summarize(summary, epoch * 10, values)
+                rows.append({"job_id": job_id, "attempt_id": attempt, "seq": epoch, "kind": "eval", "epoch": epoch})
+                rows[-1] |= {"step": epoch * 10, "time": now, "values": values, "superseded": False}
+            changed = {"summary": summary, "status": Status.SUCCEEDED, "attempt_id": attempt, "finished_at": now}
+            await session.execute(update(Job).where(Job.id == job_id).values(**changed))
+        await session.execute(insert(Attempt), held)
+        await session.execute(insert(Metric), rows)
+
+
+if __name__ == "__main__":
+    main()
