@@ -323,6 +323,16 @@ class Client(Experiments):
                 return response
             attempts.pause()
 
+    def _save(self, path: str, target: Path, **options: Any) -> None:
+        attempts = Attempts(self.base_url, self._backoff_s, self._retry_s)
+        while True:
+            with attempts, self._http.stream("GET", path, **options) as response, target.open("wb") as sink:
+                raise_problem(response)
+                for chunk in response.iter_raw():
+                    sink.write(chunk)
+                return
+            attempts.pause()
+
 
 def _job(job: str, *rest: str) -> str:
     return "/".join(["/v1/jobs", quote(job, safe=""), *(quote(part, safe="") for part in rest)])

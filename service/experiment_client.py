@@ -1,9 +1,11 @@
 """The part of the client that is about experiments and results."""
 
 import itertools
+import os
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
@@ -16,8 +18,10 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 TableFormat = Literal["csv", "parquet"]
+Checkpoints = Literal["none", "best", "latest", "all"]
 
 MEDIA_TYPES: dict[TableFormat, str] = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
+_BLOCK = 1 << 20
 ENDED = frozenset({"finished", "cancelled"})
 """The statuses an experiment ends with."""
 
@@ -90,6 +94,23 @@ class Experiments(ABC):
         headers = {"Accept": MEDIA_TYPES[format]}
         return self._request("GET", _results(experiment), params=given(question), headers=headers).content
 
+    def bundle(self, experiment: str, path: str | os.PathLike[str], checkpoints: Checkpoints = "none") -> Path:
+        """Write an experiment that has ended to the file `path`, or into the folder `path`; it appears once whole."""
+        target = Path(path) / f"{experiment}.tar" if Path(path).is_dir() else Path(path)
+        part = target.with_name(f"{target.name}.part")
+        try:
+            self._save(_experiment(experiment, "bundle"), part, params={"checkpoints": checkpoints})
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+        return target
+
+    def import_bundle(self, path: str | os.PathLike[str]) -> Json:
+        """Take in the experiment of a bundle. What is here already stays as it is."""
+        body = _FileBody(Path(path))
+        headers = {"Content-Type": "application/x-tar", "Content-Length": str(Path(path).stat().st_size)}
+        return self._json("POST", "/v1/bundles", content=body, headers=headers)
+
     @abstractmethod
     def _json(self, method: str, path: str, **options: Any) -> Json: ...
 
@@ -98,6 +119,21 @@ class Experiments(ABC):
 
     @abstractmethod
     def _pages(self, path: str, cursor: str, filters: Mapping[str, Any]) -> Iterator[Json]: ...
+
+    @abstractmethod
+    def _save(self, path: str, target: Path, **options: Any) -> None: ...
+
+
+class _FileBody:
+    """A file as the body of a request, which may be sent again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self._path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                yield block
 
 
 def _experiment(experiment: str, *rest: str) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import checkpoints, experiments, jobs, logs, machine, results, submission, watching
+from service.cli import checkpoints, documents, experiments, jobs, logs, machine, results, submission, watching
 from service.cli.exits import EXIT_CODES, Exit, exit_code_of
 
 app = typer.Typer(
@@ -33,6 +33,9 @@ app.command()(jobs.retry)
 app.command()(jobs.delete)
 app.command("checkpoints")(checkpoints.find)
 app.command()(checkpoints.download)
+experiments.app.command()(documents.report)
+experiments.app.command()(documents.bundle)
+experiments.app.command("import")(documents.take_in)
 app.add_typer(experiments.app, name="experiment")
 app.command("results")(results.results)
 app.command()(machine.cluster)

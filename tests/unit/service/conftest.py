@@ -18,6 +18,7 @@ from service.private_ray import free_port
 from service.settings import Settings
 from service.store import Database, migrate
 from tests.unit.service.stand_in import StandIn, running
+from tests.unit.service.store.acting import FINAL, Worker, row
 
 
 @dataclass
@@ -80,3 +81,36 @@ def lab(run: Run, api: str) -> Run:
 def service() -> Iterator[StandIn]:
     with running() as service:
         yield service
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The address of an API, and the id of an experiment there that has ended, one of its jobs badly."""
+    settings = Settings(home=tmp_path_factory.mktemp("home"), port=free_port())
+
+    async def train() -> None:
+        async with Database(settings.database) as database:
+            for number in range(8):
+                worker = await Worker.run(database)
+                if number == 7:
+                    await worker.fail(FINAL)
+                    continue
+                await worker.report(row(10, test_error=0.1 + 0.02 * (number % 4) + 0.001 * number))
+                await worker.finish()
+
+    async def migrated() -> None:
+        async with Database(settings.database) as database:
+            await migrate.upgrade(database)
+
+    asyncio.run(migrated())
+    server = create_server(settings)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    url = f"http://127.0.0.1:{settings.port}"
+    grid = {"normalization": [{"type": "batch"}, {"type": "group"}], "batch_size": [2, 32], "seed": [0, 1]}
+    with Client(url, retry_s=20) as client:
+        id_ = client.submit_experiment({"name": "ran", "grid": grid})["id"]
+    asyncio.run(train())
+    yield url, id_
+    server.should_exit = True
+    thread.join()
