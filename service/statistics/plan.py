@@ -41,7 +41,7 @@ GROWTH = 1.5
 
 
 def plan_looks(minimum: int, maximum: int) -> tuple[int, ...]:
-    """The numbers of seeds to look at: `minimum`, then each half as large again, and `maximum` in place of the last.
+    """The numbers of seeds to look at: `minimum`, each next one half as large again, and `maximum`.
 
     `plan_looks(3, 10)` is (3, 5, 10). Raises `ValueError` for a minimum below 2 (one seed has no spread) and for a
     maximum below the minimum.
@@ -50,9 +50,7 @@ def plan_looks(minimum: int, maximum: int) -> tuple[int, ...]:
         raise ValueError(f"min is {minimum}: give at least 2 seeds, for one has no spread")
     if maximum < minimum:
         raise ValueError(f"max is {maximum}, below min, {minimum}: give at least {minimum}")
-    looks = []
-    look = minimum
-    while look * GROWTH <= maximum:
+    looks = [minimum]
+    while (look := math.ceil(looks[-1] * GROWTH)) * GROWTH <= maximum:
         looks.append(look)
-        look = math.ceil(look * GROWTH)
-    return (*looks, maximum)
+    return tuple(looks) if maximum == minimum else (*looks, maximum)

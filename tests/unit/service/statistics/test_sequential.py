@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
@@ -34,12 +34,13 @@ def run(values: NDArray[np.float64], plan: SeedPlan) -> tuple[list[Observation],
 
 @pytest.mark.parametrize(
     ("minimum", "maximum", "looks"),
-    [(3, 10, (3, 5, 10)), (3, 3, (3,)), (2, 3, (2, 3)), (5, 7, (7,)), (3, 30, (3, 5, 8, 12, 18, 30))],
+    [(3, 10, (3, 5, 10)), (3, 3, (3,)), (2, 3, (2, 3)), (3, 4, (3, 4)), (5, 8, (5, 8)), (3, 30, (3, 5, 8, 12, 18, 30))],
 )
 def test_looks_are_few_and_grow(minimum: int, maximum: int, looks: tuple[int, ...]) -> None:
     assert plan_looks(minimum, maximum) == looks
 
 
+@example(minimum=3, more=1)
 @given(st.integers(2, 50), st.integers(0, 500))
 def test_any_minimum_and_maximum_make_a_plan(minimum: int, more: int) -> None:
     looks = plan_looks(minimum, minimum + more)
