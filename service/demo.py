@@ -4,18 +4,17 @@ import contextlib
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from service.cli.exits import Exit, Failed
+from service.cli.grids import results_grid
 from service.cli.session import console
-from service.cli.tables import error_metric, per_cent
 from service.cli.watching import Bars, Lines, to_the_end
 from service.client import Client
 from service.home import address_of
@@ -25,7 +24,7 @@ from service.supervisor import Supervisor, can_listen, introduction
 
 Json = dict[str, Any]
 
-NORMALIZATIONS: Mapping[str, Json] = {"BatchNorm": {"type": "batch"}, "GroupNorm": {"type": "group", "num_groups": 8}}
+NORMALIZATIONS: Sequence[Json] = ({"type": "batch"}, {"type": "group", "num_groups": 8})
 BATCH_SIZES = (2, 32)
 
 # Shows the download on standard output, and on standard error why there are no images.
@@ -71,11 +70,12 @@ def run(settings: Settings, *, leave: bool = False, size: Size | None = None) ->
                 supervisor.wait_ready()
                 _say(out, introduction(supervisor, settings))
             with Client(url, next((token for token, (_, writes) in settings.tokens.items() if writes), None)) as client:
-                jobs = _train(client, requests(dataset, size), out)
+                experiment = _train(client, request(dataset, size), out)
+                out.print()
+                out.print(results_grid(client.results(experiment)))
             out.print()
-            out.print(table(jobs))
             _say(out, footnote(dataset, size))
-            _say(out, f"The service is at {url}; `normlab jobs` lists what it has trained.")
+            _say(out, f"See it at {url}/experiments/{experiment}, or with `normlab results {experiment}`.")
             if supervisor is not None and out.is_terminal and not leave:
                 _say(out, "Ctrl-C ends it.")
                 supervisor.wait()
@@ -83,40 +83,19 @@ def run(settings: Settings, *, leave: bool = False, size: Size | None = None) ->
         raise typer.Exit(Exit.INTERRUPTED) from None
 
 
-def requests(dataset: str, size: Size) -> list[Json]:
-    """The four jobs, the longest first."""
-    return [
-        {
-            "name": f"{name} at {batch_size}" + ("" if dataset == "cifar10" else f", {dataset} images"),
+def request(dataset: str, size: Size) -> Json:
+    """The experiment: two normalizations by two batch sizes, the longest jobs first."""
+    return {
+        "name": "BatchNorm and GroupNorm" + ("" if dataset == "cifar10" else f", {dataset} images"),
+        "base": {
             "labels": {"study": "demo"},
             "model": "resnet20",
-            "normalization": normalization,
-            "batch_size": batch_size,
             "epochs": size.epochs,
             "schedule": {"type": "cosine"},
             "dataset": {"name": dataset, "train_limit": size.train_limit, "test_limit": size.test_limit},
-        }
-        for batch_size in BATCH_SIZES
-        for name, normalization in NORMALIZATIONS.items()
-    ]
-
-
-def table(jobs: list[Json]) -> Table:
-    """Test errors: a row a normalization, a column a batch size."""
-    dataset = jobs[0]["spec"]["dataset"]["name"]
-    shown = Table(title=f"Test error, {dataset}, n = 1", title_justify="left", title_style="bold")
-    shown.add_column("normalization")
-    for batch_size in BATCH_SIZES:
-        shown.add_column(f"batch size {batch_size}", justify="right")
-    for name, normalization in NORMALIZATIONS.items():
-        cells = []
-        for batch_size in BATCH_SIZES:
-            for job in jobs:
-                spec = job["spec"]
-                if spec["normalization"]["type"] == normalization["type"] and spec["batch_size"] == batch_size:
-                    cells.append(per_cent((job["summary"].get(error_metric(spec)) or {}).get("last")))
-        shown.add_row(name, *cells)
-    return shown
+        },
+        "grid": {"batch_size": list(BATCH_SIZES), "normalization": list(NORMALIZATIONS)},
+    }
 
 
 def footnote(dataset: str, size: Size) -> str:
@@ -154,21 +133,20 @@ def _fetch(settings: Settings, out: Console) -> bool:
     return False
 
 
-def _train(client: Client, wanted: list[Json], out: Console) -> list[Json]:
-    """Submit the jobs and show them to their end. Interrupted, none is left behind."""
-    submitted: list[str] = []
+def _train(client: Client, wanted: Json, out: Console) -> str:
+    """Submit the experiment and show its jobs to their end. Interrupted, none is left behind. Returns its id."""
+    experiment: str = client.submit_experiment(wanted)["id"]
     try:
-        submitted += [client.submit(request)["id"] for request in wanted]
-        ended = to_the_end(client, submitted, Bars(out) if out.is_terminal else Lines(out))
+        jobs = [job["id"] for job in client.jobs(experiment=experiment, sort="created_at")]
+        ended = to_the_end(client, jobs, Bars(out) if out.is_terminal else Lines(out))
     except KeyboardInterrupt:
-        for job in submitted:
-            with contextlib.suppress(Exception):
-                client.cancel(job)
+        with contextlib.suppress(Exception):
+            client.cancel_experiment(experiment)
         raise
     for one in ended:
         if one.status != "succeeded":
             raise Failed(f"{one.title} {one.status}: {one.failure or 'it was stopped from outside'}")
-    return [client.job(job) for job in submitted]
+    return experiment
 
 
 @contextlib.contextmanager

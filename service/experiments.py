@@ -20,6 +20,7 @@ from worker.spec import TrainingSpec
 
 MAX_JOBS = 1000
 """Jobs of one experiment, sequential seeds included."""
+MAX_NAME = 200
 
 Json = dict[str, Any]
 Metric = Literal[
@@ -67,7 +68,7 @@ class Outcome(_Part):
 class ExperimentRequest(_Part):
     """What `POST /v1/experiments` accepts."""
 
-    name: str = Field(default="", max_length=200, description="for people; need not be unique")
+    name: str = Field(default="", max_length=MAX_NAME, description="for people; need not be unique")
     builtin: StudyName | None = Field(
         default=None, description="a built-in experiment: fills base, grid and outcome where they are not given"
     )
@@ -174,6 +175,8 @@ def expand(request: ExperimentRequest, seeds: Sequence[int] | None = None) -> li
         except ValidationError as error:
             errors |= dict.fromkeys(_attributed(error, request, at))
         else:
+            if "name" not in request.base:
+                job = job.model_copy(update={"name": _name(request.name, coordinates, job)})
             planned.append(PlannedJob(_cell(coordinates), coordinates, job))
     if errors:
         raise InvalidFields(list(errors))
@@ -189,6 +192,17 @@ def _check_size(request: ExperimentRequest, grid: Mapping[str, Sequence[Any]]) -
     if count > MAX_JOBS:
         product = " × ".join(f"{size} {name}" for name, size in sizes.items())
         raise InvalidFields([FieldError(("grid",), f"{product} make {count} jobs: give at most {MAX_JOBS}")])
+
+
+def _name(experiment: str, coordinates: Mapping[str, Any], job: JobRequest) -> str:
+    """`two norms: group (8), batch size 2, seed 0`."""
+    spec = job.training.model_dump(mode="json")
+    said = []
+    for field in sorted(coordinates, key=lambda field: field == "seed"):
+        value = axes.read(spec, field)
+        label = axes.label(field, value)
+        said.append(label if isinstance(value, Mapping) else f"{field.replace('_', ' ')} {label}")
+    return ": ".join(filter(None, [experiment, ", ".join(said)]))[:MAX_NAME]
 
 
 def _cell(coordinates: Mapping[str, Any]) -> str:

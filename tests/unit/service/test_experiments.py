@@ -52,7 +52,7 @@ def test_a_job_of_a_grid_is_the_job_that_was_meant() -> None:
         {"recipe": "wu-he", "model": "vgg", "normalization": GROUP, "batch_size": 4}
         | {"optimizer": {"type": "adam", "learning_rate": 0.01}}
     )
-    assert planned[-1].request == alone
+    assert planned[-1].request.training == alone.training
     assert len(planned) == 4
 
 
@@ -66,6 +66,14 @@ def test_a_field_within_a_part_keeps_the_part_of_the_base_or_of_the_default() ->
         "learning_rate": 0.3,
     }
     assert jobs(grid=grid, base={"recipe": "labml"})[0].request.optimizer.type == "adam"
+
+
+def test_a_job_is_named_after_what_sets_it_apart() -> None:
+    grid = {"seed": [3], "normalization": [{"type": "group", "num_groups": 4}], "batch_size": [2]}
+    assert jobs(grid=grid, name="small")[0].request.name == "small: group (4), batch size 2, seed 3"
+    assert jobs(grid=grid, name="")[0].request.name == "group (4), batch size 2, seed 3"
+    assert jobs(grid=grid, base={"name": "given"})[0].request.name == "given"
+    assert len(jobs(grid=grid, name="n" * 200)[0].request.name) == 200
 
 
 def test_without_seeds_there_is_one_and_it_is_part_of_the_grid_from_then_on() -> None:
