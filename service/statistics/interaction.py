@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 from service.statistics.observations import CellKey, Table
 from service.statistics.pairing import holm, paired_test
@@ -119,16 +120,14 @@ def _residual(factors: Sequence[Sequence[int]], values: Sequence[float]) -> tupl
             np.add.at(equations, (index, other), 1)
     equations -= crossed.T @ (crossed / counts[:, None])
 
-    residual = np.asarray(values) - np.mean(values)
-    rank = 0
-    for _ in range(2):  # the second time takes away what rounding left of the first
-        residual = residual - (np.bincount(first, residual) / counts)[first]
-        sums = sum(np.bincount(index, residual, starts[-1]) for index in indices)
-        solution, _, found, _ = np.linalg.lstsq(equations, sums, rcond=1e-10)
-        residual = residual - sum(solution[index] for index in indices)
-        residual = residual - (np.bincount(first, residual) / counts)[first]
-        rank = len(counts) + int(found)
-    return float(residual @ residual), rank
+    def without_first(values: Any) -> Any:
+        return values - (np.bincount(first, values) / counts)[first]
+
+    residual = without_first(np.asarray(values) - np.mean(values))
+    sums = sum(np.bincount(index, residual, starts[-1]) for index in indices)
+    solution, _, rank, _ = np.linalg.lstsq(equations, sums, rcond=1e-10)
+    residual = without_first(residual - sum(solution[index] for index in indices))
+    return float(residual @ residual), len(counts) + int(rank)
 
 
 def _contrasts(table: Table, *, confidence: float, plan: SeedPlan | None) -> tuple[Contrast, ...]:

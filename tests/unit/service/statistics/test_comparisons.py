@@ -167,11 +167,10 @@ def test_seeds_needed_is_the_first_number_that_would_do() -> None:
 
 
 def test_seeds_needed_knows_what_the_others_of_the_family_leave() -> None:
-    """Of three comparisons one is resolved: the next has to pass α/2."""
-    rows = {"a": [0.0, 0.2, 0.1, 0.3], "b": [0.5, 0.4, 0.9, 0.6], "c": [0.3, 0.9, 0.2, 1.4]}
-    analysis = analyse(
-        observe_rows(rows) + observe("d", "4", [9.0, 9.1, 9.2, 9.4]) + observe("e", "4", [0.0, 0.0, 0.0, 0])
-    )
+    """Of four comparisons one is resolved: the next has to pass α/3."""
+    rows = {"a": [0.0, 0.2, 0.1, 0.3], "b": [0.1, 0.4, -0.1, 0.6], "c": [0.3, 0.9, 0.2, -1.4]}
+    apart = observe("d", "4", [9.0, 9.1, 9.2, 9.4]) + observe("e", "4", [0.0, 0.0, 0.0, 0.0])
+    analysis = analyse(observe_rows(rows) + apart)
 
     assert analysis.family_size == 4
     assert sum(c.resolved for c in analysis.comparisons) == 1
@@ -179,7 +178,19 @@ def test_seeds_needed_knows_what_the_others_of_the_family_leave() -> None:
     mean, sd = found.difference, found.sd
     assert mean is not None
     assert sd is not None
-    assert found.seeds_needed == next(n for n in range(5, 1000) if passes(n, mean, sd, 0.05 / 3)) - 4
+    by_family = [next(n for n in range(5, 1000) if passes(n, mean, sd, 0.05 / size)) - 4 for size in (2, 3, 4)]
+    assert len(set(by_family)) == 3
+    assert found.seeds_needed == by_family[1]
+
+
+def test_seeds_needed_may_be_many_hundreds() -> None:
+    differences = [1.0, -1.0, 2.0, -1.5]
+    found = comparison(analyse(observe_rows({"a": differences, "b": [0.0] * 4})), "a", "b")
+
+    mean, sd = float(np.mean(differences)), float(np.std(differences, ddof=1))
+    expected = next(n for n in range(5, 2000) if passes(n, mean, sd, 0.05)) - 4
+    assert 500 < expected < 1000
+    assert found.seeds_needed == expected
 
 
 def test_adding_the_seeds_needed_resolves_it_if_they_are_like_the_others() -> None:

@@ -106,6 +106,20 @@ def test_a_table_with_holes_is_the_regression(shape: tuple[int, int, int], missi
     assert found.f == pytest.approx(f)
 
 
+def test_cells_that_share_few_seeds_are_the_regression() -> None:
+    """A chain: each column has one seed in common with the next."""
+    values = np.full((2, 40, 81), np.nan)
+    for column in range(40):
+        values[:, column, 2 * column : 2 * column + 3] = np.random.default_rng(column).normal(size=(2, 3))
+
+    found = interaction_of(values)
+
+    f, df, df_residual = regression(values)
+    assert found is not None
+    assert (found.df, found.df_residual) == (df, df_residual) == (39, 80)
+    assert found.f == pytest.approx(f)
+
+
 def test_what_the_seeds_and_the_margins_do_is_no_interaction() -> None:
     rng = np.random.default_rng(5)
     noise = rng.normal(size=(3, 4, 5))
@@ -210,6 +224,23 @@ def test_in_a_sequential_experiment_it_is_tested_where_every_cell_has_been() -> 
     assert at_the_look is not None
     assert (found.f, found.n) == (pytest.approx(at_the_look.f), 12)
     assert found.p == pytest.approx(min(1, 2 * at_the_look.p))
+
+
+def test_contrasts_are_a_family_of_those_that_have_a_p_and_at_planned_looks_of_all() -> None:
+    values = np.random.default_rng(13).normal(size=(3, 2, 3))
+    values[2, 0, :2] = np.nan
+
+    at_once = analyse(table_of(values)).interaction
+    cells = [(f"row {r}", str(c)) for r in range(3) for c in range(2)]
+    none = [Observation("row 2", "0", seed, None, f"failed {seed}") for seed in range(2)]
+    sequential = analyse([*table_of(values), *none], cells=cells, plan=SeedPlan((0, 1, 2), (3,))).interaction
+
+    for found, family_size in ((at_once, 1), (sequential, 3)):
+        assert found is not None
+        contrast, *others = found.contrasts
+        assert [c.p for c in others] == [None, None]
+        assert contrast.p is not None
+        assert contrast.p_adjusted == pytest.approx(min(1, family_size * contrast.p))
 
 
 def test_before_the_first_look_there_is_nothing_to_test() -> None:

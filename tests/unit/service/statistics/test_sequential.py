@@ -160,6 +160,24 @@ def test_p_counts_the_looks() -> None:
     assert found.interval == pytest.approx(stats.ttest_rel(a, b).confidence_interval(1 - 0.05 / 3))
 
 
+def test_intervals_of_cells_are_as_wide_as_it_takes_at_all_looks() -> None:
+    (cell,) = analyse(observe("a", "2", [0.5, 0.7, 0.6]), plan=PLAN).cells
+
+    expected = stats.t.interval(1 - 0.05 / 3, 2, loc=0.6, scale=0.1 / 3**0.5)
+    assert cell.interval == pytest.approx(expected)
+
+
+def test_seeds_needed_counts_the_looks() -> None:
+    a = [0.5, 0.7, 0.6]
+    found = comparison(analyse(observe_rows({"a": a, "b": [0.45, 0.5, 0.58]}), plan=PLAN), "a", "b")
+
+    mean, sd = found.difference, found.sd
+    assert mean is not None
+    assert sd is not None
+    needed = (n for n in range(4, 1000) if 2 * stats.t.sf(mean / (sd / n**0.5), n - 1) < 0.05 / 3)
+    assert found.seeds_needed == next(needed) - 3
+
+
 def test_between_looks_p_stands_still() -> None:
     at_the_look = analyse(observe_rows({"a": [0.5, 0.7, 0.6], "b": [0.3, 0.6, 0.35]}), plan=PLAN)
     later = analyse(observe_rows({"a": [0.5, 0.7, 0.6, 0.6], "b": [0.3, 0.6, 0.35, 0.1]}), plan=PLAN)
@@ -216,6 +234,25 @@ def test_p_never_rises_as_seeds_come_in(seed: int, rows: int) -> None:
     steps = [adjusted(n) for n in range(11)]
 
     assert all(later <= earlier for a, b in pairwise(steps) for earlier, later in zip(a, b, strict=True))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.integers(3, 4))
+def test_the_order_in_which_jobs_end_decides_nothing(seed: int, rows: int) -> None:
+    """Asked after every job, as one by one ends, or only when all have: the same seeds are spent."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(rows, 10)) + 2 * rng.normal(size=rows)[:, None]
+    cells = [(str(row), "2") for row in range(rows)]
+    one_by_one: list[Observation] = []
+    while look := undecided_cells(one_by_one, PLAN, cells=cells):
+        waiting = [(want.cell.row, seed) for want in look.wanted for seed in want.seeds]
+        row, next_seed = waiting[rng.integers(len(waiting))]
+        one_by_one += observe(row, "2", {next_seed: float(values[int(row), next_seed])})
+
+    all_together, analysis = run(values, PLAN)
+
+    assert {(o.row, o.seed) for o in one_by_one} == {(o.row, o.seed) for o in all_together}
+    assert analyse(one_by_one, cells=cells, plan=PLAN) == analysis
 
 
 @pytest.mark.parametrize("different", [0, 1], ids=["all alike", "one apart"])
