@@ -4,10 +4,11 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
+import httpx2
 import pytest
 from playwright.async_api import Page, expect
 
-from tests.dashboard.conftest import Visit
+from tests.dashboard.conftest import Api, Visit
 from tests.integration.api.reporter import Reporter
 
 pytestmark = pytest.mark.anyio
@@ -23,12 +24,14 @@ PAGES = {
     "new job": "/new",
     "new experiment": "/new?kind=experiment",
     "cluster": "/cluster",
+    "experiments": "/experiments",
+    "experiment": "/experiments/{experiment}",
 }
 
 
 @pytest.fixture
-async def addresses(submit: Callable[..., str], reporter: Reporter) -> dict[str, str]:
-    """A job that ran, one that waits; the addresses of all pages about them."""
+async def addresses(api: Api, submit: Callable[..., str], reporter: Reporter) -> dict[str, str]:
+    """A job that ran, one that waits, an experiment that runs; the addresses of all pages about them."""
     job = submit("group", 2, name="one that ran", epochs=10, labels={"study": "paper"})
     await reporter.start()
     for epoch in (1, 2, 3):
@@ -38,8 +41,13 @@ async def addresses(submit: Callable[..., str], reporter: Reporter) -> dict[str,
     await reporter.log("a warning", "warning")
     await reporter.checkpoint(3, 30, {"model.safetensors": b"weights"}, test_error=0.2)
     await reporter.finish()
+    body = {"grid": {"normalization": [{"type": "batch"}, {"type": "group"}], "batch_size": [8, 4]}}
+    experiment = httpx2.post(f"{api.url}/v1/experiments", json=body).json()["id"]
+    await reporter.start()
+    await reporter.metrics("eval", 1, 10, test_error=0.5)
+    await reporter.finish()
     other = submit("batch", 2, name="one that waits, with a name so long that no table has room for all of it at once")
-    return {name: path.format(job=job, other=other) for name, path in PAGES.items()}
+    return {name: path.format(job=job, other=other, experiment=experiment) for name, path in PAGES.items()}
 
 
 async def settled(page: Page) -> None:

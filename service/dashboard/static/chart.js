@@ -122,10 +122,12 @@ function resolved(element, name, opacity = 1) {
 
 function traces(element) {
   const { series, axes } = element.drawn;
-  return series.flatMap((one) => {
+  // Values at the same category stand side by side, so that their bars do not cover one another.
+  const place = (x, n) => axes.categories.indexOf(x) + (n - (series.length - 1) / 2) * Math.min(0.08, 0.6 / series.length);
+  return series.flatMap((one, n) => {
     const name = `series-${(one.colour % COLOURS) + 1}`;
     const colour = resolved(element, name);
-    const x = one.points.map((point) => point.x);
+    const x = one.points.map((point) => (axes.categories ? place(point.x, n) : point.x));
     const of = (part) => one.points.map((point) => point[part] ?? null);
     const line = { color: colour, width: 2, dash: DASHES[one.dash ?? Math.floor(one.colour / COLOURS) % DASHES.length] };
     const shared = { type: "scatter", x, hoverinfo: "skip", showlegend: false, mode: "lines", connectgaps: false };
@@ -159,7 +161,7 @@ function layout(element) {
     hoverlabel: { bgcolor: resolved(element, "raised"), bordercolor: resolved(element, "line-strong"), font: { color: resolved(element, "text"), size: 12 } },
     modebar: { bgcolor: "rgba(0, 0, 0, 0)", color: text, activecolor: resolved(element, "accent") },
     uirevision: JSON.stringify(axes),
-    xaxis: { ...axis, title: title(axes.x), type: axes.categories ? "category" : axes.logX ? "log" : "linear", showgrid: false },
+    xaxis: { ...axis, title: title(axes.x), type: axes.logX && !axes.categories ? "log" : "linear", showgrid: false, zeroline: false, ...(axes.categories ? { tickvals: axes.categories.map((_, n) => n), ticktext: axes.categories } : {}) },
     yaxis: { ...axis, title: title(axes.y), type: axes.logY ? "log" : "linear", rangemode: axes.fromZero ? "tozero" : "normal", exponentformat: "power" },
   };
 }

@@ -122,7 +122,7 @@ export default function newPage(shell) {
         { key: "facts" },
       ),
       h("p", { class: "muted", key: "basis" }, it.basis),
-      data.warnings.map((warning) => h("div", { key: `${warning.code} ${warning.detail}` }, notice("warn", warning.code.replaceAll("_", " "), warning.detail))),
+      data.warnings.map((warning) => h("div", { key: `${warning.code} ${warning.detail}` }, notice(warning.severity === "note" ? "info" : "warn", warning.code.replaceAll("_", " "), warning.detail.replaceAll("`", "")))),
     ];
   }
 

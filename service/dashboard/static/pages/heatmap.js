@@ -1,0 +1,63 @@
+/* The results as a table that is coloured: rows against columns, with means, intervals and what runs. */
+
+import { isFraction, metricName, metricValue, plain } from "../format.js";
+import { texts } from "../schema.js";
+import { statusMark } from "../status.js";
+import { h } from "../view.js";
+
+/** The key of a cell, as the address has it. */
+export const cellKey = (cell) => `${cell.row}~${cell.column}`;
+
+/** The half of a symmetric interval: what stands behind the ±. */
+export function margin(metric, cell) {
+  if (!cell.interval) return null;
+  const half = (cell.interval[1] - cell.interval[0]) / 2;
+  return isFraction(metric) ? (100 * half).toFixed(2) : metricValue(metric, half);
+}
+
+/** The table. `chosen` are keys of cells; `toggle(key)` chooses one; `shares(cell)` are the shares done of its running jobs. */
+export function heatmap(results, { metric, chosen, toggle, shares }) {
+  const { rows, columns, cells } = results;
+  const at = new Map(cells.map((cell) => [cellKey(cell), cell]));
+  const means = cells.map((cell) => cell.mean).filter((mean) => mean !== null);
+  const [least, most] = [Math.min(...means), Math.max(...means)];
+  const heat = (mean) => (mean === null || most === least ? 0 : (mean - least) / (most - least));
+  return h(
+    "div",
+    { class: "scroll body", tabindex: "0", role: "region", "aria-label": "Results", key: "heat" },
+    h(
+      "table",
+      { class: "heat", vars: { "--columns": String(columns.values.length) } },
+      h("caption", { class: "visually-hidden" }, `${metricName(metric)} by ${words(rows.field)} and ${words(columns.field)}`),
+      h("thead", {}, h("tr", {}, h("td", { class: "corner" }, `${words(rows.field)} \\ ${words(columns.field)}`), columns.values.map(({ label }) => h("th", { scope: "col", key: label }, label)))),
+      h("tbody", {}, rows.values.map((row) => h("tr", { key: row.label }, h("th", { scope: "row" }, row.label), columns.values.map((column) => h("td", { key: column.label }, tableCell(at.get(cellKey({ row: row.label, column: column.label })), row, column)))))),
+    ),
+  );
+
+  function tableCell(cell, row, column) {
+    if (!cell) return h("a", { class: "none", href: submitAddress(results, row, column), "aria-label": `No run of ${row.label} at ${column.label}: submit one` }, "no run", h("span", {}, "submit"));
+    const key = cellKey(cell);
+    const half = margin(metric, cell);
+    return h(
+      "button",
+      { type: "button", class: "cell", "aria-pressed": String(chosen.includes(key)), title: cell.note ?? `${cell.n} seeds`, onclick: () => toggle(key), vars: { "--heat": heat(cell.mean).toFixed(3) } },
+      h("strong", {}, metricValue(metric, cell.mean)),
+      h("span", {}, half === null ? "" : `± ${half} · `, `n = ${cell.n}`),
+      cellState(cell),
+    );
+  }
+
+  function cellState({ counts, ...cell }) {
+    const parts = ["running", "starting", "pausing", "cancelling", "queued", "paused", "lost", "failed", "cancelled"].filter((status) => counts[status]);
+    if (!parts.length) return h("span", { class: "state" });
+    const running = shares(cell);
+    return h("span", { class: "state" }, parts.slice(0, 2).map((status) => h("span", { key: status }, { ...statusMark(status), children: [statusMark(status).children[0], `${counts[status]} ${status}${status === "running" && running.length ? ` ${Math.round((100 * running.reduce((a, b) => a + b, 0)) / running.length)} %` : ""}`] })));
+  }
+}
+
+const words = (field) => field.replaceAll("_", " ");
+
+function submitAddress({ rows, columns }, row, column) {
+  const of = (field, value) => (value !== null && typeof value === "object" ? texts(value, `${field}.`) : { [field]: plain(value) });
+  return `/new?${new URLSearchParams({ ...of(rows.field, row.value), ...of(columns.field, column.value) })}`;
+}
