@@ -189,7 +189,14 @@ def _procedure(results: Json, number: Number) -> Iterable[str]:
     confidence = _percent(results["confidence"])
     statistic = NAMES.get(results["statistic"], f"at step {results['step']}")
     yield f"{number.title}, {statistic}, on the {results['evaluated_on']} images; n counts seeds."
-    yield f"± and “interval”: the two-sided {confidence} interval of the mean by Student's t distribution."
+    if looks := len(results["looks"]):
+        each = _percent(round(1 - (1 - results["confidence"]) / looks, 6))
+        yield (
+            f"± and “interval”: the two-sided {each} interval of the mean by Student's t distribution, wide enough for "
+            f"{confidence} at whichever of the {looks} planned looks one stops."
+        )
+    else:
+        yield f"± and “interval”: the two-sided {confidence} interval of the mean by Student's t distribution."
     yield "Comparisons are paired over common seeds: both rows saw the same images in the same order."
     yield (
         f"Adjusted p: Holm's procedure (1979) over all {results['family_size']} comparisons of the table; "
