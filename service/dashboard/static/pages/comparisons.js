@@ -1,6 +1,6 @@
 /* Which differences are real: pairs of rows within a column, and how sure one can be. */
 
-import { isFraction, metricName, metricValue, plain, significant, whole } from "../format.js";
+import { isFraction, metricName, metricValue, plain, significant } from "../format.js";
 import { choice, notice } from "../parts.js";
 import { shape } from "../status.js";
 import { url } from "../url.js";
@@ -34,7 +34,7 @@ export function comparisonsCard(results, metric) {
           h(
             "table",
             { class: "compact" },
-            h("thead", {}, h("tr", {}, h("th", { scope: "col" }, results.columns.field.replaceAll("_", " ")), h("th", { scope: "col" }, "a − b"), h("th", { scope: "col" }, "Resolved"), ["Difference", "Interval", "p adjusted", "Pairs"].map((name) => h("th", { key: name, scope: "col", class: "number", title: name === "Difference" ? unit : null }, name)))),
+            h("thead", {}, h("tr", {}, h("th", { scope: "col" }, results.columns.field.replaceAll("_", " ")), h("th", { scope: "col" }, "a − b"), h("th", { scope: "col" }, "Resolved"), ["Difference", "Interval", "p adjusted"].map((name) => h("th", { key: name, scope: "col", class: "number", title: name === "Difference" ? unit : null }, name)))),
             h(
               "tbody",
               {},
@@ -45,10 +45,9 @@ export function comparisonsCard(results, metric) {
                   h("td", {}, plain(one.column)),
                   h("th", { scope: "row" }, `${one.row_a} − ${one.row_b}`),
                   h("td", {}, verdict(one, metric)),
-                  h("td", { class: "number" }, signed(metric, one.difference)),
+                  h("td", { class: "number", title: `over ${one.n} seeds` }, signed(metric, one.difference)),
                   h("td", { class: "number" }, one.interval ? `${signed(metric, one.interval[0])} to ${signed(metric, one.interval[1])}` : "–"),
                   h("td", { class: "number" }, one.p_adjusted === null ? "–" : one.p_adjusted < 0.001 ? "< 0.001" : significant(one.p_adjusted, 2)),
-                  h("td", { class: "number" }, whole(one.n)),
                 ),
               ),
             ),

@@ -187,7 +187,7 @@ export default function experimentPage(shell, id) {
         .map(([column, cell]) => ({ x: column, y: cell.mean * factor, ...(cell.interval ? { low: cell.interval[0] * factor, high: cell.interval[1] * factor } : {}) })),
     }));
     const format = (value) => metricValue(metric(), value / factor);
-    return chart({ key: "figure", title: `${metricName(metric()).replace(/^./, (c) => c.toUpperCase())} by ${it.columns.field.replaceAll("_", " ")}`, series, axes: { x: it.columns.field.replaceAll("_", " "), y: metricName(metric(), { unit: true }), categories: it.columns.values.map(({ label }) => label), formatX: String, formatY: format, logY: drawing().logY }, height: 360 });
+    return chart({ key: "figure", title: `${metricName(metric()).replace(/^./, (c) => c.toUpperCase())} by ${it.columns.field.replaceAll("_", " ")}`, series, axes: { x: it.columns.field.replaceAll("_", " "), y: metricName(metric(), { unit: true }), categories: it.columns.values.map(({ label }) => label), formatX: String, formatY: format, logY: drawing().logY }, height: Math.min(560, Math.max(320, 80 + 92 * it.rows.values.length)) });
   }
 
   function chosenJobs(it) {
@@ -204,7 +204,7 @@ export default function experimentPage(shell, id) {
   function jobRow(cell, job) {
     const value = cell.values.find((one) => one.job === job);
     const live = (active.data ?? []).find((one) => one.id === job);
-    return h("tr", { key: job }, h("td", {}, cell.row), h("td", {}, cell.column), h("td", {}, value?.seed ?? live?.spec.seed ?? "–"), h("th", { scope: "row" }, h("a", { href: `/jobs/${job}` }, job)), h("td", {}, value ? metricValue(metric(), value.value) : live ? statusMark(live.status) : "no value"));
+    return h("tr", { key: job }, h("td", {}, cell.row), h("td", {}, cell.column), h("td", {}, value?.seed ?? live?.spec.seed ?? "–"), h("th", { scope: "row" }, h("a", { href: `/jobs/${job}` }, job)), h("td", {}, value ? metricValue(metric(), value.value) : live ? statusMark(live.status) : "no value yet"));
   }
 
   return {

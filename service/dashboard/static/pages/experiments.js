@@ -35,7 +35,7 @@ export default function experimentsPage(shell) {
       h("td", {}, `${it.rows.replaceAll("_", " ")} × ${it.columns.replaceAll("_", " ")}`),
       h("td", { class: "number" }, whole(it.jobs)),
       h("td", {}, h("div", { class: "progress" }, progressBar(it.progress, `Progress of ${name}`), h("span", {}, `${Math.floor(100 * it.progress)} %`))),
-      h("td", {}, counts.map(([status, count]) => h("span", { key: status, class: "count" }, `${count} `, statusMark(status)))),
+      h("td", { class: "states" }, counts.map(([status, count]) => h("span", { key: status, class: "count" }, `${count} `, statusMark(status)))),
       h("td", {}, h("time", { datetime: it.created_at, title: clock(it.created_at) }, ago(it.created_at))),
     );
   }
