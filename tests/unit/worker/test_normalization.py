@@ -153,3 +153,14 @@ def test_a_ghost_batch_as_large_as_the_batch_is_batch_normalization(size: int | 
     assert torch.equal(layer(x), reference(x))
     for name, value in reference.state_dict().items():
         assert torch.equal(layer.state_dict()[name], value)
+
+
+def test_a_ghost_batch_of_bfloat16_keeps_its_statistics_in_float32(x: torch.Tensor) -> None:
+    layer = ghost(2)
+
+    assert layer(x.bfloat16()).dtype == torch.bfloat16
+
+    state = layer.state_dict()
+    assert state["running_mean"].dtype == state["running_var"].dtype == torch.float32
+    mean = torch.stack([chunk.mean((0, 2, 3)) for chunk in x.split(2)]).mean(0)
+    torch.testing.assert_close(state["running_mean"], 0.1 * mean, atol=1e-3, rtol=1e-2)

@@ -12,6 +12,10 @@ OPTIMIZERS = {
     "adam": {"type": "adam", "learning_rate": 0.001, "weight_decay": 1e-4},
 }
 EVERY_STEP = {"every_s": 1e-9}
+NORMALIZATIONS: dict[str, dict[str, Any]] = {
+    type: {"type": type} for type in ("batch", "layer", "instance", "group", "none")
+}
+NORMALIZATIONS["ghost"] = {"type": "batch", "ghost_batch_size": 10}
 
 
 def rows_after(record: Any, step: int) -> list[Any]:
@@ -19,12 +23,12 @@ def rows_after(record: Any, step: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("type", ["batch", "layer", "instance", "group", "none"])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_resumed_from_any_checkpoint_the_weights_and_the_rows_are_those_of_one_left_alone(
-    attempt: Any, make_spec: Any, type: str, optimizer: str
+    attempt: Any, make_spec: Any, normalization: str, optimizer: str
 ) -> None:
     spec = make_spec(
-        normalization={"type": type},
+        normalization=NORMALIZATIONS[normalization],
         batch_size=24,
         drop_last=False,
         optimizer=OPTIMIZERS[optimizer],
