@@ -26,6 +26,7 @@ from service.api import (
     logs,
     metrics,
     openapi,
+    reports,
     results,
     specification,
 )
@@ -70,7 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.services = services
     app.add_middleware(RequestMiddleware, telemetry=telemetry)
     problems.install(app)
-    for noun in (jobs, metrics, logs, events, checkpoints, experiments, results, bundles, cluster):
+    for noun in (jobs, metrics, logs, events, checkpoints, experiments, results, reports, bundles, cluster):
         app.include_router(noun.router, dependencies=[Depends(authorize), Depends(known_parameters_only)])
     for noun in (specification, health, dashboard):
         app.include_router(noun.router)

@@ -71,6 +71,7 @@ def test_errors_are_described_as_problems(description: dict[str, Any]) -> None:
 def test_every_route_of_the_contract_is_there(description: dict[str, Any]) -> None:
     assert {f"{method.upper()} {path}" for method, path, _ in operations(description)} == {
         "GET /v1/experiments/{experiment_id}/bundle",
+        "GET /v1/experiments/{experiment_id}/report",
         "POST /v1/bundles",
         "POST /v1/jobs",
         "GET /v1/jobs",

@@ -1,0 +1,94 @@
+"""Reports: what an experiment found, as a document for people."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.api.context import Context, ExperimentId
+from service.api.experiment_views import experiment_detail
+from service.api.results import ResultsQuery, experiment_results
+from service.experiments import Metric
+from service.problems import describe
+from service.report import as_html, compose
+from service.store import experiments
+from service.store.tables import Attempt, Checkpoint, Job
+
+router = APIRouter(tags=["results"])
+
+HTML = "text/html; charset=utf-8"
+SHUT = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+"""The page loads nothing and runs nothing; its style stands in it, so that it can be kept as one file."""
+
+
+@router.get(
+    "/v1/experiments/{experiment_id}/report",
+    operation_id="get_report",
+    response_class=Response,
+    responses=describe(
+        401,
+        404,
+        422,
+        answers={200: {"description": "The report", "content": {"text/html": {"schema": {"type": "string"}}}}},
+    ),
+)
+async def show(
+    request: Request,
+    context: Context,
+    experiment_id: ExperimentId,
+    metric: Annotated[Metric | None, Query(description="default: what the experiment declared")] = None,
+    statistic: Annotated[
+        Literal["final", "best", "median_last_5"] | None, Query(description="default: what the experiment declared")
+    ] = None,
+) -> Response:
+    """A web page in one file: the answer, its table and figure, every comparison, versions, hardware and hashes."""
+    query = ResultsQuery(metric=metric, statistic=statistic)
+    async with context.database.read() as session:
+        experiment = await experiments.get(session, experiment_id)
+        found = await experiment_detail(session, experiment)
+        results = await experiment_results(session, experiment, query)
+        jobs = await jobs_of(session, experiment_id)
+    document = compose(
+        found.model_dump(mode="json"), results.model_dump(mode="json"), jobs, {"normlab": request.app.version}
+    )
+    headers = {"Content-Security-Policy": SHUT, "X-Content-Type-Options": "nosniff"}
+    return Response(as_html(document), media_type=HTML, headers=headers)
+
+
+async def jobs_of(session: AsyncSession, experiment_id: str) -> Sequence[dict[str, Any]]:
+    """The jobs of an experiment as a report needs them: three statements, however many they are."""
+    found = (
+        await session.scalars(select(Job).where(Job.experiment_id == experiment_id).order_by(Job.created_at, Job.id))
+    ).all()
+    of_it = select(Job.id).where(Job.experiment_id == experiment_id)
+    attempts = await session.scalars(
+        select(Attempt).where(Attempt.job_id.in_(of_it)).order_by(Attempt.job_id, Attempt.number)
+    )
+    by_job = {job: list(group) for job, group in groupby(attempts, lambda attempt: attempt.job_id)}
+    checkpoints = await session.scalars(
+        select(Checkpoint).where(Checkpoint.job_id.in_(of_it)).order_by(Checkpoint.job_id, Checkpoint.step.desc())
+    )
+    latest = {job: next(group) for job, group in groupby(checkpoints, lambda checkpoint: checkpoint.job_id)}
+    return [
+        {
+            "id": job.id,
+            "status": job.status,
+            "spec": job.spec,
+            "attempts": [
+                {
+                    "device": attempt.device,
+                    "node": attempt.node,
+                    "versions": attempt.versions,
+                    "started_at": attempt.started_at.isoformat(timespec="seconds"),
+                }
+                for attempt in by_job.get(job.id, [])
+            ],
+            "checkpoints": [{"files": [{"name": name, **file} for name, file in latest[job.id].files.items()]}]
+            if job.id in latest
+            else [],
+        }
+        for job in found
+    ]
