@@ -5,6 +5,7 @@ A field of a part is named with a dot, as in `optimizer.learning_rate`.
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -78,11 +79,15 @@ def label(field: str, value: Any) -> str:
 
 def canonical(value: Any) -> str:
     """One text for equal values, to tell whether two are."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return _CANONICAL.encode(value)
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str)
 
 
 def _part_label(field: str, part: Mapping[str, Any]) -> str:
-    defaults = _defaults(field, part)
+    kind_of_part = part.get("type")
+    defaults = _defaults(field, kind_of_part if isinstance(kind_of_part, str) else None)
     kind = next((part[name] for name in _NAMES if isinstance(part.get(name), str)), field)
     shown: list[str] = []
     for name, value in part.items():
@@ -99,7 +104,8 @@ _NAMES = ("type", "name", "rule")
 """The fields that name what a part is."""
 
 
-def _defaults(field: str, value: Mapping[str, Any]) -> Json:
+@cache
+def _defaults(field: str, kind: str | None) -> Json:
     """What the part of this type would be if nothing but its type were given."""
     models: Sequence[type[BaseModel]] = (TrainingSpec,)
     for part in parts_of(field):
@@ -111,8 +117,9 @@ def _defaults(field: str, value: Mapping[str, Any]) -> Json:
         ]
     for model in models:
         tag = model.model_fields.get("type")
-        if tag is None or value.get("type", tag.default) == tag.default:
-            return json.loads(model().model_dump_json())  # type: ignore[no-any-return]
+        if tag is None or kind in (None, tag.default):
+            defaults: Json = json.loads(model().model_dump_json())
+            return defaults
     return {}
 
 

@@ -4,22 +4,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Protocol
 
+from service.runs import Speed
 from worker.spec import TrainingSpec
-
-
-class Speed(Protocol):
-    """How fast a job trained."""
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def images_per_s(self) -> float: ...
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
 """Results: many jobs as one table of values, rows against columns, and what makes the table questionable."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -13,33 +12,13 @@ from service.confounds import Candidate, Confound, lint
 from service.costs import device_kind
 from service.experiments import ExperimentRequest, Metric, Statistic
 from service.jobs import TERMINAL, Status
+from service.runs import Run
 from service.statistics import Observation, SeedPlan, plan_looks
 from worker.spec import TrainingSpec
 
 NOT_OF_THE_TRAINING = frozenset({"seed", "recipe", "checkpoint"})
 """Fields that two jobs of one cell may differ in: the seed is what is repeated, the others decide no weights."""
 UNITS = {"error": "fraction of 1", "loss": "cross-entropy in nats", "images_per_s": "images a second"}
-
-
-class Run(Protocol):
-    """A job as results are made of it; see `service.store.results.Run`."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def status(self) -> Status: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def spec(self) -> dict[str, Any]: ...
-    @property
-    def summary(self) -> dict[str, Any]: ...
-    @property
-    def device(self) -> str | None: ...
-    @property
-    def precision(self) -> str | None: ...
-    @property
-    def device_s(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -97,14 +76,15 @@ def tabulate(
     that has not ended is none yet. For the statistic at_step, `values_at` has the values by job, and a job gives one as
     soon as it has passed that step.
     """
+    labels = _Labels()
     for name, accepted in question.where.items():
-        runs = [run for run in runs if axes.label(name, axes.read(run.spec, name)) in accepted]
+        runs = [run for run in runs if labels.of(run, name) in accepted]
     metric = question.metric or evaluation_metric([run.spec for run in runs])
     question = replace(question, metric=metric)
-    rows, columns = _values(runs, question.rows), _values(runs, question.columns)
+    rows, columns = (_values(runs, name, labels) for name in (question.rows, question.columns))
     cells: dict[tuple[str, str], list[Run]] = {(row, column): [] for row in rows for column in columns}
     for run in runs:
-        cells[_cell(run, question)].append(run)
+        cells[labels.of(run, question.rows), labels.of(run, question.columns)].append(run)
     cells = {cell: found for cell, found in cells.items() if found}
     blocks, pooled = _blocks(cells, question)
     observations = []
@@ -134,7 +114,7 @@ def question_of(request: ExperimentRequest) -> Question:
 def warnings(runs: Sequence[Run]) -> tuple[Confound, ...]:
     """What besides the rows and columns may explain a difference between these jobs."""
     candidates = []
-    for run, spec in zip(runs, trainings([run.spec for run in runs]), strict=True):
+    for run, spec in zip(runs, trainings(runs), strict=True):
         if spec is not None:
             device = None if run.device is None else device_kind(run.device)
             candidates.append(Candidate(run.id, spec, device, run.precision))
@@ -174,37 +154,46 @@ def undeclared(table: ResultTable, declared: Question) -> tuple[Confound, ...]:
     return (Confound("outcome_not_declared", detail, ()),)
 
 
-def trainings(specs: Sequence[Mapping[str, Any]]) -> list[TrainingSpec | None]:
-    """Stored specs as what they are, None for one that an older release stored and this one does not understand."""
+def trainings(runs: Sequence[Run]) -> list[TrainingSpec | None]:
+    """What the jobs train, None for a spec that an older release stored and this one does not understand."""
     read: dict[str, TrainingSpec | None] = {}
     found: list[TrainingSpec | None] = []
-    for spec in specs:
-        # Most jobs differ from another one in the seed alone, and reading a spec takes longest.
-        key = axes.canonical({name: value for name, value in spec.items() if name != "seed"})
-        if key not in read:
+    for run in runs:
+        if run.configuration not in read:
             try:
-                read[key] = TrainingSpec.model_validate(spec)
+                read[run.configuration] = TrainingSpec.model_validate(run.spec)
             except ValidationError:
-                read[key] = None
-        known = read[key]
-        found.append(None if known is None else known.model_copy(update={"seed": spec["seed"]}))
+                read[run.configuration] = None
+        known = read[run.configuration]
+        found.append(None if known is None else known.model_copy(update={"seed": run.seed}))
     return found
 
 
-def _values(runs: Sequence[Run], name: str) -> dict[str, Any]:
+class _Labels:
+    """The labels of jobs by field, each configuration looked at once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], str] = {}
+
+    def of(self, run: Run, name: str) -> str:
+        """The label of one field of a job."""
+        if name == "seed":
+            return axes.label(name, run.seed)
+        key = (run.configuration, name)
+        if key not in self._known:
+            self._known[key] = axes.label(name, axes.read(run.spec, name))
+        return self._known[key]
+
+
+def _values(runs: Sequence[Run], name: str, labels: _Labels) -> dict[str, Any]:
     """The values of a field by label: numbers by size, others in the order of their jobs."""
     values: dict[str, Any] = {}
     for run in runs:
-        value = axes.read(run.spec, name)
-        values.setdefault(axes.label(name, value), value)
+        if (label := labels.of(run, name)) not in values:
+            values[label] = axes.read(run.spec, name)
     if all(isinstance(value, int | float) for value in values.values()):
         return dict(sorted(values.items(), key=lambda entry: cast(float, entry[1])))
     return values
-
-
-def _cell(run: Run, question: Question) -> tuple[str, str]:
-    row, column = (axes.label(name, axes.read(run.spec, name)) for name in (question.rows, question.columns))
-    return row, column
 
 
 def _blocks(
@@ -214,27 +203,33 @@ def _blocks(
 
     The block is the seed. Where a cell has several configurations, it is the seed and the configuration together.
     """
-    tops = {axes.parts_of(name)[0] for name in (question.rows, question.columns)}
-    pooled: Counter[str] = Counter()
-    rest: dict[str, str] = {}
+    rest: dict[str, dict[str, str]] = {}
+    pooled: set[str] = set()
     for runs in cells.values():
-        values: dict[str, set[str]] = {}
-        for run in runs:
-            fields = {name: v for name, v in run.spec.items() if name not in NOT_OF_THE_TRAINING}
-            for name in tops & fields.keys():
-                fields[name] = _without(fields[name], name, (question.rows, question.columns))
-            rest[run.id] = axes.canonical(fields)
-            for name, value in fields.items():
-                values.setdefault(name, set()).add(axes.canonical(value))
-        pooled.update(name for name, found in values.items() if len(found) > 1)
+        present = {run.configuration: run.spec for run in runs}
+        for configuration, spec in present.items():
+            rest.setdefault(configuration, _besides(spec, question))
+        for name in {name for configuration in present for name in rest[configuration]}:
+            if len({rest[configuration].get(name) for configuration in present}) > 1:
+                pooled.add(name)
     if not pooled:
         return {run.id: run.seed for runs in cells.values() for run in runs}, []
     numbers: dict[tuple[str, int], int] = {}
     of_run: dict[str, int] = {}
+    texts = {configuration: axes.canonical(fields) for configuration, fields in rest.items()}
     for runs in cells.values():
         for run in runs:
-            of_run[run.id] = numbers.setdefault((rest[run.id], run.seed), len(numbers))
+            of_run[run.id] = numbers.setdefault((texts[run.configuration], run.seed), len(numbers))
     return of_run, sorted(pooled)
+
+
+def _besides(spec: Mapping[str, Any], question: Question) -> dict[str, str]:
+    """The fields of a spec that are neither an axis nor free to differ within a cell."""
+    shown = (question.rows, question.columns)
+    fields = {name: value for name, value in spec.items() if name not in NOT_OF_THE_TRAINING}
+    for name in {axes.parts_of(axis)[0] for axis in shown} & fields.keys():
+        fields[name] = _without(fields[name], name, shown)
+    return {name: axes.canonical(value) for name, value in fields.items()}
 
 
 def _without(value: Any, top: str, axes_: Sequence[str]) -> Any:

@@ -13,11 +13,11 @@ from service.api.representations import AsTrainingSpec
 from service.confounds import Confound, Severity
 from service.experiments import ExperimentRequest, PlannedJob, expand
 from service.jobs import ACTIVE, TERMINAL, Status
+from service.runs import Run, Speed
 from service.statistics import SeedPlan
 from service.store import experiments, leases
 from service.store import results as stored
 from service.store.listing import JobFilter
-from service.store.results import Run
 from service.store.tables import Experiment
 from service.studies import BuiltIn, StudyName
 
@@ -199,9 +199,7 @@ def warning_views(found: Sequence[Confound]) -> list[Warning_]:
     return [Warning_(code=one.code, detail=one.detail, jobs=list(one.jobs), severity=one.severity) for one in found]
 
 
-def sequential_view(
-    experiment: Experiment, plan: SeedPlan | None, runs: Sequence[results.Run]
-) -> SequentialView | None:
+def sequential_view(experiment: Experiment, plan: SeedPlan | None, runs: Sequence[Run]) -> SequentialView | None:
     """How far sequential seeds have come."""
     if plan is None:
         return None
@@ -256,13 +254,13 @@ def _status(experiment: Experiment, counted: Mapping[Status, int]) -> Experiment
 def _standing(runs: Sequence[Run], counted: Mapping[Status, int]) -> tuple[float, float | None]:
     """The share of all steps that is done, and the seconds left: what is left over the speeds and the busy workers."""
     speeds = [
-        stored.Speed(run.spec["model"], run.spec["batch_size"], run.device, speed)
+        Speed(run.spec["model"], run.spec["batch_size"], run.device, speed)
         for run in runs
         if run.device is not None and (speed := _speed(run)) is not None
     ]
     done: list[float] = []
     left_s: list[float | None] = []
-    for run, spec in zip(runs, results.trainings([run.spec for run in runs]), strict=True):
+    for run, spec in zip(runs, results.trainings(runs), strict=True):
         share = 1.0 if run.status in TERMINAL else 0.0
         if spec is not None and run.status not in TERMINAL:
             share = min((run.progress or {}).get("step", 0) / spec.total_steps, 1.0)

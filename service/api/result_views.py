@@ -13,7 +13,8 @@ from service.api.experiment_views import SequentialView, Warning_, warning_views
 from service.confounds import Confound
 from service.experiments import Metric, Statistic
 from service.jobs import Status
-from service.results import ResultTable, Run, unit_of
+from service.results import ResultTable, unit_of
+from service.runs import Run
 from service.statistics import Analysis, Cell
 from service.statistics.observations import Table
 

@@ -42,7 +42,8 @@ async def claim(session: AsyncSession, worker: str, node: str) -> tuple[Job, Att
         .outerjoin(served, served.c.experiment == group)
         .where(Job.status == Status.QUEUED, (Job.not_before.is_(None)) | (Job.not_before <= now))
         .order_by(
-            Job.priority.desc(),
+            # Not the bare column: SQLite would walk its index over all jobs to save sorting those few that wait.
+            (Job.priority + 0).desc(),
             func.coalesce(held.c.jobs, 0),
             func.coalesce(served.c.jobs, 0),
             Job.queued_at,

@@ -68,13 +68,14 @@ async def page(
         accepted = ", ".join(get_args(SortField))
         raise Unprocessable(f"sort is {sort!r}: give one of {accepted}, with a minus in front for descending.")
     column = getattr(Job, name)
-    query = filter_.apply(select(Job))
+    # The keys alone first: what has to be sorted is then no larger than an index.
+    query = filter_.apply(select(column, Job.id))
     if cursor is not None:
         value, job_id = read_cursor(cursor, sort)
         beyond, tied = (column < value, Job.id < job_id) if descending else (column > value, Job.id > job_id)
         query = query.where(or_(beyond, and_(column == value, tied)))
     order = (column.desc(), Job.id.desc()) if descending else (column, Job.id)
-    found = (await session.scalars(query.order_by(*order).limit(limit + 1))).all()
-    if len(found) <= limit:
-        return found, None
-    return found[:limit], write_cursor(sort, getattr(found[limit - 1], name), found[limit - 1].id)
+    keys = (await session.execute(query.order_by(*order).limit(limit + 1))).all()
+    jobs = {job.id: job for job in await session.scalars(select(Job).where(Job.id.in_([id_ for _, id_ in keys])))}
+    found = [jobs[id_] for _, id_ in keys[:limit] if id_ in jobs]
+    return found, write_cursor(sort, *keys[limit - 1]) if len(keys) > limit else None

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,29 +9,12 @@ from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.errors import Unprocessable
-from service.jobs import Status
+from service.runs import Run, Speed
 from service.store.listing import JobFilter
 from service.store.tables import Attempt, Job, Metric
 
 MAX_RUNS = 5000
 """Jobs that one table may be made of."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A job, and what its attempts used."""
-
-    id: str
-    status: Status
-    seed: int
-    spec: dict[str, Any]
-    summary: dict[str, Any]
-    progress: dict[str, Any] | None
-    device: str | None
-    """What its last attempt ran on."""
-    precision: str | None
-    device_s: float
-    """Seconds that workers held it, over all attempts."""
 
 
 async def runs(session: AsyncSession, filter_: JobFilter) -> Sequence[Run]:
@@ -81,16 +63,6 @@ async def values_at(session: AsyncSession, filter_: JobFilter, metric: str, step
         Metric.job_id.in_(filter_.job_ids()), Metric.step == step, ~Metric.superseded
     )
     return {job_id: values[metric] for job_id, values in await session.execute(query) if metric in values}
-
-
-@dataclass(frozen=True)
-class Speed:
-    """How fast a job trained."""
-
-    model: str
-    batch_size: int
-    device: str
-    images_per_s: float
 
 
 async def speeds(session: AsyncSession, models: Sequence[str], limit: int = 500) -> Sequence[Speed]:

@@ -126,13 +126,13 @@ class Job(Table):
     spec: Mapped[dict[str, Any]]
     priority: Mapped[int]
     max_retries: Mapped[int]
-    experiment_id: Mapped[str | None] = mapped_column(index=True)
+    experiment_id: Mapped[str | None]
     cell: Mapped[str | None]
     retry_of: Mapped[str | None] = mapped_column(unique=True)
 
     model: Mapped[str]
-    normalization: Mapped[str] = mapped_column(index=True)
-    batch_size: Mapped[int] = mapped_column(index=True)
+    normalization: Mapped[str]
+    batch_size: Mapped[int]
     seed: Mapped[int] = mapped_column(BigInteger)
 
     status: Mapped[Status]
@@ -144,7 +144,7 @@ class Job(Table):
     progress: Mapped[dict[str, Any] | None]
     summary: Mapped[dict[str, Any]] = mapped_column(default=dict)
 
-    created_at: Mapped[datetime] = mapped_column(index=True)
+    created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     queued_at: Mapped[datetime]
     not_before: Mapped[datetime | None]
@@ -152,7 +152,17 @@ class Job(Table):
     finished_at: Mapped[datetime | None]
 
     __table_args__ = (
-        Index("ix_jobs_status_queued_at", "status", "queued_at"),
+        # All that a claim looks at of the jobs that wait.
+        Index("ix_jobs_waiting", "status", "queued_at", "priority", "experiment_id", "not_before", "id"),
+        Index("ix_jobs_experiment_id_status", "experiment_id", "status"),
+        # The pages of the job list: what it is filtered by, then its order.
+        Index("ix_jobs_created_at_id", "created_at", "id"),
+        Index("ix_jobs_status_created_at_id", "status", "created_at", "id"),
+        Index("ix_jobs_experiment_id_created_at_id", "experiment_id", "created_at", "id"),
+        Index("ix_jobs_normalization_batch_size_created_at_id", "normalization", "batch_size", "created_at", "id"),
+        Index("ix_jobs_batch_size_created_at_id", "batch_size", "created_at", "id"),
+        Index("ix_jobs_model_created_at_id", "model", "created_at", "id"),
+        Index("ix_jobs_priority_id", "priority", "id"),
         Index(
             "uq_jobs_seed_of_cell",
             "experiment_id",

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from service.costs import device_kind, estimate, images_per_s, images_trained
-from service.store.results import Speed
+from service.runs import Speed
 from worker.spec import TrainingSpec
 
 

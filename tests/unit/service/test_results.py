@@ -1,6 +1,5 @@
 """Jobs become a table: each in its cell, with the value that it has a right to."""
 
-from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -10,32 +9,15 @@ from service import results
 from service.experiments import ExperimentRequest
 from service.jobs import Status
 from service.results import Question, ResultTable, tabulate
+from service.runs import Run
 from worker.spec import TrainingSpec
-
-
-@dataclass
-class Run:
-    """A job that ran."""
-
-    id: str
-    spec: dict[str, Any]
-    summary: dict[str, Any] = field(default_factory=dict)
-    status: Status = Status.SUCCEEDED
-    device: str | None = "cpu"
-    precision: str | None = "float32"
-    device_s: float = 1.0
-
-    @property
-    def seed(self) -> int:
-        seed: int = self.spec["seed"]
-        return seed
 
 
 def run(number: int, error: float | None = 0.5, status: Status = Status.SUCCEEDED, **fields: Any) -> Run:
     given: dict[str, Any] = {"normalization": {"type": "batch"}, "batch_size": 2} | fields
     spec = TrainingSpec.model_validate(given).model_dump(mode="json")
     summary = {} if error is None else {"test_error": {"best": error / 2, "last": error, "last_5": [error, error / 4]}}
-    return Run(f"job_{number}", spec, summary, status)
+    return Run(f"job_{number}", status, spec["seed"], spec, summary)
 
 
 def values(table: ResultTable) -> list[float | None]:
@@ -163,10 +145,11 @@ def test_where_keeps_the_jobs_with_a_label() -> None:
 
 
 def test_specs_of_an_older_release_are_read_as_far_as_they_are_understood() -> None:
-    specs = [run(1).spec, run(2, seed=5).spec, {"normalization": {"type": "gone"}, "seed": 0}]
-    first, second, third = results.trainings(specs)
-    assert first == TrainingSpec.model_validate(specs[0])
-    assert second == TrainingSpec.model_validate(specs[1])
+    known = [run(1), run(2, seed=5)]
+    old = Run("job_3", Status.SUCCEEDED, 0, {"normalization": {"type": "gone"}, "seed": 0}, {})
+    first, second, third = results.trainings([*known, old])
+    assert first == TrainingSpec.model_validate(known[0].spec)
+    assert second == TrainingSpec.model_validate(known[1].spec)
     assert third is None
 
 

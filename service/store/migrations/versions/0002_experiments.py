@@ -8,6 +8,17 @@ from alembic import op
 revision = "0002"
 down_revision = "0001"
 
+PAGES = (
+    ["created_at", "id"],
+    ["status", "created_at", "id"],
+    ["experiment_id", "created_at", "id"],
+    ["normalization", "batch_size", "created_at", "id"],
+    ["batch_size", "created_at", "id"],
+    ["model", "created_at", "id"],
+    ["priority", "id"],
+)
+"""The job list: what it is filtered by, then its order."""
+
 
 def upgrade() -> None:
     op.create_table(
@@ -28,6 +39,12 @@ def upgrade() -> None:
     recreate: Literal["always", "never"] = "always" if op.get_bind().dialect.name == "sqlite" else "never"
     with op.batch_alter_table("jobs", recreate=recreate) as jobs:
         jobs.add_column(sa.Column("cell", sa.Text(), nullable=True))
+        for name in ("experiment_id", "normalization", "batch_size", "created_at", "status_queued_at"):
+            jobs.drop_index(f"ix_jobs_{name}")
+    op.create_index("ix_jobs_waiting", "jobs", ["status", "queued_at", "priority", "experiment_id", "not_before", "id"])
+    op.create_index("ix_jobs_experiment_id_status", "jobs", ["experiment_id", "status"])
+    for columns in PAGES:
+        op.create_index(f"ix_jobs_{'_'.join(columns)}", "jobs", columns)
     first = sa.text("cell IS NOT NULL AND retry_of IS NULL")
     op.create_index(
         "uq_jobs_seed_of_cell",
