@@ -36,10 +36,11 @@ def estimate(values: Sequence[float], *, confidence: float, scale: float | None 
     if n == 0:
         return Estimate(0, None, None, None, None)
     tolerance = _ROUNDING * (max(map(abs, values)) if scale is None else scale)
-    mean = math.fsum(values) / n
+    lowest, highest = min(values), max(values)
+    mean = min(max(math.fsum(values) / n, lowest), highest)  # rounding would put it a bit outside of equal values
     if n == 1:
         return Estimate(1, mean, None, None, None)
-    if max(values) - min(values) <= tolerance:
+    if highest - lowest <= tolerance:
         return Estimate(n, mean, 0.0, None, 1.0 if abs(mean) <= tolerance else None)
     sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     error = sd / math.sqrt(n)

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -93,6 +93,7 @@ def brute_force_holm(p_values: list[Fraction], alpha: Fraction) -> set[int]:
     return rejected
 
 
+@settings(deadline=None)
 @given(st.lists(st.fractions(0, 1, max_denominator=200), min_size=1, max_size=12), st.fractions("0.01", "0.2"))
 def test_holm_rejects_what_the_procedure_rejects(p_values: list[Fraction], alpha: Fraction) -> None:
     # Fractions go through holm() as they are: no rounding decides a tie.

@@ -40,6 +40,7 @@ def test_looks_are_few_and_grow(minimum: int, maximum: int, looks: tuple[int, ..
     assert plan_looks(minimum, maximum) == looks
 
 
+@settings(deadline=None)
 @example(minimum=3, more=1)
 @given(st.integers(2, 50), st.integers(0, 500))
 def test_any_minimum_and_maximum_make_a_plan(minimum: int, more: int) -> None:
