@@ -4,6 +4,10 @@ import re
 import subprocess
 from pathlib import Path
 
+import yaml
+
+from service.experiments import ExperimentRequest, expand
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 FOLDERS = {"gn", "worker", "service", "docker", "tests"}
@@ -20,6 +24,12 @@ def test_the_first_picture_names_the_folders_at_the_top() -> None:
     picture = next(block for block in README.split("```") if block.startswith("\ngn/"))
     assert set(re.findall(r"^([a-z]+)/", picture, re.MULTILINE)) == FOLDERS
     assert all((ROOT / folder).is_dir() for folder in FOLDERS)
+
+
+def test_the_experiment_that_is_shown_can_be_submitted() -> None:
+    shown = yaml.safe_load(re.search(r"```yaml\n(.*?)```", README, re.DOTALL)[1])  # type: ignore[index]
+    request = ExperimentRequest.model_validate(shown).resolved()
+    assert len(expand(request)) == 2 * 3 * 3
 
 
 def test_the_lock_names_versions_and_no_place() -> None:

@@ -107,3 +107,33 @@ async def test_health_and_the_cluster_are_told(clients: list[AsyncClient], repor
         assert (await clients[0].get("/readyz")).json()["status"] == "ready"
         assert (await clients[1].get("/v1/cluster")).json()["dispatcher"]["alive"] is True
         assert "normlab_database_up 1.0" in (await clients[0].get("/metrics")).text
+
+
+async def test_an_experiment_is_made_once_and_has_results(clients: list[AsyncClient], reporter: Reporter) -> None:
+    async with reporter.database:
+        grid = {"normalization": [{"type": "batch"}, {"type": "group"}], "batch_size": [2], "seed": [0, 1]}
+        body = {"name": "Größe", "grid": grid}
+        answers = await asyncio.gather(
+            *(clients[i % 2].post("/v1/experiments", json=body, headers={"Idempotency-Key": "k"}) for i in range(6))
+        )
+        assert {answer.status_code for answer in answers} == {201}
+        (id_,) = {answer.json()["id"] for answer in answers}
+        for number in range(4):
+            await reporter.start()
+            await reporter.metrics("eval", 1, 10, test_error=0.1 * number)
+            await reporter.metrics("train", 1, 10, images_per_s=10.0 * number)
+            await reporter.finish()
+        path = f"/v1/experiments/{id_}"
+        assert (await clients[1].get(path)).json()["status"] == "finished"
+        first, second = [(await http.get(f"{path}/results")).json() for http in clients]
+        assert first == second
+        assert [cell["n"] for cell in first["cells"]] == [2, 2]
+        at_a_step = (await clients[0].get(f"{path}/results?statistic=at_step&step=10")).json()
+        assert [cell["mean"] for cell in at_a_step["cells"]] == [cell["mean"] for cell in first["cells"]]
+        assert [entry["id"] for entry in (await clients[0].get("/v1/experiments?search=gr%C3%B6")).json()["data"]] == [
+            id_
+        ]
+        preview = (await clients[1].post("/v1/experiments?dry_run=true", json=body)).json()
+        assert preview["cost"]["device_s"] > 0
+        assert (await clients[0].delete(path)).status_code == 204
+        assert (await clients[1].get("/v1/jobs")).json()["data"] == []
