@@ -16,11 +16,12 @@ Why the probability of resolving any difference that is not there stays at most 
     counts as resolved in Holm's later steps, with no rule for it. A comparison that later values speak against stays
     resolved: its share of α was spent. Its interval is of all values, and shows it.
 
-Simulated (4,000 experiments a line, one column, a spread of differences of 1, looks at 3, 5 and 10 of 10 seeds; fixed:
-10 seeds for all at once), family-wise error, power a comparison, and seeds spent a cell:
+Simulated by tests/benchmarks/sequential_seeds.py (4,000 experiments a line, one column, three rows, a spread of
+differences of 1, looks at 3, 5 and 10 seeds; fixed: 10 seeds for all at once): family-wise error, power a comparison,
+and seeds spent a cell.
 
     true means       error (fixed)    power (fixed)    seeds
-    0, 0, 0          0.041 (0.046)                     10.0
+    0, 0, 0          0.041 (0.045)                     10.0
     0, 0, 2          0.038 (0.048)    0.992 (0.999)     9.4
     0, 1, 2                           0.701 (0.842)     9.6
     0, 2, 4                           0.998 (1.000)     7.1

@@ -1,0 +1,71 @@
+"""What sequential seeds cost and save: errors, power and seeds, against all seeds at once.
+
+    python tests/benchmarks/sequential_seeds.py [--experiments 4000] [--min 3] [--max 10] [--random-seed 7]
+
+Simulated experiments of one column and three rows. What a seed does to all rows has a standard deviation of 0.5, the
+difference of two rows one of 1. "error" is the share of experiments that resolve a difference that is not there,
+"power" the share of true differences that are resolved, "seeds" the seeds spent a cell.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.statistics import Analysis, Observation, SeedPlan, analyse, plan_looks, undecided_cells
+
+TRUE_MEANS = ((0, 0, 0), (0, 0, 2), (0, 1, 2), (0, 2, 4))
+
+
+def observe(values: NDArray[np.float64], row: str, seeds: Sequence[int]) -> list[Observation]:
+    """What the trainings of a row with these seeds gave."""
+    return [Observation(row, "2", seed, float(values[int(row), seed]), f"{row}/{seed}") for seed in seeds]
+
+
+def sequentially(values: NDArray[np.float64], plan: SeedPlan) -> tuple[Analysis, int]:
+    """The analysis of a sequential experiment, and the trainings it took."""
+    cells = [(str(row), "2") for row in range(len(values))]
+    observations: list[Observation] = []
+    while look := undecided_cells(observations, plan, cells=cells):
+        for want in look.wanted:
+            observations += observe(values, want.cell.row, want.seeds)
+    return analyse(observations, cells=cells, plan=plan), len(observations)
+
+
+def count(analysis: Analysis, means: Sequence[float]) -> tuple[int, int]:
+    """Whether a difference that is not there was resolved, and how many that are there were."""
+    resolved = [means[int(c.row_a)] != means[int(c.row_b)] for c in analysis.comparisons if c.resolved]
+    return int(not all(resolved)), sum(resolved)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What sequential seeds cost and save, against all seeds at once.")
+    parser.add_argument("--experiments", type=int, default=4_000)
+    parser.add_argument("--min", type=int, default=3)
+    parser.add_argument("--max", type=int, default=10)
+    parser.add_argument("--random-seed", type=int, default=7)
+    arguments = parser.parse_args()
+    plan = SeedPlan(tuple(range(arguments.max)), plan_looks(arguments.min, arguments.max))
+    print(f"{arguments.experiments} experiments a line; looks at {', '.join(map(str, plan.looks))}; 95 %")
+    print(f"{'true means':14} {'error':>7} {'(fixed)':>8} {'power':>7} {'(fixed)':>8} {'seeds':>6} of {arguments.max}")
+    for means in TRUE_MEANS:
+        rng = np.random.default_rng(arguments.random_seed)
+        differences = sum(means[a] != means[b] for a in range(3) for b in range(a))
+        totals = np.zeros(5)
+        for _ in range(arguments.experiments):
+            values = rng.normal(size=(3, arguments.max)) / np.sqrt(2) + np.array(means)[:, None]
+            values += rng.normal(0, 0.5, arguments.max)
+            analysis, trainings = sequentially(values, plan)
+            at_once = analyse([o for row in "012" for o in observe(values, row, plan.seeds)])
+            totals += [*count(analysis, means), *count(at_once, means), trainings]
+        wrong, found, wrong_at_once, found_at_once, trainings = totals / arguments.experiments
+        power = [f"{share / differences:.3f}" if differences else "" for share in (found, found_at_once)]
+        print(
+            f"{', '.join(map(str, means)):14} {wrong:7.3f} {wrong_at_once:8.3f} {power[0]:>7} {power[1]:>8} "
+            f"{trainings / 3:6.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
