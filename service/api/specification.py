@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from service.jobs import JobRequest
 from worker.architecture import ARCHITECTURES
-from worker.spec import DATASET_SIZES, RECIPES
+from worker.spec import DATASET_SIZES, RECIPES, NoNormalization
 
 router = APIRouter(tags=["specification"])
 
@@ -64,7 +64,7 @@ async def show() -> SpecificationView:
 def _specification() -> SpecificationView:
     schema = JobRequest.model_json_schema()
     # pydantic leaves out of a schema what a factory makes: the parts of a job, which have defaults too.
-    defaults = JobRequest.model_construct(normalization=None).model_dump(mode="json", warnings=False)
+    defaults = JobRequest(normalization=NoNormalization(), batch_size=1).model_dump(mode="json")
     for name, field in JobRequest.model_fields.items():
         if field.default_factory is not None:
             schema["properties"][name]["default"] = defaults[name]
