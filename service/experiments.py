@@ -27,7 +27,7 @@ Metric = Literal[
     "test_error", "test_loss", "holdout_error", "holdout_loss", "train_error", "train_loss", "images_per_s"
 ]
 Statistic = Literal["final", "best", "median_last_5", "at_step"]
-Field_ = Annotated[str, Field(min_length=1, max_length=100)]
+FieldName = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class _Part(BaseModel):
@@ -61,8 +61,8 @@ class Outcome(_Part):
     statistic: Literal["final", "best", "median_last_5"] = Field(
         default="final", description="the last value, the least, or the median of the last 5 epochs (Wu & He 2018)"
     )
-    rows: Field_ | None = Field(default=None, description="field that is compared; default: normalization")
-    columns: Field_ | None = Field(default=None, description="field within whose values; default: batch_size")
+    rows: FieldName | None = Field(default=None, description="field that is compared; default: normalization")
+    columns: FieldName | None = Field(default=None, description="field within whose values; default: batch_size")
 
 
 class ExperimentRequest(_Part):
@@ -73,7 +73,7 @@ class ExperimentRequest(_Part):
         default=None, description="a built-in experiment: fills base, grid and outcome where they are not given"
     )
     base: Json = Field(default_factory=dict, description="a job, without the fields that the grid gives")
-    grid: dict[Field_, Annotated[list[Any], Field(min_length=1, max_length=MAX_JOBS)]] = Field(
+    grid: dict[FieldName, Annotated[list[Any], Field(min_length=1, max_length=MAX_JOBS)]] = Field(
         default_factory=dict,
         max_length=10,
         description="values of fields of a job, every combination of which is a job; a dot reaches into a part, as in "

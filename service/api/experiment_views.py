@@ -34,7 +34,7 @@ class ExperimentStatus(StrEnum):
     FINISHED = "finished"
 
 
-class Warning_(BaseModel):
+class WarningView(BaseModel):
     """Something besides rows and columns that may explain a difference."""
 
     code: str = Field(description="stable, for programs")
@@ -89,7 +89,7 @@ class ExperimentDetail(ExperimentView):
 
     request: ExperimentRequest = Field(description="what was asked for, with all that was added since")
     eta_s: float | None = Field(description="seconds left at the present speeds; null where these are not known")
-    warnings: list[Warning_]
+    warnings: list[WarningView]
     sequential: SequentialView | None = Field(description="null where the seeds were fixed beforehand")
 
 
@@ -117,7 +117,7 @@ class DryRun(BaseModel):
     jobs: list[PlannedJobView]
     cells: int
     most_jobs: int = Field(description="with sequential seeds, should every cell need all of them")
-    warnings: list[Warning_]
+    warnings: list[WarningView]
     cost: CostView
 
 
@@ -194,9 +194,9 @@ def built_in_view(name: StudyName, study: BuiltIn) -> BuiltInView:
     )
 
 
-def warning_views(found: Sequence[Confound]) -> list[Warning_]:
+def warning_views(found: Sequence[Confound]) -> list[WarningView]:
     """Warnings as they are sent."""
-    return [Warning_(code=one.code, detail=one.detail, jobs=list(one.jobs), severity=one.severity) for one in found]
+    return [WarningView(code=one.code, detail=one.detail, jobs=list(one.jobs), severity=one.severity) for one in found]
 
 
 def sequential_view(experiment: Experiment, plan: SeedPlan | None, runs: Sequence[Run]) -> SequentialView | None:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from service import axes
-from service.api.experiment_views import SequentialView, Warning_, warning_views
+from service.api.experiment_views import SequentialView, WarningView, warning_views
 from service.confounds import Confound
 from service.experiments import Metric, Statistic
 from service.jobs import Status
@@ -128,7 +128,7 @@ class Results(BaseModel):
     family_size: int = Field(description="comparisons that p_adjusted answers for")
     looks: list[int] = Field(description="planned numbers of seeds of sequential seeds; empty where seeds were fixed")
     sequential: SequentialView | None
-    warnings: list[Warning_]
+    warnings: list[WarningView]
 
 
 def results_view(

@@ -144,7 +144,7 @@ def _comparisons(tested: Iterable[Json], number: Number) -> Table:
             comparison["row_a"],
             comparison["row_b"],
             str(comparison["n"]),
-            number.text(comparison["difference"], "+"),
+            number.plain(comparison["difference"], "+"),
             number.range(comparison["interval"], "+"),
             NONE if p is None else f"{p:.3g}",
             Text("yes", style="green") if comparison["resolved"] else Text(unresolved),
