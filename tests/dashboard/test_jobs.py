@@ -127,3 +127,20 @@ async def test_selected_jobs_are_cancelled_after_a_question(visit: Visit, submit
     page.once("dialog", lambda dialog: dialog.accept())
     await page.get_by_role("button", name="Cancel jobs").click()
     await expect(row(page, "unwanted")).to_contain_text("cancelled")
+
+
+async def test_all_that_the_filter_means_is_exported(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    for normalization in ("batch", "group"):
+        submit(normalization, 8, name=normalization)
+        await reporter.start()
+        await reporter.metrics("eval", 1, 10, test_error=0.25)
+        await reporter.finish()
+    page = await visit.open("/jobs?normalization=group")
+    async with page.expect_download() as started:
+        await page.get_by_role("button", name="CSV").click()
+    lines = (await (await started.value).path()).read_text().splitlines()
+    assert len(lines) == 2
+    assert "group" in lines[1]
+    assert "0.25" in lines[1]

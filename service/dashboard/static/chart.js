@@ -52,7 +52,7 @@ export function chart({ key, title, series, axes, height = 320, note = null, ext
     h(
       "div",
       { class: "body chart", vars: { "--height": `${height}px` } },
-      full.length > 1 && h("div", { class: "legend" }, full.map((one) => h("button", { type: "button", key: one.id ?? one.name, "aria-pressed": String(!hidden.includes(one.id ?? one.name)), title: "Show or hide", onclick: () => toggle("hidden", one.id ?? one.name) }, h("span", { class: "swatch", vars: styleOf(one.colour) }), one.name))),
+      h("div", { class: "legend", key: "legend" }, series.map((one) => h("button", { type: "button", key: one.id ?? one.name, "aria-pressed": String(!hidden.includes(one.id ?? one.name)), title: "Show or hide", onclick: () => toggle("hidden", one.id ?? one.name) }, h("span", { class: "swatch", vars: styleOf(one.colour) }), one.name))),
       !full.length ? h("div", { class: "waiting", key: "waiting" }, "No values yet") : asTable ? table(shown, axes) : h("div", { class: "drawing", key: "drawing", role: "img", "aria-label": label, hook: { ...DRAWING, series: shown, axes } }),
     ),
   );

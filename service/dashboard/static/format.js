@@ -5,7 +5,7 @@ const EMPTY = "–";
 /** Errors are fractions of 1 in the API and per cent here; losses and rates keep their unit. */
 export function metricValue(name, value, digits = 2) {
   if (value === null || value === undefined || !Number.isFinite(value)) return EMPTY;
-  if (isFraction(name)) return `${(100 * value).toFixed(digits)} %`;
+  if (isFraction(name)) return `${(100 * value).toFixed(digits)} %`.replace(/^-/, "−");
   if (name === "images_per_s") return whole(value);
   return significant(value, 4);
 }
@@ -74,6 +74,9 @@ export function normalization(spec) {
   if (type === "group" && channels) return `group · ${channels} ch`;
   return type ?? EMPTY;
 }
+
+/** What a job is called; one without a name, by what it trains. */
+export const titleOf = (job) => job.name || `${normalization(job.spec)} at ${job.spec.batch_size}, seed ${job.spec.seed}`;
 
 /** Any value of a spec as text. */
 export function plain(value) {

@@ -1,6 +1,6 @@
 /* What there is to know of a job: the columns of tables, and the metrics to choose from. */
 
-import { ago, clock, duration, metricName, metricValue, normalization, plain, whole } from "./format.js";
+import { ago, clock, duration, metricName, metricValue, normalization, plain, titleOf, whole } from "./format.js";
 import { progressBar } from "./parts.js";
 import { statusMark } from "./status.js";
 import { h } from "./view.js";
@@ -26,7 +26,7 @@ export function share(job) {
 function progressCell(job) {
   const { progress } = job;
   const words = !progress ? "" : job.status === "running" && progress.eta_s !== null ? `${duration(progress.eta_s)} left` : `${Math.round(100 * share(job))} %`;
-  return h("div", { class: "progress" }, progressBar(share(job), `Progress of ${job.name || job.id}`), h("span", {}, words));
+  return h("div", { class: "progress" }, progressBar(share(job), `Progress of ${titleOf(job)}`), h("span", {}, words));
 }
 
 const metricCell = (part) => (job, { metric }) => {

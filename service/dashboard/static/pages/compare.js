@@ -3,7 +3,7 @@
 import { get } from "../api.js";
 import { chart, styleOf } from "../chart.js";
 import { axesOf, drawing, drawingControls, points, withRow } from "../curves.js";
-import { flat, metricName, metricValue, normalization, plain, whole } from "../format.js";
+import { flat, metricName, metricValue, plain, titleOf, whole } from "../format.js";
 import { advance } from "../live.js";
 import { metricsOf } from "../metrics.js";
 import { choice, emptyState, linkButton, notice, picker, problemNotice } from "../parts.js";
@@ -49,8 +49,8 @@ export default function comparePage(shell) {
   }
 
   const nameOf = (job, all) => {
-    const name = job.name || `${normalization(job.spec)} at ${job.spec.batch_size}`;
-    return all.filter((one) => one.job.name === job.name).length > 1 ? `${name}, seed ${job.spec.seed}` : name;
+    const twins = job.name && all.filter((one) => one.job.name === job.name).length > 1;
+    return twins ? `${job.name}, seed ${job.spec.seed}` : titleOf(job);
   };
 
   function heads(all) {

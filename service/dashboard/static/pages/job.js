@@ -4,7 +4,7 @@ import { get, withQuery } from "../api.js";
 import { jobButtons } from "../actions.js";
 import { chart } from "../chart.js";
 import { axesOf, drawing, drawingControls, points, withRow } from "../curves.js";
-import { ago, clock, duration, flat, metricName, metricValue, normalization, plain, whole } from "../format.js";
+import { ago, clock, duration, flat, metricName, metricValue, normalization, plain, titleOf, whole } from "../format.js";
 import { advance, metricsIn } from "../live.js";
 import { errorOf, share } from "../metrics.js";
 import { copyButton, facts, notice, problemNotice, progressBar, tabs } from "../parts.js";
@@ -66,7 +66,7 @@ export default function jobPage(shell, id) {
     return h(
       "div",
       { class: "heading", key: "heading" },
-      h("h1", {}, it.name || it.id),
+      h("h1", {}, titleOf(it)),
       statusMark(it.status),
       h("div", { class: "actions" }, jobButtons(it, shell, (answer) => ((job.data = answer), shell.refresh()))),
       h("p", {}, `${normalization(it.spec)} · batch ${it.spec.batch_size} · ${it.spec.model} · seed ${it.spec.seed} · `, h("span", { class: "hash" }, it.id), copyButton(it.id, "Copy the id of the job", shell.say)),
@@ -87,8 +87,8 @@ export default function jobPage(shell, id) {
         progressBar(share(it), "Progress of the job"),
         facts(
           [
-            ["Epoch", progress ? `${whole(Math.min(progress.epoch, progress.epochs ?? progress.epoch))} of ${whole(progress.epochs ?? it.spec.epochs)}` : `– of ${whole(it.spec.epochs)}`],
-            ["Step", progress ? `${whole(progress.step)} of ${whole(progress.total_steps)}` : "–"],
+            ["Epoch", progress ? `${whole(Math.min(progress.epoch, progress.epochs ?? progress.epoch))} / ${whole(progress.epochs ?? it.spec.epochs)}` : `– / ${whole(it.spec.epochs)}`],
+            ["Step", progress ? `${whole(progress.step)} / ${whole(progress.total_steps)}` : "–"],
             [`Last ${metricName(error)}`, metricValue(error, summary[error]?.last)],
             [`Best ${metricName(error)}`, metricValue(error, summary[error]?.best), summary[error] ? `at step ${summary[error].best_step}` : null],
             ["Train loss", metricValue("train_loss", progress?.train_loss ?? summary.train_loss?.last)],
@@ -145,7 +145,7 @@ export default function jobPage(shell, id) {
   }
 
   return {
-    title: () => job.data?.name || id,
+    title: () => (job.data ? titleOf(job.data) : id),
     load,
     view() {
       const it = job.data;

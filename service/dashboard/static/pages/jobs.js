@@ -1,7 +1,7 @@
 /* All jobs: a table, pages of which the service makes. */
 
-import { get, send, withQuery } from "../api.js";
-import { metricName } from "../format.js";
+import { download, get, send, withQuery } from "../api.js";
+import { metricName, titleOf } from "../format.js";
 import { advance } from "../live.js";
 import { COLUMNS, DEFAULT_COLUMNS, METRICS, metricsOf } from "../metrics.js";
 import { button, checklist, confirmed, emptyState, ICONS, linkButton, picker, problemNotice } from "../parts.js";
@@ -80,6 +80,14 @@ export default function jobsPage(shell) {
     typing = setTimeout(() => url.change({ [name]: value.trim(), cursor: null }, { replace: true }), TYPING_MS);
   };
 
+  async function csv() {
+    try {
+      await download(withQuery("/v1/results", { ...filterOf(), metric: options().metric, table: "observations" }), "jobs.csv", "text/csv");
+    } catch (problem) {
+      shell.say(problem.detail, "bad");
+    }
+  }
+
   async function each(verb, question) {
     const chosen = (jobs.data?.data ?? []).filter((job) => selected().includes(job.id) && verbs(job.status)[verb]);
     if (!chosen.length) return shell.say(`None of the selected jobs on this page can do that now.`);
@@ -120,6 +128,7 @@ export default function jobsPage(shell) {
           const next = Object.keys(COLUMNS).filter((name) => shown.includes(name) !== (name === value));
           url.change({ columns: next.join(",") === DEFAULT_COLUMNS.join(",") ? null : next.join(",") });
         }, { counted: false }),
+        url.get("experiment") && h("span", { class: "tag", key: "experiment" }, "Of ", h("a", { href: `/experiments/${url.get("experiment")}` }, "one experiment"), " ", h("button", { type: "button", class: "remove", "aria-label": "Show the jobs of all experiments", onclick: () => url.change({ experiment: null, cursor: null }) }, "×")),
         h("span", { class: "push", key: "arrived" }, arrived ? button(`Show ${arrived} new ${arrived === 1 ? "job" : "jobs"}`, () => (url.get("cursor") ? url.change({ cursor: null }) : jobs.reload()), { kind: "chosen" }) : null),
       ),
     );
@@ -165,7 +174,7 @@ export default function jobsPage(shell) {
 
   function row(job, index, columns) {
     const picked = selected().includes(job.id);
-    const name = job.name || job.id;
+    const name = titleOf(job);
     return h(
       "tr",
       { key: job.id, class: `${picked ? "selected" : ""}${index === cursorAt && keyed ? " at" : ""}` },
@@ -188,6 +197,7 @@ export default function jobsPage(shell) {
       { class: "below", key: "below" },
       picker("Rows", LIMITS.map((n) => [String(n), `${n} a page`]), url.get("limit", "50"), (limit) => url.change({ limit, cursor: null }), { hiddenLabel: true }),
       h("a", { class: "button quiet", href: withQuery("/v1/jobs", query()), target: "_blank", rel: "noopener" }, "JSON"),
+      button("CSV", csv, { kind: "quiet", icon: "download", title: "Every job of the filter with its value of the metric" }),
       h("span", { class: "push actions" }, url.get("cursor") && button(trail.length > 1 ? "Previous page" : "First page", () => to(trail.at(-2) ?? null, trail.slice(0, -1))), next && button("Next page", () => to(next, [...trail, next]))),
     );
   }
