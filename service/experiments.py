@@ -4,7 +4,6 @@ import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -211,14 +210,14 @@ def _cell(coordinates: Mapping[str, Any]) -> str:
 
 
 def _body(request: ExperimentRequest, coordinates: Mapping[str, Any]) -> Json:
-    body = deepcopy(request.base)
+    body = dict(request.base)
     # Whole parts first, so that a field within one is set in it and not overwritten.
     for name in sorted(coordinates, key=lambda name: name.count(".")):
         part, *within = axes.parts_of(name)
         if within and part not in body and "recipe" not in body:
             default = TrainingSpec.model_fields[part].get_default(call_default_factory=True)
             body |= {part: {"type": default.type}} if hasattr(default, "type") else {}
-        axes.place(body, name, deepcopy(coordinates[name]))
+        axes.place(body, name, coordinates[name])
     return body | {"priority": request.priority}
 
 

@@ -2,14 +2,16 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.api import idempotency
-from service.api.context import Context, ExperimentId
+from service.api.context import Context, ExperimentId, Services
 from service.api.experiment_views import (
     BuiltInView,
     DryRun,
@@ -173,7 +175,7 @@ async def change(
         if wanted.grid:
             longer = experiments.request_of(experiment).extended(wanted.grid)
             await experiments.extend(session, experiment, longer, expand(longer))
-        await session.flush()
+    async with context.database.read() as session:
         return await experiment_detail(session, experiment)
 
 
@@ -198,19 +200,26 @@ VERBS = describe(401, 403, 404, 409)
 @router.post("/{experiment_id}/cancel", operation_id="cancel_experiment", status_code=202, responses=VERBS)
 async def cancel(context: Context, experiment_id: ExperimentId) -> ExperimentDetail:
     """Stop all its jobs for good; those that have ended keep what they reached. A repeat changes nothing."""
-    async with context.database.write() as session:
-        return await experiment_detail(session, await experiments.cancel(session, experiment_id))
+    return await _done(context, experiments.cancel, experiment_id)
 
 
 @router.post("/{experiment_id}/pause", operation_id="pause_experiment", status_code=202, responses=VERBS)
 async def pause(context: Context, experiment_id: ExperimentId) -> ExperimentDetail:
     """Stop all its jobs at a checkpoint until it is resumed."""
-    async with context.database.write() as session:
-        return await experiment_detail(session, await experiments.pause(session, experiment_id))
+    return await _done(context, experiments.pause, experiment_id)
 
 
 @router.post("/{experiment_id}/resume", operation_id="resume_experiment", status_code=202, responses=VERBS)
 async def resume(context: Context, experiment_id: ExperimentId) -> ExperimentDetail:
     """Queue all its paused jobs again."""
+    return await _done(context, experiments.resume, experiment_id)
+
+
+async def _done(
+    context: Services, verb: Callable[[AsyncSession, str], Awaitable[Experiment]], experiment_id: str
+) -> ExperimentDetail:
+    """The experiment after the verb; it is looked at once others may write again."""
     async with context.database.write() as session:
-        return await experiment_detail(session, await experiments.resume(session, experiment_id))
+        experiment = await verb(session, experiment_id)
+    async with context.database.read() as session:
+        return await experiment_detail(session, experiment)

@@ -19,6 +19,7 @@ def find(
     normalization: Annotated[list[str] | None, typer.Option(help="Only this normalization.")] = None,
     batch_size: Annotated[list[int] | None, typer.Option(help="Only this batch size.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="Only this model.")] = None,
+    experiment: Annotated[str | None, typer.Option(help="Only of this experiment.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="Only with this KEY=VALUE.")] = None,
     search: Annotated[str | None, typer.Option(help="Only with this in the name.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
@@ -36,6 +37,7 @@ def find(
                 normalization=normalization,
                 batch_size=batch_size,
                 model=model,
+                experiment=experiment,
                 label=[entry.replace("=", ":", 1) for entry in label] if label else None,
                 search=search,
             )

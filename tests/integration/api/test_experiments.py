@@ -261,3 +261,13 @@ async def test_what_is_no_id_is_not_found(http: AsyncClient) -> None:
     for id_ in ("experiment_x", "x", "%00"):
         for method, path in (("GET", ""), ("GET", "/results"), ("POST", "/cancel"), ("DELETE", "")):
             assert (await http.request(method, f"/v1/experiments/{id_}{path}")).status_code == 404
+
+
+async def test_nonsense_however_deep_is_refused(http: AsyncClient) -> None:
+    deep: Any = []
+    for _ in range(400):
+        deep = [deep]
+    for body in ({"base": {"model": deep}, "grid": GRID}, {"grid": GRID | {"model": [deep]}}):
+        answer = await http.post("/v1/experiments", json=body)
+        assert answer.status_code == 422
+        assert "model is " in answer.json()["detail"]

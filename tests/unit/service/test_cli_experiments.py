@@ -109,6 +109,7 @@ class TestLife:
         shown = lab("experiment", "show", id_).out
         assert "2 normalization  batch, group 8" in shown
         assert "8 queued" in shown
+        assert len(lab("jobs", "--experiment", id_, "--json").json) == 8
         assert lab("experiment", "pause", id_).out == f"{id_}  paused  8 paused\n"
         assert lab("experiment", "resume", id_, "--json").json["status"] == "queued"
         assert lab("experiment", "extend", id_, "--seed", "2", "--json").json["jobs"] == 12
