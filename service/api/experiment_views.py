@@ -1,5 +1,6 @@
 """The JSON of experiments, as clients see it."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -154,6 +155,13 @@ async def experiment_detail(session: AsyncSession, experiment: Experiment) -> Ex
     request = experiments.request_of(experiment)
     counted = (await experiments.counts(session, [experiment.id])).get(experiment.id, {})
     runs = await stored.runs(session, JobFilter(experiment=experiment.id))
+    # In a thread: with many jobs it takes long enough for other requests to notice.
+    return await asyncio.to_thread(_detail, experiment, request, counted, runs)
+
+
+def _detail(
+    experiment: Experiment, request: ExperimentRequest, counted: Mapping[Status, int], runs: Sequence[Run]
+) -> ExperimentDetail:
     progress, eta_s = _standing(runs, counted)
     fields = _fields(experiment, counted) | {"progress": progress}
     return ExperimentDetail(

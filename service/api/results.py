@@ -1,5 +1,6 @@
 """Results: a table of means with intervals, and which differences in it are real."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -20,7 +21,8 @@ from service.confounds import Confound
 from service.errors import Unprocessable
 from service.experiments import Metric, Statistic
 from service.problems import describe
-from service.results import Question, ResultTable
+from service.results import Question
+from service.runs import Run
 from service.statistics import analyse
 from service.store import experiments
 from service.store import results as stored
@@ -118,21 +120,10 @@ async def experiment_results(
 ) -> Results:
     """The results of an experiment, of its declared outcome by default. Raises `Unprocessable` for a bad question."""
     query = query or ResultsQuery()
-    wanted = experiments.request_of(experiment)
-    declared = results.question_of(wanted)
-    table = await _table(session, JobFilter(experiment=experiment.id), query.question(declared))
-    plan = results.seed_plan(wanted)
-    analysis = analyse(table.observations, cells=list(table.cells), confidence=query.confidence, plan=plan)
-    warnings: list[Confound] = [*results.warnings(table.runs), *results.pooling(table)]
-    if plan is not None:
-        warnings += results.undeclared(table, declared)
-    return results_view(
-        table,
-        analysis,
-        warnings,
-        experiment={"id": experiment.id, "name": experiment.name, "budget": wanted.budget},
-        sequential=sequential_view(experiment, plan, table.runs),
-    )
+    question = query.question(results.question_of(experiments.request_of(experiment)))
+    asked = await _asked(session, JobFilter(experiment=experiment.id), question)
+    # In a thread: with many jobs it takes long enough for other requests to notice.
+    return await asyncio.to_thread(_answer, *asked, query.confidence, experiment)
 
 
 @router.get(
@@ -143,21 +134,46 @@ async def experiment_results(
 )
 async def of_jobs(request: Request, context: Context, query: Annotated[JobResultsQuery, Query()]) -> Results | Response:
     """The results of any jobs, chosen as in the list of jobs."""
-    question = query.question(Question())
     async with context.database.read() as session:
-        table = await _table(session, query.job_filter(), question)
-    analysis = analyse(table.observations, cells=list(table.cells), confidence=query.confidence)
-    view = results_view(table, analysis, [*results.warnings(table.runs), *results.pooling(table)])
-    return _negotiated(request, query, view)
+        asked = await _asked(session, query.job_filter(), query.question(Question()))
+    return _negotiated(request, query, await asyncio.to_thread(_answer, *asked, query.confidence))
 
 
-async def _table(session: AsyncSession, filter_: JobFilter, question: Question) -> ResultTable:
+async def _asked(
+    session: AsyncSession, filter_: JobFilter, question: Question
+) -> tuple[Sequence[Run], Question, dict[str, float | None] | None]:
+    """The jobs; the question, with its metric where that is needed; and the values at its step, where it has one."""
     runs = await stored.runs(session, filter_)
     if question.step is None:
-        return results.tabulate(runs, question)
+        return runs, question, None
     metric = question.metric or results.evaluation_metric([run.spec for run in runs])
     values = await stored.values_at(session, filter_, metric, question.step)
-    return results.tabulate(runs, replace(question, metric=metric), values)
+    return runs, replace(question, metric=metric), values
+
+
+def _answer(
+    runs: Sequence[Run],
+    question: Question,
+    values: dict[str, float | None] | None,
+    confidence: float,
+    experiment: Experiment | None = None,
+) -> Results:
+    table = results.tabulate(runs, question, values)
+    warnings: list[Confound] = [*results.warnings(table.runs), *results.pooling(table)]
+    cells = list(table.cells)
+    if experiment is None:
+        return results_view(table, analyse(table.observations, cells=cells, confidence=confidence), warnings)
+    request = experiments.request_of(experiment)
+    plan = results.seed_plan(request)
+    if plan is not None:
+        warnings += results.undeclared(table, results.question_of(request))
+    return results_view(
+        table,
+        analyse(table.observations, cells=cells, confidence=confidence, plan=plan),
+        warnings,
+        experiment={"id": experiment.id, "name": experiment.name, "budget": request.budget},
+        sequential=sequential_view(experiment, plan, table.runs),
+    )
 
 
 def _negotiated(request: Request, query: ResultsQuery, view: Results) -> Results | Response:
