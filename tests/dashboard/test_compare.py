@@ -62,6 +62,20 @@ async def test_a_curve_grows_while_it_is_compared(visit: Visit, submit: Callable
     await expect(rows).to_have_count(2)
 
 
+async def test_no_name_becomes_a_link_of_a_chart(visit: Visit, submit: Callable[..., str], reporter: Reporter) -> None:
+    job = submit(name='<a href="https://example.org">here</a>', epochs=10)
+    await reporter.start()
+    for step in (10, 20):
+        await reporter.metrics("eval", 1, step, test_error=0.5)
+    page = await visit.open(f"/compare?jobs={job}")
+    plot = page.locator(".js-plotly-plot .nsewdrag")
+    box = await plot.bounding_box()
+    assert box is not None
+    await plot.hover(position={"x": 3, "y": box["height"] / 2})
+    await expect(page.locator(".js-plotly-plot .hoverlayer")).to_contain_text("\u2039a href")
+    assert await page.locator(".js-plotly-plot a:not(.modebar-btn)").count() == 0
+
+
 async def test_nothing_to_compare_says_how_to_choose(visit: Visit) -> None:
     page = await visit.open("/compare")
     await expect(page.get_by_role("heading", name="Nothing to compare")).to_be_visible()

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from service.settings import Settings
 from tests.dashboard.conftest import Api, Visit
+from tests.dashboard.test_accessibility import violations
 from tests.integration.api.reporter import Reporter
 
 pytestmark = pytest.mark.anyio
@@ -40,6 +41,8 @@ class TestTokens:
         page = await visit.open("/jobs")
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
+        await expect(page.get_by_label("Token")).to_be_focused()
+        assert await violations(page) == []
         await page.get_by_label("Token").fill("wrong")
         await page.get_by_role("button", name="Sign in").click()
         await expect(page.get_by_role("alert")).to_contain_text("not known")
@@ -52,6 +55,23 @@ class TestTokens:
         assert await page.evaluate("Object.values(localStorage).length") == 0
         await page.get_by_role("button", name="Sign out").click()
         await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+async def test_going_somewhere_takes_the_focus_along(visit: Visit) -> None:
+    page = await visit.open("/jobs")
+    await page.get_by_role("link", name="Cluster").click()
+    await expect(page.get_by_role("heading", name="Cluster", exact=True)).to_be_visible()
+    await expect(page.get_by_role("main")).to_be_focused()
+    await expect(page).to_have_title("Cluster · normlab")
+
+
+async def test_the_keys_are_listed_by_a_key(visit: Visit) -> None:
+    page = await visit.open("/jobs")
+    await expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
+    await page.keyboard.press("?")
+    await expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_contain_text("compare the selected jobs")
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("dialog")).to_have_count(0)
 
 
 async def test_nothing_in_a_name_is_markup(visit: Visit, submit: Callable[..., str]) -> None:

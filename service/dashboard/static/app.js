@@ -36,6 +36,7 @@ let signIn = null;
 let readiness = null;
 let scheduled = false;
 let toast = null;
+let arriving = true;
 
 /** What a page may use of the shell. */
 const shell = {
@@ -87,8 +88,13 @@ async function navigate() {
   if (route !== next) return;
   page = create(shell, next.id);
   page.load?.();
-  scrollTo(0, 0);
-  shell.refresh();
+  draw();
+  if (!arriving) {
+    // Where one is now is read out, and the next Tab begins there.
+    scrollTo(0, 0);
+    document.getElementById("main").focus({ preventScroll: true });
+  }
+  arriving = false;
 }
 
 function draw() {

@@ -110,6 +110,9 @@ async function draw(element) {
   }
 }
 
+/** plotly.js reads some tags and entities in texts, and makes links of them: names are to be names. */
+const harmless = (character) => ({ "<": "‹", ">": "›", "&": "＆" })[character] ?? character;
+
 /** The value of a colour of the style sheets, as plotly.js reads it. */
 function resolved(element, name, opacity = 1) {
   const probe = document.createElement("span");
@@ -139,7 +142,7 @@ function traces(element) {
       found.push({ ...shared, y: of("high"), line: { width: 0 }, fill: "tonexty", fillcolor: resolved(element, name, 0.16) });
     }
     const bars = spread && one.markers ? { error_y: { type: "data", symmetric: false, array: one.points.map((p) => (p.high ?? p.y) - p.y), arrayminus: one.points.map((p) => p.y - (p.low ?? p.y)), color: colour, thickness: 1.5, width: 4 } } : {};
-    const text = one.points.map((point) => `${one.name}: ${axes.formatY(point.y)}${point.raw === undefined ? "" : ` (raw ${axes.formatY(point.raw)})`}`.replaceAll("<", "‹").replaceAll(">", "›").replaceAll("&", "＆"));
+    const text = one.points.map((point) => `${one.name}: ${axes.formatY(point.y)}${point.raw === undefined ? "" : ` (raw ${axes.formatY(point.raw)})`}`.replace(/./gu, harmless));
     found.push({ ...shared, ...bars, y: of("y"), line, mode: one.markers || one.points.length === 1 ? "lines+markers" : "lines", marker: { size: 7, color: colour, symbol: ["circle", "square", "diamond", "triangle-up", "cross", "x"][one.colour % 6] }, hoverinfo: "text", text });
     return found;
   });
@@ -150,7 +153,7 @@ function layout(element) {
   const text = resolved(element, "muted");
   const grid = resolved(element, "line");
   const axis = { gridcolor: grid, linecolor: grid, zerolinecolor: grid, tickfont: { color: text, size: 11 }, automargin: true };
-  const title = (words) => ({ text: words, font: { color: text, size: 12 }, standoff: 8 });
+  const title = (words) => ({ text: words.replace(/./gu, harmless), font: { color: text, size: 12 }, standoff: 8 });
   return {
     margin: { l: 48, r: 12, t: 8, b: 40 },
     paper_bgcolor: "rgba(0, 0, 0, 0)",
@@ -161,7 +164,7 @@ function layout(element) {
     hoverlabel: { bgcolor: resolved(element, "raised"), bordercolor: resolved(element, "line-strong"), font: { color: resolved(element, "text"), size: 12 } },
     modebar: { bgcolor: "rgba(0, 0, 0, 0)", color: text, activecolor: resolved(element, "accent") },
     uirevision: JSON.stringify(axes),
-    xaxis: { ...axis, title: title(axes.x), type: axes.logX && !axes.categories ? "log" : "linear", showgrid: false, zeroline: false, ...(axes.categories ? { tickvals: axes.categories.map((_, n) => n), ticktext: axes.categories } : {}) },
+    xaxis: { ...axis, title: title(axes.x), type: axes.logX && !axes.categories ? "log" : "linear", showgrid: false, zeroline: false, ...(axes.categories ? { tickvals: axes.categories.map((_, n) => n), ticktext: axes.categories.map((one) => one.replace(/./gu, harmless)) } : {}) },
     yaxis: { ...axis, title: title(axes.y), type: axes.logY ? "log" : "linear", rangemode: axes.fromZero ? "tozero" : "normal", exponentformat: "power" },
   };
 }

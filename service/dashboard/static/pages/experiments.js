@@ -12,7 +12,7 @@ const REREAD_MS = 2000;
 
 export default function experimentsPage(shell) {
   const experiments = new Resource(shell.refresh);
-  const reread = throttled(() => !document.hidden && experiments.reload(), REREAD_MS);
+  const reread = throttled(() => experiments.reload(), REREAD_MS);
   let opened = false;
 
   async function load() {

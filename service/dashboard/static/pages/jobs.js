@@ -36,7 +36,7 @@ export default function jobsPage(shell) {
   const groups = new Resource(shell.refresh);
   let arrived = 0;
   let cursorAt = 0;
-  const reread = throttled(() => !document.hidden && groups.key && groups.reload(), 3000);
+  const reread = throttled(() => groups.key && groups.reload(), 3000);
 
   const query = () => ({ ...filterOf(), sort: url.get("sort", "-created_at"), limit: url.get("limit", "50"), cursor: url.get("cursor") });
   const selected = () => url.list("selected");
@@ -242,7 +242,7 @@ export default function jobsPage(shell) {
         keyed = true;
         requestAnimationFrame(() => document.querySelector("tr.at")?.scrollIntoView({ block: "nearest" }));
       } else if (event.key === "x" && rows[cursorAt]) pick(rows[cursorAt].id);
-      else if (event.key === "Enter" && keyed && rows[cursorAt] && event.target === document.body) url.go(`/jobs/${rows[cursorAt].id}`);
+      else if (event.key === "Enter" && keyed && rows[cursorAt] && !event.target.closest("a, button, summary")) url.go(`/jobs/${rows[cursorAt].id}`);
       else if (event.key === "c" && selected().length > 1) url.go(compareAddress());
       shell.refresh();
     },

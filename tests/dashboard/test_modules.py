@@ -1,0 +1,131 @@
+"""The parts that compute, each by itself, in the browser that will run them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.async_api import expect
+
+from tests.dashboard.conftest import Visit
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def call(visit: Visit) -> Callable[..., Any]:
+    """Calls a function of a module: `await call("format", "duration", 90)`."""
+    page = await visit.open("/cluster")
+    await expect(page.get_by_role("heading", name="Cluster", exact=True)).to_be_visible()
+
+    async def call(module: str, function: str, *arguments: Any) -> Any:
+        return await page.evaluate(
+            """async ([module, name, given]) => {
+                const base = document.querySelector("script[type=module]").src.replace("app.js", "");
+                return (await import(`${base}${module}.js`))[name](...given);
+            }""",
+            [module, function, list(arguments)],
+        )
+
+    return call
+
+
+async def test_durations_read_as_people_say_them(call: Callable[..., Any]) -> None:
+    said = {seconds: await call("format", "duration", seconds) for seconds in (0, 0.84, 9.96, 42, 90, 3725, 90000)}
+    assert said == {
+        0: "0 s",
+        0.84: "0.8 s",
+        9.96: "10 s",
+        42: "42 s",
+        90: "1 min 30 s",
+        3725: "1 h 2 min",
+        90000: "1 d 1 h",
+    }
+    assert await call("format", "duration", None) == "–"
+
+
+async def test_numbers_keep_what_counts(call: Callable[..., Any]) -> None:
+    assert await call("format", "significant", 0.000012345) == "1.23e\u22125"
+    assert await call("format", "significant", -0.5) == "\u22120.5"
+    assert await call("format", "significant", 1e-5) == "1e\u22125"
+    assert await call("format", "whole", 1234567.4) == "1\u202f234\u202f567"
+    assert await call("format", "bytes", 999) == "999 B"
+    assert await call("format", "bytes", 1_250_000) == "1.3 MB"
+    assert await call("format", "metricValue", "test_error", 0.12345) == "12.35 %"
+    assert await call("format", "metricValue", "test_error", -0.01) == "\u22121.00 %"
+    assert await call("format", "metricValue", "test_loss", None) == "–"
+
+
+async def test_smoothing_has_no_pull_towards_its_beginning_and_leaves_gaps_alone(call: Callable[..., Any]) -> None:
+    assert await call("curves", "smoothed", [3, 3, 3, 3], 0.9) == pytest.approx([3, 3, 3, 3])
+    assert await call("curves", "smoothed", [4, None, 2], 0.5) == [4, None, pytest.approx(8 / 3)]
+
+
+async def test_a_row_that_is_reported_again_takes_the_place_of_the_first(call: Callable[..., Any]) -> None:
+    rows = [
+        {"kind": "eval", "step": 10, "v": 1},
+        {"kind": "train", "step": 15, "v": 2},
+        {"kind": "eval", "step": 20, "v": 3},
+    ]
+    replaced = await call("curves", "withRow", rows, {"kind": "eval", "step": 10, "v": 4})
+    assert [row["v"] for row in replaced] == [4, 2, 3]
+    added = await call("curves", "withRow", rows, {"kind": "eval", "step": 30, "v": 5})
+    assert [row["v"] for row in added] == [1, 2, 3, 5]
+
+
+async def test_a_band_goes_from_the_least_to_the_greatest_seed(call: Callable[..., Any]) -> None:
+    curves = [[{"x": 1, "y": 2}, {"x": 2, "y": 4}], [{"x": 1, "y": 4}, {"x": 2, "y": None}]]
+    assert await call("pages/cellcurves", "banded", curves) == [
+        {"x": 1, "y": 3, "low": 2, "high": 4},
+        {"x": 2, "y": 4},
+    ]
+
+
+async def test_server_sent_events_are_read_as_the_standard_says(call: Callable[..., Any]) -> None:
+    assert await call("stream", "parse", 'event: log\nid: 7\ndata: {"a":\ndata: 1}') == {
+        "type": "log", "id": "7", "data": '{"a":\n1}',
+    }  # fmt: skip
+    assert await call("stream", "parse", ": keepalive") == {"type": "message", "id": None, "data": ""}
+    assert (await call("stream", "parse", "id: 9\nretry: 1000"))["id"] == "9"
+
+
+@pytest.mark.parametrize(
+    ("pointer", "field"),
+    [
+        ("/batch_size", "batch_size"),
+        ("/normalization/num_groups", "normalization.num_groups"),
+        ("/grid/normalization/0/num_groups", "grid.normalization"),
+        ("/labels/a~1b", "labels"),
+        ("/nothing", None),
+    ],
+)
+async def test_a_pointer_of_the_service_finds_its_field(
+    call: Callable[..., Any], pointer: str, field: str | None
+) -> None:
+    paths = ["batch_size", "normalization", "normalization.num_groups", "grid.normalization", "labels"]
+    assert await call("schema", "fieldAt", pointer, paths) == field
+
+
+async def test_normalizations_are_read_as_they_are_written(call: Callable[..., Any]) -> None:
+    assert await call("pages/grid", "normalizationOf", "batch") == {"type": "batch"}
+    assert await call("pages/grid", "normalizationOf", "group 4") == {"type": "group", "num_groups": 4}
+    assert await call("pages/grid", "normalizationOf", "group 16 ch") == {"type": "group", "channels_per_group": 16}
+    assert await call("pages/grid", "normalizationOf", "what is this") == {"type": "what is this"}
+
+
+async def test_a_view_keeps_the_elements_whose_keys_stay(visit: Visit) -> None:
+    page = await visit.open("/cluster")
+    await expect(page.get_by_role("heading", name="Cluster", exact=True)).to_be_visible()
+    kept = await page.evaluate("""async () => {
+        const base = document.querySelector("script[type=module]").src.replace("app.js", "");
+        const { h, render } = await import(`${base}view.js`);
+        const root = document.body.appendChild(document.createElement("div"));
+        const list = (keys) => keys.map((key) => h("input", { key, "data-key": key }));
+        render(root, list(["a", "b", "c"]));
+        const [, b] = root.children;
+        b.value = "typed";
+        b.focus();
+        render(root, list(["b", "d"]));
+        const keys = [...root.children].map((element) => element.dataset.key);
+        return [root.children[0] === b, b.value, document.activeElement === b, keys];
+    }""")
+    assert kept == [True, "typed", True, ["b", "d"]]
