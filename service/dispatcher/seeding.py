@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service import axes, results
 from service.dispatcher.leadership import Leadership
+from service.errors import ServiceError
 from service.experiments import PlannedJob, expand
 from service.jobs import TERMINAL
 from service.statistics import undecided_cells
@@ -24,16 +25,25 @@ INTERVAL_S = 1.0
 
 async def keep(database: Database, leadership: Leadership, interval_s: float = INTERVAL_S) -> None:
     """Decide for ever. Raises `LeadershipLost`."""
+    given_up: set[str] = set()
     while True:
         await asyncio.sleep(interval_s)
         try:
             async with database.read() as session:
                 waiting = await experiments.at_a_look(session)
             for experiment_id in waiting:
-                async with database.write() as session:
-                    await leadership.assert_held(session)
-                    added = await decide(session, experiment_id)
-                logger.info("seeds decided", extra={"experiment": experiment_id, "jobs": len(added)})
+                if experiment_id in given_up:
+                    continue
+                try:
+                    async with database.write() as session:
+                        await leadership.assert_held(session)
+                        added = await decide(session, experiment_id)
+                except (ServiceError, ValueError, AssertionError):
+                    # What stands in one experiment's way, as a spec of another release, is no reason to stop the rest.
+                    logger.exception("no seeds can be decided", extra={"experiment": experiment_id})
+                    given_up.add(experiment_id)
+                else:
+                    logger.info("seeds decided", extra={"experiment": experiment_id, "jobs": len(added)})
         except (SQLAlchemyError, OSError) as error:
             logger.warning("no seeds decided, will try again: %s", error)
 

@@ -171,7 +171,7 @@ async def at_a_look(session: AsyncSession) -> Sequence[str]:
     """The experiments with sequential seeds of which every job has ended, so that it is time to decide on more."""
     unfinished = select(Job.id).where(Job.experiment_id == Experiment.id, Job.status.not_in(TERMINAL))
     query = select(Experiment.id).where(Experiment.deciding, Experiment.wish.is_(None), ~unfinished.exists())
-    return (await session.scalars(query)).all()
+    return (await session.scalars(query.order_by(Experiment.created_at, Experiment.id))).all()
 
 
 async def delete(session: AsyncSession, experiment_id: str) -> Sequence[str]:

@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from service.dispatcher import seeding
 from service.dispatcher.leadership import Leadership, LeadershipLost
+from service.errors import FieldError, InvalidFields
 from service.experiments import ExperimentRequest, expand
 from service.jobs import Status
 from service.store import Database, experiments, jobs
@@ -188,3 +189,26 @@ async def test_a_database_that_is_away_is_waited_for(
         await seeding.keep(database, cast(Leadership, Holder(writes=0)), interval_s=0)
     assert "no seeds decided, will try again: away" in caplog.text
     assert await deciding(database, id_)
+
+
+async def test_an_experiment_that_cannot_be_decided_is_no_reason_to_stop_the_others(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, whole = await create(database), await create(database)
+    await run_all(database, resolved_at_2)
+    asked: list[str] = []
+
+    async def sometimes(_session: Any, experiment_id: str) -> list[str]:
+        asked.append(experiment_id)
+        if asked.count(whole) == 2:
+            raise LeadershipLost("that is enough")
+        if experiment_id == broken:
+            raise InvalidFields([FieldError(("grid",), "of another release")])
+        return []
+
+    monkeypatch.setattr(seeding, "decide", sometimes)
+    with pytest.raises(LeadershipLost):
+        await seeding.keep(database, cast(Leadership, Holder(writes=9)), interval_s=0)
+    assert asked == [broken, whole, whole], "the broken one is not asked again and again"
+    assert "no seeds can be decided" in caplog.text
+    assert "of another release" in caplog.text
