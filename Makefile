@@ -18,10 +18,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SOURCES := gn worker service tests
 
-.PHONY: help install demo up test check bench openapi lock clean
+.PHONY: help install demo up test check bench screenshots openapi lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## make .venv and install everything into it
 
@@ -50,6 +50,9 @@ check: $(INSTALLED) ## lint, formatting, types
 
 bench: $(INSTALLED) ## measure what the README claims of speed
 	@set -e; for benchmark in tests/benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark $(ARGS); done
+
+screenshots: $(INSTALLED) ## take pictures of the dashboard of the service that runs, for the README
+	@$(BIN)/python -m tests.dashboard.screenshots $(ARGS)
 
 openapi: $(INSTALLED) ## write the API's description anew, from the code
 	@$(BIN)/python -m service.api.openapi $(ARGS)

@@ -1,0 +1,91 @@
+"""Pictures of the dashboard, of the newest experiment of a service that runs: `make screenshots`.
+
+`python -m tests.dashboard.screenshots [URL]`; default: the service that runs on this machine. They are what a visitor
+would see: nothing is made up for them, and an experiment that trained nothing yet gives empty ones.
+"""
+
+import asyncio
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from playwright.async_api import Browser, Page, async_playwright
+
+from service.client import Client
+from service.home import address_of
+from service.settings import Settings
+
+FOLDER = Path("service/dashboard/pictures")
+SIZE = {"width": 1440, "height": 960}
+READY_MS = 30_000
+DRAWN = """() => [...document.querySelectorAll(".drawing")]
+    .filter((drawing) => drawing.getBoundingClientRect().top < innerHeight)
+    .every((drawing) => drawing.querySelector(".main-svg"))"""
+
+
+def pages(client: Client) -> dict[str, str]:
+    """The pages worth a picture, by name. Raises `LookupError` where there is no experiment."""
+    experiment = next(iter(client.experiments()), None)
+    if experiment is None:
+        raise LookupError(f"{client.base_url} has no experiment to take pictures of: submit one, and let it end.")
+    jobs = list(client.jobs(experiment=experiment["id"], sort="created_at"))
+    ended = [job for job in jobs if job["status"] == "succeeded"] or jobs
+    first: dict[Any, str] = {}
+    for job in ended:
+        first.setdefault(str(job["spec"]["normalization"]), job["id"])
+    return {
+        "experiment": f"/experiments/{experiment['id']}",
+        "jobs": f"/jobs?experiment={experiment['id']}",
+        "job": f"/jobs/{ended[-1]['id']}",
+        "compare": f"/compare?jobs={','.join(list(first.values())[:6])}",
+        "new": "/new?kind=experiment",
+        "cluster": "/cluster",
+    }
+
+
+async def take(browser: Browser, url: str, wanted: dict[str, str], folder: Path) -> list[Path]:
+    """A picture of each page in each theme. Returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    taken = []
+    for theme in ("light", "dark"):
+        context = await browser.new_context(viewport=SIZE, color_scheme=theme, reduced_motion="reduce")  # type: ignore[arg-type]
+        context.set_default_timeout(READY_MS)
+        page = await context.new_page()
+        for name, path in wanted.items():
+            await page.goto(url + path)
+            await _ready(page)
+            taken.append(folder / f"{name}-{theme}.png")
+            await page.screenshot(path=taken[-1])
+        await context.close()
+    return taken
+
+
+async def _ready(page: Page) -> None:
+    await page.wait_for_selector("main h1")
+    await page.wait_for_function("() => !document.querySelector('[aria-busy=true]')")
+    await page.wait_for_load_state("load")
+    await page.wait_for_function(DRAWN)
+
+
+async def main(url: str | None) -> None:
+    """Take all pictures and say where they are."""
+    url = url or address_of(Settings().home)
+    if url is None:
+        sys.exit("No service runs on this machine: start one with `make up`, or give its URL.")
+    with Client(url) as client:
+        wanted = pages(client)
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--disable-gpu", "--no-sandbox"]
+        )
+        for path in await take(browser, url, wanted, FOLDER):
+            sys.stdout.write(f"{path}\n")
+        await browser.close()
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else None))
+    except LookupError as error:
+        sys.exit(str(error))
