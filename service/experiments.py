@@ -251,8 +251,10 @@ def _check_axes(request: ExperimentRequest) -> None:
         exclude = "seed and seeds exclude each other: give one"
         holders = (("grid", request.grid), ("base", request.base))
         errors += [FieldError((holder, "seed"), exclude) for holder, fields in holders if "seed" in fields]
-        placed = {"seed", *(axes.parts_of(field)[0] for field in (request.rows, request.columns))}
-        beyond = [name for name in request.grid if axes.parts_of(name)[0] not in placed]
+        shown = ("seed", request.rows, request.columns)
+        beyond = [
+            name for name in request.grid if not any(_within(axes.parts_of(name), axes.parts_of(s)) for s in shown)
+        ]
         if beyond:
             sentence = (
                 f"sequential seeds decide by a table of {request.rows} × {request.columns}, which has no place for "

@@ -111,6 +111,20 @@ def test_without_seeds_there_is_one_and_it_is_part_of_the_grid_from_then_on() ->
         ({"outcome": {"rows": "optimizer.lr"}}, ("outcome", "rows"), "rows is 'optimizer.lr': give one of"),
         ({"outcome": {"rows": "batch_size"}}, ("outcome", "columns"), "rows and columns are both batch_size"),
         ({"seeds": {}, "grid": GRID | {"model": ["vgg", "resnet20"]}}, ("grid", "model"), "has no place for model"),
+        (
+            {
+                "seeds": {},
+                "grid": {"optimizer.learning_rate": [0.1, 0.2], "optimizer.momentum": [0.5], "batch_size": [2]},
+                "base": {"normalization": BATCH},
+            },
+            ("grid", "optimizer.momentum"),
+            "a table of optimizer.learning_rate × batch_size, which has no place for optimizer.momentum",
+        ),
+        (
+            {"seeds": {}, "outcome": {"rows": "normalization.type"}},
+            ("grid", "normalization"),
+            "a table of normalization.type × batch_size, which has no place for normalization",
+        ),
     ],
 )
 def test_what_cannot_work_is_said_at_its_value(fields: dict[str, Any], path: tuple[Any, ...], says: str) -> None:
