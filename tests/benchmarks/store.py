@@ -24,7 +24,7 @@ from typing import Any
 
 from httpx2 import ASGITransport, AsyncClient
 from pydantic import SecretStr
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import insert, select, update
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -162,8 +162,6 @@ async def fill(database: Database, num_jobs: int) -> str:
         async with database.write() as session:
             await session.execute(update(Job).where(Job.experiment_id == ids[-1]).values(status=status))
     await train(database, ids[-1], planned)
-    async with database.write() as session:
-        await session.execute(text("ANALYZE"))
     return ids[-1]
 
 
