@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
+from service.jobs import Status
 from service.store import Database, migrate
-from service.store.tables import Table
+from service.store.tables import Attempt, Idempotency, Job, JobLabel, Table
 
 pytestmark = pytest.mark.anyio
 
@@ -72,6 +74,56 @@ async def test_autogenerate_finds_no_difference(database: Database) -> None:
 
     async with database.engine.connect() as connection:
         assert await connection.run_sync(differences) == []
+
+
+async def test_what_an_older_release_stored_is_kept(empty_database_url: str) -> None:
+    job = {
+        "id": "job_1",
+        "name": "old",
+        "spec": "{}",
+        "priority": 0,
+        "max_retries": 2,
+        "model": "vgg",
+        "normalization": "batch",
+        "batch_size": 2,
+        "seed": 0,
+        "status": "succeeded",
+        "attempts": 1,
+        "failures": 0,
+        "losses": 0,
+        "summary": "{}",
+        **dict.fromkeys(("created_at", "updated_at", "queued_at"), "2026-01-01 00:00:00+00:00"),
+    }
+    attempt = {"id": "attempt_1", "job_id": "job_1", "number": 1, "worker": "w", "node": "n", "last_seq": 3}
+    attempt |= {"resumed_from_step": 0, "started_at": job["created_at"]}
+    key = {"client": "ann", "key": "k", "fingerprint": "f", "job_id": "job_1", "created_at": job["created_at"]}
+    label = {"job_id": "job_1", "key": "study", "value": "old"}
+
+    def to_the_first(connection: Connection) -> None:
+        command.upgrade(migrate._configuration(connection), "0001")
+        for table, row in (("jobs", job), ("attempts", attempt), ("idempotency", key), ("labels", label)):
+            values = ", ".join(_literal(value) for value in row.values())
+            connection.exec_driver_sql(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({values})")
+
+    async with Database(empty_database_url) as database:
+        async with database.migrate() as connection:
+            await connection.run_sync(to_the_first)
+        await migrate.upgrade(database)
+        async with database.read() as session:
+            kept = await session.get(Job, "job_1")
+            assert kept is not None
+            assert (kept.name, kept.cell, kept.status) == ("old", None, Status.SUCCEEDED)
+            run = await session.get(Attempt, "attempt_1")
+            assert run is not None
+            assert (run.job_id, run.last_seq, run.precision) == ("job_1", 3, None)
+            answer = await session.get(Idempotency, ("ann", "k"))
+            assert answer is not None
+            assert answer.answer == "job_1"
+            assert await session.get(JobLabel, ("job_1", "study")) is not None
+
+
+def _literal(value: object) -> str:
+    return f"'{value}'" if isinstance(value, str) else str(value)
 
 
 async def test_upgrading_again_changes_nothing(database: Database, caplog: pytest.LogCaptureFixture) -> None:
