@@ -212,3 +212,24 @@ async def test_an_experiment_that_cannot_be_decided_is_no_reason_to_stop_the_oth
     assert asked == [broken, whole, whole], "the broken one is not asked again and again"
     assert "no seeds can be decided" in caplog.text
     assert "of another release" in caplog.text
+
+
+async def test_an_experiment_whose_jobs_are_all_gone_wants_no_more(database: Database) -> None:
+    id_ = await create(database)
+    async with database.write() as session:
+        for job_id in (await session.scalars(select(Job.id))).all():
+            await jobs.cancel(session, job_id)
+            await jobs.delete(session, job_id)
+    assert await at_a_look(database) == [id_]
+    assert await decide(database, id_) == 0
+    assert not await deciding(database, id_)
+
+
+async def test_cancelled_jobs_count_as_ended_without_a_value(database: Database) -> None:
+    id_ = await create(database)
+    async with database.write() as session:
+        for job_id in (await session.scalars(select(Job.id).where(Job.batch_size == 32))).all():
+            await jobs.cancel(session, job_id)
+    await run_all(database, resolved_at_2)
+    assert await decide(database, id_) == 0
+    assert not await deciding(database, id_), "at 2 images all is decided, and at 32 there is nothing to compare"
