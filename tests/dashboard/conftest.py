@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
+from service.api.context import Services
 from service.app import Server, create_server
 from service.artifacts import LocalArtifacts
 from service.client import Client
@@ -78,6 +79,12 @@ class Api:
         assert listens.wait(PATIENCE_S)
         self.port = server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+
+    def streams(self) -> int:
+        """How many event streams are open."""
+        assert self._server is not None
+        services: Services = self._server.config.app.state.services  # type: ignore[union-attr]
+        return len(services.tailer)
 
     def stop(self) -> None:
         """End, with every stream."""

@@ -1,5 +1,6 @@
 """What every page has: signing in, going on after a break, staying safe and readable."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from playwright.async_api import expect
 from pydantic import SecretStr
 
 from service.settings import Settings
-from tests.dashboard.conftest import Api, Visit
+from tests.dashboard.conftest import PATIENCE_S, Api, Visit
 from tests.dashboard.test_accessibility import violations
 from tests.integration.api.reporter import Reporter
 
@@ -30,6 +31,34 @@ async def test_a_page_goes_on_when_the_api_was_away_and_misses_nothing(
     await expect(page.get_by_text("Updates stopped")).to_have_count(0)
     await expect(page.get_by_role("row").filter(has_text="survivor")).to_contain_text("running")
     await expect(page.get_by_role("row").filter(has_text="survivor")).to_contain_text("12.50 %")
+
+
+async def test_a_page_that_nobody_sees_lets_go_of_its_connection_and_misses_nothing(
+    visit: Visit, api: Api, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    submit(name="unseen")
+    page = await visit.open("/cluster")
+    await page.clock.install()
+    await page.goto(f"{api.url}/jobs")
+    row = page.get_by_role("row").filter(has_text="unseen")
+    await expect(row).to_contain_text("queued")
+    await until(lambda: api.streams() == 1)
+    hide = "hidden => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });"
+    hide += "document.dispatchEvent(new Event('visibilitychange')) }"
+    await page.evaluate(hide, True)
+    await page.clock.fast_forward(31_000)
+    await until(lambda: api.streams() == 0)
+    await reporter.start()
+    await page.evaluate(hide, False)
+    await expect(row).to_contain_text("running")
+    await expect(page.get_by_text("Updates stopped")).to_have_count(0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what the server's thread brings about."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 - what is awaited has no event of its own
+            await asyncio.sleep(0.01)
 
 
 class TestTokens:

@@ -31,8 +31,8 @@ function plotly() {
   return loading;
 }
 
-/** The colour and dash of the n-th series, as variables of a style. */
-export const styleOf = (n) => ({ "--series": `var(--series-${(n % COLOURS) + 1})`, "--dash": ["solid", "dashed", "dotted"][Math.floor(n / COLOURS) % 3] });
+/** The colour and dash of a series, as variables of a style; by default dashes follow when the colours are used up. */
+export const styleOf = (colour, dash = Math.floor(colour / COLOURS)) => ({ "--series": `var(--series-${(colour % COLOURS) + 1})`, "--dash": ["solid", "dashed", "dotted", "double", "groove"][dash % DASHES.length] });
 
 /** A chart with its title, its legend and a switch to its table. `axes` are `{ x, y, logX, logY, categories, formatX, formatY }`. */
 export function chart({ key, title, series, axes, height = 320, note = null, extra = null }) {
@@ -52,7 +52,7 @@ export function chart({ key, title, series, axes, height = 320, note = null, ext
     h(
       "div",
       { class: "body chart", vars: { "--height": `${height}px` } },
-      h("div", { class: "legend", key: "legend" }, series.map((one) => h("button", { type: "button", key: one.id ?? one.name, "aria-pressed": String(!hidden.includes(one.id ?? one.name)), title: "Show or hide", onclick: () => toggle("hidden", one.id ?? one.name) }, h("span", { class: "swatch", vars: styleOf(one.colour) }), one.name))),
+      h("div", { class: "legend", key: "legend" }, series.map((one) => h("button", { type: "button", key: one.id ?? one.name, "aria-pressed": String(!hidden.includes(one.id ?? one.name)), title: "Show or hide", onclick: () => toggle("hidden", one.id ?? one.name) }, h("span", { class: "swatch", vars: styleOf(one.colour, one.dash) }), one.name))),
       !full.length ? h("div", { class: "waiting", key: "waiting" }, "No values yet") : asTable ? table(shown, axes) : h("div", { class: "drawing", key: "drawing", role: "img", "aria-label": label, hook: { ...DRAWING, series: shown, axes } }),
     ),
   );
@@ -132,7 +132,7 @@ function traces(element) {
     const colour = resolved(element, name);
     const x = one.points.map((point) => (axes.categories ? place(point.x, n) : point.x));
     const of = (part) => one.points.map((point) => point[part] ?? null);
-    const line = { color: colour, width: 2, dash: DASHES[one.dash ?? Math.floor(one.colour / COLOURS) % DASHES.length] };
+    const line = { color: colour, width: 2, dash: DASHES[(one.dash ?? Math.floor(one.colour / COLOURS)) % DASHES.length] };
     const shared = { type: "scatter", x, hoverinfo: "skip", showlegend: false, mode: "lines", connectgaps: false };
     const found = [];
     if (one.points.some((point) => point.raw !== undefined)) found.push({ ...shared, y: of("raw"), line: { color: resolved(element, name, 0.28), width: 1 } });

@@ -20,7 +20,7 @@ export const errorOf = (job) => (job.spec?.dataset?.holdout ? "holdout_error" : 
 export function share(job) {
   if (job.status === "succeeded") return 1;
   const { step, total_steps: total } = job.progress ?? {};
-  return total ? step / total : 0;
+  return total ? Math.min(1, step / total) : 0;
 }
 
 function progressCell(job) {

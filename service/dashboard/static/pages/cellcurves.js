@@ -13,12 +13,13 @@ const POINTS = 200;
 
 export class CellCurves {
   constructor(shell) {
-    Object.assign(this, { shell, jobs: new Map(), cells: [], left: 0, stamp: 0 });
+    Object.assign(this, { shell, jobs: new Map(), cells: [], left: 0, stamp: 0, axes: [[], []] });
     this.stopping = new AbortController();
   }
 
-  /** Read what is not read yet of the jobs of `cells`, four at once, and not more jobs than a page can draw. */
-  async load(cells) {
+  /** Read what is not read yet of the jobs of `cells`, four at once, and not more jobs than a page can draw. A row has a colour, a column a dash. */
+  async load(cells, { rows, columns }) {
+    this.axes = [rows, columns].map(({ values }) => values.map(({ label }) => label));
     const drawn = [];
     let room = MOST_JOBS;
     for (const cell of cells) {
@@ -54,12 +55,14 @@ export class CellCurves {
     if (type === "progress") entry.job = { ...entry.job, progress: { ...entry.job.progress, ...data } };
     if (type === "metrics") entry.rows = withRow(entry.rows, data);
     if (type === "started") entry.rows = entry.rows.filter((row) => row.step <= data.resumed_from_step);
-    if (type === "metrics" || type === "started") this.stamp++;
+    // What is not drawn draws nothing anew.
+    if (type === "started" || (type === "metrics" && this.metric in data)) this.stamp++;
   }
 
   view(metric, chosen) {
+    this.metric = metric;
     const how = drawing();
-    const series = this.cells.map((cell, n) => ({ id: cellKey(cell), name: `${cell.row} at ${cell.column}`, colour: n, points: banded(cell.jobs.map((id) => this.jobs.get(id)).filter(Boolean).map(({ job, rows }) => points(rows, metric, job, how))), stamp: `${this.stamp} ${metric} ${JSON.stringify(how)}` }));
+    const series = this.cells.map((cell) => ({ id: cellKey(cell), name: `${cell.row} at ${cell.column}`, colour: this.axes[0].indexOf(cell.row), dash: this.axes[1].indexOf(cell.column), points: banded(cell.jobs.map((id) => this.jobs.get(id)).filter(Boolean).map(({ job, rows }) => points(rows, metric, job, how))), stamp: `${this.stamp} ${metric} ${JSON.stringify(how)}` }));
     const note = this.left ? `the first ${this.cells.length} cells; choose cells above to see others` : chosen ? "of the chosen cells" : "mean and range over the seeds";
     return h("div", { key: "cell curves" }, chart({ key: "cells", title: `Learning curves, ${metricName(metric)}`, note, series, axes: axesOf(metric, how), height: 380 }));
   }

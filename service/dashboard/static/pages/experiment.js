@@ -6,7 +6,7 @@ import { drawing, drawingControls } from "../curves.js";
 import { duration, isFraction, metricName, metricValue, whole } from "../format.js";
 import { advance } from "../live.js";
 import { METRICS, share } from "../metrics.js";
-import { button, confirmed, copyButton, facts, linkButton, notice, picker, problemNotice, progressBar } from "../parts.js";
+import { button, confirmed, copyButton, facts, linkButton, picker, problemNotice, progressBar } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
 import { isActive, statusMark } from "../status.js";
 import { url } from "../url.js";
@@ -29,7 +29,12 @@ export default function experimentPage(shell, id) {
   const results = new Resource(shell.refresh);
   const active = new Resource(shell.refresh);
   const curves = new CellCurves(shell);
-  const reread = throttled(() => [experiment, results, active].forEach((resource) => resource.reload()), REREAD_MS);
+  const reread = throttled(async () => {
+    experiment.reload();
+    active.reload();
+    await results.reload();
+    if (results.data) curves.load(cellsDrawn(), results.data);
+  }, REREAD_MS);
   let opened = false;
 
   const metric = () => url.get("metric", results.data?.metric ?? "test_error");
@@ -53,7 +58,7 @@ export default function experimentPage(shell, id) {
     experiment.load(id, (signal) => get(`/v1/experiments/${id}`, {}, { signal }));
     active.load(id, async (signal) => (await get("/v1/jobs", { experiment: id, status: ["starting", "running", "pausing", "cancelling"], limit: 200 }, { signal })).data);
     await results.load(JSON.stringify(question()), (signal) => get(`/v1/experiments/${id}/results`, question(), { signal }));
-    if (results.data) curves.load(cellsDrawn());
+    if (results.data) curves.load(cellsDrawn(), results.data);
   }
 
   const cellsDrawn = () => {
@@ -165,7 +170,7 @@ export default function experimentPage(shell, id) {
         "header",
         {},
         h("h2", {}, `${metricName(metric()).replace(/^./, (c) => c.toUpperCase())}, mean over seeds`),
-        h("small", {}, metric() === "images_per_s" ? "stronger: faster" : "stronger: more"),
+        h("small", {}, "the stronger the colour, the higher"),
         h("div", { class: "actions" }, picker("Metric", METRICS.map((name) => [name, metricName(name)]), metric(), (value) => url.change({ metric: value }), { hiddenLabel: true }), picker("Statistic", STATISTICS, statistic(), (value) => url.change({ statistic: value }), { hiddenLabel: true })),
       ),
       heatmap(it, { metric: metric(), chosen: chosen(), toggle, shares: running }),
@@ -218,7 +223,7 @@ export default function experimentPage(shell, id) {
         heading(it),
         standing(it),
         results.problem && problemNotice(results.problem, () => results.reload()),
-        table ? [h("div", { class: "columns", key: "results" }, answer(table), figure(table)), chosenJobs(table), h("div", { class: "columns", key: "detail" }, comparisonsCard(table, metric()), h("div", { class: "live", key: "curves" }, drawingControls(), curves.view(metric(), chosen().length > 0))), confounds(table.warnings)] : results.problem ? null : notice("info", null, "Computing the results…"),
+        table ? [h("div", { class: "columns", key: "results" }, answer(table), figure(table)), chosenJobs(table), h("div", { class: "columns", key: "detail" }, comparisonsCard(table, metric()), h("div", { class: "live", key: "curves" }, drawingControls(), curves.view(metric(), chosen().length > 0))), confounds(table.warnings)] : results.problem ? null : h("section", { class: "card", key: "answer", "aria-busy": "true" }, h("div", { class: "empty" }, "Computing the results…")),
       ];
     },
     close() {

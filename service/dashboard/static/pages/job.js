@@ -117,7 +117,7 @@ export default function jobPage(shell, id) {
       metrics.problem && problemNotice(metrics.problem, () => metrics.reload()),
       h(
         "div",
-        { class: "columns", key: "charts" },
+        { class: "columns", key: "charts", "aria-busy": String(!metrics.data && !metrics.problem) },
         groups.map(([key, title, shown]) => {
           const axes = { ...axesOf(shown[0] ?? (key === "error" ? "test_error" : key), how), ...(key === "error" ? { y: "error (%)" } : key === "loss" ? { y: "loss" } : {}) };
           const series = shown.sort((a, b) => evaluated(a) - evaluated(b)).map((name) => ({ name: metricName(name), points: points(rows, name, it, how), colour: evaluated(name), dash: 0, stamp: `${stamp} ${JSON.stringify(how)}` }));
