@@ -144,3 +144,13 @@ async def test_all_that_the_filter_means_is_exported(
     assert len(lines) == 2
     assert "group" in lines[1]
     assert "0.25" in lines[1]
+
+
+async def test_a_label_leads_to_the_jobs_that_share_it(visit: Visit, submit: Callable[..., str]) -> None:
+    submit(name="with", labels={"study": "a & b"})
+    submit(name="without")
+    page = await visit.open("/jobs?columns=labels")
+    await page.get_by_role("link", name="study: a & b").click()
+    await expect(row(page, "without")).to_have_count(0)
+    await expect(row(page, "with")).to_be_visible()
+    await expect(page.get_by_label("Label, as key:value")).to_have_value("study:a & b")

@@ -34,6 +34,11 @@ const metricCell = (part) => (job, { metric }) => {
   return part.endsWith("_step") ? whole(entry?.[part]) : metricValue(metric, entry?.[part]);
 };
 
+/** The labels of a job, each a link to the jobs that share it. */
+export function labelTags(job) {
+  return Object.entries(job.labels).map(([key, value]) => h("a", { class: "tag", key, href: `/jobs?${new URLSearchParams({ label: `${key}:${value}` })}` }, `${key}: ${value}`));
+}
+
 /** Columns of the table of jobs: their head, what is in them, and by what the service can sort. */
 export const COLUMNS = {
   status: { head: "Status", cell: (job) => statusMark(job.status), sort: "status" },
@@ -50,7 +55,7 @@ export const COLUMNS = {
   learning_rate: { head: "Learning rate", cell: (job) => plain(job.spec.optimizer?.learning_rate), number: true },
   dataset: { head: "Dataset", cell: (job) => job.spec.dataset?.name },
   priority: { head: "Priority", cell: (job) => plain(job.priority), sort: "priority", number: true },
-  labels: { head: "Labels", cell: (job) => Object.entries(job.labels).map(([key, value]) => h("span", { class: "tag", key }, `${key}: ${value}`)) },
+  labels: { head: "Labels", cell: labelTags },
   duration: { head: "Took", cell: (job) => (job.started_at && job.finished_at ? duration((new Date(job.finished_at) - new Date(job.started_at)) / 1000) : "–"), number: true },
   created: { head: "Created", cell: (job) => h("time", { datetime: job.created_at, title: clock(job.created_at) }, ago(job.created_at)), sort: "created_at" },
 };

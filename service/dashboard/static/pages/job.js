@@ -6,7 +6,7 @@ import { chart } from "../chart.js";
 import { axesOf, drawing, drawingControls, points, withRow } from "../curves.js";
 import { ago, clock, duration, flat, metricName, metricValue, normalization, plain, titleOf, whole } from "../format.js";
 import { advance, metricsIn } from "../live.js";
-import { errorOf, share } from "../metrics.js";
+import { errorOf, labelTags, share } from "../metrics.js";
 import { copyButton, facts, notice, problemNotice, progressBar, tabs } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
 import { isActive, statusMark } from "../status.js";
@@ -69,7 +69,7 @@ export default function jobPage(shell, id) {
       h("h1", {}, titleOf(it)),
       statusMark(it.status),
       h("div", { class: "actions" }, jobButtons(it, shell, (answer) => ((job.data = answer), shell.refresh()))),
-      h("p", {}, `${normalization(it.spec)} · batch ${it.spec.batch_size} · ${it.spec.model} · seed ${it.spec.seed} · `, h("span", { class: "hash" }, it.id), copyButton(it.id, "Copy the id of the job", shell.say)),
+      h("p", {}, `${normalization(it.spec)} · batch ${it.spec.batch_size} · ${it.spec.model} · seed ${it.spec.seed} · `, h("span", { class: "hash" }, it.id), copyButton(it.id, "Copy the id of the job", shell.say), labelTags(it)),
     );
   }
 
