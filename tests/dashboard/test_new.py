@@ -92,6 +92,7 @@ async def test_a_built_in_experiment_is_a_click_away_and_its_price_is_chosen(vis
     await page.get_by_role("button", name="1 %").click()
     await expect(page.get_by_role("button", name="Submit 20 jobs")).to_be_visible()
     await expect(page.get_by_label("Normalizations")).to_have_count(0)
+    await expect(page.get_by_label("Epochs", exact=True)).to_have_attribute("placeholder", "100")
     await page.get_by_text("The request as JSON").click()
     await expect(page.locator("pre")).to_have_text('{\n  "builtin": "paper-norms",\n  "budget": 0.01\n}')
 

@@ -29,7 +29,11 @@ export default function newPage(shell) {
     refused = null;
     url.change({ [path]: text }, { replace: true });
   };
-  const recipe = () => specification.data?.recipes[raw("recipe")] ?? {};
+  /** What fills the fields that are left empty, before the defaults do: a built-in experiment, then a recipe. */
+  const recipe = () => {
+    const base = kind() === "experiment" ? builtIns.data?.find((one) => one.name === url.get("builtin"))?.request.base : null;
+    return { ...specification.data?.recipes[raw("recipe") || base?.recipe], ...base };
+  };
   const fields = () => {
     const all = fieldsOf(specification.data.job, { chosen: raw, recipe: recipe() });
     if (kind() === "job") return all;
