@@ -69,7 +69,8 @@ async def page(
 
 async def counts(session: AsyncSession, experiment_ids: Sequence[str]) -> dict[str, dict[Status, int]]:
     """Of each experiment, how many jobs are in each state that some are in. A job that was retried does not count."""
-    retry = select(Job.retry_of).where(Job.retry_of.is_not(None))
+    # A retry belongs to the experiment of what it repeats: to look among all jobs would be to read them all.
+    retry = select(Job.retry_of).where(Job.retry_of.is_not(None), Job.experiment_id.in_(experiment_ids))
     query = (
         select(Job.experiment_id, Job.status, func.count())
         .where(Job.experiment_id.in_(experiment_ids), Job.id.not_in(retry))

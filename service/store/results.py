@@ -23,6 +23,8 @@ async def runs(session: AsyncSession, filter_: JobFilter) -> Sequence[Run]:
     Raises `Unprocessable` where they are more than `MAX_RUNS`.
     """
     retried = select(Job.retry_of).where(Job.retry_of.is_not(None))
+    if filter_.experiment is not None:
+        retried = retried.where(Job.experiment_id == filter_.experiment)
     wanted = filter_.apply(select(Job.id)).where(Job.id.not_in(retried))
     query = (
         filter_.apply(select(Job.id, Job.status, Job.seed, Job.spec, Job.summary, Job.progress))

@@ -154,7 +154,7 @@ class Job(Table):
     __table_args__ = (
         # All that a claim looks at of the jobs that wait.
         Index("ix_jobs_waiting", "status", "queued_at", "priority", "experiment_id", "not_before", "id"),
-        Index("ix_jobs_experiment_id_status", "experiment_id", "status"),
+        Index("ix_jobs_experiment_id_status_retry_of", "experiment_id", "status", "retry_of"),
         # The pages of the job list: what it is filtered by, then its order.
         Index("ix_jobs_created_at_id", "created_at", "id"),
         Index("ix_jobs_status_created_at_id", "status", "created_at", "id"),

@@ -42,7 +42,7 @@ def upgrade() -> None:
         for name in ("experiment_id", "normalization", "batch_size", "created_at", "status_queued_at"):
             jobs.drop_index(f"ix_jobs_{name}")
     op.create_index("ix_jobs_waiting", "jobs", ["status", "queued_at", "priority", "experiment_id", "not_before", "id"])
-    op.create_index("ix_jobs_experiment_id_status", "jobs", ["experiment_id", "status"])
+    op.create_index("ix_jobs_experiment_id_status_retry_of", "jobs", ["experiment_id", "status", "retry_of"])
     for columns in PAGES:
         op.create_index(f"ix_jobs_{'_'.join(columns)}", "jobs", columns)
     first = sa.text("cell IS NOT NULL AND retry_of IS NULL")
