@@ -9,6 +9,7 @@ import pytest
 from playwright.async_api import expect
 from pydantic import SecretStr
 
+from service.client import Client
 from service.settings import Settings
 from tests.dashboard.conftest import PATIENCE_S, Api, Visit
 from tests.dashboard.test_accessibility import violations
@@ -64,7 +65,7 @@ async def until(condition: Callable[[], bool]) -> None:
 class TestTokens:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
-        return Settings(home=settings.home, port=0, api_tokens=SecretStr("ada:open-sesame"))
+        return Settings(home=settings.home, port=0, api_tokens=SecretStr("ada:open-sesame,bob:only-looks:read"))
 
     async def test_a_token_is_asked_for_once_a_tab_and_is_in_no_address(self, visit: Visit) -> None:
         page = await visit.open("/jobs")
@@ -84,6 +85,24 @@ class TestTokens:
         assert await page.evaluate("Object.values(localStorage).length") == 0
         await page.get_by_role("button", name="Sign out").click()
         await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+    async def test_the_stream_and_the_downloads_carry_the_token_too(
+        self, visit: Visit, api: Api, reporter: Reporter
+    ) -> None:
+        with Client(api.url, token="open-sesame") as client:
+            job = client.submit({"normalization": {"type": "batch"}, "batch_size": 8, "name": "guarded"})["id"]
+        page = await visit.open(f"/jobs/{job}?tab=checkpoints")
+        await page.get_by_label("Token").fill("only-looks")
+        await page.get_by_role("button", name="Sign in").click()
+        await expect(page.locator(".heading")).to_contain_text("queued")
+        await reporter.start()
+        await expect(page.locator(".heading")).to_contain_text("running")
+        await reporter.checkpoint(1, 10, {"model.safetensors": b"the weights"}, test_error=0.25)
+        async with page.expect_download() as started:
+            await page.get_by_role("link", name="Download model.safetensors of step 10").click()
+        assert (await (await started.value).path()).read_bytes() == b"the weights"
+        await page.get_by_role("button", name="Pause").click()
+        await expect(page.get_by_text("The token of bob reads only").first).to_be_visible()
 
 
 async def test_going_somewhere_takes_the_focus_along(visit: Visit) -> None:
