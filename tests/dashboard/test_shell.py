@@ -26,10 +26,12 @@ async def test_a_page_goes_on_when_the_api_was_away_and_misses_nothing(
     await expect(page.get_by_role("row").filter(has_text="survivor")).to_contain_text("queued")
     api.stop()
     await expect(page.get_by_text("Updates stopped")).to_be_visible()
+    await expect(page.get_by_role("link", name="Offline")).to_be_visible()
     await reporter.start()
     await reporter.metrics("eval", 1, 10, test_error=0.125)
     api.start()
     await expect(page.get_by_text("Updates stopped")).to_have_count(0)
+    await expect(page.get_by_role("link", name="Offline")).to_have_count(0)
     await expect(page.get_by_role("row").filter(has_text="survivor")).to_contain_text("running")
     await expect(page.get_by_role("row").filter(has_text="survivor")).to_contain_text("12.50 %")
 

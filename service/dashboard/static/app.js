@@ -55,7 +55,7 @@ const shell = {
   /** The one live stream of this page; another one takes its place. Resolves when nothing new can be missed any more. */
   async live(path, query, onevent) {
     stream?.close();
-    stream = new Stream(path, query, { onevent, onstate: () => shell.refresh() });
+    stream = new Stream(path, query, { onevent, onstate: () => (askReadiness(), shell.refresh()) });
     await stream.opened;
   },
   say(text, tone = "info") {
@@ -186,22 +186,20 @@ function signOut() {
 }
 
 async function askReadiness() {
-  if (!document.hidden) {
-    try {
-      const response = await fetch("/readyz", { credentials: "omit" });
-      const { status, checks } = await response.json();
-      const detail = Object.values(checks).map((check) => check.detail).join(" ");
-      readiness = {
-        ready: { tone: "good", text: "Ready", detail },
-        degraded: { tone: "warn", text: "Degraded", detail },
-        unavailable: { tone: "warn", text: checks.database.ok ? "Jobs wait" : "No database", detail },
-      }[status];
-    } catch {
-      readiness = { tone: "bad", text: "Offline", detail: "The service does not answer." };
-    }
-    shell.refresh();
+  if (document.hidden) return;
+  try {
+    const response = await fetch("/readyz", { credentials: "omit" });
+    const { status, checks } = await response.json();
+    const detail = Object.values(checks).map((check) => check.detail).join(" ");
+    readiness = {
+      ready: { tone: "good", text: "Ready", detail },
+      degraded: { tone: "warn", text: "Degraded", detail },
+      unavailable: { tone: "warn", text: checks.database.ok ? "Jobs wait" : "No database", detail },
+    }[status];
+  } catch {
+    readiness = { tone: "bad", text: "Offline", detail: "The service does not answer." };
   }
-  setTimeout(askReadiness, READINESS_MS);
+  shell.refresh();
 }
 
 onSignInNeeded((problem) => {
@@ -212,6 +210,7 @@ onSignInNeeded((problem) => {
 });
 url.onchange(navigate);
 shortcuts(shell, () => page);
+setInterval(askReadiness, READINESS_MS);
 setInterval(() => stream?.state === "stopped" && shell.refresh(), 1000);
 navigate();
 askReadiness();
