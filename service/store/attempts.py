@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Select, Subquery, func, select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.jobs import ACTIVE, Status
@@ -34,8 +34,10 @@ async def claim(session: AsyncSession, worker: str, node: str) -> tuple[Job, Att
     """
     now = datetime.now(UTC)
     group = func.coalesce(Job.experiment_id, "")
-    held = _by_experiment(select(Job.id).where(Job.status.in_(ACTIVE)))
-    served = _by_experiment(select(Attempt.job_id).order_by(Attempt.id.desc()).limit(REMEMBERED_CLAIMS))
+    jobs_by_group = select(group.label("experiment"), func.count().label("jobs")).group_by(group)
+    held = jobs_by_group.where(Job.status.in_(ACTIVE)).subquery()
+    last = select(Attempt.job_id).order_by(Attempt.id.desc()).limit(REMEMBERED_CLAIMS).subquery()
+    served = jobs_by_group.join(last, last.c.job_id == Job.id).subquery()
     waiting = (
         select(Job.id)
         .outerjoin(held, held.c.experiment == group)
@@ -74,14 +76,6 @@ async def claim(session: AsyncSession, worker: str, node: str) -> tuple[Job, Att
     job.not_before = None
     await change_status(session, job, Status.STARTING)
     return job, attempt
-
-
-def _by_experiment(job_ids: Select[str]) -> Subquery:
-    """How many of these jobs each experiment has; those of none together, as the experiment ""."""
-    chosen = job_ids.subquery()
-    experiment = func.coalesce(Job.experiment_id, "")
-    counted = select(experiment.label("experiment"), func.count().label("jobs")).group_by(experiment)
-    return counted.join(chosen, chosen.c[0] == Job.id).subquery()
 
 
 async def pending(session: AsyncSession, limit: int) -> Sequence[tuple[str, Status]]:
