@@ -11,11 +11,18 @@ export function jobButtons(job, shell, changed) {
   const ask = async (verb, question = null) => {
     if (question && !confirmed(question)) return;
     try {
-      const answer = verb === "delete" ? await send("DELETE", `/v1/jobs/${job.id}`) : await send("POST", `/v1/jobs/${job.id}/${verb}`);
+      const answer =
+        verb === "delete"
+          ? await send("DELETE", `/v1/jobs/${job.id}`)
+          : await send("POST", `/v1/jobs/${job.id}/${verb}`);
       if (verb === "delete") return url.go("/jobs");
       if (verb === "retry") return url.go(`/jobs/${answer.id}`);
       changed(answer);
-      shell.say({ cancel: "The job is told to stop.", pause: "The job is told to pause.", resume: "The job is queued again." }[verb]);
+      shell.say(
+        { cancel: "The job is told to stop.", pause: "The job is told to pause.", resume: "The job is queued again." }[
+          verb
+        ],
+      );
     } catch (problem) {
       shell.say(problem.detail, "bad");
     }
@@ -23,9 +30,18 @@ export function jobButtons(job, shell, changed) {
   return [
     may.pause && button("Pause", () => ask("pause"), { key: "pause" }),
     may.resume && button("Resume", () => ask("resume"), { key: "resume", kind: "primary" }),
-    may.cancel && button("Cancel", () => ask("cancel", "Stop this job for good? Its checkpoints stay."), { key: "cancel", kind: "danger" }),
+    may.cancel &&
+      button("Cancel", () => ask("cancel", "Stop this job for good? Its checkpoints stay."), {
+        key: "cancel",
+        kind: "danger",
+      }),
     may.retry && button("Retry", () => ask("retry"), { key: "retry", kind: "primary" }),
     linkButton("Clone", url.with({ from: job.id }, "/new"), { key: "clone" }),
-    may.delete && button("Delete", () => ask("delete", "Delete this job with its metrics, logs and checkpoints? This cannot be undone."), { key: "delete", kind: "danger" }),
+    may.delete &&
+      button(
+        "Delete",
+        () => ask("delete", "Delete this job with its metrics, logs and checkpoints? This cannot be undone."),
+        { key: "delete", kind: "danger" },
+      ),
   ];
 }

@@ -3,7 +3,8 @@
 const TOKEN = "normlab.token";
 let signInNeeded = () => {};
 
-/** What the API refused or could not do. `fields` are `{pointer, parameter, detail}`, where single fields are to blame. */
+/** What the API refused or could not do. `fields` are `{pointer, parameter, detail}`, where single fields are to
+ * blame. */
 export class Problem extends Error {
   constructor(status, title, detail, { requestId = null, fields = [] } = {}) {
     super(detail);
@@ -11,7 +12,8 @@ export class Problem extends Error {
   }
 }
 
-/** The bearer token. sessionStorage ends with the tab, and no script but ours runs here: see the Content-Security-Policy. */
+/** The bearer token. sessionStorage ends with the tab, and no script but ours runs here: see the Content-Security-
+ * Policy. */
 export const token = {
   get: () => sessionStorage.getItem(TOKEN),
   set: (value) => sessionStorage.setItem(TOKEN, value),
@@ -43,10 +45,20 @@ export async function request(path, { method = "GET", body, accept = "applicatio
   const extra = { Accept: accept, ...more, ...(body === undefined ? {} : { "Content-Type": "application/json" }) };
   let response;
   try {
-    response = await fetch(path, { method, headers: headers(extra), body: body === undefined ? undefined : JSON.stringify(body), signal, credentials: "omit" });
+    response = await fetch(path, {
+      method,
+      headers: headers(extra),
+      body: body === undefined ? undefined : JSON.stringify(body),
+      signal,
+      credentials: "omit",
+    });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem(0, "Not reachable", "The service does not answer. It may be starting again, or the connection is cut.");
+    throw new Problem(
+      0,
+      "Not reachable",
+      "The service does not answer. It may be starting again, or the connection is cut.",
+    );
   }
   if (response.ok) return response;
   const problem = await problemOf(response);
@@ -83,8 +95,17 @@ export function save(blob, name) {
 async function problemOf(response) {
   try {
     const { title, detail, request_id: requestId, errors = [] } = await response.json();
-    return new Problem(response.status, title ?? response.statusText, detail ?? `The service answered ${response.status}.`, { requestId, fields: errors });
+    return new Problem(
+      response.status,
+      title ?? response.statusText,
+      detail ?? `The service answered ${response.status}.`,
+      { requestId, fields: errors },
+    );
   } catch {
-    return new Problem(response.status, response.statusText, `The service answered ${response.status}, and not what was expected.`);
+    return new Problem(
+      response.status,
+      response.statusText,
+      `The service answered ${response.status}, and not what was expected.`,
+    );
   }
 }

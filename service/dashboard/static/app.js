@@ -102,9 +102,21 @@ function draw() {
   render(root, [
     h("a", { class: "skip", href: "#main", key: "skip" }, "Skip to the content"),
     header(),
-    h("main", { id: "main", tabindex: "-1", key: "main" }, signIn ? signInForm() : page ? h("div", { class: `page page-${route.name}`, key: `${route.name} ${route.id}` }, page.view()) : null),
+    h(
+      "main",
+      { id: "main", tabindex: "-1", key: "main" },
+      signIn
+        ? signInForm()
+        : page
+          ? h("div", { class: `page page-${route.name}`, key: `${route.name} ${route.id}` }, page.view())
+          : null,
+    ),
     h("div", { class: "notices", key: "notices" }, staleNotice(), toastNotice()),
-    h("div", { class: "visually-hidden", role: "status", "aria-live": "polite", key: "said" }, toast && toast.until > Date.now() ? toast.text : ""),
+    h(
+      "div",
+      { class: "visually-hidden", role: "status", "aria-live": "polite", key: "said" },
+      toast && toast.until > Date.now() ? toast.text : "",
+    ),
   ]);
 }
 
@@ -114,37 +126,69 @@ function header() {
   return h(
     "header",
     { class: "top", key: "top" },
-    h("a", { class: "brand", href: "/", "aria-label": "normlab, start" }, shape("M1.5 12.5c3.5 0 3.5-9 6.5-9s3 9 6.5 9"), h("span", {}, "normlab")),
+    h(
+      "a",
+      { class: "brand", href: "/", "aria-label": "normlab, start" },
+      shape("M1.5 12.5c3.5 0 3.5-9 6.5-9s3 9 6.5 9"),
+      h("span", {}, "normlab"),
+    ),
     h(
       "nav",
       { class: "main-nav", "aria-label": "Main" },
-      NAVIGATION.map(([href, text]) => h("a", { href, key: href, "aria-current": href === `/${current}` ? "page" : null }, text)),
+      NAVIGATION.map(([href, text]) =>
+        h("a", { href, key: href, "aria-current": href === `/${current}` ? "page" : null }, text),
+      ),
     ),
-    h("div", { class: "tools" }, health(), themePicker(), token.get() && button("Sign out", signOut, { kind: "quiet" })),
+    h(
+      "div",
+      { class: "tools" },
+      health(),
+      themePicker(),
+      token.get() && button("Sign out", signOut, { kind: "quiet" }),
+    ),
   );
 }
 
 function health() {
   const { tone, text, detail } = readiness ?? { tone: "unknown", text: "…", detail: "Asking the service how it is" };
-  return h("a", { class: `health health-${tone}`, href: "/cluster", title: detail }, h("span", { class: "dot", "aria-hidden": "true" }), h("span", {}, text));
+  return h(
+    "a",
+    { class: `health health-${tone}`, href: "/cluster", title: detail },
+    h("span", { class: "dot", "aria-hidden": "true" }),
+    h("span", {}, text),
+  );
 }
 
 function themePicker() {
   return h(
     "select",
-    { class: "quiet", "aria-label": "Theme", value: theme(), onchange: (event) => (chooseTheme(event.target.value), shell.refresh()) },
-    ["system", "light", "dark"].map((name) => h("option", { value: name, key: name }, name[0].toUpperCase() + name.slice(1))),
+    {
+      class: "quiet",
+      "aria-label": "Theme",
+      value: theme(),
+      onchange: (event) => (chooseTheme(event.target.value), shell.refresh()),
+    },
+    ["system", "light", "dark"].map((name) =>
+      h("option", { value: name, key: name }, name[0].toUpperCase() + name.slice(1)),
+    ),
   );
 }
 
 function staleNotice() {
   if (!stream || stream.state !== "stopped" || signIn) return null;
   const since = duration(Math.round((Date.now() - stream.since) / 1000));
-  return h("div", { class: "toast warn", role: "status", key: "stale" }, h("span", {}, h("strong", {}, "Updates stopped"), ` ${since} ago. Trying to go on where they broke.`), button("Try now", () => stream.retry()));
+  return h(
+    "div",
+    { class: "toast warn", role: "status", key: "stale" },
+    h("span", {}, h("strong", {}, "Updates stopped"), ` ${since} ago. Trying to go on where they broke.`),
+    button("Try now", () => stream.retry()),
+  );
 }
 
 function toastNotice() {
-  return toast && toast.until > Date.now() ? h("div", { class: `toast ${toast.tone}`, key: "toast" }, toast.text) : null;
+  return toast && toast.until > Date.now()
+    ? h("div", { class: `toast ${toast.tone}`, key: "toast" }, toast.text)
+    : null;
 }
 
 function signInForm() {
@@ -167,8 +211,22 @@ function signInForm() {
     "form",
     { class: "sign-in", onsubmit: submit, key: "sign-in" },
     h("h1", {}, "Sign in"),
-    h("p", {}, "This service asks for a token: one of those its operator put into NORMLAB_API_TOKENS. It is kept in this tab until you close it or sign out."),
-    labelled("Token", h("input", { name: "token", type: "password", autocomplete: "current-password", required: true, "aria-describedby": problem ? "sign-in-problem" : null, hook: FOCUS })),
+    h(
+      "p",
+      {},
+      "This service asks for a token: one of those its operator put into NORMLAB_API_TOKENS. It is kept in this tab until you close it or sign out.",
+    ),
+    labelled(
+      "Token",
+      h("input", {
+        name: "token",
+        type: "password",
+        autocomplete: "current-password",
+        required: true,
+        "aria-describedby": problem ? "sign-in-problem" : null,
+        hook: FOCUS,
+      }),
+    ),
     problem && h("p", { id: "sign-in-problem", class: "field-problem", role: "alert" }, problem.detail),
     h("button", { class: "button primary", type: "submit" }, "Sign in"),
   );
@@ -190,7 +248,9 @@ async function askReadiness() {
   try {
     const response = await fetch("/readyz", { credentials: "omit" });
     const { status, checks } = await response.json();
-    const detail = Object.values(checks).map((check) => check.detail).join(" ");
+    const detail = Object.values(checks)
+      .map((check) => check.detail)
+      .join(" ");
     readiness = {
       ready: { tone: "good", text: "Ready", detail },
       degraded: { tone: "warn", text: "Degraded", detail },

@@ -15,18 +15,46 @@ export const X_AXES = [
 export function drawing() {
   const smooth = Number(url.get("smooth", "0"));
   const chosen = url.get("x", "epoch");
-  return { x: X_AXES.some(([name]) => name === chosen) ? chosen : "epoch", smooth: smooth > 0 && smooth < 1 ? smooth : 0, logX: url.get("logx") === "1", logY: url.get("logy") === "1" };
+  return {
+    x: X_AXES.some(([name]) => name === chosen) ? chosen : "epoch",
+    smooth: smooth > 0 && smooth < 1 ? smooth : 0,
+    logX: url.get("logx") === "1",
+    logY: url.get("logy") === "1",
+  };
 }
 
 /** The controls of how curves are drawn. */
 export function drawingControls() {
   const { x, smooth, logX, logY } = drawing();
-  const check = (text, name, on) => h("label", { class: "inline" }, h("input", { type: "checkbox", checked: on, onchange: () => url.change({ [name]: on ? null : "1" }, { replace: true }) }), text);
+  const check = (text, name, on) =>
+    h(
+      "label",
+      { class: "inline" },
+      h("input", {
+        type: "checkbox",
+        checked: on,
+        onchange: () => url.change({ [name]: on ? null : "1" }, { replace: true }),
+      }),
+      text,
+    );
   return h(
     "div",
     { class: "chart-controls", key: "controls" },
     choice("Horizontal axis", X_AXES, x, (value) => url.change({ x: value === "epoch" ? null : value })),
-    h("label", { class: "range" }, "Smoothing", h("input", { type: "range", min: "0", max: "0.99", step: "0.01", value: String(smooth), oninput: (event) => url.change({ smooth: Number(event.target.value) || null }, { replace: true }) }), h("span", { class: "number" }, smooth.toFixed(2))),
+    h(
+      "label",
+      { class: "range" },
+      "Smoothing",
+      h("input", {
+        type: "range",
+        min: "0",
+        max: "0.99",
+        step: "0.01",
+        value: String(smooth),
+        oninput: (event) => url.change({ smooth: Number(event.target.value) || null }, { replace: true }),
+      }),
+      h("span", { class: "number" }, smooth.toFixed(2)),
+    ),
     check("Log x", "logx", logX),
     check("Log y", "logy", logY),
   );
@@ -54,7 +82,14 @@ export function points(rows, metric, job, { x, smooth }) {
   const values = having.map((row) => (row[metric] === null ? null : row[metric] * factor));
   const smooths = smooth ? smoothed(values, smooth) : values;
   return having.map((row, n) => ({
-    x: x === "step" ? row.step : x === "time" ? (new Date(row.time).getTime() - start) / 1000 : perEpoch ? row.step / perEpoch : row.epoch,
+    x:
+      x === "step"
+        ? row.step
+        : x === "time"
+          ? (new Date(row.time).getTime() - start) / 1000
+          : perEpoch
+            ? row.step / perEpoch
+            : row.epoch,
     y: smooths[n],
     ...(smooth ? { raw: values[n] } : {}),
   }));
@@ -62,10 +97,19 @@ export function points(rows, metric, job, { x, smooth }) {
 
 /** The axes of a chart of a metric. */
 export function axesOf(metric, { x, logX, logY }) {
-  const format = (value) => (value === null ? "not finite" : metricValue(metric, isFraction(metric) ? value / 100 : value));
+  const format = (value) =>
+    value === null ? "not finite" : metricValue(metric, isFraction(metric) ? value / 100 : value);
   const words = { step: "optimizer step", epoch: "epoch", time: "seconds since its start" };
   const formatX = { step: whole, epoch: (value) => significant(value, 5), time: duration };
-  return { x: words[x], y: metricName(metric, { unit: true }), logX, logY, fromZero: metric === "learning_rate" || metric === "images_per_s", formatX: formatX[x], formatY: format };
+  return {
+    x: words[x],
+    y: metricName(metric, { unit: true }),
+    logX,
+    logY,
+    fromZero: metric === "learning_rate" || metric === "images_per_s",
+    formatX: formatX[x],
+    formatY: format,
+  };
 }
 
 /** Put a row in its place among rows ordered by step; the same step of the same kind is replaced. */

@@ -7,7 +7,8 @@ import { h } from "./view.js";
 const TYPING_MS = 250;
 const pending = new Map();
 
-/** Fields in sets: a group takes a row of its own; a set may be folded until it is wanted. `form` is `{ raw(path), set(path, text), problem(path) }`. */
+/** Fields in sets: a group takes a row of its own; a set may be folded until it is wanted. `form` is `{ raw(path),
+ * set(path, text), problem(path) }`. */
 export function fieldset(title, fields, form, { folded = false } = {}) {
   const rows = [];
   let group = null;
@@ -25,12 +26,38 @@ export function fieldset(title, fields, form, { folded = false } = {}) {
   const wanted = !folded || paths.some((path) => form.raw(path) !== "");
   const wrong = paths.some((path) => form.problem(path));
   const set = h(
-      "div",
-      { class: "fieldset" },
-      rows.map((row) => (row.members ? h("fieldset", { class: "nested", key: row.field.path }, h("legend", {}, row.field.label), row.members.map((field) => input(field, form))) : input(row, form))),
+    "div",
+    { class: "fieldset" },
+    rows.map((row) =>
+      row.members
+        ? h(
+            "fieldset",
+            { class: "nested", key: row.field.path },
+            h("legend", {}, row.field.label),
+            row.members.map((field) => input(field, form)),
+          )
+        : input(row, form),
+    ),
   );
   if (!folded) return h("section", { class: "card", key: title }, h("header", {}, h("h2", {}, title)), set);
-  return h("details", { class: "card", key: title, hook: { ...FOLD, wanted, wrong } }, h("summary", { class: "body" }, h("h2", {}, title), h("small", {}, fields.filter((field) => field.kind === "group").map((field) => field.label.toLowerCase()).join(", "))), set);
+  return h(
+    "details",
+    { class: "card", key: title, hook: { ...FOLD, wanted, wrong } },
+    h(
+      "summary",
+      { class: "body" },
+      h("h2", {}, title),
+      h(
+        "small",
+        {},
+        fields
+          .filter((field) => field.kind === "group")
+          .map((field) => field.label.toLowerCase())
+          .join(", "),
+      ),
+    ),
+    set,
+  );
 }
 
 const FOLD = {
@@ -44,7 +71,13 @@ export function input(field, form, { wide = false } = {}) {
   const problem = form.problem(path);
   const id = `field-${path.replaceAll(".", "-")}`;
   const described = [field.help && `${id}-help`, problem && `${id}-problem`].filter(Boolean).join(" ") || null;
-  const shared = { id, name: path, "aria-invalid": problem ? "true" : null, "aria-describedby": described, "aria-required": field.required ? "true" : null };
+  const shared = {
+    id,
+    name: path,
+    "aria-invalid": problem ? "true" : null,
+    "aria-describedby": described,
+    "aria-required": field.required ? "true" : null,
+  };
   const label = field.union ? "Type" : field.label;
   return h(
     "div",
@@ -61,20 +94,45 @@ function control(field, shared, form) {
   const usual = fallbackOf(field);
   if (field.kind === "choice" || field.kind === "flag") {
     const options = field.kind === "flag" ? ["true", "false"] : field.options;
-    const empty = field.required ? [] : [h("option", { value: "", key: "" }, usual ? `Default: ${readable(usual)}` : "None")];
-    return h("select", { ...shared, value: value || (field.required ? field.fallback ?? options[0] : ""), onchange: (event) => form.set(field.path, event.target.value) }, empty, options.map((option) => h("option", { value: option, key: option }, readable(option))));
+    const empty = field.required
+      ? []
+      : [h("option", { value: "", key: "" }, usual ? `Default: ${readable(usual)}` : "None")];
+    return h(
+      "select",
+      {
+        ...shared,
+        value: value || (field.required ? (field.fallback ?? options[0]) : ""),
+        onchange: (event) => form.set(field.path, event.target.value),
+      },
+      empty,
+      options.map((option) => h("option", { value: option, key: option }, readable(option))),
+    );
   }
   const typed = (event) => {
     const text = event.target.value;
     clearTimeout(pending.get(field.path));
-    pending.set(field.path, setTimeout(() => form.set(field.path, text), TYPING_MS));
+    pending.set(
+      field.path,
+      setTimeout(() => form.set(field.path, text), TYPING_MS),
+    );
   };
   const settled = (event) => {
     clearTimeout(pending.get(field.path));
     form.set(field.path, event.target.value);
   };
   const numeric = field.kind === "number" ? "decimal" : null;
-  return h("input", { ...shared, type: "text", inputmode: numeric, autocomplete: "off", spellcheck: "false", placeholder: field.kind === "pairs" ? "key:value, key:value" : usual, value, oninput: typed, onchange: settled });
+  return h("input", {
+    ...shared,
+    type: "text",
+    inputmode: numeric,
+    autocomplete: "off",
+    spellcheck: "false",
+    placeholder: field.kind === "pairs" ? "key:value, key:value" : usual,
+    value,
+    oninput: typed,
+    onchange: settled,
+  });
 }
 
-const readable = (option) => ({ true: "yes", false: "no" })[option] ?? (String(option).includes("_") ? metricName(String(option)) : option);
+const readable = (option) =>
+  ({ true: "yes", false: "no" })[option] ?? (String(option).includes("_") ? metricName(String(option)) : option);

@@ -23,14 +23,22 @@ export function metricName(name, { unit = false } = {}) {
 export function significant(value, digits = 4) {
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 1e6 || size < 1e-4) return value.toExponential(Math.max(0, digits - 2)).replace(/\.?0+e/, "e").replace("e+", "e").replace("e-", "e−").replace(/^-/, "−");
+  if (size >= 1e6 || size < 1e-4)
+    return value
+      .toExponential(Math.max(0, digits - 2))
+      .replace(/\.?0+e/, "e")
+      .replace("e+", "e")
+      .replace("e-", "e−")
+      .replace(/^-/, "−");
   return Number(value.toPrecision(digits)).toString().replace(/^-/, "−");
 }
 
 /** A whole number with thin spaces between thousands. */
 export function whole(value) {
   if (value === null || value === undefined) return EMPTY;
-  return Math.round(value).toString().replace(/\B(?=(\d{3})+$)/g, "\u202f");
+  return Math.round(value)
+    .toString()
+    .replace(/\B(?=(\d{3})+$)/g, "\u202f");
 }
 
 /** Seconds as "3 h 12 min", "4 min 5 s" or "0.8 s". */
@@ -48,7 +56,9 @@ export function duration(seconds) {
 export function ago(time, now = Date.now()) {
   if (!time) return EMPTY;
   const seconds = Math.max(0, (now - new Date(time).getTime()) / 1000);
-  return seconds < 5 ? "just now" : `${duration(seconds < 60 ? Math.round(seconds) : seconds).replace(/ \d+ (s|min|h)$/, "")} ago`;
+  return seconds < 5
+    ? "just now"
+    : `${duration(seconds < 60 ? Math.round(seconds) : seconds).replace(/ \d+ (s|min|h)$/, "")} ago`;
 }
 
 /** A time in the clock of this browser, to the second. */
@@ -76,7 +86,8 @@ export function normalization(spec) {
 }
 
 /** What a job is called; one without a name, by what it trains. */
-export const titleOf = (job) => job.name || `${normalization(job.spec)} at ${job.spec.batch_size}, seed ${job.spec.seed}`;
+export const titleOf = (job) =>
+  job.name || `${normalization(job.spec)} at ${job.spec.batch_size}, seed ${job.spec.seed}`;
 
 /** Any value of a spec as text. */
 export function plain(value) {
@@ -90,6 +101,8 @@ export function plain(value) {
 export function flat(value, prefix = "") {
   return Object.entries(value ?? {}).reduce((found, [name, part]) => {
     const path = prefix + name;
-    return part !== null && typeof part === "object" && !Array.isArray(part) ? { ...found, ...flat(part, `${path}.`) } : { ...found, [path]: part };
+    return part !== null && typeof part === "object" && !Array.isArray(part)
+      ? { ...found, ...flat(part, `${path}.`) }
+      : { ...found, [path]: part };
   }, {});
 }

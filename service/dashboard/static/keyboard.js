@@ -18,7 +18,13 @@ const PLACES = { e: "/experiments", j: "/jobs", n: "/new", c: "/cluster" };
 export function shortcuts(shell, page) {
   let going = false;
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog, [contenteditable]")) return;
+    if (
+      event.ctrlKey ||
+      event.metaKey ||
+      event.altKey ||
+      event.target.closest("input, select, textarea, dialog, [contenteditable]")
+    )
+      return;
     if (going) {
       going = false;
       if (PLACES[event.key]) return url.go(PLACES[event.key]);

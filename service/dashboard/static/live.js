@@ -12,7 +12,14 @@ export function advance(job, { type, data }) {
   if (type === "status") {
     const ended = ["succeeded", "failed", "cancelled"].includes(data.status);
     const progress = job.progress && !isActive(data.status) ? { ...job.progress, eta_s: null } : job.progress;
-    return { ...job, status: data.status, progress, updated_at: data.time, ...(ended ? { finished_at: data.time } : {}), ...(data.status === "starting" ? { started_at: job.started_at ?? data.time } : {}) };
+    return {
+      ...job,
+      status: data.status,
+      progress,
+      updated_at: data.time,
+      ...(ended ? { finished_at: data.time } : {}),
+      ...(data.status === "starting" ? { started_at: job.started_at ?? data.time } : {}),
+    };
   }
   if (type === "metrics") return { ...job, summary: summarized(job.summary, data) };
   return job;
@@ -30,7 +37,11 @@ function summarized(summary, row) {
     if (value === null) continue;
     const before = next[name];
     const better = !before || (name === "images_per_s" ? value > before.best : value < before.best);
-    next[name] = { ...(better ? { best: value, best_step: row.step } : { best: before.best, best_step: before.best_step }), last: value, last_step: row.step };
+    next[name] = {
+      ...(better ? { best: value, best_step: row.step } : { best: before.best, best_step: before.best_step }),
+      last: value,
+      last_step: row.step,
+    };
   }
   return next;
 }

@@ -5,7 +5,15 @@ import { progressBar } from "./parts.js";
 import { statusMark } from "./status.js";
 import { h } from "./view.js";
 
-export const METRICS = ["test_error", "test_loss", "train_error", "train_loss", "holdout_error", "holdout_loss", "images_per_s"];
+export const METRICS = [
+  "test_error",
+  "test_loss",
+  "train_error",
+  "train_loss",
+  "holdout_error",
+  "holdout_loss",
+  "images_per_s",
+];
 
 /** The metrics that some of these jobs have, the best known first. */
 export function metricsOf(jobs) {
@@ -25,18 +33,30 @@ export function share(job) {
 
 function progressCell(job) {
   const { progress } = job;
-  const words = !progress ? "" : job.status === "running" && progress.eta_s !== null ? `${duration(progress.eta_s)} left` : `${Math.round(100 * share(job))} %`;
+  const words = !progress
+    ? ""
+    : job.status === "running" && progress.eta_s !== null
+      ? `${duration(progress.eta_s)} left`
+      : `${Math.round(100 * share(job))} %`;
   return h("div", { class: "progress" }, progressBar(share(job), `Progress of ${titleOf(job)}`), h("span", {}, words));
 }
 
-const metricCell = (part) => (job, { metric }) => {
-  const entry = job.summary?.[metric];
-  return part.endsWith("_step") ? whole(entry?.[part]) : metricValue(metric, entry?.[part]);
-};
+const metricCell =
+  (part) =>
+  (job, { metric }) => {
+    const entry = job.summary?.[metric];
+    return part.endsWith("_step") ? whole(entry?.[part]) : metricValue(metric, entry?.[part]);
+  };
 
 /** The labels of a job, each a link to the jobs that share it. */
 export function labelTags(job) {
-  return Object.entries(job.labels).map(([key, value]) => h("a", { class: "tag", key, href: `/jobs?${new URLSearchParams({ label: `${key}:${value}` })}` }, `${key}: ${value}`));
+  return Object.entries(job.labels).map(([key, value]) =>
+    h(
+      "a",
+      { class: "tag", key, href: `/jobs?${new URLSearchParams({ label: `${key}:${value}` })}` },
+      `${key}: ${value}`,
+    ),
+  );
 }
 
 /** Columns of the table of jobs: their head, what is in them, and by what the service can sort. */
@@ -51,13 +71,36 @@ export const COLUMNS = {
   last: { head: ({ metric }) => `Last ${metricName(metric)}`, cell: metricCell("last"), number: true },
   best: { head: ({ metric }) => `Best ${metricName(metric)}`, cell: metricCell("best"), number: true },
   best_step: { head: "Step of best", cell: metricCell("best_step"), number: true },
-  speed: { head: "Images/s", cell: (job) => whole(job.progress?.images_per_s ?? job.summary?.images_per_s?.last), number: true },
+  speed: {
+    head: "Images/s",
+    cell: (job) => whole(job.progress?.images_per_s ?? job.summary?.images_per_s?.last),
+    number: true,
+  },
   learning_rate: { head: "Learning rate", cell: (job) => plain(job.spec.optimizer?.learning_rate), number: true },
   dataset: { head: "Dataset", cell: (job) => job.spec.dataset?.name },
   priority: { head: "Priority", cell: (job) => plain(job.priority), sort: "priority", number: true },
   labels: { head: "Labels", cell: labelTags },
-  duration: { head: "Took", cell: (job) => (job.started_at && job.finished_at ? duration((new Date(job.finished_at) - new Date(job.started_at)) / 1000) : "–"), number: true },
-  created: { head: "Created", cell: (job) => h("time", { datetime: job.created_at, title: clock(job.created_at) }, ago(job.created_at)), sort: "created_at" },
+  duration: {
+    head: "Took",
+    cell: (job) =>
+      job.started_at && job.finished_at ? duration((new Date(job.finished_at) - new Date(job.started_at)) / 1000) : "–",
+    number: true,
+  },
+  created: {
+    head: "Created",
+    cell: (job) => h("time", { datetime: job.created_at, title: clock(job.created_at) }, ago(job.created_at)),
+    sort: "created_at",
+  },
 };
 
-export const DEFAULT_COLUMNS = ["status", "normalization", "batch_size", "model", "seed", "progress", "last", "best", "created"];
+export const DEFAULT_COLUMNS = [
+  "status",
+  "normalization",
+  "batch_size",
+  "model",
+  "seed",
+  "progress",
+  "last",
+  "best",
+  "created",
+];

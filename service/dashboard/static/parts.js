@@ -29,12 +29,28 @@ export function linkButton(text, href, { kind = "", icon = null, ...props } = {}
 export function problemNotice(problem, retry = null) {
   if (!problem) return null;
   const id = problem.requestId ? h("small", {}, ` Request ${problem.requestId}`) : null;
-  return h("div", { class: "notice bad", role: "alert", key: "problem" }, shape(ICONS.warning), h("div", {}, h("strong", {}, problem.title || "That did not work"), h("p", {}, problem.detail ?? String(problem), id)), retry && button("Try again", retry));
+  return h(
+    "div",
+    { class: "notice bad", role: "alert", key: "problem" },
+    shape(ICONS.warning),
+    h(
+      "div",
+      {},
+      h("strong", {}, problem.title || "That did not work"),
+      h("p", {}, problem.detail ?? String(problem), id),
+    ),
+    retry && button("Try again", retry),
+  );
 }
 
 /** Something to know; `tone` is "info", "warn" or "bad". */
 export function notice(tone, title, ...text) {
-  return h("div", { class: `notice ${tone}`, role: "status" }, shape(tone === "info" ? ICONS.info : ICONS.warning), h("div", {}, title && h("strong", {}, title), ...text.map((line) => h("p", {}, line))));
+  return h(
+    "div",
+    { class: `notice ${tone}`, role: "status" },
+    shape(tone === "info" ? ICONS.info : ICONS.warning),
+    h("div", {}, title && h("strong", {}, title), ...text.map((line) => h("p", {}, line))),
+  );
 }
 
 /** A page or a part of one that has nothing yet, and what to do next. */
@@ -52,7 +68,13 @@ export function choice(label, options, chosen, onchoose) {
   return h(
     "div",
     { class: "choice", role: "group", "aria-label": label },
-    options.map(([value, text]) => h("button", { type: "button", key: value, "aria-pressed": String(value === chosen), onclick: () => onchoose(value) }, text)),
+    options.map(([value, text]) =>
+      h(
+        "button",
+        { type: "button", key: value, "aria-pressed": String(value === chosen), onclick: () => onchoose(value) },
+        text,
+      ),
+    ),
   );
 }
 
@@ -72,11 +94,23 @@ export function checklist(label, options, chosen, ontoggle, { counted = true } =
   return h(
     "details",
     { class: "menu", key: `menu ${label}`, hook: MENU },
-    h("summary", { class: `button${count ? " chosen" : ""}` }, count ? `${label}: ${count === 1 ? options.find(([v]) => chosen.includes(v))[1] : count}` : label, shape(ICONS.down)),
+    h(
+      "summary",
+      { class: `button${count ? " chosen" : ""}` },
+      count ? `${label}: ${count === 1 ? options.find(([v]) => chosen.includes(v))[1] : count}` : label,
+      shape(ICONS.down),
+    ),
     h(
       "div",
       { class: "panel", role: "group", "aria-label": label },
-      options.map(([value, text]) => h("label", { class: "check", key: value }, h("input", { type: "checkbox", checked: chosen.includes(value), onchange: () => ontoggle(value) }), text)),
+      options.map(([value, text]) =>
+        h(
+          "label",
+          { class: "check", key: value },
+          h("input", { type: "checkbox", checked: chosen.includes(value), onchange: () => ontoggle(value) }),
+          text,
+        ),
+      ),
     ),
   );
 }
@@ -100,17 +134,40 @@ const MENU = {
 /** A bar with a share of 1 done. */
 export function progressBar(share, label) {
   const per_cent = Math.round(100 * Math.min(1, Math.max(0, share ?? 0)));
-  return h("div", { class: "bar", role: "progressbar", "aria-label": label, "aria-valuemin": "0", "aria-valuemax": "100", "aria-valuenow": String(per_cent) }, h("div", { class: "done", vars: { "--done": `${per_cent}%` } }));
+  return h(
+    "div",
+    {
+      class: "bar",
+      role: "progressbar",
+      "aria-label": label,
+      "aria-valuemin": "0",
+      "aria-valuemax": "100",
+      "aria-valuenow": String(per_cent),
+    },
+    h("div", { class: "done", vars: { "--done": `${per_cent}%` } }),
+  );
 }
 
 /** Names and values. `entries` are `[name, value, title]`. */
 export function facts(entries, props = {}) {
-  return h("dl", { class: "facts", ...props }, entries.map(([name, value, title]) => h("div", { key: name }, h("dt", {}, name), h("dd", { title: title ?? null }, value))));
+  return h(
+    "dl",
+    { class: "facts", ...props },
+    entries.map(([name, value, title]) =>
+      h("div", { key: name }, h("dt", {}, name), h("dd", { title: title ?? null }, value)),
+    ),
+  );
 }
 
 /** Tabs whose panel the address names. `options` are `[value, text]`. */
 export function tabs(label, options, chosen, href) {
-  return h("nav", { class: "tabs", "aria-label": label }, options.map(([value, text]) => h("a", { key: value, href: href(value), "aria-current": value === chosen ? "page" : null }, text)));
+  return h(
+    "nav",
+    { class: "tabs", "aria-label": label },
+    options.map(([value, text]) =>
+      h("a", { key: value, href: href(value), "aria-current": value === chosen ? "page" : null }, text),
+    ),
+  );
 }
 
 /** Ask before what cannot be undone. */
@@ -120,5 +177,19 @@ export function confirmed(question) {
 
 /** A button that copies text, and says so. */
 export function copyButton(text, label, say) {
-  return h("button", { type: "button", class: "button quiet", "aria-label": label, title: label, onclick: () => navigator.clipboard?.writeText(text).then(() => say("Copied"), () => say("This browser does not allow copying")) }, shape(ICONS.copy));
+  return h(
+    "button",
+    {
+      type: "button",
+      class: "button quiet",
+      "aria-label": label,
+      title: label,
+      onclick: () =>
+        navigator.clipboard?.writeText(text).then(
+          () => say("Copied"),
+          () => say("This browser does not allow copying"),
+        ),
+    },
+    shape(ICONS.copy),
+  );
 }

@@ -12,7 +12,8 @@ export class Resource {
     this.read = null;
   }
 
-  /** Read anew if `key` is another than the last time. `read(signal)` answers the data; the old stays until the new is there. */
+  /** Read anew if `key` is another than the last time. `read(signal)` answers the data; the old stays until the new is
+   * there. */
   load(key, read) {
     this.read = read;
     if (key === this.key) return this.settled;

@@ -6,13 +6,17 @@ What is left empty is left out of the body, so that a recipe, or the service's d
 import { plain } from "./format.js";
 
 /** The fields of a part of a schema. `chosen(path)` says which type of a union is filled in; `recipe` fills defaults. */
-export function fieldsOf(schema, { chosen, recipe = {}, definitions = schema.$defs, path = "", required = schema.required ?? [] }) {
+export function fieldsOf(
+  schema,
+  { chosen, recipe = {}, definitions = schema.$defs, path = "", required = schema.required ?? [] },
+) {
   return Object.entries(schema.properties).flatMap(([name, raw]) => {
     if (name === "type" && path) return [];
     const at = path ? `${path}.${name}` : name;
     const part = resolve(raw, definitions);
     const given = recipe?.[name];
-    if (part.discriminator) return union(part, { at, name, given, chosen, definitions, required: required.includes(name) });
+    if (part.discriminator)
+      return union(part, { at, name, given, chosen, definitions, required: required.includes(name) });
     if (part.properties) {
       const inner = fieldsOf(part, { chosen, recipe: given, definitions, path: at });
       return [{ path: at, kind: "group", label: words(name), help: part.description }, ...inner];
@@ -26,14 +30,41 @@ function union(part, { at, name, given, chosen, definitions, required }) {
   const usual = given?.type ?? part.default?.type ?? null;
   const type = chosen(`${at}.type`) || usual;
   const member = type && resolve({ $ref: part.discriminator.mapping[type] }, definitions);
-  const head = { path: `${at}.type`, kind: "choice", label: words(name), help: member?.description, options: types, fallback: usual, required, union: at };
-  return [{ path: at, kind: "group", label: words(name) }, head, ...(member ? fieldsOf(member, { chosen, recipe: [given, part.default].find((one) => one?.type === type) ?? {}, definitions, path: at }) : [])];
+  const head = {
+    path: `${at}.type`,
+    kind: "choice",
+    label: words(name),
+    help: member?.description,
+    options: types,
+    fallback: usual,
+    required,
+    union: at,
+  };
+  return [
+    { path: at, kind: "group", label: words(name) },
+    head,
+    ...(member
+      ? fieldsOf(member, {
+          chosen,
+          recipe: [given, part.default].find((one) => one?.type === type) ?? {},
+          definitions,
+          path: at,
+        })
+      : []),
+  ];
 }
 
 function scalar(part, { at, name, fallback, required }) {
   const members = part.anyOf ?? [part];
   const one = members.find((member) => member.type !== "null") ?? part;
-  const field = { path: at, label: words(name), help: part.description, fallback, required, nullable: members.length > 1 };
+  const field = {
+    path: at,
+    label: words(name),
+    help: part.description,
+    fallback,
+    required,
+    nullable: members.length > 1,
+  };
   if (one.enum) return { ...field, kind: "choice", options: one.enum };
   if (one.type === "boolean") return { ...field, kind: "flag" };
   if (one.type === "integer" || one.type === "number") return { ...field, kind: "number" };
@@ -42,13 +73,28 @@ function scalar(part, { at, name, fallback, required }) {
   return { ...field, kind: "text" };
 }
 
-const resolve = (part, definitions) => (part.$ref ? { ...definitions[part.$ref.split("/").pop()], ...Object.fromEntries(Object.entries(part).filter(([name]) => name !== "$ref")) } : part);
+const resolve = (part, definitions) =>
+  part.$ref
+    ? {
+        ...definitions[part.$ref.split("/").pop()],
+        ...Object.fromEntries(Object.entries(part).filter(([name]) => name !== "$ref")),
+      }
+    : part;
 
 /** "Learning rate scaling" for "learning_rate_scaling". */
-export const words = (name) => name.replaceAll("_", " ").replace(/^./, (c) => c.toUpperCase()).replace(/ s$/, " (s)");
+export const words = (name) =>
+  name
+    .replaceAll("_", " ")
+    .replace(/^./, (c) => c.toUpperCase())
+    .replace(/ s$/, " (s)");
 
 /** What a field stands for when it is empty, in words. */
-export const fallbackOf = (field) => (field.fallback === undefined || field.fallback === null || field.fallback === "" ? (field.nullable ? "none" : "") : plain(field.fallback));
+export const fallbackOf = (field) =>
+  field.fallback === undefined || field.fallback === null || field.fallback === ""
+    ? field.nullable
+      ? "none"
+      : ""
+    : plain(field.fallback);
 
 /** The body that the filled-in fields make. `raw(path)` is the text of a field, "" where it is empty. */
 export function bodyOf(fields, raw) {
@@ -77,7 +123,18 @@ export function parsed(kind, text) {
   if (kind === "number") return number(text);
   if (kind === "numbers") return text.split(",").map((one) => number(one.trim()));
   if (kind === "flag") return text === "true";
-  if (kind === "pairs") return Object.fromEntries(text.split(",").map((pair) => pair.split(/:(.*)/s).slice(0, 2).map((one) => one.trim())).map(([key, value = ""]) => [key, value]));
+  if (kind === "pairs")
+    return Object.fromEntries(
+      text
+        .split(",")
+        .map((pair) =>
+          pair
+            .split(/:(.*)/s)
+            .slice(0, 2)
+            .map((one) => one.trim()),
+        )
+        .map(([key, value = ""]) => [key, value]),
+    );
   return text;
 }
 
@@ -93,13 +150,26 @@ export function texts(spec, prefix = "") {
     if (value === null || value === "") return found;
     if (Array.isArray(value)) return { ...found, [path]: value.join(", ") };
     if (typeof value === "object" && name !== "labels") return { ...found, ...texts(value, `${path}.`) };
-    if (typeof value === "object") return { ...found, [path]: Object.entries(value).map((pair) => pair.join(":")).join(", ") };
+    if (typeof value === "object")
+      return {
+        ...found,
+        [path]: Object.entries(value)
+          .map((pair) => pair.join(":"))
+          .join(", "),
+      };
     return { ...found, [path]: String(value) };
   }, {});
 }
 
 /** The path of the field that a JSON pointer means: the longest of `paths` that it begins with. */
 export function fieldAt(pointer, paths) {
-  const dotted = pointer.slice(1).split("/").map((part) => part.replaceAll("~1", "/").replaceAll("~0", "~")).join(".");
-  return paths.filter((path) => dotted === path || dotted.startsWith(`${path}.`)).sort((a, b) => b.length - a.length)[0] ?? null;
+  const dotted = pointer
+    .slice(1)
+    .split("/")
+    .map((part) => part.replaceAll("~1", "/").replaceAll("~0", "~"))
+    .join(".");
+  return (
+    paths.filter((path) => dotted === path || dotted.startsWith(`${path}.`)).sort((a, b) => b.length - a.length)[0] ??
+    null
+  );
 }

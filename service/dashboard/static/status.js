@@ -2,7 +2,18 @@
 
 import { h } from "./view.js";
 
-export const STATUSES = ["queued", "starting", "running", "pausing", "paused", "cancelling", "lost", "succeeded", "failed", "cancelled"];
+export const STATUSES = [
+  "queued",
+  "starting",
+  "running",
+  "pausing",
+  "paused",
+  "cancelling",
+  "lost",
+  "succeeded",
+  "failed",
+  "cancelled",
+];
 const ENDED = new Set(["succeeded", "failed", "cancelled"]);
 const ACTIVE = new Set(["starting", "running", "pausing", "cancelling"]);
 

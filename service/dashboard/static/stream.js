@@ -14,7 +14,16 @@ const LONGEST_WAIT_MS = 8_000;
 export class Stream {
   /** `onevent({type, data, id})`; `onstate("live" | "connecting" | "stopped" | "ended", since)`. */
   constructor(path, query, { onevent, onstate = () => {} }) {
-    Object.assign(this, { path, query, onevent, onstate, lastId: null, state: "connecting", since: Date.now(), failures: 0 });
+    Object.assign(this, {
+      path,
+      query,
+      onevent,
+      onstate,
+      lastId: null,
+      state: "connecting",
+      since: Date.now(),
+      failures: 0,
+    });
     this.closed = false;
     this.hidden = () => this.#visibility();
     document.addEventListener("visibilitychange", this.hidden);
@@ -78,7 +87,12 @@ export class Stream {
     this.connection = new AbortController();
     const more = { Accept: "text/event-stream", ...(this.lastId === null ? {} : { "Last-Event-ID": this.lastId }) };
     const query = this.lastId === null ? { ...this.query, replay: "false" } : this.query;
-    const response = await fetch(withQuery(this.path, query), { headers: headers(more), signal: this.connection.signal, credentials: "omit", cache: "no-store" });
+    const response = await fetch(withQuery(this.path, query), {
+      headers: headers(more),
+      signal: this.connection.signal,
+      credentials: "omit",
+      cache: "no-store",
+    });
     if (!response.ok) throw new Problem(response.status, "", "");
     // The service has fixed where the stream begins before it answers at all.
     this.isOpen();

@@ -57,7 +57,16 @@ addEventListener("popstate", () => changed.forEach((callback) => callback()));
 // Links are links, to be opened in a tab or copied; only a plain click stays within the page.
 document.addEventListener("click", (event) => {
   const link = event.target.closest?.("a[href]");
-  if (!link || event.defaultPrevented || event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+  if (
+    !link ||
+    event.defaultPrevented ||
+    event.button !== 0 ||
+    event.metaKey ||
+    event.ctrlKey ||
+    event.shiftKey ||
+    event.altKey
+  )
+    return;
   if (link.target || link.hasAttribute("download") || link.origin !== location.origin || link.hash) return;
   event.preventDefault();
   url.go(link.pathname + link.search);

@@ -7,9 +7,14 @@ focus, what is typed and where one has scrolled stay. A view with a `key` keeps 
 const SVG = "http://www.w3.org/2000/svg";
 const PROPERTIES = new Set(["value", "checked", "indeterminate", "open", "disabled", "selected"]);
 
-/** An element as data. `hook: { mount(element, hook), update(element, hook), unmount(element) }` runs what views cannot say. */
+/** An element as data. `hook: { mount(element, hook), update(element, hook), unmount(element) }` runs what views
+ * cannot say. */
 export function h(tag, props, ...children) {
-  return { tag, props: props ?? {}, children: children.flat(Infinity).filter((c) => c !== null && c !== undefined && c !== false && c !== true) };
+  return {
+    tag,
+    props: props ?? {},
+    children: children.flat(Infinity).filter((c) => c !== null && c !== undefined && c !== false && c !== true),
+  };
 }
 
 /** Make the children of `parent` equal to `views`. */
@@ -45,7 +50,11 @@ function reconcile(parent, views) {
 function fits(node, view) {
   if (!node) return false;
   if (typeof view !== "object") return node.nodeType === Node.TEXT_NODE;
-  return node.nodeType === Node.ELEMENT_NODE && node.view?.tag === view.tag && node.view.props.hook?.mount === view.props.hook?.mount;
+  return (
+    node.nodeType === Node.ELEMENT_NODE &&
+    node.view?.tag === view.tag &&
+    node.view.props.hook?.mount === view.props.hook?.mount
+  );
 }
 
 function create(view, inSvg) {
@@ -71,7 +80,8 @@ function update(node, view, isNew = false) {
   for (const [name, value] of Object.entries(props)) {
     if (PROPERTIES.has(name) || value !== before[name]) assign(node, name, value, before[name]);
   }
-  if (props.hook) queueMicrotask(() => (isNew ? props.hook.mount(node, props.hook) : props.hook.update?.(node, props.hook)));
+  if (props.hook)
+    queueMicrotask(() => (isNew ? props.hook.mount(node, props.hook) : props.hook.update?.(node, props.hook)));
 }
 
 function assign(node, name, value, before) {
@@ -81,7 +91,8 @@ function assign(node, name, value, before) {
     if (!before) node.addEventListener(type, dispatch);
     if (!value) node.removeEventListener(type, dispatch);
   } else if (name === "vars") {
-    for (const variable of Object.keys(before ?? {})) if (!value || !(variable in value)) node.style.removeProperty(variable);
+    for (const variable of Object.keys(before ?? {}))
+      if (!value || !(variable in value)) node.style.removeProperty(variable);
     for (const [variable, text] of Object.entries(value ?? {})) node.style.setProperty(variable, text);
   } else if (PROPERTIES.has(name)) {
     const wanted = value ?? (name === "value" ? "" : false);

@@ -43,7 +43,7 @@ async def test_every_import_of_a_module_leads_to_one(http: AsyncClient) -> None:
     base = next(path for path in await asset_paths(http) if path.endswith("/app.js")).removesuffix("app.js")
     modules = [path for path in STATIC.rglob("*.js") if path.name != "theme.js"]
     for module in modules:
-        for imported in re.findall(r'^import .*from "(.+)";$', module.read_text(), re.MULTILINE):
+        for imported in re.findall(r'^(?:import .*|\}) from "(.+)";$', module.read_text(), re.MULTILINE):
             target = (module.parent / imported).resolve().relative_to(STATIC.resolve())
             assert (await http.get(f"{base}{target.as_posix()}")).status_code == 200, f"{module}: {imported}"
             assert imported.startswith("."), f"{module} imports {imported}, which is not ours"

@@ -17,7 +17,8 @@ export class CellCurves {
     this.stopping = new AbortController();
   }
 
-  /** Read what is not read yet of the jobs of `cells`, four at once, and not more jobs than a page can draw. A row has a colour, a column a dash. */
+  /** Read what is not read yet of the jobs of `cells`, four at once, and not more jobs than a page can draw. A row has
+   * a colour, a column a dash. */
   async load(cells, { rows, columns }) {
     this.axes = [rows, columns].map(({ values }) => values.map(({ label }) => label));
     const drawn = [];
@@ -36,7 +37,10 @@ export class CellCurves {
       for (let id = missing.shift(); id; id = missing.shift()) {
         try {
           const { signal } = this.stopping;
-          const [job, rows] = await Promise.all([get(`/v1/jobs/${id}`, {}, { signal }), get(`/v1/jobs/${id}/metrics`, { max_points: POINTS }, { signal })]);
+          const [job, rows] = await Promise.all([
+            get(`/v1/jobs/${id}`, {}, { signal }),
+            get(`/v1/jobs/${id}/metrics`, { max_points: POINTS }, { signal }),
+          ]);
           this.jobs.set(id, { job, rows: rows.data });
           this.stamp++;
           this.shell.refresh();
@@ -62,9 +66,36 @@ export class CellCurves {
   view(metric, chosen) {
     this.metric = metric;
     const how = drawing();
-    const series = this.cells.map((cell) => ({ id: cellKey(cell), name: `${cell.row} at ${cell.column}`, colour: this.axes[0].indexOf(cell.row), dash: this.axes[1].indexOf(cell.column), points: banded(cell.jobs.map((id) => this.jobs.get(id)).filter(Boolean).map(({ job, rows }) => points(rows, metric, job, how))), stamp: `${this.stamp} ${metric} ${JSON.stringify(how)}` }));
-    const note = this.left ? `the first ${this.cells.length} cells; choose cells above to see others` : chosen ? "of the chosen cells" : "mean and range over the seeds";
-    return h("div", { key: "cell curves" }, chart({ key: "cells", title: `Learning curves, ${metricName(metric)}`, note, series, axes: axesOf(metric, how), height: 380 }));
+    const series = this.cells.map((cell) => ({
+      id: cellKey(cell),
+      name: `${cell.row} at ${cell.column}`,
+      colour: this.axes[0].indexOf(cell.row),
+      dash: this.axes[1].indexOf(cell.column),
+      points: banded(
+        cell.jobs
+          .map((id) => this.jobs.get(id))
+          .filter(Boolean)
+          .map(({ job, rows }) => points(rows, metric, job, how)),
+      ),
+      stamp: `${this.stamp} ${metric} ${JSON.stringify(how)}`,
+    }));
+    const note = this.left
+      ? `the first ${this.cells.length} cells; choose cells above to see others`
+      : chosen
+        ? "of the chosen cells"
+        : "mean and range over the seeds";
+    return h(
+      "div",
+      { key: "cell curves" },
+      chart({
+        key: "cells",
+        title: `Learning curves, ${metricName(metric)}`,
+        note,
+        series,
+        axes: axesOf(metric, how),
+        height: 380,
+      }),
+    );
   }
 
   close() {
@@ -78,5 +109,9 @@ export function banded(curves) {
   for (const curve of curves) for (const { x, y } of curve) if (y !== null) byX.set(x, [...(byX.get(x) ?? []), y]);
   return [...byX]
     .sort(([a], [b]) => a - b)
-    .map(([x, values]) => ({ x, y: values.reduce((a, b) => a + b, 0) / values.length, ...(values.length > 1 ? { low: Math.min(...values), high: Math.max(...values) } : {}) }));
+    .map(([x, values]) => ({
+      x,
+      y: values.reduce((a, b) => a + b, 0) / values.length,
+      ...(values.length > 1 ? { low: Math.min(...values), high: Math.max(...values) } : {}),
+    }));
 }

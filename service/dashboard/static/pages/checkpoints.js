@@ -9,8 +9,18 @@ import { h } from "../view.js";
 /** The checkpoints as a table, newest first. */
 export function checkpointTable(checkpoints, shell) {
   if (checkpoints.problem) return problemNotice(checkpoints.problem, () => checkpoints.reload());
-  if (!checkpoints.data) return h("section", { class: "card", key: "checkpoints", "aria-busy": "true" }, h("div", { class: "body muted" }, "Reading the checkpoints…"));
-  if (!checkpoints.data.length) return h("section", { class: "card", key: "checkpoints" }, emptyState("No checkpoint yet", "The first one is taken at the end of the first epoch, or when the job pauses."));
+  if (!checkpoints.data)
+    return h(
+      "section",
+      { class: "card", key: "checkpoints", "aria-busy": "true" },
+      h("div", { class: "body muted" }, "Reading the checkpoints…"),
+    );
+  if (!checkpoints.data.length)
+    return h(
+      "section",
+      { class: "card", key: "checkpoints" },
+      emptyState("No checkpoint yet", "The first one is taken at the end of the first epoch, or when the job pauses."),
+    );
   return h(
     "section",
     { class: "card", key: "checkpoints" },
@@ -20,25 +30,68 @@ export function checkpointTable(checkpoints, shell) {
       h(
         "table",
         {},
-        h("thead", {}, h("tr", {}, ["Step", "Epoch", "Metrics", "Taken", "File", "Size", "SHA-256", ""].map((name, n) => h("th", { key: n, scope: "col", class: n < 2 || n === 5 ? "number" : null }, name || h("span", { class: "visually-hidden" }, "Download"))))),
-        h("tbody", {}, checkpoints.data.flatMap((checkpoint) => checkpoint.files.map((file, n) => fileRow(checkpoint, file, n === 0, shell)))),
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            ["Step", "Epoch", "Metrics", "Taken", "File", "Size", "SHA-256", ""].map((name, n) =>
+              h(
+                "th",
+                { key: n, scope: "col", class: n < 2 || n === 5 ? "number" : null },
+                name || h("span", { class: "visually-hidden" }, "Download"),
+              ),
+            ),
+          ),
+        ),
+        h(
+          "tbody",
+          {},
+          checkpoints.data.flatMap((checkpoint) =>
+            checkpoint.files.map((file, n) => fileRow(checkpoint, file, n === 0, shell)),
+          ),
+        ),
       ),
     ),
   );
 }
 
 function fileRow(checkpoint, file, first, shell) {
-  const metrics = Object.entries(checkpoint.metrics).map(([name, value]) => `${metricName(name)} ${metricValue(name, value)}`).join(", ");
+  const metrics = Object.entries(checkpoint.metrics)
+    .map(([name, value]) => `${metricName(name)} ${metricValue(name, value)}`)
+    .join(", ");
   return h(
     "tr",
     { key: `${checkpoint.id} ${file.name}` },
     h("td", { class: "number" }, first ? whole(checkpoint.step) : ""),
     h("td", { class: "number" }, first ? whole(checkpoint.epoch) : ""),
-    h("td", {}, first ? [checkpoint.best && h("span", { class: "tag best", key: "best" }, "best"), " ", metrics || "within an epoch"] : ""),
-    h("td", {}, first ? h("time", { datetime: checkpoint.created_at, title: clock(checkpoint.created_at) }, ago(checkpoint.created_at)) : ""),
+    h(
+      "td",
+      {},
+      first
+        ? [checkpoint.best && h("span", { class: "tag best", key: "best" }, "best"), " ", metrics || "within an epoch"]
+        : "",
+    ),
+    h(
+      "td",
+      {},
+      first
+        ? h(
+            "time",
+            { datetime: checkpoint.created_at, title: clock(checkpoint.created_at) },
+            ago(checkpoint.created_at),
+          )
+        : "",
+    ),
     h("th", { scope: "row" }, file.name),
     h("td", { class: "number" }, bytes(file.size)),
-    h("td", {}, h("span", { class: "hash", title: file.sha256 }, `${file.sha256.slice(0, 12)}…`), copyButton(file.sha256, `Copy the sha256 of ${file.name}`, shell.say)),
+    h(
+      "td",
+      {},
+      h("span", { class: "hash", title: file.sha256 }, `${file.sha256.slice(0, 12)}…`),
+      copyButton(file.sha256, `Copy the sha256 of ${file.name}`, shell.say),
+    ),
     h("td", {}, downloadLink(checkpoint, file, shell)),
   );
 }
@@ -54,5 +107,10 @@ function downloadLink(checkpoint, file, shell) {
       shell.say(problem.detail, "bad");
     }
   };
-  return h("a", { class: "button", href: file.url, download: file.name, "aria-label": label, onclick: fetched }, shape(ICONS.download), "Download");
+  return h(
+    "a",
+    { class: "button", href: file.url, download: file.name, "aria-label": label, onclick: fetched },
+    shape(ICONS.download),
+    "Download",
+  );
 }

@@ -21,14 +21,35 @@ export default function clusterPage(shell) {
   }, REREAD_MS);
 
   function away({ dispatcher, ray }) {
-    const queueing = "Jobs that are submitted wait in the queue, and start when it is back; everything can be read meanwhile.";
-    if (!dispatcher.alive) return notice("warn", dispatcher.renewed_at ? "The dispatcher is away" : "No dispatcher has run here yet", dispatcher.renewed_at ? `Its last heartbeat was ${ago(dispatcher.renewed_at)}. What is shown below is what it last knew.` : "It is the process that gives jobs to workers: `normlab up` starts one.", queueing);
-    if (ray.status !== "connected") return notice("warn", "Ray cannot be reached", `The dispatcher lives, and tries again${ray.address ? ` at ${ray.address}` : ""}.`, queueing);
+    const queueing =
+      "Jobs that are submitted wait in the queue, and start when it is back; everything can be read meanwhile.";
+    if (!dispatcher.alive)
+      return notice(
+        "warn",
+        dispatcher.renewed_at ? "The dispatcher is away" : "No dispatcher has run here yet",
+        dispatcher.renewed_at
+          ? `Its last heartbeat was ${ago(dispatcher.renewed_at)}. What is shown below is what it last knew.`
+          : "It is the process that gives jobs to workers: `normlab up` starts one.",
+        queueing,
+      );
+    if (ray.status !== "connected")
+      return notice(
+        "warn",
+        "Ray cannot be reached",
+        `The dispatcher lives, and tries again${ray.address ? ` at ${ray.address}` : ""}.`,
+        queueing,
+      );
     return null;
   }
 
   function slots({ slots: { total, busy } }) {
-    return h("div", { class: "slots", role: "img", "aria-label": `${busy} of ${total} slots busy` }, Array.from({ length: Math.min(total, 256) }, (_, n) => h("span", { key: n, class: n < busy ? "slot busy" : "slot" }, shape(n < busy ? "M5.5 3.5v9l7-4.5z" : "M5 8h6"))));
+    return h(
+      "div",
+      { class: "slots", role: "img", "aria-label": `${busy} of ${total} slots busy` },
+      Array.from({ length: Math.min(total, 256) }, (_, n) =>
+        h("span", { key: n, class: n < busy ? "slot busy" : "slot" }, shape(n < busy ? "M5.5 3.5v9l7-4.5z" : "M5 8h6")),
+      ),
+    );
   }
 
   function table(label, heads, rows, empty) {
@@ -36,7 +57,28 @@ export default function clusterPage(shell) {
       "section",
       { class: "card", key: label },
       h("header", {}, h("h2", {}, label)),
-      rows.length ? h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, h("table", {}, h("thead", {}, h("tr", {}, heads.map(([name, number]) => h("th", { key: name, scope: "col", class: number ? "number" : null }, name)))), h("tbody", {}, rows))) : h("div", { class: "body muted" }, empty),
+      rows.length
+        ? h(
+            "div",
+            { class: "scroll", tabindex: "0", role: "region", "aria-label": label },
+            h(
+              "table",
+              {},
+              h(
+                "thead",
+                {},
+                h(
+                  "tr",
+                  {},
+                  heads.map(([name, number]) =>
+                    h("th", { key: name, scope: "col", class: number ? "number" : null }, name),
+                  ),
+                ),
+              ),
+              h("tbody", {}, rows),
+            ),
+          )
+        : h("div", { class: "body muted" }, empty),
     );
   }
 
@@ -47,7 +89,21 @@ export default function clusterPage(shell) {
       [["Worker"], ["State"], ["Job"], ["Device"], ["Node"], ["Process", true]],
       it.workers.map((worker) => {
         const job = names.get(worker.job);
-        return h("tr", { key: worker.id }, h("th", { scope: "row" }, worker.id), h("td", {}, statusMark({ busy: "running", idle: "queued", starting: "starting" }[worker.state]).children[0], ` ${worker.state}`), h("td", {}, worker.job ? h("a", { href: `/jobs/${worker.job}` }, job ? titleOf(job) : worker.job) : "–"), h("td", {}, worker.device ?? "–"), h("td", {}, worker.node ?? "–"), h("td", { class: "number" }, worker.pid ?? "–"));
+        return h(
+          "tr",
+          { key: worker.id },
+          h("th", { scope: "row" }, worker.id),
+          h(
+            "td",
+            {},
+            statusMark({ busy: "running", idle: "queued", starting: "starting" }[worker.state]).children[0],
+            ` ${worker.state}`,
+          ),
+          h("td", {}, worker.job ? h("a", { href: `/jobs/${worker.job}` }, job ? titleOf(job) : worker.job) : "–"),
+          h("td", {}, worker.device ?? "–"),
+          h("td", {}, worker.node ?? "–"),
+          h("td", { class: "number" }, worker.pid ?? "–"),
+        );
       }),
       "No worker is warm. One starts with the next job, in a few seconds.",
     );
@@ -62,7 +118,13 @@ export default function clusterPage(shell) {
     view() {
       const it = cluster.data;
       const heading = h("div", { class: "heading", key: "heading" }, h("h1", {}, "Cluster"));
-      if (!it) return [heading, cluster.problem ? problemNotice(cluster.problem, () => cluster.reload()) : emptyState("Asking the cluster…", "")];
+      if (!it)
+        return [
+          heading,
+          cluster.problem
+            ? problemNotice(cluster.problem, () => cluster.reload())
+            : emptyState("Asking the cluster…", ""),
+        ];
       return [
         heading,
         cluster.problem && problemNotice(cluster.problem, () => cluster.reload()),
@@ -92,7 +154,17 @@ export default function clusterPage(shell) {
         table(
           "Nodes",
           [["Node"], ["Address"], ["State"], ["CPUs", true], ["GPUs", true]],
-          it.nodes.map((node) => h("tr", { key: node.id }, h("th", { scope: "row" }, node.id), h("td", {}, node.address ?? "–"), h("td", {}, node.alive ? "alive" : "gone"), h("td", { class: "number" }, whole(node.cpus)), h("td", { class: "number" }, whole(node.gpus)))),
+          it.nodes.map((node) =>
+            h(
+              "tr",
+              { key: node.id },
+              h("th", { scope: "row" }, node.id),
+              h("td", {}, node.address ?? "–"),
+              h("td", {}, node.alive ? "alive" : "gone"),
+              h("td", { class: "number" }, whole(node.cpus)),
+              h("td", { class: "number" }, whole(node.gpus)),
+            ),
+          ),
           "No node is known.",
         ),
       ];

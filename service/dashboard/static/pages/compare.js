@@ -41,7 +41,10 @@ export default function comparePage(shell) {
     compared.load(ids().join(), (signal) =>
       Promise.all(
         ids().map(async (id) => {
-          const [job, rows] = await Promise.all([get(`/v1/jobs/${id}`, {}, { signal }), get(`/v1/jobs/${id}/metrics`, { max_points: POINTS }, { signal })]);
+          const [job, rows] = await Promise.all([
+            get(`/v1/jobs/${id}`, {}, { signal }),
+            get(`/v1/jobs/${id}/metrics`, { max_points: POINTS }, { signal }),
+          ]);
           return { job, rows: rows.data };
         }),
       ),
@@ -54,7 +57,30 @@ export default function comparePage(shell) {
   };
 
   function heads(all) {
-    return all.map(({ job }, n) => h("th", { key: job.id, scope: "col", vars: styleOf(n) }, h("span", { class: "swatch", "aria-hidden": "true" }), h("a", { href: `/jobs/${job.id}` }, nameOf(job, all)), " ", all.length > 2 && h("a", { class: "muted", href: url.with({ jobs: ids().filter((id) => id !== job.id).join(",") }), "aria-label": `Leave ${nameOf(job, all)} out`, title: "Leave out" }, "×")));
+    return all.map(({ job }, n) =>
+      h(
+        "th",
+        { key: job.id, scope: "col", vars: styleOf(n) },
+        h("span", { class: "swatch", "aria-hidden": "true" }),
+        h("a", { href: `/jobs/${job.id}` }, nameOf(job, all)),
+        " ",
+        all.length > 2 &&
+          h(
+            "a",
+            {
+              class: "muted",
+              href: url.with({
+                jobs: ids()
+                  .filter((id) => id !== job.id)
+                  .join(","),
+              }),
+              "aria-label": `Leave ${nameOf(job, all)} out`,
+              title: "Leave out",
+            },
+            "×",
+          ),
+      ),
+    );
   }
 
   function specification(all) {
@@ -66,16 +92,62 @@ export default function comparePage(shell) {
     return h(
       "section",
       { class: "card", key: "spec" },
-      h("header", {}, h("h2", {}, "Specification"), h("div", { class: "actions" }, choice("Fields", [["0", `What differs (${fields.filter(differs).length})`], ["1", "Everything"]], everything ? "1" : "0", (value) => url.change({ all: value === "1" ? "1" : null })))),
+      h(
+        "header",
+        {},
+        h("h2", {}, "Specification"),
+        h(
+          "div",
+          { class: "actions" },
+          choice(
+            "Fields",
+            [
+              ["0", `What differs (${fields.filter(differs).length})`],
+              ["1", "Everything"],
+            ],
+            everything ? "1" : "0",
+            (value) => url.change({ all: value === "1" ? "1" : null }),
+          ),
+        ),
+      ),
       shown.length
-        ? h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Specification" }, h("table", { class: "comparison" }, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Field"), heads(all))), h("tbody", {}, shown.map((field) => h("tr", { key: field }, h("th", { scope: "row" }, h("code", {}, field)), specs.map((spec, n) => h("td", { key: n, class: differs(field) ? "differs" : null }, plain(spec[field]))))))))
+        ? h(
+            "div",
+            { class: "scroll", tabindex: "0", role: "region", "aria-label": "Specification" },
+            h(
+              "table",
+              { class: "comparison" },
+              h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Field"), heads(all))),
+              h(
+                "tbody",
+                {},
+                shown.map((field) =>
+                  h(
+                    "tr",
+                    { key: field },
+                    h("th", { scope: "row" }, h("code", {}, field)),
+                    specs.map((spec, n) =>
+                      h("td", { key: n, class: differs(field) ? "differs" : null }, plain(spec[field])),
+                    ),
+                  ),
+                ),
+              ),
+            ),
+          )
         : h("div", { class: "body muted" }, "These jobs have the same specification."),
     );
   }
 
   function metrics(all) {
     const names = metricsOf(all.map(({ job }) => job));
-    const rows = names.flatMap((name) => (name === "learning_rate" ? [[name, "last"]] : [[name, "best"], [name, "last"]]));
+    const rows = names.flatMap((name) =>
+      name === "learning_rate"
+        ? [[name, "last"]]
+        : [
+            [name, "best"],
+            [name, "last"],
+          ],
+    );
     const leading = (name, part) => {
       const values = all.map(({ job }) => job.summary[name]?.[part]).filter((value) => value !== undefined);
       return new Set(values).size < 2 ? null : name === "images_per_s" ? Math.max(...values) : Math.min(...values);
@@ -94,7 +166,12 @@ export default function comparePage(shell) {
           h(
             "tbody",
             {},
-            h("tr", { key: "status" }, h("th", { scope: "row" }, "status"), all.map(({ job }) => h("td", { key: job.id }, statusMark(job.status)))),
+            h(
+              "tr",
+              { key: "status" },
+              h("th", { scope: "row" }, "status"),
+              all.map(({ job }) => h("td", { key: job.id }, statusMark(job.status))),
+            ),
             rows.map(([name, part]) =>
               h(
                 "tr",
@@ -103,7 +180,16 @@ export default function comparePage(shell) {
                 all.map(({ job }) => {
                   const entry = job.summary[name];
                   const leads = entry && entry[part] === leading(name, part);
-                  return h("td", { key: job.id, class: leads ? "least" : null, title: entry ? `at step ${whole(entry[`${part}_step`])}` : null }, leads ? "✓ " : "", metricValue(name, entry?.[part]));
+                  return h(
+                    "td",
+                    {
+                      key: job.id,
+                      class: leads ? "least" : null,
+                      title: entry ? `at step ${whole(entry[`${part}_step`])}` : null,
+                    },
+                    leads ? "✓ " : "",
+                    metricValue(name, entry?.[part]),
+                  );
                 }),
               ),
             ),
@@ -117,9 +203,30 @@ export default function comparePage(shell) {
     const how = drawing();
     const names = metricsOf(all.map(({ job }) => job));
     const metric = url.get("metric", names[0] ?? "test_error");
-    const series = all.map(({ job, rows }, n) => ({ id: job.id, name: nameOf(job, all), points: points(rows, metric, job, how), colour: n, stamp: `${stamp} ${metric} ${JSON.stringify(how)}` }));
-    const pick = picker("Metric", names.map((name) => [name, metricName(name)]), metric, (value) => url.change({ metric: value }), { hiddenLabel: true });
-    return [h("div", { class: "toolbar", key: "how" }, pick, drawingControls()), chart({ key: "curves", title: metricName(metric).replace(/^./, (c) => c.toUpperCase()), series, axes: axesOf(metric, how), height: 420 })];
+    const series = all.map(({ job, rows }, n) => ({
+      id: job.id,
+      name: nameOf(job, all),
+      points: points(rows, metric, job, how),
+      colour: n,
+      stamp: `${stamp} ${metric} ${JSON.stringify(how)}`,
+    }));
+    const pick = picker(
+      "Metric",
+      names.map((name) => [name, metricName(name)]),
+      metric,
+      (value) => url.change({ metric: value }),
+      { hiddenLabel: true },
+    );
+    return [
+      h("div", { class: "toolbar", key: "how" }, pick, drawingControls()),
+      chart({
+        key: "curves",
+        title: metricName(metric).replace(/^./, (c) => c.toUpperCase()),
+        series,
+        axes: axesOf(metric, how),
+        height: 420,
+      }),
+    ];
   }
 
   return {
@@ -127,10 +234,37 @@ export default function comparePage(shell) {
     load,
     view() {
       const all = compared.data;
-      const heading = h("div", { class: "heading", key: "heading" }, h("h1", {}, "Compare"), h("div", { class: "actions" }, linkButton("All jobs", "/jobs")));
-      if (ids().length < 1) return [heading, emptyState("Nothing to compare", "Select two or more jobs in the table of jobs, then choose Compare.", linkButton("All jobs", "/jobs", { kind: "primary" }))];
-      if (!all) return [heading, compared.problem ? problemNotice(compared.problem, () => compared.reload()) : h("div", { class: "empty", "aria-busy": "true" }, "Reading the jobs…")];
-      return [heading, url.list("jobs").length > MOST && notice("warn", null, `The first ${MOST} of ${url.list("jobs").length} jobs are shown.`), compared.problem && problemNotice(compared.problem, () => compared.reload()), curves(all), metrics(all), specification(all)];
+      const heading = h(
+        "div",
+        { class: "heading", key: "heading" },
+        h("h1", {}, "Compare"),
+        h("div", { class: "actions" }, linkButton("All jobs", "/jobs")),
+      );
+      if (ids().length < 1)
+        return [
+          heading,
+          emptyState(
+            "Nothing to compare",
+            "Select two or more jobs in the table of jobs, then choose Compare.",
+            linkButton("All jobs", "/jobs", { kind: "primary" }),
+          ),
+        ];
+      if (!all)
+        return [
+          heading,
+          compared.problem
+            ? problemNotice(compared.problem, () => compared.reload())
+            : h("div", { class: "empty", "aria-busy": "true" }, "Reading the jobs…"),
+        ];
+      return [
+        heading,
+        url.list("jobs").length > MOST &&
+          notice("warn", null, `The first ${MOST} of ${url.list("jobs").length} jobs are shown.`),
+        compared.problem && problemNotice(compared.problem, () => compared.reload()),
+        curves(all),
+        metrics(all),
+        specification(all),
+      ];
     },
     close: () => compared.close(),
   };

@@ -26,7 +26,29 @@ export function comparisonsCard(results, metric) {
   return h(
     "section",
     { class: "card", key: "comparisons" },
-    h("header", {}, h("h2", {}, "Which differences are real"), h("small", {}, `paired over seeds, ${Math.round(100 * results.confidence)} % intervals, p adjusted for ${results.family_size} comparisons (Holm)`), h("div", { class: "actions" }, choice("Comparisons", [["all", `All (${all.length})`], ["resolved", `Resolved (${resolved.length})`]], only, (value) => url.change({ pairs: value === "all" ? null : value })))),
+    h(
+      "header",
+      {},
+      h("h2", {}, "Which differences are real"),
+      h(
+        "small",
+        {},
+        `paired over seeds, ${Math.round(100 * results.confidence)} % intervals, p adjusted for ${results.family_size} comparisons (Holm)`,
+      ),
+      h(
+        "div",
+        { class: "actions" },
+        choice(
+          "Comparisons",
+          [
+            ["all", `All (${all.length})`],
+            ["resolved", `Resolved (${resolved.length})`],
+          ],
+          only,
+          (value) => url.change({ pairs: value === "all" ? null : value }),
+        ),
+      ),
+    ),
     shown.length
       ? h(
           "div",
@@ -34,7 +56,24 @@ export function comparisonsCard(results, metric) {
           h(
             "table",
             { class: "compact" },
-            h("thead", {}, h("tr", {}, h("th", { scope: "col" }, results.columns.field.replaceAll("_", " ")), h("th", { scope: "col" }, "a − b"), h("th", { scope: "col" }, "Resolved"), ["Difference", "Interval", "p adjusted"].map((name) => h("th", { key: name, scope: "col", class: "number", title: name === "Difference" ? unit : null }, name)))),
+            h(
+              "thead",
+              {},
+              h(
+                "tr",
+                {},
+                h("th", { scope: "col" }, results.columns.field.replaceAll("_", " ")),
+                h("th", { scope: "col" }, "a − b"),
+                h("th", { scope: "col" }, "Resolved"),
+                ["Difference", "Interval", "p adjusted"].map((name) =>
+                  h(
+                    "th",
+                    { key: name, scope: "col", class: "number", title: name === "Difference" ? unit : null },
+                    name,
+                  ),
+                ),
+              ),
+            ),
             h(
               "tbody",
               {},
@@ -46,36 +85,64 @@ export function comparisonsCard(results, metric) {
                   h("th", { scope: "row" }, `${one.row_a} − ${one.row_b}`),
                   h("td", {}, verdict(one, metric)),
                   h("td", { class: "number", title: `over ${one.n} seeds` }, signed(metric, one.difference)),
-                  h("td", { class: "number" }, one.interval ? `${signed(metric, one.interval[0])} to ${signed(metric, one.interval[1])}` : "–"),
-                  h("td", { class: "number" }, one.p_adjusted === null ? "–" : one.p_adjusted < 0.001 ? "< 0.001" : significant(one.p_adjusted, 2)),
+                  h(
+                    "td",
+                    { class: "number" },
+                    one.interval ? `${signed(metric, one.interval[0])} to ${signed(metric, one.interval[1])}` : "–",
+                  ),
+                  h(
+                    "td",
+                    { class: "number" },
+                    one.p_adjusted === null ? "–" : one.p_adjusted < 0.001 ? "< 0.001" : significant(one.p_adjusted, 2),
+                  ),
                 ),
               ),
             ),
           ),
         )
-      : h("div", { class: "body muted" }, all.length ? "None is resolved yet." : "There is nothing to compare yet: it takes two rows with two seeds in common."),
+      : h(
+          "div",
+          { class: "body muted" },
+          all.length
+            ? "None is resolved yet."
+            : "There is nothing to compare yet: it takes two rows with two seeds in common.",
+        ),
     interaction(results),
   );
 }
 
 function verdict(one, metric) {
   if (!one.resolved) {
-    const needed = one.seeds_needed === null ? "open" : `${one.seeds_needed} more ${one.seeds_needed === 1 ? "seed" : "seeds"}`;
+    const needed =
+      one.seeds_needed === null ? "open" : `${one.seeds_needed} more ${one.seeds_needed === 1 ? "seed" : "seeds"}`;
     return h("span", { class: "status" }, shape(OPEN), needed);
   }
   const less = one.difference < 0 ? one.row_a : one.row_b;
-  return h("span", { class: "status status-succeeded" }, shape(YES), metric === "images_per_s" ? "resolved" : `${less} has less`);
+  return h(
+    "span",
+    { class: "status status-succeeded" },
+    shape(YES),
+    metric === "images_per_s" ? "resolved" : `${less} has less`,
+  );
 }
 
 function interaction({ interaction: it, rows, columns }) {
   if (!it) return null;
   const [a, b] = [rows.field.replaceAll("_", " "), columns.field.replaceAll("_", " ")];
-  const text = it.resolved ? `The effect of the ${a} depends on the ${b}` : `That the effect of the ${a} depends on the ${b} is not shown`;
+  const text = it.resolved
+    ? `The effect of the ${a} depends on the ${b}`
+    : `That the effect of the ${a} depends on the ${b} is not shown`;
   const p = it.p < 0.001 ? "p < 0.001" : `p = ${significant(it.p, 2)}`;
   return h("div", { class: "body muted", key: "interaction" }, `${text} (F test with seeds as blocks, ${p}).`);
 }
 
 /** What else may explain a difference. */
 export function confounds(warnings) {
-  return warnings.map((one) => h("div", { key: `${one.code} ${one.detail}` }, notice(one.severity === "note" ? "info" : "warn", one.code.replaceAll("_", " "), one.detail.replaceAll("`", ""))));
+  return warnings.map((one) =>
+    h(
+      "div",
+      { key: `${one.code} ${one.detail}` },
+      notice(one.severity === "note" ? "info" : "warn", one.code.replaceAll("_", " "), one.detail.replaceAll("`", "")),
+    ),
+  );
 }

@@ -30,24 +30,57 @@ export default function experimentsPage(shell) {
     return h(
       "tr",
       { key: it.id },
-      h("th", { scope: "row", class: "name" }, h("a", { href: `/experiments/${it.id}` }, h("span", { class: "truncated", title: name }, name)), it.budget < 1 ? h("span", { class: "tag" }, `budget ${it.budget}`) : null),
+      h(
+        "th",
+        { scope: "row", class: "name" },
+        h("a", { href: `/experiments/${it.id}` }, h("span", { class: "truncated", title: name }, name)),
+        it.budget < 1 ? h("span", { class: "tag" }, `budget ${it.budget}`) : null,
+      ),
       h("td", {}, experimentMark(it.status)),
       h("td", {}, `${it.rows.replaceAll("_", " ")} × ${it.columns.replaceAll("_", " ")}`),
       h("td", { class: "number" }, whole(it.jobs)),
-      h("td", {}, h("div", { class: "progress" }, progressBar(it.progress, `Progress of ${name}`), h("span", {}, `${Math.floor(100 * it.progress)} %`))),
-      h("td", { class: "states" }, counts.map(([status, count]) => h("span", { key: status, class: "count" }, `${count} `, statusMark(status)))),
+      h(
+        "td",
+        {},
+        h(
+          "div",
+          { class: "progress" },
+          progressBar(it.progress, `Progress of ${name}`),
+          h("span", {}, `${Math.floor(100 * it.progress)} %`),
+        ),
+      ),
+      h(
+        "td",
+        { class: "states" },
+        counts.map(([status, count]) => h("span", { key: status, class: "count" }, `${count} `, statusMark(status))),
+      ),
       h("td", {}, h("time", { datetime: it.created_at, title: clock(it.created_at) }, ago(it.created_at))),
     );
   }
 
   function content() {
     const { data, problem } = experiments;
-    if (!data) return problem ? problemNotice(problem, () => experiments.reload()) : h("section", { class: "card", key: "card", "aria-busy": "true" }, h("div", { class: "empty" }, "Reading the experiments…"));
+    if (!data)
+      return problem
+        ? problemNotice(problem, () => experiments.reload())
+        : h(
+            "section",
+            { class: "card", key: "card", "aria-busy": "true" },
+            h("div", { class: "empty" }, "Reading the experiments…"),
+          );
     if (!data.data.length && !url.get("cursor"))
       return h(
         "section",
         { class: "card", key: "card" },
-        emptyState("No experiments yet", "An experiment trains a grid of normalizations, batch sizes and seeds, and says which differences are real. Begin with one of those that come with normlab, at a hundredth of its cost.", linkButton("The paper's batch sizes, at 1 %", "/new?kind=experiment&builtin=paper-batch-size&budget=0.01", { kind: "primary" }), linkButton("Your own grid", "/new?kind=experiment"), linkButton("All jobs", "/jobs")),
+        emptyState(
+          "No experiments yet",
+          "An experiment trains a grid of normalizations, batch sizes and seeds, and says which differences are real. Begin with one of those that come with normlab, at a hundredth of its cost.",
+          linkButton("The paper's batch sizes, at 1 %", "/new?kind=experiment&builtin=paper-batch-size&budget=0.01", {
+            kind: "primary",
+          }),
+          linkButton("Your own grid", "/new?kind=experiment"),
+          linkButton("All jobs", "/jobs"),
+        ),
       );
     const heads = ["Name", "Status", "Compares", "Jobs", "Progress", "States", "Created"];
     return [
@@ -55,8 +88,37 @@ export default function experimentsPage(shell) {
       h(
         "section",
         { class: "card", key: "card" },
-        h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Experiments" }, h("table", { class: "jobs" }, h("thead", {}, h("tr", {}, heads.map((name) => h("th", { key: name, scope: "col", class: name === "Jobs" ? "number" : null }, name)))), h("tbody", {}, data.data.map(row)))),
-        (data.next_cursor || url.get("cursor")) && h("div", { class: "below" }, h("span", { class: "push actions" }, url.get("cursor") && button("First page", () => url.change({ cursor: null })), data.next_cursor && button("Next page", () => url.change({ cursor: data.next_cursor })))),
+        h(
+          "div",
+          { class: "scroll", tabindex: "0", role: "region", "aria-label": "Experiments" },
+          h(
+            "table",
+            { class: "jobs" },
+            h(
+              "thead",
+              {},
+              h(
+                "tr",
+                {},
+                heads.map((name) =>
+                  h("th", { key: name, scope: "col", class: name === "Jobs" ? "number" : null }, name),
+                ),
+              ),
+            ),
+            h("tbody", {}, data.data.map(row)),
+          ),
+        ),
+        (data.next_cursor || url.get("cursor")) &&
+          h(
+            "div",
+            { class: "below" },
+            h(
+              "span",
+              { class: "push actions" },
+              url.get("cursor") && button("First page", () => url.change({ cursor: null })),
+              data.next_cursor && button("Next page", () => url.change({ cursor: data.next_cursor })),
+            ),
+          ),
       ),
     ];
   }
@@ -64,7 +126,19 @@ export default function experimentsPage(shell) {
   return {
     title: () => "Experiments",
     load,
-    view: () => [h("div", { class: "heading", key: "heading" }, h("h1", {}, "Experiments"), h("div", { class: "actions" }, linkButton("New experiment", "/new?kind=experiment", { kind: "primary", icon: "plus" }))), content()],
+    view: () => [
+      h(
+        "div",
+        { class: "heading", key: "heading" },
+        h("h1", {}, "Experiments"),
+        h(
+          "div",
+          { class: "actions" },
+          linkButton("New experiment", "/new?kind=experiment", { kind: "primary", icon: "plus" }),
+        ),
+      ),
+      content(),
+    ],
     close() {
       experiments.close();
       reread.cancel();

@@ -15,15 +15,38 @@ const BUDGETS = [
 /** The fields of the grid. */
 export function gridFields(raw) {
   return [
-    { path: "grid.normalization", kind: "text", label: "Normalizations", help: `Of ${TYPES.join(", ")}; group 4 has 4 groups, group 16 ch has 16 channels a group`, fallback: "batch, group", required: false },
-    { path: "grid.batch_size", kind: "text", label: "Batch sizes", help: "The paper's are 32, 16, 8, 4, 2", fallback: "32, 2" },
-    { path: "grid.seed", kind: "text", label: "Seeds", help: "Two or more give intervals; five resolve differences of a per cent or two", fallback: "0, 1, 2" },
+    {
+      path: "grid.normalization",
+      kind: "text",
+      label: "Normalizations",
+      help: `Of ${TYPES.join(", ")}; group 4 has 4 groups, group 16 ch has 16 channels a group`,
+      fallback: "batch, group",
+      required: false,
+    },
+    {
+      path: "grid.batch_size",
+      kind: "text",
+      label: "Batch sizes",
+      help: "The paper's are 32, 16, 8, 4, 2",
+      fallback: "32, 2",
+    },
+    {
+      path: "grid.seed",
+      kind: "text",
+      label: "Seeds",
+      help: "Two or more give intervals; five resolve differences of a per cent or two",
+      fallback: "0, 1, 2",
+    },
     { path: "grid.field", kind: "text", label: "Another field", help: "As optimizer.learning_rate" },
     ...(raw("grid.field") ? [{ path: "grid.values", kind: "text", label: "Its values", help: "Comma-separated" }] : []),
   ];
 }
 
-const listed = (text) => text.split(",").map((one) => one.trim()).filter(Boolean);
+const listed = (text) =>
+  text
+    .split(",")
+    .map((one) => one.trim())
+    .filter(Boolean);
 const value = (text) => parsed("number", text);
 
 /** "group 4" as {type: "group", num_groups: 4}. What is no normalization is sent as it is, for the service to say so. */
@@ -59,9 +82,36 @@ export function builtInCards(builtIns, chosen, form) {
     h(
       "div",
       { class: "body choices" },
-      all.map((one) => h("button", { type: "button", class: "option", key: one.name, "aria-pressed": String(one.name === chosen), onclick: () => form.set("builtin", one.name === chosen ? "" : one.name) }, h("strong", {}, one.title), h("span", {}, one.description), h("span", { class: "muted" }, `${one.jobs} jobs · ${one.name}`))),
+      all.map((one) =>
+        h(
+          "button",
+          {
+            type: "button",
+            class: "option",
+            key: one.name,
+            "aria-pressed": String(one.name === chosen),
+            onclick: () => form.set("builtin", one.name === chosen ? "" : one.name),
+          },
+          h("strong", {}, one.title),
+          h("span", {}, one.description),
+          h("span", { class: "muted" }, `${one.jobs} jobs · ${one.name}`),
+        ),
+      ),
       builtIns.problem && h("p", { class: "muted" }, builtIns.problem.detail),
     ),
-    chosen && h("div", { class: "body" }, h("div", { class: "chart-controls" }, h("span", {}, "Budget"), choice("Budget", BUDGETS, form.raw("budget") || "1", (budget) => form.set("budget", budget === "1" ? "" : budget)), h("small", {}, "epochs and training images are both scaled by its square root; the results say so"))),
+    chosen &&
+      h(
+        "div",
+        { class: "body" },
+        h(
+          "div",
+          { class: "chart-controls" },
+          h("span", {}, "Budget"),
+          choice("Budget", BUDGETS, form.raw("budget") || "1", (budget) =>
+            form.set("budget", budget === "1" ? "" : budget),
+          ),
+          h("small", {}, "epochs and training images are both scaled by its square root; the results say so"),
+        ),
+      ),
   );
 }

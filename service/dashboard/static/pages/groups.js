@@ -13,27 +13,59 @@ export const GROUPS = [
 ];
 
 /** The results of the jobs of a filter, by one or two fields. */
-export function loadGroups(filter, [rows, columns = rows === "batch_size" ? "normalization" : "batch_size"], metric, signal) {
+export function loadGroups(
+  filter,
+  [rows, columns = rows === "batch_size" ? "normalization" : "batch_size"],
+  metric,
+  signal,
+) {
   return get("/v1/results", { ...filter, metric, rows, columns }, { signal });
 }
 
 /** The groups as a table: n, mean with its interval, deviation, and the range. */
 export function groupedTable(groups, metric) {
-  if (groups.problem) return h("section", { class: "card", key: "groups" }, h("div", { class: "body" }, problemNotice(groups.problem, () => groups.reload())));
+  if (groups.problem)
+    return h(
+      "section",
+      { class: "card", key: "groups" },
+      h(
+        "div",
+        { class: "body" },
+        problemNotice(groups.problem, () => groups.reload()),
+      ),
+    );
   const cells = groups.data?.cells ?? [];
   const { rows, columns } = groups.data ?? {};
   const rowName = rows?.field ?? "";
   return h(
     "section",
     { class: "card", key: "groups", "aria-busy": String(groups.pending) },
-    h("header", {}, h("h2", {}, `Mean ${metricName(metric)} by group`), h("small", {}, "mean over the jobs of a group, with its 95 % interval")),
+    h(
+      "header",
+      {},
+      h("h2", {}, `Mean ${metricName(metric)} by group`),
+      h("small", {}, "mean over the jobs of a group, with its 95 % interval"),
+    ),
     h(
       "div",
       { class: "scroll", tabindex: "0", role: "region", "aria-label": "Groups" },
       h(
         "table",
         {},
-        h("thead", {}, h("tr", {}, [String(rowName || "row"), String(columns?.field || "column")].map((name) => h("th", { key: name, scope: "col" }, name.replaceAll("_", " "))), ["n", "mean", "95 % interval", "sd", "min", "max"].map((name) => h("th", { key: name, class: "number", scope: "col" }, name)))),
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            [String(rowName || "row"), String(columns?.field || "column")].map((name) =>
+              h("th", { key: name, scope: "col" }, name.replaceAll("_", " ")),
+            ),
+            ["n", "mean", "95 % interval", "sd", "min", "max"].map((name) =>
+              h("th", { key: name, class: "number", scope: "col" }, name),
+            ),
+          ),
+        ),
         h(
           "tbody",
           {},
@@ -45,8 +77,16 @@ export function groupedTable(groups, metric) {
               h("td", {}, plain(cell.column)),
               h("td", { class: "number" }, whole(cell.n)),
               h("td", { class: "number" }, metricValue(metric, cell.mean)),
-              h("td", { class: "number" }, cell.interval ? `${metricValue(metric, cell.interval[0])} to ${metricValue(metric, cell.interval[1])}` : "needs 2 jobs"),
-              ["sd", "min", "max"].map((name) => h("td", { class: "number", key: name }, metricValue(metric, cell[name]))),
+              h(
+                "td",
+                { class: "number" },
+                cell.interval
+                  ? `${metricValue(metric, cell.interval[0])} to ${metricValue(metric, cell.interval[1])}`
+                  : "needs 2 jobs",
+              ),
+              ["sd", "min", "max"].map((name) =>
+                h("td", { class: "number", key: name }, metricValue(metric, cell[name])),
+              ),
             ),
           ),
         ),

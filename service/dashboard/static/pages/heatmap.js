@@ -15,7 +15,8 @@ export function margin(metric, cell) {
   return isFraction(metric) ? (100 * half).toFixed(2) : metricValue(metric, half);
 }
 
-/** The table. `chosen` are keys of cells; `toggle(key)` chooses one; `shares(cell)` are the shares done of its running jobs. */
+/** The table. `chosen` are keys of cells; `toggle(key)` chooses one; `shares(cell)` are the shares done of its running
+ * jobs. */
 export function heatmap(results, { metric, chosen, toggle, shares }) {
   const { rows, columns, cells } = results;
   const at = new Map(cells.map((cell) => [cellKey(cell), cell]));
@@ -28,19 +29,66 @@ export function heatmap(results, { metric, chosen, toggle, shares }) {
     h(
       "table",
       { class: "heat", vars: { "--columns": String(columns.values.length) } },
-      h("caption", { class: "visually-hidden" }, `${metricName(metric)} by ${words(rows.field)} and ${words(columns.field)}`),
-      h("thead", {}, h("tr", {}, h("td", { class: "corner" }, `${words(rows.field)} \\ ${words(columns.field)}`), columns.values.map(({ label }) => h("th", { scope: "col", key: label }, label)))),
-      h("tbody", {}, rows.values.map((row) => h("tr", { key: row.label }, h("th", { scope: "row" }, row.label), columns.values.map((column) => h("td", { key: column.label }, tableCell(at.get(cellKey({ row: row.label, column: column.label })), row, column)))))),
+      h(
+        "caption",
+        { class: "visually-hidden" },
+        `${metricName(metric)} by ${words(rows.field)} and ${words(columns.field)}`,
+      ),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          h("td", { class: "corner" }, `${words(rows.field)} \\ ${words(columns.field)}`),
+          columns.values.map(({ label }) => h("th", { scope: "col", key: label }, label)),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        rows.values.map((row) =>
+          h(
+            "tr",
+            { key: row.label },
+            h("th", { scope: "row" }, row.label),
+            columns.values.map((column) =>
+              h(
+                "td",
+                { key: column.label },
+                tableCell(at.get(cellKey({ row: row.label, column: column.label })), row, column),
+              ),
+            ),
+          ),
+        ),
+      ),
     ),
   );
 
   function tableCell(cell, row, column) {
-    if (!cell) return h("a", { class: "none", href: submitAddress(results, row, column), "aria-label": `No run of ${row.label} at ${column.label}: submit one` }, "no run", h("span", {}, "submit"));
+    if (!cell)
+      return h(
+        "a",
+        {
+          class: "none",
+          href: submitAddress(results, row, column),
+          "aria-label": `No run of ${row.label} at ${column.label}: submit one`,
+        },
+        "no run",
+        h("span", {}, "submit"),
+      );
     const key = cellKey(cell);
     const half = margin(metric, cell);
     return h(
       "button",
-      { type: "button", class: "cell", "aria-pressed": String(chosen.includes(key)), title: cell.note ?? `${cell.n} seeds`, onclick: () => toggle(key), vars: { "--heat": heat(cell.mean).toFixed(3) } },
+      {
+        type: "button",
+        class: "cell",
+        "aria-pressed": String(chosen.includes(key)),
+        title: cell.note ?? `${cell.n} seeds`,
+        onclick: () => toggle(key),
+        vars: { "--heat": heat(cell.mean).toFixed(3) },
+      },
       h("strong", {}, metricValue(metric, cell.mean)),
       h("span", {}, half === null ? "" : `± ${half} · `, `n = ${cell.n}`),
       cellState(cell),
@@ -48,16 +96,43 @@ export function heatmap(results, { metric, chosen, toggle, shares }) {
   }
 
   function cellState({ counts, ...cell }) {
-    const parts = ["running", "starting", "pausing", "cancelling", "queued", "paused", "lost", "failed", "cancelled"].filter((status) => counts[status]);
+    const parts = [
+      "running",
+      "starting",
+      "pausing",
+      "cancelling",
+      "queued",
+      "paused",
+      "lost",
+      "failed",
+      "cancelled",
+    ].filter((status) => counts[status]);
     if (!parts.length) return h("span", { class: "state" });
     const running = shares(cell);
-    return h("span", { class: "state" }, parts.slice(0, 2).map((status) => h("span", { key: status }, { ...statusMark(status), children: [statusMark(status).children[0], `${counts[status]} ${status}${status === "running" && running.length ? ` ${Math.round((100 * running.reduce((a, b) => a + b, 0)) / running.length)} %` : ""}`] })));
+    return h(
+      "span",
+      { class: "state" },
+      parts.slice(0, 2).map((status) =>
+        h(
+          "span",
+          { key: status },
+          {
+            ...statusMark(status),
+            children: [
+              statusMark(status).children[0],
+              `${counts[status]} ${status}${status === "running" && running.length ? ` ${Math.round((100 * running.reduce((a, b) => a + b, 0)) / running.length)} %` : ""}`,
+            ],
+          },
+        ),
+      ),
+    );
   }
 }
 
 const words = (field) => field.replaceAll("_", " ");
 
 function submitAddress({ rows, columns }, row, column) {
-  const of = (field, value) => (value !== null && typeof value === "object" ? texts(value, `${field}.`) : { [field]: plain(value) });
+  const of = (field, value) =>
+    value !== null && typeof value === "object" ? texts(value, `${field}.`) : { [field]: plain(value) };
   return `/new?${new URLSearchParams({ ...of(rows.field, row.value), ...of(columns.field, column.value) })}`;
 }

@@ -4,7 +4,18 @@ import { get, withQuery } from "../api.js";
 import { jobButtons } from "../actions.js";
 import { chart } from "../chart.js";
 import { axesOf, drawing, drawingControls, points, withRow } from "../curves.js";
-import { ago, clock, duration, flat, metricName, metricValue, normalization, plain, titleOf, whole } from "../format.js";
+import {
+  ago,
+  clock,
+  duration,
+  flat,
+  metricName,
+  metricValue,
+  normalization,
+  plain,
+  titleOf,
+  whole,
+} from "../format.js";
 import { advance, metricsIn } from "../live.js";
 import { errorOf, labelTags, share } from "../metrics.js";
 import { copyButton, facts, notice, problemNotice, progressBar, tabs } from "../parts.js";
@@ -56,9 +67,13 @@ export default function jobPage(shell, id) {
       await shell.live(`/v1/jobs/${id}/events`, {}, onevent);
     }
     job.load(id, (signal) => get(`/v1/jobs/${id}`, {}, { signal }));
-    metrics.load(id, async (signal) => (await get(`/v1/jobs/${id}/metrics`, { max_points: MAX_POINTS }, { signal })).data);
+    metrics.load(
+      id,
+      async (signal) => (await get(`/v1/jobs/${id}/metrics`, { max_points: MAX_POINTS }, { signal })).data,
+    );
     const tab = url.get("tab", "overview");
-    if (tab === "checkpoints") checkpoints.load(id, async (signal) => (await get(`/v1/jobs/${id}/checkpoints`, {}, { signal })).data);
+    if (tab === "checkpoints")
+      checkpoints.load(id, async (signal) => (await get(`/v1/jobs/${id}/checkpoints`, {}, { signal })).data);
     if (tab === "logs") logs.load();
   }
 
@@ -68,8 +83,19 @@ export default function jobPage(shell, id) {
       { class: "heading", key: "heading" },
       h("h1", {}, titleOf(it)),
       statusMark(it.status),
-      h("div", { class: "actions" }, jobButtons(it, shell, (answer) => ((job.data = answer), shell.refresh()))),
-      h("p", {}, `${normalization(it.spec)} · batch ${it.spec.batch_size} · ${it.spec.model} · seed ${it.spec.seed} · `, h("span", { class: "hash" }, it.id), copyButton(it.id, "Copy the id of the job", shell.say), labelTags(it)),
+      h(
+        "div",
+        { class: "actions" },
+        jobButtons(it, shell, (answer) => ((job.data = answer), shell.refresh())),
+      ),
+      h(
+        "p",
+        {},
+        `${normalization(it.spec)} · batch ${it.spec.batch_size} · ${it.spec.model} · seed ${it.spec.seed} · `,
+        h("span", { class: "hash" }, it.id),
+        copyButton(it.id, "Copy the id of the job", shell.say),
+        labelTags(it),
+      ),
     );
   }
 
@@ -77,7 +103,9 @@ export default function jobPage(shell, id) {
     const error = errorOf(it);
     const { summary, progress } = it;
     const speed = progress?.images_per_s ?? summary.images_per_s?.last;
-    const took = it.started_at ? ((it.finished_at ? new Date(it.finished_at) : Date.now()) - new Date(it.started_at)) / 1000 : null;
+    const took = it.started_at
+      ? ((it.finished_at ? new Date(it.finished_at) : Date.now()) - new Date(it.started_at)) / 1000
+      : null;
     return h(
       "section",
       { class: "card", key: "live", "aria-label": "Progress" },
@@ -87,13 +115,25 @@ export default function jobPage(shell, id) {
         progressBar(share(it), "Progress of the job"),
         facts(
           [
-            ["Epoch", progress ? `${whole(Math.min(progress.epoch, progress.epochs ?? progress.epoch))} / ${whole(progress.epochs ?? it.spec.epochs)}` : `– / ${whole(it.spec.epochs)}`],
+            [
+              "Epoch",
+              progress
+                ? `${whole(Math.min(progress.epoch, progress.epochs ?? progress.epoch))} / ${whole(progress.epochs ?? it.spec.epochs)}`
+                : `– / ${whole(it.spec.epochs)}`,
+            ],
             ["Step", progress ? `${whole(progress.step)} / ${whole(progress.total_steps)}` : "–"],
             [`Last ${metricName(error)}`, metricValue(error, summary[error]?.last)],
-            [`Best ${metricName(error)}`, metricValue(error, summary[error]?.best), summary[error] ? `at step ${summary[error].best_step}` : null],
+            [
+              `Best ${metricName(error)}`,
+              metricValue(error, summary[error]?.best),
+              summary[error] ? `at step ${summary[error].best_step}` : null,
+            ],
             ["Train loss", metricValue("train_loss", progress?.train_loss ?? summary.train_loss?.last)],
             ["Images/s", whole(speed)],
-            [isActive(it.status) ? "Time left" : "Took", isActive(it.status) ? duration(progress?.eta_s) : duration(took)],
+            [
+              isActive(it.status) ? "Time left" : "Took",
+              isActive(it.status) ? duration(progress?.eta_s) : duration(took),
+            ],
           ],
           { class: "facts big" },
         ),
@@ -119,8 +159,19 @@ export default function jobPage(shell, id) {
         "div",
         { class: "columns", key: "charts", "aria-busy": String(!metrics.data && !metrics.problem) },
         groups.map(([key, title, shown]) => {
-          const axes = { ...axesOf(shown[0] ?? (key === "error" ? "test_error" : key), how), ...(key === "error" ? { y: "error (%)" } : key === "loss" ? { y: "loss" } : {}) };
-          const series = shown.sort((a, b) => evaluated(a) - evaluated(b)).map((name) => ({ name: metricName(name), points: points(rows, name, it, how), colour: evaluated(name), dash: 0, stamp: `${stamp} ${JSON.stringify(how)}` }));
+          const axes = {
+            ...axesOf(shown[0] ?? (key === "error" ? "test_error" : key), how),
+            ...(key === "error" ? { y: "error (%)" } : key === "loss" ? { y: "loss" } : {}),
+          };
+          const series = shown
+            .sort((a, b) => evaluated(a) - evaluated(b))
+            .map((name) => ({
+              name: metricName(name),
+              points: points(rows, name, it, how),
+              colour: evaluated(name),
+              dash: 0,
+              stamp: `${stamp} ${JSON.stringify(how)}`,
+            }));
           return chart({ key, title, series, axes });
         }),
         historyCard(it),
@@ -133,8 +184,27 @@ export default function jobPage(shell, id) {
     h(
       "section",
       { class: "card", key: "spec" },
-      h("header", {}, h("h2", {}, "As it runs, every default filled in"), h("div", { class: "actions" }, copyButton(JSON.stringify(it.spec, null, 2), "Copy as JSON", shell.say))),
-      h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Specification" }, h("table", {}, h("tbody", {}, Object.entries(flat(it.spec)).map(([name, value]) => h("tr", { key: name }, h("th", { scope: "row" }, h("code", {}, name)), h("td", {}, plain(value))))))),
+      h(
+        "header",
+        {},
+        h("h2", {}, "As it runs, every default filled in"),
+        h("div", { class: "actions" }, copyButton(JSON.stringify(it.spec, null, 2), "Copy as JSON", shell.say)),
+      ),
+      h(
+        "div",
+        { class: "scroll", tabindex: "0", role: "region", "aria-label": "Specification" },
+        h(
+          "table",
+          {},
+          h(
+            "tbody",
+            {},
+            Object.entries(flat(it.spec)).map(([name, value]) =>
+              h("tr", { key: name }, h("th", { scope: "row" }, h("code", {}, name)), h("td", {}, plain(value))),
+            ),
+          ),
+        ),
+      ),
     );
 
   function content(it) {
@@ -149,13 +219,29 @@ export default function jobPage(shell, id) {
     load,
     view() {
       const it = job.data;
-      if (!it) return job.problem ? problemNotice(job.problem, () => job.reload()) : h("div", { class: "empty", "aria-busy": "true" }, "Reading the job…");
+      if (!it)
+        return job.problem
+          ? problemNotice(job.problem, () => job.reload())
+          : h("div", { class: "empty", "aria-busy": "true" }, "Reading the job…");
       return [
         heading(it),
         job.problem && problemNotice(job.problem, () => job.reload()),
-        it.error && h("div", { key: "error" }, notice("bad", { diverged: "The loss diverged", out_of_memory: "Out of memory", lost: "The worker was lost too often" }[it.error.code] ?? "The job failed", it.error.message)),
+        it.error &&
+          h(
+            "div",
+            { key: "error" },
+            notice(
+              "bad",
+              { diverged: "The loss diverged", out_of_memory: "Out of memory", lost: "The worker was lost too often" }[
+                it.error.code
+              ] ?? "The job failed",
+              it.error.message,
+            ),
+          ),
         live(it),
-        tabs("Parts of the job", TABS, url.get("tab", "overview"), (tab) => url.with({ tab: tab === "overview" ? null : tab })),
+        tabs("Parts of the job", TABS, url.get("tab", "overview"), (tab) =>
+          url.with({ tab: tab === "overview" ? null : tab }),
+        ),
         content(it),
         links(it),
       ];
@@ -173,7 +259,29 @@ function historyCard(job) {
     "section",
     { class: "card", key: "history" },
     h("header", {}, h("h2", {}, "History")),
-    h("div", { class: "body" }, h("ol", { class: "history" }, job.history.toReversed().map((entry, n) => h("li", { key: job.history.length - n }, statusMark(entry.status), h("span", { class: "why" }, entry.reason ?? ""), h("time", { class: "muted", datetime: entry.time, title: clock(entry.time) }, clock(entry.time).slice(11)))))),
+    h(
+      "div",
+      { class: "body" },
+      h(
+        "ol",
+        { class: "history" },
+        job.history
+          .toReversed()
+          .map((entry, n) =>
+            h(
+              "li",
+              { key: job.history.length - n },
+              statusMark(entry.status),
+              h("span", { class: "why" }, entry.reason ?? ""),
+              h(
+                "time",
+                { class: "muted", datetime: entry.time, title: clock(entry.time) },
+                clock(entry.time).slice(11),
+              ),
+            ),
+          ),
+      ),
+    ),
   );
 }
 
@@ -190,8 +298,49 @@ function attemptsCard(job) {
           h(
             "table",
             {},
-            h("thead", {}, h("tr", {}, ["#", "Worker", "Device", "From step", "Ended", "Took"].map((name) => h("th", { key: name, scope: "col" }, name)))),
-            h("tbody", {}, rows.map((attempt) => h("tr", { key: attempt.id }, h("th", { scope: "row" }, attempt.number), h("td", {}, `${attempt.worker} on ${attempt.node}`), h("td", {}, attempt.device ?? "–"), h("td", {}, whole(attempt.resumed_from_step)), h("td", {}, h("span", { title: attempt.reason ?? null }, attempt.outcome ?? "runs", attempt.reason ? `: ${attempt.reason}` : "")), h("td", {}, duration(((attempt.ended_at ? new Date(attempt.ended_at) : Date.now()) - new Date(attempt.started_at)) / 1000))))),
+            h(
+              "thead",
+              {},
+              h(
+                "tr",
+                {},
+                ["#", "Worker", "Device", "From step", "Ended", "Took"].map((name) =>
+                  h("th", { key: name, scope: "col" }, name),
+                ),
+              ),
+            ),
+            h(
+              "tbody",
+              {},
+              rows.map((attempt) =>
+                h(
+                  "tr",
+                  { key: attempt.id },
+                  h("th", { scope: "row" }, attempt.number),
+                  h("td", {}, `${attempt.worker} on ${attempt.node}`),
+                  h("td", {}, attempt.device ?? "–"),
+                  h("td", {}, whole(attempt.resumed_from_step)),
+                  h(
+                    "td",
+                    {},
+                    h(
+                      "span",
+                      { title: attempt.reason ?? null },
+                      attempt.outcome ?? "runs",
+                      attempt.reason ? `: ${attempt.reason}` : "",
+                    ),
+                  ),
+                  h(
+                    "td",
+                    {},
+                    duration(
+                      ((attempt.ended_at ? new Date(attempt.ended_at) : Date.now()) - new Date(attempt.started_at)) /
+                        1000,
+                    ),
+                  ),
+                ),
+              ),
+            ),
           ),
         )
       : h("div", { class: "body muted" }, `It waits for a worker since ${ago(job.queued_at)}.`),
@@ -200,5 +349,17 @@ function attemptsCard(job) {
 
 function links(job) {
   const csv = withQuery(job.links.metrics, {});
-  return h("p", { class: "muted", key: "links" }, "Through the API: ", h("a", { href: job.links.self, target: "_blank", rel: "noopener" }, "job"), ", ", h("a", { href: csv, target: "_blank", rel: "noopener" }, "metrics"), ", ", h("a", { href: job.links.checkpoints, target: "_blank", rel: "noopener" }, "checkpoints"), job.retry_of ? [". It repeats ", h("a", { href: `/jobs/${job.retry_of}` }, job.retry_of)] : "", job.experiment ? [". It belongs to ", h("a", { href: `/experiments/${job.experiment}` }, job.experiment)] : "", ".");
+  return h(
+    "p",
+    { class: "muted", key: "links" },
+    "Through the API: ",
+    h("a", { href: job.links.self, target: "_blank", rel: "noopener" }, "job"),
+    ", ",
+    h("a", { href: csv, target: "_blank", rel: "noopener" }, "metrics"),
+    ", ",
+    h("a", { href: job.links.checkpoints, target: "_blank", rel: "noopener" }, "checkpoints"),
+    job.retry_of ? [". It repeats ", h("a", { href: `/jobs/${job.retry_of}` }, job.retry_of)] : "",
+    job.experiment ? [". It belongs to ", h("a", { href: `/experiments/${job.experiment}` }, job.experiment)] : "",
+    ".",
+  );
 }

@@ -1,35 +1,18 @@
 /* All jobs: a table, pages of which the service makes. */
 
 import { download, get, send, withQuery } from "../api.js";
-import { metricName, titleOf } from "../format.js";
+import { titleOf } from "../format.js";
 import { advance } from "../live.js";
-import { COLUMNS, DEFAULT_COLUMNS, METRICS, metricsOf } from "../metrics.js";
-import { button, checklist, confirmed, emptyState, ICONS, linkButton, picker, problemNotice } from "../parts.js";
+import { COLUMNS, DEFAULT_COLUMNS } from "../metrics.js";
+import { button, confirmed, emptyState, ICONS, linkButton, picker, problemNotice } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
-import { shape, STATUSES, verbs } from "../status.js";
+import { shape, verbs } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
-import { GROUPS, groupedTable, loadGroups } from "./groups.js";
+import { groupedTable, loadGroups } from "./groups.js";
+import { filterBar, filterOf, headOf, isFiltered, options } from "./jobfilter.js";
 
-const NORMALIZATIONS = ["batch", "layer", "instance", "group", "none"];
-const MODELS = ["resnet20", "resnet56", "resnet18", "vgg"];
 const LIMITS = [25, 50, 100, 200];
-const TYPING_MS = 250;
-
-/** What the address says of which jobs are meant, as the API's query. */
-export function filterOf() {
-  return {
-    status: url.all("status"),
-    normalization: url.all("normalization"),
-    model: url.all("model"),
-    batch_size: url.list("batch_size"),
-    seed: url.list("seed"),
-    label: url.all("label"),
-    experiment: url.get("experiment"),
-    search: url.get("search"),
-    created_after: url.get("created_after"),
-  };
-}
 
 export default function jobsPage(shell) {
   const jobs = new Resource(shell.refresh);
@@ -38,12 +21,21 @@ export default function jobsPage(shell) {
   let cursorAt = 0;
   const reread = throttled(() => groups.key && groups.reload(), 3000);
 
-  const query = () => ({ ...filterOf(), sort: url.get("sort", "-created_at"), limit: url.get("limit", "50"), cursor: url.get("cursor") });
+  const query = () => ({
+    ...filterOf(),
+    sort: url.get("sort", "-created_at"),
+    limit: url.get("limit", "50"),
+    cursor: url.get("cursor"),
+  });
   const selected = () => url.list("selected");
-  const options = () => ({ metric: url.get("metric", "test_error") });
 
   function onevent(event) {
-    if (event.type === "status" && event.data.status === "queued" && !jobs.data?.data.some((job) => job.id === event.data.job)) arrived++;
+    if (
+      event.type === "status" &&
+      event.data.status === "queued" &&
+      !jobs.data?.data.some((job) => job.id === event.data.job)
+    )
+      arrived++;
     if (jobs.data) jobs.data.data = jobs.data.data.map((job) => advance(job, event));
     if (event.type === "status" || event.type === "metrics") reread();
     shell.refresh();
@@ -56,7 +48,10 @@ export default function jobsPage(shell) {
       await shell.live("/v1/events", lasting, onevent);
     }
     const grouping = url.list("group");
-    if (grouping.length) groups.load(JSON.stringify([filterOf(), grouping, options()]), (signal) => loadGroups(filterOf(), grouping, options().metric, signal));
+    if (grouping.length)
+      groups.load(JSON.stringify([filterOf(), grouping, options()]), (signal) =>
+        loadGroups(filterOf(), grouping, options().metric, signal),
+      );
     else groups.key = null;
     jobs.load(JSON.stringify(query()), async (signal) => {
       const page = await get("/v1/jobs", query(), { signal });
@@ -67,22 +62,23 @@ export default function jobsPage(shell) {
   }
   let streaming = null;
 
-  const toggle = (name, value) => {
-    const chosen = url.all(name);
-    url.change({ [name]: chosen.includes(value) ? chosen.filter((one) => one !== value) : [...chosen, value], cursor: null });
-  };
+  const arrivals = () =>
+    arrived
+      ? button(
+          `Show ${arrived} new ${arrived === 1 ? "job" : "jobs"}`,
+          () => (url.get("cursor") ? url.change({ cursor: null }) : jobs.reload()),
+          { kind: "chosen" },
+        )
+      : null;
   const select = (ids) => url.change({ selected: ids.join(",") }, { replace: true });
   const pick = (id) => select(selected().includes(id) ? selected().filter((one) => one !== id) : [...selected(), id]);
-  let typing;
-  const typed = (name) => (event) => {
-    const { value } = event.target;
-    clearTimeout(typing);
-    typing = setTimeout(() => url.change({ [name]: value.trim(), cursor: null }, { replace: true }), TYPING_MS);
-  };
-
   async function csv() {
     try {
-      await download(withQuery("/v1/results", { ...filterOf(), metric: options().metric, table: "observations" }), "jobs.csv", "text/csv");
+      await download(
+        withQuery("/v1/results", { ...filterOf(), metric: options().metric, table: "observations" }),
+        "jobs.csv",
+        "text/csv",
+      );
     } catch (problem) {
       shell.say(problem.detail, "bad");
     }
@@ -94,47 +90,14 @@ export default function jobsPage(shell) {
     if (!confirmed(question(chosen.length))) return;
     const answers = await Promise.allSettled(chosen.map((job) => send("POST", `/v1/jobs/${job.id}/${verb}`)));
     const refused = answers.filter((answer) => answer.status === "rejected");
-    shell.say(refused.length ? refused[0].reason.detail : `${chosen.length} ${chosen.length === 1 ? "job" : "jobs"}: ${verb} asked for.`, refused.length ? "bad" : "info");
+    shell.say(
+      refused.length
+        ? refused[0].reason.detail
+        : `${chosen.length} ${chosen.length === 1 ? "job" : "jobs"}: ${verb} asked for.`,
+      refused.length ? "bad" : "info",
+    );
     jobs.reload();
   }
-
-  function filters() {
-    const metrics = metricsOf(jobs.data?.data ?? []);
-    const active = Object.values(filterOf()).some((value) => (Array.isArray(value) ? value.length : value));
-    const shown = url.list("columns", DEFAULT_COLUMNS);
-    return h(
-      "div",
-      { class: "filters", key: "filters" },
-      h(
-        "div",
-        { class: "toolbar", key: "filters", role: "search", "aria-label": "Filter the jobs" },
-        h("div", { class: "search" }, shape(ICONS.search), h("input", { type: "search", "aria-label": "Search names", placeholder: "Search names", value: url.get("search", ""), oninput: typed("search") })),
-        checklist("Status", STATUSES.map((name) => [name, name]), url.all("status"), (value) => toggle("status", value)),
-        checklist("Normalization", NORMALIZATIONS.map((name) => [name, name]), url.all("normalization"), (value) => toggle("normalization", value)),
-        checklist("Model", MODELS.map((name) => [name, name]), url.all("model"), (value) => toggle("model", value)),
-        h("input", { class: "short", "aria-label": "Batch sizes, comma-separated", placeholder: "Batch sizes", inputmode: "numeric", value: url.get("batch_size", ""), oninput: typed("batch_size") }),
-        h("input", { class: "short", "aria-label": "Label, as key:value", placeholder: "Label key:value", value: url.get("label", ""), oninput: typed("label") }),
-        active && button("Clear", () => url.change({ ...Object.fromEntries(Object.keys(filterOf()).map((name) => [name, null])), cursor: null }), { kind: "quiet" }),
-      ),
-      h(
-        "div",
-        { class: "toolbar", key: "display" },
-        picker("Metric", (metrics.length ? metrics : METRICS).map((name) => [name, metricName(name)]), options().metric, (metric) => url.change({ metric }), { hiddenLabel: true }),
-        checklist("Group by", GROUPS, url.list("group"), (value) => {
-          const chosen = url.list("group");
-          url.change({ group: (chosen.includes(value) ? chosen.filter((one) => one !== value) : [...chosen, value].slice(-2)).join(",") });
-        }),
-        checklist("Columns", Object.entries(COLUMNS).map(([name, column]) => [name, head(column)]), shown, (value) => {
-          const next = Object.keys(COLUMNS).filter((name) => shown.includes(name) !== (name === value));
-          url.change({ columns: next.join(",") === DEFAULT_COLUMNS.join(",") ? null : next.join(",") });
-        }, { counted: false }),
-        url.get("experiment") && h("span", { class: "tag", key: "experiment" }, "Of ", h("a", { href: `/experiments/${url.get("experiment")}` }, "one experiment"), " ", h("button", { type: "button", class: "remove", "aria-label": "Show the jobs of all experiments", onclick: () => url.change({ experiment: null, cursor: null }) }, "×")),
-        h("span", { class: "push", key: "arrived" }, arrived ? button(`Show ${arrived} new ${arrived === 1 ? "job" : "jobs"}`, () => (url.get("cursor") ? url.change({ cursor: null }) : jobs.reload()), { kind: "chosen" }) : null),
-      ),
-    );
-  }
-
-  const head = (column) => (typeof column.head === "function" ? column.head(options()) : column.head);
 
   function table(rows) {
     const columns = url.list("columns", DEFAULT_COLUMNS).filter((name) => COLUMNS[name]);
@@ -152,12 +115,31 @@ export default function jobsPage(shell) {
           h(
             "tr",
             {},
-            h("th", { class: "pick", key: "pick" }, h("input", { type: "checkbox", "aria-label": "Select all on this page", checked: all, indeterminate: some && !all, onchange: () => select(all ? selected().filter((id) => !rows.some((job) => job.id === id)) : [...new Set([...selected(), ...rows.map((job) => job.id)])]) })),
+            h(
+              "th",
+              { class: "pick", key: "pick" },
+              h("input", {
+                type: "checkbox",
+                "aria-label": "Select all on this page",
+                checked: all,
+                indeterminate: some && !all,
+                onchange: () =>
+                  select(
+                    all
+                      ? selected().filter((id) => !rows.some((job) => job.id === id))
+                      : [...new Set([...selected(), ...rows.map((job) => job.id)])],
+                  ),
+              }),
+            ),
             sortable("name", "Name", "name"),
-            columns.map((name) => sortable(name, head(COLUMNS[name]), COLUMNS[name].sort, COLUMNS[name].number)),
+            columns.map((name) => sortable(name, headOf(COLUMNS[name]), COLUMNS[name].sort, COLUMNS[name].number)),
           ),
         ),
-        h("tbody", {}, rows.map((job, index) => row(job, index, columns))),
+        h(
+          "tbody",
+          {},
+          rows.map((job, index) => row(job, index, columns)),
+        ),
       ),
     );
   }
@@ -169,7 +151,16 @@ export default function jobsPage(shell) {
     const direction = sort === field ? "ascending" : sort === `-${field}` ? "descending" : null;
     const next = direction === "ascending" ? `-${field}` : field;
     const arrow = direction && shape(direction === "ascending" ? ICONS.up : ICONS.down);
-    return h("th", { ...props, "aria-sort": direction }, h("button", { class: "sort", type: "button", onclick: () => url.change({ sort: next, cursor: null }) }, text, arrow));
+    return h(
+      "th",
+      { ...props, "aria-sort": direction },
+      h(
+        "button",
+        { class: "sort", type: "button", onclick: () => url.change({ sort: next, cursor: null }) },
+        text,
+        arrow,
+      ),
+    );
   }
 
   function row(job, index, columns) {
@@ -178,14 +169,36 @@ export default function jobsPage(shell) {
     return h(
       "tr",
       { key: job.id, class: `${picked ? "selected" : ""}${index === cursorAt && keyed ? " at" : ""}` },
-      h("td", { class: "pick" }, h("input", { type: "checkbox", "aria-label": `Select ${name}`, checked: picked, onchange: () => pick(job.id) })),
-      h("th", { class: "name", scope: "row" }, h("a", { href: `/jobs/${job.id}`, title: name }, h("span", { class: "truncated" }, name))),
-      columns.map((column) => h("td", { key: column, class: COLUMNS[column].number ? "number" : null }, COLUMNS[column].cell(job, options()))),
+      h(
+        "td",
+        { class: "pick" },
+        h("input", { type: "checkbox", "aria-label": `Select ${name}`, checked: picked, onchange: () => pick(job.id) }),
+      ),
+      h(
+        "th",
+        { class: "name", scope: "row" },
+        h("a", { href: `/jobs/${job.id}`, title: name }, h("span", { class: "truncated" }, name)),
+      ),
+      columns.map((column) =>
+        h("td", { key: column, class: COLUMNS[column].number ? "number" : null }, COLUMNS[column].cell(job, options())),
+      ),
     );
   }
 
   function placeholder() {
-    return h("div", { class: "scroll", key: "waiting", "aria-busy": "true" }, h("table", { class: "jobs" }, h("tbody", {}, Array.from({ length: 10 }, (_, n) => h("tr", { key: n }, h("td", {}, h("span", { class: "placeholder" })))))));
+    return h(
+      "div",
+      { class: "scroll", key: "waiting", "aria-busy": "true" },
+      h(
+        "table",
+        { class: "jobs" },
+        h(
+          "tbody",
+          {},
+          Array.from({ length: 10 }, (_, n) => h("tr", { key: n }, h("td", {}, h("span", { class: "placeholder" })))),
+        ),
+      ),
+    );
   }
 
   function below() {
@@ -195,10 +208,30 @@ export default function jobsPage(shell) {
     return h(
       "div",
       { class: "below", key: "below" },
-      picker("Rows", LIMITS.map((n) => [String(n), `${n} a page`]), url.get("limit", "50"), (limit) => url.change({ limit, cursor: null }), { hiddenLabel: true }),
-      h("a", { class: "button quiet", href: withQuery("/v1/jobs", query()), target: "_blank", rel: "noopener" }, "JSON"),
-      button("CSV", csv, { kind: "quiet", icon: "download", title: "Every job of the filter with its value of the metric" }),
-      h("span", { class: "push actions" }, url.get("cursor") && button(trail.length > 1 ? "Previous page" : "First page", () => to(trail.at(-2) ?? null, trail.slice(0, -1))), next && button("Next page", () => to(next, [...trail, next]))),
+      picker(
+        "Rows",
+        LIMITS.map((n) => [String(n), `${n} a page`]),
+        url.get("limit", "50"),
+        (limit) => url.change({ limit, cursor: null }),
+        { hiddenLabel: true },
+      ),
+      h(
+        "a",
+        { class: "button quiet", href: withQuery("/v1/jobs", query()), target: "_blank", rel: "noopener" },
+        "JSON",
+      ),
+      button("CSV", csv, {
+        kind: "quiet",
+        icon: "download",
+        title: "Every job of the filter with its value of the metric",
+      }),
+      h(
+        "span",
+        { class: "push actions" },
+        url.get("cursor") &&
+          button(trail.length > 1 ? "Previous page" : "First page", () => to(trail.at(-2) ?? null, trail.slice(0, -1))),
+        next && button("Next page", () => to(next, [...trail, next])),
+      ),
     );
   }
 
@@ -209,8 +242,12 @@ export default function jobsPage(shell) {
       "div",
       { class: "selection", key: "selection", role: "region", "aria-label": "Selected jobs" },
       h("strong", {}, `${ids.length} selected`),
-      ids.length > 1 ? linkButton("Compare", compareAddress(), { kind: "primary" }) : h("span", { class: "muted" }, "Select another to compare"),
-      button("Cancel jobs", () => each("cancel", (n) => `Stop ${n} ${n === 1 ? "job" : "jobs"} for good?`), { kind: "danger" }),
+      ids.length > 1
+        ? linkButton("Compare", compareAddress(), { kind: "primary" })
+        : h("span", { class: "muted" }, "Select another to compare"),
+      button("Cancel jobs", () => each("cancel", (n) => `Stop ${n} ${n === 1 ? "job" : "jobs"} for good?`), {
+        kind: "danger",
+      }),
       button("Clear", () => select([]), { kind: "quiet" }),
     );
   }
@@ -221,13 +258,25 @@ export default function jobsPage(shell) {
     if (jobs.problem && !jobs.data) return problemNotice(jobs.problem, () => jobs.reload());
     if (!jobs.data) return h("section", { class: "card", key: "card" }, placeholder());
     const rows = jobs.data.data;
-    const filtered = Object.values(filterOf()).some((value) => (Array.isArray(value) ? value.length : value));
-    if (!rows.length && !filtered && !url.get("cursor"))
-      return h("section", { class: "card", key: "card" }, emptyState("No jobs yet", "A job trains one model with one normalization at one batch size. Submit one here, or with the command line: normlab submit --normalization group --batch-size 2.", linkButton("New job", "/new", { kind: "primary", icon: "plus" })));
+    if (!rows.length && !isFiltered() && !url.get("cursor"))
+      return h(
+        "section",
+        { class: "card", key: "card" },
+        emptyState(
+          "No jobs yet",
+          "A job trains one model with one normalization at one batch size. Submit one here, or with the command line: normlab submit --normalization group --batch-size 2.",
+          linkButton("New job", "/new", { kind: "primary", icon: "plus" }),
+        ),
+      );
     return [
       jobs.problem && problemNotice(jobs.problem, () => jobs.reload()),
       url.list("group").length ? groupedTable(groups, options().metric) : null,
-      h("section", { class: "card", key: "card", "aria-busy": String(jobs.pending) }, rows.length ? table(rows) : emptyState("No job is like that", "Loosen the filter to see more."), below()),
+      h(
+        "section",
+        { class: "card", key: "card", "aria-busy": String(jobs.pending) },
+        rows.length ? table(rows) : emptyState("No job is like that", "Loosen the filter to see more."),
+        below(),
+      ),
     ];
   }
 
@@ -242,13 +291,19 @@ export default function jobsPage(shell) {
         keyed = true;
         requestAnimationFrame(() => document.querySelector("tr.at")?.scrollIntoView({ block: "nearest" }));
       } else if (event.key === "x" && rows[cursorAt]) pick(rows[cursorAt].id);
-      else if (event.key === "Enter" && keyed && rows[cursorAt] && !event.target.closest("a, button, summary")) url.go(`/jobs/${rows[cursorAt].id}`);
+      else if (event.key === "Enter" && keyed && rows[cursorAt] && !event.target.closest("a, button, summary"))
+        url.go(`/jobs/${rows[cursorAt].id}`);
       else if (event.key === "c" && selected().length > 1) url.go(compareAddress());
       shell.refresh();
     },
     view: () => [
-      h("div", { class: "heading", key: "heading" }, h("h1", {}, "Jobs"), h("div", { class: "actions" }, linkButton("New job", "/new", { kind: "primary", icon: "plus" }))),
-      filters(),
+      h(
+        "div",
+        { class: "heading", key: "heading" },
+        h("h1", {}, "Jobs"),
+        h("div", { class: "actions" }, linkButton("New job", "/new", { kind: "primary", icon: "plus" })),
+      ),
+      filterBar(jobs.data?.data ?? [], arrivals()),
       content(),
       selection(),
     ],

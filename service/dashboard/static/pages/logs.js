@@ -55,7 +55,8 @@ export class LogView {
   view() {
     const { search, level } = this.#filter();
     const { data, problem } = this.lines;
-    const toggle = (value) => url.change({ level: level.includes(value) ? level.filter((one) => one !== value) : [...level, value] });
+    const toggle = (value) =>
+      url.change({ level: level.includes(value) ? level.filter((one) => one !== value) : [...level, value] });
     const typed = (event) => {
       clearTimeout(this.typing);
       const { value } = event.target;
@@ -67,19 +68,83 @@ export class LogView {
       h(
         "header",
         {},
-        h("div", { class: "search" }, shape(ICONS.search), h("input", { type: "search", "aria-label": "Search the log", placeholder: "Search the log", value: search, oninput: typed })),
-        checklist("Level", LEVELS.map((name) => [name, name]), level, toggle),
-        h("label", { class: "inline" }, h("input", { type: "checkbox", checked: this.follows, onchange: (event) => ((this.follows = event.target.checked), this.shell.refresh()) }), "Follow"),
-        h("div", { class: "actions" }, data && button("Download", () => save(new Blob([data.found.map((line) => `${line.time} ${line.level} ${line.message}\n`).join("")], { type: "text/plain" }), `${this.job}.log`), { icon: "download", kind: "quiet" })),
+        h(
+          "div",
+          { class: "search" },
+          shape(ICONS.search),
+          h("input", {
+            type: "search",
+            "aria-label": "Search the log",
+            placeholder: "Search the log",
+            value: search,
+            oninput: typed,
+          }),
+        ),
+        checklist(
+          "Level",
+          LEVELS.map((name) => [name, name]),
+          level,
+          toggle,
+        ),
+        h(
+          "label",
+          { class: "inline" },
+          h("input", {
+            type: "checkbox",
+            checked: this.follows,
+            onchange: (event) => ((this.follows = event.target.checked), this.shell.refresh()),
+          }),
+          "Follow",
+        ),
+        h(
+          "div",
+          { class: "actions" },
+          data &&
+            button(
+              "Download",
+              () =>
+                save(
+                  new Blob([data.found.map((line) => `${line.time} ${line.level} ${line.message}\n`).join("")], {
+                    type: "text/plain",
+                  }),
+                  `${this.job}.log`,
+                ),
+              { icon: "download", kind: "quiet" },
+            ),
+        ),
       ),
       problem && problemNotice(problem, () => this.lines.reload()),
       data && !data.found.length
-        ? emptyState(search || level.length ? "No line is like that" : "Nothing is logged yet", search || level.length ? "Loosen the search to see more." : "Lines appear here as the job writes them.")
+        ? emptyState(
+            search || level.length ? "No line is like that" : "Nothing is logged yet",
+            search || level.length ? "Loosen the search to see more." : "Lines appear here as the job writes them.",
+          )
         : h(
             "div",
-            { class: "log", tabindex: "0", role: "log", "aria-label": "Log", "aria-live": "off", hook: { mount: this.#stick, update: this.#stick, view: this } },
-            data?.dropped ? h("p", { class: "body muted" }, `${data.dropped} earlier lines are not shown; search to find them.`) : null,
-            h("ol", {}, (data?.found ?? []).map((line) => h("li", { key: line.id }, h("time", { datetime: line.time }, clock(line.time)), h("span", { class: `level-${line.level}` }, line.level), h("span", { class: "message" }, marked(line.message, search))))),
+            {
+              class: "log",
+              tabindex: "0",
+              role: "log",
+              "aria-label": "Log",
+              "aria-live": "off",
+              hook: { mount: this.#stick, update: this.#stick, view: this },
+            },
+            data?.dropped
+              ? h("p", { class: "body muted" }, `${data.dropped} earlier lines are not shown; search to find them.`)
+              : null,
+            h(
+              "ol",
+              {},
+              (data?.found ?? []).map((line) =>
+                h(
+                  "li",
+                  { key: line.id },
+                  h("time", { datetime: line.time }, clock(line.time)),
+                  h("span", { class: `level-${line.level}` }, line.level),
+                  h("span", { class: "message" }, marked(line.message, search)),
+                ),
+              ),
+            ),
           ),
     );
   }

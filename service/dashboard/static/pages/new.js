@@ -31,14 +31,18 @@ export default function newPage(shell) {
   };
   /** What fills the fields that are left empty, before the defaults do: a built-in experiment, then a recipe. */
   const recipe = () => {
-    const base = kind() === "experiment" ? builtIns.data?.find((one) => one.name === url.get("builtin"))?.request.base : null;
+    const base =
+      kind() === "experiment" ? builtIns.data?.find((one) => one.name === url.get("builtin"))?.request.base : null;
     return { ...specification.data?.recipes[raw("recipe") || base?.recipe], ...base };
   };
   const fields = () => {
     const all = fieldsOf(specification.data.job, { chosen: raw, recipe: recipe() });
     if (kind() === "job") return all;
     const inGrid = gridIs(raw);
-    return all.filter((field) => !inGrid.some((name) => field.path === name || field.path.startsWith(`${name}.`)) && field.path !== "priority");
+    return all.filter(
+      (field) =>
+        !inGrid.some((name) => field.path === name || field.path.startsWith(`${name}.`)) && field.path !== "priority",
+    );
   };
 
   function body() {
@@ -47,7 +51,13 @@ export default function newPage(shell) {
     const { name, ...base } = job;
     const builtin = url.get("builtin");
     const budget = Number(url.get("budget", "1"));
-    return { ...(name ? { name } : {}), ...(builtin ? { builtin } : {}), ...(Object.keys(base).length ? { base } : {}), ...(builtin ? {} : { grid: gridBody(raw) }), ...(budget < 1 ? { budget } : {}) };
+    return {
+      ...(name ? { name } : {}),
+      ...(builtin ? { builtin } : {}),
+      ...(Object.keys(base).length ? { base } : {}),
+      ...(builtin ? {} : { grid: gridBody(raw) }),
+      ...(budget < 1 ? { budget } : {}),
+    };
   }
 
   /** What the service would make of it, as an experiment: a job is one of a single cell. */
@@ -65,13 +75,17 @@ export default function newPage(shell) {
   async function load() {
     const from = url.get("from");
     specification.load("specification", (signal) => get("/v1/specification", {}, { signal }));
-    if (kind() === "experiment") builtIns.load("builtins", async (signal) => (await get("/v1/experiments/builtin", {}, { signal })).data);
+    if (kind() === "experiment")
+      builtIns.load("builtins", async (signal) => (await get("/v1/experiments/builtin", {}, { signal })).data);
     if (from && cloned !== from) {
       cloned = from;
       try {
         const job = await get(`/v1/jobs/${from}`);
         const { recipe: _, ...spec } = job.spec;
-        return url.go(url.with({ ...texts(spec), name: job.name, labels: texts({ labels: job.labels }).labels, from: null }), { replace: true });
+        return url.go(
+          url.with({ ...texts(spec), name: job.name, labels: texts({ labels: job.labels }).labels, from: null }),
+          { replace: true },
+        );
       } catch (problem) {
         refused = problem;
       }
@@ -101,7 +115,9 @@ export default function newPage(shell) {
     const source = refused ?? (preview.problem?.status === 422 ? preview.problem : null);
     const found = new Map();
     const rest = [];
-    const paths = [...fields(), ...gridFields(raw)].filter((field) => field.kind !== "group").flatMap((field) => (field.union ? [field.path, field.union] : [field.path]));
+    const paths = [...fields(), ...gridFields(raw)]
+      .filter((field) => field.kind !== "group")
+      .flatMap((field) => (field.union ? [field.path, field.union] : [field.path]));
     for (const { pointer, detail } of source?.fields ?? []) {
       const path = pointer && fieldAt(pointer.replace(/^\/base(?=\/)/, ""), paths);
       if (path) found.set(path, detail);
@@ -112,8 +128,14 @@ export default function newPage(shell) {
 
   function cost() {
     const { data, problem } = preview;
-    if (problem && problem.status !== 422) return problem.status === 404 ? null : problemNotice(problem, () => preview.reload());
-    if (!data || problem) return h("p", { class: "muted" }, problem ? "The fields that are marked need another value." : "Asking the service…");
+    if (problem && problem.status !== 422)
+      return problem.status === 404 ? null : problemNotice(problem, () => preview.reload());
+    if (!data || problem)
+      return h(
+        "p",
+        { class: "muted" },
+        problem ? "The fields that are marked need another value." : "Asking the service…",
+      );
     const { cost: it } = data;
     return [
       facts(
@@ -126,13 +148,28 @@ export default function newPage(shell) {
         { key: "facts" },
       ),
       h("p", { class: "muted", key: "basis" }, it.basis),
-      data.warnings.map((warning) => h("div", { key: `${warning.code} ${warning.detail}` }, notice(warning.severity === "note" ? "info" : "warn", warning.code.replaceAll("_", " "), warning.detail.replaceAll("`", "")))),
+      data.warnings.map((warning) =>
+        h(
+          "div",
+          { key: `${warning.code} ${warning.detail}` },
+          notice(
+            warning.severity === "note" ? "info" : "warn",
+            warning.code.replaceAll("_", " "),
+            warning.detail.replaceAll("`", ""),
+          ),
+        ),
+      ),
     ];
   }
 
   function aside(rest) {
     const jobs = preview.data && !preview.problem ? preview.data.jobs.length : null;
-    const text = kind() === "job" ? "Submit the job" : jobs === null ? "Submit the experiment" : `Submit ${jobs} ${jobs === 1 ? "job" : "jobs"}`;
+    const text =
+      kind() === "job"
+        ? "Submit the job"
+        : jobs === null
+          ? "Submit the experiment"
+          : `Submit ${jobs} ${jobs === 1 ? "job" : "jobs"}`;
     const json = JSON.stringify(body(), null, 2);
     return h(
       "div",
@@ -141,15 +178,39 @@ export default function newPage(shell) {
         "section",
         { class: "card", "aria-label": "What it would cost", "aria-busy": String(preview.pending) },
         h("header", {}, h("h2", {}, "Before you submit")),
-        h("div", { class: "body live" }, cost(), rest.map((detail) => h("p", { class: "field-problem", role: "alert", key: detail }, detail)), refused instanceof Problem && refused.status !== 422 && problemNotice(refused), h("button", { class: "button primary", type: "submit", disabled: submitting }, submitting ? "Submitting…" : text)),
+        h(
+          "div",
+          { class: "body live" },
+          cost(),
+          rest.map((detail) => h("p", { class: "field-problem", role: "alert", key: detail }, detail)),
+          refused instanceof Problem && refused.status !== 422 && problemNotice(refused),
+          h(
+            "button",
+            { class: "button primary", type: "submit", disabled: submitting },
+            submitting ? "Submitting…" : text,
+          ),
+        ),
       ),
-      h("details", { class: "card", key: "request" }, h("summary", { class: "body" }, "The request as JSON"), h("div", { class: "body" }, h("pre", { class: "preview", tabindex: "0" }, json), copyButton(json, "Copy the request", shell.say))),
+      h(
+        "details",
+        { class: "card", key: "request" },
+        h("summary", { class: "body" }, "The request as JSON"),
+        h(
+          "div",
+          { class: "body" },
+          h("pre", { class: "preview", tabindex: "0" }, json),
+          copyButton(json, "Copy the request", shell.say),
+        ),
+      ),
     );
   }
 
   function sections(form) {
     const all = fields();
-    const within = (names) => all.filter((field) => names.includes(field.path.split(".")[0])).sort((a, b) => names.indexOf(a.path.split(".")[0]) - names.indexOf(b.path.split(".")[0]));
+    const within = (names) =>
+      all
+        .filter((field) => names.includes(field.path.split(".")[0]))
+        .sort((a, b) => names.indexOf(a.path.split(".")[0]) - names.indexOf(b.path.split(".")[0]));
     const rest = all.filter((field) => ![...FIRST, ...RUNNING].includes(field.path.split(".")[0]));
     const builtin = kind() === "experiment" && url.get("builtin");
     return h(
@@ -167,12 +228,45 @@ export default function newPage(shell) {
     title: () => "New",
     load,
     view() {
-      const kinds = choice("What to submit", [["job", "Job"], ["experiment", "Experiment"]], kind(), (value) => url.change({ kind: value === "job" ? null : value, builtin: null, budget: null }));
-      const heading = h("div", { class: "heading", key: "heading" }, h("h1", {}, "New"), kinds, h("p", {}, kind() === "job" ? "One training. Only the normalization and the batch size are needed; what is left empty is filled by the recipe or by its default." : "A grid of trainings, to say which normalization is better at which batch size, and whether the difference is real."));
-      if (!specification.data) return [heading, specification.problem ? problemNotice(specification.problem, () => specification.reload()) : h("div", { class: "empty", "aria-busy": "true" }, "Reading what a job can say…")];
+      const kinds = choice(
+        "What to submit",
+        [
+          ["job", "Job"],
+          ["experiment", "Experiment"],
+        ],
+        kind(),
+        (value) => url.change({ kind: value === "job" ? null : value, builtin: null, budget: null }),
+      );
+      const heading = h(
+        "div",
+        { class: "heading", key: "heading" },
+        h("h1", {}, "New"),
+        kinds,
+        h(
+          "p",
+          {},
+          kind() === "job"
+            ? "One training. Only the normalization and the batch size are needed; what is left empty is filled by the recipe or by its default."
+            : "A grid of trainings, to say which normalization is better at which batch size, and whether the difference is real.",
+        ),
+      );
+      if (!specification.data)
+        return [
+          heading,
+          specification.problem
+            ? problemNotice(specification.problem, () => specification.reload())
+            : h("div", { class: "empty", "aria-busy": "true" }, "Reading what a job can say…"),
+        ];
       const { found, rest } = problems();
-      const form = { raw, set, problem: (path) => found.get(path) ?? (path.endsWith(".type") ? found.get(path.slice(0, -5)) : null) ?? null };
-      return [heading, h("form", { class: "form", key: "form", novalidate: true, onsubmit: submit }, sections(form), aside(rest))];
+      const form = {
+        raw,
+        set,
+        problem: (path) => found.get(path) ?? (path.endsWith(".type") ? found.get(path.slice(0, -5)) : null) ?? null,
+      };
+      return [
+        heading,
+        h("form", { class: "form", key: "form", novalidate: true, onsubmit: submit }, sections(form), aside(rest)),
+      ];
     },
     close() {
       for (const resource of [specification, builtIns, preview]) resource.close();
@@ -180,4 +274,3 @@ export default function newPage(shell) {
     },
   };
 }
-

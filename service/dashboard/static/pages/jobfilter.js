@@ -1,0 +1,170 @@
+/* Which jobs are shown, and what of them: all of it in the address. */
+
+import { metricName } from "../format.js";
+import { COLUMNS, DEFAULT_COLUMNS, METRICS, metricsOf } from "../metrics.js";
+import { button, checklist, ICONS, picker } from "../parts.js";
+import { shape, STATUSES } from "../status.js";
+import { url } from "../url.js";
+import { h } from "../view.js";
+import { GROUPS } from "./groups.js";
+
+const NORMALIZATIONS = ["batch", "layer", "instance", "group", "none"];
+const MODELS = ["resnet20", "resnet56", "resnet18", "vgg"];
+const TYPING_MS = 250;
+const typing = new Map();
+
+/** What the address says of which jobs are meant, as the API's query. */
+export function filterOf() {
+  return {
+    status: url.all("status"),
+    normalization: url.all("normalization"),
+    model: url.all("model"),
+    batch_size: url.list("batch_size"),
+    seed: url.list("seed"),
+    label: url.all("label"),
+    experiment: url.get("experiment"),
+    search: url.get("search"),
+    created_after: url.get("created_after"),
+  };
+}
+
+/** Whether any filter is set. */
+export const isFiltered = () =>
+  Object.values(filterOf()).some((value) => (Array.isArray(value) ? value.length : value));
+
+/** What cells of the table show besides the job. */
+export const options = () => ({ metric: url.get("metric", "test_error") });
+
+/** The head of a column. */
+export const headOf = (column) => (typeof column.head === "function" ? column.head(options()) : column.head);
+
+const toggle = (name, value) => {
+  const chosen = url.all(name);
+  url.change({
+    [name]: chosen.includes(value) ? chosen.filter((one) => one !== value) : [...chosen, value],
+    cursor: null,
+  });
+};
+
+const typed = (name) => (event) => {
+  const { value } = event.target;
+  clearTimeout(typing.get(name));
+  typing.set(
+    name,
+    setTimeout(() => url.change({ [name]: value.trim(), cursor: null }, { replace: true }), TYPING_MS),
+  );
+};
+
+/** The two bars: which jobs, and what of them. `jobs` are those on the page, `arrived` a button where some are new. */
+export function filterBar(jobs, arrived) {
+  const metrics = metricsOf(jobs);
+  const shown = url.list("columns", DEFAULT_COLUMNS);
+  return h(
+    "div",
+    { class: "filters", key: "filters" },
+    h(
+      "div",
+      { class: "toolbar", key: "filters", role: "search", "aria-label": "Filter the jobs" },
+      h(
+        "div",
+        { class: "search" },
+        shape(ICONS.search),
+        h("input", {
+          type: "search",
+          "aria-label": "Search names",
+          placeholder: "Search names",
+          value: url.get("search", ""),
+          oninput: typed("search"),
+        }),
+      ),
+      checklist(
+        "Status",
+        STATUSES.map((name) => [name, name]),
+        url.all("status"),
+        (value) => toggle("status", value),
+      ),
+      checklist(
+        "Normalization",
+        NORMALIZATIONS.map((name) => [name, name]),
+        url.all("normalization"),
+        (value) => toggle("normalization", value),
+      ),
+      checklist(
+        "Model",
+        MODELS.map((name) => [name, name]),
+        url.all("model"),
+        (value) => toggle("model", value),
+      ),
+      h("input", {
+        class: "short",
+        "aria-label": "Batch sizes, comma-separated",
+        placeholder: "Batch sizes",
+        inputmode: "numeric",
+        value: url.get("batch_size", ""),
+        oninput: typed("batch_size"),
+      }),
+      h("input", {
+        class: "short",
+        "aria-label": "Label, as key:value",
+        placeholder: "Label key:value",
+        value: url.get("label", ""),
+        oninput: typed("label"),
+      }),
+      isFiltered() &&
+        button(
+          "Clear",
+          () =>
+            url.change({ ...Object.fromEntries(Object.keys(filterOf()).map((name) => [name, null])), cursor: null }),
+          { kind: "quiet" },
+        ),
+    ),
+    h(
+      "div",
+      { class: "toolbar", key: "display" },
+      picker(
+        "Metric",
+        (metrics.length ? metrics : METRICS).map((name) => [name, metricName(name)]),
+        options().metric,
+        (metric) => url.change({ metric }),
+        { hiddenLabel: true },
+      ),
+      checklist("Group by", GROUPS, url.list("group"), (value) => {
+        const chosen = url.list("group");
+        url.change({
+          group: (chosen.includes(value) ? chosen.filter((one) => one !== value) : [...chosen, value].slice(-2)).join(
+            ",",
+          ),
+        });
+      }),
+      checklist(
+        "Columns",
+        Object.entries(COLUMNS).map(([name, column]) => [name, headOf(column)]),
+        shown,
+        (value) => {
+          const next = Object.keys(COLUMNS).filter((name) => shown.includes(name) !== (name === value));
+          url.change({ columns: next.join(",") === DEFAULT_COLUMNS.join(",") ? null : next.join(",") });
+        },
+        { counted: false },
+      ),
+      url.get("experiment") &&
+        h(
+          "span",
+          { class: "tag", key: "experiment" },
+          "Of ",
+          h("a", { href: `/experiments/${url.get("experiment")}` }, "one experiment"),
+          " ",
+          h(
+            "button",
+            {
+              type: "button",
+              class: "remove",
+              "aria-label": "Show the jobs of all experiments",
+              onclick: () => url.change({ experiment: null, cursor: null }),
+            },
+            "×",
+          ),
+        ),
+      h("span", { class: "push", key: "arrived" }, arrived),
+    ),
+  );
+}
