@@ -5,7 +5,7 @@ import { choice } from "./parts.js";
 import { url } from "./url.js";
 import { h } from "./view.js";
 
-export const X_AXES = [
+const X_AXES = [
   ["step", "Step"],
   ["epoch", "Epoch"],
   ["time", "Time"],

@@ -1,6 +1,6 @@
 /* Events of the stream, applied to the jobs that a page shows. */
 
-import { isActive } from "./status.js";
+import { ENDED, isActive } from "./status.js";
 
 /** The job after an event. A new object where something changed, the same where nothing did. */
 export function advance(job, { type, data }) {
@@ -10,7 +10,7 @@ export function advance(job, { type, data }) {
     return { ...job, progress };
   }
   if (type === "status") {
-    const ended = ["succeeded", "failed", "cancelled"].includes(data.status);
+    const ended = ENDED.has(data.status);
     const progress = job.progress && !isActive(data.status) ? { ...job.progress, eta_s: null } : job.progress;
     return {
       ...job,

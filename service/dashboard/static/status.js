@@ -14,7 +14,8 @@ export const STATUSES = [
   "failed",
   "cancelled",
 ];
-const ENDED = new Set(["succeeded", "failed", "cancelled"]);
+/** The states that do not change any more. */
+export const ENDED = new Set(["succeeded", "failed", "cancelled"]);
 const ACTIVE = new Set(["starting", "running", "pausing", "cancelling"]);
 
 const SHAPES = {
@@ -30,7 +31,6 @@ const SHAPES = {
   cancelled: "M8 1.75a6.25 6.25 0 1 0 0 12.5 6.25 6.25 0 0 0 0-12.5ZM3.6 3.6l8.8 8.8",
 };
 
-export const hasEnded = (status) => ENDED.has(status);
 export const isActive = (status) => ACTIVE.has(status);
 
 /** What may be asked of a job in a state. */

@@ -49,6 +49,14 @@ async def test_every_import_of_a_module_leads_to_one(http: AsyncClient) -> None:
             assert imported.startswith("."), f"{module} imports {imported}, which is not ours"
 
 
+@pytest.mark.parametrize("path", sorted(STATIC.rglob("*.*s")), ids=lambda path: str(path.relative_to(STATIC)))
+def test_a_file_is_short_and_says_what_is_in_it(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400, "there is a second noun in it"
+    assert text.startswith(("/* ", "// ")), "it does not begin with what it is"
+    assert path.stem not in {"utils", "util", "helpers", "helper", "common", "misc", "core"}
+
+
 async def test_it_is_compressed_for_those_who_can_read_that(http: AsyncClient) -> None:
     path = next(path for path in await asset_paths(http) if path.startswith("/vendor/plotly"))
     plain = await http.get(path, headers={"Accept-Encoding": "identity"})
