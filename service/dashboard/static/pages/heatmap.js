@@ -95,38 +95,24 @@ export function heatmap(results, { metric, chosen, toggle, shares }) {
     );
   }
 
-  function cellState({ counts, ...cell }) {
-    const parts = [
-      "running",
-      "starting",
-      "pausing",
-      "cancelling",
-      "queued",
-      "paused",
-      "lost",
-      "failed",
-      "cancelled",
-    ].filter((status) => counts[status]);
-    if (!parts.length) return h("span", { class: "state" });
-    const running = shares(cell);
+  /** What of the cell has not succeeded: the two states that matter most, and how far its running jobs are. */
+  function cellState(cell) {
+    const parts = UNFINISHED.filter((status) => cell.counts[status]).slice(0, 2);
     return h(
       "span",
       { class: "state" },
-      parts.slice(0, 2).map((status) =>
-        h(
-          "span",
-          { key: status },
-          {
-            ...statusMark(status),
-            children: [
-              statusMark(status).children[0],
-              `${counts[status]} ${status}${status === "running" && running.length ? ` ${Math.round((100 * running.reduce((a, b) => a + b, 0)) / running.length)} %` : ""}`,
-            ],
-          },
-        ),
-      ),
+      parts.map((status) => stateOf(status, cell.counts[status], status === "running" ? shares(cell) : [])),
     );
   }
+}
+
+const UNFINISHED = ["running", "starting", "pausing", "cancelling", "queued", "paused", "lost", "failed", "cancelled"];
+
+function stateOf(status, count, done) {
+  const mark = statusMark(status);
+  const mean = done.reduce((sum, share) => sum + share, 0) / done.length;
+  const words = done.length ? `${count} ${status} ${Math.round(100 * mean)} %` : `${count} ${status}`;
+  return { ...mark, props: { ...mark.props, key: status }, children: [mark.children[0], words] };
 }
 
 const words = (field) => field.replaceAll("_", " ");
