@@ -9,6 +9,8 @@ role=${1:-}
 head=${NORMLAB_RAY_ADDRESS:-ray-head:6379}
 # With detached actors alive, Ray would take half a minute to stop.
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
+# By default Ray is nice about its workers, and whatever runs beside them pushes the training aside.
+export RAY_worker_niceness=0
 set -- --disable-usage-stats --object-store-memory="${RAY_OBJECT_STORE_BYTES:-500000000}"
 case $role in
   head) exec ray start --head --block --port="${head##*:}" --num-cpus=0 --num-gpus=0 --include-dashboard=false "$@" ;;

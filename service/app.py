@@ -26,6 +26,7 @@ from service.api import (
     logs,
     metrics,
     openapi,
+    reference,
     reports,
     results,
     specification,
@@ -66,6 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=_version(),
         lifespan=lifespan,
         redirect_slashes=False,
+        openapi_url=None,
         separate_input_output_schemas=False,
     )
     app.state.services = services
@@ -73,7 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     for noun in (jobs, metrics, logs, events, checkpoints, experiments, results, reports, bundles, cluster):
         app.include_router(noun.router, dependencies=[Depends(authorize), Depends(known_parameters_only)])
-    for noun in (specification, health, dashboard):
+    for noun in (specification, health, reference, dashboard):
         app.include_router(noun.router)
     app.openapi = partial(openapi.describe, app)  # type: ignore[method-assign]
     return app

@@ -47,6 +47,8 @@ class PrivateRay:
             # What it drains for 30 s by default is stopped by the dispatcher, or lives in checkpoints.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             "AUTOSCALER_METRIC_PORT": "0",
+            # By default Ray is nice about its workers, and whatever runs beside them pushes the training aside.
+            "RAY_worker_niceness": "0",
         }
 
     def command(self) -> list[str]:

@@ -142,6 +142,9 @@ async def test_it_is_paused_resumed_extended_exported_and_cancelled(visit: Visit
     page.once("dialog", lambda dialog: dialog.accept())
     await page.get_by_role("button", name="Cancel").click()
     await expect(heading).to_contain_text("cancelled")
+    async with page.expect_download() as started:
+        await page.get_by_role("button", name="Report").click()
+    assert (await (await started.value).path()).read_text().startswith("<!doctype html>")
 
 
 async def test_it_is_cloned_into_the_form(visit: Visit, experiment: str) -> None:

@@ -195,7 +195,16 @@ async def test_every_recipe_in_the_specification_can_be_submitted(http: AsyncCli
 
 async def test_the_documentation_is_served(http: AsyncClient) -> None:
     assert (await http.get("/openapi.json")).json()["info"]["title"] == "normlab"
-    assert "text/html" in (await http.get("/docs")).headers["content-type"]
+    page = await http.get("/docs")
+    assert "text/html" in page.headers["content-type"]
+    assert "/openapi.json" in page.text
+
+
+async def test_the_scripts_of_the_documentation_cannot_read_what_the_dashboard_keeps(http: AsyncClient) -> None:
+    policy = (await http.get("/docs")).headers["content-security-policy"]
+    assert policy.startswith("sandbox ")
+    assert "allow-same-origin" not in policy
+    assert (await http.get("/openapi.json")).headers["access-control-allow-origin"] == "*"
 
 
 async def test_replicas_tell_the_same(settings: Settings, app: FastAPI, http: AsyncClient, reporter: Reporter) -> None:

@@ -66,6 +66,15 @@ export function steering(shell, id, { changed, asked }) {
     }
   }
 
+  async function report() {
+    try {
+      const query = new URLSearchParams(Object.entries(asked()).filter(([, value]) => value));
+      await download(`/v1/experiments/${id}/report?${query}`, `${id}.html`);
+    } catch (problem) {
+      shell.say(problem.detail, "bad");
+    }
+  }
+
   return function heading(it) {
     const ended = ENDED.includes(it.status);
     return h(
@@ -85,6 +94,11 @@ export function steering(shell, id, { changed, asked }) {
           ? null
           : button("Add seeds", () => addSeeds(it), { key: "seeds" }),
         linkButton("Clone", cloneAddress(it), { key: "clone" }),
+        button("Report", report, {
+          key: "report",
+          icon: "download",
+          title: "The answer as a page: table, figure, every comparison, and all it takes to repeat it",
+        }),
         button("CSV", csv, { key: "csv", icon: "download" }),
         button("Bundle", bundle, {
           key: "bundle",
