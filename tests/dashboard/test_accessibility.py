@@ -50,9 +50,14 @@ async def addresses(api: Api, submit: Callable[..., str], reporter: Reporter) ->
     return {name: path.format(job=job, other=other, experiment=experiment) for name, path in PAGES.items()}
 
 
+DRAWN = """() => [...document.querySelectorAll(".drawing")]
+    .every((drawing) => drawing.getBoundingClientRect().top >= innerHeight || drawing.querySelector(".main-svg"))"""
+
+
 async def settled(page: Page) -> None:
     await expect(page.get_by_role("heading", level=1)).to_be_visible()
     await expect(page.locator("[aria-busy=true]")).to_have_count(0)
+    await page.wait_for_function(DRAWN)
 
 
 async def violations(page: Page) -> list[str]:

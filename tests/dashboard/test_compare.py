@@ -29,7 +29,7 @@ async def test_selected_jobs_are_compared_by_what_differs(
     await expect(spec.get_by_role("rowheader", name="optimizer.learning_rate")).to_be_visible()
     best = page.get_by_role("region", name="Metrics").get_by_role("row").filter(has_text="best test error")
     await expect(best.get_by_role("cell")).to_have_text(["50.00 %", "✓ 25.00 %"])
-    await expect(page.get_by_role("img")).to_have_count(1)
+    await expect(page.get_by_role("figure")).to_have_count(1)
     copied = await visit.open(page.url.removeprefix(visit.api.url))
     await expect(copied.get_by_role("button", name="Everything")).to_have_attribute("aria-pressed", "true")
     await copied.get_by_role("link", name="layer").first.click()

@@ -109,7 +109,7 @@ async def test_metric_statistic_and_cells_are_chosen_and_stay_in_the_address(
     copied = await visit.open(page.url.removeprefix(visit.api.url))
     await expect(cell(copied, "batch", 2).get_by_role("button")).to_have_attribute("aria-pressed", "true")
     await expect(copied.get_by_role("region", name="Jobs of the chosen cells").locator("tbody tr")).to_have_count(3)
-    await expect(copied.get_by_role("img", name="Learning curves, test loss")).to_have_attribute(
+    await expect(copied.get_by_role("figure", name="Learning curves, test loss")).to_have_attribute(
         "aria-label", re.compile("batch at 2 ends at 2.004$")
     )
     await copied.get_by_role("link", name="Compare them").click()

@@ -29,7 +29,7 @@ async def test_a_job_is_watched_from_the_queue_to_its_end(
     for epoch in (1, 2, 3):
         await reporter.metrics("eval", epoch, 10 * epoch, test_error=0.5 / epoch, test_loss=1.0 / epoch)
     await expect(page.get_by_label("Progress", exact=True)).to_contain_text("16.67 %")
-    await expect(page.get_by_role("img", name="Error: error (%)")).to_have_attribute(
+    await expect(page.get_by_role("figure", name="Error: error (%)")).to_have_attribute(
         "aria-label", "Error: error (%) by epoch. test error ends at 16.67 %"
     )
     await expect(page.locator(".js-plotly-plot").first).to_be_visible()

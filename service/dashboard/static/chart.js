@@ -108,7 +108,8 @@ export function chart({ key, title, series, axes, height = 320, note = null, ext
           : h("div", {
               class: "drawing",
               key: "drawing",
-              role: "img",
+              // Not an image: plotly's buttons in it are there for the keyboard too.
+              role: "figure",
               "aria-label": label,
               hook: { ...DRAWING, series: shown, axes },
             }),
