@@ -5,6 +5,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,9 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     return run
 
 
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@contextmanager
+def serving(settings: Settings) -> Iterator[str]:
     """The address of a real API on an empty database, with nobody to run its jobs."""
-    settings = Settings(home=tmp_path_factory.mktemp("home"), port=free_port())
 
     async def migrated() -> None:
         async with Database(settings.database) as database:
@@ -70,6 +70,12 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield url
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(Settings(home=tmp_path_factory.mktemp("home"), port=free_port())) as url:
+        yield url
 
 
 @pytest.fixture
@@ -98,19 +104,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
                 await worker.report(row(10, test_error=0.1 + 0.02 * (number % 4) + 0.001 * number))
                 await worker.finish()
 
-    async def migrated() -> None:
-        async with Database(settings.database) as database:
-            await migrate.upgrade(database)
-
-    asyncio.run(migrated())
-    server = create_server(settings)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    url = f"http://127.0.0.1:{settings.port}"
     grid = {"normalization": [{"type": "batch"}, {"type": "group"}], "batch_size": [2, 32], "seed": [0, 1]}
-    with Client(url, retry_s=20) as client:
-        id_ = client.submit_experiment({"name": "ran", "grid": grid})["id"]
-    asyncio.run(train())
-    yield url, id_
-    server.should_exit = True
-    thread.join()
+    with serving(settings) as url:
+        with Client(url) as client:
+            id_ = client.submit_experiment({"name": "ran", "grid": grid})["id"]
+        asyncio.run(train())
+        yield url, id_
