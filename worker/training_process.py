@@ -124,7 +124,9 @@ class TrainingProcess:
             )
         self.pid = self._process.pid
         self._connection = Connection(near.detach())
-        self._send(prepare)
+        # One that has ended by now is noticed, and its end explained, by the thread that listens.
+        with suppress(TrainingProcessGone):
+            self._send(prepare)
         threading.Thread(target=self._listen, name="training process", daemon=True).start()
 
     @property

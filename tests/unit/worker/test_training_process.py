@@ -236,8 +236,18 @@ os._exit(0)
         starter.stdout.close()
 
 
-def test_a_process_that_cannot_begin_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+class EndedProcess(subprocess.Popen[bytes]):
+    """One that has ended before anybody can write to it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.wait(PATIENCE_S)
+
+
+@pytest.mark.parametrize("popen", [subprocess.Popen, EndedProcess], ids=["beginning", "ended"])
+def test_a_process_that_cannot_begin_says_so(monkeypatch: pytest.MonkeyPatch, popen: type) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
+    monkeypatch.setattr(subprocess, "Popen", popen)
     process = TrainingProcess(Prepare(1, LEASE_S, False), lambda _: None, lambda: None)
 
     with pytest.raises(TrainingProcessGone, match="ended with exit code 1"):
