@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from typing import Annotated, get_args
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Query, Response
 from pydantic import BaseModel, Field
@@ -16,7 +16,7 @@ from service.api.representations import JobDetail, JobView, job_detail, job_url,
 from service.auth import AuthorizedClient
 from service.jobs import JobRequest
 from service.problems import describe
-from service.store import Database, jobs, listing
+from service.store import Database, jobs, listing, ordering
 from service.store.tables import Job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -37,8 +37,8 @@ class JobsQuery(JobFilterQuery):
 
     sort: Text = Field(
         default="-created_at",
-        description="a field, with a minus in front for descending",
-        json_schema_extra={"enum": [sign + field for field in get_args(listing.SortField) for sign in ("", "-")]},
+        description=ordering.DESCRIPTION,
+        json_schema_extra={"pattern": ordering.PATTERN},
     )
     limit: int = Field(default=50, ge=1, le=200, description="jobs a page")
     cursor: str | None = Field(default=None, max_length=1000, description="next_cursor of the page before")

@@ -20,7 +20,7 @@ from service.bundle import (
 from service.errors import Conflict
 from service.jobs import TERMINAL
 from service.store.database import lock_events
-from service.store.metrics import summarize
+from service.store.metrics import sort_by_summary, summarize
 from service.store.tables import Attempt, Checkpoint, Event, Experiment, Job, JobLabel, Metric, Table
 
 LINES: dict[str, tuple[type[Attempt | Metric | Event], type[AttemptLine | MetricLine | EventLine]]] = {
@@ -113,6 +113,8 @@ async def take_in(session: AsyncSession, bundle: Bundle) -> tuple[Experiment, bo
                     summaries[row.job_id] = summarize(summaries.get(row.job_id, {}), row.step, row.values)
     for job_id, summary in summaries.items():
         await session.execute(update(Job).where(Job.id == job_id).values(summary=summary))
+    for some in _chunks(summaries):
+        await sort_by_summary(session, {job_id: summaries[job_id] for job_id in some})
     return experiment, True
 
 

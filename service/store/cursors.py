@@ -2,32 +2,42 @@
 
 import base64
 import json
+import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from service.errors import Unprocessable
+from service.store.ordering import Order, SortKey
 
 
-def write_cursor(sort: str, value: Any, row_id: str) -> str:
-    """The place behind a row: the value it is sorted by, and its id."""
-    plain = value.isoformat() if isinstance(value, datetime) else value
-    return base64.urlsafe_b64encode(json.dumps([sort, plain, row_id]).encode()).decode().rstrip("=")
+def write_cursor(order: Order, values: Sequence[Any], row_id: str) -> str:
+    """The place behind a row: the values it is sorted by, and its id."""
+    plain = [value.isoformat() if isinstance(value, datetime) else value for value in values]
+    return base64.urlsafe_b64encode(json.dumps([order.text, plain, row_id]).encode()).decode().rstrip("=")
 
 
-def read_cursor(cursor: str, sort: str) -> tuple[Any, str]:
+def read_cursor(cursor: str, order: Order) -> tuple[Sequence[Any], str]:
     """What `write_cursor` was given. Raises `Unprocessable` for anything else, and for a cursor of another order."""
     try:
-        made_for, value, row_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        name = sort.removeprefix("-")
-        if made_for != sort or not isinstance(row_id, str) or "\0" in row_id:
+        made_for, values, row_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        if made_for != order.text or not isinstance(row_id, str) or "\0" in row_id:
             raise ValueError
-        if name.endswith("_at"):
-            value = datetime.fromisoformat(value).astimezone(UTC)
-        elif name in ("batch_size", "priority"):
-            if type(value) is not int or abs(value) >= 2**31:
-                raise ValueError
-        elif not isinstance(value, str) or "\0" in value:
-            raise ValueError
+        return [_value(key, value) for key, value in zip(order.keys, values, strict=True)], row_id
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise Unprocessable(f"cursor is {cursor!r}: give next_cursor of a page with the same sort.") from error
-    return value, row_id
+
+
+def _value(key: SortKey, value: Any) -> Any:
+    if key.metric is not None:
+        if value is not None and not (type(value) in (int, float) and math.isfinite(value)):
+            raise ValueError
+        return None if value is None else float(value)
+    if key.name.endswith("_at"):
+        return datetime.fromisoformat(value).astimezone(UTC)
+    if key.name in ("batch_size", "priority", "seed"):
+        if type(value) is not int or abs(value) >= (2**63 if key.name == "seed" else 2**31):
+            raise ValueError
+    elif not isinstance(value, str) or "\0" in value:
+        raise ValueError
+    return value

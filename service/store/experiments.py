@@ -16,10 +16,11 @@ from service.store import jobs
 from service.store.cursors import read_cursor, write_cursor
 from service.store.database import lock_events
 from service.store.identifiers import new_id
+from service.store.ordering import Order
 from service.store.tables import Experiment, Idempotency, Job
 
 PAUSED, CANCELLED = "paused", "cancelled"
-SORT = "-created_at"
+ORDER = Order.parse("-created_at")
 
 
 async def create(session: AsyncSession, request: ExperimentRequest, planned: Sequence[PlannedJob]) -> Experiment:
@@ -58,13 +59,13 @@ async def page(
     if search:
         query = query.where(Experiment.name.icontains(search, autoescape=True))
     if cursor is not None:
-        value, last = read_cursor(cursor, SORT)
+        (value,), last = read_cursor(cursor, ORDER)
         tied = and_(Experiment.created_at == value, Experiment.id < last)
         query = query.where(or_(Experiment.created_at < value, tied))
     found = (await session.scalars(query)).all()
     if len(found) <= limit:
         return found, None
-    return found[:limit], write_cursor(SORT, found[limit - 1].created_at, found[limit - 1].id)
+    return found[:limit], write_cursor(ORDER, [found[limit - 1].created_at], found[limit - 1].id)
 
 
 async def counts(session: AsyncSession, experiment_ids: Sequence[str]) -> dict[str, dict[Status, int]]:

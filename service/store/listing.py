@@ -3,17 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from sqlalchemy import Select, and_, or_, select
+from sqlalchemy import ColumnElement, Row, Select, and_, false, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
-from service.errors import Unprocessable
 from service.jobs import Status
 from service.store.cursors import read_cursor, write_cursor
-from service.store.tables import Job, JobLabel
+from service.store.ordering import Order
+from service.store.tables import Job, JobLabel, MetricSummary
 
-SortField = Literal["created_at", "updated_at", "batch_size", "priority", "name", "status", "normalization", "model"]
+Place = tuple[Sequence[Any], str]
+"""The values a row is sorted by, and its id."""
+Part = Literal["all", "with", "without"]
+"""Of the jobs: whether they have the metric that they are sorted by first."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +66,71 @@ async def page(
     session: AsyncSession, filter_: JobFilter, *, sort: str = "-created_at", limit: int = 50, cursor: str | None = None
 ) -> tuple[Sequence[Job], str | None]:
     """A page of jobs, and the cursor of the next or None. Raises `Unprocessable` for a bad sort or cursor."""
-    descending = sort.startswith("-")
-    name = sort.removeprefix("-")
-    if name not in get_args(SortField):
-        accepted = ", ".join(get_args(SortField))
-        raise Unprocessable(f"sort is {sort!r}: give one of {accepted}, with a minus in front for descending.")
-    column = getattr(Job, name)
+    order = Order.parse(sort)
+    behind = None if cursor is None else read_cursor(cursor, order)
     # The keys alone first: what has to be sorted is then no larger than an index.
-    query = filter_.apply(select(column, Job.id))
-    if cursor is not None:
-        value, job_id = read_cursor(cursor, sort)
-        beyond, tied = (column < value, Job.id < job_id) if descending else (column > value, Job.id > job_id)
-        query = query.where(or_(beyond, and_(column == value, tied)))
-    order = (column.desc(), Job.id.desc()) if descending else (column, Job.id)
-    keys = (await session.execute(query.order_by(*order).limit(limit + 1))).all()
-    jobs = {job.id: job for job in await session.scalars(select(Job).where(Job.id.in_([id_ for _, id_ in keys])))}
-    found = [jobs[id_] for _, id_ in keys[:limit] if id_ in jobs]
-    return found, write_cursor(sort, *keys[limit - 1]) if len(keys) > limit else None
+    keys: list[Row[Any]] = []
+    parts: tuple[Part, ...] = ("with", "without") if order.keys[0].metric else ("all",)
+    for part in parts:
+        if len(keys) <= limit and (query := _keys(filter_, order, part, behind)) is not None:
+            keys += (await session.execute(query.limit(limit + 1 - len(keys)))).all()
+    ids = [key[0] for key in keys[:limit]]
+    jobs = {job.id: job for job in await session.scalars(select(Job).where(Job.id.in_(ids)))}
+    found = [jobs[id_] for id_ in ids if id_ in jobs]
+    return found, write_cursor(order, keys[limit - 1][1:], ids[-1]) if len(keys) > limit else None
+
+
+def _keys(filter_: JobFilter, order: Order, part: Part, behind: Place | None) -> Select[Any] | None:
+    """The ids of jobs, each with what it is sorted by, in their order, behind a place. None where none can follow.
+
+    An order that begins with a metric is read in two parts, the jobs `with` it and those `without`: each of them walks
+    an index, which one order with the nulls last would not.
+    """
+    if behind is not None and part == "with" and behind[0][0] is None:
+        return None
+    if behind is not None and part == "without" and behind[0][0] is not None:
+        behind = None
+    id_: ColumnElement[str] = Job.id  # type: ignore[assignment]
+    query: Select[Any] = select()
+    columns: list[tuple[ColumnElement[Any], bool]] = []  # with: whether it may be null
+    for n, key in enumerate(order.keys):
+        if key.metric is None:
+            columns.append((getattr(Job, key.name), False))
+            continue
+        summary = aliased(MetricSummary)
+        columns.append((getattr(summary, key.value), n > 0 or part != "with"))
+        joined = and_(summary.job_id == Job.id, summary.name == key.metric)
+        if n == 0 and part == "with":
+            id_ = summary.job_id  # type: ignore[assignment]
+            query = query.select_from(summary).join(Job, joined)
+        else:
+            query = (query if n else query.select_from(Job)).outerjoin(summary, joined)
+            query = query.where(summary.job_id.is_(None)) if n == 0 else query
+    query = filter_.apply(query.add_columns(id_, *(column for column, _ in columns)))
+    tied_by = (id_, order.keys[-1].descending)
+    terms = [(column, key.descending, null) for (column, null), key in zip(columns, order.keys, strict=True)]
+    if behind is not None:
+        query = query.where(_beyond([*terms, (*tied_by, False)], [*behind[0], behind[1]]))
+        column, descending, nullable = terms[0]
+        if not nullable:
+            # Implied by the above, but in words that an index can be entered with.
+            query = query.where(column <= behind[0][0] if descending else column >= behind[0][0])
+    if part == "without":
+        terms = terms[1:]
+    for column, descending, nullable in [*terms, (*tied_by, False)]:
+        if nullable:
+            query = query.order_by(column.is_(None))
+        query = query.order_by(column.desc() if descending else column)
+    return query
+
+
+def _beyond(terms: Sequence[tuple[ColumnElement[Any], bool, bool]], values: Sequence[Any]) -> ColumnElement[bool]:
+    """That a row comes after `values` in the order of `terms`, nulls last."""
+    (column, descending, nullable), *rest = terms
+    value, *others = values
+    further: ColumnElement[bool] = false()
+    same = column.is_(value)
+    if value is not None:
+        further, same = column < value if descending else column > value, column == value
+        further = or_(further, column.is_(None)) if nullable else further
+    return or_(further, and_(same, _beyond(rest, others))) if rest else further

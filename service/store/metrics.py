@@ -1,13 +1,14 @@
 """Rows of metrics, and their summary."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
 from sqlalchemy import case, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.store.tables import Job, Metric
+from service.store.ordering import SortMetric
+from service.store.tables import Job, Metric, MetricSummary
 from worker.events import Metrics
 
 EVALUATED = ("test_", "holdout_")
@@ -34,6 +35,7 @@ async def add(session: AsyncSession, job: Job, attempt_id: str, event: Metrics) 
     )
     await session.flush()
     job.summary = summarize(job.summary, event.step, values)
+    await sort_by_summary(session, {job.id: job.summary})
     return values
 
 
@@ -63,6 +65,25 @@ async def supersede(session: AsyncSession, job: Job, beyond_step: int) -> None:
     for metric in await rows(session, job.id):
         summary = summarize(summary, metric.step, metric.values)
     job.summary = summary
+    await sort_by_summary(session, {job.id: summary})
+
+
+async def sort_by_summary(session: AsyncSession, summaries: Mapping[str, dict[str, Any]]) -> None:
+    """Let jobs be sorted by their summaries, by job: what is kept beside these is brought up to date."""
+    kept = {
+        (row.job_id, row.name): row
+        for row in await session.scalars(select(MetricSummary).where(MetricSummary.job_id.in_(summaries)))
+    }
+    for job_id, summary in summaries.items():
+        for name in get_args(SortMetric):
+            row, entry = kept.get((job_id, name)), summary.get(name)
+            if entry is None:
+                if row is not None:
+                    await session.delete(row)
+            elif row is None:
+                session.add(MetricSummary(job_id=job_id, name=name, last=entry["last"], best=entry["best"]))
+            else:
+                row.last, row.best = entry["last"], entry["best"]
 
 
 def summarize(summary: dict[str, Any], step: int, values: dict[str, Any]) -> dict[str, Any]:

@@ -123,6 +123,7 @@ class Job(Table):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
+    notes: Mapped[str] = mapped_column(default="", server_default="")
     spec: Mapped[dict[str, Any]]
     priority: Mapped[int]
     max_retries: Mapped[int]
@@ -276,6 +277,33 @@ class Metric(Table):
             postgresql_where=text("NOT superseded"),
         ),
     )
+
+
+class MetricSummary(Table):
+    """The last and the best value of one metric of a job, as its summary has them: for jobs to be sorted by."""
+
+    __tablename__ = "summaries"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    last: Mapped[float]
+    best: Mapped[float]
+
+    __table_args__ = (
+        Index("ix_summaries_name_last_job_id", "name", "last", "job_id"),
+        Index("ix_summaries_name_best_job_id", "name", "best", "job_id"),
+    )
+
+
+class View(Table):
+    """An address of the dashboard that somebody gave a name."""
+
+    __tablename__ = "views"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    path: Mapped[str]
+    created_at: Mapped[datetime]
 
 
 class Checkpoint(Table):

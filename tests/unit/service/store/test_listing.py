@@ -2,17 +2,20 @@
 
 import base64
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
 import pytest
+from sqlalchemy import delete
 
 from service.errors import Unprocessable
 from service.jobs import Status
 from service.store import Database, jobs
-from service.store.listing import JobFilter, SortField, page
+from service.store.listing import JobFilter, page
+from service.store.ordering import NAMES, PATTERN, Order, SortField
 from service.store.tables import Job
-from tests.unit.service.store.acting import Worker, create, request
+from tests.unit.service.store.acting import Worker, create, request, row
 
 pytestmark = pytest.mark.anyio
 
@@ -102,6 +105,77 @@ async def test_pages_in_any_order_hold_each_job_once(database: Database) -> None
             assert keys == sorted(keys, reverse=sort.startswith("-")), sort
 
 
+ERRORS = (0.5, None, 0.25, 0.5, None, 0.125, 0.5, 1.0, 0.0, None, 0.25, 0.3)
+"""What a dozen jobs end at, in the order they were made."""
+
+
+async def with_errors(database: Database) -> dict[str, float | None]:
+    """A dozen jobs, most with an error, whose best is a quarter of its last. Returns the last, by job."""
+    for n in range(len(ERRORS)):
+        await create(database, name=f"job {n % 3}", seed=n)
+    found: dict[str, float | None] = {}
+    for error in ERRORS:
+        worker = await Worker.run(database)
+        if error is not None:
+            await worker.report(row(1, test_error=error / 4), row(2, test_error=error))
+        await worker.finish()
+        found[worker.job] = error
+    return found
+
+
+def in_order(found: list[Job], sort: str, errors: dict[str, float | None]) -> list[Job]:
+    """`found` sorted one thing after another, the last first: a stable sort by each is a sort by all of them."""
+    keys = sort.split(",")
+    for key in reversed([*keys, "-id" if keys[-1].startswith("-") else "id"]):
+        name, descending = key.removeprefix("-").removesuffix(".best"), key.startswith("-")
+
+        def value(job: Job, name: str = name) -> Any:
+            return errors[job.id] if name == "test_error" else None if name == "test_loss" else getattr(job, name)
+
+        having = [job for job in found if value(job) is not None]
+        without = [job for job in found if value(job) is None]
+        found = sorted(having, key=value, reverse=descending) + without
+    return found
+
+
+@pytest.mark.parametrize(
+    "sort",
+    [
+        "test_error",
+        "-test_error",
+        "-test_error.best",
+        "test_error,-created_at",
+        "-test_error,name,seed",
+        "name,-test_error",
+        "-test_loss,test_error",
+        "test_loss",
+    ],
+)
+async def test_jobs_are_sorted_by_metrics_those_without_one_last(database: Database, sort: str) -> None:
+    errors = await with_errors(database)
+    for limit in (1, 3, 5, 50):
+        found = await every_page(database, sort, limit)
+        assert [(job.seed, job.name) for job in found] == [(j.seed, j.name) for j in in_order(found, sort, errors)]
+        assert len({job.id for job in found}) == 12
+
+
+async def test_a_metric_sorts_by_what_counts_by_now(database: Database) -> None:
+    first, second = await create(database), await create(database)
+    worker = await Worker.run(database)
+    await worker.report(row(1, test_error=0.5))
+    await worker.checkpoint(1)
+    await worker.report(row(2, test_error=0.1))
+    other = await Worker.run(database)
+    await other.report(row(1, test_error=0.3))
+    assert [job.id for job in await every_page(database, "test_error", 5)] == [first, second]
+    await worker.lose()
+    await Worker.run(database, resumed_from_step=1)
+    assert [job.id for job in await every_page(database, "test_error", 5)] == [second, first]
+    async with database.write() as session:
+        await session.execute(delete(Job).where(Job.id == second))
+    assert [job.id for job in await every_page(database, "test_error", 5)] == [first]
+
+
 @pytest.mark.parametrize("sort", ["-created_at", "created_at", "batch_size", "-name"])
 async def test_pages_stay_put_while_jobs_are_added(database: Database, sort: str) -> None:
     await a_dozen(database)
@@ -147,18 +221,20 @@ async def test_a_made_up_value_in_a_cursor_is_refused_or_finds_something(databas
         "\ud800",
         [],
         {},
+        float("nan"),
+        float("inf"),
         "2026-01-01",
         "0001-01-01T00:00:00+14:00",
     ]
     refused = 0
-    for field in FIELDS:
+    for name in NAMES:
         for value in values:
             async with database.read() as session:
                 try:
-                    await page(session, JobFilter(), sort=field, cursor=made_up(field, value, "job_1"))
+                    await page(session, JobFilter(), sort=name, cursor=made_up(name, [value], "job_1"))
                 except Unprocessable:
                     refused += 1
-    assert refused >= len(FIELDS) * 7
+    assert refused >= len(NAMES) * 7
 
 
 @pytest.mark.parametrize(
@@ -171,13 +247,16 @@ async def test_a_made_up_value_in_a_cursor_is_refused_or_finds_something(databas
         "[" * 50_000,
         base64.urlsafe_b64encode(b"[" * 50_000).decode(),
         made_up(),
-        made_up("-created_at", "2026-01-01T00:00:00+00:00"),
-        made_up("created_at", "2026-01-01T00:00:00+00:00", "job_1"),
-        made_up("-created_at", "2026-01-01T00:00:00+00:00", 1),
-        made_up("-created_at", "2026-01-01T00:00:00+00:00", "\0"),
-        made_up("-created_at", 5, "job_1"),
+        made_up("-created_at", ["2026-01-01T00:00:00+00:00"]),
+        made_up("-created_at", "2026-01-01T00:00:00+00:00", "job_1"),
+        made_up("created_at", ["2026-01-01T00:00:00+00:00"], "job_1"),
+        made_up("-created_at", ["2026-01-01T00:00:00+00:00"], 1),
+        made_up("-created_at", ["2026-01-01T00:00:00+00:00"], "\0"),
+        made_up("-created_at", [5], "job_1"),
+        made_up("-created_at", [], "job_1"),
+        made_up("-created_at", None, "job_1"),
     ],
-    ids=range(12),
+    ids=range(15),
 )
 async def test_a_cursor_that_no_page_gave_is_refused(database: Database, cursor: str) -> None:
     async with database.read() as session:
@@ -186,7 +265,16 @@ async def test_a_cursor_that_no_page_gave_is_refused(database: Database, cursor:
 
 
 async def test_an_unknown_order_is_refused_with_those_there_are(database: Database) -> None:
-    for sort in ("", "-", "id", "--name", "spec"):
+    for sort in ("", "-", "id", "--name", "spec", "name,", "name,nothing", "learning_rate", "name.best", "x" * 200):
+        assert re.search(PATTERN, sort) is None
         async with database.read() as session:
-            with pytest.raises(Unprocessable, match=r"give one of created_at, .*, with a minus in front"):
+            with pytest.raises(Unprocessable, match=r"give up to 4 of created_at, .*test_error, .*comma-separated"):
                 await page(session, JobFilter(), sort=sort)
+
+
+def test_an_order_says_each_thing_once() -> None:
+    order = Order.parse("-test_error,name,test_error,-name")
+    assert [(key.name, key.descending) for key in order.keys] == [("test_error", True), ("name", False)]
+    assert re.search(PATTERN, order.text)
+    with pytest.raises(Unprocessable):
+        Order.parse("name,seed,model,status,priority")

@@ -13,12 +13,12 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import OperationalError
 
 from service.jobs import Status
 from service.store import Database, migrate
-from service.store.tables import Attempt, Idempotency, Job, JobLabel, Table
+from service.store.tables import Attempt, Idempotency, Job, JobLabel, MetricSummary, Table
 
 pytestmark = pytest.mark.anyio
 
@@ -91,7 +91,7 @@ async def test_what_an_older_release_stored_is_kept(empty_database_url: str) -> 
         "attempts": 1,
         "failures": 0,
         "losses": 0,
-        "summary": "{}",
+        "summary": '{"test_error": {"best": 0.25, "best_step": 1, "last": 0.5, "last_step": 2}, "x": {"last": 1}}',
         **dict.fromkeys(("created_at", "updated_at", "queued_at"), "2026-01-01 00:00:00+00:00"),
     }
     attempt = {"id": "attempt_1", "job_id": "job_1", "number": 1, "worker": "w", "node": "n", "last_seq": 3}
@@ -112,7 +112,11 @@ async def test_what_an_older_release_stored_is_kept(empty_database_url: str) -> 
         async with database.read() as session:
             kept = await session.get(Job, "job_1")
             assert kept is not None
-            assert (kept.name, kept.cell, kept.status) == ("old", None, Status.SUCCEEDED)
+            assert (kept.name, kept.notes, kept.cell, kept.status) == ("old", "", None, Status.SUCCEEDED)
+            sorted_by = (await session.scalars(select(MetricSummary))).all()
+            assert [(row.job_id, row.name, row.last, row.best) for row in sorted_by] == [
+                ("job_1", "test_error", 0.5, 0.25)
+            ]
             run = await session.get(Attempt, "attempt_1")
             assert run is not None
             assert (run.job_id, run.last_seq, run.precision) == ("job_1", 3, None)

@@ -1,0 +1,63 @@
+"""The order of a list of jobs: by their fields, by the last or the best value of a metric, by several of them."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from service.errors import Unprocessable
+
+SortField = Literal[
+    "created_at", "updated_at", "batch_size", "priority", "name", "status", "normalization", "model", "seed"
+]
+SortMetric = Literal[
+    "test_error", "test_loss", "holdout_error", "holdout_loss", "train_error", "train_loss", "images_per_s"
+]
+BEST = ".best"
+MOST_KEYS = 4
+
+NAMES: tuple[str, ...] = (*get_args(SortField), *(m + end for m in get_args(SortMetric) for end in ("", BEST)))
+"""What jobs can be sorted by."""
+PATTERN = "^-?({one})(,-?({one})){{0,{more}}}$".format(
+    one="|".join(name.replace(".", r"\.") for name in NAMES), more=MOST_KEYS - 1
+)
+DESCRIPTION = (
+    f"up to {MOST_KEYS} of {', '.join(get_args(SortField))}, {', '.join(get_args(SortMetric))}, comma-separated, each "
+    f"with a minus in front for descending. A metric is its last value; with {BEST} behind it, its best. Jobs without "
+    "the metric come last."
+)
+
+
+@dataclass(frozen=True)
+class SortKey:
+    """One thing to sort by: a column of the jobs, or a metric and which of its values."""
+
+    name: str
+    descending: bool
+
+    @property
+    def metric(self) -> str | None:
+        """The metric it is, None where it is a column."""
+        metric = self.name.removesuffix(BEST)
+        return metric if metric in get_args(SortMetric) else None
+
+    @property
+    def value(self) -> Literal["best", "last"]:
+        """Which value of the metric."""
+        return "best" if self.name.endswith(BEST) else "last"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to sort by, the first thing first; the id decides what is left, in the direction of the last."""
+
+    text: str
+    keys: tuple[SortKey, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Order":
+        """Reads `-test_error,created_at`. Raises `Unprocessable`, which lists what there is, for anything else."""
+        keys = tuple(SortKey(one.removeprefix("-"), one.startswith("-")) for one in text.split(","))
+        if len(keys) > MOST_KEYS or any(key.name not in NAMES for key in keys):
+            raise Unprocessable(f"sort is {text!r}: give {DESCRIPTION}")
+        # What is sorted by already is not sorted again.
+        first = {key.name: key for key in reversed(keys)}
+        return cls(text, tuple(key for key in keys if first[key.name] is key))
