@@ -29,6 +29,7 @@ from service.api import (
     reference,
     reports,
     results,
+    views,
     specification,
 )
 from service.api.context import Services
@@ -73,7 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.services = services
     app.add_middleware(RequestMiddleware, telemetry=telemetry)
     problems.install(app)
-    for noun in (jobs, metrics, logs, events, checkpoints, experiments, results, reports, bundles, cluster):
+    for noun in (jobs, metrics, logs, events, checkpoints, experiments, results, reports, bundles, cluster, views):
         app.include_router(noun.router, dependencies=[Depends(authorize), Depends(known_parameters_only)])
     for noun in (specification, health, reference, dashboard):
         app.include_router(noun.router)

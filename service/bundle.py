@@ -56,6 +56,7 @@ class JobLine(_Line):
 
     id: str = _Id
     name: str
+    notes: str = ""
     spec: dict[str, Any]
     labels: dict[str, str]
     priority: int

@@ -3,15 +3,17 @@
 A run of a job on a worker is an attempt. `service.store.jobs.change_status` is the one function that changes a state.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Self, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from worker.spec import TrainingSpec
 
 Label = Annotated[str, Field(min_length=1, max_length=100)]
+Labels = TypeVar("Labels", bound=Mapping[str, str | None])
 
 
 class Status(StrEnum):
@@ -60,27 +62,48 @@ ACTIVE = frozenset({Status.STARTING, Status.RUNNING, Status.PAUSING, Status.CANC
 """The states in which a worker holds the job."""
 
 
+MOST_LABELS = 32
+"""Of one job."""
+
+
+def _can_be_filtered(labels: Labels) -> Labels:
+    for key in labels:
+        if ":" in key:
+            raise PydanticCustomError(
+                "label",
+                "labels: the key {key} holds a colon, which separates key from value in a filter",
+                {"key": key},
+            )
+    return labels
+
+
 class JobRequest(TrainingSpec):
     """What `POST /v1/jobs` accepts: a training, and how the service is to treat it."""
 
     name: str = Field(default="", max_length=200, description="for people; need not be unique")
-    labels: dict[Label, Label] = Field(default_factory=dict, max_length=32, description="to find the job by")
+    labels: dict[Label, Label] = Field(default_factory=dict, max_length=MOST_LABELS, description="to find the job by")
     priority: int = Field(default=0, ge=-1000, le=1000, description="higher goes first")
     max_retries: int = Field(default=2, ge=0, le=20, description="further attempts after an error that may pass")
 
-    @field_validator("labels")
-    @classmethod
-    def _labels_can_be_filtered(cls, labels: dict[str, str]) -> dict[str, str]:
-        for key in labels:
-            if ":" in key:
-                raise PydanticCustomError(
-                    "label",
-                    "labels: the key {key} holds a colon, which separates key from value in a filter",
-                    {"key": key},
-                )
-        return labels
+    _labels_can_be_filtered = field_validator("labels")(_can_be_filtered)
 
     @property
     def training(self) -> TrainingSpec:
         """The part a worker is given."""
         return TrainingSpec.model_validate(self.model_dump(include=set(TrainingSpec.model_fields)))
+
+
+class JobChange(BaseModel):
+    """What `PATCH /v1/jobs/{id}` accepts: what people may change of a job at any time. What is left out stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(default="", max_length=200, description="for people; need not be unique")
+    notes: str = Field(default="", max_length=10_000, description="plain text, for people")
+    labels: dict[Label, Label | None] = Field(
+        default_factory=dict,
+        max_length=2 * MOST_LABELS,
+        description="labels to set; null removes one (RFC 7396), those left out stay",
+    )
+
+    _labels_can_be_filtered = field_validator("labels")(_can_be_filtered)

@@ -48,6 +48,7 @@ JobId = Annotated[str, Path(alias="job_id", description="id of the job"), _known
 CheckpointId = Annotated[
     str, Path(alias="checkpoint_id", description="id of the checkpoint"), _known_form("checkpoint")
 ]
+ViewId = Annotated[str, Path(alias="view_id", description="id of the view"), _known_form("view")]
 ExperimentId = Annotated[
     str, Path(alias="experiment_id", description="id of the experiment"), _known_form("experiment")
 ]

@@ -43,7 +43,7 @@ class EventView(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     id: int
-    type: str = Field(description="status, started, metrics, checkpoint or log")
+    type: str = Field(description="status, started, metrics, checkpoint, log or changed (its name, notes or labels)")
     time: datetime
     job: str
     attempt: str | None

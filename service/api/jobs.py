@@ -14,7 +14,7 @@ from service.api.filters import JobFilterQuery, Text
 from service.api.idempotency import IdempotencyKey
 from service.api.representations import JobDetail, JobView, job_detail, job_url, job_views
 from service.auth import AuthorizedClient
-from service.jobs import JobRequest
+from service.jobs import JobChange, JobRequest
 from service.problems import describe
 from service.store import Database, jobs, listing, ordering
 from service.store.tables import Job
@@ -95,6 +95,13 @@ async def show(context: Context, job_id: JobId) -> JobDetail:
     """One job, with its attempts and the history of its states."""
     async with context.database.read() as session:
         return await job_detail(session, await jobs.get(session, job_id))
+
+
+@router.patch("/{job_id}", operation_id="change_job", responses=describe(400, 401, 403, 404, 413, 415, 422))
+async def change(context: Context, job_id: JobId, wanted: Annotated[JobChange, Body()]) -> JobDetail:
+    """Rename a job, note something on it, set or remove labels; in any state. What it trains never changes."""
+    async with context.database.write() as session:
+        return await job_detail(session, await jobs.change(session, job_id, wanted))
 
 
 @router.delete("/{job_id}", operation_id="delete_job", status_code=204, responses=describe(401, 403, 404, 409))

@@ -92,6 +92,7 @@ class JobView(BaseModel):
 
     id: str
     name: str
+    notes: str
     status: Status
     spec: Annotated[dict[str, Any], AsTrainingSpec()] = Field(description="as it will run, every default filled in")
     labels: dict[str, str]
@@ -175,6 +176,7 @@ def job_fields(job: Job, labels: dict[str, str]) -> dict[str, Any]:
     return {
         "id": job.id,
         "name": job.name,
+        "notes": job.notes,
         "status": job.status,
         "spec": job.spec,
         "labels": labels,

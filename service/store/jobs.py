@@ -8,8 +8,8 @@ from sqlalchemy import delete as delete_from
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.errors import Conflict, NotFound
-from service.jobs import ACTIVE, TERMINAL, TRANSITIONS, JobRequest, Status
+from service.errors import Conflict, FieldError, InvalidFields, NotFound
+from service.jobs import ACTIVE, MOST_LABELS, TERMINAL, TRANSITIONS, JobChange, JobRequest, Status
 from service.store import events
 from service.store.database import lock_events
 from service.store.identifiers import new_id
@@ -180,6 +180,30 @@ async def retry(session: AsyncSession, job_id: str) -> Job:
         }
     )
     return await create(session, request, experiment_id=job.experiment_id, cell=job.cell, retry_of=job_id)
+
+
+async def change(session: AsyncSession, job_id: str, wanted: JobChange) -> Job:
+    """Change what people say of a job, in whatever state it is. Raises `NotFound`, `InvalidFields` for too many labels.
+
+    Those who follow the job are told; a change that changes nothing is not told.
+    """
+    job = await get(session, job_id, lock=True)
+    before = (await labels(session, [job_id])).get(job_id, {})
+    after = {key: value for key, value in (before | wanted.labels).items() if value is not None}
+    if len(after) > MOST_LABELS:
+        detail = f"labels: the job would have {len(after)} of them; it can have {MOST_LABELS}. Remove some: null does."
+        raise InvalidFields([FieldError(("labels",), detail)])
+    given = wanted.model_fields_set
+    name = wanted.name if "name" in given else job.name
+    notes = wanted.notes if "notes" in given else job.notes
+    if (name, notes, after) == (job.name, job.notes, before):
+        return job
+    job.name, job.notes, job.updated_at = name, notes, datetime.now(UTC)
+    if after != before:
+        await session.execute(delete_from(JobLabel).where(JobLabel.job_id == job_id))
+        session.add_all(JobLabel(job_id=job_id, key=key, value=value) for key, value in after.items())
+    await events.add(session, job_id, "changed", {"name": name, "notes": notes, "labels": after}, job.updated_at)
+    return job
 
 
 async def delete(session: AsyncSession, job_id: str) -> None:

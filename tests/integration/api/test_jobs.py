@@ -389,3 +389,62 @@ async def test_a_job_stored_by_an_older_release_stays_readable(http: AsyncClient
     assert job_["spec"] == {"model": "lenet", "batch_size": 4}
     assert (job_["progress"]["step"], job_["progress"]["total_steps"]) == (3, None)
     assert len((await http.get("/v1/jobs")).json()["data"]) == 1
+
+
+async def test_what_people_say_of_a_job_is_changed_at_any_time(http: AsyncClient, reporter: Reporter) -> None:
+    id_ = await submit(http, name="first", labels={"study": "paper", "who": "ann"})
+    await reporter.start()
+    await reporter.finish()
+    changed = await http.patch(f"/v1/jobs/{id_}", json={"labels": {"who": None, "tag": "odd"}, "notes": "a\nb"})
+    assert changed.status_code == 200
+    assert (changed.json()["name"], changed.json()["notes"]) == ("first", "a\nb")
+    assert changed.json()["labels"] == {"study": "paper", "tag": "odd"}
+    assert changed.json()["status"] == "succeeded"
+    assert (await http.get("/v1/jobs?label=tag:odd")).json()["data"][0]["id"] == id_
+    again = await http.patch(f"/v1/jobs/{id_}", json={"name": "", "labels": {"tag": "odd"}})
+    assert (again.json()["name"], again.json()["notes"]) == ("", "a\nb")
+    assert (await http.patch(f"/v1/jobs/{id_}", json={"name": ""})).json() == again.json()
+
+    told = [event for event in (await http.get(f"/v1/jobs/{id_}/events")).json()["data"] if event["type"] == "changed"]
+    assert [(event["name"], event["notes"], event["labels"]) for event in told] == [
+        ("first", "a\nb", {"study": "paper", "tag": "odd"}),
+        ("", "a\nb", {"study": "paper", "tag": "odd"}),
+    ], "a change that changes nothing is not told"
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"name": None}, "/name"),
+        ({"name": "x" * 201}, "/name"),
+        ({"notes": "x" * 10_001}, "/notes"),
+        ({"labels": {"a:b": "c"}}, "/labels"),
+        ({"labels": {f"key {n}": "v" for n in range(33)}}, "/labels"),
+        ({"batch_size": 4}, "/batch_size"),
+    ],
+    ids=["null", "long name", "long notes", "colon", "labels", "spec"],
+)
+async def test_a_change_that_cannot_be_is_refused_and_changes_nothing(
+    http: AsyncClient, body: dict[str, Any], pointer: str
+) -> None:
+    id_ = await submit(http, name="stays")
+    before = (await http.get(f"/v1/jobs/{id_}")).json()
+    refused = await http.patch(f"/v1/jobs/{id_}", json=body)
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["pointer"] == pointer
+    assert (await http.get(f"/v1/jobs/{id_}")).json() == before
+
+
+async def test_jobs_are_listed_by_a_metric(http: AsyncClient, reporter: Reporter) -> None:
+    ids = [await submit(http) for _ in range(3)]
+    for error in (0.5, 0.25):
+        await reporter.start()
+        await reporter.metrics("eval", 1, 10, test_error=error)
+        await reporter.finish()
+    page = (await http.get("/v1/jobs?sort=test_error,-created_at&limit=2")).json()
+    assert [job["id"] for job in page["data"]] == [ids[1], ids[0]]
+    rest = (await http.get(f"/v1/jobs?sort=test_error,-created_at&limit=2&cursor={page['next_cursor']}")).json()
+    assert ([job["id"] for job in rest["data"]], rest["next_cursor"]) == ([ids[2]], None)
+    refused = await http.get("/v1/jobs?sort=accuracy")
+    assert refused.status_code == 422
+    assert "test_error" in refused.json()["detail"]

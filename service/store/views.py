@@ -1,0 +1,37 @@
+"""Views: addresses of the dashboard that have a name, the same for everybody."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy import delete as delete_from
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.errors import Conflict, NotFound
+from service.store.identifiers import new_id
+from service.store.tables import View
+
+MOST = 200
+
+
+async def find(session: AsyncSession) -> Sequence[View]:
+    """All of them, by name."""
+    return (await session.scalars(select(View).order_by(func.lower(View.name), View.id))).all()
+
+
+async def create(session: AsyncSession, name: str, path: str) -> View:
+    """Give an address a name. Raises `Conflict` where the name is taken, or there are `MOST`."""
+    if await session.scalar(select(View.id).where(View.name == name)):
+        raise Conflict(f"There is a view named {name} already: delete it first, or give another name.")
+    if await session.scalar(select(func.count()).select_from(View)) >= MOST:  # type: ignore[operator]
+        raise Conflict(f"There are {MOST} views, and no room for more: delete one first.")
+    view = View(id=new_id("view"), name=name, path=path, created_at=datetime.now(UTC))
+    session.add(view)
+    await session.flush()
+    return view
+
+
+async def delete(session: AsyncSession, view_id: str) -> None:
+    """Forget a view. Raises `NotFound`."""
+    if await session.scalar(delete_from(View).where(View.id == view_id).returning(View.id)) is None:
+        raise NotFound("view", view_id)
