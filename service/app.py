@@ -8,7 +8,6 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 
 import uvicorn
 from fastapi import Depends, FastAPI
@@ -29,18 +28,19 @@ from service.api import (
     reference,
     reports,
     results,
-    views,
     specification,
+    views,
 )
 from service.api.context import Services
 from service.api.tailer import Tailer
-from service.artifacts import open_artifacts
+from service.artifacts import LocalArtifacts, open_artifacts
 from service.auth import authorize
 from service.middleware import RequestMiddleware
 from service.settings import Settings
 from service.store import Database, migrate
 from service.telemetry import Telemetry
 from service.validation import known_parameters_only
+from service.version import normlab_version
 
 STREAMS_END_S = 5
 """What is still being sent when the server stops gets so many seconds; event streams end at once."""
@@ -52,8 +52,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The application. Raises `ValueError` where the settings name a place that artifacts cannot be kept in."""
     settings = settings or Settings()
     database = Database(settings.database)
-    telemetry = Telemetry()
-    services = Services(settings, database, open_artifacts(settings.artifacts), Tailer(database), telemetry)
+    artifacts = open_artifacts(settings.artifacts)
+    telemetry = Telemetry(normlab_version(), artifacts.root if isinstance(artifacts, LocalArtifacts) else None)
+    services = Services(settings, database, artifacts, Tailer(database), telemetry)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -65,7 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="normlab",
         summary="Which normalization, at which batch size, and is the difference real?",
-        version=_version(),
+        version=normlab_version(),
         lifespan=lifespan,
         redirect_slashes=False,
         openapi_url=None,
@@ -123,13 +124,6 @@ def main() -> None:
     for chatty in ("uvicorn.error", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     create_server(settings).run()
-
-
-def _version() -> str:
-    try:
-        return version("normlab")
-    except PackageNotFoundError:
-        return "0.0.0"
 
 
 if __name__ == "__main__":

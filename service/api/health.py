@@ -99,14 +99,13 @@ async def _readiness(context: Services) -> Readiness:
     responses={200: {"description": "Prometheus's text format", "content": {"text/plain": {}}}},
 )
 async def scrape(context: Context) -> Response:
-    """The gauges of the jobs, read from the database now, and the counters of this process."""
+    """What the database knows of the whole service now, and the requests and streams of this process."""
     telemetry = context.telemetry
     telemetry.sse_clients.set(len(context.tailer))
     try:
         async with asyncio.timeout(PATIENCE_S), context.database.read() as session:
             await telemetry.refresh(session)
-        telemetry.database_up.set(1)
     except (SQLAlchemyError, OSError, TimeoutError):
         log.exception("The database does not answer")
-        telemetry.database_up.set(0)
+        telemetry.database_is_down()
     return Response(telemetry.render(), media_type=CONTENT_TYPE_LATEST)

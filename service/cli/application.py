@@ -2,13 +2,13 @@
 
 import os
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
 
 from service.cli import checkpoints, documents, experiments, jobs, logs, machine, results, submission, watching
 from service.cli.exits import EXIT_CODES, Exit, exit_code_of
+from service.version import normlab_version
 
 app = typer.Typer(
     name="normlab",
@@ -45,10 +45,7 @@ app.command()(machine.demo)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        try:
-            print(version("normlab"))
-        except PackageNotFoundError:
-            print("unknown: normlab is not installed, it runs from its source")
+        print(normlab_version())
         raise typer.Exit
 
 

@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.jobs import ACTIVE, Status
-from service.store import checkpoints, events, metrics
+from service.store import checkpoints, counters, events, metrics
 from service.store.database import lock_events
 from service.store.identifiers import new_id
 from service.store.jobs import change_status, get
@@ -132,6 +132,8 @@ async def _record_one(
             attempt.resumed_from_step = event.resumed_from_step
             await metrics.supersede(session, job, event.resumed_from_step)
             if job.status is Status.STARTING:
+                waited = datetime.now(UTC) - await events.last_queued_at(session, job.id)
+                await counters.observe_latency(session, max(0.0, waited.total_seconds()))
                 await change_status(session, job, Status.RUNNING)
         case reports.Metrics():
             values = await metrics.add(session, job, attempt.id, event)
@@ -148,7 +150,7 @@ async def _record_one(
 
 async def _finish(session: AsyncSession, job: Job, attempt: Attempt, event: Finished) -> None:
     failure = event.failure
-    _end(attempt, event.outcome, failure.message if failure else None)
+    await _end(session, attempt, event.outcome, failure.message if failure else None)
     if event.outcome == "succeeded":
         await change_status(session, job, Status.SUCCEEDED)
     elif job.status is Status.CANCELLING:
@@ -165,7 +167,7 @@ async def _finish(session: AsyncSession, job: Job, attempt: Attempt, event: Fini
 async def fail(session: AsyncSession, attempt_id: str, failure: Failure) -> Job:
     """End an attempt by an error that the worker could not report itself. Raises `Fenced`."""
     job, attempt = await _current(session, attempt_id)
-    _end(attempt, "failed", failure.message)
+    await _end(session, attempt, "failed", failure.message)
     if job.status is Status.CANCELLING:
         await change_status(session, job, Status.CANCELLED)
     else:
@@ -179,7 +181,7 @@ async def lose(session: AsyncSession, attempt_id: str, reason: str, max_lost: in
     A job that lost its worker `max_lost` times without a new checkpoint in between fails: it may be what ends them.
     """
     job, attempt = await _current(session, attempt_id)
-    _end(attempt, "lost", reason)
+    await _end(session, attempt, "lost", reason)
     if job.status is Status.CANCELLING:
         await change_status(session, job, Status.CANCELLED, reason)
     else:
@@ -225,7 +227,8 @@ async def _current(session: AsyncSession, attempt_id: str) -> tuple[Job, Attempt
     return job, attempt
 
 
-def _end(attempt: Attempt, outcome: str, reason: str | None) -> None:
+async def _end(session: AsyncSession, attempt: Attempt, outcome: str, reason: str | None) -> None:
+    await counters.increase(session, counters.ATTEMPTS_ENDED, {outcome: 1})
     attempt.outcome = outcome
     attempt.reason = reason
     attempt.ended_at = datetime.now(UTC)

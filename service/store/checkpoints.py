@@ -1,14 +1,15 @@
 """Rows of checkpoints. Their files are in the artifact store."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
+from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy import delete as delete_from
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.errors import NotFound
+from service.store import counters
 from service.store.tables import Checkpoint, storable
 from worker.events import CheckpointTaken
 
@@ -35,6 +36,7 @@ async def add(
         created_at=created_at,
     )
     session.add(checkpoint)
+    await counters.increase(session, counters.CHECKPOINT_BYTES, {counters.WRITTEN: _size(checkpoint.files)})
     await session.flush()
     return checkpoint
 
@@ -81,4 +83,24 @@ def superfluous(checkpoints: Sequence[Checkpoint], keep_last: int) -> list[Check
 
 async def remove(session: AsyncSession, checkpoint_ids: Sequence[str]) -> None:
     """Delete rows; their files are the caller's to delete afterwards."""
-    await session.execute(delete_from(Checkpoint).where(Checkpoint.id.in_(checkpoint_ids)))
+    await _remove(session, Checkpoint.id.in_(checkpoint_ids))
+
+
+async def remove_of_jobs(session: AsyncSession, job_ids: Select[str]) -> None:
+    """Delete the rows of whole jobs, as `remove` does."""
+    await _remove(session, Checkpoint.job_id.in_(job_ids))
+
+
+async def stored_bytes(session: AsyncSession) -> int:
+    """The size of all checkpoints together."""
+    counted = await counters.read(session, counters.CHECKPOINT_BYTES)
+    return int(counted.get(counters.WRITTEN, 0) - counted.get(counters.REMOVED, 0))
+
+
+async def _remove(session: AsyncSession, which: ColumnElement[bool]) -> None:
+    removed = await session.scalars(delete_from(Checkpoint).where(which).returning(Checkpoint.files))
+    await counters.increase(session, counters.CHECKPOINT_BYTES, {counters.REMOVED: sum(map(_size, removed))})
+
+
+def _size(files: Mapping[str, Any]) -> int:
+    return sum(file["size"] for file in files.values())

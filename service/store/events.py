@@ -64,6 +64,12 @@ async def of_type(session: AsyncSession, job_id: str, type_: str) -> Sequence[Ev
     return (await session.scalars(query)).all()
 
 
+async def last_queued_at(session: AsyncSession, job_id: str) -> datetime:
+    """Since when a job that has left the queue had waited in it: since it was queued, or queued again."""
+    history = await of_type(session, job_id, "status")
+    return [event.time for event in history if event.data["status"] == "queued"][-1]
+
+
 async def logs(
     session: AsyncSession,
     job_id: str,

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.errors import Conflict, NotFound
 from service.experiments import ExperimentRequest, PlannedJob
 from service.jobs import ACTIVE, TERMINAL, Status
-from service.store import jobs
+from service.store import checkpoints, jobs
 from service.store.cursors import read_cursor, write_cursor
 from service.store.database import lock_events
 from service.store.identifiers import new_id
@@ -187,6 +187,7 @@ async def delete(session: AsyncSession, experiment_id: str) -> Sequence[str]:
     await session.execute(
         delete_from(Idempotency).where(or_(Idempotency.answer == experiment_id, Idempotency.answer.in_(of_it)))
     )
+    await checkpoints.remove_of_jobs(session, of_it)
     await session.execute(delete_from(Job).where(Job.experiment_id == experiment_id))
     await session.delete(experiment)
     return job_ids

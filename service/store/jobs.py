@@ -10,10 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.errors import Conflict, FieldError, InvalidFields, NotFound
 from service.jobs import ACTIVE, MOST_LABELS, TERMINAL, TRANSITIONS, JobChange, JobRequest, Status
-from service.store import events
+from service.store import checkpoints, events
 from service.store.database import lock_events
 from service.store.identifiers import new_id
-from service.store.tables import Attempt, Checkpoint, Idempotency, Job, JobLabel
+from service.store.tables import Attempt, Idempotency, Job, JobLabel
 
 
 async def create(
@@ -213,6 +213,7 @@ async def delete(session: AsyncSession, job_id: str) -> None:
         raise Conflict(f"Job {job_id} {_is(job)}: cancel it before it is deleted.")
     retried = job.retry_of
     await session.execute(delete_from(Idempotency).where(Idempotency.answer == job_id))
+    await checkpoints.remove_of_jobs(session, select(Job.id).where(Job.id == job_id))
     await session.execute(delete_from(Job).where(Job.id == job_id))
     # A retry of it stands in its place: one cell and seed has one job that is no retry.
     await session.execute(update(Job).where(Job.retry_of == job_id).values(retry_of=retried))
@@ -249,14 +250,6 @@ async def oldest_queued_at(session: AsyncSession) -> datetime | None:
 async def with_artifacts(session: AsyncSession, job_ids: Sequence[str]) -> set[str]:
     """Those of `job_ids` that still exist; of the others, artifacts may be removed."""
     return set((await session.scalars(select(Job.id).where(Job.id.in_(job_ids)))).all())
-
-
-async def bytes_of_checkpoints(session: AsyncSession) -> int:
-    """The size of all checkpoints together."""
-    total = 0
-    for files in await session.scalars(select(Checkpoint.files)):
-        total += sum(file["size"] for file in files.values())
-    return total
 
 
 async def answered(session: AsyncSession, client: str, key: str) -> Idempotency | None:

@@ -10,6 +10,7 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Dialect,
+    Double,
     ForeignKey,
     Index,
     Integer,
@@ -345,3 +346,13 @@ class Lease(Table):
     expires_at: Mapped[datetime]
     renewed_at: Mapped[datetime]
     report: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+class Counter(Table):
+    """A number that only grows."""
+
+    __tablename__ = "counters"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    label: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[float] = mapped_column(Double)

@@ -9,6 +9,7 @@ through the whole application, without a network; they take turns, so that what 
 import argparse
 import asyncio
 import gc
+import hashlib
 import json
 import os
 import platform
@@ -24,7 +25,8 @@ from typing import Any
 
 from httpx2 import ASGITransport, AsyncClient
 from pydantic import SecretStr
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -34,8 +36,8 @@ from service.jobs import Status
 from service.settings import Settings
 from service.store import Database, attempts, experiments, migrate
 from service.store.identifiers import new_id
-from service.store.metrics import summarize
-from service.store.tables import Attempt, Job, Metric
+from service.store.metrics import sort_by_summary, summarize
+from service.store.tables import Attempt, Job, Metric, MetricSummary
 from tests.postgres import create_database, private_server
 
 EPOCHS = 100
@@ -125,6 +127,7 @@ async def requests(http: AsyncClient, database: Database, ran: str) -> dict[str,
             await experiments.at_a_look(session)
 
     cursor = (await http.get("/v1/jobs?limit=200")).json()["next_cursor"]
+    by_error = (await http.get("/v1/jobs?limit=200&sort=test_error")).json()["next_cursor"]
     results = f"/v1/experiments/{ran}/results"
     return {
         "jobs": get("/v1/jobs"),
@@ -135,10 +138,17 @@ async def requests(http: AsyncClient, database: Database, ran: str) -> dict[str,
         "jobs by norm and batch size": get("/v1/jobs?normalization=group&batch_size=2"),
         "jobs by label": get("/v1/jobs?label=study:paper"),
         "jobs by priority": get("/v1/jobs?sort=-priority"),
+        "jobs by test error": get("/v1/jobs?sort=test_error"),
+        "jobs by test error, the next page": get(f"/v1/jobs?sort=test_error&cursor={by_error}"),
+        "jobs by test error and time": get("/v1/jobs?sort=-test_error.best,-created_at"),
+        "jobs by norm and test error": get("/v1/jobs?sort=normalization,test_error"),
+        "jobs of one norm by test error": get("/v1/jobs?normalization=group&sort=test_error"),
+        "jobs of an experiment by test error": get(f"/v1/jobs?experiment={ran}&sort=test_error"),
         "results of 1,000 jobs × 100 epochs": get(results),
         "results, median of the last five": get(f"{results}?statistic=median_last_5"),
         "results at a step": get(f"{results}?statistic=at_step&step=50"),
         "results as CSV": get(results, accept="text/csv"),
+        "a scrape": get("/metrics"),
         "experiment": get(f"/v1/experiments/{ran}"),
         "experiments": get("/v1/experiments"),
         "a claim": claim,
@@ -163,8 +173,20 @@ async def fill(database: Database, num_jobs: int) -> str:
         status = (Status.QUEUED, Status.FAILED, *[Status.SUCCEEDED] * 18)[number % 20]
         async with database.write() as session:
             await session.execute(update(Job).where(Job.experiment_id == ids[-1]).values(status=status))
+            if status is Status.SUCCEEDED:
+                await measure_all(session, ids[-1])
     await train(database, ids[-1], planned)
     return ids[-1]
+
+
+async def measure_all(session: AsyncSession, experiment_id: str) -> None:
+    """Give every job of an experiment a last and a best value of three metrics, to be sorted by."""
+    rows = []
+    for job_id in (await session.scalars(select(Job.id).where(Job.experiment_id == experiment_id))).all():
+        error = int(hashlib.sha256(job_id.encode()).hexdigest()[:6], 16) / 2**24
+        for name, value in (("test_error", error), ("test_loss", 3 * error), ("images_per_s", 1000 * error)):
+            rows.append({"job_id": job_id, "name": name, "last": value, "best": value * 0.9})
+    await session.execute(insert(MetricSummary), rows)
 
 
 async def vacuum(database: Database) -> None:
@@ -195,6 +217,8 @@ async def train(database: Database, experiment_id: str, planned: list[PlannedJob
                 rows[-1] |= {"step": epoch * 10, "time": now, "values": values, "superseded": False}
             changed = {"summary": summary, "status": Status.SUCCEEDED, "attempt_id": attempt, "finished_at": now}
             await session.execute(update(Job).where(Job.id == job_id).values(**changed))
+            await session.execute(delete(MetricSummary).where(MetricSummary.job_id == job_id))
+            await sort_by_summary(session, {job_id: summary})
         await session.execute(insert(Attempt), held)
         await session.execute(insert(Metric), rows)
 

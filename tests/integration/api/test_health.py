@@ -14,10 +14,12 @@ from sqlalchemy import text
 from service.app import create_app
 from service.settings import Settings
 from service.store import Database, jobs
+from service.telemetry import OUTCOMES, WORKER_STATES
+from service.version import normlab_version
 from tests.integration.api.reporter import Reporter
 from tests.integration.api.test_jobs import BODY, submit
 from worker.architecture import ARCHITECTURES
-from worker.spec import RECIPES
+from worker.recipes import RECIPES
 
 pytestmark = pytest.mark.anyio
 
@@ -153,6 +155,8 @@ async def test_prometheus_reads_the_queue_and_the_requests(http: AsyncClient, re
     assert 7 <= found["normlab_dispatcher_heartbeat_age_seconds", ""] < 60
     assert found["normlab_sse_clients", ""] == 0
     assert found["normlab_database_up", ""] == 1
+    assert found["normlab_build_info", normlab_version()] == 1
+    assert found["normlab_artifacts_free_bytes", ""] > 0
     assert found["normlab_http_requests_total", "POST /v1/jobs 201"] == 2
     assert found["normlab_http_requests_total", "GET /v1/jobs/{job_id} 200"] == 1
     assert found["normlab_http_requests_total", "GET /v1/jobs/{job_id} 404"] == 2
@@ -161,9 +165,66 @@ async def test_prometheus_reads_the_queue_and_the_requests(http: AsyncClient, re
     assert not [key for key in found if "BREW" in key[1]]
 
 
-async def test_prometheus_is_answered_while_the_database_fails(http: AsyncClient, database: Database) -> None:
+async def test_prometheus_is_answered_while_the_database_fails_and_told_nothing_old(
+    http: AsyncClient, database: Database
+) -> None:
+    assert ("normlab_jobs", "queued") in await scraped(http)
     await broken(database)
-    assert (await scraped(http))["normlab_database_up", ""] == 0
+    found = await scraped(http)
+    assert found["normlab_database_up", ""] == 0
+    assert {name for name, _ in found} == {
+        "normlab_build_info",
+        "normlab_database_up",
+        "normlab_artifacts_free_bytes",
+        "normlab_sse_clients",
+        *(name for name, _ in found if name.startswith("normlab_http_")),
+    }
+
+
+async def test_prometheus_reads_the_cluster_as_the_dispatcher_reported_it(
+    http: AsyncClient, reporter: Reporter
+) -> None:
+    await reporter.heartbeat(REPORT)
+    found = await scraped(http)
+    assert (found["normlab_ray_up", ""], found["normlab_nodes", ""]) == (1, 1)
+    assert (found["normlab_slots", "busy"], found["normlab_slots", "free"]) == (1, 1)
+    assert [found["normlab_workers", state] for state in WORKER_STATES] == [0, 1, 1]
+    await reporter.heartbeat(REPORT | {"ray": {"status": "unreachable"}})
+    assert (await scraped(http))["normlab_ray_up", ""] == 0
+
+
+async def test_of_a_cluster_whose_dispatcher_is_silent_prometheus_is_told_nothing(
+    http: AsyncClient, reporter: Reporter
+) -> None:
+    await reporter.heartbeat(REPORT, lease_s=5, age_s=6)
+    found = await scraped(http)
+    assert found["normlab_dispatcher_heartbeat_age_seconds", ""] >= 6
+    assert not {name for name, _ in found} & {"normlab_ray_up", "normlab_nodes", "normlab_slots", "normlab_workers"}
+
+
+async def test_prometheus_reads_what_is_trained_and_how_attempts_ended(http: AsyncClient, reporter: Reporter) -> None:
+    for _ in range(3):
+        await submit(http)
+    first = await reporter.start()
+    await reporter.checkpoint(1, 10, {"state.pt": bytes(1000), "model.safetensors": bytes(234)})
+    await reporter.finish()
+    await reporter.start()
+    await reporter.lose()
+    await reporter.start()
+    await reporter.progress(10, images_per_s=250.0)
+    found = await scraped(http)
+    assert [found["normlab_attempts_ended_total", outcome] for outcome in OUTCOMES] == [1, 0, 0, 0, 1]
+    assert found["normlab_dispatch_latency_seconds_count", ""] == 3
+    assert found["normlab_dispatch_latency_seconds_bucket", "30.0"] == 3
+    assert 0 < found["normlab_dispatch_latency_seconds_sum", ""] < 90
+    assert found["normlab_checkpoint_stored_bytes", ""] == 1234
+    assert found["normlab_training_images_per_second", ""] == 250
+    await http.delete(f"/v1/jobs/{first}")
+    await reporter.finish()
+    found = await scraped(http)
+    assert found["normlab_attempts_ended_total", "succeeded"] == 2, "a counter does not forget what was deleted"
+    assert found["normlab_checkpoint_stored_bytes", ""] == 0
+    assert found["normlab_training_images_per_second", ""] == 0
 
 
 async def test_the_specification_says_what_a_job_may_be(http: AsyncClient) -> None:

@@ -93,7 +93,7 @@ async def test_nothing_remains_of_a_deleted_job_and_others_keep_theirs(database:
         await jobs.delete(session, worker.job)
     left = await everything(database)
     tables = {table for table, _ in kept}
-    assert tables == {"labels", "attempts", "events", "metrics", "checkpoints", "idempotency"}
+    assert tables == {"labels", "attempts", "events", "metrics", "summaries", "checkpoints", "idempotency"}
     assert {table for table, job_id in left if job_id == worker.job} == set()
     assert {table for table, _ in kept - set(left)} == tables
     assert all(before[key] == count for key, count in left.items())
@@ -136,8 +136,9 @@ async def test_a_checkpoint_is_picked_kept_or_superfluous(database: Database) ->
         assert [c.step for c in checkpoints.superfluous(found, keep_last=2)] == [9, 7, 3], "the best one is kept"
         assert [c.step for c in checkpoints.superfluous(found, keep_last=9)] == []
         assert (await checkpoints.get(session, taken[12])).metrics == {"test_error": None}
-        assert await jobs.bytes_of_checkpoints(session) == 6 * 111
+        assert await checkpoints.stored_bytes(session) == 6 * 111
         await checkpoints.remove(session, [taken[6], taken[9]])
+        assert await checkpoints.stored_bytes(session) == 4 * 111
     async with database.read() as session:
         assert (await checkpoints.pick(session, worker.job, "best")).id == taken[3]
         for missing in (taken[6], "checkpoint_none", "\0"):
