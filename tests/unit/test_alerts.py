@@ -1,0 +1,78 @@
+"""The alerts name what the service tells, say what to do, and fire when they should."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from service.store import counters
+from service.telemetry import Stored, Telemetry
+
+ROOT = Path(__file__).parents[2]
+MONITORING = ROOT / "docker" / "monitoring"
+RULES: list[dict[str, Any]] = [
+    rule for group in yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"] for rule in group["rules"]
+]
+REPORT = {"ray": {"status": "connected"}, "slots": {}, "nodes": [], "workers": []}
+
+
+def metric_families() -> dict[str, str]:
+    """The names of all metrics with their help, as a service has them that knows everything."""
+    telemetry = Telemetry("0.0.0", Path("/"))
+    telemetry._whole.state = Stored({}, 0, 0, REPORT, 0, {}, ([("+Inf", 0)], 0), 0)
+    return {
+        metric.name + ("_total" if metric.type == "counter" else ""): metric.documentation
+        for metric in telemetry.registry.collect()
+    }
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_an_alert_is_about_metrics_that_exist(rule: dict[str, Any]) -> None:
+    named = set(re.findall(r"\bnormlab_[a-z_0-9]+", rule["expr"]))
+    assert named or "up{" in rule["expr"]
+    assert {re.sub("_(bucket|sum|count)$", "", name) for name in named} <= metric_families().keys()
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_an_alert_says_what_is_wrong_and_what_to_do(rule: dict[str, Any]) -> None:
+    assert rule["labels"]["severity"] in ("critical", "warning")
+    assert rule["annotations"]["summary"].endswith(".")
+    assert len(rule["annotations"]["description"]) > 60
+
+
+def test_the_labels_that_alerts_select_by_are_told() -> None:
+    selected = dict(re.findall(r'(\w+)="([a-z]+)"', " ".join(rule["expr"] for rule in RULES)))
+    assert selected.pop("job") == "normlab"
+    assert selected == {"status": "queued", "state": "free", "outcome": "lost"}
+
+
+def test_every_alert_is_tested() -> None:
+    tested = yaml.safe_load((MONITORING / "alerts_test.yml").read_text())["tests"]
+    firing = {rule["alertname"] for test in tested for rule in test["alert_rule_test"] if rule.get("exp_alerts")}
+    silent = {rule["alertname"] for test in tested for rule in test["alert_rule_test"] if not rule.get("exp_alerts")}
+    assert firing == silent == {rule["alert"] for rule in RULES}
+
+
+@pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="needs promtool: it comes with Prometheus (Debian: apt install prometheus)"
+)
+def test_the_alerts_fire_when_they_should() -> None:
+    done = subprocess.run(
+        ["promtool", "test", "rules", "alerts_test.yml"], cwd=MONITORING, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_names_follow_the_conventions_of_prometheus() -> None:
+    for name, help_ in metric_families().items():
+        assert re.fullmatch(r"normlab_[a-z_]+", name)
+        assert help_, name
+        assert not re.search("_(ms|milliseconds|mb|percent)$", name), "base units: seconds, bytes, ratios"
+
+
+def test_the_latency_has_a_bucket_for_whatever_comes() -> None:
+    assert list(counters.LATENCY_BOUNDS_S) == sorted(set(counters.LATENCY_BOUNDS_S))
