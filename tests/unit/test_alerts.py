@@ -67,6 +67,12 @@ def test_the_alerts_fire_when_they_should() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_readme_has_every_metric_with_what_it_is_and_no_other() -> None:
+    section = (ROOT / "README.md").read_text().partition("## Metrics and alerts")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(normlab_\w+)` \| (.*?)(?: \(`.*)? \|$", section, re.MULTILINE))
+    assert rows == metric_families()
+
+
 def test_names_follow_the_conventions_of_prometheus() -> None:
     for name, help_ in metric_families().items():
         assert re.fullmatch(r"normlab_[a-z_]+", name)
