@@ -17,6 +17,7 @@ from service.api import (
     bundles,
     checkpoints,
     cluster,
+    curves,
     dashboard,
     events,
     experiments,
@@ -75,7 +76,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.services = services
     app.add_middleware(RequestMiddleware, telemetry=telemetry)
     problems.install(app)
-    for noun in (jobs, metrics, logs, events, checkpoints, experiments, results, reports, bundles, cluster, views):
+    for noun in (
+        jobs,
+        metrics,
+        curves,
+        logs,
+        events,
+        checkpoints,
+        experiments,
+        results,
+        reports,
+        bundles,
+        cluster,
+        views,
+    ):
         app.include_router(noun.router, dependencies=[Depends(authorize), Depends(known_parameters_only)])
     for noun in (specification, health, reference, dashboard):
         app.include_router(noun.router)

@@ -19,7 +19,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.jobs import TERMINAL, Status
-from worker.events import File
+from worker.events import File, MetricKind
 from worker.spec import TrainingSpec
 
 __all__ = ["FORMAT", "Bundle", "BundleError", "BundleWriter"]
@@ -109,7 +109,7 @@ class MetricLine(_Line):
     job_id: str
     attempt_id: str
     seq: int = _Count
-    kind: Literal["train", "eval"]
+    kind: MetricKind
     epoch: int = _Count
     step: int = _Count
     time: AwareDatetime

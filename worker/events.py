@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-MetricKind = Literal["train", "eval"]
+MetricKind = Literal["train", "eval", "telemetry"]
 Outcome = Literal["succeeded", "failed", "paused", "cancelled"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -49,7 +49,8 @@ class Metrics(_Event):
 
     `train` rows come up to ten times an epoch, averaged over the images since the row before: train_loss, train_error,
     learning_rate, images_per_s. `eval` rows come once, at the end of each epoch: test_loss, test_error (holdout_loss,
-    holdout_error where images are held out).
+    holdout_error where images are held out). `telemetry` rows come beside them where the spec asks for it: numbers
+    about the normalization layers, named `layer/quantity` (see `worker.telemetry`).
     """
 
     type: Literal["metrics"] = "metrics"

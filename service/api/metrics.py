@@ -47,14 +47,16 @@ class MetricsQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: MetricKind | None = None
+    kind: MetricKind | None = Field(
+        default=None, description="null: train and eval; telemetry only where it is asked for"
+    )
     after_step: int = Field(default=-1, ge=-1, lt=2**31, description="only rows of later steps")
     max_points: int | None = Field(
         default=None,
         ge=2,
         le=100_000,
         description="at most so many rows of each kind: the first, the last, and the least and the greatest value "
-        "of every metric in stretches of equal length",
+        "of every metric in stretches of equal length; of telemetry, rows at equal distances",
     )
     superseded: bool = Field(default=False, description="also the rows that no longer count")
 
@@ -82,8 +84,9 @@ async def find(
     """The rows of a job: every step that was reported has one that counts."""
     async with context.database.read() as session:
         await jobs.get(session, job_id)
+        kinds = metrics.SUMMARIZED if query.kind is None else (query.kind,)
         found = await metrics.rows(
-            session, job_id, kind=query.kind, after_step=query.after_step, superseded=query.superseded
+            session, job_id, kinds=kinds, after_step=query.after_step, superseded=query.superseded
         )
     if query.max_points is not None:
         found = thin_out(found, query.max_points)
@@ -102,8 +105,14 @@ def thin_out(rows: Sequence[Metric], max_points: int) -> list[Metric]:
     kept: set[int] = set()
     for kind in {row.kind for row in rows}:
         of_kind = [row for row in rows if row.kind == kind]
-        kept |= {row.id for row in (of_kind if len(of_kind) <= max_points else _extremes(of_kind, max_points))}
+        if len(of_kind) > max_points:
+            of_kind = (_evenly if kind == "telemetry" else _extremes)(of_kind, max_points)
+        kept |= {row.id for row in of_kind}
     return [row for row in rows if row.id in kept]
+
+
+def _evenly(rows: Sequence[Metric], max_points: int) -> list[Metric]:
+    return [rows[number * (len(rows) - 1) // (max_points - 1)] for number in range(max_points)]
 
 
 def _extremes(rows: Sequence[Metric], max_points: int) -> list[Metric]:

@@ -20,7 +20,7 @@ from service.bundle import (
 from service.errors import Conflict
 from service.jobs import TERMINAL
 from service.store.database import lock_events
-from service.store.metrics import sort_by_summary, summarize
+from service.store.metrics import SUMMARIZED, sort_by_summary, summarize
 from service.store.tables import Attempt, Checkpoint, Event, Experiment, Job, JobLabel, Metric, Table
 
 LINES: dict[str, tuple[type[Attempt | Metric | Event], type[AttemptLine | MetricLine | EventLine]]] = {
@@ -109,7 +109,7 @@ async def take_in(session: AsyncSession, bundle: Bundle) -> tuple[Experiment, bo
                 raise BundleError(f"{name} of the bundle is about job {strangers.pop()}, which jobs.jsonl has not")
             await session.execute(insert(table), [row.model_dump() for row in rows])
             for row in rows:
-                if isinstance(row, MetricLine) and not row.superseded:
+                if isinstance(row, MetricLine) and row.kind in SUMMARIZED and not row.superseded:
                     summaries[row.job_id] = summarize(summaries.get(row.job_id, {}), row.step, row.values)
     for job_id, summary in summaries.items():
         await session.execute(update(Job).where(Job.id == job_id).values(summary=summary))

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, get_args
 
 from sqlalchemy import case, func, select, update
@@ -9,10 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.store.ordering import SortMetric
 from service.store.tables import Job, Metric, MetricSummary
-from worker.events import Metrics
+from worker.events import MetricKind, Metrics
 
 EVALUATED = ("test_", "holdout_")
 """How the names of the metrics begin that come once an epoch."""
+SUMMARIZED: tuple[MetricKind, ...] = ("train", "eval")
+"""The kinds of rows that are about the training itself; telemetry is about its layers."""
 
 
 async def add(session: AsyncSession, job: Job, attempt_id: str, event: Metrics) -> dict[str, Any]:
@@ -34,8 +38,9 @@ async def add(session: AsyncSession, job: Job, attempt_id: str, event: Metrics) 
         )
     )
     await session.flush()
-    job.summary = summarize(job.summary, event.step, values)
-    await sort_by_summary(session, {job.id: job.summary})
+    if event.kind in SUMMARIZED:
+        job.summary = summarize(job.summary, event.step, values)
+        await sort_by_summary(session, {job.id: job.summary})
     return values
 
 
@@ -62,7 +67,7 @@ async def supersede(session: AsyncSession, job: Job, beyond_step: int) -> None:
     if not (marked.all() or revived.all()):
         return
     summary: dict[str, Any] = {}
-    for metric in await rows(session, job.id):
+    for metric in await rows(session, job.id, kinds=SUMMARIZED):
         summary = summarize(summary, metric.step, metric.values)
     job.summary = summary
     await sort_by_summary(session, {job.id: summary})
@@ -111,14 +116,41 @@ async def rows(
     session: AsyncSession,
     job_id: str,
     *,
-    kind: str | None = None,
+    kinds: Sequence[MetricKind] = get_args(MetricKind),
     after_step: int = -1,
     superseded: bool = False,
 ) -> Sequence[Metric]:
     """The rows of a job in the order of their steps; with `superseded` also those that no longer count."""
-    query = select(Metric).where(Metric.job_id == job_id, Metric.step > after_step)
-    if kind is not None:
-        query = query.where(Metric.kind == kind)
+    query = select(Metric).where(Metric.job_id == job_id, Metric.kind.in_(kinds), Metric.step > after_step)
     if not superseded:
         query = query.where(~Metric.superseded)
     return (await session.scalars(query.order_by(Metric.step, Metric.id))).all()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric of one job at every step that counts, in their order."""
+
+    job_id: str
+    steps: Sequence[int]
+    epochs: Sequence[int]
+    times: Sequence[datetime]
+    values: Sequence[float | None]
+
+
+async def curves(session: AsyncSession, job_ids: Sequence[str], metric: str) -> Sequence[Curve]:
+    """The curves of a metric of jobs, in their order; of jobs that have none yet, empty ones."""
+    kind = "eval" if metric.startswith(EVALUATED) else "train"
+    query = (
+        select(Metric.job_id, Metric.step, Metric.epoch, Metric.time, Metric.values)
+        .where(Metric.job_id.in_(job_ids), Metric.kind == kind, ~Metric.superseded)
+        .order_by(Metric.job_id, Metric.step)
+    )
+    found: dict[str, list[tuple[int, int, datetime, float | None]]] = {job_id: [] for job_id in job_ids}
+    for job_id, step, epoch, time, values in await session.execute(query):
+        if metric in values:
+            found[job_id].append((step, epoch, time, values[metric]))
+    return [
+        Curve(job_id, *([row[column] for row in rows] for column in range(4)))  # type: ignore[arg-type]
+        for job_id, rows in found.items()
+    ]

@@ -143,3 +143,43 @@ async def test_what_a_missing_job_reported_is_404(http: AsyncClient, noun: str) 
     answer = await http.get(f"/v1/jobs/job_0/{noun}")
     assert answer.status_code == 404
     assert "job_0" in answer.json()["detail"]
+
+
+async def test_telemetry_comes_where_it_is_asked_for(http: AsyncClient, job: str, reporter: Reporter) -> None:
+    await reporter.metrics("eval", 1, 10, test_error=0.5)
+    await reporter.metrics("telemetry", 1, 10, **{"stem_norm/mean_gap": 0.25})
+    assert [row["kind"] for row in await rows(http, job)] == ["eval"]
+    [found] = await rows(http, job, "kind=telemetry")
+    assert found["stem_norm/mean_gap"] == 0.25
+    assert set((await http.get(f"/v1/jobs/{job}")).json()["summary"]) == {"test_error"}
+
+
+async def test_curves_of_many_jobs_come_at_once_and_thin(http: AsyncClient, job: str, reporter: Reporter) -> None:
+    for epoch in range(1, 61):
+        await reporter.metrics("eval", epoch, 10 * epoch, test_error=0.9 if epoch == 31 else 0.5)
+    waiting = await submit(http)
+    whole = (await http.get(f"/v1/curves?job={waiting}&job={job}&job={job}&metric=test_error")).json()
+    assert whole["max_points"] == 2000
+    assert [curve["job"] for curve in whole["data"]] == [waiting, job]
+    assert whole["data"][0] == {
+        "job": waiting,
+        "step": [],
+        "epoch": [],
+        "time": [],
+        "value": [],
+        "smoothed": None,
+        "count": 0,
+    }
+    assert whole["data"][1]["step"] == [10 * epoch for epoch in range(1, 61)]
+
+    thin = (await http.get(f"/v1/curves?job={job}&max_points=8&smoothing=0.5")).json()["data"][0]
+    assert len(thin["step"]) <= 8
+    assert max(thin["value"]) == 0.9
+    assert thin["count"] == 60
+    at = thin["step"].index(310)
+    assert thin["smoothed"][at] == pytest.approx(0.7, abs=1e-6), "over all values, not over those that are left"
+
+
+@pytest.mark.parametrize("query", ["", "job=job_1&smoothing=1", "job=job_1&max_points=1", "job=job_1&metrics=x"])
+async def test_curves_that_cannot_be_are_refused(http: AsyncClient, query: str) -> None:
+    assert (await http.get(f"/v1/curves?{query}")).status_code == 422

@@ -97,7 +97,7 @@ async def test_a_paused_job_goes_on_where_it_was_and_ends_as_if_it_had_not_been_
     assert [attempt.resumed_from_step for attempt in await stack.attempts(job_id)] == [0, checkpoint.step]
     assert await stack.weights(job_id) == await stack.weights(undisturbed)
     for kind in ("train", "eval"):
-        rows, expected = await stack.rows(job_id, kind=kind), await stack.rows(undisturbed, kind=kind)
+        rows, expected = await stack.rows(job_id, kinds=[kind]), await stack.rows(undisturbed, kinds=[kind])
         assert [computed(row) for row in rows] == [computed(row) for row in expected]
 
 

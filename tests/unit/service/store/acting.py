@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from service.jobs import JobRequest, Status
 from service.store import Database, attempts, events, jobs, metrics
@@ -36,10 +36,11 @@ async def history(database: Database, job_id: str) -> list[Status]:
         return [Status(event.data["status"]) for event in await events.of_type(session, job_id, "status")]
 
 
-async def live_rows(database: Database, job_id: str, kind: MetricKind | None = None) -> list[tuple[str, int, str]]:
+async def live_rows(database: Database, job_id: str, *kinds: MetricKind) -> list[tuple[str, int, str]]:
     """(kind, step, attempt) of each row that counts."""
     async with database.read() as session:
-        return [(row.kind, row.step, row.attempt_id) for row in await metrics.rows(session, job_id, kind=kind)]
+        found = await metrics.rows(session, job_id, kinds=kinds or get_args(MetricKind))
+        return [(row.kind, row.step, row.attempt_id) for row in found]
 
 
 @dataclass

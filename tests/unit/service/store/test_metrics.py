@@ -153,8 +153,8 @@ async def test_rows_are_found_by_kind_and_step(database: Database) -> None:
             return [(r.kind, r.step) for r in await metrics.rows(session, worker.job, **wanted)]  # type: ignore[arg-type]
 
     assert await steps() == [("train", 1), ("train", 2), ("eval", 2), ("train", 3)]
-    assert await steps(kind="eval") == [("eval", 2)]
-    assert await steps(kind="train", after_step=1) == [("train", 2), ("train", 3)]
+    assert await steps(kinds=["eval"]) == [("eval", 2)]
+    assert await steps(kinds=["train"], after_step=1) == [("train", 2), ("train", 3)]
     assert await steps(after_step=3) == []
 
 
@@ -173,3 +173,33 @@ async def test_superseded_rows_remain_and_are_told_apart(database: Database) -> 
         (6, False, True),
         (6, True, False),
     ]
+
+
+async def test_telemetry_is_kept_and_is_in_no_summary(database: Database) -> None:
+    job_id = await create(database)
+    worker = await Worker.run(database)
+    await worker.report(row(1, test_error=0.5), row(1, "telemetry", eval_mode_error=0.25))
+    await worker.checkpoint(1)
+    await worker.report(row(2, "telemetry", eval_mode_error=0.125))
+    await worker.lose()
+    await Worker.run(database, resumed_from_step=1)
+    async with database.read() as session:
+        assert set((await jobs.get(session, job_id)).summary) == {"test_error"}
+        found = await metrics.rows(session, job_id, kinds=["telemetry"])
+        assert [(r.step, r.values) for r in found] == [(1, {"eval_mode_error": 0.25})]
+
+
+async def test_curves_of_several_jobs_come_in_the_order_asked_for(database: Database) -> None:
+    first, second, third = [await create(database) for _ in range(3)]
+    worker = await Worker.run(database)
+    await worker.report(row(1, test_error=0.5), row(1, "train", train_loss=1.0), row(2, test_error=float("nan")))
+    await (await Worker.run(database)).report(row(1, test_loss=0.5))
+    async with database.read() as session:
+        found = await metrics.curves(session, [third, second, first], "test_error")
+        [trained] = await metrics.curves(session, [first], "train_loss")
+    assert [(curve.job_id, curve.steps, curve.values) for curve in found] == [
+        (third, [], []),
+        (second, [], []),
+        (first, [1, 2], [0.5, None]),
+    ]
+    assert (trained.steps, trained.epochs, trained.values) == ([1], [1], [1.0])
