@@ -133,8 +133,7 @@ class Client(Experiments):
     def jobs(self, *, max_jobs: int | None = None, **filters: Any) -> Iterator[Json]:
         """The jobs, newest first unless `sort` says otherwise, page after page. Filters as in `GET /v1/jobs`;
         `label` may be a dictionary."""
-        if isinstance(filters.get("label"), Mapping):
-            filters["label"] = [f"{key}:{value}" for key, value in filters["label"].items()]
+        filters = _named(filters)
         if max_jobs is not None:
             filters.setdefault("limit", min(max_jobs, 100))
         return itertools.islice(self._pages("/v1/jobs", "cursor", filters), max_jobs)
@@ -184,24 +183,43 @@ class Client(Experiments):
         `timeout_s` seconds."""
         last = "" if after is None else str(after)
         deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        for event in self._stream(_job(job, "events"), last, deadline):
+            if event.type != "open":
+                yield event
+            if event.type == "end":
+                return
+        raise TimeoutError(f"job {job} has not ended within {timeout_s} s; it runs on")
+
+    def follow(self, **filters: Any) -> Iterator[Event]:
+        """What happens from now on to the jobs that filters of `GET /v1/jobs` choose, without end.
+
+        The first event is `open`: nothing that happens after it is missed. It comes again where the stream had to begin
+        anew, and what happened since the last event is not told.
+        """
+        yield from self._stream("/v1/events", "", math.inf, given(_named(filters)) | {"replay": False})
+
+    def _stream(
+        self, path: str, last: str, deadline: float, params: Mapping[str, Any] | None = None
+    ) -> Iterator[Event]:
+        """The events after `last`, taken up again wherever the connection breaks; ends at the deadline."""
         attempts = Attempts(self.base_url, self._backoff_s, self._patience_s)
         while True:
             with attempts:
                 silence_s = max(min(_SILENCE_S, deadline - time.monotonic()), 0.001)
                 headers = {"Last-Event-ID": last} if last else {}
-                with self._http.sse(_job(job, "events"), headers=headers, timeout=silence_s) as source:
+                with self._http.sse(path, params=params, headers=headers, timeout=silence_s) as source:
                     raise_problem(source.response)
+                    if not last:
+                        yield Event("", "open", {})
                     for sent in source:
                         attempts.succeed()
                         last = sent.id or last
                         if sent.data:
                             yield Event(last, sent.event, json.loads(sent.data))
-                        if sent.event == "end":
-                            return
                         if time.monotonic() > deadline:
                             break
             if time.monotonic() > deadline:
-                raise TimeoutError(f"job {job} has not ended within {timeout_s} s; it runs on")
+                return
             attempts.pause()
 
     # Checkpoints
@@ -332,6 +350,13 @@ class Client(Experiments):
                     sink.write(chunk)
                 return
             attempts.pause()
+
+
+def _named(filters: Mapping[str, Any]) -> dict[str, Any]:
+    """Filters with labels as the API has them."""
+    label = filters.get("label")
+    pairs = {"label": [f"{key}:{value}" for key, value in label.items()]} if isinstance(label, Mapping) else {}
+    return {**filters, **pairs}
 
 
 def _job(job: str, *rest: str) -> str:

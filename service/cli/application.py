@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import checkpoints, documents, experiments, jobs, logs, machine, results, submission, watching
+from service.cli import checkpoints, documents, experiments, export, jobs, logs, machine, results, submission, watching
 from service.cli.exits import EXIT_CODES, Exit, exit_code_of
 from service.version import normlab_version
 
@@ -38,6 +38,7 @@ experiments.app.command()(documents.bundle)
 experiments.app.command("import")(documents.take_in)
 app.add_typer(experiments.app, name="experiment")
 app.command("results")(results.results)
+app.add_typer(export.app, name="export")
 app.command()(machine.cluster)
 app.command()(machine.doctor)
 app.command()(machine.demo)

@@ -18,12 +18,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 WIDTH_OF_A_PIPE = 200
 
 
-def connect(context: typer.Context) -> Client:
-    """The client of the service that `--url`, NORMLAB_URL or the supervisor of this machine names."""
+def connect(context: typer.Context, retry_s: float = 1) -> Client:
+    """The client of the service that `--url`, NORMLAB_URL or the supervisor of this machine names.
+
+    `retry_s`: for how long a service that is away is waited for.
+    """
     from service.home import address_of_this_machine
 
     try:
-        return Client(context.obj or os.environ.get("NORMLAB_URL") or address_of_this_machine())
+        return Client(context.obj or os.environ.get("NORMLAB_URL") or address_of_this_machine(), retry_s=retry_s)
     except ValueError as error:
         raise Invalid(str(error)) from error
 

@@ -9,8 +9,8 @@ import typer
 
 from service.cli.exits import Invalid
 from service.cli.session import AsJson, Json, connect, console, print_json
-from service.cli.tables import title_of
 from service.cli.watching import follow
+from service.titles import title_of
 
 
 def submit(

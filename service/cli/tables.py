@@ -7,6 +7,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from service.titles import name_of, normalization_of
+
 Json = dict[str, Any]
 
 STYLES = {
@@ -29,32 +31,6 @@ def grid(*columns: str, right: Iterable[str] = ()) -> Table:
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", no_wrap=True, overflow="fold")
     return table
-
-
-def normalization_of(spec: Json) -> str:
-    """A normalization in a few letters: `group 8`, `group of 4`, `batch`, `batch, ghost 16`."""
-    normalization = spec["normalization"]
-    kind: str = normalization["type"]
-    if normalization.get("num_groups") is not None:
-        return f"{kind} {normalization['num_groups']}"
-    if normalization.get("channels_per_group") is not None:
-        return f"{kind} of {normalization['channels_per_group']}"
-    if normalization.get("ghost_batch_size") is not None:
-        return f"{kind}, ghost {normalization['ghost_batch_size']}"
-    return kind
-
-
-def title_of(job: Json) -> str:
-    """The name of a job, or what it trains where it has none; the synthetic set is always named."""
-    spec = job["spec"]
-    described = f"{normalization_of(spec)} · batch {spec['batch_size']} · {spec['model']}"
-    return _name_of(job | {"name": job["name"] or described})
-
-
-def _name_of(job: Json) -> str:
-    dataset = job["spec"]["dataset"]["name"]
-    name: str = job["name"]
-    return name if dataset == "cifar10" or dataset in name else f"{name} [{dataset}]".lstrip()
 
 
 def error_metric(spec: Json) -> str:
@@ -102,7 +78,7 @@ def jobs_table(jobs: Iterable[Json]) -> Table:
             per_cent(summary.get("last")),
             per_cent(summary.get("best")),
             duration(age_s(job["created_at"])),
-            Text(_name_of(job)),
+            Text(name_of(job)),
         )
     return table
 

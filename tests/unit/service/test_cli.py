@@ -13,10 +13,11 @@ import pytest
 from rich.console import Console
 
 from service.cli.exits import EXIT_CODES, Exit
-from service.cli.tables import duration, jobs_table, normalization_of, per_cent, title_of
+from service.cli.tables import duration, jobs_table, per_cent
 from service.cli.watching import Bars, to_the_end
 from service.client import Client
 from service.private_ray import free_port
+from service.titles import normalization_of, title_of
 from tests.unit.service.conftest import Ended, Run
 from tests.unit.service.stand_in import Answer, Json, StandIn, a_job, file_server, problem, stream
 

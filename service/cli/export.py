@@ -1,0 +1,100 @@
+"""`normlab export`: jobs in the formats of other tools."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from service.cli.exits import Exit, Failed, Invalid
+from service.cli.session import connect, console
+from service.client import Client
+from service.export import ExportError, Run, Selection, Sink, export
+
+app = typer.Typer(
+    help="Jobs in the formats of other tools: TensorBoard, MLflow.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Jobs = Annotated[list[str] | None, typer.Argument(help="Ids of the jobs; none: all that the options choose.")]
+Experiment = Annotated[str | None, typer.Option("--experiment", "-e", help="All jobs of this experiment.")]
+Labels = Annotated[list[str] | None, typer.Option("--label", help="Only jobs with this KEY=VALUE.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the jobs have ended.")]
+RETRY_S = (1.0, 60.0)
+"""For how long the service may be away; while jobs are followed, for longer: it is being restarted, say."""
+
+
+@app.command()
+def tensorboard(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="What tensorboard --logdir is to show.", show_default=False)],
+    jobs: Jobs = None,
+    experiment: Experiment = None,
+    label: Labels = None,
+    follow: Follow = False,
+) -> None:
+    """Write TensorBoard's event files, a folder a job. A second export adds what is new."""
+    from service.export.tensorboard import TensorBoardSink
+
+    selection = _selection(jobs, experiment, label)
+    with connect(context, retry_s=RETRY_S[follow]) as client:
+        _run(client, selection, lambda: TensorBoardSink(folder), follow)
+    console().print(f"tensorboard --logdir {folder}", soft_wrap=True)
+
+
+@app.command()
+def mlflow(
+    context: typer.Context,
+    jobs: Jobs = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="Address of the server, or sqlite:///FILE.")
+    ] = None,
+    experiment: Experiment = None,
+    label: Labels = None,
+    experiment_name: Annotated[
+        str, typer.Option(envvar="MLFLOW_EXPERIMENT_NAME", help="MLflow's experiment; made where there is none.")
+    ] = "normlab",
+    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Also the weights of the best ones.")] = False,
+    follow: Follow = False,
+) -> None:
+    """Give MLflow a run a job. A second export brings the same runs up to date."""
+    from service.export.mlflow import MLflowSink
+
+    if not tracking_uri:
+        raise Invalid("give --tracking-uri, as http://127.0.0.1:5000, or set MLFLOW_TRACKING_URI")
+    uri = tracking_uri
+    selection = _selection(jobs, experiment, label)
+    with connect(context, retry_s=RETRY_S[follow]) as client:
+        _run(client, selection, lambda: MLflowSink(client, uri, experiment_name, checkpoints=checkpoints), follow)
+
+
+def _selection(jobs: list[str] | None, experiment: str | None, labels: list[str] | None) -> Selection:
+    if jobs and (experiment or labels):
+        raise Invalid("give ids of jobs, or --experiment and --label, not both")
+    for entry in labels or ():
+        if "=" not in entry:
+            raise Invalid(f"--label is {entry!r}: give it as KEY=VALUE")
+    filters = {"experiment": experiment, "label": [entry.replace("=", ":", 1) for entry in labels or ()]}
+    return Selection(tuple(jobs or ()), {name: value for name, value in filters.items() if value})
+
+
+def _run(client: Client, selection: Selection, open_sink: Callable[[], Sink], follow: bool) -> None:
+    counted: Counter[str] = Counter()
+    errors = Console(stderr=True, highlight=False)
+
+    def note(run: Run) -> None:
+        counted[run.id] = len(run.points)
+        errors.print(
+            f"{run.id}  {len(run.points)} points  {run.job['status']}  {run.name}", markup=False, soft_wrap=True
+        )
+
+    try:
+        export(client, selection, open_sink(), follow=follow, on_update=note)
+    except ExportError as error:
+        raise Failed(str(error)) from error
+    except KeyboardInterrupt:
+        errors.print("Stopped; what was exported stays. The same command goes on where it is.", soft_wrap=True)
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    plural = "" if len(counted) == 1 else "s"
+    console().print(f"{len(counted)} job{plural}, {counted.total()} points")

@@ -1,0 +1,91 @@
+"""A job as other tools have it: parameters, and points of curves."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from service.client import TERMINAL, Client
+from service.titles import title_of
+
+Json = dict[str, Any]
+_ABOUT_THE_ROW = frozenset({"kind", "epoch", "step", "time", "diverged", "superseded", "attempt"})
+_PLAIN = frozenset({"train", "eval"})
+
+
+class ExportError(Exception):
+    """The other tool did not take what it was given; the text says why."""
+
+
+class Point(NamedTuple):
+    """One value of one metric: at a step, at a time in seconds since 1970. Not a number where it was not finite."""
+
+    name: str
+    step: int
+    time: float
+    value: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A job as the API shows it, and those of its points that are final."""
+
+    job: Json
+    points: tuple[Point, ...]
+
+    @classmethod
+    def read(cls, client: Client, job_id: str) -> "Run":
+        """The run of a job as it stands. Raises `ClientError`."""
+        job = client.job(job_id)
+        if job["status"] in TERMINAL:
+            final = math.inf
+        else:
+            # The checkpoint before the rows: what it covers has been reported by then.
+            final = next((checkpoint["step"] for checkpoint in client.checkpoints(job_id)), -1)
+        rows = client.metrics(job_id) if final >= 0 else []
+        return cls(job, tuple(point for row in rows if row["step"] <= final for point in _points(row)))
+
+    @property
+    def id(self) -> str:
+        """The id of the job."""
+        found: str = self.job["id"]
+        return found
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will be added to it."""
+        return self.job["status"] in TERMINAL
+
+    @property
+    def parameters(self) -> dict[str, str | float | bool | None]:
+        """Its spec, flat: `optimizer.learning_rate`."""
+        return dict(_flat(self.job["spec"]))
+
+    @property
+    def name(self) -> str:
+        """What it trains, for people."""
+        return title_of(self.job)
+
+
+def seconds(time: str) -> float:
+    """A time of the API in seconds since 1970."""
+    return datetime.fromisoformat(time).timestamp()
+
+
+def _points(row: Json) -> Iterator[Point]:
+    time = seconds(row["time"])
+    for name, value in row.items():
+        if name not in _ABOUT_THE_ROW and isinstance(value, int | float | None):
+            named = name if row["kind"] in _PLAIN else f"{row['kind']}/{name}"
+            yield Point(named, row["step"], time, math.nan if value is None else float(value))
+
+
+def _flat(spec: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str | float | bool | None]]:
+    for name, value in spec.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            yield prefix + name, " ".join(map(str, value))
+        else:
+            yield prefix + name, value
