@@ -5,13 +5,15 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.api.context import Context
 from service.api.filters import Text
 from service.problems import describe
-from service.store import metrics
+from service.store import jobs, metrics
 from service.store.metrics import Curve
+from service.store.tables import Job
+from worker.spec import TrainingSpec
 
 router = APIRouter(tags=["metrics"])
 
@@ -28,6 +30,8 @@ class CurveView(BaseModel):
     epoch: list[int]
     time: list[datetime]
     value: list[float | None] = Field(description="null where it was not finite")
+    steps_per_epoch: int | None = Field(description="optimizer steps; null where the spec is of another release")
+    started_at: datetime | None = Field(description="when the job began to train")
     smoothed: list[float | None] | None = Field(
         description="the moving average over all values up to here, those left out too; null where none was asked for"
     )
@@ -47,7 +51,7 @@ class CurvesQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    job: list[Text] = Field(min_length=1, max_length=MOST_JOBS, description="ids of jobs")
+    job: list[Text] = Field(min_length=1, max_length=MOST_JOBS, description="ids of jobs; unknown ones are left out")
     metric: Text = "test_error"
     max_points: int | None = Field(
         default=None,
@@ -72,7 +76,10 @@ async def find(context: Context, query: Annotated[CurvesQuery, Query()]) -> Curv
     max_points = query.max_points or points_each(len(ids))
     async with context.database.read() as session:
         found = await metrics.curves(session, ids, query.metric)
-    data = [_view(curve, max_points, query.smoothing) for curve in found]
+        trained = {job.id: job for job in await jobs.of_ids(session, ids)}
+    data = [
+        _view(trained[curve.job_id], curve, max_points, query.smoothing) for curve in found if curve.job_id in trained
+    ]
     return Curves(metric=query.metric, max_points=max_points, data=data)
 
 
@@ -108,7 +115,7 @@ def smooth(values: Sequence[float | None], weight: float) -> list[float | None]:
     return averages
 
 
-def _view(curve: Curve, max_points: int, smoothing: float) -> CurveView:
+def _view(job: Job, curve: Curve, max_points: int, smoothing: float) -> CurveView:
     kept = thinned(curve.values, max_points)
     averages = smooth(curve.values, smoothing) if smoothing else None
     return CurveView(
@@ -117,6 +124,15 @@ def _view(curve: Curve, max_points: int, smoothing: float) -> CurveView:
         epoch=[curve.epochs[index] for index in kept],
         time=[curve.times[index] for index in kept],
         value=[curve.values[index] for index in kept],
+        steps_per_epoch=_steps_per_epoch(job),
+        started_at=job.started_at,
         smoothed=None if averages is None else [averages[index] for index in kept],
         count=sum(value is not None for value in curve.values),
     )
+
+
+def _steps_per_epoch(job: Job) -> int | None:
+    try:
+        return TrainingSpec.model_validate(job.spec).steps_per_epoch
+    except ValidationError:
+        return None

@@ -219,6 +219,11 @@ async def delete(session: AsyncSession, job_id: str) -> None:
     await session.execute(update(Job).where(Job.retry_of == job_id).values(retry_of=retried))
 
 
+async def of_ids(session: AsyncSession, job_ids: Sequence[str]) -> Sequence[Job]:
+    """Those of some jobs that there are."""
+    return (await session.scalars(select(Job).where(Job.id.in_(job_ids)))).all()
+
+
 async def labels(session: AsyncSession, job_ids: Sequence[str]) -> dict[str, dict[str, str]]:
     """The labels of several jobs."""
     found: dict[str, dict[str, str]] = {}

@@ -74,10 +74,32 @@ async def test_a_row_that_is_reported_again_takes_the_place_of_the_first(call: C
 
 async def test_a_band_goes_from_the_least_to_the_greatest_seed(call: Callable[..., Any]) -> None:
     curves = [[{"x": 1, "y": 2}, {"x": 2, "y": 4}], [{"x": 1, "y": 4}, {"x": 2, "y": None}]]
-    assert await call("pages/cellcurves", "banded", curves) == [
+    assert await call("curveset", "banded", curves) == [
         {"x": 1, "y": 3, "low": 2, "high": 4},
         {"x": 2, "y": 4},
     ]
+
+
+async def test_a_band_is_of_all_seeds_also_where_they_were_thinned_to_different_steps(call: Callable[..., Any]) -> None:
+    curves = [[{"x": 0, "y": 0}, {"x": 4, "y": 4}], [{"x": 0, "y": 2}, {"x": 2, "y": 2}, {"x": 4, "y": 6}]]
+    assert await call("curveset", "banded", curves) == [
+        {"x": 0, "y": 1, "low": 0, "high": 2},
+        {"x": 2, "y": 2, "low": 2, "high": 2},
+        {"x": 4, "y": 5, "low": 4, "high": 6},
+    ]
+    assert await call("curveset", "banded", [[{"x": 1, "y": 3, "raw": 9}], []]) == [{"x": 1, "y": 3}]
+
+
+async def test_axes_have_round_numbers(call: Callable[..., Any]) -> None:
+    assert await call("lines", "ticks", [0, 10], False, 5) == [0, 2, 4, 6, 8, 10]
+    assert await call("lines", "ticks", [0.13, 0.41], False, 6) == [0.15, 0.2, 0.25, 0.3, 0.35, 0.4]
+    assert await call("lines", "ticks", [1, 1e6], True, 4) == [1, 100, 10_000, 1e6]
+    assert await call("lines", "ticks", [3, 40], True, 5) == [5, 10, 20]
+    linear = {"logX": False, "logY": False}
+    points = [{"x": 1, "y": 5, "low": 2, "high": 9}, {"x": 3, "y": None}, {"x": 2, "y": 0}]
+    assert await call("lines", "extent", [{"points": points}], linear) == {"x": [1, 2], "y": [0, pytest.approx(9.36)]}
+    assert (await call("lines", "extent", [{"points": points}], {**linear, "logY": True}))["y"][0] > 0
+    assert await call("lines", "extent", [], linear) == {"x": [0, 1], "y": [0, 1]}
 
 
 async def test_server_sent_events_are_read_as_the_standard_says(call: Callable[..., Any]) -> None:

@@ -21,7 +21,8 @@ export function advance(job, { type, data }) {
       ...(data.status === "starting" ? { started_at: job.started_at ?? data.time } : {}),
     };
   }
-  if (type === "metrics") return { ...job, summary: summarized(job.summary, data) };
+  if (type === "changed") return { ...job, name: data.name, notes: data.notes, labels: data.labels };
+  if (type === "metrics" && data.kind !== "telemetry") return { ...job, summary: summarized(job.summary, data) };
   return job;
 }
 

@@ -158,7 +158,7 @@ async def test_curves_of_many_jobs_come_at_once_and_thin(http: AsyncClient, job:
     for epoch in range(1, 61):
         await reporter.metrics("eval", epoch, 10 * epoch, test_error=0.9 if epoch == 31 else 0.5)
     waiting = await submit(http)
-    whole = (await http.get(f"/v1/curves?job={waiting}&job={job}&job={job}&metric=test_error")).json()
+    whole = (await http.get(f"/v1/curves?job={waiting}&job={job}&job={job}&job=job_0&metric=test_error")).json()
     assert whole["max_points"] == 2000
     assert [curve["job"] for curve in whole["data"]] == [waiting, job]
     assert whole["data"][0] == {
@@ -167,6 +167,8 @@ async def test_curves_of_many_jobs_come_at_once_and_thin(http: AsyncClient, job:
         "epoch": [],
         "time": [],
         "value": [],
+        "steps_per_epoch": 25_000,
+        "started_at": None,
         "smoothed": None,
         "count": 0,
     }

@@ -1,25 +1,27 @@
-/* Learning curves by cell: the mean over its seeds, and a band from the least to the greatest of them. */
+/* Learning curves by cell: the mean over its seeds and a band from the least to the greatest of them, or every seed. */
 
-import { get } from "../api.js";
 import { chart } from "../chart.js";
-import { axesOf, drawing, points, withRow } from "../curves.js";
+import { axesOf, drawing } from "../curves.js";
+import { banded, CurveSet } from "../curveset.js";
 import { metricName } from "../format.js";
+import { choice } from "../parts.js";
+import { url } from "../url.js";
 import { h } from "../view.js";
 import { cellKey } from "./heatmap.js";
 
-const MOST_JOBS = 60;
-const AT_ONCE = 4;
-const POINTS = 200;
+const MOST_JOBS = 500;
 
 export class CellCurves {
+  #drawn = new Map();
+
   constructor(shell) {
-    Object.assign(this, { shell, jobs: new Map(), cells: [], left: 0, stamp: 0, axes: [[], []] });
-    this.stopping = new AbortController();
+    Object.assign(this, { cells: [], left: 0, axes: [[], []], seeds: new Map() });
+    this.set = new CurveSet(shell);
   }
 
-  /** Read what is not read yet of the jobs of `cells`, four at once, and not more jobs than a page can draw. A row has
-   * a colour, a column a dash. */
-  async load(cells, { rows, columns }) {
+  /** Read the curves of the jobs of `cells`, not more than the service answers at once. A row has a colour, a column a
+   * dash. */
+  load(cells, { rows, columns }, metric) {
     this.axes = [rows, columns].map(({ values }) => values.map(({ label }) => label));
     const drawn = [];
     let room = MOST_JOBS;
@@ -30,60 +32,54 @@ export class CellCurves {
     }
     this.cells = drawn;
     this.left = cells.length - drawn.length;
-    this.shell.refresh();
-    const missing = drawn.flatMap((cell) => cell.jobs).filter((id) => !this.jobs.has(id));
-    missing.forEach((id) => this.jobs.set(id, null));
-    const next = async () => {
-      for (let id = missing.shift(); id; id = missing.shift()) {
-        try {
-          const { signal } = this.stopping;
-          const [job, rows] = await Promise.all([
-            get(`/v1/jobs/${id}`, {}, { signal }),
-            get(`/v1/jobs/${id}/metrics`, { max_points: POINTS }, { signal }),
-          ]);
-          this.jobs.set(id, { job, rows: rows.data });
-          this.stamp++;
-          this.shell.refresh();
-        } catch {
-          this.jobs.delete(id);
-        }
-      }
-    };
-    await Promise.all(Array.from({ length: AT_ONCE }, next));
+    this.seeds = new Map(drawn.flatMap((cell) => cell.values.map(({ job, seed }) => [job, seed])));
+    return this.set.load(
+      drawn.flatMap((cell) => cell.jobs),
+      metric,
+      drawing().smooth,
+    );
   }
 
   /** An event of one of the jobs. */
-  take({ type, data }) {
-    const entry = this.jobs.get(data.job);
-    if (!entry) return;
-    if (type === "progress") entry.job = { ...entry.job, progress: { ...entry.job.progress, ...data } };
-    if (type === "metrics") entry.rows = withRow(entry.rows, data);
-    if (type === "started") entry.rows = entry.rows.filter((row) => row.step <= data.resumed_from_step);
-    // What is not drawn draws nothing anew.
-    if (type === "started" || (type === "metrics" && this.metric in data)) this.stamp++;
+  take(event) {
+    this.set.take(event);
   }
 
+  /** The card. */
   view(metric, chosen) {
-    this.metric = metric;
     const how = drawing();
-    const series = this.cells.map((cell) => ({
-      id: cellKey(cell),
-      name: `${cell.row} at ${cell.column}`,
-      colour: this.axes[0].indexOf(cell.row),
-      dash: this.axes[1].indexOf(cell.column),
-      points: banded(
-        cell.jobs
-          .map((id) => this.jobs.get(id))
-          .filter(Boolean)
-          .map(({ job, rows }) => points(rows, metric, job, how)),
-      ),
-      stamp: `${this.stamp} ${metric} ${JSON.stringify(how)}`,
-    }));
+    const each = url.get("seeds") === "each";
+    const series = this.cells.flatMap((cell) => {
+      const style = {
+        colour: this.axes[0].indexOf(cell.row),
+        dash: this.axes[1].indexOf(cell.column),
+        name: `${cell.row} at ${cell.column}`,
+        id: cellKey(cell),
+      };
+      const curves = cell.jobs.map((id) => this.set.points(id, how));
+      if (!each) return [{ ...style, points: this.#band(style.id, curves) }];
+      return curves.map((points, n) => ({
+        ...style,
+        points,
+        detail: `${style.name}, seed ${this.seeds.get(cell.jobs[n]) ?? n}`,
+      }));
+    });
     const note = this.left
       ? `the first ${this.cells.length} cells; choose cells above to see others`
       : chosen
         ? "of the chosen cells"
-        : "mean and range over the seeds";
+        : each
+          ? "a line a seed"
+          : "mean and range over the seeds";
+    const extra = choice(
+      "Seeds",
+      [
+        ["mean", "Mean and range"],
+        ["each", "Every seed"],
+      ],
+      each ? "each" : "mean",
+      (value) => url.change({ seeds: value === "each" ? "each" : null }, { replace: true }),
+    );
     return h(
       "div",
       { key: "cell curves" },
@@ -94,24 +90,22 @@ export class CellCurves {
         series,
         axes: axesOf(metric, how),
         height: 380,
+        extra,
       }),
     );
   }
 
-  close() {
-    this.stopping.abort();
+  /** The band of a cell, computed anew only where one of its curves is another. */
+  #band(key, curves) {
+    const known = this.#drawn.get(key);
+    if (known && known.curves.length === curves.length && curves.every((one, n) => one === known.curves[n]))
+      return known.points;
+    const points = banded(curves);
+    this.#drawn.set(key, { curves, points });
+    return points;
   }
-}
 
-/** Several curves as one: at each x that all have reached, or the longest alone, the mean, the least and the greatest. */
-export function banded(curves) {
-  const byX = new Map();
-  for (const curve of curves) for (const { x, y } of curve) if (y !== null) byX.set(x, [...(byX.get(x) ?? []), y]);
-  return [...byX]
-    .sort(([a], [b]) => a - b)
-    .map(([x, values]) => ({
-      x,
-      y: values.reduce((a, b) => a + b, 0) / values.length,
-      ...(values.length > 1 ? { low: Math.min(...values), high: Math.max(...values) } : {}),
-    }));
+  close() {
+    this.set.close();
+  }
 }

@@ -1,24 +1,25 @@
 /* Jobs beside one another: what differs in their specifications, their metrics, their curves. */
 
 import { get } from "../api.js";
-import { chart, styleOf } from "../chart.js";
-import { axesOf, drawing, drawingControls, points, withRow } from "../curves.js";
+import { chart, pointing } from "../chart.js";
+import { axesOf, drawing, drawingControls } from "../curves.js";
+import { CurveSet } from "../curveset.js";
 import { flat, metricName, metricValue, plain, titleOf, whole } from "../format.js";
 import { advance } from "../live.js";
 import { metricsOf } from "../metrics.js";
 import { choice, emptyState, linkButton, notice, picker, problemNotice } from "../parts.js";
 import { Resource } from "../resource.js";
+import { styleOf } from "../series.js";
 import { statusMark } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
 
 const MOST = 20;
-const POINTS = 600;
 
 export default function comparePage(shell) {
   const compared = new Resource(shell.refresh);
+  const curves = new CurveSet(shell);
   let opened = false;
-  let stamp = 0;
 
   const ids = () => url.list("jobs").slice(0, MOST);
 
@@ -26,9 +27,7 @@ export default function comparePage(shell) {
     const entry = compared.data?.find(({ job }) => job.id === event.data.job);
     if (!entry) return;
     entry.job = advance(entry.job, event);
-    if (event.type === "metrics") entry.rows = withRow(entry.rows, event.data);
-    if (event.type === "started") entry.rows = entry.rows.filter((row) => row.step <= event.data.resumed_from_step);
-    stamp++;
+    curves.take(event);
     shell.refresh();
   }
 
@@ -38,18 +37,14 @@ export default function comparePage(shell) {
       await shell.live("/v1/events", {}, onevent);
     }
     if (!ids().length) return;
-    compared.load(ids().join(), (signal) =>
-      Promise.all(
-        ids().map(async (id) => {
-          const [job, rows] = await Promise.all([
-            get(`/v1/jobs/${id}`, {}, { signal }),
-            get(`/v1/jobs/${id}/metrics`, { max_points: POINTS }, { signal }),
-          ]);
-          return { job, rows: rows.data };
-        }),
-      ),
+    await compared.load(ids().join(), (signal) =>
+      Promise.all(ids().map(async (id) => ({ job: await get(`/v1/jobs/${id}`, {}, { signal }) }))),
     );
+    if (compared.data) curves.load(ids(), metric(), drawing().smooth);
   }
+
+  const names = () => metricsOf(compared.data.map(({ job }) => job));
+  const metric = () => url.get("metric", names()[0] ?? "test_error");
 
   const nameOf = (job, all) => {
     const twins = job.name && all.filter((one) => one.job.name === job.name).length > 1;
@@ -60,7 +55,7 @@ export default function comparePage(shell) {
     return all.map(({ job }, n) =>
       h(
         "th",
-        { key: job.id, scope: "col", vars: styleOf(n) },
+        { key: job.id, scope: "col", vars: styleOf(n), ...pointing("curves", job.id) },
         h("span", { class: "swatch", "aria-hidden": "true" }),
         h("a", { href: `/jobs/${job.id}` }, nameOf(job, all)),
         " ",
@@ -139,8 +134,7 @@ export default function comparePage(shell) {
   }
 
   function metrics(all) {
-    const names = metricsOf(all.map(({ job }) => job));
-    const rows = names.flatMap((name) =>
+    const rows = names().flatMap((name) =>
       name === "learning_rate"
         ? [[name, "last"]]
         : [
@@ -199,21 +193,18 @@ export default function comparePage(shell) {
     );
   }
 
-  function curves(all) {
+  function overlaid(all) {
     const how = drawing();
-    const names = metricsOf(all.map(({ job }) => job));
-    const metric = url.get("metric", names[0] ?? "test_error");
-    const series = all.map(({ job, rows }, n) => ({
+    const series = all.map(({ job }, n) => ({
       id: job.id,
       name: nameOf(job, all),
-      points: points(rows, metric, job, how),
+      points: curves.points(job.id, how),
       colour: n,
-      stamp: `${stamp} ${metric} ${JSON.stringify(how)}`,
     }));
     const pick = picker(
       "Metric",
-      names.map((name) => [name, metricName(name)]),
-      metric,
+      names().map((name) => [name, metricName(name)]),
+      metric(),
       (value) => url.change({ metric: value }),
       { hiddenLabel: true },
     );
@@ -221,9 +212,9 @@ export default function comparePage(shell) {
       h("div", { class: "toolbar", key: "how" }, pick, drawingControls()),
       chart({
         key: "curves",
-        title: metricName(metric).replace(/^./, (c) => c.toUpperCase()),
+        title: metricName(metric()).replace(/^./, (c) => c.toUpperCase()),
         series,
-        axes: axesOf(metric, how),
+        axes: axesOf(metric(), how),
         height: 420,
       }),
     ];
@@ -261,11 +252,15 @@ export default function comparePage(shell) {
         url.list("jobs").length > MOST &&
           notice("warn", null, `The first ${MOST} of ${url.list("jobs").length} jobs are shown.`),
         compared.problem && problemNotice(compared.problem, () => compared.reload()),
-        curves(all),
+        curves.resource.problem && problemNotice(curves.resource.problem, () => curves.resource.reload()),
+        overlaid(all),
         metrics(all),
         specification(all),
       ];
     },
-    close: () => compared.close(),
+    close() {
+      compared.close();
+      curves.close();
+    },
   };
 }

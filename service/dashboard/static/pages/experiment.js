@@ -32,8 +32,9 @@ export default function experimentPage(shell, id) {
     experiment.reload();
     active.reload();
     await results.reload();
-    if (results.data) curves.load(cellsDrawn(), results.data);
+    loadCurves();
   }, REREAD_MS);
+  const progressed = throttled(() => experiment.reload(), REREAD_MS);
   let opened = false;
 
   const metric = () => url.get("metric", results.data?.metric ?? "test_error");
@@ -54,7 +55,9 @@ export default function experimentPage(shell, id) {
   function onevent(event) {
     if (active.data) active.data = active.data.map((job) => advance(job, event));
     curves.take(event);
-    if (event.type === "status" || (event.type === "metrics" && event.data.kind === "eval")) reread();
+    // A value counts once its job has ended; until then only the progress is another.
+    if (event.type === "status") reread();
+    else if (event.type === "metrics") progressed();
     shell.refresh();
   }
 
@@ -78,8 +81,10 @@ export default function experimentPage(shell, id) {
     await results.load(JSON.stringify(question()), (signal) =>
       get(`/v1/experiments/${id}/results`, question(), { signal }),
     );
-    if (results.data) curves.load(cellsDrawn(), results.data);
+    loadCurves();
   }
+
+  const loadCurves = () => results.data && curves.load(cellsDrawn(), results.data, metric());
 
   const cellsDrawn = () => {
     const { cells } = results.data;
@@ -304,6 +309,7 @@ export default function experimentPage(shell, id) {
       for (const resource of [experiment, results, active]) resource.close();
       curves.close();
       reread.cancel();
+      progressed.cancel();
     },
   };
 }

@@ -1,0 +1,283 @@
+/* Many curves on one canvas: some hundred are drawn within a frame, where plotly.js takes many.
+
+Two canvases: the curves, drawn anew when they change; and over them the one that is pointed at, with what it is called. */
+
+import { throttled } from "./resource.js";
+import { COLOURS, idOf, resolved } from "./series.js";
+import { onTheme } from "./themes.js";
+
+const REDRAW_MS = 250;
+const MARGIN = { left: 56, right: 14, top: 10, bottom: 42 };
+const NEAR_PX = 24;
+const DASHES = [[], [6, 4], [2, 3], [7, 3, 2, 3], [12, 4]];
+
+/** The hook of a view that draws `series` within `axes`. */
+export const LINES = {
+  mount(element, hook) {
+    element.drawn = hook;
+    element.layers = [document.createElement("canvas"), document.createElement("canvas")];
+    element.tip = document.createElement("div");
+    element.tip.className = "tip";
+    element.tip.hidden = true;
+    element.append(...element.layers, element.tip);
+    element.redraw = throttled(() => draw(element), REDRAW_MS);
+    element.watch = new ResizeObserver(() => element.redraw());
+    element.watch.observe(element);
+    element.sight = new IntersectionObserver(
+      ([entry]) => ((element.seen = entry.isIntersecting), element.seen && element.redraw()),
+    );
+    element.sight.observe(element);
+    element.offTheme = onTheme(() => element.redraw());
+    element.onpointermove = (event) => point(element, event);
+    element.onpointerleave = () => highlightLine(element, null);
+    element.picture = () => picture(element);
+    element.highlight = (id) =>
+      highlightLine(element, id === null ? null : { one: element.drawn.series.filter((one) => idOf(one) === id) });
+  },
+  update(element, hook) {
+    const before = element.drawn;
+    element.drawn = hook;
+    if (element.seen && changed(before, hook)) element.redraw();
+  },
+  unmount(element) {
+    element.redraw.cancel();
+    element.watch.disconnect();
+    element.sight.disconnect();
+    element.offTheme();
+  },
+  owns: true,
+};
+
+/** What is drawn, as a Blob of a picture, upon the colour behind it. */
+function picture(element) {
+  const [base] = element.layers;
+  const whole = Object.assign(document.createElement("canvas"), { width: base.width, height: base.height });
+  const pen = whole.getContext("2d");
+  pen.fillStyle = resolved(element, "surface");
+  pen.fillRect(0, 0, whole.width, whole.height);
+  pen.drawImage(base, 0, 0);
+  return new Promise((resolve) => whole.toBlob(resolve));
+}
+
+const changed = (a, b) =>
+  a.series.length !== b.series.length ||
+  a.axes.logX !== b.axes.logX ||
+  a.axes.logY !== b.axes.logY ||
+  a.axes.x !== b.axes.x ||
+  a.series.some((one, n) => one.points !== b.series[n].points || one.colour !== b.series[n].colour);
+
+/** The ends of the axes: of all that is drawn, a little wider. */
+export function extent(series, { logX, logY, fromZero }) {
+  const found = { x: [Infinity, -Infinity], y: [Infinity, -Infinity] };
+  for (const { points } of series)
+    for (const { x, y, raw, low, high } of points) {
+      if (y === null || (logX && x <= 0)) continue;
+      if (x < found.x[0]) found.x[0] = x;
+      if (x > found.x[1]) found.x[1] = x;
+      for (const value of [y, raw ?? y, low ?? y, high ?? y]) {
+        if (logY && value <= 0) continue;
+        if (value < found.y[0]) found.y[0] = value;
+        if (value > found.y[1]) found.y[1] = value;
+      }
+    }
+  if (found.x[0] > found.x[1]) return { x: [logX ? 1 : 0, logX ? 10 : 1], y: [logY ? 1 : 0, logY ? 10 : 1] };
+  if (fromZero && !logY) found.y[0] = Math.min(0, found.y[0]);
+  return { x: widened(found.x, logX, 0), y: widened(found.y, logY, 0.04) };
+}
+
+function widened([low, high], log, share) {
+  if (low === high) return log ? [low / 2, high * 2] : [low - (Math.abs(low) || 1) / 2, high + (Math.abs(high) || 1) / 2];
+  if (log) return [low / (high / low) ** share, high * (high / low) ** share];
+  const more = (high - low) * share;
+  return [low === 0 ? 0 : low - more, high + more];
+}
+
+/** Round numbers within an axis, about so many: 1, 2 or 5 times a power of ten. */
+export function ticks([low, high], log, count) {
+  if (log && high / low >= 10) {
+    const first = Math.ceil(Math.log10(low) - 1e-9);
+    const last = Math.floor(Math.log10(high) + 1e-9);
+    const step = Math.max(1, Math.ceil((last - first + 1) / count));
+    const powers = Array.from({ length: Math.floor((last - first) / step) + 1 }, (_, n) => 10 ** (first + n * step));
+    if (powers.length > 2) return powers;
+    return powers
+      .concat(10 ** (first - 1))
+      .flatMap((power) => [power, 2 * power, 5 * power])
+      .filter((value) => value >= low && value <= high)
+      .sort((a, b) => a - b);
+  }
+  const rough = (high - low) / count;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((times) => times * power).find((one) => one >= rough * 0.999);
+  const first = Math.ceil(low / step - 1e-9);
+  const found = [];
+  for (let n = first; n * step <= high + step * 1e-9; n++) found.push(Number((n * step).toPrecision(12)));
+  return found;
+}
+
+function draw(element) {
+  const { series, axes } = element.drawn;
+  const width = element.clientWidth;
+  const height = element.clientHeight;
+  if (!width || !height) return;
+  const ratio = devicePixelRatio || 1;
+  for (const layer of element.layers) {
+    if (layer.width !== Math.round(width * ratio) || layer.height !== Math.round(height * ratio)) {
+      layer.width = Math.round(width * ratio);
+      layer.height = Math.round(height * ratio);
+    }
+  }
+  const range = extent(series, axes);
+  const place = placing(range, axes, width, height);
+  element.place = place;
+  const pen = element.layers[0].getContext("2d");
+  pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+  pen.clearRect(0, 0, width, height);
+  frame(pen, element, { range, axes, place, width, height });
+  const colours = new Map();
+  for (const one of series) {
+    const name = `series-${(one.colour % COLOURS) + 1}`;
+    if (!colours.has(name)) colours.set(name, resolved(element, name));
+    pen.strokeStyle = colours.get(name);
+    pen.lineWidth = series.length > 60 ? 1 : 1.5;
+    line(pen, one, place);
+  }
+  if (element.pointed) highlightLine(element, element.pointed);
+}
+
+/** From values to pixels. */
+function placing({ x, y }, { logX, logY }, width, height) {
+  const scale = ([low, high], log, from, to) => {
+    const [a, b] = log ? [Math.log(low), Math.log(high)] : [low, high];
+    const factor = (to - from) / (b - a);
+    return log ? (value) => from + (Math.log(value) - a) * factor : (value) => from + (value - a) * factor;
+  };
+  const across = scale(x, logX, MARGIN.left, width - MARGIN.right);
+  const up = scale(y, logY, height - MARGIN.bottom, MARGIN.top);
+  return {
+    x: across,
+    y: up,
+    shown: (at, value) => value !== null && !(logX && at <= 0) && !(logY && value <= 0),
+  };
+}
+
+function line(pen, { points, dash, colour }, place) {
+  const width = pen.lineWidth;
+  if (points.some((point) => point.low !== undefined)) band(pen, points, place);
+  if (points[0]?.raw !== undefined) {
+    pen.globalAlpha = 0.28;
+    pen.lineWidth = 1;
+    path(pen, points, "raw", place);
+    pen.globalAlpha = 1;
+  }
+  pen.lineWidth = width;
+  pen.setLineDash(DASHES[(dash ?? Math.floor(colour / COLOURS)) % DASHES.length]);
+  path(pen, points, "y", place);
+  pen.setLineDash([]);
+}
+
+function path(pen, points, part, place) {
+  pen.beginPath();
+  let broken = true;
+  for (const point of points) {
+    if (!place.shown(point.x, point[part])) {
+      broken = true;
+      continue;
+    }
+    const x = place.x(point.x);
+    const y = place.y(point[part]);
+    if (broken) pen.moveTo(x, y);
+    else pen.lineTo(x, y);
+    broken = false;
+  }
+  pen.stroke();
+}
+
+function band(pen, points, place) {
+  const within = points.filter(({ x, low, high }) => place.shown(x, low ?? null) && place.shown(x, high));
+  pen.globalAlpha = 0.14;
+  pen.fillStyle = pen.strokeStyle;
+  pen.beginPath();
+  for (const { x, high } of within) pen.lineTo(place.x(x), place.y(high));
+  for (const { x, low } of within.toReversed()) pen.lineTo(place.x(x), place.y(low));
+  pen.fill();
+  pen.globalAlpha = 1;
+}
+
+function frame(pen, element, { range, axes, place, width, height }) {
+  const grid = resolved(element, "line");
+  const text = resolved(element, "muted");
+  pen.font = `11px ${getComputedStyle(element).fontFamily}`;
+  pen.lineWidth = 1;
+  pen.strokeStyle = grid;
+  pen.fillStyle = text;
+  pen.textAlign = "right";
+  pen.textBaseline = "middle";
+  for (const value of ticks(range.y, axes.logY, Math.max(2, Math.floor(height / 60)))) {
+    const y = Math.round(place.y(value)) + 0.5;
+    pen.beginPath();
+    pen.moveTo(MARGIN.left, y);
+    pen.lineTo(width - MARGIN.right, y);
+    pen.stroke();
+    pen.fillText(String(value), MARGIN.left - 8, y);
+  }
+  pen.textAlign = "center";
+  pen.textBaseline = "top";
+  for (const value of ticks(range.x, axes.logX, Math.max(2, Math.floor(width / 110))))
+    pen.fillText(String(value), place.x(value), height - MARGIN.bottom + 8);
+  pen.font = `12px ${getComputedStyle(element).fontFamily}`;
+  pen.fillText(axes.x, (MARGIN.left + width - MARGIN.right) / 2, height - 16);
+  pen.save();
+  pen.translate(10, (MARGIN.top + height - MARGIN.bottom) / 2);
+  pen.rotate(-Math.PI / 2);
+  pen.textBaseline = "middle";
+  pen.fillText(axes.y, 0, 0);
+  pen.restore();
+}
+
+function point(element, event) {
+  if (!element.place) return;
+  const box = element.getBoundingClientRect();
+  const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+  let nearest = null;
+  let least = NEAR_PX ** 2;
+  for (const one of element.drawn.series)
+    for (const candidate of one.points) {
+      if (!element.place.shown(candidate.x, candidate.y)) continue;
+      const distance = (element.place.x(candidate.x) - x) ** 2 + (element.place.y(candidate.y) - y) ** 2;
+      if (distance < least) {
+        least = distance;
+        nearest = { one: [one], at: candidate };
+      }
+    }
+  highlightLine(element, nearest);
+}
+
+/** Draw some of the curves over the others, which step back; with what is said of a point where there is one. */
+function highlightLine(element, pointed) {
+  if (pointed === null && !element.pointed) return;
+  element.pointed = pointed;
+  const [base, over] = element.layers;
+  const pen = over.getContext("2d");
+  const ratio = devicePixelRatio || 1;
+  pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+  pen.clearRect(0, 0, element.clientWidth, element.clientHeight);
+  base.classList.toggle("behind", pointed !== null);
+  element.tip.hidden = !pointed?.at;
+  if (!pointed || !element.place) return;
+  for (const one of pointed.one) {
+    pen.strokeStyle = resolved(element, `series-${(one.colour % COLOURS) + 1}`);
+    pen.lineWidth = 2.5;
+    line(pen, one, element.place);
+  }
+  if (!pointed.at) return;
+  const { axes } = element.drawn;
+  const [x, y] = [element.place.x(pointed.at.x), element.place.y(pointed.at.y)];
+  pen.fillStyle = resolved(element, `series-${(pointed.one[0].colour % COLOURS) + 1}`);
+  pen.beginPath();
+  pen.arc(x, y, 4, 0, 2 * Math.PI);
+  pen.fill();
+  element.tip.textContent = `${pointed.one[0].detail ?? pointed.one[0].name}: ${axes.formatY(pointed.at.y)} at ${axes.formatX(pointed.at.x)}`;
+  element.tip.style.setProperty("--x", `${Math.min(x + 12, element.clientWidth - element.tip.offsetWidth - 4)}px`);
+  element.tip.style.setProperty("--y", `${Math.max(4, y - 34)}px`);
+}

@@ -1,0 +1,218 @@
+/* A chart drawn by plotly.js, which is fetched with the first one. */
+
+import { throttled } from "./resource.js";
+import { COLOURS, DASHES, idOf, resolved } from "./series.js";
+import { onTheme } from "./themes.js";
+
+const REDRAW_MS = 500;
+
+// The upload button is off by name too: a release that brings it back under another default does not bring it here.
+const CONFIG = {
+  displaylogo: false,
+  responsive: true,
+  showSendToCloud: false,
+  plotlyServerURL: "",
+  displayModeBar: "hover",
+  modeBarButtonsToRemove: ["select2d", "lasso2d", "sendChartToCloud"],
+};
+
+let loading = null;
+
+/** Fetch plotly.js once. */
+function plotly() {
+  loading ??= new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = document.querySelector("meta[name=plotly]").content;
+    script.onload = () => resolve(window.Plotly);
+    script.onerror = () => ((loading = null), reject(new Error("plotly.js could not be fetched")));
+    document.head.append(script);
+  });
+  return loading;
+}
+
+/** The hook of a view that draws `series` within `axes`. */
+export const PLOT = {
+  mount(element, hook) {
+    element.drawn = hook;
+    element.redraw = throttled(() => draw(element), REDRAW_MS);
+    // Charts that nobody sees are not drawn: each costs a frame.
+    element.watch = new IntersectionObserver(
+      ([entry]) => ((element.seen = entry.isIntersecting), element.seen && element.redraw()),
+      { rootMargin: "200px" },
+    );
+    element.watch.observe(element);
+    element.offTheme = onTheme(() => element.redraw());
+    element.highlight = (id) => highlight(element, id);
+  },
+  update(element, hook) {
+    if (same(element.drawn, hook)) return;
+    element.drawn = hook;
+    if (element.seen) element.redraw();
+  },
+  unmount(element) {
+    element.redraw.cancel();
+    element.watch.disconnect();
+    element.offTheme();
+    if (window.Plotly && element.data) window.Plotly.purge(element);
+  },
+  owns: true,
+};
+
+const same = (a, b) =>
+  JSON.stringify(a.axes) === JSON.stringify(b.axes) &&
+  a.series.length === b.series.length &&
+  a.series.every(
+    (one, n) =>
+      one.id === b.series[n].id &&
+      one.name === b.series[n].name &&
+      one.stamp === b.series[n].stamp &&
+      (one.stamp !== undefined ? one.points.length === b.series[n].points.length : one.points === b.series[n].points),
+  );
+
+async function draw(element) {
+  try {
+    const Plotly = await plotly();
+    if (!element.isConnected) return;
+    const first = !element.data;
+    await Plotly.react(element, traces(element), layout(element), CONFIG);
+    if (!first) return;
+    element.on("plotly_hover", ({ points: [{ data }] }) =>
+      highlight(element, idOf(element.drawn.series[Number.parseInt(data.uid)])),
+    );
+    element.on("plotly_unhover", () => highlight(element, null));
+  } catch (error) {
+    element.textContent = `The chart cannot be drawn: ${error.message}. The table has the same numbers.`;
+  }
+}
+
+/** Have the curves of one series stand out; null: of none. What plotly.js drew is only given a class: that costs
+ * nothing. */
+function highlight(element, id) {
+  const chosen = id === null ? null : element.drawn.series.findIndex((one) => idOf(one) === id);
+  for (const group of element.querySelectorAll(".scatterlayer .trace")) {
+    const [, n] = /trace(\d+)[a-z]+$/.exec(group.getAttribute("class").replace(" behind", "")) ?? [];
+    group.classList.toggle("behind", chosen !== null && Number(n) !== chosen);
+  }
+}
+
+/** plotly.js reads some tags and entities in texts, and makes links of them: names are to be names. */
+const harmless = (character) => ({ "<": "‹", ">": "›", "&": "＆" })[character] ?? character;
+
+function traces(element) {
+  const { series, axes } = element.drawn;
+  // Values at the same category stand side by side, so that their bars do not cover one another.
+  const place = (x, n) =>
+    axes.categories.indexOf(x) + (n - (series.length - 1) / 2) * Math.min(0.08, 0.6 / series.length);
+  return series.flatMap((one, n) => {
+    const name = `series-${(one.colour % COLOURS) + 1}`;
+    const colour = resolved(element, name);
+    const x = one.points.map((point) => (axes.categories ? place(point.x, n) : point.x));
+    const of = (part) => one.points.map((point) => point[part] ?? null);
+    const line = {
+      color: colour,
+      width: 2,
+      dash: DASHES[(one.dash ?? Math.floor(one.colour / COLOURS)) % DASHES.length],
+    };
+    const shared = { type: "scatter", x, hoverinfo: "skip", showlegend: false, mode: "lines", connectgaps: false };
+    const found = [];
+    if (one.points.some((point) => point.raw !== undefined))
+      found.push({ ...shared, uid: `${n}raw`, y: of("raw"), line: { color: resolved(element, name, 0.28), width: 1 } });
+    const spread = one.points.some((point) => point.low !== undefined);
+    if (spread && !one.markers) {
+      found.push({ ...shared, uid: `${n}low`, y: of("low"), line: { width: 0 } });
+      found.push({
+        ...shared,
+        uid: `${n}high`,
+        y: of("high"),
+        line: { width: 0 },
+        fill: "tonexty",
+        fillcolor: resolved(element, name, 0.16),
+      });
+    }
+    const bars =
+      spread && one.markers
+        ? {
+            error_y: {
+              type: "data",
+              symmetric: false,
+              array: one.points.map((p) => (p.high ?? p.y) - p.y),
+              arrayminus: one.points.map((p) => p.y - (p.low ?? p.y)),
+              color: colour,
+              thickness: 1.5,
+              width: 4,
+            },
+          }
+        : {};
+    const text = one.points.map((point) =>
+      `${one.name}: ${axes.formatY(point.y)}${point.raw === undefined ? "" : ` (raw ${axes.formatY(point.raw)})`}`.replace(
+        /./gu,
+        harmless,
+      ),
+    );
+    found.push({
+      ...shared,
+      ...bars,
+      uid: `${n}line`,
+      y: of("y"),
+      line,
+      mode: one.markers || one.points.length === 1 ? "lines+markers" : "lines",
+      marker: {
+        size: 7,
+        color: colour,
+        symbol: ["circle", "square", "diamond", "triangle-up", "cross", "x"][one.colour % 6],
+      },
+      hoverinfo: "text",
+      text,
+    });
+    return found;
+  });
+}
+
+function layout(element) {
+  const { axes } = element.drawn;
+  const text = resolved(element, "muted");
+  const grid = resolved(element, "line");
+  const axis = {
+    gridcolor: grid,
+    linecolor: grid,
+    zerolinecolor: grid,
+    tickfont: { color: text, size: 11 },
+    automargin: true,
+  };
+  const title = (words) => ({ text: words.replace(/./gu, harmless), font: { color: text, size: 12 }, standoff: 8 });
+  return {
+    margin: { l: 48, r: 12, t: 8, b: 40 },
+    paper_bgcolor: "rgba(0, 0, 0, 0)",
+    plot_bgcolor: "rgba(0, 0, 0, 0)",
+    font: { family: getComputedStyle(document.body).fontFamily, color: text },
+    showlegend: false,
+    hovermode: "closest",
+    hoverlabel: {
+      bgcolor: resolved(element, "raised"),
+      bordercolor: resolved(element, "line-strong"),
+      font: { color: resolved(element, "text"), size: 12 },
+    },
+    modebar: { bgcolor: "rgba(0, 0, 0, 0)", color: text, activecolor: resolved(element, "accent") },
+    uirevision: JSON.stringify(axes),
+    xaxis: {
+      ...axis,
+      title: title(axes.x),
+      type: axes.logX && !axes.categories ? "log" : "linear",
+      showgrid: false,
+      zeroline: false,
+      ...(axes.categories
+        ? {
+            tickvals: axes.categories.map((_, n) => n),
+            ticktext: axes.categories.map((one) => one.replace(/./gu, harmless)),
+          }
+        : {}),
+    },
+    yaxis: {
+      ...axis,
+      title: title(axes.y),
+      type: axes.logY ? "log" : "linear",
+      rangemode: axes.fromZero ? "tozero" : "normal",
+      exponentformat: "power",
+    },
+  };
+}

@@ -1,0 +1,123 @@
+"""Many curves at once: on one canvas, live, each told from the others."""
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pytest
+from playwright.async_api import Page, expect
+
+from tests.dashboard.conftest import Visit
+from tests.integration.api.reporter import Reporter
+
+pytestmark = pytest.mark.anyio
+
+GRID = {"normalization": [{"type": "batch"}, {"type": "group"}], "batch_size": [4, 8], "seed": [0, 1, 2, 3]}
+BASE = {"epochs": 10, "dataset": {"name": "synthetic", "train_limit": 80}}
+
+
+@pytest.fixture
+async def experiment(visit: Visit, reporter: Reporter) -> str:
+    """Sixteen jobs, each with two epochs; the last one still runs."""
+    answer = httpx2.post(f"{visit.api.url}/v1/experiments", json={"name": "many", "base": BASE, "grid": GRID})
+    id_: str = answer.json()["id"]
+    for number in range(16):
+        await reporter.start()
+        for epoch in (1, 2):
+            await reporter.metrics("eval", epoch, 10 * epoch, test_error=0.9 / epoch - number / 100)
+        if number < 15:
+            await reporter.finish()
+    return id_
+
+
+async def drawn(page: Page) -> list[list[float]]:
+    """The values of every line of the chart."""
+    found: list[list[float]] = await page.evaluate(
+        "document.querySelector('[data-chart=cells]').drawn.series.map(({ points }) => points.map(({ y }) => y))"
+    )
+    return found
+
+
+async def ink(page: Page, layer: int) -> int:
+    """How many pixels of a layer of the chart are not empty."""
+    count: int = await page.evaluate(
+        """(layer) => {
+            const canvas = document.querySelectorAll("[data-chart=cells] canvas")[layer];
+            const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+            return data.filter((value, n) => n % 4 === 3 && value > 0).length;
+        }""",
+        layer,
+    )
+    return count
+
+
+async def test_every_seed_has_a_line_that_grows_and_can_be_singled_out(
+    visit: Visit, reporter: Reporter, experiment: str
+) -> None:
+    page = await visit.open(f"/experiments/{experiment}")
+    card = page.locator(".card", has=page.get_by_role("heading", name="Learning curves"))
+    await expect(card.locator(".js-plotly-plot")).to_be_visible()
+    await card.get_by_role("button", name="Every seed").click()
+    await expect(card.locator("canvas")).to_have_count(2)
+    await page.wait_for_function("() => document.querySelector('[data-chart=cells]').drawn.series.length === 16")
+    await reporter.metrics("eval", 3, 30, test_error=0.125)
+    await page.wait_for_function(
+        "() => document.querySelector('[data-chart=cells]').drawn.series.some(({ points }) => points.length === 3)"
+    )
+    assert sorted(await drawn(page), key=len)[-1] == [pytest.approx(75.0), pytest.approx(30.0), 12.5]
+    await page.wait_for_function("() => document.querySelector('[data-chart=cells]').place")
+    assert await ink(page, 0) > 1000
+    assert await ink(page, 1) == 0
+
+    await card.get_by_role("button", name="batch at 4").hover()
+    assert await ink(page, 1) > 100
+    await card.get_by_role("heading").hover()
+    assert await ink(page, 1) == 0
+    await card.get_by_role("button", name="batch at 4").focus()
+    assert await ink(page, 1) > 100
+    await card.get_by_role("button", name="group (8) at 8").click()
+    await page.wait_for_function("() => document.querySelector('[data-chart=cells]').drawn.series.length === 12")
+
+    copied = await visit.open(page.url.removeprefix(visit.api.url))
+    await copied.wait_for_function("() => document.querySelector('[data-chart=cells]')?.drawn?.series.length === 12")
+
+
+async def test_a_point_says_whose_it_is_and_the_picture_is_kept(visit: Visit, experiment: str) -> None:
+    page = await visit.open(f"/experiments/{experiment}?seeds=each")
+    card = page.locator(".card", has=page.get_by_role("heading", name="Learning curves"))
+    await page.wait_for_function(
+        "() => document.querySelector('[data-chart=cells]')?.drawn?.series.every(({ points }) => points.length)"
+    )
+    drawing = card.get_by_role("figure")
+    await drawing.scroll_into_view_if_needed()
+    await page.wait_for_function("() => document.querySelector('[data-chart=cells]').place")
+    x, y = await page.evaluate("""() => {
+        const { place, drawn } = document.querySelector("[data-chart=cells]");
+        const { x, y } = drawn.series[0].points[1];
+        return [place.x(x), place.y(y)];
+    }""")
+    await drawing.hover(position={"x": x, "y": y})
+    await expect(card.locator(".tip")).to_have_text("batch at 4, seed 0: 45.00 % at 1")
+    async with page.expect_download() as started:
+        await card.get_by_role("button", name="PNG").click()
+    assert (await (await started.value).path()).read_bytes().startswith(b"\x89PNG")
+    await card.get_by_role("button", name="Show as table").click()
+    await expect(card.get_by_role("region").locator("tbody tr")).to_have_count(3)
+
+
+async def test_a_curve_of_a_chart_stands_out_while_it_is_pointed_at_elsewhere(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    jobs = [submit(name=name, dataset=BASE["dataset"], epochs=10) for name in ("one", "two", "three")]
+    for _ in jobs:
+        await reporter.start()
+        for epoch in (1, 2):
+            await reporter.metrics("eval", epoch, 10 * epoch, test_error=0.5 / epoch)
+    page = await visit.open(f"/compare?jobs={','.join(jobs)}")
+    traces = page.locator(".js-plotly-plot .scatterlayer .trace")
+    await expect(traces).to_have_count(3)
+    await page.get_by_role("columnheader", name="two").first.hover()
+    classes: Any = await traces.evaluate_all("all => all.map((one) => one.classList.contains('behind'))")
+    assert classes == [True, False, True]
+    await page.get_by_role("heading", name="Compare", exact=True).hover()
+    await expect(page.locator(".trace.behind")).to_have_count(0)
