@@ -53,14 +53,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The application. Raises `ValueError` where the settings name a place that artifacts cannot be kept in."""
     settings = settings or Settings()
     database = Database(settings.database)
-    artifacts = open_artifacts(settings.artifacts)
+    artifacts = open_artifacts(settings.artifacts, copies=settings.home / "artifacts")
     telemetry = Telemetry(normlab_version(), artifacts.root if isinstance(artifacts, LocalArtifacts) else None)
     services = Services(settings, database, artifacts, Tailer(database), telemetry)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with database:
-            await migrate.check(database)
+            await migrate.settle(database)
             async with services.tailer.running():
                 yield
 

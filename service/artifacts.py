@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -48,10 +49,6 @@ class ArtifactStore(Protocol):
         """Where a file lies whose bytes were checked since it was last touched. Raises `CorruptFile`."""
         ...
 
-    def path(self, job_id: str, checkpoint_id: str, name: str) -> Path:
-        """Where a file lies, if it is there."""
-        ...
-
     def delete_checkpoint(self, job_id: str, checkpoint_id: str) -> None:
         """Remove a checkpoint; one that is gone already is no error."""
         ...
@@ -83,11 +80,11 @@ class LocalArtifacts:
     def write(self, job_id: str, checkpoint_id: str, files: Mapping[str, bytes], expected: Mapping[str, File]) -> None:
         """See `ArtifactStore.write`."""
         final = self._folder(job_id, checkpoint_id)
-        _check_all(checkpoint_id, files.get, expected)
+        check_all(checkpoint_id, files.get, expected)
         if unexpected := sorted(files.keys() - expected.keys()):
             raise CorruptFile(f"Checkpoint {checkpoint_id} came with files that nobody announced: {unexpected}.")
         for name in files:
-            _checked(name)
+            checked_name(name)
         if self._is_whole(final, expected):
             return
         temporary = final.with_name(f"{_TEMPORARY}{checkpoint_id}-{secrets.token_hex(4)}")
@@ -118,8 +115,8 @@ class LocalArtifacts:
         files: dict[str, bytes] = {}
         for name in expected:
             with suppress(FileNotFoundError):
-                files[name] = (folder / _checked(name)).read_bytes()
-        _check_all(checkpoint_id, files.get, expected)
+                files[name] = (folder / checked_name(name)).read_bytes()
+        check_all(checkpoint_id, files.get, expected)
         return files
 
     def verified(self, job_id: str, checkpoint_id: str, name: str, expected: File) -> Path:
@@ -133,7 +130,7 @@ class LocalArtifacts:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError as error:
-            raise _missing(checkpoint_id, name) from error
+            raise missing(checkpoint_id, name) from error
         if (found.st_size, digest) != (expected.size, expected.sha256):
             raise _differs(checkpoint_id, name)
         if len(self._verified) >= _REMEMBERED:
@@ -142,8 +139,8 @@ class LocalArtifacts:
         return path
 
     def path(self, job_id: str, checkpoint_id: str, name: str) -> Path:
-        """See `ArtifactStore.path`."""
-        return self._folder(job_id, checkpoint_id) / _checked(name)
+        """Where a file lies, if it is there."""
+        return self._folder(job_id, checkpoint_id) / checked_name(name)
 
     def delete_checkpoint(self, job_id: str, checkpoint_id: str) -> None:
         """See `ArtifactStore.delete_checkpoint`."""
@@ -157,7 +154,7 @@ class LocalArtifacts:
     def delete_job(self, job_id: str) -> None:
         """See `ArtifactStore.delete_job`."""
         with suppress(FileNotFoundError):
-            shutil.rmtree(self.root / _checked(job_id))
+            shutil.rmtree(self.root / checked_name(job_id))
 
     def list_jobs(self) -> Sequence[str]:
         """See `ArtifactStore.list_jobs`."""
@@ -165,15 +162,15 @@ class LocalArtifacts:
 
     def list_checkpoints(self, job_id: str) -> Sequence[str]:
         """See `ArtifactStore.list_checkpoints`."""
-        return _names(self.root / _checked(job_id))
+        return _names(self.root / checked_name(job_id))
 
     def remove_temporary(self, job_id: str) -> None:
         """See `ArtifactStore.remove_temporary`."""
-        for folder in (self.root / _checked(job_id)).glob(f"{_TEMPORARY}*"):
+        for folder in (self.root / checked_name(job_id)).glob(f"{_TEMPORARY}*"):
             shutil.rmtree(folder, ignore_errors=True)
 
     def _folder(self, job_id: str, checkpoint_id: str) -> Path:
-        return self.root / _checked(job_id) / _checked(checkpoint_id)
+        return self.root / checked_name(job_id) / checked_name(checkpoint_id)
 
     def _is_whole(self, folder: Path, expected: Mapping[str, File]) -> bool:
         try:
@@ -183,35 +180,46 @@ class LocalArtifacts:
         return {entry.name for entry in folder.iterdir()} == set(expected)
 
 
-def open_artifacts(location: str) -> ArtifactStore:
-    """The artifact store at a folder or a file:// URL. Raises `ValueError` for a scheme that is not supported."""
+def open_artifacts(location: str, copies: Path | None = None) -> ArtifactStore:
+    """The artifact store at a folder, a file:// URL, or s3://bucket/folder.
+
+    Of a store that is elsewhere, files are handed out from copies in a folder, by default a temporary one. Raises
+    `ValueError` for a scheme that is not supported.
+    """
     if "://" not in location:
         return LocalArtifacts(Path(location).expanduser().absolute())
     url = urlsplit(location)
+    if url.scheme == "s3" and url.netloc:
+        from service.object_artifacts import open_s3
+
+        return open_s3(location, copies or Path(tempfile.gettempdir(), "normlab-artifacts"))
     if url.scheme != "file" or url.netloc not in ("", "localhost") or not url.path.startswith("/"):
         raise ValueError(
-            f"NORMLAB_ARTIFACTS_URL is {location}, and checkpoints cannot be kept there yet: "
-            "give a folder that the dispatcher and the api share, as /path or file:///path"
+            f"NORMLAB_ARTIFACTS_URL is {location}, and checkpoints cannot be kept there: give a folder that the "
+            "dispatcher and the api share, as /path or file:///path, or s3://bucket/folder"
         )
     return LocalArtifacts(Path(unquote(url.path)))
 
 
-def _checked(name: str) -> str:
+def checked_name(name: str) -> str:
+    """`name`, if it may be the name of a job, a checkpoint or a file. Raises `ValueError` where it may not."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no name in the artifact store: letters, digits, and . _ - after the first")
     return name
 
 
-def _check_all(checkpoint_id: str, content_of: Callable[[str], bytes | None], expected: Mapping[str, File]) -> None:
+def check_all(checkpoint_id: str, content_of: Callable[[str], bytes | None], expected: Mapping[str, File]) -> None:
+    """Raise `CorruptFile` unless every expected file is there and is what is expected."""
     for name, file in expected.items():
         content = content_of(name)
         if content is None:
-            raise _missing(checkpoint_id, name)
+            raise missing(checkpoint_id, name)
         if len(content) != file.size or hashlib.sha256(content).hexdigest() != file.sha256:
             raise _differs(checkpoint_id, name)
 
 
-def _missing(checkpoint_id: str, name: str) -> CorruptFile:
+def missing(checkpoint_id: str, name: str) -> CorruptFile:
+    """What to raise for a file that is not there."""
     return CorruptFile(f"The file {name} of checkpoint {checkpoint_id} is missing.")
 
 

@@ -91,3 +91,10 @@ class StorageFull(ServiceError):
 
     status = 507
     title = "Storage full"
+
+
+class StorageUnavailable(ServiceError, OSError):
+    """Stored files cannot be reached now; an `OSError`, as it would be of a disk."""
+
+    status = 503
+    title = "The artifact store does not answer"

@@ -30,8 +30,7 @@ async def dispatch(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     async with Database(settings.database) as database:
         try:
-            await migrate.wait(database)
-            await migrate.check(database)
+            await migrate.settle(database)
         except (migrate.SchemaMismatch, SQLAlchemyError) as error:
             logger.error("%s", error)
             return TRY_AGAIN

@@ -33,6 +33,10 @@ class SchemaMismatch(Exception):
     """The database's schema is not the one that this code was written for."""
 
 
+class NotMigrated(SchemaMismatch):
+    """The schema is an older one, or none: what the migrations put right."""
+
+
 async def upgrade(database: Database) -> None:
     """Bring the schema up to the newest revision; nothing happens where it is.
 
@@ -55,11 +59,11 @@ async def check(database: Database) -> None:
         revision = await (await session.connection()).run_sync(_revision)
     head = _head()
     if revision is None:
-        raise SchemaMismatch("The database has no tables yet: run `python -m service.store.migrate`.")
+        raise NotMigrated("The database has no tables yet: run `python -m service.store.migrate`.")
     if revision not in _known():
         raise SchemaMismatch(_newer(revision))
     if revision != head:
-        raise SchemaMismatch(
+        raise NotMigrated(
             f"The database is at revision {revision} and this version of normlab needs {head}: "
             "run `python -m service.store.migrate`."
         )
@@ -82,6 +86,28 @@ async def wait(database: Database, timeout_s: float | None = None) -> None:
             log.warning("the database does not answer, waiting up to %.0f s for it: %s", left_s, error.orig)
             await asyncio.sleep(min(pause_s, left_s))
             pause_s = min(2 * pause_s, 5.0)
+
+
+async def settle(database: Database, timeout_s: float | None = None) -> None:
+    """Wait until the database answers and has this code's schema, which a process beside this one may be migrating.
+
+    Raises `SchemaMismatch`: at once where waiting cannot help (a newer schema, or SQLite, which its own supervisor
+    migrates first), else after `timeout_s` (`WAIT_S`) for each of the two.
+    """
+    await wait(database, timeout_s)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + (WAIT_S if timeout_s is None else timeout_s)
+    told = False
+    while True:
+        try:
+            return await check(database)
+        except NotMigrated as error:
+            if database.is_sqlite or loop.time() >= deadline:
+                raise
+            if not told:
+                log.warning("waiting up to %.0f s for somebody to migrate: %s", deadline - loop.time(), error)
+            told = True
+            await asyncio.sleep(0.5)
 
 
 def write_revision(message: str, folder: Path = MIGRATIONS) -> Path:

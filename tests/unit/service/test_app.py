@@ -88,5 +88,5 @@ async def test_a_schema_that_is_not_its_own_is_told_by_the_application_too(tmp_p
 
 
 def test_a_place_for_artifacts_that_is_not_supported_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="NORMLAB_ARTIFACTS_URL is s3://bucket"):
-        create_app(Settings(home=tmp_path, artifacts_url="s3://bucket"))
+    with pytest.raises(ValueError, match="NORMLAB_ARTIFACTS_URL is ftp://host"):
+        create_app(Settings(home=tmp_path, artifacts_url="ftp://host"))

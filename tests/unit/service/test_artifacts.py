@@ -235,7 +235,7 @@ def test_a_folder_is_named_by_its_path_or_its_url(tmp_path: Path, form: str) -> 
     assert store.root == folder
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/checkpoints", "memory://", "https://host/", "file://elsewhere/srv"])
+@pytest.mark.parametrize("url", ["s3:///checkpoints", "memory://", "https://host/", "file://elsewhere/srv"])
 def test_a_place_that_is_not_supported_is_refused_with_a_sentence(url: str) -> None:
     with pytest.raises(ValueError, match=f"NORMLAB_ARTIFACTS_URL is {url}, .*give a folder"):
         open_artifacts(url)

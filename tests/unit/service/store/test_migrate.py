@@ -13,12 +13,14 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from pytest_postgresql.executors import PostgreSQLExecutor
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import OperationalError
 
 from service.jobs import Status
 from service.store import Database, migrate
 from service.store.tables import Attempt, Idempotency, Job, JobLabel, MetricSummary, Table
+from tests.postgres import administer, create_database
 
 pytestmark = pytest.mark.anyio
 
@@ -217,6 +219,34 @@ async def test_a_database_that_is_not_up_is_waited_for_and_then_given_up(
         with pytest.raises(OperationalError):
             await migrate.wait(database, timeout_s=0.3)
     assert "does not answer, waiting up to" in caplog.text
+
+
+@pytest.mark.postgres
+async def test_a_database_that_somebody_migrates_meanwhile_is_waited_for(
+    postgres_server: PostgreSQLExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = create_database(postgres_server, "settling")
+    told: asyncio.Queue[str] = asyncio.Queue()
+    monkeypatch.setattr(migrate.log, "warning", lambda message, *_arguments: told.put_nowait(message))
+    async with Database(url) as waiting, Database(url) as migrating:
+        settled = asyncio.create_task(migrate.settle(waiting, timeout_s=60))
+        assert "for somebody to migrate" in await told.get()
+        assert not settled.done()
+        await migrate.upgrade(migrating)
+        await settled
+        assert told.empty(), "once is enough"
+    administer(postgres_server, "DROP DATABASE settling WITH (FORCE)")
+
+
+async def test_nobody_is_waited_for_who_never_comes(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Database(empty_database_url) as database:
+        with pytest.raises(migrate.NotMigrated, match="no tables yet"):
+            await migrate.settle(database, timeout_s=0)
+        await migrate.upgrade(database)
+        await migrate.settle(database, timeout_s=0)
+        monkeypatch.setattr(migrate, "_known", lambda: frozenset({"another"}))
+        with pytest.raises(migrate.SchemaMismatch, match="does not know"):
+            await migrate.settle(database, timeout_s=600)
 
 
 def test_the_next_revision_is_written_from_the_tables(tmp_path: Path) -> None:

@@ -1,0 +1,192 @@
+"""Checkpoints in an object store (S3, by fsspec): {root}/{job}/{checkpoint}/{file}.
+
+Objects cannot be renamed together, so a checkpoint is there once its last object is, the empty `.complete`. What is
+handed out is a copy on the local disk, checked after it was fetched, so that a download never sends bytes that nobody
+has checked; the copies used last are kept.
+"""
+
+import errno
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from service.artifacts import LocalArtifacts, check_all, checked_name, missing
+from service.errors import CorruptFile, StorageFull, StorageUnavailable
+from worker.events import File
+
+__all__ = ["ObjectArtifacts", "open_s3"]
+
+COMPLETE = ".complete"
+FULL = ("QuotaExceeded", "StorageFull", "InsufficientStorage", "No space left", "minimum free drive")
+"""What S3 servers answer where there is no room; Amazon's own never does."""
+COPIES_BYTES = 4 << 30
+"""Copies of more than this together make room for the next one."""
+KEPT_S = 600
+"""A copy that was used so recently is not removed: it may be about to be sent."""
+
+
+class ObjectArtifacts:
+    """An artifact store in an object store.
+
+    `filesystem` is one of fsspec's, without a cache of listings; `root` is a path in it. `copies` is a folder for what
+    is handed out, of about `copies_bytes` at most; replicas may share it.
+    """
+
+    def __init__(self, filesystem: Any, root: str, copies: Path, copies_bytes: int = COPIES_BYTES) -> None:
+        self._filesystem = filesystem
+        self.root = root.rstrip("/")
+        self._copies = LocalArtifacts(copies)
+        self._copies_bytes = copies_bytes
+
+    def write(self, job_id: str, checkpoint_id: str, files: Mapping[str, bytes], expected: Mapping[str, File]) -> None:
+        """See `ArtifactStore.write`."""
+        folder = self._folder(job_id, checkpoint_id)
+        check_all(checkpoint_id, files.get, expected)
+        if unexpected := sorted(files.keys() - expected.keys()):
+            raise CorruptFile(f"Checkpoint {checkpoint_id} came with files that nobody announced: {unexpected}.")
+        for name in files:
+            checked_name(name)
+        with self._reaching():
+            for name, content in files.items():
+                self._filesystem.pipe_file(f"{folder}/{name}", content)
+            self._filesystem.pipe_file(f"{folder}/{COMPLETE}", b"")
+
+    def read(self, job_id: str, checkpoint_id: str, expected: Mapping[str, File]) -> dict[str, bytes]:
+        """See `ArtifactStore.read`."""
+        folder = self._folder(job_id, checkpoint_id)
+        files: dict[str, bytes] = {}
+        for name in expected:
+            with suppress(FileNotFoundError), self._reaching():
+                files[name] = self._filesystem.cat_file(f"{folder}/{checked_name(name)}")
+        check_all(checkpoint_id, files.get, expected)
+        return files
+
+    def verified(self, job_id: str, checkpoint_id: str, name: str, expected: File) -> Path:
+        """See `ArtifactStore.verified`: a copy, fetched where there is none yet or where it was damaged."""
+        source = f"{self._folder(job_id, checkpoint_id)}/{checked_name(name)}"
+        try:
+            path = self._copies.verified(job_id, checkpoint_id, name, expected)
+        except CorruptFile:
+            self._make_room(expected.size)
+            self._fetch(source, self._copies.path(job_id, checkpoint_id, name), missing(checkpoint_id, name))
+            path = self._copies.verified(job_id, checkpoint_id, name, expected)
+        with suppress(OSError):
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+        return path
+
+    def delete_checkpoint(self, job_id: str, checkpoint_id: str) -> None:
+        """See `ArtifactStore.delete_checkpoint`."""
+        folder = self._folder(job_id, checkpoint_id)
+        # The last object first: what is half deleted must not look like a checkpoint.
+        with suppress(FileNotFoundError), self._reaching():
+            self._filesystem.rm_file(f"{folder}/{COMPLETE}")
+        with suppress(FileNotFoundError), self._reaching():
+            self._filesystem.rm(folder, recursive=True)
+        self._copies.delete_checkpoint(job_id, checkpoint_id)
+
+    def delete_job(self, job_id: str) -> None:
+        """See `ArtifactStore.delete_job`."""
+        with suppress(FileNotFoundError), self._reaching():
+            self._filesystem.rm(f"{self.root}/{checked_name(job_id)}", recursive=True)
+        self._copies.delete_job(job_id)
+
+    def list_jobs(self) -> Sequence[str]:
+        """See `ArtifactStore.list_jobs`."""
+        try:
+            with self._reaching():
+                found = self._filesystem.ls(self.root, detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted({path.rstrip("/").rpartition("/")[2] for path in found} - {""})
+
+    def list_checkpoints(self, job_id: str) -> Sequence[str]:
+        """See `ArtifactStore.list_checkpoints`."""
+        return sorted(name for name, files in self._checkpoints(job_id).items() if COMPLETE in files)
+
+    def remove_temporary(self, job_id: str) -> None:
+        """See `ArtifactStore.remove_temporary`."""
+        for name, files in self._checkpoints(job_id).items():
+            if COMPLETE not in files:
+                with suppress(FileNotFoundError), self._reaching():
+                    self._filesystem.rm(self._folder(job_id, name), recursive=True)
+
+    def _folder(self, job_id: str, checkpoint_id: str) -> str:
+        return f"{self.root}/{checked_name(job_id)}/{checked_name(checkpoint_id)}"
+
+    def _checkpoints(self, job_id: str) -> dict[str, set[str]]:
+        """The checkpoints of a job, whole or not, and the names of their objects."""
+        folder = f"{self.root}/{checked_name(job_id)}"
+        with self._reaching():
+            found = self._filesystem.find(folder)
+        checkpoints: dict[str, set[str]] = {}
+        for path in found:
+            parts = path.split("/")
+            checkpoints.setdefault(parts[-2], set()).add(parts[-1])
+        return checkpoints
+
+    def _fetch(self, source: str, copy: Path, absent: CorruptFile) -> None:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        temporary = copy.with_name(f".tmp-{copy.name}-{secrets.token_hex(4)}")
+        try:
+            with self._reaching():
+                self._filesystem.get_file(source, str(temporary))
+            temporary.rename(copy)
+        except FileNotFoundError as error:
+            raise absent from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _make_room(self, size: int) -> None:
+        """Remove the copies that were used least recently until there is room for `size` bytes more."""
+        copies = []
+        for path in self._copies.root.glob("*/*/*"):
+            with suppress(FileNotFoundError):
+                found = path.stat()
+                copies.append((found.st_atime, found.st_size, path))
+        excess = sum(copy[1] for copy in copies) + size - self._copies_bytes
+        for used, freed, path in sorted(copies):
+            if excess <= 0 or used > time.time() - KEPT_S:
+                return
+            path.unlink(missing_ok=True)
+            excess -= freed
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Raises what is wrong with the object store as one of ours; `FileNotFoundError` stays what it is."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            told = f"{type(error).__name__}: {error}"
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if full or any(sign in f"{told} {error.__cause__}" for sign in FULL):
+                raise StorageFull(
+                    f"There is no room in {self.root} ({told}): "
+                    "free some space, or delete jobs that are no longer needed."
+                ) from error
+            raise StorageUnavailable(
+                f"The artifact store at {self.root} does not answer as it should ({told})."
+            ) from error
+
+
+def open_s3(location: str, copies: Path) -> ObjectArtifacts:
+    """The store at s3://bucket/folder, by s3fs, which reads AWS_ENDPOINT_URL and AWS's usual places of credentials.
+
+    Raises `ValueError` where s3fs is not installed.
+    """
+    try:
+        from s3fs import S3FileSystem
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f'NORMLAB_ARTIFACTS_URL is {location}, and s3fs is not installed: pip install "normlab[s3]"'
+        ) from error
+    # A store that is away must be noticed well within the lease of the worker whose checkpoint waits.
+    patience = {"connect_timeout": 3, "read_timeout": 15, "retries": {"max_attempts": 1}}
+    filesystem = S3FileSystem(config_kwargs=patience, use_listings_cache=False)
+    filesystem.retries = 2
+    return ObjectArtifacts(filesystem, location.removeprefix("s3://"), copies)

@@ -1,0 +1,52 @@
+"""The health check of dispatchers: as good as the lease is fresh."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from service.dispatcher import heartbeat
+from service.settings import Settings
+from service.store import Database, leases
+
+pytestmark = pytest.mark.anyio
+
+
+def pointing_at(url: str, tmp_path: Path) -> Settings:
+    plain = url.replace("sqlite+aiosqlite", "sqlite").replace("postgresql+psycopg", "postgresql")
+    return Settings(home=tmp_path, database_url=plain)
+
+
+async def test_a_lease_that_is_renewed_is_a_heartbeat(database_url: str, tmp_path: Path) -> None:
+    settings = pointing_at(database_url, tmp_path)
+    assert await heartbeat.look(settings) == "No dispatcher has ever run here."
+    async with Database(database_url) as database:
+        async with database.write() as session:
+            await leases.acquire(session, "dispatcher", "one", 60, {})
+        assert await heartbeat.look(settings) is None
+        async with database.write() as session:
+            await leases.release(session, "dispatcher", "one")
+        assert await heartbeat.look(settings) == "The last heartbeat was 0 s ago."
+
+
+async def test_a_database_that_does_not_answer_is_said(free_tcp_port: int, tmp_path: Path) -> None:
+    nobody = pointing_at(f"postgresql://normlab:secret@127.0.0.1:{free_tcp_port}/normlab", tmp_path)
+    assert await heartbeat.look(nobody) == "The database does not answer (OperationalError)."
+
+
+def test_the_command_says_what_is_wrong_and_exits_accordingly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], sqlite_template: Path, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'copy.db'}"
+    (tmp_path / "copy.db").write_bytes(sqlite_template.read_bytes())
+    monkeypatch.setenv("NORMLAB_DATABASE_URL", url)
+    assert heartbeat.main() == 1
+    assert capsys.readouterr().err == "No dispatcher has ever run here.\n"
+
+    async def renew() -> None:
+        async with Database(url.replace("sqlite", "sqlite+aiosqlite", 1)) as database, database.write() as session:
+            await leases.acquire(session, "dispatcher", "one", 60, {})
+
+    asyncio.run(renew())
+    assert heartbeat.main() == 0
+    assert capsys.readouterr().err == ""
