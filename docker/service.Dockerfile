@@ -1,20 +1,39 @@
-# The api, and what runs once beside it (migrations, secrets): no torch, no Ray.
+# The api, and what runs once beside it (secrets, migrations, the bucket): no torch, no Ray, no pip, no compiler.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
-FROM ${PYTHON_IMAGE}
-ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+
+# What changes seldom: the interpreter's environment with every dependency, as the lock has them.
+FROM ${PYTHON_IMAGE} AS dependencies
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /opt/normlab
+COPY pyproject.toml requirements.lock ./
+# An editable install of empty packages: the code then goes to /opt/normlab by a COPY, without pip.
+RUN python3 -m venv --without-pip /opt/venv \
+ && install -d gn worker service && touch gn/__init__.py worker/__init__.py service/__init__.py README.md LICENSE \
+ && python3 -m pip --python /opt/venv/bin/python install --no-compile --constraint requirements.lock --editable '.[s3]' \
+ && rm -r gn worker service README.md LICENSE
+# Thinned, because the api uses little of four large packages: of scipy its special functions, of plotly its JavaScript,
+# of botocore S3 (and how credentials are come by), of greenlet and numpy no headers; and of nobody the tests.
+RUN cd /opt/venv/lib/python3*/site-packages \
+ && find scipy -mindepth 1 -maxdepth 1 -type d ! -name special ! -name _lib -exec rm -r {} + \
+ && find plotly -mindepth 1 ! -path '*/package_data' ! -name plotly.min.js ! -path plotly/__init__.py -delete 2>/dev/null; \
+    cd /opt/venv/lib/python3*/site-packages \
+ && find botocore/data -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name sts ! -name sso ! -name sso-oidc ! -name signin -exec rm -r {} + \
+ && find . -type d '(' -name tests -o -name include ')' -prune -exec rm -r {} + \
+ && find . -name '*.pyi' -delete
+# Importing proves that what is left suffices, and leaves the bytecode of exactly what is used.
+COPY docker/smoke.py ./
+RUN /opt/venv/bin/python smoke.py
+
+FROM ${PYTHON_IMAGE}
 RUN useradd --uid 1000 --create-home normlab \
- && install -d -o normlab /var/lib/normlab /run/normlab
-# The dependencies first: they change less often than the code.
-COPY pyproject.toml requirements.lock README.md LICENSE ./
-RUN install -d gn worker service && touch gn/__init__.py worker/__init__.py service/__init__.py \
- && python3 -m venv /opt/venv && /opt/venv/bin/pip install --constraint requirements.lock .
-ENV PATH=/opt/venv/bin:$PATH
-COPY gn gn
-COPY worker worker
-COPY service service
-RUN pip install --no-deps --force-reinstall .
+ && install -d -o normlab /run/normlab /run/ray /var/lib/normlab /var/lib/normlab/artifacts
+COPY --from=dependencies /opt/venv /opt/venv
 COPY docker/secrets.sh /usr/local/bin/normlab-secrets
+COPY gn /opt/normlab/gn
+COPY worker /opt/normlab/worker
+COPY service /opt/normlab/service
+RUN /opt/venv/bin/python -m compileall -q /opt/normlab
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /var/lib/normlab
 USER normlab
 CMD ["python", "-m", "service.app"]

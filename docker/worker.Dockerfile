@@ -3,23 +3,33 @@
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM ${PYTHON_IMAGE}
 ARG TORCH_INDEX=
-ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
-WORKDIR /opt/normlab
 RUN useradd --uid 1000 --create-home normlab \
- && install -d -o normlab /var/lib/normlab /var/lib/normlab/data /run/normlab
-RUN python3 -m venv /opt/venv \
- && /opt/venv/bin/pip install ${TORCH_INDEX:+--index-url ${TORCH_INDEX}} torch==2.13.0
-# The dependencies first: they change less often than the code.
-COPY pyproject.toml requirements.lock README.md LICENSE ./
-RUN install -d gn worker service && touch gn/__init__.py worker/__init__.py service/__init__.py \
- && /opt/venv/bin/pip install --constraint requirements.lock '.[worker]'
-ENV PATH=/opt/venv/bin:$PATH
+ && install -d -o normlab /run/normlab /run/ray /var/cache/gn \
+      /var/lib/normlab /var/lib/normlab/artifacts /var/lib/normlab/data
+WORKDIR /opt/normlab
+# From the largest and steadiest to the smallest and liveliest: torch, the other dependencies, the kernels, the code.
+COPY requirements.lock ./
+RUN python3 -m venv --without-pip /opt/venv \
+ && python3 -m pip --python /opt/venv/bin/python install ${TORCH_INDEX:+--index-url ${TORCH_INDEX}} \
+      "$(grep '^torch==' requirements.lock)"
+COPY pyproject.toml ./
+# An editable install of empty packages: the code then goes to /opt/normlab by a COPY, without pip.
+RUN install -d gn worker service && touch gn/__init__.py worker/__init__.py service/__init__.py README.md LICENSE \
+ && python3 -m pip --python /opt/venv/bin/python install --constraint requirements.lock --editable '.[worker,s3]' \
+ && rm -r gn worker service README.md LICENSE
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    GN_CACHE_DIR=/var/cache/gn TRITON_CACHE_DIR=/tmp/triton
 COPY gn gn
+USER normlab
+# For the CPU that builds; a worker on another one compiles its own on first use, some seconds.
+RUN python -W error -c "import torch; from gn.cpu.loader import library; [library(e) for e in ('float', 'BFloat16', 'Float16')]"
+USER root
+COPY docker/ray.sh /usr/local/bin/normlab-ray
 COPY worker worker
 COPY service service
-RUN pip install --no-deps --force-reinstall .
-COPY docker/ray.sh /usr/local/bin/normlab-ray
+RUN python -m compileall -q gn worker service
 WORKDIR /var/lib/normlab
 USER normlab
 CMD ["python", "-m", "service.dispatcher"]
