@@ -31,7 +31,7 @@ def device_kind(device: str) -> str:
 
 def images_trained(spec: TrainingSpec) -> int:
     """Images in the whole training, each counted every time it is seen."""
-    return spec.total_steps * spec.batch_size * spec.num_workers
+    return spec.total_steps * spec.global_batch_size
 
 
 def images_per_s(spec: TrainingSpec, speeds: Sequence[Speed]) -> float | None:

@@ -227,7 +227,7 @@ def _scaled(body: Json, budget: float) -> Json:
         return body
     spec = JobRequest.model_validate(body)
     factor = math.sqrt(budget)
-    images = max(math.ceil(spec.dataset.num_train * factor / 100) * 100, spec.batch_size)
+    images = max(math.ceil(spec.dataset.num_train * factor / 100) * 100, spec.global_batch_size)
     limit = min(images, spec.dataset.num_train) + spec.dataset.holdout
     dataset = spec.dataset.model_dump(mode="json") | {"train_limit": limit}
     return body | {"epochs": max(1, round(spec.epochs * factor)), "dataset": dataset}

@@ -19,8 +19,9 @@ from worker import datasets
 from worker.checkpoint import Checkpoint, CheckpointError, read_checkpoint, write_checkpoint
 from worker.datasets import DatasetError
 from worker.events import CheckpointTaken, Event, Finished, Log, Outcome
+from worker.failures import explain
 from worker.spec import Checkpointing, TrainingSpec
-from worker.training import Request, explain, train
+from worker.training import Request, train
 
 EXIT_CODES: dict[Outcome, int] = {"succeeded": 0, "failed": 1, "paused": 3, "cancelled": 4}
 INVALID = 2
@@ -103,6 +104,10 @@ def run(
     except (OSError, CheckpointError, RuntimeError) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(INVALID) from error
+    if training.num_workers > 1:
+        sentence = f"num_workers is {training.num_workers}, and this trains on one worker: submit the job, or give 1"
+        print(f"{spec}: {sentence}", file=sys.stderr)
+        raise typer.Exit(INVALID)
     if threads:
         torch.set_num_threads(threads)
 

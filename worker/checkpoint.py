@@ -71,12 +71,16 @@ class Window:
 
 @dataclass
 class Position:
-    """Where a training stands, beside its weights and its optimizer: completed epochs, steps into the next one."""
+    """Where a training stands, beside its weights and its optimizer: completed epochs, steps into the next one.
+
+    `window` is of this worker; in a checkpoint it is of the first, and `other_windows` are of the others, by rank.
+    """
 
     epoch: int = 0
     step_in_epoch: int = 0
     window: Window = field(default_factory=Window)
     metrics: dict[str, float] = field(default_factory=dict)
+    other_windows: list[Window] = field(default_factory=list)
 
 
 def capture(
@@ -106,11 +110,13 @@ def capture(
     return Checkpoint(position.epoch, step, metrics, files)
 
 
-def restore(checkpoint: Checkpoint, spec: TrainingSpec, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
-    """Puts the training back to where the checkpoint was taken. Raises `CheckpointError`."""
+def restore(
+    checkpoint: Checkpoint, spec: TrainingSpec, model: nn.Module, optimizer: torch.optim.Optimizer, rank: int = 0
+) -> Position:
+    """Puts a training, that of the worker `rank`, back to where it was saved. Raises `CheckpointError`."""
     verify(checkpoint)
     trained = TrainingSpec.model_validate(json.loads(checkpoint.files[MANIFEST])["spec"])
-    # How often checkpoints are taken does not touch what is computed.
+    # How often checkpoints are taken, and what is measured beside, does not touch what is computed.
     if differing := [
         name
         for name in TrainingSpec.model_fields
@@ -125,7 +131,8 @@ def restore(checkpoint: Checkpoint, spec: TrainingSpec, model: nn.Module, optimi
     state = torch.load(io.BytesIO(checkpoint.files[STATE]), map_location=device, weights_only=True)
     optimizer.load_state_dict(state["optimizer"])
     position = state["position"]
-    return Position(**{**position, "window": Window(**position["window"])})
+    windows = [Window(**window) for window in (position["window"], *position.get("other_windows", ()))]
+    return Position(**{**position, "window": windows[rank], "other_windows": []})
 
 
 def verify(checkpoint: Checkpoint) -> None:

@@ -5,6 +5,7 @@ size and on every device, and the middle of an epoch can be entered without repl
 """
 
 import hashlib
+import math
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ def crop_and_mirror(images: Tensor, offsets: Tensor, mirrored: Tensor) -> Tensor
 
 
 class TrainingData:
-    """A job's training and evaluation images on a device.
+    """A job's training and evaluation images on a device; of several workers, the share of the one of this `rank`.
 
     Images stay uint8 and are read where they lie: on the CPU in the dataset's own arrays, which may be read-only; on a
     GPU in one copy that later trainings on the same dataset share. Raises `DatasetError` if the dataset is not the
@@ -101,6 +102,8 @@ class TrainingData:
         dataset: ImageDataset,
         *,
         device: torch.device | str = "cpu",
+        rank: int = 0,
+        num_workers: int = 1,
     ) -> None:
         expected, found = DATASET_SIZES[spec.dataset.name], (len(dataset.train_images), len(dataset.test_images))
         if dataset.name != spec.dataset.name or found != expected:
@@ -110,6 +113,7 @@ class TrainingData:
             )
         self.spec = spec
         self.device = torch.device(device)
+        self._rank, self._num_workers = rank, num_workers
         tensors = _on_device(dataset, self.device)
         parts = split(
             dataset,
@@ -136,9 +140,13 @@ class TrainingData:
         return len(self._eval_index)
 
     def epoch_batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of `epoch` (from 1) from its step `first_step` on: float32 (b, 3, 32, 32), int64 (b,)."""
+        """The batches of `epoch` (from 1) from its step `first_step` on: float32 (b, 3, 32, 32), int64 (b,).
+
+        Of n workers that of rank r takes the r-th of the n batches that make up a step: together they see the images
+        that one worker with batches of n·b would, cropped and mirrored alike.
+        """
         batch_size, steps = self.spec.batch_size, self.spec.steps_per_epoch
-        plan = plan_epoch(self.spec, epoch)
+        plan = self._share(plan_epoch(self.spec, epoch))
         index = self._train_index[plan.order].to(self.device)
         offsets = None if plan.offsets is None else plan.offsets.to(self.device)
         mirrored = None if plan.mirrored is None else plan.mirrored.to(self.device)
@@ -157,9 +165,28 @@ class TrainingData:
             step, count = step + count, min(2 * count, most)
 
     def eval_batches(self) -> Iterator[Batch]:
-        """The images evaluated on, as they are, in batches of 250."""
-        for index in torch.split(self._eval_index, EVAL_BATCH_SIZE):
+        """The images evaluated on, as they are, in batches of 250, which workers take in turn.
+
+        Every worker has as many batches; the last one may be empty.
+        """
+        batches = torch.split(self._eval_index, EVAL_BATCH_SIZE)
+        nothing = self._eval_index[:0]
+        for first in range(0, len(batches), self._num_workers):
+            number = first + self._rank
+            index = batches[number] if number < len(batches) else nothing
             yield self._standardize(self._eval_images[index]), self._eval_labels[index]
+
+    def _share(self, plan: EpochPlan) -> EpochPlan:
+        """The part of an epoch that this worker trains on."""
+        if self._num_workers == 1:
+            return plan
+        shape = (self.spec.steps_per_epoch, self._num_workers, self.spec.batch_size)
+        positions = torch.arange(math.prod(shape)).view(shape)[:, self._rank].flatten()
+        return EpochPlan(
+            plan.order[positions],
+            None if plan.offsets is None else plan.offsets[:, positions],
+            None if plan.mirrored is None else plan.mirrored[positions],
+        )
 
     def _standardize(self, images: Tensor) -> Tensor:
         # In this order: scaling channels that lie last takes twice as long as all of this.

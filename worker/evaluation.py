@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from worker.arithmetic import Precision, autocast
 from worker.data import TrainingData
+from worker.process_group import ALONE, ProcessGroup
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,24 @@ def evaluate(
     *,
     precision: Precision = "float32",
     before_batch: Callable[[], None] = lambda: None,
+    group: ProcessGroup = ALONE,
 ) -> Evaluation:
-    """Evaluates `model`, on the device of `data`, in evaluation mode; `before_batch` may raise to give up."""
+    """Evaluates `model`, on the device of `data`, in evaluation mode; `before_batch` may raise to give up.
+
+    The workers of a group each evaluate their share, with the running averages of the first, and learn the whole.
+    """
     model.eval()
+    group.share_buffers(model)
     losses, errors = [], []
     for images, labels in data.eval_batches():
         before_batch()
+        if not len(labels):
+            continue
         with autocast(precision, data.device):
             logits = model(images)
         losses.append(F.cross_entropy(logits.float(), labels, reduction="sum"))
         errors.append((logits.argmax(1) != labels).sum())
-    return Evaluation(
-        loss=math.fsum(torch.stack(losses).tolist()) / data.num_eval,
-        error=sum(torch.stack(errors).tolist()) / data.num_eval,
-    )
+    own_loss = math.fsum(torch.stack(losses).tolist()) if losses else 0.0
+    own_errors = sum(torch.stack(errors).tolist()) if errors else 0
+    loss, wrong = group.sum(own_loss, own_errors)
+    return Evaluation(loss=loss / data.num_eval, error=wrong / data.num_eval)

@@ -41,7 +41,7 @@ class Progress(_Event):
     epoch: int = Field(description="epochs completed, plus one: the one in progress, from 1")
     step: int = Field(description="optimizer steps completed, resumed ones included")
     images_per_s: float | None = None
-    train_loss: float | None = Field(default=None, description="of the latest step")
+    train_loss: float | None = Field(default=None, description="of the latest step, on the first worker")
 
 
 class Metrics(_Event):
@@ -92,7 +92,9 @@ class Failure(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    code: Literal["diverged", "out_of_memory", "dataset", "checkpoint", "invalid", "exception"]
+    code: Literal["diverged", "out_of_memory", "dataset", "checkpoint", "invalid", "exception", "peer"] = Field(
+        description="peer: another worker of the job was gone, which says nothing of why"
+    )
     message: str = Field(description="a sentence that says what happened, where, and what to do")
     step: int | None = None
     may_pass: bool = Field(description="whether another attempt could end differently")

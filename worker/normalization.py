@@ -4,13 +4,14 @@ Every layer is called as `layer(x)` or `layer(x, residual)` and computes activat
 model is written once for all of them.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gn
+from worker.process_group import ALONE, ProcessGroup
 from worker.spec import (
     BatchNormalization,
     GroupNormalization,
@@ -18,6 +19,7 @@ from worker.spec import (
     LayerNormalization,
     NoNormalization,
     Normalization,
+    SyncBatchNormalization,
 )
 
 Activation = Literal["relu"]
@@ -35,6 +37,8 @@ def normalize(normalization: Normalization, num_channels: int, activation: Activ
                 activation=activation,
                 ghost_batch_size=ghost_batch_size,
             )
+        case SyncBatchNormalization(eps=eps, momentum=momentum, affine=affine):
+            return SyncBatchNorm(num_channels, eps=eps, momentum=momentum, affine=affine, activation=activation)
         case LayerNormalization(eps=eps, affine=affine):
             return gn.GroupNorm(1, num_channels, eps=eps, affine=affine, activation=activation)
         case InstanceNormalization(eps=eps, affine=affine):
@@ -73,13 +77,16 @@ class BatchNorm(nn.BatchNorm2d):
         self.ghost_batch_size = ghost_batch_size
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if self.training and self.ghost_batch_size is not None and len(x) > self.ghost_batch_size:
-            x = self._normalize_chunks(x, self.ghost_batch_size)
-        else:
-            x = super().forward(x)
+        x = self.normalize(x)
         if residual is not None:
             x = x.add_(residual)
         return F.relu(x, inplace=True) if self.activation else x
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """`x`, normalized; not yet the sum and the activation."""
+        if self.training and self.ghost_batch_size is not None and len(x) > self.ghost_batch_size:
+            return self._normalize_chunks(x, self.ghost_batch_size)
+        return super().forward(x)
 
     def _normalize_chunks(self, x: Tensor, size: int) -> Tensor:
         assert self.running_mean is not None
@@ -100,6 +107,80 @@ class BatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(variance, self.momentum)
         self.num_batches_tracked.add_(1)
         return torch.cat(normalized)
+
+
+class SyncBatchNorm(BatchNorm):
+    """`BatchNorm` over the batches of all workers of `process_group` as one; they must be of one size.
+
+    A worker by itself, and an evaluation, do what `BatchNorm` does.
+    """
+
+    process_group: ProcessGroup = ALONE
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """`x`, normalized by the mean and the variance over all workers."""
+        if not self.training or self.process_group.size == 1:
+            return super().normalize(x)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        normalized: Tensor
+        normalized, mean, variance = _GlobalBatchNorm.apply(  # type: ignore[no-untyped-call]
+            x, self.weight, self.bias, self.eps, self.process_group
+        )
+        values = self.process_group.size * x.numel() / x.shape[1]
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * (values / (values - 1)), self.momentum)
+        self.num_batches_tracked.add_(1)
+        return normalized
+
+
+class _GlobalBatchNorm(torch.autograd.Function):
+    """Batch normalization of one worker's images by the statistics of all, computed in at least float32.
+
+    Of m values a worker, the variance over all is the mean of the workers' variances plus the variance of their means
+    (Chan et al. 1979). Backward, the means of dy and of dy × normalized are over all workers too.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: ProcessGroup
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        values = _widened(x)
+        own_variance, own_mean = torch.var_mean(values, _ALL_BUT_CHANNELS, correction=0)
+        means, variances = group.gather_tensor(torch.cat([own_mean, own_variance])).chunk(2, dim=1)
+        mean, variance = means.mean(0), variances.mean(0) + means.var(0, correction=0)
+        normalized = F.batch_norm(values, mean, variance, weight, bias, training=False, eps=eps).to(x.dtype)
+        ctx.save_for_backward(x, weight, bias, mean, torch.rsqrt(variance + eps))
+        ctx.group = group
+        ctx.mark_non_differentiable(mean, variance)
+        return normalized, mean, variance
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, scale = ctx.saved_tensors
+        normalized = (_widened(x) - _per_channel(mean)) * _per_channel(scale)
+        gradient = _widened(gradient)
+        sums = torch.cat([gradient.sum(_ALL_BUT_CHANNELS), (gradient * normalized).sum(_ALL_BUT_CHANNELS)])
+        values = ctx.group.size * x.numel() / x.shape[1]
+        means = ctx.group.gather_tensor(sums).sum(0) / values
+        of_gradient, of_product = map(_per_channel, means.chunk(2))
+        scale = scale if weight is None else scale * weight
+        of_x = (gradient - of_gradient - normalized * of_product) * _per_channel(scale)
+        of_bias, of_weight = sums.chunk(2)
+        return of_x.to(x.dtype), None if weight is None else of_weight, None if bias is None else of_bias, None, None
+
+
+_ALL_BUT_CHANNELS = (0, 2, 3)
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _per_channel(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1)
 
 
 class NoNorm(nn.Module):

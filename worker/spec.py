@@ -4,7 +4,6 @@ A spec is complete: every default is filled in when it is read, and two equal sp
 work is refused here, with the field, its value and what would be accepted.
 """
 
-from copy import deepcopy
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
@@ -12,12 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 from worker.architecture import ARCHITECTURES, ModelName
+from worker.recipes import RECIPES, RecipeName, fill
 
 DatasetName = Literal["cifar10", "synthetic"]
 DATASET_SIZES: dict[DatasetName, tuple[int, int]] = {"cifar10": (50_000, 10_000), "synthetic": (10_000, 2_000)}
 """Training and test images of each dataset."""
-
-RecipeName = Literal["labml", "wu-he"]
 
 
 class _Part(BaseModel):
@@ -37,6 +35,15 @@ class BatchNormalization(_Part):
     ghost_batch_size: int | None = Field(
         default=None, ge=2, description="images that are normalized together in training; null: the whole batch"
     )
+
+
+class SyncBatchNormalization(_Part):
+    """Batch normalization with the statistics of all workers of the job together; of one worker, as `batch`."""
+
+    type: Literal["sync_batch"] = "sync_batch"
+    eps: float = Field(default=1e-5, gt=0, le=1, description="added to the variance")
+    momentum: float = Field(default=0.1, gt=0, le=1, description="share of a new batch in the running averages")
+    affine: bool = Field(default=True, description="learn a scale and a shift for each channel")
 
 
 class LayerNormalization(_Part):
@@ -95,7 +102,12 @@ class NoNormalization(_Part):
 
 
 Normalization = Annotated[
-    BatchNormalization | LayerNormalization | InstanceNormalization | GroupNormalization | NoNormalization,
+    BatchNormalization
+    | SyncBatchNormalization
+    | LayerNormalization
+    | InstanceNormalization
+    | GroupNormalization
+    | NoNormalization,
     Field(discriminator="type"),
 ]
 
@@ -130,10 +142,17 @@ Optimizer = Annotated[SGD | Adam, Field(discriminator="type")]
 
 
 class LearningRateScaling(_Part):
-    """How the learning rate follows the batch size: `linear` multiplies it by batch_size / reference_batch_size."""
+    """How the learning rate follows the batch size.
+
+    `linear` multiplies it by batch_size × num_workers / reference_batch_size, the images of a whole step (Goyal et al.
+    2017, section 2.1): so n workers with batches of b train as one with a batch of n·b. Wu & He's 0.1 × N/32 for N
+    images on each of 8 workers is `reference_batch_size` 256 with `num_workers` 8.
+    """
 
     rule: Literal["none", "linear"] = "linear"
-    reference_batch_size: int = Field(default=32, ge=1, description="batch size the learning rate is stated for")
+    reference_batch_size: int = Field(
+        default=32, ge=1, description="images a step, of all workers together, that the learning rate is stated for"
+    )
 
 
 class _Schedule(_Part):
@@ -230,62 +249,6 @@ class Checkpointing(_Part):
     keep_last: int = Field(default=2, ge=1)
 
 
-RECIPES: dict[RecipeName, dict[str, Any]] = {
-    # labml.ai's CIFAR-10 experiment: its VGG, Adam at 2.5e-4, batches of 64, ten epochs, images in [-1, 1].
-    "labml": {
-        "model": "vgg",
-        "batch_size": 64,
-        "epochs": 10,
-        "optimizer": {
-            "type": "adam",
-            "learning_rate": 2.5e-4,
-            "betas": (0.9, 0.999),
-            "eps": 1e-8,
-            "weight_decay": 0.0,
-        },
-        "learning_rate_scaling": {"rule": "none", "reference_batch_size": 64},
-        "schedule": {"type": "constant", "warmup_epochs": 0.0},
-        "dataset": {"name": "cifar10", "standardization": "symmetric"},
-        "augmentation": "crop_flip",
-        "drop_last": False,
-    },
-    # Wu & He 2018, section 4.1: 0.1 × N/32 for N images a worker, divided by 10 at 30, 60 and 90 of 100 epochs, weight
-    # decay 1e-4 on everything. The paper trains ResNet-50 on ImageNet; resnet20 stands in for it on CIFAR-10.
-    "wu-he": {
-        "model": "resnet20",
-        "batch_size": 32,
-        "epochs": 100,
-        "optimizer": {
-            "type": "sgd",
-            "learning_rate": 0.1,
-            "momentum": 0.9,
-            "nesterov": False,
-            "weight_decay": 1e-4,
-        },
-        "learning_rate_scaling": {"rule": "linear", "reference_batch_size": 32},
-        "schedule": {"type": "multistep", "milestones": (0.3, 0.6, 0.9), "gamma": 0.1, "warmup_epochs": 0.0},
-        "dataset": {"name": "cifar10", "standardization": "channel"},
-        "augmentation": "crop_flip",
-        "drop_last": True,
-    },
-}
-"""What each recipe gives the fields that a job leaves out."""
-
-
-def _fill(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """`given`, with what it lacks out of `defaults`; a part of another type keeps nothing of the default part."""
-    filled = deepcopy(defaults) | given
-    for name, default in defaults.items():
-        part = given.get(name)
-        if (
-            isinstance(default, dict)
-            and isinstance(part, dict)
-            and part.get("type", default.get("type")) == default.get("type")
-        ):
-            filled[name] = default | part
-    return filled
-
-
 class TrainingSpec(_Part):
     """One training, from the initialization to the last epoch."""
 
@@ -312,7 +275,9 @@ class TrainingSpec(_Part):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="of activations; auto: bfloat16 on a GPU that has it, else float32"
     )
-    num_workers: int = Field(default=1, ge=1, le=1, description="workers that train one model together; 1 for now")
+    num_workers: int = Field(
+        default=1, ge=1, le=64, description="workers that train one model together, each on batch_size images a step"
+    )
     checkpoint: Checkpointing = Field(default_factory=Checkpointing)
     deterministic: bool = Field(default=False, description="bit-identical on a GPU too; on a CPU every job is")
 
@@ -320,7 +285,7 @@ class TrainingSpec(_Part):
     @classmethod
     def _apply_recipe(cls, data: Any) -> Any:
         if isinstance(data, dict) and isinstance(recipe := data.get("recipe"), str) and recipe in RECIPES:
-            return _fill(data, RECIPES[recipe])
+            return fill(data, RECIPES[recipe])
         return data
 
     @field_validator("normalization")
@@ -364,10 +329,42 @@ class TrainingSpec(_Part):
             )
         return batch_size
 
+    @field_validator("num_workers")
+    @classmethod
+    def _same_batch_for_every_worker(cls, num_workers: int, info: ValidationInfo) -> int:
+        dataset, batch_size = info.data.get("dataset"), info.data.get("batch_size")
+        if num_workers == 1 or dataset is None or batch_size is None:
+            return num_workers
+        if info.data.get("drop_last") is False:
+            raise PydanticCustomError(
+                "num_workers",
+                "num_workers is {num_workers}, and drop_last is false: workers take batches of one size, so give "
+                "drop_last true, or num_workers 1",
+                {"num_workers": num_workers},
+            )
+        if num_workers * batch_size > dataset.num_train:
+            raise PydanticCustomError(
+                "num_workers",
+                "num_workers is {num_workers}, whose batches of {batch_size} hold more than the {num_train} training "
+                "images: give at most {most} workers, a smaller batch_size, or more images",
+                {
+                    "num_workers": num_workers,
+                    "batch_size": batch_size,
+                    "num_train": dataset.num_train,
+                    "most": dataset.num_train // batch_size,
+                },
+            )
+        return num_workers
+
+    @property
+    def global_batch_size(self) -> int:
+        """Images of an optimizer step, those of all workers together."""
+        return self.batch_size * self.num_workers
+
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch."""
-        full, rest = divmod(self.dataset.num_train, self.batch_size)
+        full, rest = divmod(self.dataset.num_train, self.global_batch_size)
         return full if self.drop_last or not rest else full + 1
 
     @property
@@ -377,7 +374,7 @@ class TrainingSpec(_Part):
 
     @property
     def scaled_learning_rate(self) -> float:
-        """The learning rate at this batch size, before the schedule."""
+        """The learning rate at this batch size and number of workers, before the schedule."""
         rate = self.optimizer.learning_rate
         scaling = self.learning_rate_scaling
-        return rate * self.batch_size / scaling.reference_batch_size if scaling.rule == "linear" else rate
+        return rate * self.global_batch_size / scaling.reference_batch_size if scaling.rule == "linear" else rate

@@ -6,7 +6,6 @@ metrics stand at steps that follow from the spec. On a CPU that holds bit for bi
 
 import math
 import time
-import traceback
 from collections.abc import Callable
 from functools import cache
 from importlib import metadata
@@ -19,13 +18,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worker.arithmetic import autocast, choose_precision, numerics
-from worker.checkpoint import Checkpoint, CheckpointError, CheckpointNotWritten, Position, Window, capture, restore
+from worker.checkpoint import Checkpoint, CheckpointNotWritten, Position, Window, capture, restore
 from worker.data import TrainingData
-from worker.datasets import DatasetError, ImageDataset
+from worker.datasets import ImageDataset
 from worker.evaluation import evaluate
-from worker.events import CheckpointTaken, Event, Failure, Finished, Metrics, Outcome, Progress, Started
+from worker.events import CheckpointTaken, Event, Finished, Metrics, Outcome, Progress, Started
+from worker.failures import Diverged, explain
 from worker.models import build_model
 from worker.optimization import build_optimizer, learning_rate
+from worker.process_group import ALONE, ProcessGroup
 from worker.spec import TrainingSpec
 
 Request = Literal["pause", "cancel"]
@@ -37,14 +38,6 @@ TRAIN_ROWS_PER_EPOCH = 10
 PROGRESS_INTERVAL_S = 1.0
 # Reading a loss makes the CPU wait for the GPU; one wait for so many steps keeps the GPU busy.
 GPU_STEPS_UNREAD = 16
-
-
-class Diverged(ArithmeticError):
-    """The loss or the weights are no longer finite numbers."""
-
-    def __init__(self, step: int, what: str) -> None:
-        self.step = step
-        super().__init__(f"{what} at step {step}: the training diverged; try a smaller learning rate or a warm-up")
 
 
 class Paused(Exception):
@@ -64,6 +57,7 @@ def train(
     save: Save,
     control: Control = lambda: None,
     resume: Checkpoint | None = None,
+    group: ProcessGroup = ALONE,
 ) -> Finished:
     """Trains until the last epoch, a request or a failure; returns the last event, which is reported too.
 
@@ -71,11 +65,14 @@ def train(
     `control` is asked before every step and every batch of an evaluation: a cancellation takes effect at once, a pause
     before the next step and with a checkpoint. An error of the training is reported and does not leave this function;
     an error of `report` may.
+
+    Several workers train one model as a `group`: they take every step together, and what is asked of one is asked of
+    all. The first one reports and saves, the others report only how they ended.
     """
     training: Training | None = None
     try:
         with numerics(spec, torch.device(device)):
-            training = Training(spec, dataset, torch.device(device), report, save, control, resume)
+            training = Training(spec, dataset, torch.device(device), report, save, control, resume, group)
             finished = Finished(outcome=training.run())
     except Exception as error:
         finished = Finished(outcome="failed", failure=explain(error, training.step if training else None))
@@ -95,13 +92,17 @@ class Training:
         save: Save,
         control: Control,
         resume: Checkpoint | None,
+        group: ProcessGroup,
     ) -> None:
-        self.spec, self.device, self.report, self.save, self.control = spec, device, report, save, control
+        assert group.size == spec.num_workers, f"{group.size} workers train a job of {spec.num_workers}"
+        self.spec, self.device, self.save, self.control, self.group = spec, device, save, control, group
+        self.report = report if group.leads else unheard
         self.precision = choose_precision(spec, device)
-        self.data = TrainingData(spec, dataset, device=device)
+        self.data = TrainingData(spec, dataset, device=device, rank=group.rank, num_workers=group.size)
         self.model = build_model(spec.model, spec.normalization, seed=spec.seed).to(device)
         self.optimizer = build_optimizer(spec, self.model)
-        self.position = restore(resume, spec, self.model, self.optimizer) if resume else Position()
+        self.position = restore(resume, spec, self.model, self.optimizer, group.rank) if resume else Position()
+        group.prepare(self.model)
         self.resumed_from_step = self.step
         self.checkpoint_step = self.step if resume else None
         self.checkpoint_time = time.monotonic()
@@ -123,7 +124,7 @@ class Training:
                 self.train_epoch()
                 self.evaluate()
                 self.position.epoch, self.position.step_in_epoch = self.position.epoch + 1, 0
-                if self.epoch_checkpoint_due() or self.checkpoint_time_due():
+                if self.epoch_checkpoint_due() or self.agreed_checkpoint_due():
                     self.checkpoint()
         except Paused:
             self.checkpoint()
@@ -138,19 +139,18 @@ class Training:
         self.model.train()
         started = time.perf_counter()
         for images, labels in self.data.epoch_batches(position.epoch + 1, position.step_in_epoch):
-            self.obey()
+            progress_due, checkpoint_due = self.obey()
             rate = learning_rate(spec, self.step)
             self.take_step(images, labels, rate)
             position.step_in_epoch += 1
 
             row_due = self.train_row_due()
-            progress_due = time.monotonic() - self.progress_time >= PROGRESS_INTERVAL_S
-            checkpoint_due = position.step_in_epoch < spec.steps_per_epoch and self.checkpoint_time_due()
+            checkpoint_due = checkpoint_due and position.step_in_epoch < spec.steps_per_epoch
             if row_due or progress_due or checkpoint_due or len(self.unread) >= self.steps_unread:
                 self.read_losses()
             now = time.perf_counter()
-            self.row_speed.add(len(labels), now - started)
-            self.progress_speed.add(len(labels), now - started)
+            self.row_speed.add(self.group.size * len(labels), now - started)
+            self.progress_speed.add(self.group.size * len(labels), now - started)
             if progress_due:
                 self.report_progress()
             if row_due:
@@ -166,13 +166,14 @@ class Training:
         loss = F.cross_entropy(logits.float(), labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        self.group.average_gradients()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.unread.append((len(labels), loss.detach(), (logits.detach().argmax(1) != labels).sum()))
 
     def read_losses(self) -> None:
-        """Adds up the losses and errors of the steps taken since the last reading. Raises `Diverged`."""
+        """Adds up this worker's losses and errors of the steps since the last reading. Raises `Diverged`."""
         if not self.unread:
             return
         counts, losses, errors = zip(*self.unread, strict=True)
@@ -191,7 +192,13 @@ class Training:
 
     def evaluate(self) -> None:
         """The row of metrics at the end of an epoch."""
-        evaluation = evaluate(self.model, self.data, precision=self.precision, before_batch=self.obey_cancellation)
+        evaluation = evaluate(
+            self.model,
+            self.data,
+            precision=self.precision,
+            before_batch=self.obey_cancellation,
+            group=self.group,
+        )
         if not math.isfinite(evaluation.loss):
             raise Diverged(self.step, f"the loss in evaluation is {evaluation.loss}")
         subject = "holdout" if self.spec.dataset.holdout else "test"
@@ -204,6 +211,11 @@ class Training:
         self.checkpoint_time = time.monotonic()
         if self.checkpoint_step == self.step:
             return
+        own, *self.position.other_windows = self.windows()
+        if not self.group.leads:
+            self.checkpoint_step = self.step
+            return
+        self.position.window = own
         if not all(bool(torch.isfinite(tensor).all()) for tensor in self.model.state_dict().values()):
             raise Diverged(self.step, "a weight is not finite")
         checkpoint = capture(self.spec, self.model, self.optimizer, self.position, versions())
@@ -215,17 +227,28 @@ class Training:
             ) from error
         self.checkpoint_step = self.step
 
-    def obey(self) -> None:
-        """Ends the training if that was asked for."""
-        match self.control():
-            case "pause":
-                raise Paused
-            case "cancel":
-                raise Cancelled
+    def windows(self) -> list[Window]:
+        """The window of every worker, by rank."""
+        window = self.position.window
+        gathered = self.group.gather([window.images, window.loss, window.errors])
+        return [Window(int(images), loss, int(errors)) for images, loss, errors in gathered]
+
+    def obey(self) -> tuple[bool, bool]:
+        """Ends the training if that was asked of any worker; else whether progress and a checkpoint are due by now."""
+        request = self.control()
+        cancel, pause, progress_due, checkpoint_due = self.group.agree(
+            request == "cancel", request == "pause", self.progress_time_due(), self.checkpoint_time_due()
+        )
+        if cancel:
+            raise Cancelled
+        if pause:
+            raise Paused
+        return progress_due, checkpoint_due
 
     def obey_cancellation(self) -> None:
         """Within an evaluation a pause waits for its end, so that a checkpoint never lies between the two."""
-        if self.control() == "cancel":
+        (cancel,) = self.group.agree(self.control() == "cancel")
+        if cancel:
             raise Cancelled
 
     @property
@@ -243,10 +266,19 @@ class Training:
         epoch = self.position.epoch
         return epoch % self.spec.checkpoint.every_epochs == 0 or epoch == self.spec.epochs
 
+    def agreed_checkpoint_due(self) -> bool:
+        """Every so many seconds, by the clock of the first worker."""
+        (due,) = self.group.agree(self.checkpoint_time_due())
+        return due
+
     def checkpoint_time_due(self) -> bool:
-        """Every so many seconds."""
+        """Every so many seconds, by this worker's clock if it leads."""
         every_s = self.spec.checkpoint.every_s
-        return every_s is not None and time.monotonic() - self.checkpoint_time >= every_s
+        return every_s is not None and self.group.leads and time.monotonic() - self.checkpoint_time >= every_s
+
+    def progress_time_due(self) -> bool:
+        """About every second, by this worker's clock if it leads."""
+        return self.group.leads and time.monotonic() - self.progress_time >= PROGRESS_INTERVAL_S
 
     def report_start(self) -> None:
         """Reports what is about to run."""
@@ -276,15 +308,20 @@ class Training:
 
     def report_train_row(self, rate: float) -> None:
         """Reports the averages since the row before, and begins anew."""
-        window = self.position.window
+        windows = self.windows()
+        images = sum(window.images for window in windows)
         values = {
-            "train_loss": window.loss / window.images,
-            "train_error": window.errors / window.images,
+            "train_loss": sum(window.loss for window in windows) / images,
+            "train_error": sum(window.errors for window in windows) / images,
             "learning_rate": rate,
             "images_per_s": self.row_speed.take(),
         }
         self.position.window = Window()
         self.report(Metrics(kind="train", epoch=self.position.epoch + 1, step=self.step, values=values))
+
+
+def unheard(_event: Event) -> None:
+    """The report of a worker that does not lead."""
 
 
 class Speed:
@@ -303,36 +340,6 @@ class Speed:
         speed = self.images / max(self.seconds, 1e-9)
         self.images, self.seconds = 0, 0.0
         return speed
-
-
-def explain(error: Exception, step: int | None) -> Failure:
-    """The failure that `error`, raised at `step`, is for people and for the service."""
-    message = str(error) or type(error).__name__
-    match error:
-        case Diverged():
-            return Failure(code="diverged", message=message, step=error.step, may_pass=False)
-        case DatasetError():
-            return Failure(code="dataset", message=message, step=step, may_pass=False)
-        case CheckpointError():
-            may_pass = isinstance(error, CheckpointNotWritten)
-            return Failure(code="checkpoint", message=message, step=step, may_pass=may_pass)
-        case _ if is_out_of_memory(error):
-            return Failure(
-                code="out_of_memory",
-                message=f"out of memory: {message}; use a smaller batch_size, a smaller model or bfloat16",
-                step=step,
-                may_pass=False,
-            )
-    trace = "".join(traceback.format_exception(error))
-    if isinstance(error, ValueError | TypeError):
-        return Failure(code="invalid", message=message, step=step, may_pass=False, traceback=trace)
-    message = f"{type(error).__name__}: {error}"
-    return Failure(code="exception", message=message, step=step, may_pass=True, traceback=trace)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the GPU or, in torch's words, the CPU had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def device_name(device: torch.device) -> str:

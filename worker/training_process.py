@@ -271,8 +271,9 @@ class _FarEnd:
 
     def _train(self, start: Start) -> None:
         from worker.checkpoint import Checkpoint
+        from worker.failures import explain
         from worker.spec import TrainingSpec
-        from worker.training import explain, train
+        from worker.training import train
 
         def report(event: Event) -> None:
             self._send(Reported(start.attempt_id, event, None))

@@ -158,7 +158,7 @@ def progress_of(job: Job) -> ProgressView | None:
     speed = reported.get("images_per_s")
     eta_s = None
     if spec and speed and math.isfinite(speed) and job.status in ACTIVE:
-        eta_s = max(0, spec.total_steps - reported["step"]) * spec.batch_size * spec.num_workers / speed
+        eta_s = max(0, spec.total_steps - reported["step"]) * spec.global_batch_size / speed
     return ProgressView(
         epoch=reported["epoch"],
         epochs=spec.epochs if spec else None,

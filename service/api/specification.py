@@ -8,7 +8,8 @@ from pydantic import BaseModel, Field
 
 from service.jobs import JobRequest
 from worker.architecture import ARCHITECTURES
-from worker.spec import DATASET_SIZES, RECIPES, NoNormalization
+from worker.recipes import RECIPES
+from worker.spec import DATASET_SIZES, NoNormalization
 
 router = APIRouter(tags=["specification"])
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.unit.worker.gangs import Team
 from worker import datasets
 from worker.checkpoint import Checkpoint
 from worker.datasets import ImageDataset
@@ -127,3 +128,11 @@ def attempt(synthetic: ImageDataset) -> Callable[..., Record]:
         return record
 
     return run
+
+
+@pytest.fixture(scope="session")
+def team() -> Iterator[Team]:
+    """Three processes that can be the workers of one job."""
+    team = Team(3)
+    yield team
+    team.close()

@@ -149,3 +149,12 @@ def test_a_damaged_dataset_fails_the_attempt(spec: Path, tmp_path: Path) -> None
     assert [event["type"] for event in events] == ["finished"]
     assert events[0]["failure"]["code"] == "dataset"
     assert "data_batch_1 is missing" in events[0]["failure"]["message"]
+
+
+def test_a_spec_of_several_workers_is_left_to_the_service(spec: Path) -> None:
+    spec.write_text(json.dumps(SPEC | {"num_workers": 2}))
+
+    code, events, error = run(spec)
+
+    assert (code, events) == (2, [])
+    assert "num_workers is 2, and this trains on one worker: submit the job, or give 1" in error

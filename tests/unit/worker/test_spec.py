@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from worker.spec import DATASET_SIZES, RECIPES, TrainingSpec
+from worker.recipes import RECIPES
+from worker.spec import DATASET_SIZES, TrainingSpec
 
 MINIMAL: dict[str, Any] = {"normalization": {"type": "group"}, "batch_size": 2}
 
@@ -94,6 +95,21 @@ def test_the_recipe_of_wu_and_he_has_the_numbers_of_the_paper() -> None:
     for batch_size, rate in ((32, 0.1), (16, 0.05), (8, 0.025), (4, 0.0125), (2, 0.00625)):
         given = {"recipe": "wu-he", "normalization": {"type": "batch"}, "batch_size": batch_size}
         assert TrainingSpec.model_validate(given).scaled_learning_rate == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("rule", ["linear", "none"])
+def test_workers_take_the_steps_at_the_rate_of_one_with_the_whole_batch(rule: str) -> None:
+    given = {"learning_rate_scaling": {"rule": rule}, "dataset": {"train_limit": 1000}}
+    several, one = spec(batch_size=8, num_workers=4, **given), spec(batch_size=32, **given)
+    assert several.global_batch_size == one.global_batch_size == 32
+    assert several.steps_per_epoch == one.steps_per_epoch == 31
+    assert several.scaled_learning_rate == one.scaled_learning_rate
+
+
+def test_the_eight_workers_of_wu_and_he_have_their_rate() -> None:
+    given = {"recipe": "wu-he", "num_workers": 8, "learning_rate_scaling": {"reference_batch_size": 256}}
+    for batch_size, rate in ((32, 0.1), (16, 0.05), (2, 0.00625)):
+        assert spec(**given, batch_size=batch_size).scaled_learning_rate == pytest.approx(rate)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -196,7 +212,17 @@ def test_groups_are_given_as_a_number_or_by_their_channels() -> None:
         ({"batch_size": 2.5}, ("batch_size",), "Input should be a valid integer, got a number with a fractional part"),
         ({"epochs": 10_001}, ("epochs",), "Input should be less than or equal to 10000"),
         ({"seed": 2**63}, ("seed",), "Input should be less than 9223372036854775808"),
-        ({"num_workers": 2}, ("num_workers",), "Input should be less than or equal to 1"),
+        ({"num_workers": 65}, ("num_workers",), "Input should be less than or equal to 64"),
+        (
+            {"num_workers": 2, "drop_last": False},
+            ("num_workers",),
+            "num_workers is 2, and drop_last is false: workers take batches of one size, so give drop_last true",
+        ),
+        (
+            {"num_workers": 4, "batch_size": 30, "dataset": {"train_limit": 100}},
+            ("num_workers",),
+            "num_workers is 4, whose batches of 30 hold more than the 100 training images: give at most 3 workers",
+        ),
         ({"optimizer": {"type": "sgd", "learning_rate": float("nan")}}, None, "Input should be a finite number"),
         ({"optimizer": {"type": "adam", "betas": [0.9, 1]}}, ("optimizer", "adam", "betas", 1), "less than 1"),
         ({"model": "resnet50"}, ("model",), "Input should be 'resnet20', 'resnet56', 'resnet18' or 'vgg'"),
@@ -204,7 +230,7 @@ def test_groups_are_given_as_a_number_or_by_their_channels() -> None:
         (
             {"normalization": {"type": "weight"}},
             ("normalization",),
-            "does not match any of the expected tags: 'batch', 'layer', 'instance', 'group', 'none'",
+            "does not match any of the expected tags: 'batch', 'sync_batch', 'layer', 'instance', 'group', 'none'",
         ),
         ({"normalization": {}}, ("normalization",), "Unable to extract tag using discriminator 'type'"),
         (
