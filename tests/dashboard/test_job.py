@@ -1,6 +1,7 @@
 """The page of a job: live, with its curves, its log, its checkpoints and what may be asked of it."""
 
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -164,3 +165,60 @@ async def test_the_upload_and_the_logo_of_the_charts_are_off(
     assert not [title for title in titles if "plotly" in title.lower() or "cloud" in title.lower()]
     config = await plot.evaluate("element => element._context")
     assert (config["showSendToCloud"], config["plotlyServerURL"], config["displaylogo"]) == (False, "", False)
+
+
+async def test_a_job_is_named_labelled_and_noted_on_and_others_see_it(visit: Visit, submit: Callable[..., str]) -> None:
+    job = submit(name="first", labels={"study": "paper", "who": "ann"})
+    page, other = await visit.open(f"/jobs/{job}"), await visit.open(f"/jobs/{job}")
+    card = page.locator(".card", has=page.get_by_role("heading", name="Notes and labels"))
+    await expect(card.get_by_role("link", name="study: paper")).to_be_visible()
+    await card.get_by_role("button", name="Edit").click()
+    await expect(card.get_by_label("Name")).to_be_focused()
+    await card.get_by_label("Name").fill("second")
+    await card.get_by_label("Labels").fill("study:paper, a:b:c")
+    await card.get_by_label("Notes").fill("seen <i>odd</i>\nat epoch 3")
+    await card.get_by_role("button", name="Save").click()
+    for one in (page, other):
+        await expect(one.get_by_role("heading", name="second")).to_be_visible()
+        await expect(one.locator(".notes")).to_have_text("seen <i>odd</i>\nat epoch 3", use_inner_text=True)
+        await expect(one.locator(".card").get_by_role("link", name="a: b:c")).to_be_visible()
+        await expect(one.get_by_role("link", name="who: ann")).to_have_count(0)
+    await card.get_by_role("button", name="Edit").click()
+    await card.get_by_label("Labels").fill(f"{'x' * 101}:y")
+    await card.get_by_role("button", name="Save").click()
+    await expect(card.get_by_role("alert")).to_be_visible()
+    await card.get_by_role("button", name="Leave as it was").click()
+    await expect(card.get_by_role("link", name="study: paper")).to_be_visible()
+
+
+async def test_telemetry_is_a_strip_a_layer_and_a_table(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    without, job = submit(priority=-1), submit(telemetry={}, epochs=10)
+    page = await visit.open(f"/jobs/{without}")
+    await expect(page.get_by_role("link", name="Logs")).to_be_visible()
+    await expect(page.get_by_role("link", name="Layers")).to_have_count(0)
+
+    await reporter.start()
+    page = await visit.open(f"/jobs/{job}?tab=layers")
+    await expect(page.get_by_text("Nothing measured yet")).to_be_visible()
+    for epoch in (1, 2):
+        values = {f"{layer}/mean_gap": 0.5 / epoch for layer in ("stem_norm", "stages.0.0.norm1")}
+        values |= {f"{layer}/gain_rms": 1.0 for layer in ("stem_norm", "stages.0.0.norm1")}
+        await reporter.metrics("eval", epoch, 10 * epoch, test_error=0.5)
+        await reporter.metrics("telemetry", epoch, 10 * epoch, train_mode_error=0.25, eval_mode_error=0.5, **values)
+    strips = page.get_by_role("region", name="Mean gap by layer and epoch")
+    await expect(strips.locator("tbody th")).to_have_text(["stem_norm", "stages.0.0.norm1"])
+    await expect(strips.locator("tbody td")).to_have_count(4)
+    await expect(strips.locator("tbody td").first).to_have_attribute("title", "stem_norm, epoch 1: 0.5")
+    await expect(page.get_by_role("figure")).to_have_attribute(
+        "aria-label", re.compile("evaluation mode ends at 50.00 %; training mode ends at 25.00 %")
+    )
+    await page.get_by_role("button", name="Gain").click()
+    await page.get_by_role("button", name="Show as table").first.click()
+    await expect(page.get_by_role("region", name="Gain by layer and epoch").locator("tbody tr").first).to_have_text(
+        "stem_norm11"
+    )
+    await page.reload()
+    await expect(page.get_by_role("region", name="Gain by layer and epoch")).to_be_visible()
+    await expect(page.get_by_label("Progress", exact=True)).to_contain_text("50.00 %")

@@ -154,3 +154,56 @@ async def test_a_label_leads_to_the_jobs_that_share_it(visit: Visit, submit: Cal
     await expect(row(page, "without")).to_have_count(0)
     await expect(row(page, "with")).to_be_visible()
     await expect(page.get_by_label("Label, as key:value")).to_have_value("study:a & b")
+
+
+async def test_jobs_are_sorted_by_a_metric_and_by_more_with_shift(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    for name, error in (("one", 0.5), ("two", 0.25), ("three", 0.5)):
+        submit(name=name)
+        await reporter.start()
+        await reporter.metrics("eval", 1, 10, test_error=error / 2)
+        await reporter.metrics("eval", 2, 20, test_error=error)
+        await reporter.finish()
+    submit(name="unmeasured")
+    page = await visit.open("/jobs")
+    names = page.locator("tbody th a")
+    await page.get_by_role("button", name="Last test error").click()
+    await expect(names).to_have_text(["two", "one", "three", "unmeasured"])
+    await expect(page.get_by_role("columnheader", name="Last test error")).to_have_attribute("aria-sort", "ascending")
+    created = page.get_by_role("button", name="Created")
+    await created.click(modifiers=["Shift"])
+    await created.click(modifiers=["Shift"])
+    await expect(names).to_have_text(["two", "three", "one", "unmeasured"])
+    assert query_of(page)["sort"] == ["test_error,-created_at"]
+    await expect(created).to_contain_text("2")
+    await page.reload()
+    await expect(names).to_have_text(["two", "three", "one", "unmeasured"])
+    await page.get_by_role("button", name="Best test error").click()
+    await page.get_by_role("button", name="Best test error").click()
+    await expect(names.last).to_have_text("unmeasured")
+    assert query_of(page)["sort"] == ["-test_error.best"]
+
+
+async def test_a_view_is_named_found_again_and_forgotten(visit: Visit, submit: Callable[..., str]) -> None:
+    submit(name="one")
+    page = await visit.open("/jobs?sort=name&status=queued")
+    await page.locator("summary", has_text="Views").click()
+    await expect(page.get_by_text("No view has a name yet.")).to_be_visible()
+    await page.get_by_label("Name for what is shown now").fill("what <b>waits</b>")
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_role("link", name="what <b>waits</b>")).to_be_visible()
+
+    other = await visit.open("/cluster")
+    await other.locator("summary", has_text="Views").click()
+    await other.get_by_role("link", name="what <b>waits</b>").click()
+    await expect(other).to_have_url(f"{visit.api.url}/jobs?sort=name&status=queued")
+    await expect(row(other, "one")).to_be_visible()
+    if not await other.get_by_label("Name for what is shown now").is_visible():
+        await other.locator("summary", has_text="Views").click()
+    await other.get_by_label("Name for what is shown now").fill("what <b>waits</b>")
+    await other.get_by_role("button", name="Save").click()
+    await expect(other.locator(".toast")).to_contain_text("There is a view named what <b>waits</b> already")
+    other.once("dialog", lambda dialog: dialog.accept())
+    await other.get_by_role("button", name="Forget the view what <b>waits</b>").click()
+    await expect(other.get_by_text("No view has a name yet.")).to_be_visible()

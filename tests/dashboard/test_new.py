@@ -100,3 +100,34 @@ async def test_a_built_in_experiment_is_a_click_away_and_its_price_is_chosen(vis
 async def test_a_wrong_value_of_the_grid_is_marked(visit: Visit) -> None:
     page = await visit.open("/new?kind=experiment&grid.batch_size=4,none")
     await expect(page.get_by_label("Batch sizes")).to_have_attribute("aria-invalid", "true")
+
+
+async def test_what_nobody_filled_in_yet_is_not_wrong_yet(visit: Visit) -> None:
+    page = await visit.open("/new")
+    before = page.get_by_label("What it would cost")
+    await expect(before).to_contain_text("Give the batch size to see what it would cost.")
+    batch_size = page.get_by_label("Batch size required")
+    await expect(batch_size).not_to_have_attribute("aria-invalid", "true")
+    await expect(page.locator(".field-problem")).to_have_count(0)
+    await page.get_by_role("button", name="Submit the job").click()
+    await expect(batch_size).to_have_attribute("aria-invalid", "true")
+    await expect(batch_size).to_be_focused()
+    await batch_size.fill("4")
+    await expect(before).to_contain_text("Computing time")
+    await batch_size.fill("")
+    await expect(batch_size).to_have_attribute("aria-invalid", "true")
+    await expect(before).to_contain_text("The fields that are marked need another value.")
+
+
+async def test_telemetry_is_switched_on_and_off(visit: Visit, submit: Callable[..., str]) -> None:
+    job = submit(name="measured", telemetry={"every_epochs": 3})
+    page = await visit.open(f"/new?from={job}")
+    await expect(page.get_by_label("Every epochs").last).to_have_value("3")
+    switch = page.get_by_label("Telemetry", exact=True)
+    await expect(switch).to_have_value("on")
+    await switch.select_option("Off")
+    await expect(page.locator("#field-telemetry-every_epochs")).to_have_count(0)
+    await page.get_by_text("The request as JSON").click()
+    await expect(page.locator("pre")).not_to_contain_text("telemetry")
+    await switch.select_option("On")
+    await expect(page.locator("pre")).to_contain_text('"telemetry": {}')

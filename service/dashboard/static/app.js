@@ -8,6 +8,7 @@ import { Stream } from "./stream.js";
 import { shape } from "./status.js";
 import { chooseTheme, theme } from "./themes.js";
 import { url } from "./url.js";
+import { Views } from "./views.js";
 import { h, render } from "./view.js";
 
 const ROUTES = [
@@ -64,6 +65,8 @@ const shell = {
     shell.refresh();
   },
 };
+
+const views = new Views(shell);
 
 function place() {
   for (const [pattern, name] of ROUTES) {
@@ -143,6 +146,7 @@ function header() {
       "div",
       { class: "tools" },
       health(),
+      views.view(),
       themePicker(),
       token.get() && button("Sign out", signOut, { kind: "quiet" }),
     ),

@@ -61,8 +61,12 @@ export function fieldset(title, fields, form, { folded = false } = {}) {
 }
 
 const FOLD = {
-  mount: (element, { wanted, wrong }) => (element.open = wanted || wrong),
-  update: (element, { wrong }) => wrong && (element.open = true),
+  mount: (element, { wanted, wrong }) => Object.assign(element, { wanted, open: wanted || wrong }),
+  // A job that is cloned fills fields in after they were drawn.
+  update(element, { wanted, wrong }) {
+    if (wrong || (wanted && !element.wanted)) element.open = true;
+    element.wanted = wanted;
+  },
 };
 
 /** One field. */
@@ -92,6 +96,16 @@ export function input(field, form, { wide = false } = {}) {
 function control(field, shared, form) {
   const value = form.raw(field.path);
   const usual = fallbackOf(field);
+  if (field.kind === "switch")
+    return h(
+      "select",
+      {
+        ...shared,
+        value: field.on ? "on" : "",
+        onchange: ({ target }) => form.setAll({ ...cleared(field.within), [field.path]: target.value }),
+      },
+      [h("option", { value: "", key: "" }, "Off"), h("option", { value: "on", key: "on" }, "On")],
+    );
   if (field.kind === "choice" || field.kind === "flag") {
     const options = field.kind === "flag" ? ["true", "false"] : field.options;
     const empty = field.required
@@ -133,6 +147,8 @@ function control(field, shared, form) {
     onchange: settled,
   });
 }
+
+const cleared = (paths) => Object.fromEntries(paths.map((path) => [path, ""]));
 
 const readable = (option) =>
   ({ true: "yes", false: "no" })[option] ?? (String(option).includes("_") ? metricName(String(option)) : option);

@@ -9,6 +9,7 @@ const HELP = [
   ["x", "select the row"],
   ["Enter", "open the row"],
   ["c", "compare the selected jobs"],
+  ["Shift with a column's head", "sort by it too"],
   ["?", "this list"],
   ["Escape", "close"],
 ];

@@ -5,6 +5,7 @@ import { progressBar } from "./parts.js";
 import { statusMark } from "./status.js";
 import { h } from "./view.js";
 
+/** The metrics known best; the service sorts jobs by them. */
 export const METRICS = [
   "test_error",
   "test_loss",
@@ -65,15 +66,26 @@ export const COLUMNS = {
   normalization: { head: "Normalization", cell: (job) => normalization(job.spec), sort: "normalization" },
   batch_size: { head: "Batch size", cell: (job) => plain(job.spec.batch_size), sort: "batch_size", number: true },
   model: { head: "Model", cell: (job) => job.spec.model, sort: "model" },
-  seed: { head: "Seed", cell: (job) => plain(job.spec.seed), number: true },
+  seed: { head: "Seed", cell: (job) => plain(job.spec.seed), sort: "seed", number: true },
   epochs: { head: "Epochs", cell: (job) => plain(job.spec.epochs), number: true },
   progress: { head: "Progress", cell: progressCell },
-  last: { head: ({ metric }) => `Last ${metricName(metric)}`, cell: metricCell("last"), number: true },
-  best: { head: ({ metric }) => `Best ${metricName(metric)}`, cell: metricCell("best"), number: true },
+  last: {
+    head: ({ metric }) => `Last ${metricName(metric)}`,
+    cell: metricCell("last"),
+    sort: ({ metric }) => (METRICS.includes(metric) ? metric : null),
+    number: true,
+  },
+  best: {
+    head: ({ metric }) => `Best ${metricName(metric)}`,
+    cell: metricCell("best"),
+    sort: ({ metric }) => (METRICS.includes(metric) ? `${metric}.best` : null),
+    number: true,
+  },
   best_step: { head: "Step of best", cell: metricCell("best_step"), number: true },
   speed: {
     head: "Images/s",
     cell: (job) => whole(job.progress?.images_per_s ?? job.summary?.images_per_s?.last),
+    sort: "images_per_s",
     number: true,
   },
   learning_rate: { head: "Learning rate", cell: (job) => plain(job.spec.optimizer?.learning_rate), number: true },

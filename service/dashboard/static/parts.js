@@ -88,6 +88,21 @@ export function picker(label, options, chosen, onchoose, { hiddenLabel = false }
   return hiddenLabel ? select : labelled(label, select);
 }
 
+/** What opens behind a button. Escape and a click elsewhere close it. */
+export function menu(label, content, { side = "", kind = "", onopen = () => {} } = {}) {
+  return h(
+    "details",
+    {
+      class: `menu ${side}`,
+      key: `menu ${label}`,
+      hook: MENU,
+      ontoggle: (event) => event.currentTarget.open && onopen(),
+    },
+    h("summary", { class: `button ${kind}` }, label, shape(ICONS.down)),
+    h("div", { class: "panel", role: "group", "aria-label": label }, content),
+  );
+}
+
 /** Several of many, behind a button that says how many. Escape and a click elsewhere close it. */
 export function checklist(label, options, chosen, ontoggle, { counted = true } = {}) {
   const count = !counted ? 0 : options.filter(([value]) => chosen.includes(value)).length;

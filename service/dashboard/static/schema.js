@@ -17,6 +17,8 @@ export function fieldsOf(
     const given = recipe?.[name];
     if (part.discriminator)
       return union(part, { at, name, given, chosen, definitions, required: required.includes(name) });
+    const optional = part.anyOf?.map((member) => resolve(member, definitions)).find((member) => member.properties);
+    if (optional) return switched(optional, part, { at, name, chosen, definitions });
     if (part.properties) {
       const inner = fieldsOf(part, { chosen, recipe: given, definitions, path: at });
       return [{ path: at, kind: "group", label: words(name), help: part.description }, ...inner];
@@ -52,6 +54,15 @@ function union(part, { at, name, given, chosen, definitions, required }) {
         })
       : []),
   ];
+}
+
+/** A part that may be left out altogether: a switch, and its fields once it is on. */
+function switched(member, part, { at, name, chosen, definitions }) {
+  const inner = fieldsOf(member, { chosen, definitions, path: at, required: [] });
+  const within = inner.map((field) => field.path);
+  const on = chosen(at) === "on" || within.some((path) => chosen(path) !== "");
+  const head = { path: at, kind: "switch", label: words(name), help: part.description, on, within };
+  return [{ path: at, kind: "group", label: words(name) }, head, ...(on ? inner : [])];
 }
 
 function scalar(part, { at, name, fallback, required }) {
@@ -102,7 +113,9 @@ export function bodyOf(fields, raw) {
   for (const field of fields) {
     if (field.kind === "group") continue;
     const text = raw(field.path).trim();
-    if (text !== "") place(body, field.path.split("."), parsed(field.kind, text));
+    if (field.kind === "switch") {
+      if (field.on) place(body, field.path.split("."), {});
+    } else if (text !== "") place(body, field.path.split("."), parsed(field.kind, text));
   }
   // A part of a union says of which type it is, also where that is the usual one.
   for (const field of fields) {

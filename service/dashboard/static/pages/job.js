@@ -25,9 +25,12 @@ import { url } from "../url.js";
 import { h } from "../view.js";
 import { checkpointTable } from "./checkpoints.js";
 import { LogView } from "./logs.js";
+import { Notes } from "./notes.js";
+import { MOST_EPOCHS, telemetryCards } from "./telemetry.js";
 
 const TABS = [
   ["overview", "Overview"],
+  ["layers", "Layers"],
   ["logs", "Logs"],
   ["checkpoints", "Checkpoints"],
   ["spec", "Specification"],
@@ -39,7 +42,9 @@ export default function jobPage(shell, id) {
   const job = new Resource(shell.refresh);
   const metrics = new Resource(shell.refresh);
   const checkpoints = new Resource(shell.refresh);
+  const telemetry = new Resource(shell.refresh);
   const logs = new LogView(shell, id);
+  const notes = new Notes(shell, id, (answer) => (job.data = answer));
   const reread = throttled(() => job.reload(), REREAD_MS);
   let stamp = 0;
   let opened = false;
@@ -47,12 +52,14 @@ export default function jobPage(shell, id) {
   function onevent(event) {
     const { type, data } = event;
     if (job.data) job.data = advance(job.data, event);
-    if (type === "metrics" && metrics.data) {
-      metrics.data = withRow(metrics.data, data);
+    if (type === "metrics") {
+      const rows = data.kind === "telemetry" ? telemetry : metrics;
+      if (rows.data) rows.data = withRow(rows.data, data);
       stamp++;
     }
     if (type === "started" && metrics.data) {
       metrics.data = metrics.data.filter((row) => row.step <= data.resumed_from_step);
+      telemetry.data = telemetry.data?.filter((row) => row.step <= data.resumed_from_step) ?? null;
       stamp++;
     }
     if (type === "log") logs.add(data);
@@ -74,6 +81,11 @@ export default function jobPage(shell, id) {
     const tab = url.get("tab", "overview");
     if (tab === "checkpoints")
       checkpoints.load(id, async (signal) => (await get(`/v1/jobs/${id}/checkpoints`, {}, { signal })).data);
+    if (tab === "layers")
+      telemetry.load(id, async (signal) => {
+        const query = { kind: "telemetry", max_points: MOST_EPOCHS };
+        return (await get(`/v1/jobs/${id}/metrics`, query, { signal })).data;
+      });
     if (tab === "logs") logs.load();
   }
 
@@ -176,6 +188,7 @@ export default function jobPage(shell, id) {
         }),
         historyCard(it),
         attemptsCard(it),
+        notes.view(it),
       ),
     ];
   }
@@ -209,6 +222,7 @@ export default function jobPage(shell, id) {
 
   function content(it) {
     const tab = url.get("tab", "overview");
+    if (tab === "layers") return telemetryCards(telemetry, it);
     if (tab === "logs") return logs.view();
     if (tab === "checkpoints") return checkpointTable(checkpoints, shell);
     return tab === "spec" ? spec(it) : overview(it);
@@ -239,7 +253,7 @@ export default function jobPage(shell, id) {
             ),
           ),
         live(it),
-        tabs("Parts of the job", TABS, url.get("tab", "overview"), (tab) =>
+        tabs("Parts of the job", TABS.filter(([tab]) => tab !== "layers" || it.spec.telemetry), url.get("tab", "overview"), (tab) =>
           url.with({ tab: tab === "overview" ? null : tab }),
         ),
         content(it),
@@ -247,7 +261,7 @@ export default function jobPage(shell, id) {
       ];
     },
     close() {
-      for (const resource of [job, metrics, checkpoints]) resource.close();
+      for (const resource of [job, metrics, checkpoints, telemetry]) resource.close();
       logs.close();
       reread.cancel();
     },

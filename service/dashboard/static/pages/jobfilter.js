@@ -8,7 +8,7 @@ import { url } from "../url.js";
 import { h } from "../view.js";
 import { GROUPS } from "./groups.js";
 
-const NORMALIZATIONS = ["batch", "layer", "instance", "group", "none"];
+const NORMALIZATIONS = ["batch", "sync_batch", "layer", "instance", "group", "none"];
 const MODELS = ["resnet20", "resnet56", "resnet18", "vgg"];
 const TYPING_MS = 250;
 const typing = new Map();
@@ -37,6 +37,9 @@ export const options = () => ({ metric: url.get("metric", "test_error") });
 
 /** The head of a column. */
 export const headOf = (column) => (typeof column.head === "function" ? column.head(options()) : column.head);
+
+/** By what the service sorts where a column is to be sorted by; null where it cannot. */
+export const sortOf = (column) => (typeof column.sort === "function" ? column.sort(options()) : (column.sort ?? null));
 
 const toggle = (name, value) => {
   const chosen = url.all(name);

@@ -4,13 +4,14 @@ import { download, get, send, withQuery } from "../api.js";
 import { titleOf } from "../format.js";
 import { advance } from "../live.js";
 import { COLUMNS, DEFAULT_COLUMNS } from "../metrics.js";
-import { button, confirmed, emptyState, ICONS, linkButton, picker, problemNotice } from "../parts.js";
+import { button, confirmed, emptyState, linkButton, picker, problemNotice } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
-import { shape, verbs } from "../status.js";
+import { verbs } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
 import { groupedTable, loadGroups } from "./groups.js";
-import { filterBar, filterOf, headOf, isFiltered, options } from "./jobfilter.js";
+import { filterBar, filterOf, headOf, isFiltered, options, sortOf } from "./jobfilter.js";
+import { sortable, sortedBy } from "./sorting.js";
 
 const LIMITS = [25, 50, 100, 200];
 
@@ -23,7 +24,7 @@ export default function jobsPage(shell) {
 
   const query = () => ({
     ...filterOf(),
-    sort: url.get("sort", "-created_at"),
+    sort: sortedBy().join(","),
     limit: url.get("limit", "50"),
     cursor: url.get("cursor"),
   });
@@ -132,7 +133,7 @@ export default function jobsPage(shell) {
               }),
             ),
             sortable("name", "Name", "name"),
-            columns.map((name) => sortable(name, headOf(COLUMNS[name]), COLUMNS[name].sort, COLUMNS[name].number)),
+            columns.map((name) => sortable(name, headOf(COLUMNS[name]), sortOf(COLUMNS[name]), COLUMNS[name].number)),
           ),
         ),
         h(
@@ -140,25 +141,6 @@ export default function jobsPage(shell) {
           {},
           rows.map((job, index) => row(job, index, columns)),
         ),
-      ),
-    );
-  }
-
-  function sortable(key, text, field, number = false) {
-    const props = { key, class: number ? "number" : null, scope: "col" };
-    if (!field) return h("th", props, text);
-    const sort = url.get("sort", "-created_at");
-    const direction = sort === field ? "ascending" : sort === `-${field}` ? "descending" : null;
-    const next = direction === "ascending" ? `-${field}` : field;
-    const arrow = direction && shape(direction === "ascending" ? ICONS.up : ICONS.down);
-    return h(
-      "th",
-      { ...props, "aria-sort": direction },
-      h(
-        "button",
-        { class: "sort", type: "button", onclick: () => url.change({ sort: next, cursor: null }) },
-        text,
-        arrow,
       ),
     );
   }

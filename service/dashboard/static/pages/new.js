@@ -11,7 +11,7 @@ import { h } from "../view.js";
 import { builtInCards, gridBody, gridFields, gridIs } from "./grid.js";
 
 const FIRST = ["normalization", "batch_size", "model", "recipe", "epochs", "seed", "name", "labels"];
-const RUNNING = ["checkpoint", "precision", "num_workers", "deterministic", "priority", "max_retries"];
+const RUNNING = ["checkpoint", "precision", "num_workers", "telemetry", "deterministic", "priority", "max_retries"];
 const PREVIEW_MS = 400;
 
 export default function newPage(shell) {
@@ -24,11 +24,18 @@ export default function newPage(shell) {
 
   const kind = () => url.get("kind", "job");
   const raw = (path) => url.get(path, path === "normalization.type" && kind() === "job" ? "group" : "");
-  const set = (path, text) => {
-    if (text === raw(path)) return;
+  const touched = new Set();
+  let tried = false;
+  const set = (path, text) => setAll({ [path]: text });
+  const setAll = (texts) => {
+    const changed = Object.entries(texts).filter(([path, text]) => text !== raw(path));
+    for (const path of Object.keys(texts)) touched.add(path);
+    if (!changed.length) return shell.refresh();
     refused = null;
-    url.change({ [path]: text }, { replace: true });
+    url.change(Object.fromEntries(changed), { replace: true });
   };
+  /** Whether one has been there: what nobody could fill in yet is not wrong yet. */
+  const visited = (path) => tried || touched.has(path) || raw(path) !== "";
   /** What fills the fields that are left empty, before the defaults do: a built-in experiment, then a recipe. */
   const recipe = () => {
     const base =
@@ -97,6 +104,7 @@ export default function newPage(shell) {
   async function submit(event) {
     event.preventDefault();
     submitting = true;
+    tried = true;
     refused = null;
     shell.refresh();
     try {
@@ -114,19 +122,28 @@ export default function newPage(shell) {
   function problems() {
     const source = refused ?? (preview.problem?.status === 422 ? preview.problem : null);
     const found = new Map();
+    const waited = [];
     const rest = [];
     const paths = [...fields(), ...gridFields(raw)]
       .filter((field) => field.kind !== "group")
       .flatMap((field) => (field.union ? [field.path, field.union] : [field.path]));
     for (const { pointer, detail } of source?.fields ?? []) {
       const path = pointer && fieldAt(pointer.replace(/^\/base(?=\/)/, ""), paths);
-      if (path) found.set(path, detail);
+      if (path && !visited(path)) waited.push(path);
+      else if (path) found.set(path, detail);
       else rest.push(detail);
     }
-    return { found, rest: source && !source.fields.length ? [source.detail] : rest };
+    return { found, waited, rest: source && !source.fields.length ? [source.detail] : rest };
   }
 
-  function cost() {
+  /** What the dry run needs before it can say anything. */
+  function waiting({ found, waited }) {
+    if (found.size) return "The fields that are marked need another value.";
+    const names = waited.map((path) => fields().find((field) => field.path === path)?.label.toLowerCase() ?? path);
+    return names.length ? `Give the ${names.join(", the ")} to see what it would cost.` : "Asking the service…";
+  }
+
+  function cost(said) {
     const { data, problem } = preview;
     if (problem && problem.status !== 422)
       return problem.status === 404 ? null : problemNotice(problem, () => preview.reload());
@@ -134,7 +151,7 @@ export default function newPage(shell) {
       return h(
         "p",
         { class: "muted" },
-        problem ? "The fields that are marked need another value." : "Asking the service…",
+        problem ? waiting(said) : "Asking the service…",
       );
     const { cost: it } = data;
     return [
@@ -162,7 +179,8 @@ export default function newPage(shell) {
     ];
   }
 
-  function aside(rest) {
+  function aside(said) {
+    const { rest } = said;
     const jobs = preview.data && !preview.problem ? preview.data.jobs.length : null;
     const text =
       kind() === "job"
@@ -181,7 +199,7 @@ export default function newPage(shell) {
         h(
           "div",
           { class: "body live" },
-          cost(),
+          cost(said),
           rest.map((detail) => h("p", { class: "field-problem", role: "alert", key: detail }, detail)),
           refused instanceof Problem && refused.status !== 422 && problemNotice(refused),
           h(
@@ -235,7 +253,11 @@ export default function newPage(shell) {
           ["experiment", "Experiment"],
         ],
         kind(),
-        (value) => url.change({ kind: value === "job" ? null : value, builtin: null, budget: null }),
+        (value) => {
+          tried = false;
+          refused = null;
+          url.change({ kind: value === "job" ? null : value, builtin: null, budget: null });
+        },
       );
       const heading = h(
         "div",
@@ -257,15 +279,17 @@ export default function newPage(shell) {
             ? problemNotice(specification.problem, () => specification.reload())
             : h("div", { class: "empty", "aria-busy": "true" }, "Reading what a job can say…"),
         ];
-      const { found, rest } = problems();
+      const said = problems();
+      const { found } = said;
       const form = {
         raw,
         set,
+        setAll,
         problem: (path) => found.get(path) ?? (path.endsWith(".type") ? found.get(path.slice(0, -5)) : null) ?? null,
       };
       return [
         heading,
-        h("form", { class: "form", key: "form", novalidate: true, onsubmit: submit }, sections(form), aside(rest)),
+        h("form", { class: "form", key: "form", novalidate: true, onsubmit: submit }, sections(form), aside(said)),
       ];
     },
     close() {

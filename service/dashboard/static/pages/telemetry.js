@@ -1,0 +1,151 @@
+/* Telemetry of a job's normalization layers: a strip a layer, epoch by epoch; and the error that the gaps cost. */
+
+import { chart } from "../chart.js";
+import { axesOf, points } from "../curves.js";
+import { significant } from "../format.js";
+import { button, choice, emptyState, problemNotice } from "../parts.js";
+import { url } from "../url.js";
+import { h } from "../view.js";
+
+const QUANTITIES = [
+  ["mean_gap", "Mean gap", "how far the mean of a batch lies from the running average, in running deviations"],
+  ["variance_gap", "Variance gap", "how far the variance of a batch lies from the running average, as |ln ratio|"],
+  ["activation_rms", "Activations", "root mean square of what the layer normalizes"],
+  ["gain_rms", "Gain", "root mean square of the layer's learned scale"],
+];
+/** Most of the rows that are asked for: as many columns as a strip can show. */
+export const MOST_EPOCHS = 60;
+
+/** The cards. `telemetry` is the resource of the rows. */
+export function telemetryCards(telemetry, job) {
+  if (telemetry.problem) return problemNotice(telemetry.problem, () => telemetry.reload());
+  const rows = telemetry.data;
+  if (!rows?.length)
+    return h(
+      "section",
+      { class: "card", key: "telemetry", "aria-busy": String(!rows) },
+      emptyState("Nothing measured yet", "The layers are measured at the end of an epoch."),
+    );
+  const there = QUANTITIES.filter(([name]) => Object.keys(rows.at(-1)).some((key) => key.endsWith(`/${name}`)));
+  const [quantity, title, help] = there.find(([name]) => name === url.get("quantity")) ?? there[0];
+  const errors = ["eval_mode_error", "train_mode_error"].filter((name) => rows.some((row) => name in row));
+  const how = { x: "epoch", smooth: 0, logX: false, logY: false };
+  return [
+    strips(rows, quantity, title, help, there),
+    errors.length
+      ? chart({
+          key: "modes",
+          title: "What the gaps cost",
+          note: "error on the same images: by running averages, and by each batch's own statistics",
+          series: errors.map((name, n) => ({
+            name: name === "eval_mode_error" ? "evaluation mode" : "training mode",
+            points: points(rows, name, job, how),
+            colour: n,
+            stamp: String(rows.length),
+          })),
+          axes: { ...axesOf("test_error", how), y: "error (%)" },
+          height: 260,
+        })
+      : null,
+  ];
+}
+
+function strips(rows, quantity, title, help, there) {
+  const layers = Object.keys(rows.at(-1))
+    .filter((name) => name.endsWith(`/${quantity}`))
+    .map((name) => name.split("/")[0]);
+  const values = rows.flatMap((row) => layers.map((layer) => row[`${layer}/${quantity}`] ?? null));
+  const heat = heatOf(values);
+  const numbers = url.list("tables").includes("layers");
+  return h(
+    "section",
+    { class: "card", key: "layers" },
+    h(
+      "header",
+      {},
+      h("h2", {}, title),
+      h("small", {}, help),
+      h(
+        "div",
+        { class: "actions" },
+        choice(
+          "Quantity",
+          there.map(([name, text]) => [name, text]),
+          quantity,
+          (name) => url.change({ quantity: name === there[0][0] ? null : name }, { replace: true }),
+        ),
+        button(numbers ? "Show as strips" : "Show as table", () => toggleTable(), {
+          kind: "quiet",
+          "aria-pressed": String(numbers),
+        }),
+      ),
+    ),
+    h(
+      "div",
+      { class: "scroll body", tabindex: "0", role: "region", "aria-label": `${title} by layer and epoch` },
+      h(
+        "table",
+        { class: numbers ? "strips numbers" : "strips" },
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            h("th", { scope: "col" }, "layer \\ epoch"),
+            rows.map((row, n) =>
+              h("th", { key: row.epoch, scope: "col" }, numbers || n % 5 === 0 || n === rows.length - 1 ? row.epoch : ""),
+            ),
+          ),
+        ),
+        h(
+          "tbody",
+          {},
+          layers.map((layer) =>
+            h(
+              "tr",
+              { key: layer },
+              h("th", { scope: "row" }, layer),
+              rows.map((row) => strip(row, layer, row[`${layer}/${quantity}`] ?? null, heat, numbers)),
+            ),
+          ),
+        ),
+      ),
+    ),
+    h(
+      "div",
+      { class: "below" },
+      h("small", {}, "Input at the top, output at the bottom. "),
+      h("span", { class: "scale push" }, significant(heat.least, 2), h("span", { class: "ramp" }), significant(heat.most, 2)),
+    ),
+  );
+}
+
+function strip(row, layer, value, heat, numbers) {
+  const text = value === null ? "–" : significant(value, 3);
+  return h(
+    "td",
+    {
+      key: row.epoch,
+      title: `${layer}, epoch ${row.epoch}: ${text}`,
+      vars: { "--heat": value === null ? 0 : heat.of(value).toFixed(3) },
+    },
+    numbers ? text : h("span", { class: "visually-hidden" }, text),
+  );
+}
+
+/** From values to strengths of a colour: by their logarithms where they span more than a factor of ten. */
+export function heatOf(values) {
+  const finite = values.filter((value) => value !== null);
+  const [least, most] = [Math.min(...finite), Math.max(...finite)];
+  const log = least > 0 && most / least > 10;
+  const place = log ? Math.log : (value) => value;
+  const span = place(most) - place(least);
+  return { least, most, of: (value) => (span ? (place(value) - place(least)) / span : 0) };
+}
+
+function toggleTable() {
+  const tables = url.list("tables");
+  const next = tables.includes("layers") ? tables.filter((one) => one !== "layers") : [...tables, "layers"];
+  url.change({ tables: next.join(",") }, { replace: true });
+}

@@ -1,0 +1,91 @@
+/* Named views: addresses that everybody of this installation finds under a name. */
+
+import { get, send } from "./api.js";
+import { button, confirmed, menu } from "./parts.js";
+import { Resource } from "./resource.js";
+import { url } from "./url.js";
+import { h } from "./view.js";
+
+export class Views {
+  constructor(shell) {
+    this.shell = shell;
+    this.views = new Resource(shell.refresh);
+  }
+
+  /** The menu: where to go, and a name for where one is. */
+  view() {
+    const here = location.pathname + location.search;
+    return menu(
+      "Views",
+      [
+        this.views.problem && h("p", { class: "muted", key: "problem" }, this.views.problem.detail),
+        this.views.data?.length === 0 && h("p", { class: "muted", key: "none" }, "No view has a name yet."),
+        h(
+          "ul",
+          { key: "list" },
+          (this.views.data ?? []).map((view) =>
+            h(
+              "li",
+              { key: view.id },
+              h("a", { href: view.path, "aria-current": view.path === here ? "page" : null }, view.name),
+              h(
+                "button",
+                {
+                  type: "button",
+                  class: "remove",
+                  "aria-label": `Forget the view ${view.name}`,
+                  onclick: () => this.#forget(view),
+                },
+                "×",
+              ),
+            ),
+          ),
+        ),
+        h(
+          "form",
+          { key: "save", onsubmit: (event) => this.#save(event) },
+          h("input", {
+            name: "name",
+            required: true,
+            maxlength: "100",
+            autocomplete: "off",
+            "aria-label": "Name for what is shown now",
+            placeholder: "Name for this view",
+          }),
+          h("button", { type: "submit", class: "button" }, "Save"),
+        ),
+      ],
+      { side: "right", kind: "quiet", onopen: () => this.#read() },
+    );
+  }
+
+  #read() {
+    this.views.load("views", async (signal) => (await get("/v1/views", {}, { signal })).data);
+    this.views.reload();
+  }
+
+  async #save(event) {
+    event.preventDefault();
+    const form = event.currentTarget;
+    const name = form.elements.name.value.trim();
+    if (!name) return;
+    try {
+      await send("POST", "/v1/views", { name, path: location.pathname + location.search });
+      form.reset();
+      this.shell.say(`Saved as “${name}”, for everybody here.`);
+    } catch (problem) {
+      this.shell.say(problem.detail, "bad");
+    }
+    this.views.reload();
+  }
+
+  async #forget({ id, name }) {
+    if (!confirmed(`Forget the view “${name}”, for everybody here?`)) return;
+    try {
+      await send("DELETE", `/v1/views/${id}`);
+    } catch (problem) {
+      this.shell.say(problem.detail, "bad");
+    }
+    this.views.reload();
+  }
+}
