@@ -120,7 +120,7 @@ def restore(
     if differing := [
         name
         for name in TrainingSpec.model_fields
-        if name != "checkpoint" and getattr(trained, name) != getattr(spec, name)
+        if name not in ("checkpoint", "telemetry") and getattr(trained, name) != getattr(spec, name)
     ]:
         raise CheckpointError(
             f"the checkpoint at step {checkpoint.step} is of another training: {', '.join(differing)} differ; "

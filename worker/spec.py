@@ -249,6 +249,12 @@ class Checkpointing(_Part):
     keep_last: int = Field(default=2, ge=1)
 
 
+class Telemetry(_Part):
+    """Numbers about the normalization layers, measured beside the training, which they change in nothing."""
+
+    every_epochs: int = Field(default=1, ge=1, description="at the end of every so many epochs, and of the last one")
+
+
 class TrainingSpec(_Part):
     """One training, from the initialization to the last epoch."""
 
@@ -279,6 +285,9 @@ class TrainingSpec(_Part):
         default=1, ge=1, le=64, description="workers that train one model together, each on batch_size images a step"
     )
     checkpoint: Checkpointing = Field(default_factory=Checkpointing)
+    telemetry: Telemetry | None = Field(
+        default=None, description="measure the normalization layers as training goes; null: not at all"
+    )
     deterministic: bool = Field(default=False, description="bit-identical on a GPU too; on a CPU every job is")
 
     @model_validator(mode="before")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from worker import telemetry
 from worker.arithmetic import autocast, choose_precision, numerics
 from worker.checkpoint import Checkpoint, CheckpointNotWritten, Position, Window, capture, restore
 from worker.data import TrainingData
@@ -204,6 +205,10 @@ class Training:
         subject = "holdout" if self.spec.dataset.holdout else "test"
         self.position.metrics = {f"{subject}_loss": evaluation.loss, f"{subject}_error": evaluation.error}
         self.report(Metrics(kind="eval", epoch=self.position.epoch + 1, step=self.step, values=self.position.metrics))
+        if self.telemetry_due() and self.group.leads:
+            images, labels = next(self.data.eval_batches())
+            values = telemetry.measure(self.model, self.spec, images, labels, precision=self.precision)
+            self.report(Metrics(kind="telemetry", epoch=self.position.epoch + 1, step=self.step, values=values))
 
     def checkpoint(self) -> None:
         """Saves where the training stands, unless that is saved already."""
@@ -260,6 +265,11 @@ class Training:
         """Up to ten times an epoch, evenly, the last time at its end."""
         steps, step = self.spec.steps_per_epoch, self.position.step_in_epoch
         return step * TRAIN_ROWS_PER_EPOCH // steps > (step - 1) * TRAIN_ROWS_PER_EPOCH // steps
+
+    def telemetry_due(self) -> bool:
+        """At the end of every so many epochs and of the last one, where it is on."""
+        wanted, epoch = self.spec.telemetry, self.position.epoch + 1
+        return wanted is not None and (epoch % wanted.every_epochs == 0 or epoch == self.spec.epochs)
 
     def epoch_checkpoint_due(self) -> bool:
         """At the end of every so many epochs and of the last one."""
