@@ -16,8 +16,10 @@ import ray
 from worker import dataset_files
 from worker.datasets import ImageDataset
 from worker.events import Event, Finished
+from worker.place import Place
 from worker.training_process import (
     Ask,
+    Listening,
     Prepare,
     Reported,
     Request,
@@ -58,6 +60,7 @@ class _Run:
         self.attempt_id = attempt_id
         self.changed = threading.Condition()
         self.finished = False
+        self.address: str | None = None
         self._last_seq = 0
         self._events: list[Event] = []
         self._checkpoints: dict[int, Any] = {}
@@ -71,6 +74,18 @@ class _Run:
                 self._checkpoints[self._last_seq] = files
             self.finished = isinstance(reported.event, Finished)
             self.changed.notify_all()
+
+    def listen(self, address: str) -> None:
+        with self.changed:
+            self.address = address
+            self.changed.notify_all()
+
+    def wait_for_address(self, process: TrainingProcess, wait_s: float) -> str | None:
+        with self.changed:
+            self.changed.wait_for(lambda: self.address or self.finished or process.gone, wait_s)
+            if not self.address:
+                process.check()
+            return self.address
 
     def poll(self, process: TrainingProcess, after_seq: int, wait_s: float) -> Report:
         with self.changed:
@@ -86,7 +101,8 @@ class _Run:
 class TrainingWorker:
     """The actor. Attempts are named by id in every call, so that a call for another one is refused and not obeyed."""
 
-    def __init__(self, threads: int, lease_s: float) -> None:
+    def __init__(self, threads: int, lease_s: float, rendezvous_timeout_s: float) -> None:
+        self._rendezvous_timeout_s = rendezvous_timeout_s
         self._prepare = Prepare(threads, lease_s, gpu=bool(ray.get_gpu_ids()))
         self._process: TrainingProcess | None = None
         self._run: _Run | None = None
@@ -113,12 +129,24 @@ class TrainingWorker:
             finished=run is None or run.finished,
         )
 
+    def receive(self, dataset: ImageDataset) -> None:
+        """Have the images here, so that a start need not wait for them."""
+        with self._lock:
+            self._share(dataset)
+
     def start(
-        self, attempt_id: str, spec: dict[str, Any], dataset: ImageDataset, checkpoint: Mapping[str, bytes] | None
+        self,
+        attempt_id: str,
+        spec: dict[str, Any],
+        dataset: ImageDataset,
+        checkpoint: Mapping[str, bytes] | None,
+        rank: int = 0,
+        address: str | None = None,
     ) -> None:
         """Begin an attempt, from the files of a checkpoint if there are any.
 
-        Raises `RuntimeError` while one runs, `TrainingProcessGone` where nothing can.
+        Of several workers the one of `rank` 0 starts first, and the others where it listens: at `address`. Raises
+        `RuntimeError` while one runs, `TrainingProcessGone` where nothing can.
         """
         with self._lock:
             if self._run is not None and self._run.attempt_id == attempt_id:
@@ -128,7 +156,18 @@ class TrainingWorker:
             process = self._ready()
             process.check()
             self._run = _Run(attempt_id)
-            process.start(Start(attempt_id, spec, self._share(dataset), checkpoint))
+            place = None
+            if (size := spec["num_workers"]) > 1:
+                host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+                place = Place(rank, size, host, self._rendezvous_timeout_s, address)
+            process.start(Start(attempt_id, spec, self._share(dataset), checkpoint, place))
+
+    def rendezvous(self, attempt_id: str, wait_s: float) -> str | None:
+        """Where the first worker of an attempt listens for the others; None where it does not within `wait_s`.
+
+        Raises `LookupError` and `TrainingProcessGone` as `poll` does.
+        """
+        return self._current(attempt_id).wait_for_address(self._ready(), wait_s)
 
     def poll(self, attempt_id: str, after_seq: int, wait_s: float) -> Report:
         """What the attempt reported after `after_seq`, as soon as there is something or `wait_s` have passed.
@@ -166,9 +205,13 @@ class TrainingWorker:
                 return dataset
         return self._datasets[dataset.name]
 
-    def _on_report(self, reported: Reported) -> None:
+    def _on_report(self, reported: Reported | Listening) -> None:
         run = self._run
-        if run is not None and run.attempt_id == reported.attempt_id:
+        if run is None or run.attempt_id != reported.attempt_id:
+            return
+        if isinstance(reported, Listening):
+            run.listen(reported.address)
+        else:
             run.report(reported)
 
     def _on_end(self) -> None:

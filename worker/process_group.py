@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from worker.gradients import GradientAverage
-from worker.rendezvous import NotJoined, Place, bind_interface, meet
+from worker.place import Place
+from worker.rendezvous import NotJoined, bind_interface, meet
 
 __all__ = ["ALONE", "Gang", "PeerLost", "ProcessGroup", "join"]
 

@@ -7,28 +7,15 @@ import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
+from worker.place import Place
+
 POLL_S = 0.02
 _SIOCGIFADDR = 0x8915
 """Linux' request for the address of a network interface (netdevice(7))."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a worker stands among the `size` of its job: its rank, and the address of its node, which others reach.
-
-    `address` is where the first worker listens, host:port; the first one is not told, for it tells the others.
-    """
-
-    rank: int
-    size: int
-    host: str
-    timeout_s: float
-    address: str | None = None
 
 
 class NotJoined(RuntimeError):

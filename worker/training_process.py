@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from worker.datasets import ImageDataset
 from worker.events import CheckpointTaken, Event, Finished
+from worker.place import Place
 
 if TYPE_CHECKING:
     from worker.checkpoint import Checkpoint
+    from worker.process_group import ProcessGroup
 
 Request = Literal["pause", "cancel"]
 Files = Mapping[str, bytes]
@@ -65,12 +67,13 @@ class Ready:
 
 @dataclass(frozen=True)
 class Start:
-    """Train an attempt, from the files of a checkpoint if there are any."""
+    """Train an attempt, from the files of a checkpoint if there are any; with others if there is a place among them."""
 
     attempt_id: str
     spec: dict[str, Any]
     dataset: Path | ImageDataset
     checkpoint: Files | None
+    place: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -100,13 +103,23 @@ class Reported:
     files: Files | None
 
 
+@dataclass(frozen=True)
+class Listening:
+    """The first of several workers waits for the others at `address`, host:port."""
+
+    attempt_id: str
+    address: str
+
+
 class TrainingProcess:
     """The near end: starts the process, hands it attempts, passes on what they report.
 
     `on_report` is called in a thread of its own; `on_end` likewise, once, when the process has ended.
     """
 
-    def __init__(self, prepare: Prepare, on_report: Callable[[Reported], None], on_end: Callable[[], None]) -> None:
+    def __init__(
+        self, prepare: Prepare, on_report: Callable[[Reported | Listening], None], on_end: Callable[[], None]
+    ) -> None:
         self.device = ""
         self._lease_s = prepare.lease_s
         self._on_report, self._on_end = on_report, on_end
@@ -178,7 +191,7 @@ class TrainingProcess:
         with suppress(EOFError, OSError):
             while True:
                 match self._connection.recv():
-                    case Reported() as reported:
+                    case (Reported() | Listening()) as reported:
                         self._on_report(reported)
                     case Renewed():
                         self._unanswered_since = None
@@ -272,6 +285,7 @@ class _FarEnd:
     def _train(self, start: Start) -> None:
         from worker.checkpoint import Checkpoint
         from worker.failures import explain
+        from worker.process_group import ALONE
         from worker.spec import TrainingSpec
         from worker.training import train
 
@@ -281,7 +295,10 @@ class _FarEnd:
         def save(event: CheckpointTaken, checkpoint: "Checkpoint") -> None:
             self._send(Reported(start.attempt_id, event, checkpoint.files))
 
+        group: ProcessGroup = ALONE
         try:
+            if start.place is not None:
+                group = self._join(start.attempt_id, start.place)
             train(
                 TrainingSpec.model_validate(start.spec),
                 self._images(start.dataset),
@@ -290,9 +307,25 @@ class _FarEnd:
                 save=save,
                 control=self._control,
                 resume=Checkpoint.from_files(start.checkpoint) if start.checkpoint else None,
+                group=group,
             )
         except Exception as error:
             report(Finished(outcome="failed", failure=explain(error, None)))
+        finally:
+            group.close()
+
+    def _join(self, attempt_id: str, place: Place) -> "ProcessGroup":
+        import torch
+
+        from worker.process_group import join
+
+        return join(
+            place,
+            attempt_id,
+            torch.device(self._device),
+            announce=lambda address: self._send(Listening(attempt_id, address)),
+            give_up=lambda: self._control() == "cancel",
+        )
 
     def _images(self, dataset: Path | ImageDataset) -> ImageDataset:
         """The dataset; the one of the last attempt again if it is the same: what is on the GPU stays there."""

@@ -12,8 +12,8 @@ import torch
 
 from worker import datasets
 from worker.checkpoint import Checkpoint
+from worker.place import Place
 from worker.process_group import Gang, join
-from worker.rendezvous import Place
 from worker.spec import TrainingSpec
 from worker.training import Request, train
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from tests.unit.worker.gangs import HOST, Team
+from worker.place import Place
 from worker.process_group import Gang, PeerLost, join
-from worker.rendezvous import Place, bind_interface
+from worker.rendezvous import bind_interface
 
 CPU = torch.device("cpu")
 

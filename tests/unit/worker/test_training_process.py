@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +20,10 @@ from worker import dataset_files
 from worker.checkpoint import Checkpoint, verify
 from worker.datasets import ImageDataset
 from worker.events import CheckpointTaken, Event, Finished
+from worker.place import Place
 from worker.training_process import (
     Ask,
+    Listening,
     Prepare,
     Reported,
     Start,
@@ -42,14 +45,14 @@ class Near:
     """A training process, and what it reported."""
 
     def __init__(self, lease_s: float) -> None:
-        self.reported: queue.SimpleQueue[Reported | None] = queue.SimpleQueue()
+        self.reported: queue.SimpleQueue[Reported | Listening | None] = queue.SimpleQueue()
         prepare = Prepare(threads=1, lease_s=lease_s, gpu=False)
         self.process = TrainingProcess(prepare, self.reported.put, lambda: self.reported.put(None))
         self.process.wait_ready()
 
     def next(self) -> Reported:
         reported = self.reported.get(timeout=PATIENCE_S)
-        assert reported is not None, "the process ended"
+        assert isinstance(reported, Reported), "the process ended"
         return reported
 
     def until(self, wanted: Callable[[Event], bool]) -> list[Reported]:
@@ -252,3 +255,25 @@ def test_a_process_that_cannot_begin_says_so(monkeypatch: pytest.MonkeyPatch, po
 
     with pytest.raises(TrainingProcessGone, match="ended with exit code 1"):
         process.wait_ready()
+
+
+def test_two_processes_train_one_model_and_the_death_of_one_leaves_the_other_as_good_as_new(
+    start_process: Callable[..., Near], images: Path
+) -> None:
+    first, second = start_process(), start_process()
+    spec = SPEC | {"num_workers": 2, "batch_size": 16, "epochs": 200}
+    place = Place(0, 2, "127.0.0.1", timeout_s=PATIENCE_S)
+    first.process.start(Start("gang", spec, images, None, place))
+    listening = first.reported.get(timeout=PATIENCE_S)
+    assert isinstance(listening, Listening)
+    assert listening.attempt_id == "gang"
+    second.process.start(Start("gang", spec, images, None, replace(place, rank=1, address=listening.address)))
+    first.until(is_step)
+    os.kill(second.process.pid, signal.SIGKILL)
+
+    finished, _ = first.finish()
+    assert finished.failure is not None
+    assert finished.failure.code == "peer"
+    assert first.process.device == "cpu"
+    first.process.start(Start("alone", SPEC, images, None))
+    assert first.finish()[0].outcome == "succeeded"
