@@ -54,6 +54,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
         "precision": "auto",
         "num_workers": 1,
         "checkpoint": {"every_epochs": 1, "every_s": None, "keep_last": 2},
+        "telemetry": None,
         "deterministic": False,
     }
 
