@@ -1,6 +1,7 @@
 #!/bin/sh
 # What talks to Ray, once its token is there: its head (which works not itself), a worker node, the dispatcher; or whether
-# Ray answers.
+# Ray answers. A worker and the dispatcher wait for the head, and begin anew where it went away: restart policies wait
+# ever longer, and some give up.
 set -eu
 token=/run/ray/token
 until [ -s "$token" ]; do sleep 0.2; done
@@ -12,16 +13,47 @@ head=${NORMLAB_RAY_ADDRESS:-ray-head:6379}
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
 # By default Ray is nice about its workers, and whatever runs beside them pushes the training aside.
 export RAY_worker_niceness=0
-# What an earlier start of this container left would fill the disk in time.
-[ "$role" = health ] || rm -rf /tmp/ray
 set -- --disable-usage-stats --object-store-memory="${RAY_OBJECT_STORE_BYTES:-500000000}"
+
+head_listens() {
+  python -c 'import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)' \
+    "${head%:*}" "${head##*:}" 2>/dev/null
+}
+
+# What an earlier start left would fill the disk in time.
+clear_sessions() { rm -rf /tmp/ray; }
+
+# Runs a command again and again, with Ray's head there, until it is told to stop or succeeds.
+keep() {
+  child='' stopping=''
+  trap 'stopping=yes; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true' TERM INT
+  while [ -z "$stopping" ]; do
+    head_listens || { sleep 1; continue; }
+    clear_sessions
+    "$@" & child=$!
+    status=0
+    wait "$child" || status=$?
+    # A signal ends the first wait, not the command.
+    while kill -0 "$child" 2>/dev/null; do wait "$child" && status=0 || status=$?; done
+    [ "$status" -ne 0 ] || exit 0
+    [ "$status" -ne 2 ] || exit 2  # wrong settings: trying again would not help
+    sleep 1
+  done
+  exit 0
+}
+
+dispatch() {
+  # A driver needs a node of the cluster to stand on; this one takes no work.
+  ray stop --force >/dev/null 2>&1 || true
+  ray start --address="$head" --num-cpus=0 --num-gpus=0 "$@"
+  exec python -m service.dispatcher
+}
+
 case $role in
-  head) exec ray start --head --block --port="${head##*:}" --num-cpus=0 --num-gpus=0 --include-dashboard=false "$@" ;;
-  worker) exec ray start --block --address="$head" ${RAY_WORKER_CPUS:+--num-cpus=$RAY_WORKER_CPUS} "$@" ;;
-  dispatcher)
-    # A driver needs a node of the cluster to stand on; this one takes no work.
-    ray start --address="$head" --num-cpus=0 --num-gpus=0 "$@"
-    exec python -m service.dispatcher ;;
+  head) clear_sessions
+        exec ray start --head --block --port="${head##*:}" --num-cpus=0 --num-gpus=0 --include-dashboard=false "$@" ;;
+  worker) keep ray start --block --address="$head" ${RAY_WORKER_CPUS:+--num-cpus=$RAY_WORKER_CPUS} "$@" ;;
+  dispatcher) keep dispatch "$@" ;;
   health) exec ray health-check --address "$head" ;;
   *) echo "give one of: head, worker, dispatcher, health" >&2; exit 2 ;;
 esac
