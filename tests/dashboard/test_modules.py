@@ -151,3 +151,20 @@ async def test_a_view_keeps_the_elements_whose_keys_stay(visit: Visit) -> None:
         return [root.children[0] === b, b.value, document.activeElement === b, keys];
     }""")
     assert kept == [True, "typed", True, ["b", "d"]]
+
+
+async def test_long_names_keep_their_ends_and_drop_what_they_share(call: Callable[..., Any]) -> None:
+    assert await call("format", "cut", "short") == ["short", ""]
+    head, tail = await call("format", "cut", "GroupNorm and BatchNorm at small batches: batch, batch size 2, seed 0")
+    assert (head, tail) == ("GroupNorm and BatchNorm at small batches:", " batch, batch size 2, seed 0")
+    assert await call("format", "cut", "a name that goes on and on without an end that is told apart") == [
+        "a name that goes on and on without",
+        " an end that is told apart",
+    ]
+    assert await call("format", "distinct", ["a study: batch, seed 0", "a study: group, seed 0"]) == [
+        "batch, seed 0",
+        "group, seed 0",
+    ]
+    assert await call("format", "distinct", ["same", "same"]) == ["same", "same"]
+    assert await call("format", "distinct", ["alone in here"]) == ["alone in here"]
+    assert await call("format", "distinct", ["a b", "a"]) == ["a b", "a"]

@@ -89,6 +89,26 @@ export function normalization(spec) {
 export const titleOf = (job) =>
   job.name || `${normalization(job.spec)} at ${job.spec.batch_size}, seed ${job.spec.seed}`;
 
+const LONG = 44;
+const TAIL = 30;
+const ENDING = 44;
+
+/** A name as what may be cut of it and what may not: the end is what tells the jobs of an experiment apart. */
+export function cut(name) {
+  if (name.length <= LONG) return [name, ""];
+  const colon = name.lastIndexOf(": ") + 1;
+  const at = colon && name.length - colon <= ENDING ? colon : name.indexOf(" ", name.length - TAIL);
+  return at < 0 ? [name.slice(0, -TAIL), name.slice(-TAIL)] : [name.slice(0, at), name.slice(at)];
+}
+
+/** Names without the words that all of them begin with; as they are where one would be nothing else. */
+export function distinct(names) {
+  const words = names.map((name) => name.split(" "));
+  let common = 0;
+  while (names.length > 1 && words.every((one) => common < one.length - 1 && one[common] === words[0][common])) common++;
+  return words.map((one) => one.slice(common).join(" "));
+}
+
 /** Any value of a spec as text. */
 export function plain(value) {
   if (value === null || value === undefined) return EMPTY;

@@ -4,7 +4,7 @@ import { get } from "../api.js";
 import { chart, pointing } from "../chart.js";
 import { axesOf, drawing, drawingControls } from "../curves.js";
 import { CurveSet } from "../curveset.js";
-import { flat, metricName, metricValue, plain, titleOf, whole } from "../format.js";
+import { distinct, flat, metricName, metricValue, plain, titleOf, whole } from "../format.js";
 import { advance } from "../live.js";
 import { metricsOf } from "../metrics.js";
 import { choice, emptyState, linkButton, notice, picker, problemNotice } from "../parts.js";
@@ -47,8 +47,11 @@ export default function comparePage(shell) {
   const metric = () => url.get("metric", names()[0] ?? "test_error");
 
   const nameOf = (job, all) => {
-    const twins = job.name && all.filter((one) => one.job.name === job.name).length > 1;
-    return twins ? `${job.name}, seed ${job.spec.seed}` : titleOf(job);
+    const names = all.map(({ job: one }) => {
+      const twins = one.name && all.filter((other) => other.job.name === one.name).length > 1;
+      return twins ? `${one.name}, seed ${one.spec.seed}` : titleOf(one);
+    });
+    return distinct(names)[all.findIndex((one) => one.job.id === job.id)];
   };
 
   function heads(all) {

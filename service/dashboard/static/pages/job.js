@@ -103,7 +103,7 @@ export default function jobPage(shell, id) {
       h(
         "p",
         {},
-        `${normalization(it.spec)} · batch ${it.spec.batch_size} · ${it.spec.model} · seed ${it.spec.seed} · `,
+        `${normalization(it.spec)} · batch size ${it.spec.batch_size} · ${it.spec.model} · seed ${it.spec.seed} · `,
         h("span", { class: "hash" }, it.id),
         copyButton(it.id, "Copy the id of the job", shell.say),
         labelTags(it),

@@ -1,7 +1,7 @@
 /* All jobs: a table, pages of which the service makes. */
 
 import { download, get, send, withQuery } from "../api.js";
-import { titleOf } from "../format.js";
+import { cut, distinct, titleOf } from "../format.js";
 import { advance } from "../live.js";
 import { COLUMNS, DEFAULT_COLUMNS } from "../metrics.js";
 import { button, confirmed, emptyState, linkButton, picker, problemNotice } from "../parts.js";
@@ -102,6 +102,9 @@ export default function jobsPage(shell) {
 
   function table(rows) {
     const columns = url.list("columns", DEFAULT_COLUMNS).filter((name) => COLUMNS[name]);
+    // Of one experiment all names begin alike, and end in what tells them apart.
+    const titles = rows.map(titleOf);
+    const names = url.get("experiment") ? distinct(titles) : titles;
     const all = rows.length > 0 && rows.every((job) => selected().includes(job.id));
     const some = rows.some((job) => selected().includes(job.id));
     return h(
@@ -139,15 +142,16 @@ export default function jobsPage(shell) {
         h(
           "tbody",
           {},
-          rows.map((job, index) => row(job, index, columns)),
+          rows.map((job, index) => row(job, names[index], index, columns)),
         ),
       ),
     );
   }
 
-  function row(job, index, columns) {
+  function row(job, shown, index, columns) {
     const picked = selected().includes(job.id);
     const name = titleOf(job);
+    const [head, tail] = cut(shown);
     return h(
       "tr",
       { key: job.id, class: `${picked ? "selected" : ""}${index === cursorAt && keyed ? " at" : ""}` },
@@ -159,7 +163,7 @@ export default function jobsPage(shell) {
       h(
         "th",
         { class: "name", scope: "row" },
-        h("a", { href: `/jobs/${job.id}`, title: name }, h("span", { class: "truncated" }, name)),
+        h("a", { href: `/jobs/${job.id}`, title: name }, h("span", { class: tail ? "truncated head" : "truncated" }, head), tail),
       ),
       columns.map((column) =>
         h("td", { key: column, class: COLUMNS[column].number ? "number" : null }, COLUMNS[column].cell(job, options())),
