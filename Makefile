@@ -18,7 +18,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SOURCES := gn worker service tests
 
-.PHONY: help install demo up test check bench screenshots openapi lock clean
+.PHONY: help install demo up test test-containers check bench screenshots openapi lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ up: $(INSTALLED) ## start the service on this machine
 
 test: $(INSTALLED) ## run all tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-containers: $(INSTALLED) ## build the images and hurt every container, with Docker or podman-compose
+	@$(BIN)/python -m pytest -m containers tests/acceptance/test_compose.py $(ARGS)
 
 check: $(INSTALLED) ## lint, formatting, types
 	$(BIN)/ruff check $(SOURCES)

@@ -59,9 +59,9 @@ class ObjectArtifacts:
         """See `ArtifactStore.read`."""
         folder = self._folder(job_id, checkpoint_id)
         files: dict[str, bytes] = {}
-        for name in expected:
+        for name in map(checked_name, expected):
             with suppress(FileNotFoundError), self._reaching():
-                files[name] = self._filesystem.cat_file(f"{folder}/{checked_name(name)}")
+                files[name] = self._filesystem.cat_file(f"{folder}/{name}")
         check_all(checkpoint_id, files.get, expected)
         return files
 
@@ -90,8 +90,9 @@ class ObjectArtifacts:
 
     def delete_job(self, job_id: str) -> None:
         """See `ArtifactStore.delete_job`."""
+        folder = f"{self.root}/{checked_name(job_id)}"
         with suppress(FileNotFoundError), self._reaching():
-            self._filesystem.rm(f"{self.root}/{checked_name(job_id)}", recursive=True)
+            self._filesystem.rm(folder, recursive=True)
         self._copies.delete_job(job_id)
 
     def list_jobs(self) -> Sequence[str]:
@@ -187,6 +188,6 @@ def open_s3(location: str, copies: Path) -> ObjectArtifacts:
         ) from error
     # A store that is away must be noticed well within the lease of the worker whose checkpoint waits.
     patience = {"connect_timeout": 3, "read_timeout": 15, "retries": {"max_attempts": 1}}
-    filesystem = S3FileSystem(config_kwargs=patience, use_listings_cache=False)
+    filesystem = S3FileSystem(config_kwargs=patience, use_listings_cache=False, skip_instance_cache=True)
     filesystem.retries = 2
     return ObjectArtifacts(filesystem, location.removeprefix("s3://"), copies)

@@ -1,0 +1,117 @@
+"""docker-compose.yml as a user runs it, under a project name and on a port of its own."""
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from service.client import Client
+from service.connection import ApiError, ConnectionFailed
+from service.private_ray import free_port
+
+ROOT = Path(__file__).parents[2]
+BUILD_S, COMMAND_S, PATIENCE_S = 1800, 240, 300
+
+
+def engine() -> tuple[str, tuple[str, ...]] | None:
+    """The program that runs containers and the one that runs compose files, or None where there is neither."""
+    for program, compose in (("docker", ("docker", "compose")), ("podman", ("podman-compose",))):
+        if all(map(shutil.which, (program, compose[0]))) and all(
+            subprocess.run(command, capture_output=True, check=False).returncode == 0
+            for command in ((program, "info"), (*compose, "version"))
+        ):
+            return program, compose
+    return None
+
+
+class Stack:
+    """The services of docker-compose.yml, and a client of them on the host."""
+
+    def __init__(self, program: str, compose: tuple[str, ...]) -> None:
+        self._program, self._compose = program, compose
+        self.project = f"normlab-test-{secrets.token_hex(3)}"
+        self.port = free_port()
+        # One slot a worker, so that the number of workers is the number of trainings at a time.
+        self._environment = os.environ | {"NORMLAB_PORT": str(self.port), "RAY_WORKER_CPUS": "1"}
+
+    def compose(self, *arguments: str, given: bytes | None = None, timeout_s: float = COMMAND_S) -> bytes:
+        """`docker compose ARGUMENTS`; returns what it prints."""
+        return self._run((*self._compose, "-p", self.project, *arguments), given, timeout_s)
+
+    def engine(self, *arguments: str) -> str:
+        """`docker ARGUMENTS`; returns what it prints."""
+        return self._run((self._program, *arguments), None, COMMAND_S).decode()
+
+    def up(self, *options: str) -> None:
+        """Start what is not running, and wait until the service is ready."""
+        self.compose("up", "-d", *options)
+        self.wait_ready()
+
+    def containers(self, service: str) -> list[str]:
+        """The ids of a service's containers, those that are stopped too."""
+        labels = {"project": self.project, "service": service}
+        filters = [f"--filter=label=com.docker.compose.{name}={value}" for name, value in labels.items()]
+        return self.engine("ps", "-aq", *filters).split()
+
+    def inspect(self, service: str) -> dict[str, Any]:
+        """What the engine knows of a service's only container."""
+        [container] = self.containers(service)
+        [found] = json.loads(self.engine("inspect", container))
+        return dict(found)
+
+    def stop(self, service: str) -> None:
+        """Stop every container of a service, politely."""
+        self.engine("stop", *self.containers(service))
+
+    def start(self, service: str) -> None:
+        """Start every container of a service that is not running."""
+        self.engine("start", *self.containers(service))
+
+    def kill(self, service: str) -> None:
+        """kill -9 of a service; Docker takes it for a wish of the user and leaves it dead, podman starts it anew."""
+        [container] = self.containers(service)
+        self.engine("kill", container)
+        self.engine("start", container)
+
+    def secret(self, name: str) -> str:
+        """A file of the secrets, as the api sees it."""
+        return self.compose("exec", "-T", "api", "cat", f"/run/normlab/{name}").decode().strip()
+
+    def client(self, token: str | None = None) -> Client:
+        """A client on the host, with the token that the first start made."""
+        url = f"http://127.0.0.1:{self.port}"
+        return Client(url, token or self.secret("api_token"), retry_s=PATIENCE_S, patience_s=PATIENCE_S)
+
+    def wait_ready(self) -> None:
+        """Wait until jobs that are submitted will run."""
+
+        def ready() -> bool:
+            with Client(f"http://127.0.0.1:{self.port}", retry_s=0) as client:
+                try:
+                    return bool(client.ready()["status"] == "ready")
+                except (ApiError, ConnectionFailed):
+                    return False
+
+        until(ready, "the service to be ready")
+
+    def _run(self, command: tuple[str, ...], given: bytes | None, timeout_s: float) -> bytes:
+        done = subprocess.run(
+            command, cwd=ROOT, env=self._environment, input=given, capture_output=True, timeout=timeout_s, check=False
+        )
+        said = (done.stdout + done.stderr).decode(errors="replace")[-4000:]
+        assert done.returncode == 0, f"{' '.join(command)} exits with {done.returncode}:\n{said}"
+        return done.stdout
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    """Asks until the answer is something; a container has no event for what a test wants to know."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.2)
+    return found
