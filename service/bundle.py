@@ -85,13 +85,14 @@ class JobLine(_Line):
 
 
 class AttemptLine(_Line):
-    """One run of a job on a worker."""
+    """One run of a job on a worker, or on several."""
 
     id: str = _Id
     job_id: str
     number: int = _Count
     worker: str
     node: str
+    workers: list[dict[str, str]] | None = None
     device: str | None
     precision: str | None
     versions: dict[str, Any] | None

@@ -16,7 +16,7 @@ class Estimate:
     job_s: tuple[float | None, ...]
     """Of each job; None where nothing like it ever ran."""
     device_s: float | None
-    """Of all jobs together."""
+    """Of all jobs on all their workers together."""
     elapsed_s: float | None
     """From the first to the last, on as many slots as there are."""
     basis: str
@@ -35,7 +35,8 @@ def images_trained(spec: TrainingSpec) -> int:
 
 
 def images_per_s(spec: TrainingSpec, speeds: Sequence[Speed]) -> float | None:
-    """The median speed of the jobs on the same model whose batch size is nearest, as a ratio; None without any."""
+    """The median speed, by worker, of the jobs on the same model whose batch size is nearest, as a ratio, times the
+    workers; None without any such job."""
     alike = [speed for speed in speeds if speed.model == spec.model]
     if not alike:
         return None
@@ -44,13 +45,13 @@ def images_per_s(spec: TrainingSpec, speeds: Sequence[Speed]) -> float | None:
         return max(batch_size, spec.batch_size) / min(batch_size, spec.batch_size)
 
     nearest = min((speed.batch_size for speed in alike), key=distance)
-    return median(speed.images_per_s for speed in alike if speed.batch_size == nearest)
+    return spec.num_workers * median(speed.images_per_s for speed in alike if speed.batch_size == nearest)
 
 
 def estimate(specs: Sequence[TrainingSpec], speeds: Sequence[Speed], slots: int | None) -> Estimate:
     """What these trainings will cost on the kind of device that the newest of `speeds` was measured on.
 
-    `slots` is how many jobs run at once, None where that is not known.
+    `slots` is how many workers train at once, None where that is not known.
     """
     if not speeds:
         basis = "Nothing on these models has been trained here yet, so nothing is known of their speed."
@@ -67,6 +68,6 @@ def estimate(specs: Sequence[TrainingSpec], speeds: Sequence[Speed], slots: int 
         unknown = ", ".join(sorted({spec.model for spec, s in zip(specs, job_s, strict=True) if s is None}))
         basis += f" Nothing on {unknown} has been trained there yet, so there is no sum."
         return Estimate(tuple(job_s), None, None, basis)
-    total = sum(known)
+    total = sum(seconds * spec.num_workers for seconds, spec in zip(known, specs, strict=True))
     elapsed = max(total / slots, max(known, default=0.0)) if slots else None
     return Estimate(tuple(job_s), total, elapsed, basis)

@@ -22,7 +22,7 @@ class Run:
     """What its last attempt ran on."""
     precision: str | None = None
     device_s: float = 0.0
-    """Seconds that workers held it, over all attempts."""
+    """Seconds that workers held it, those of each worker, over all attempts."""
 
     @cached_property
     def configuration(self) -> str:
@@ -32,7 +32,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a job trained."""
+    """How fast a job trained, by worker."""
 
     model: str
     batch_size: int

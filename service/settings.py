@@ -62,11 +62,20 @@ class Settings(BaseSettings):
     cpus_per_worker: int = Field(default=1, ge=1, description="CPUs, and threads, of a training worker without a GPU")
     gpus_per_worker: float = Field(default=0, ge=0, le=8, description="GPUs of a training worker; 0 trains on CPUs")
     warm_workers: int = Field(default=1, ge=0, description="training workers kept ready while nothing waits")
+    max_workers: int | None = Field(
+        default=None,
+        ge=1,
+        description="training workers at most; more than there are slots are asked of Ray while jobs wait, which an "
+        "autoscaler sees; default: as many as there are slots",
+    )
     worker_idle_s: float = Field(
         default=600, gt=0, description="a training worker beyond WARM_WORKERS ends after so long idle"
     )
     worker_lease_s: float = Field(
         default=30, gt=0, description="a training worker stops when it was not polled for so long"
+    )
+    rendezvous_timeout_s: float = Field(
+        default=60, gt=0, description="the workers of one job wait so long for each other, at the start and in a step"
     )
     worker_grace_s: float = Field(
         default=15, gt=0, description="a training worker that does not cancel in so long is killed"

@@ -262,7 +262,7 @@ def _status(experiment: Experiment, counted: Mapping[Status, int]) -> Experiment
 def _standing(runs: Sequence[Run], counted: Mapping[Status, int]) -> tuple[float, float | None]:
     """The share of all steps that is done, and the seconds left: what is left over the speeds and the busy workers."""
     speeds = [
-        Speed(run.spec["model"], run.spec["batch_size"], run.device, speed)
+        Speed(run.spec["model"], run.spec["batch_size"], run.device, speed / run.spec["num_workers"])
         for run in runs
         if run.device is not None and (speed := _speed(run)) is not None
     ]

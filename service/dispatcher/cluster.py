@@ -29,6 +29,7 @@ __all__ = [
     "Worker",
     "WorkerGone",
     "WorkerState",
+    "share",
 ]
 
 ANSWER_TIMEOUT_S = 10.0
@@ -72,12 +73,27 @@ class Worker:
         state: WorkerState = await _answer(self._actor.describe.remote(), ANSWER_TIMEOUT_S)
         return state
 
+    async def receive(self, dataset: Any) -> None:
+        """Have the images of `Cluster.load_dataset` on its node. Raises `WorkerGone`."""
+        await _answer(self._actor.receive.remote(dataset), 10 * ANSWER_TIMEOUT_S)
+
     async def start(
-        self, attempt_id: str, spec: dict[str, Any], dataset: Any, checkpoint: Mapping[str, bytes] | None
+        self, attempt_id: str, spec: dict[str, Any], dataset: Any, checkpoint: Any, rank: int = 0, address: str = ""
     ) -> None:
-        """Begin an attempt on a dataset from `Cluster.load_dataset`. Raises `WorkerGone`."""
+        """Begin an attempt on a dataset from `Cluster.load_dataset`, as the worker `rank` of several if there are.
+
+        `checkpoint` is the files, a reference to them from `share`, or None; `address` is where the first of several
+        workers listens. Raises `WorkerGone`.
+        """
         # The first worker of a node waits for the images to reach it.
-        await _answer(self._actor.start.remote(attempt_id, spec, dataset, checkpoint), 10 * ANSWER_TIMEOUT_S)
+        started = self._actor.start.remote(attempt_id, spec, dataset, checkpoint, rank, address or None)
+        await _answer(started, 10 * ANSWER_TIMEOUT_S)
+
+    async def rendezvous(self, attempt_id: str) -> str | None:
+        """Where the first of several workers listens for the others; None where it does not. Raises `WorkerGone`."""
+        asked = self._actor.rendezvous.remote(attempt_id, ANSWER_TIMEOUT_S)
+        address: str | None = await _answer(asked, 2 * ANSWER_TIMEOUT_S)
+        return address
 
     async def poll(self, attempt_id: str, after_seq: int, wait_s: float) -> Report:
         """The events after `after_seq`, at the latest after `wait_s`. Raises `WorkerGone`."""
@@ -165,7 +181,8 @@ class Cluster:
             max_task_retries=0,
             max_concurrency=CONCURRENT_CALLS,
         )
-        return Worker(name, actor.remote(settings.cpus_per_worker, settings.worker_lease_s))
+        prepared = actor.remote(settings.cpus_per_worker, settings.worker_lease_s, settings.rendezvous_timeout_s)
+        return Worker(name, prepared)
 
     async def workers(self) -> Sequence[Worker]:
         """The workers that exist, whoever asked for them."""
@@ -179,6 +196,11 @@ class Cluster:
             except ValueError:
                 continue
         return found
+
+
+async def share(files: Mapping[str, bytes]) -> Any:
+    """A reference to files that several workers are to have."""
+    return await asyncio.to_thread(ray.put, dict(files))
 
 
 async def _answer(reference: Any, timeout_s: float | None) -> Any:

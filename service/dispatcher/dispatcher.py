@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service.artifacts import ArtifactStore
 from service.dispatcher import seeding
-from service.dispatcher.cluster import Cluster, ClusterGone, Node, WorkerGone
+from service.dispatcher.cluster import Cluster, ClusterGone, Node, Worker, WorkerGone, WorkerState
 from service.dispatcher.datasets import Datasets
 from service.dispatcher.following import REQUESTS, Follower
 from service.dispatcher.leadership import Leadership
@@ -19,6 +19,7 @@ from service.dispatcher.pool import Pool, Slot
 from service.jobs import Status
 from service.settings import Settings
 from service.store import Database, attempts, jobs
+from service.store.attempts import Seat, Short
 from service.store.tables import Attempt, Job
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Dispatcher:
         self._following: dict[str, tuple[Follower, asyncio.Task[None]]] = {}
         self._cancelling_since: dict[str, float] = {}
         self._nodes: Sequence[Node] = ()
+        self._next_up: Short | None = None
         self._connected = False
 
     async def run(self) -> None:
@@ -90,26 +92,34 @@ class Dispatcher:
             active = {attempt.id: (job, attempt) for job, attempt in await attempts.active(session)}
         workers = await self._cluster.workers()
         states = await asyncio.gather(*(worker.describe() for worker in workers), return_exceptions=True)
+        held: dict[str, dict[str, tuple[Worker, WorkerState]]] = {}
         for worker, state in zip(workers, states, strict=True):
             if isinstance(state, WorkerGone):
                 logger.warning("worker ended: %s", state, extra={"worker": worker.name})
                 worker.kill()
             elif isinstance(state, BaseException):
                 raise state
-            elif state.attempt_id in active:
-                job, attempt = active.pop(state.attempt_id)
-                logger.info("attempt goes on", extra={"job": job.id, "attempt": attempt.id, "worker": worker.name})
-                self._follow(job, attempt, self._pool.adopt(worker, state, busy=True), adopted=True)
+            elif state.attempt_id is not None and state.attempt_id in active:
+                held.setdefault(state.attempt_id, {})[worker.name] = worker, state
             elif state.finished:
                 self._pool.adopt(worker, state, busy=False)
             else:
                 logger.warning("worker ended: it trains what nobody waits for", extra={"worker": worker.name})
                 worker.kill()
-        for job, attempt in active.values():
+        for attempt_id, (job, attempt) in active.items():
+            found = held.get(attempt_id, {})
+            names = [entry["worker"] for entry in attempt.workers or ({"worker": attempt.worker},)]
+            if not (gone := [name for name in names if name not in found]):
+                logger.info("attempt goes on", extra={"job": job.id, "attempt": attempt.id, "worker": attempt.worker})
+                self._follow(job, attempt, [self._pool.adopt(*found[name], busy=True) for name in names], adopted=True)
+                continue
             logger.warning("attempt lost", extra={"job": job.id, "attempt": attempt.id})
+            # Workers that wait for one that is gone wait in vain.
+            for worker, _ in found.values():
+                worker.kill()
             async with self._database.write() as session:
                 await self._leadership.assert_held(session)
-                reason = f"worker {attempt.worker} was gone when the dispatcher came back"
+                reason = f"worker {', '.join(gone)} was gone when the dispatcher came back"
                 await attempts.lose(session, attempt.id, reason, self._settings.max_lost)
         await self._remove_orphans()
 
@@ -148,37 +158,49 @@ class Dispatcher:
                 continue
             self._pool.adjust(waiting, self._capacity)
             interval = self._settings.dispatch_interval_s
-            await self._sleep(interval if self._pool.idle() is not None else BUSY_SLOWDOWN * interval)
+            await self._sleep(interval if self._pool.ready() else BUSY_SLOWDOWN * interval)
 
     async def _look(self) -> int:
-        """One look at the database: requests are passed on, queued jobs given out. Returns how many still wait."""
+        """One look at the database: requests are passed on, queued jobs given out.
+
+        Returns how many workers the jobs that still wait need.
+        """
         async with self._database.read() as session:
-            pending = await attempts.pending(session, self._capacity + 1)
-        waiting = sum(status is Status.QUEUED for _, status in pending)
-        for job_id, status in pending:
-            if status in REQUESTS:
-                await self._pass_on(job_id, status)
-        while waiting and (slot := self._pool.idle()) is not None and await self._claim(slot):
-            waiting -= 1
+            most = self._pool.ceiling(self._capacity)
+            pending = await attempts.pending(session, max(most, self._capacity) + 1, most)
+        for job in pending:
+            if job.status in REQUESTS:
+                await self._pass_on(job.job_id, job.status)
+        waiting = sum(job.num_workers for job in pending if job.status is Status.QUEUED)
+        if not waiting:
+            self._next_up = None
+        while waiting > 0 and (free := self._pool.ready()) and (taken := await self._claim(free)):
+            waiting -= taken
         return waiting
 
-    async def _claim(self, slot: Slot) -> bool:
+    async def _claim(self, free: Sequence[Slot]) -> int:
+        """Give out the next job; returns how many workers it took."""
+        seats = [Seat(slot.worker.name, slot.node) for slot in free]
+        slots = min(self._capacity, self._pool.ceiling(self._capacity))
+        next_up = self._next_up.job_id if self._next_up else None
         async with self._database.write() as session:
             await self._leadership.assert_held(session)
-            claimed = await attempts.claim(session, slot.worker.name, slot.node)
-        if claimed is None:
-            return False
+            claimed = await attempts.claim(session, seats, slots=slots, next_up=next_up)
+        self._next_up = claimed if isinstance(claimed, Short) else None
+        if claimed is None or isinstance(claimed, Short):
+            return 0
         job, attempt = claimed
-        logger.info("attempt begins", extra={"job": job.id, "attempt": attempt.id, "worker": slot.worker.name})
-        self._follow(job, attempt, slot)
-        return True
+        logger.info("attempt begins", extra={"job": job.id, "attempt": attempt.id, "worker": attempt.worker})
+        self._follow(job, attempt, free[: job.num_workers])
+        return job.num_workers
 
-    def _follow(self, job: Job, attempt: Attempt, slot: Slot, *, adopted: bool = False) -> None:
-        self._pool.occupy(slot, job.id, attempt.id)
+    def _follow(self, job: Job, attempt: Attempt, slots: Sequence[Slot], *, adopted: bool = False) -> None:
+        for slot in slots:
+            self._pool.occupy(slot, job.id, attempt.id)
         follower = Follower(
             job,
             attempt,
-            slot,
+            slots,
             pool=self._pool,
             database=self._database,
             artifacts=self._artifacts,
@@ -206,7 +228,7 @@ class Dispatcher:
             since = self._cancelling_since.setdefault(job_id, time.monotonic())
             if time.monotonic() - since > self._settings.worker_grace_s:
                 logger.warning("worker ended: it does not cancel", extra={"job": job_id})
-                follower.slot.worker.kill()
+                follower.kill()
 
     async def _sleep(self, seconds: float) -> None:
         try:
@@ -233,4 +255,5 @@ class Dispatcher:
                 for node in self._nodes
             ],
             "workers": workers,
+            "next_up": self._next_up and {"job": self._next_up.job_id, "num_workers": self._next_up.num_workers},
         }

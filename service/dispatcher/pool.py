@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -49,10 +49,14 @@ class Pool:
         self._slots[worker.name] = slot
         return slot
 
-    def idle(self) -> Slot | None:
-        """A worker that is ready, the one used last: its caches are the warmest."""
+    def ready(self) -> Sequence[Slot]:
+        """The workers that are ready, the one used last first: its caches are the warmest."""
         ready = [slot for slot in self._slots.values() if slot.state == "idle"]
-        return max(ready, key=lambda slot: slot.idle_since, default=None)
+        return sorted(ready, key=lambda slot: slot.idle_since, reverse=True)
+
+    def ceiling(self, capacity: int) -> int:
+        """Workers at most, in a cluster that has room for `capacity` today."""
+        return self._settings.max_workers or capacity
 
     def occupy(self, slot: Slot, job_id: str, attempt_id: str) -> None:
         """Mark a worker as busy with an attempt."""
@@ -72,16 +76,28 @@ class Pool:
         slot.worker.kill()
 
     def adjust(self, waiting: int, capacity: int) -> None:
-        """Ask for workers while jobs wait, and end those that nobody needed for long."""
+        """Ask for workers while jobs wait for `waiting` of them, and end those that nobody needed for long.
+
+        With a ceiling above `capacity` Ray is asked for more than it has room for: the demand an autoscaler acts on.
+        """
         busy = sum(slot.state == "busy" for slot in self._slots.values())
-        wanted = min(max(self._settings.warm_workers, busy + waiting), capacity)
+        wanted = min(max(self._settings.warm_workers, busy + waiting), self.ceiling(capacity))
         while len(self._slots) < wanted and time.monotonic() >= self._not_before:
             self._start()
+        if not waiting:
+            self._withdraw(len(self._slots) - max(wanted, capacity))
         idle = sorted((slot for slot in self._slots.values() if slot.state == "idle"), key=lambda slot: slot.idle_since)
         for slot in idle[: max(0, len(self._slots) - wanted)]:
             if time.monotonic() - slot.idle_since > self._settings.worker_idle_s:
                 logger.info("worker ended: idle for too long", extra={"worker": slot.worker.name})
                 self.discard(slot)
+
+    def _withdraw(self, surplus: int) -> None:
+        """No longer ask for workers that there is no room for, the newest first."""
+        coming = [slot for slot in self._slots.values() if slot.state == "starting"]
+        for slot in coming[::-1][: max(0, surplus)]:
+            logger.info("worker no longer asked for", extra={"worker": slot.worker.name})
+            self.discard(slot)
 
     def report(self) -> list[dict[str, Any]]:
         """The workers, for people."""

@@ -1,9 +1,10 @@
 """Attempts: claim a job, record what its worker reports, end it. Only the dispatcher writes here."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.jobs import ACTIVE, Status
@@ -25,28 +26,56 @@ class Fenced(Exception):
     """A report of an attempt that is not, or no longer, the job's current one."""
 
 
-async def claim(session: AsyncSession, worker: str, node: str) -> tuple[Job, Attempt] | None:
-    """Give the next queued job to a worker. None where none waits.
+@dataclass(frozen=True)
+class Seat:
+    """A free worker, and the node it is on."""
+
+    worker: str
+    node: str
+
+
+@dataclass(frozen=True)
+class Short:
+    """The next job needs more workers than are free."""
+
+    job_id: str
+    num_workers: int
+
+
+async def claim(
+    session: AsyncSession, free: Sequence[Seat], *, slots: int | None = None, next_up: str | None = None
+) -> tuple[Job, Attempt] | Short | None:
+    """Give the next queued job to as many of the `free` workers as it needs, all or none. None where none waits.
 
     The highest priority goes first. Among equals experiments share (jobs of no experiment share as one): first the one
     that the fewest workers train for, then the one that got the fewest of the last claims, so that a small experiment
     waits for the end of a large one not even on a single worker. Within an experiment the longest waiting goes first.
+
+    Where the next job needs more workers than are free, nothing else is given out meanwhile, or small jobs would keep
+    it from ever starting: `Short` says which it is, and as `next_up` it stays the next of its priority. A job that
+    needs more than all `slots` is passed over, or it would keep everything else from starting.
     """
     now = datetime.now(UTC)
     group = func.coalesce(Job.experiment_id, "")
     jobs_by_group = select(group.label("experiment"), func.count().label("jobs")).group_by(group)
-    held = jobs_by_group.where(Job.status.in_(ACTIVE)).subquery()
+    workers_by_group = select(group.label("experiment"), func.sum(Job.num_workers).label("workers")).group_by(group)
+    held = workers_by_group.where(Job.status.in_(ACTIVE)).subquery()
     last = select(Attempt.job_id).order_by(Attempt.id.desc()).limit(REMEMBERED_CLAIMS).subquery()
     served = jobs_by_group.join(last, last.c.job_id == Job.id).subquery()
     waiting = (
         select(Job.id)
         .outerjoin(held, held.c.experiment == group)
         .outerjoin(served, served.c.experiment == group)
-        .where(Job.status == Status.QUEUED, (Job.not_before.is_(None)) | (Job.not_before <= now))
+        .where(
+            Job.status == Status.QUEUED,
+            (Job.not_before.is_(None)) | (Job.not_before <= now),
+            true() if slots is None else Job.num_workers <= slots,
+        )
         .order_by(
             # Not the bare column: SQLite would walk its index over all jobs to save sorting those few that wait.
             (Job.priority + 0).desc(),
-            func.coalesce(held.c.jobs, 0),
+            case((Job.id == (next_up or ""), 0), else_=1),
+            func.coalesce(held.c.workers, 0),
             func.coalesce(served.c.jobs, 0),
             Job.queued_at,
             Job.id,
@@ -59,12 +88,16 @@ async def claim(session: AsyncSession, worker: str, node: str) -> tuple[Job, Att
     job = await session.scalar(query)
     if job is None:
         return None
+    if job.num_workers > len(free):
+        return Short(job.id, job.num_workers)
+    seats = free[: job.num_workers]
     attempt = Attempt(
         id=new_id("attempt"),
         job_id=job.id,
         number=job.attempts + 1,
-        worker=worker,
-        node=node,
+        worker=seats[0].worker,
+        node=seats[0].node,
+        workers=[asdict(seat) for seat in seats] if len(seats) > 1 else None,
         last_seq=0,
         resumed_from_step=0,
         started_at=now,
@@ -78,17 +111,27 @@ async def claim(session: AsyncSession, worker: str, node: str) -> tuple[Job, Att
     return job, attempt
 
 
-async def pending(session: AsyncSession, limit: int) -> Sequence[tuple[str, Status]]:
+@dataclass(frozen=True)
+class Pending:
+    """A job that the dispatcher has to see to."""
+
+    job_id: str
+    status: Status
+    num_workers: int
+
+
+async def pending(session: AsyncSession, limit: int, largest: int) -> Sequence[Pending]:
     """What the dispatcher has to see to: every job that is to pause or to be cancelled, and up to `limit` that wait.
 
-    One statement, because it is asked many times a second.
+    Of those that wait, none that needs more than `largest` workers. One statement, for it is asked many times a second.
     """
     now = datetime.now(UTC)
-    asked = select(Job.id, Job.status).where(Job.status.in_((Status.PAUSING, Status.CANCELLING)))
+    asked = select(Job.id, Job.status, Job.num_workers).where(Job.status.in_((Status.PAUSING, Status.CANCELLING)))
     free = (Job.not_before.is_(None)) | (Job.not_before <= now)
-    waiting = select(Job.id, Job.status).where(Job.status == Status.QUEUED, free).limit(limit).subquery()
-    found = await session.execute(asked.union_all(select(waiting.c.id, waiting.c.status)))
-    return [(job_id, status) for job_id, status in found]
+    waits = (Job.status == Status.QUEUED) & free & (Job.num_workers <= largest)
+    waiting = select(Job.id, Job.status, Job.num_workers).where(waits).limit(limit).subquery()
+    found = await session.execute(asked.union_all(select(waiting.c.id, waiting.c.status, waiting.c.num_workers)))
+    return [Pending(*row) for row in found]
 
 
 async def active(session: AsyncSession) -> Sequence[tuple[Job, Attempt]]:

@@ -128,6 +128,7 @@ def _job_row(job: JobLine, experiment_id: str) -> dict[str, Any]:
         "model": job.spec["model"],
         "normalization": job.spec["normalization"]["type"],
         "batch_size": job.spec["batch_size"],
+        "num_workers": job.spec["num_workers"],
         "seed": job.spec["seed"],
         "not_before": None,
         "summary": {},

@@ -74,6 +74,7 @@ def _row(request: JobRequest, now: datetime) -> dict[str, Any]:
         "model": training.model,
         "normalization": training.normalization.type,
         "batch_size": training.batch_size,
+        "num_workers": training.num_workers,
         "seed": training.seed,
         "status": Status.QUEUED,
         "attempts": 0,

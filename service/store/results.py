@@ -45,15 +45,23 @@ async def runs(session: AsyncSession, filter_: JobFilter) -> Sequence[Run]:
 
 async def _use(session: AsyncSession, job_ids: Select[Any]) -> dict[str, tuple[str | None, str | None, float]]:
     query = (
-        select(Attempt.job_id, Attempt.device, Attempt.precision, Attempt.started_at, Attempt.ended_at)
+        select(
+            Attempt.job_id,
+            Attempt.device,
+            Attempt.precision,
+            Attempt.started_at,
+            Attempt.ended_at,
+            Job.num_workers,
+        )
+        .join(Job, Job.id == Attempt.job_id)
         .where(Attempt.job_id.in_(job_ids))
         .order_by(Attempt.job_id, Attempt.number)
     )
     now = datetime.now(UTC)
     held_s: defaultdict[str, float] = defaultdict(float)
     last: dict[str, tuple[str | None, str | None]] = {}
-    for job_id, device, precision, began, ended in await session.execute(query):
-        held_s[job_id] += ((ended or now) - began).total_seconds()
+    for job_id, device, precision, began, ended, workers in await session.execute(query):
+        held_s[job_id] += workers * ((ended or now) - began).total_seconds()
         if device is not None or job_id not in last:
             last[job_id] = (device, precision)
     return {job_id: (*used, held_s[job_id]) for job_id, used in last.items()}
@@ -71,7 +79,7 @@ async def speeds(session: AsyncSession, models: Sequence[str], limit: int = 500)
     """How fast jobs on these models trained, the newest first."""
     images_per_s = Job.summary["images_per_s"]["last"].as_float()
     query = (
-        select(Job.model, Job.batch_size, Attempt.device, images_per_s)
+        select(Job.model, Job.batch_size, Attempt.device, images_per_s / Job.num_workers)
         .join(Attempt, Attempt.id == Job.attempt_id)
         .where(Job.model.in_(models), Attempt.device.is_not(None), images_per_s > 0)
         .order_by(Job.created_at.desc())

@@ -135,6 +135,7 @@ class Job(Table):
     model: Mapped[str]
     normalization: Mapped[str]
     batch_size: Mapped[int]
+    num_workers: Mapped[int] = mapped_column(default=1, server_default=text("1"))
     seed: Mapped[int] = mapped_column(BigInteger)
 
     status: Mapped[Status]
@@ -155,7 +156,7 @@ class Job(Table):
 
     __table_args__ = (
         # All that a claim looks at of the jobs that wait.
-        Index("ix_jobs_waiting", "status", "queued_at", "priority", "experiment_id", "not_before", "id"),
+        Index("ix_jobs_waiting", "status", "queued_at", "priority", "experiment_id", "not_before", "id", "num_workers"),
         Index("ix_jobs_experiment_id_status_retry_of", "experiment_id", "status", "retry_of"),
         # The pages of the job list: what it is filtered by, then its order.
         Index("ix_jobs_created_at_id", "created_at", "id"),
@@ -208,7 +209,7 @@ class JobLabel(Table):
 
 
 class Attempt(Table):
-    """One run of a job on a worker."""
+    """One run of a job. `worker` and `node` are of the first of its `workers`, which are there if they are several."""
 
     __tablename__ = "attempts"
 
@@ -217,6 +218,7 @@ class Attempt(Table):
     number: Mapped[int]
     worker: Mapped[str]
     node: Mapped[str]
+    workers: Mapped[list[dict[str, str]] | None] = mapped_column(JSONObject)
     device: Mapped[str | None]
     precision: Mapped[str | None]
     versions: Mapped[dict[str, Any] | None]

@@ -119,11 +119,11 @@ async def requests(http: AsyncClient, database: Database, ran: str) -> dict[str,
 
     async def claim() -> None:
         async with database.write() as session:
-            assert await attempts.claim(session, "worker", "node") is not None
+            assert await attempts.claim(session, [attempts.Seat("worker", "node")], slots=8) is not None
 
     async def look() -> None:
         async with database.read() as session:
-            await attempts.pending(session, 3)
+            await attempts.pending(session, 3, 2)
             await experiments.at_a_look(session)
 
     cursor = (await http.get("/v1/jobs?limit=200")).json()["next_cursor"]

@@ -26,8 +26,8 @@ class Reporter:
     async def claim(self) -> str:
         """Take the next job. Returns its id."""
         async with self.database.write() as session:
-            claimed = await attempts.claim(session, "worker-1", "node-1")
-        assert claimed is not None
+            claimed = await attempts.claim(session, [attempts.Seat("worker-1", "node-1")])
+        assert isinstance(claimed, tuple)
         self.job, self.attempt, self.seq = claimed[0].id, claimed[1].id, 0
         return self.job
 

@@ -38,6 +38,13 @@ def test_a_sum_is_spread_over_the_slots_but_is_never_shorter_than_one_job() -> N
     assert "1 jobs on cpu" in found.basis
 
 
+def test_several_workers_are_as_much_faster_and_are_all_paid_for() -> None:
+    found = estimate([spec(num_workers=4), spec()], [Speed("vgg", 8, "cpu", 100)], slots=4)
+    assert found.job_s == (images_trained(spec(num_workers=4)) / 400, 1000)
+    assert found.device_s == pytest.approx(2000, rel=1e-3)
+    assert found.elapsed_s == 1000
+
+
 def test_only_the_newest_kind_of_device_counts() -> None:
     speeds = [Speed("vgg", 8, "cuda:1 (H200)", 100), Speed("vgg", 8, "cuda:0 (H200)", 300), Speed("vgg", 8, "cpu", 1)]
     found = estimate([spec()], speeds, slots=1)

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from service.jobs import JobRequest, Status
 from service.store import Database, attempts, events, jobs, metrics
+from service.store.attempts import Seat
 from service.store.identifiers import new_id
 from worker.events import CheckpointTaken, Event, Failure, File, Finished, Log, MetricKind, Metrics, Outcome, Started
 
@@ -53,11 +54,12 @@ class Worker:
     seq: int = 0
 
     @classmethod
-    async def claim(cls, database: Database, name: str = "worker-1") -> "Worker":
-        """Take the next job."""
+    async def claim(cls, database: Database, *names: str) -> "Worker":
+        """Take the next job, with as many workers as it needs of `names`."""
+        free = [Seat(name, "node-1") for name in names or ("worker-1",)]
         async with database.write() as session:
-            claimed = await attempts.claim(session, name, "node-1")
-        assert claimed is not None, "no job waits"
+            claimed = await attempts.claim(session, free)
+        assert isinstance(claimed, tuple), "no job waits"
         return cls(database, claimed[0].id, claimed[1].id)
 
     @classmethod

@@ -8,7 +8,7 @@ from sqlalchemy import update
 
 from service.jobs import Status
 from service.store import Database, attempts, checkpoints, events, jobs
-from service.store.attempts import Fenced
+from service.store.attempts import Fenced, Pending, Seat, Short
 from service.store.tables import Job
 from tests.unit.service.store.acting import (
     FINAL,
@@ -30,7 +30,8 @@ pytestmark = pytest.mark.anyio
 
 async def claim(database: Database, name: str = "worker-1") -> str | None:
     async with database.write() as session:
-        claimed = await attempts.claim(session, name, "node-1")
+        claimed = await attempts.claim(session, [Seat(name, "node-1")])
+        assert not isinstance(claimed, Short)
         return claimed and claimed[0].id
 
 
@@ -103,6 +104,87 @@ class TestSharing:
         assert [await claim(database) for _ in range(5)] == list(ids)
 
 
+class TestSeveralWorkers:
+    """A job takes all the workers it needs or none; nobody overtakes it, and it holds up nobody for ever."""
+
+    @staticmethod
+    async def give(
+        database: Database, free: int, slots: int | None = None, next_up: str | None = None
+    ) -> str | Short | None:
+        """The job that is given to some of the `free` workers."""
+        async with database.write() as session:
+            seats = [Seat(f"worker-{number}", f"node-{number}") for number in range(free)]
+            given = await attempts.claim(session, seats, slots=slots, next_up=next_up)
+        return given[0].id if isinstance(given, tuple) else given
+
+    async def test_it_takes_as_many_as_it_needs_and_names_them_by_rank(self, database: Database) -> None:
+        job_id = await create(database, num_workers=2)
+        assert await self.give(database, free=3) == job_id
+        async with database.read() as session:
+            (attempt,) = await jobs.attempts(session, job_id)
+        assert attempt.workers == [{"worker": f"worker-{n}", "node": f"node-{n}"} for n in range(2)]
+        assert (attempt.worker, attempt.node) == ("worker-0", "node-0")
+
+    async def test_one_worker_alone_is_named_as_ever(self, database: Database) -> None:
+        job_id = await create(database)
+        await self.give(database, free=3)
+        async with database.read() as session:
+            (attempt,) = await jobs.attempts(session, job_id)
+        assert (attempt.worker, attempt.workers) == ("worker-0", None)
+
+    async def test_where_too_few_are_free_it_takes_none_and_nobody_overtakes_it(self, database: Database) -> None:
+        running = await Worker.run(database) if await create(database) else None
+        gang = await create(database, num_workers=2)
+        small = await create(database)
+        assert await self.give(database, free=1, slots=2) == Short(gang, 2)
+        assert await status(database, gang) is Status.QUEUED
+        assert running is not None
+        await running.finish()
+        assert await self.give(database, free=2, slots=2) == gang
+        assert await self.give(database, free=1, slots=2) == small
+
+    async def test_the_next_stays_the_next_while_others_get_fewer_workers(self, database: Database) -> None:
+        first = await TestSharing.experiment(database, "one", 1)
+        assert first is None
+        await self.give(database, free=1)
+        async with database.write() as session:
+            (gang,) = await jobs.create_all(session, [("gang", request(num_workers=2))], "one")
+        assert await self.give(database, free=1) == Short(gang, 2)
+        await TestSharing.experiment(database, "other", 1)
+        # "other" has no worker and would go first.
+        assert await self.give(database, free=1, next_up=gang) == Short(gang, 2)
+        assert isinstance(await self.give(database, free=1), str)
+
+    async def test_a_higher_priority_goes_before_the_next(self, database: Database) -> None:
+        gang = await create(database, num_workers=2)
+        urgent = await create(database, priority=1)
+        assert await self.give(database, free=1, next_up=gang) == urgent
+
+    async def test_what_needs_more_than_there_are_slots_is_passed_over_until_there_are(
+        self, database: Database
+    ) -> None:
+        gang = await create(database, num_workers=3)
+        small = await create(database)
+        assert await self.give(database, free=2, slots=2) == small
+        assert await self.give(database, free=1, slots=2) is None
+        assert await self.give(database, free=3, slots=3) == gang
+
+    async def test_a_job_counts_for_its_experiment_with_all_its_workers(self, database: Database) -> None:
+        await TestSharing.experiment(database, "wide", 2, num_workers=3)
+        await TestSharing.experiment(database, "narrow", 4)
+        for _ in range(2):
+            await self.give(database, free=3)
+        order = [await TestSharing.served(database) for _ in range(2)]
+        assert order == ["narrow"] * 2, "three workers against two"
+
+    async def test_the_dispatcher_sees_how_many_workers_are_waited_for(self, database: Database) -> None:
+        for num_workers in (1, 2, 5):
+            await create(database, num_workers=num_workers)
+        async with database.read() as session:
+            found = await attempts.pending(session, limit=10, largest=4)
+        assert sorted(job.num_workers for job in found) == [1, 2]
+
+
 async def test_a_resumed_job_keeps_its_place_in_the_queue(database: Database) -> None:
     first, second = await create(database), await create(database)
     async with database.write() as session:
@@ -130,7 +212,7 @@ async def test_a_claim_names_the_attempt_and_its_worker(database: Database) -> N
         assert (attempt.device, attempt.versions, attempt.ended_at) == ("cpu", {"torch": "2.13.0"}, None)
         (held,) = await attempts.active(session)
         assert (held[0].id, held[1].id) == (job_id, worker.attempt)
-        assert await attempts.pending(session, limit=10) == []
+        assert await attempts.pending(session, limit=10, largest=8) == []
     await worker.finish()
     async with database.read() as session:
         assert await attempts.active(session) == []
@@ -150,9 +232,9 @@ async def test_the_dispatcher_sees_every_request_and_of_the_waiting_jobs_as_many
         await create(database)
     async with database.read() as session:
         for limit, expected in ((1, 1), (2, 2), (10, 3)):
-            found = await attempts.pending(session, limit)
-            assert (asked, Status.CANCELLING) in found
-            assert [status for _, status in found].count(Status.QUEUED) == expected
+            found = await attempts.pending(session, limit, largest=1)
+            assert Pending(asked, Status.CANCELLING, 1) in found
+            assert [job.status for job in found].count(Status.QUEUED) == expected
         assert (await jobs.count_by_status(session))[Status.QUEUED] == 3
 
 
@@ -228,7 +310,7 @@ async def test_an_error_that_may_pass_is_tried_again_after_longer_and_longer(dat
             assert (job.status, job.failures, job.error) == (Status.QUEUED, failures, None)
             assert job.not_before is not None
             assert before <= job.not_before - timedelta(seconds=delay_s) <= datetime.now(UTC)
-            assert await attempts.pending(session, limit=1) == []
+            assert await attempts.pending(session, limit=1, largest=1) == []
             last = (await events.of_type(session, job_id, "status"))[-1]
             assert last.data["reason"] == f"the disk was away (retry {failures} of 2 in {delay_s:g} s)"
         assert await claim(database) is None, "not before its delay"
