@@ -87,6 +87,11 @@ class Stack:
         url = f"http://127.0.0.1:{self.port}"
         return Client(url, token or self.secret("api_token"), retry_s=PATIENCE_S, patience_s=PATIENCE_S)
 
+    def logs(self) -> str:
+        """The last lines of every container."""
+        found = self.engine("ps", "-aq", f"--filter=label=com.docker.compose.project={self.project}").split()
+        return "\n".join(self.engine("logs", "--tail", "20", container) for container in found)
+
     def wait_ready(self) -> None:
         """Wait until jobs that are submitted will run."""
 

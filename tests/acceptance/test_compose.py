@@ -43,6 +43,9 @@ def stack() -> Iterator[Stack]:
         stack.compose("build", timeout_s=BUILD_S)
         stack.up()
         yield stack
+    except AssertionError:
+        print(stack.logs())
+        raise
     finally:
         stack.compose("down", "-v")
 
