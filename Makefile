@@ -18,10 +18,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SOURCES := gn worker service tests
 
-.PHONY: help install demo up test test-containers check bench screenshots openapi lock clean
+.PHONY: help install demo up test test-containers test-mlflow test-readme check bench screenshots openapi lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## make .venv and install everything into it
 
@@ -45,6 +45,18 @@ test: $(INSTALLED) ## run all tests
 
 test-containers: $(INSTALLED) ## build the images and hurt every container, with Docker or podman-compose
 	@$(BIN)/python -m pytest -m containers tests/acceptance/test_compose.py $(ARGS)
+
+# MLflow's server wants other versions than requirements.lock has, so it gets an environment of its own.
+.venv-mlflow/bin/mlflow: $(INSTALLED)
+	@$(PYTHON) -m venv --clear .venv-mlflow
+	@.venv-mlflow/bin/python -m pip install --quiet --disable-pip-version-check "mlflow==$$($(BIN)/python -c \
+		'from importlib.metadata import version; print(version("mlflow-skinny"))')"
+
+test-mlflow: .venv-mlflow/bin/mlflow ## export to a real MLflow server
+	@$(BIN)/python -m pytest -m mlflow tests/unit/service/export $(ARGS)
+
+test-readme: $(INSTALLED) ## run the commands of the README
+	@$(BIN)/python -m pytest -m readme tests/acceptance/test_readme.py $(ARGS)
 
 check: $(INSTALLED) ## lint, formatting, types
 	$(BIN)/ruff check $(SOURCES)
@@ -75,5 +87,5 @@ lock: ## pin the newest versions that pyproject.toml allows, torch at 2.13.0
 		"$$folder/report.json" > requirements.lock
 
 clean: ## remove .venv and everything that tools leave behind
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info benchmark-results
+	rm -rf .venv .venv-mlflow .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info benchmark-results
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -30,7 +30,8 @@ class MLflowSink:
     """
 
     def __init__(self, client: Client, tracking_uri: str, experiment: str, *, checkpoints: bool) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        for quiet in ("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
+            os.environ.setdefault(quiet, "true")
         try:
             from mlflow.tracking import MlflowClient
         except ModuleNotFoundError as error:
