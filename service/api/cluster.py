@@ -59,11 +59,20 @@ class WorkerView(BaseModel):
     job: str | None = None
 
 
+class NextUpView(BaseModel):
+    """A job of several workers that is next."""
+
+    job: str
+    num_workers: int
+
+
 class QueueView(BaseModel):
     """What waits."""
 
     queued: int
     oldest_queued_at: datetime | None
+    next_up: NextUpView | None = Field(description="waits until so many workers are free at once; nothing overtakes it")
+    too_large: int = Field(description="queued jobs that need more workers than there are slots")
 
 
 class ClusterView(BaseModel):
@@ -85,15 +94,22 @@ async def show(context: Context) -> ClusterView:
         now = await leases.now(session)
         counts = await jobs.count_by_status(session)
         oldest = await jobs.oldest_queued_at(session)
+        report: dict[str, Any] = lease.report if lease else {}
+        slots = SlotsView.model_validate(report.get("slots") or {})
+        too_large = await jobs.count_queued_beyond(session, slots.total) if "slots" in report else 0
     alive = lease is not None and lease.expires_at > now
-    report: dict[str, Any] = lease.report if lease else {}
     return ClusterView(
         dispatcher=DispatcherView(
             alive=alive, holder=lease.holder if lease else None, renewed_at=lease.renewed_at if lease else None
         ),
         ray=RayView.model_validate(report.get("ray") or {"status": "unreachable"}),
-        slots=SlotsView.model_validate(report.get("slots") or {}),
+        slots=slots,
         nodes=[NodeView.model_validate(node) for node in report.get("nodes", [])],
         workers=[WorkerView.model_validate(worker) for worker in report.get("workers", [])],
-        queue=QueueView(queued=counts[Status.QUEUED], oldest_queued_at=oldest),
+        queue=QueueView(
+            queued=counts[Status.QUEUED],
+            oldest_queued_at=oldest,
+            next_up=report.get("next_up"),
+            too_large=too_large,
+        ),
     )

@@ -11,7 +11,7 @@ from pydantic_core import CoreSchema
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.jobs import ACTIVE, Status
-from service.store import checkpoints, events, jobs
+from service.store import checkpoints, events, jobs, leases
 from service.store.tables import Attempt, Checkpoint, Event, Job
 from worker.spec import TrainingSpec
 
@@ -53,15 +53,23 @@ class MetricSummary(BaseModel):
     last_5: list[float] | None = Field(default=None, description="the last five evaluations, oldest first")
 
 
+class AttemptWorkerView(BaseModel):
+    """One of the workers of an attempt."""
+
+    worker: str
+    node: str
+
+
 class AttemptView(BaseModel):
-    """One run of a job on a worker."""
+    """One run of a job on a worker, or on several."""
 
     id: str
     number: int = Field(description="from 1")
     outcome: str | None = Field(description="succeeded, failed, paused, cancelled or lost; null while it runs")
     reason: str | None
-    worker: str
+    worker: str = Field(description="the first of its workers, which reports")
     node: str
+    workers: list[AttemptWorkerView] = Field(description="all of them, by rank")
     device: str | None
     versions: dict[str, Any] | None
     started_at: datetime
@@ -114,6 +122,7 @@ class JobView(BaseModel):
 class JobDetail(JobView):
     """A job, its attempts and its history."""
 
+    waits_for: str | None = Field(description="what keeps a queued job of several workers from starting")
     attempts: list[AttemptView]
     history: list[StatusChange]
 
@@ -210,6 +219,7 @@ async def job_detail(session: AsyncSession, job: Job) -> JobDetail:
     labels = await jobs.labels(session, [job.id])
     return JobDetail(
         **job_fields(job, labels.get(job.id, {})),
+        waits_for=await _waits_for(session, job),
         attempts=[_attempt_view(attempt) for attempt in await jobs.attempts(session, job.id)],
         history=[_status_change(event) for event in await events.of_type(session, job.id, "status")],
     )
@@ -240,6 +250,22 @@ def checkpoint_view(checkpoint: Checkpoint, *, best: bool) -> CheckpointView:
     )
 
 
+async def _waits_for(session: AsyncSession, job: Job) -> str | None:
+    if job.status is not Status.QUEUED or job.num_workers == 1:
+        return None
+    lease = await leases.get(session, "dispatcher")
+    report = lease.report if lease else {}
+    slots = report.get("slots", {}).get("total")
+    if slots is not None and job.num_workers > slots:
+        return (
+            f"It needs {job.num_workers} workers at once, and the cluster has room for {slots}: it starts when there "
+            "is room for as many, and holds up no other job meanwhile."
+        )
+    if (report.get("next_up") or {}).get("job") == job.id:
+        return f"It is next, and starts once {job.num_workers} workers are free at once: no other job starts before."
+    return None
+
+
 def _attempt_view(attempt: Attempt) -> AttemptView:
     return AttemptView(
         id=attempt.id,
@@ -248,6 +274,10 @@ def _attempt_view(attempt: Attempt) -> AttemptView:
         reason=attempt.reason,
         worker=attempt.worker,
         node=attempt.node,
+        workers=[
+            AttemptWorkerView.model_validate(entry)
+            for entry in attempt.workers or ({"worker": attempt.worker, "node": attempt.node},)
+        ],
         device=attempt.device,
         versions=attempt.versions,
         started_at=attempt.started_at,

@@ -181,11 +181,10 @@ class Dispatcher:
     async def _claim(self, free: Sequence[Slot]) -> int:
         """Give out the next job; returns how many workers it took."""
         seats = [Seat(slot.worker.name, slot.node) for slot in free]
-        slots = min(self._capacity, self._pool.ceiling(self._capacity))
         next_up = self._next_up.job_id if self._next_up else None
         async with self._database.write() as session:
             await self._leadership.assert_held(session)
-            claimed = await attempts.claim(session, seats, slots=slots, next_up=next_up)
+            claimed = await attempts.claim(session, seats, slots=self._room, next_up=next_up)
         self._next_up = claimed if isinstance(claimed, Short) else None
         if claimed is None or isinstance(claimed, Short):
             return 0
@@ -242,6 +241,11 @@ class Dispatcher:
     def _capacity(self) -> int:
         return sum(node.slots for node in self._nodes)
 
+    @property
+    def _room(self) -> int:
+        """Workers that can be there at once today."""
+        return min(self._capacity, self._pool.ceiling(self._capacity))
+
     def _report(self) -> dict[str, Any]:
         workers = self._pool.report()
         busy = sum(worker["state"] == "busy" for worker in workers)
@@ -249,7 +253,7 @@ class Dispatcher:
         return {
             "time": datetime.now(UTC).isoformat(),
             "ray": {"status": status, "address": self._cluster.address},
-            "slots": {"total": self._capacity, "busy": busy, "free": max(0, self._capacity - busy)},
+            "slots": {"total": self._room, "busy": busy, "free": max(0, self._room - busy)},
             "nodes": [
                 {"id": node.id, "address": node.address, "cpus": node.cpus, "gpus": node.gpus, "alive": True}
                 for node in self._nodes

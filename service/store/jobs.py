@@ -253,6 +253,12 @@ async def oldest_queued_at(session: AsyncSession) -> datetime | None:
     return found
 
 
+async def count_queued_beyond(session: AsyncSession, num_workers: int) -> int:
+    """How many jobs wait that need more than so many workers."""
+    larger = select(func.count()).where(Job.status == Status.QUEUED, Job.num_workers > num_workers)
+    return int(await session.scalar(larger) or 0)
+
+
 async def with_artifacts(session: AsyncSession, job_ids: Sequence[str]) -> set[str]:
     """Those of `job_ids` that still exist; of the others, artifacts may be removed."""
     return set((await session.scalars(select(Job.id).where(Job.id.in_(job_ids)))).all())

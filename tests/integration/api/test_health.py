@@ -105,7 +105,23 @@ async def test_the_cluster_is_what_the_dispatcher_reported(http: AsyncClient, re
     assert {key: cluster[key] for key in REPORT} == REPORT
     assert (cluster["dispatcher"]["alive"], cluster["dispatcher"]["holder"]) == (True, "dispatcher-1")
     created = (await http.get(f"/v1/jobs/{job}")).json()["queued_at"]
-    assert cluster["queue"] == {"queued": 1, "oldest_queued_at": created}
+    assert cluster["queue"] == {"queued": 1, "oldest_queued_at": created, "next_up": None, "too_large": 0}
+
+
+async def test_a_job_of_several_workers_says_what_it_waits_for(http: AsyncClient, reporter: Reporter) -> None:
+    large, pair, single = [await submit(http, num_workers=number) for number in (3, 2, 1)]
+
+    async def waits_for(job: str) -> str | None:
+        found: str | None = (await http.get(f"/v1/jobs/{job}")).json()["waits_for"]
+        return found
+
+    assert [await waits_for(job) for job in (large, pair, single)] == [None] * 3, "nobody knows yet"
+    await reporter.heartbeat(REPORT | {"next_up": {"job": pair, "num_workers": 2}})
+    assert "needs 3 workers at once, and the cluster has room for 2" in str(await waits_for(large))
+    assert "is next, and starts once 2 workers are free" in str(await waits_for(pair))
+    assert await waits_for(single) is None
+    queue = (await http.get("/v1/cluster")).json()["queue"]
+    assert (queue["next_up"], queue["too_large"]) == ({"job": pair, "num_workers": 2}, 1)
 
 
 async def test_of_a_cluster_whose_dispatcher_is_away_the_last_report_is_told(

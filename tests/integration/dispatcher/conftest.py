@@ -167,9 +167,10 @@ class Stack:
     async def history(self, job_id: str) -> list[str]:
         return [event.data["status"] for event in await self.events(job_id) if event.type == "status"]
 
-    async def rows(self, job_id: str, **options: Any) -> Sequence[Metric]:
+    async def rows(self, job_id: str, kind: str | None = None, **options: Any) -> Sequence[Metric]:
+        kinds = {} if kind is None else {"kinds": [kind]}
         async with self.database.read() as session:
-            return await metrics.rows(session, job_id, **options)
+            return await metrics.rows(session, job_id, **kinds, **options)
 
     async def attempts(self, job_id: str) -> Sequence[Any]:
         async with self.database.read() as session:
