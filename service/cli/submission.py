@@ -19,13 +19,14 @@ def submit(
         str | None, typer.Argument(help="A job as JSON; - reads standard input. Flags go over what it says.")
     ] = None,
     normalization: Annotated[
-        str | None, typer.Option("--normalization", "-n", help="batch, layer, instance, group or none.")
+        str | None, typer.Option("--normalization", "-n", help="batch, sync_batch, layer, instance, group or none.")
     ] = None,
     num_groups: Annotated[int | None, typer.Option(help="Groups of a group normalization.")] = None,
     channels_per_group: Annotated[
         int | None, typer.Option(help="Channels of a group, instead of --num-groups.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", help="Images a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", help="Images of a worker a step.")] = None,
+    num_workers: Annotated[int | None, typer.Option(help="Workers that train the model together.")] = None,
     model: Annotated[str | None, typer.Option(help="resnet20, resnet56, resnet18 or vgg.")] = None,
     recipe: Annotated[str | None, typer.Option(help="labml or wu-he: fills what is not given.")] = None,
     epochs: Annotated[int | None, typer.Option()] = None,
@@ -54,6 +55,7 @@ def submit(
         model=model,
         recipe=recipe,
         batch_size=batch_size,
+        num_workers=num_workers,
         epochs=epochs,
         seed=seed,
         augmentation=augmentation,

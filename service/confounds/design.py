@@ -14,11 +14,11 @@ def learning_rate_not_scaled(study: Study) -> Finding:
     for one in study:
         if one.spec.learning_rate_scaling.rule == "none":
             unscaled[one.spec.optimizer.type, one.spec.optimizer.learning_rate].append(one)
-    shared = [alike for alike in unscaled.values() if len({one.spec.batch_size for one in alike}) > 1]
+    shared = [alike for alike in unscaled.values() if len({one.spec.global_batch_size for one in alike}) > 1]
     if not shared:
         return None
     rates = listed(f"{one[0].spec.optimizer.learning_rate:g}" for one in shared)
-    sizes = listed(sorted({one.spec.batch_size for alike in shared for one in alike}))
+    sizes = listed(sorted({one.spec.global_batch_size for alike in shared for one in alike}))
     return (
         f"The learning rate is {rates} at batch sizes {sizes} alike, with no scaling: a difference between batch sizes "
         f"may be one between learning rates. The rule `linear` scales it.",
@@ -44,6 +44,8 @@ def settings_change_together(study: Study) -> Finding:
     )
 
 
+_SIZES = {"batch_size", "num_workers"}
+"""What decides the images of a step."""
 _MAY_FOLLOW_THE_BATCH_SIZE = {"optimizer.learning_rate", "epochs"}
 """Scaled with the batch by rule or by hand, or set for equal steps; other codes look at both."""
 
@@ -68,11 +70,11 @@ def _settings(spec: TrainingSpec, study: Study) -> dict[str, Hashable]:
 def _crossed(a: str, b: str, values: Sequence[dict[str, Hashable]]) -> bool:
     """Whether every value of `a` meets the same values of `b`."""
     following = _MAY_FOLLOW_THE_BATCH_SIZE & {a, b}
-    if "batch_size" in (a, b) and (following or "normalization" in (a, b)):
+    if (_SIZES & {a, b} and following) or {a, b} == {"batch_size", "normalization"}:
         return True  # the table itself shows which normalization was tried at which batch size
     by_size: dict[Hashable, dict[Hashable, set[Hashable]]] = defaultdict(lambda: defaultdict(set))
     for one in values:
-        by_size[one["batch_size"] if following else None][one[a]].add(one[b])
+        by_size[tuple(one[size] for size in sorted(_SIZES)) if following else None][one[a]].add(one[b])
     return all(len(set(map(frozenset, met.values()))) == 1 for met in by_size.values())
 
 

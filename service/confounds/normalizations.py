@@ -5,17 +5,26 @@ import math
 from service.axes import label
 from service.confounds.study import Configuration, Finding, Study, check, counted, listed
 from worker.architecture import ARCHITECTURES, FeatureMap
-from worker.spec import BatchNormalization, GroupNormalization, InstanceNormalization, LayerNormalization, TrainingSpec
+from worker.spec import (
+    BatchNormalization,
+    GroupNormalization,
+    InstanceNormalization,
+    LayerNormalization,
+    SyncBatchNormalization,
+    TrainingSpec,
+)
 
 
 @check("BatchNorm over one image trains as instance normalization and evaluates as batch normalization.")
 def batch_statistics_at_batch_1(study: Study) -> Finding:
     def smallest(spec: TrainingSpec) -> int:
+        if isinstance(spec.normalization, SyncBatchNormalization):
+            return spec.global_batch_size
         batches = [spec.batch_size, *([] if spec.drop_last else [spec.dataset.num_train % spec.batch_size])]
         ghost = _ghost(spec) or spec.batch_size
         return min(part for batch in batches for part in (batch % ghost, min(batch, ghost)) if part)
 
-    alone = [one for one in study if isinstance(one.spec.normalization, BatchNormalization) and smallest(one.spec) == 1]
+    alone = [one for one in study if _is_batch(one.spec) and smallest(one.spec) == 1]
     if not alone:
         return None
     sizes = listed(sorted({one.spec.batch_size for one in alone}))
@@ -31,7 +40,7 @@ def running_averages_not_settled(study: Study) -> Finding:
     left = {
         index: (1 - one.spec.normalization.momentum) ** one.spec.total_steps
         for index, one in enumerate(study)
-        if isinstance(one.spec.normalization, BatchNormalization)
+        if isinstance(one.spec.normalization, BatchNormalization | SyncBatchNormalization)
     }
     unsettled = [index for index, share in left.items() if share > _UNSETTLED]
     if not unsettled:
@@ -138,6 +147,10 @@ def _values_per_group(spec: TrainingSpec, feature_map: FeatureMap) -> float:
         case _:
             return math.inf
     return channels * feature_map.size**2
+
+
+def _is_batch(spec: TrainingSpec) -> bool:
+    return isinstance(spec.normalization, BatchNormalization | SyncBatchNormalization)
 
 
 def _ghost(spec: TrainingSpec) -> int:

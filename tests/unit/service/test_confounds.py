@@ -330,3 +330,22 @@ def test_any_jobs_are_told_each_code_once_in_order_with_jobs_of_theirs(specs: li
         assert confound.jobs
         assert set(confound.jobs) <= {job.id for job in jobs}
         assert "{" not in confound.detail
+
+
+class TestSeveralWorkers:
+    """The images of a step are those of all workers."""
+
+    def test_a_rate_that_is_scaled_with_them_is_no_second_setting(self) -> None:
+        assert codes(study(normalization=[BATCH, GROUP], num_workers=[1, 2, 4])) <= {"unequal_optimizer_steps"}
+
+    def test_a_rate_that_is_not_is_named(self) -> None:
+        jobs = study(normalization=[BATCH, GROUP], num_workers=[1, 4], learning_rate_scaling=[UNSCALED])
+        told = found("learning_rate_not_scaled", jobs)
+        assert told is not None
+        assert "batch sizes 32 and 128" in told.detail
+
+    def test_shared_statistics_are_over_all_of_them(self) -> None:
+        sync = {"type": "sync_batch"}
+        assert "batch_statistics_at_batch_1" not in codes(study(normalization=[sync], batch_size=[1], num_workers=[2]))
+        assert "batch_statistics_at_batch_1" in codes(study(normalization=[sync], batch_size=[1]))
+        assert "batch_statistics_at_batch_1" in codes(study(normalization=[BATCH], batch_size=[1], num_workers=[2]))
