@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 TableFormat = Literal["csv", "parquet"]
+ReportKind = Literal["html", "markdown", "svg"]
 Checkpoints = Literal["none", "best", "latest", "all"]
 
 MEDIA_TYPES: dict[TableFormat, str] = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
+REPORTS: dict[ReportKind, str] = {"html": "text/html", "markdown": "text/markdown", "svg": "image/svg+xml"}
 _BLOCK = 1 << 20
 ENDED = frozenset({"finished", "cancelled"})
 """The statuses an experiment ends with."""
@@ -93,6 +95,12 @@ class Experiments(ABC):
         """The same as a flat file; `table` chooses cells, comparisons or observations."""
         headers = {"Accept": MEDIA_TYPES[format]}
         return self._request("GET", _results(experiment), params=given(question), headers=headers).content
+
+    def report(self, experiment: str, kind: ReportKind = "html", **question: Any) -> str:
+        """What was found, as a web page, as Markdown, or its figure as SVG; `question`: metric, statistic, figure."""
+        headers = {"Accept": REPORTS[kind]}
+        path = _experiment(experiment, "report")
+        return self._request("GET", path, params=given(question), headers=headers).text
 
     def bundle(self, experiment: str, path: str | os.PathLike[str], checkpoints: Checkpoints = "none") -> Path:
         """Write an experiment that has ended to the file `path`, or into the folder `path`; it appears once whole."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import groupby
+from platform import python_version
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -10,16 +11,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.api.context import Context, ExperimentId
 from service.api.experiment_views import experiment_detail
+from service.api.negotiation import preferred
 from service.api.results import ResultsQuery, experiment_results
+from service.errors import NotFound
 from service.experiments import Metric
 from service.problems import describe
-from service.report import as_html, compose
+from service.report import as_html, as_markdown, compose
 from service.store import experiments
 from service.store.tables import Attempt, Checkpoint, Job
 
 router = APIRouter(tags=["results"])
 
-HTML = "text/html; charset=utf-8"
+HTML, MARKDOWN, SVG = "text/html", "text/markdown", "image/svg+xml"
 SHUT = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 """The page loads nothing and runs nothing; its style stands in it, so that it can be kept as one file."""
 
@@ -32,7 +35,12 @@ SHUT = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; b
         401,
         404,
         422,
-        answers={200: {"description": "The report", "content": {"text/html": {"schema": {"type": "string"}}}}},
+        answers={
+            200: {
+                "description": "The report; by Accept: text/markdown as Markdown, by image/svg+xml its figure",
+                "content": {kind: {"schema": {"type": "string"}} for kind in (HTML, MARKDOWN, SVG)},
+            }
+        },
     ),
 )
 async def show(
@@ -43,6 +51,9 @@ async def show(
     statistic: Annotated[
         Literal["final", "best", "median_last_5"] | None, Query(description="default: what the experiment declared")
     ] = None,
+    figure: Annotated[
+        str, Query(max_length=300, pattern=r"^[^\s()<>]+$", description="how Markdown refers to the figure")
+    ] = "figure.svg",
 ) -> Response:
     """A web page in one file: the answer, its table and figure, every comparison, versions, hardware and hashes."""
     query = ResultsQuery(metric=metric, statistic=statistic)
@@ -51,9 +62,15 @@ async def show(
         found = await experiment_detail(session, experiment)
         results = await experiment_results(session, experiment, query)
         jobs = await jobs_of(session, experiment_id)
-    document = compose(
-        found.model_dump(mode="json"), results.model_dump(mode="json"), jobs, {"normlab": request.app.version}
-    )
+    versions = {"normlab": request.app.version, "python": python_version()}
+    document = compose(found.model_dump(mode="json"), results.model_dump(mode="json"), jobs, versions, figure)
+    wanted = preferred(request.headers.get("accept"), [HTML, MARKDOWN, SVG])
+    if wanted == MARKDOWN:
+        return Response(as_markdown(document), media_type=MARKDOWN)
+    if wanted == SVG:
+        if not document.figures:
+            raise NotFound("figure", f"of experiment {experiment_id}: no job of it has a value yet")
+        return Response(document.figures[0].svg, media_type=SVG, headers={"Content-Security-Policy": SHUT})
     headers = {"Content-Security-Policy": SHUT, "X-Content-Type-Options": "nosniff"}
     return Response(as_html(document), media_type=HTML, headers=headers)
 

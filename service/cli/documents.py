@@ -1,18 +1,14 @@
 """`normlab experiment report`, `bundle` and `import`: experiments as files."""
 
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from platform import python_version
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
-from rich.console import Console
 
 from service.cli.exits import Invalid
-from service.cli.session import AsJson, Json, connect, console, print_json
-from service.client import Client
+from service.cli.session import AsJson, connect, console, print_json
 from service.experiment_client import Checkpoints
-from service.report import Document, as_html, as_markdown, compose
 
 ExperimentId = Annotated[str, typer.Argument(help="Id of the experiment.", show_default=False)]
 
@@ -31,28 +27,18 @@ def report(
     if target.suffix not in (".html", ".md"):
         raise Invalid(f"--output is {target}: give a name that ends in .html or .md")
     picture = target.with_suffix(".svg")
+    figure = quote(picture.name)
+    question = {"metric": metric, "statistic": statistic}
     with connect(context) as client:
-        document = _report(client, experiment, metric, statistic, picture.name)
-    written = [target]
-    if target.suffix == ".html":
-        target.write_text(as_html(document), encoding="utf-8")
-    else:
-        target.write_text(as_markdown(document), encoding="utf-8")
-        for figure in document.figures:
-            picture.write_text(figure.svg, encoding="utf-8")
-            written.append(picture)
+        if target.suffix == ".html":
+            written = {target: client.report(experiment, "html", **question)}
+        else:
+            written = {target: client.report(experiment, "markdown", figure=figure, **question)}
+            if f"]({figure})" in written[target]:
+                written[picture] = client.report(experiment, "svg", **question)
+    for path, content in written.items():
+        path.write_text(content, encoding="utf-8")
     console().print("  ".join(map(str, written)))
-
-
-def _report(client: Client, experiment: str, metric: str | None, statistic: str | None, picture: str) -> Document:
-    found = client.experiment(experiment)
-    results = client.results(experiment, metric=metric, statistic=statistic)
-    listed = list(client.jobs(experiment=experiment, sort="created_at"))
-    with Console(stderr=True).status(f"reading {len(listed)} jobs"):
-        jobs: list[Json] = [
-            client.job(job["id"]) | {"checkpoints": list(client.checkpoints(job["id"]))} for job in listed
-        ]
-    return compose(found, results, jobs, _versions(), picture)
 
 
 def bundle(
@@ -83,11 +69,3 @@ def take_in(
         print_json(found)
     else:
         console().print(f"{found['id']}  {found['jobs']} jobs  {found['name']}", markup=False)
-
-
-def _versions() -> dict[str, str]:
-    try:
-        ours = version("normlab")
-    except PackageNotFoundError:
-        ours = "not installed"
-    return {"normlab": ours, "python": python_version()}

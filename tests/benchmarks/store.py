@@ -121,6 +121,10 @@ async def requests(http: AsyncClient, database: Database, ran: str) -> dict[str,
         async with database.write() as session:
             assert await attempts.claim(session, [attempts.Seat("worker", "node")], slots=8) is not None
 
+    async def submit_thousand() -> None:
+        answer = await http.post("/v1/experiments", json=BODY)
+        assert answer.status_code == 201, answer.text
+
     async def look() -> None:
         async with database.read() as session:
             await attempts.pending(session, 3, 2)
@@ -151,6 +155,7 @@ async def requests(http: AsyncClient, database: Database, ran: str) -> dict[str,
         "a scrape": get("/metrics"),
         "experiment": get(f"/v1/experiments/{ran}"),
         "experiments": get("/v1/experiments"),
+        "an experiment of 1,000 jobs submitted": submit_thousand,
         "a claim": claim,
         "a look of the dispatcher": look,
     }
