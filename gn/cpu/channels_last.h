@@ -7,17 +7,9 @@
 #include <vector>
 
 #include "activation.h"
-#include "problem.h"
+#include "columns.h"
 
 namespace gn {
-
-// A float32 per column.
-struct Columns {
-    std::vector<float> values;
-    explicit Columns(int64_t size) : values(size) {}
-    Vector operator[](int64_t column) const { return load(values.data() + column); }
-    void add(int64_t column, Vector v) { store(values.data() + column, (*this)[column] + v); }
-};
 
 struct ChannelsLast {
     const Problem& p;
@@ -35,20 +27,14 @@ struct ChannelsLast {
         return pixels_per_row(p) == 1 && p.groups % slices == 0 && channels % (4 * lanes) == 0;
     }
 
-    // The columns of a tile, and what is known of each.
-    struct Matrix {
-        int64_t pixels, stride, size, channel_begin, channel_end, column_end;
-        Columns hi, scale, shift, slope, offset, first_sum, second_sum;
+    // The columns of a tile: those of a row's first pixel are the channels.
+    struct Matrix : ChannelValues {
+        const int64_t pixels, stride, size, column_end;
 
-        Matrix(const Problem& p, Tile t)
-            : pixels(pixels_per_row(p)),
-              stride(pixels * p.channels),
-              size(p.positions * p.channels),
-              channel_begin(t.group_begin * p.group_channels()),
-              channel_end(t.group_end * p.group_channels()),
-              column_end(pixels == 1 ? channel_end : stride),
-              hi(stride), scale(stride), shift(stride), slope(stride), offset(stride), first_sum(stride),
-              second_sum(stride) {}
+        Matrix(const Problem& p, const Parameters& parameters, Tile tile)
+            : ChannelValues(p, parameters, tile, pixels_per_row(p) * p.channels), pixels(pixels_per_row(p)),
+              stride(pixels * p.channels), size(p.positions * p.channels),
+              column_end(pixels == 1 ? channel_end : stride) {}
 
         // Copies the first pixel's columns to those of the row's other pixels.
         void spread(Columns& columns, int64_t channels) const {
@@ -70,7 +56,7 @@ struct ChannelsLast {
         // Calls body(rows, at, column, count) for every vector of columns, several rows at a time: element `at` and
         // those `stride` apart below it. `count` is less than `lanes` only where the sample ends.
         template <class Body>
-        void for_each(Body body) const {
+        GN_INLINE void for_each(Body body) const {
             constexpr std::integral_constant<int, 8> several;
             constexpr std::integral_constant<int, 1> one;
             int64_t row = 0;
@@ -82,16 +68,6 @@ struct ChannelsLast {
                 body(one, row + c, c, std::min<int64_t>(size - row - c, lanes));
         }
     };
-
-    // Sets the columns that depend on the statistics alone.
-    void centre(Matrix& m, int64_t group, Statistics s) const {
-        for (int64_t c = group * p.group_channels(); c < (group + 1) * p.group_channels(); ++c) {
-            const Affine affine(s, parameters.weight[c], parameters.bias[c]);
-            m.hi.values[c] = s.hi;
-            m.scale.values[c] = affine.scale;
-            m.shift.values[c] = affine.shift;
-        }
-    }
 
     double group_sum(const Columns& columns, int64_t group) const {
         const float* v = columns.values.data() + group * p.group_channels();
@@ -112,7 +88,7 @@ struct ChannelsLast {
             std::fill_n(m.hi.values.begin() + g * width, width, load(x + g * width, 1)[0]);
         m.spread(m.hi, p.channels);
         m.clear(m.first_sum);
-        m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) {
+        m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) GN_LAMBDA {
             const Vector pivot = m.hi[column];
             Vector sum = {};
 #pragma GCC unroll 8
@@ -128,7 +104,7 @@ struct ChannelsLast {
 
         m.spread(m.hi, p.channels);
         m.clear(m.second_sum);
-        m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) {
+        m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) GN_LAMBDA {
             const Vector hi = m.hi[column];
             Vector sum = {};
 #pragma GCC unroll 8
@@ -142,25 +118,24 @@ struct ChannelsLast {
         });
         m.gather(m.second_sum, p.channels);
         for (int64_t g = tile.group_begin; g < tile.group_end; ++g) {
-            const double lo = means[g] - m.hi.values[g * width];
+            const double lo = means[g] - float(means[g]);
             const double variance = group_sum(m.second_sum, g) / count - lo * lo;
             const Statistics s = Statistics::from(means[g], variance, p.eps);
             s.write(p, sample, g);
-            centre(m, g, s);
+            m.centre(g, s);
         }
-        m.spread(m.scale, p.channels);
-        m.spread(m.shift, p.channels);
+        for (Columns* columns : {&m.hi, &m.scale, &m.shift}) m.spread(*columns, p.channels);
     }
 
     template <class Element, class Activation, bool residual>
     void forward(Tile tile) const {
-        Matrix m(p, tile);
+        Matrix m(p, parameters, tile);
         for (int64_t sample = tile.sample_begin; sample < tile.sample_end; ++sample) {
             statistics<Element>(m, tile, sample);
             const Element* x = static_cast<const Element*>(p.x) + sample * m.size;
             const Element* r = static_cast<const Element*>(p.residual) + sample * m.size;
             Element* y = static_cast<Element*>(p.y) + sample * m.size;
-            m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) {
+            m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) GN_LAMBDA {
                 const Vector hi = m.hi[column], scale = m.scale[column], shift = m.shift[column];
 #pragma GCC unroll 8
             for (int k = 0; k < rows; ++k) {
@@ -177,12 +152,12 @@ struct ChannelsLast {
 
     template <class Element, class Activation, bool residual>
     void backward(Tile tile) const {
-        Matrix m(p, tile);
+        Matrix m(p, parameters, tile);
         for (int64_t sample = tile.sample_begin; sample < tile.sample_end; ++sample) {
-            for (int64_t g = tile.group_begin; g < tile.group_end; ++g) centre(m, g, Statistics::read(p, sample, g));
+            for (int64_t g = tile.group_begin; g < tile.group_end; ++g) m.centre(g, Statistics::read(p, sample, g));
             for (Columns* columns : {&m.hi, &m.scale, &m.shift}) m.spread(*columns, p.channels);
             gradient_sums<Element, Activation, residual>(m, sample);
-            for (int64_t g = tile.group_begin; g < tile.group_end; ++g) accumulate(m, tile.block, sample, g);
+            for (int64_t g = tile.group_begin; g < tile.group_end; ++g) m.accumulate(g, Statistics::read(p, sample, g));
             if (!p.dx) continue;
             for (Columns* columns : {&m.slope, &m.offset}) m.spread(*columns, p.channels);
             // Where there is a residual, the activation's gradient has just been stored as the residual's.
@@ -191,6 +166,7 @@ struct ChannelsLast {
             else
                 project<Element, Activation, false>(m, sample, p.dy);
         }
+        m.finish(tile.block);
     }
 
     // The sums of dz and of dz (x - hi) over every channel.
@@ -203,7 +179,7 @@ struct ChannelsLast {
         const Element* dx = static_cast<const Element*>(p.dx) + sample * m.size;
         m.clear(m.first_sum);
         m.clear(m.second_sum);
-        m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) {
+        m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) GN_LAMBDA {
             const Vector hi = m.hi[column], scale = m.scale[column], shift = m.shift[column];
             Vector first_sum = {}, second_sum = {};
 #pragma GCC unroll 8
@@ -226,25 +202,6 @@ struct ChannelsLast {
         m.gather(m.second_sum, p.channels);
     }
 
-    // Adds a sample's sums to those of its block, and sets the columns that the gradient of x needs.
-    void accumulate(Matrix& m, int64_t block, int64_t sample, int64_t group) const {
-        const Statistics s = Statistics::read(p, sample, group);
-        const int64_t begin = group * p.group_channels(), end = begin + p.group_channels();
-        double mean_dz = 0, mean_dz_normalized = 0;
-        for (int64_t c = begin; c < end; ++c) {
-            const float dbias = m.first_sum.values[c];
-            const float dweight = s.rstd * (m.second_sum.values[c] - s.lo * dbias);
-            parameters.dbias[block * p.channels + c] += dbias;
-            parameters.dweight[block * p.channels + c] += dweight;
-            mean_dz += parameters.weight[c] * dbias;
-            mean_dz_normalized += parameters.weight[c] * dweight;
-        }
-        const double count = double(p.group_channels() * p.positions);
-        const Projection projection(s, mean_dz / count, mean_dz_normalized / count);
-        std::fill(m.slope.values.begin() + begin, m.slope.values.begin() + end, projection.slope);
-        std::fill(m.offset.values.begin() + begin, m.offset.values.begin() + end, projection.offset);
-    }
-
     template <class Element, class Activation, bool residual>
     void project(Matrix& m, int64_t sample, const void* upstream) const {
         const Element* x = static_cast<const Element*>(p.x) + sample * m.size;
@@ -253,7 +210,7 @@ struct ChannelsLast {
         const Element* next_x = x + m.size;
         const Element* next_dy = static_cast<const Element*>(p.dy) + (sample + 1) * m.size;
         const Element* next_residual = static_cast<const Element*>(p.residual) + (sample + 1) * m.size;
-        m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) {
+        m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) GN_LAMBDA {
             const Vector hi = m.hi[column], scale = m.scale[column], shift = m.shift[column];
             const Vector slope = m.slope[column], offset = m.offset[column];
 #pragma GCC unroll 8

@@ -1,40 +1,54 @@
-// (N, C, *) with the positions innermost: a group is one run of memory, which stays in cache while it is worked on.
+// (N, C, *) with the positions innermost: a channel is a row of memory, and a few groups stay in cache while they are
+// worked on.
 #pragma once
 
+#include <type_traits>
+
 #include "activation.h"
-#include "problem.h"
+#include "columns.h"
 
 namespace gn {
+
+// Float32 sums stay as short as this; longer ones are in double.
+constexpr int64_t chunk = 512 * lanes;
 
 template <int count>
 struct Partial {
     Vector values[count] = {};
-    Vector& operator[](int i) { return values[i]; }
+    GN_INLINE Vector& operator[](int i) { return values[i]; }
+    GN_INLINE Partial operator+(Partial other) const {
+        Partial result = *this;
+#pragma GCC unroll 2
+        for (int i = 0; i < count; ++i) result.values[i] += other.values[i];
+        return result;
+    }
 };
 
-// Adds up `sums` values over [0, size): body(at, count, partial) adds those of `count` elements to its partial sums.
+// Adds up `sums` values over [begin, end): body(at, count, partial) adds those of `count` elements to its partial sums.
 template <int sums, class Body>
-inline void reduce(int64_t size, double (&totals)[sums], Body body) {
-    constexpr int64_t chunk = 512 * lanes;  // float32 sums stay short; longer ones are in double
-    for (int64_t i = 0; i < size;) {
-        const int64_t end = std::min(i + chunk, size);
-        Partial<sums> a, b, c, d;
-        for (; i + 4 * lanes <= end; i += 4 * lanes) {
-            body(i, whole, a);
-            body(i + lanes, whole, b);
-            body(i + 2 * lanes, whole, c);
-            body(i + 3 * lanes, whole, d);
-        }
-        for (; i + lanes <= end; i += lanes) body(i, whole, a);
-        if (i < end) body(i, end - i, b);
-        i = end;
-#pragma GCC unroll 2
-        for (int s = 0; s < sums; ++s) totals[s] += sum((a[s] + b[s]) + (c[s] + d[s]));
+GN_INLINE Partial<sums> accumulate(int64_t begin, int64_t end, Body body) {
+    Partial<sums> a, b, c, d;
+    int64_t i = begin;
+    for (; i + 4 * lanes <= end; i += 4 * lanes) {
+        body(i, whole, a);
+        body(i + lanes, whole, b);
+        body(i + 2 * lanes, whole, c);
+        body(i + 3 * lanes, whole, d);
     }
+    for (; i + lanes <= end; i += lanes) body(i, whole, a);
+    if (i < end) body(i, end - i, b);
+    return (a + b) + (c + d);
 }
 
 template <class Body>
-inline void for_each(int64_t size, Body body) {
+GN_INLINE double total(int64_t size, Body body) {
+    double total = 0;
+    for (int64_t i = 0; i < size; i += chunk) total += sum(accumulate<1>(i, std::min(i + chunk, size), body)[0]);
+    return total;
+}
+
+template <class Body>
+GN_INLINE void for_each(int64_t size, Body body) {
     int64_t i = 0;
     for (; i + 4 * lanes <= size; i += 4 * lanes)
 #pragma GCC unroll 4
@@ -43,6 +57,36 @@ inline void for_each(int64_t size, Body body) {
     if (i < size) body(i, size - i);
 }
 
+// The channels of a few groups of a sample, a row of memory each.
+struct Rows {
+    int64_t begin, end;  // channels
+    int64_t size;        // elements of a row
+    int64_t offset;      // of the first row
+    int64_t all;         // elements of all rows
+
+    Rows(const Problem& p, int64_t sample, int64_t group_begin, int64_t group_end)
+        : begin(group_begin * p.group_channels()), end(group_end * p.group_channels()), size(p.positions),
+          offset((sample * p.channels + begin) * size), all((end - begin) * size) {}
+
+    template <class Element>
+    GN_INLINE const Element* of(const void* tensor) const {
+        return static_cast<const Element*>(tensor) + offset;
+    }
+    template <class Element>
+    GN_INLINE Element* of(void* tensor) const {
+        return static_cast<Element*>(tensor) + offset;
+    }
+};
+
+// What belongs to a channel, for a whole row.
+struct RowValues {
+    const float *hi, *scale, *shift, *slope, *offset;
+
+    explicit RowValues(const ChannelValues& values)
+        : hi(values.hi.values.data()), scale(values.scale.values.data()), shift(values.shift.values.data()),
+          slope(values.slope.values.data()), offset(values.offset.values.data()) {}
+};
+
 struct Contiguous {
     const Problem& p;
     const Parameters& parameters;
@@ -50,118 +94,159 @@ struct Contiguous {
     // Any tile will do.
     static bool divisible(const Problem&, int64_t) { return true; }
 
+    // Calls body(first, last) for groups that stay in the first-level cache together.
+    template <class Element, class Body>
+    GN_INLINE void for_groups(Tile tile, Body body) const {
+        const int64_t bytes = p.group_channels() * p.positions * int64_t(sizeof(Element));
+        const int64_t together = std::max<int64_t>(1, (8 << 10) / bytes);
+        for (int64_t g = tile.group_begin; g < tile.group_end; g += together)
+            body(g, std::min(g + together, tile.group_end));
+    }
+
     template <class Element>
-    static Statistics statistics(const Element* x, const Element* y, int64_t size, double eps) {
+    GN_INLINE static Statistics statistics(const Element* x, const Element* y, int64_t size, double eps) {
         // About the first value, so that a mean far from zero costs no digits; then about the mean.
         const Vector pivot = broadcast(load(x, 1)[0]);
-        double deviation[1] = {}, square[1] = {};
-        reduce(size, deviation, [&](int64_t i, int64_t count, auto& partial) {
-            partial[0] += first(load(x + i, count) - pivot, count);
-        });
-        const double mean = double(pivot[0]) + deviation[0] / size;
+        const double each = 1.0 / double(size);
+        const double mean =
+            double(pivot[0]) + each * total(size, [&](int64_t i, int64_t count, auto& partial) GN_LAMBDA {
+                partial[0] += first(load(x + i, count) - pivot, count);
+            });
         const Vector hi = broadcast(float(mean));
         const double lo = mean - hi[0];
-        reduce(size, square, [&](int64_t i, int64_t count, auto& partial) {
+        const double square = total(size, [&](int64_t i, int64_t count, auto& partial) GN_LAMBDA {
             will_write(y + i);
             const Vector d = first(load(x + i, count) - hi, count);
             partial[0] += d * d;
         });
-        return Statistics::from(mean, square[0] / size - lo * lo, eps);
+        return Statistics::from(mean, each * square - lo * lo, eps);
     }
 
     template <class Element, class Activation, bool residual>
     void forward(Tile tile) const {
-        const int64_t run = p.group_channels() * p.positions;
+        ChannelValues values(p, parameters, tile, p.channels);
         for (int64_t sample = tile.sample_begin; sample < tile.sample_end; ++sample)
-            for (int64_t group = tile.group_begin; group < tile.group_end; ++group) {
-                const int64_t at = (sample * p.groups + group) * run;
-                const Element* x = static_cast<const Element*>(p.x) + at;
-                const Element* y = static_cast<const Element*>(p.y) + at;
-                const Statistics s = statistics(x, y, run, p.eps);
-                s.write(p, sample, group);
-                for (int64_t k = 0; k < p.group_channels(); ++k)
-                    normalize<Element, Activation, residual>(s, group * p.group_channels() + k, at + k * p.positions);
-            }
+            for_groups<Element>(tile, [&](int64_t begin, int64_t end) {
+                for (int64_t group = begin; group < end; ++group) {
+                    const Rows rows(p, sample, group, group + 1);
+                    const Statistics s = statistics(rows.of<Element>(p.x), rows.of<Element>(p.y), rows.all, p.eps);
+                    s.write(p, sample, group);
+                    values.centre(group, s);
+                }
+                normalize<Element, Activation, residual>(values, Rows(p, sample, begin, end));
+            });
     }
 
     template <class Element, class Activation, bool residual>
-    void normalize(Statistics s, int64_t channel, int64_t at) const {
-        const Affine affine(s, parameters.weight[channel], parameters.bias[channel]);
-        const Element* x = static_cast<const Element*>(p.x) + at;
-        const Element* r = static_cast<const Element*>(p.residual) + at;
-        Element* y = static_cast<Element*>(p.y) + at;
-        const int64_t next_group = p.group_channels() * p.positions;
-        for_each(p.positions, [&](int64_t i, int64_t count) {
-            will_read(x + next_group + i);
-            if constexpr (residual) will_read(r + next_group + i);
-            Vector z = (load(x + i, count) - s.hi) * affine.scale + affine.shift;
-            if constexpr (residual) z += load(r + i, count);
-            store(y + i, Activation::value(z), count);
-        });
+    GN_INLINE void normalize(const ChannelValues& values, const Rows rows) const {
+        const Element *x = rows.of<Element>(p.x), *r = rows.of<Element>(p.residual);
+        Element* y = rows.of<Element>(p.y);
+        const RowValues of(values);
+        for (int64_t c = rows.begin; c < rows.end; ++c, x += rows.size, r += rows.size, y += rows.size) {
+            const Vector hi = broadcast(of.hi[c]), scale = broadcast(of.scale[c]), shift = broadcast(of.shift[c]);
+            for_each(rows.size, [&](int64_t i, int64_t count) GN_LAMBDA {
+                will_read(x + rows.all + i);
+                if constexpr (residual) will_read(r + rows.all + i);
+                Vector z = (load(x + i, count) - hi) * scale + shift;
+                if constexpr (residual) z += load(r + i, count);
+                store(y + i, Activation::value(z), count);
+            });
+        }
     }
 
     template <class Element, class Activation, bool residual>
     void backward(Tile tile) const {
-        const int64_t run = p.group_channels() * p.positions;
+        ChannelValues values(p, parameters, tile, p.channels);
         for (int64_t sample = tile.sample_begin; sample < tile.sample_end; ++sample)
-            for (int64_t group = tile.group_begin; group < tile.group_end; ++group) {
-                const Statistics s = Statistics::read(p, sample, group);
-                const int64_t at = (sample * p.groups + group) * run;
-                double sum_dz = 0, sum_dz_normalized = 0;
-                for (int64_t k = 0; k < p.group_channels(); ++k) {
-                    const int64_t channel = group * p.group_channels() + k;
-                    double sums[2] = {};
-                    gradient_sums<Element, Activation, residual>(s, channel, at + k * p.positions, sums);
-                    const double dweight = s.rstd * (sums[1] - s.lo * sums[0]);
-                    parameters.dweight[tile.block * p.channels + channel] += float(dweight);
-                    parameters.dbias[tile.block * p.channels + channel] += float(sums[0]);
-                    sum_dz += parameters.weight[channel] * sums[0];
-                    sum_dz_normalized += parameters.weight[channel] * dweight;
-                }
-                if (!p.dx) continue;
-                const Projection projection(s, sum_dz / run, sum_dz_normalized / run);
-                for (int64_t k = 0; k < p.group_channels(); ++k) {
-                    const int64_t channel = group * p.group_channels() + k;
-                    // Where there is a residual, the activation's gradient has just been stored as the residual's.
-                    if constexpr (residual)
-                        project<Element, Identity>(s, projection, channel, at + k * p.positions, p.dresidual);
-                    else
-                        project<Element, Activation>(s, projection, channel, at + k * p.positions, p.dy);
-                }
-            }
+            for_groups<Element>(tile, [&](int64_t begin, int64_t end) {
+                const Rows rows(p, sample, begin, end);
+                for (int64_t group = begin; group < end; ++group)
+                    values.centre(group, Statistics::read(p, sample, group));
+                gradient_sums<Element, Activation, residual>(values, rows);
+                for (int64_t group = begin; group < end; ++group)
+                    values.accumulate(group, Statistics::read(p, sample, group));
+                if (!p.dx) return;
+                // Where there is a residual, the activation's gradient has just been stored as the residual's.
+                if constexpr (residual)
+                    project<Element, Identity>(values, rows, p.dresidual);
+                else
+                    project<Element, Activation>(values, rows, p.dy);
+            });
+        values.finish(tile.block);
     }
 
-    // The sums of dz and of dz (x - hi) over a channel.
+    // The sums of dz and of dz (x - hi) over each channel.
     template <class Element, class Activation, bool residual>
-    void gradient_sums(Statistics s, int64_t channel, int64_t at, double (&sums)[2]) const {
-        const Affine affine(s, parameters.weight[channel], parameters.bias[channel]);
-        const Element* x = static_cast<const Element*>(p.x) + at;
-        const Element* dy = static_cast<const Element*>(p.dy) + at;
-        const Element* r = static_cast<const Element*>(p.residual) + at;
-        Element* dr = static_cast<Element*>(p.dresidual) + at;
-        reduce(p.positions, sums, [&](int64_t i, int64_t count, auto& partial) {
-            const Vector d = load(x + i, count) - s.hi;
-            Vector z = d * affine.scale + affine.shift;
-            if constexpr (residual)
-                z = std::is_same_v<Activation, Relu> ? load(r + i, count) : z + load(r + i, count);
-            const Vector dz = first(Activation::gradient(z, load(dy + i, count)), count);
-            if constexpr (residual) store(dr + i, dz, count);
-            partial[0] += dz;
-            partial[1] += dz * d;
-        });
+    GN_INLINE void gradient_sums(ChannelValues& values, const Rows rows) const {
+        int64_t channel = rows.begin;
+        if (rows.size <= chunk)
+            for (; channel + lanes <= rows.end; channel += lanes) {
+                Vector dz[lanes], dz_d[lanes];
+                partial_sums<Element, Activation, residual>(values, rows, channel, channel + lanes, 0, dz, dz_d);
+                values.first_sum.set(channel, sums(dz));
+                values.second_sum.set(channel, sums(dz_d));
+            }
+        for (; channel < rows.end; ++channel) {
+            double totals[2] = {};
+            for (int64_t i = 0; i < rows.size; i += chunk) {
+                Vector dz, dz_d;
+                partial_sums<Element, Activation, residual>(values, rows, channel, channel + 1, i, &dz, &dz_d);
+                totals[0] += sum(dz);
+                totals[1] += sum(dz_d);
+            }
+            values.first_sum.values[channel] = float(totals[0]);
+            values.second_sum.values[channel] = float(totals[1]);
+        }
+    }
+
+    // Of the channels [channel, channel_end), over the chunk of positions that begins at `position`: vectors whose
+    // lanes add up to the sums.
+    template <class Element, class Activation, bool residual>
+    void partial_sums(const ChannelValues& values, const Rows rows, int64_t channel, int64_t channel_end,
+                      int64_t position, Vector* sum_dz, Vector* sum_dz_d) const {
+        const int64_t at = (channel - rows.begin) * rows.size;
+        const Element *x = rows.of<Element>(p.x) + at, *dy = rows.of<Element>(p.dy) + at;
+        const Element* r = rows.of<Element>(p.residual) + at;
+        Element* dr = rows.of<Element>(p.dresidual) + at;
+        const Element* dx = rows.of<Element>(p.dx) + at;
+        const RowValues of(values);
+        const int64_t end = std::min(position + chunk, rows.size);
+        for (int64_t c = channel; c < channel_end; ++c) {
+            const Vector hi = broadcast(of.hi[c]), scale = broadcast(of.scale[c]), shift = broadcast(of.shift[c]);
+            const auto body = [&](int64_t i, int64_t count, auto& partial) GN_LAMBDA {
+                will_write(dx + i);
+                const Vector d = load(x + i, count) - hi;
+                Vector z = d * scale + shift;
+                if constexpr (residual)
+                    z = std::is_same_v<Activation, Relu> ? load(r + i, count) : z + load(r + i, count);
+                const Vector dz = first(Activation::gradient(z, load(dy + i, count)), count);
+                if constexpr (residual) store(dr + i, dz, count);
+                partial[0] += dz;
+                partial[1] += dz * d;
+            };
+            Partial<2> partial = accumulate<2>(position, end, body);
+            *sum_dz++ = partial[0];
+            *sum_dz_d++ = partial[1];
+            x += rows.size, dy += rows.size, r += rows.size, dr += rows.size, dx += rows.size;
+        }
     }
 
     template <class Element, class Activation>
-    void project(Statistics s, Projection projection, int64_t channel, int64_t at, const void* upstream) const {
-        const Affine affine(s, parameters.weight[channel], parameters.bias[channel]);
-        const Element* x = static_cast<const Element*>(p.x) + at;
-        const Element* dy = static_cast<const Element*>(upstream) + at;
-        Element* dx = static_cast<Element*>(p.dx) + at;
-        for_each(p.positions, [&](int64_t i, int64_t count) {
-            const Vector d = load(x + i, count) - s.hi;
-            const Vector dz = Activation::gradient(d * affine.scale + affine.shift, load(dy + i, count));
-            store(dx + i, dz * affine.scale + (d * projection.slope + projection.offset), count);
-        });
+    GN_INLINE void project(const ChannelValues& values, const Rows rows, const void* upstream) const {
+        const Element *x = rows.of<Element>(p.x), *dy = rows.of<Element>(upstream);
+        Element* dx = rows.of<Element>(p.dx);
+        const RowValues of(values);
+        for (int64_t c = rows.begin; c < rows.end; ++c, x += rows.size, dy += rows.size, dx += rows.size) {
+            const Vector hi = broadcast(of.hi[c]), scale = broadcast(of.scale[c]), shift = broadcast(of.shift[c]);
+            const Vector slope = broadcast(of.slope[c]), offset = broadcast(of.offset[c]);
+            for_each(rows.size, [&](int64_t i, int64_t count) GN_LAMBDA {
+                will_read(x + rows.all + i);
+                will_read(dy + rows.all + i);
+                const Vector d = load(x + i, count) - hi;
+                const Vector dz = Activation::gradient(d * scale + shift, load(dy + i, count));
+                store(dx + i, dz * scale + (d * slope + offset), count);
+            });
+        }
     }
 };
 

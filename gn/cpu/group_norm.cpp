@@ -1,5 +1,6 @@
-// activation(group_norm(x) + residual) and its gradients, in both memory formats, for one type of element, GN_ELEMENT:
-// float, BFloat16 or Float16 (a library for each, because few processes need more than one).
+// activation(group_norm(x) + residual) and its gradients, for one memory format, GN_LAYOUT (Contiguous or ChannelsLast),
+// and one type of element, GN_ELEMENT (float, BFloat16 or Float16: a library for each, because few processes need more
+// than one).
 //
 // A plain C interface without torch's headers, so that it compiles in seconds on the machine it runs on.
 
@@ -71,18 +72,12 @@ void with_activation(const Problem& p, const Parameters& parameters) {
     }
 }
 
-template <class Element>
-void with_layout(const Problem& p, const Parameters& parameters) {
-    p.channels_last ? with_activation<ChannelsLast, Element>(p, parameters)
-                    : with_activation<Contiguous, Element>(p, parameters);
-}
-
 template <class Parameter>
 void with_parameters(const Problem& p) {
     const Parameters parameters(p, static_cast<const Parameter*>(p.weight), static_cast<const Parameter*>(p.bias));
     const int64_t bytes = p.samples * p.channels * p.positions * int64_t(sizeof(GN_ELEMENT));
     for (void* result : {p.y, p.dx, p.dresidual}) prefer_huge_pages(result, bytes);
-    with_layout<GN_ELEMENT>(p, parameters);
+    with_activation<GN_LAYOUT, GN_ELEMENT>(p, parameters);
     if (p.dy) {
         Parameters::total(p, parameters.dweight.get(), static_cast<Parameter*>(p.dweight));
         Parameters::total(p, parameters.dbias.get(), static_cast<Parameter*>(p.dbias));
@@ -92,8 +87,11 @@ void with_parameters(const Problem& p) {
 }  // namespace
 }  // namespace gn
 
+#define GN_JOIN(a, b) a##b
+#define GN_NAME(layout) GN_JOIN(gn_group_norm_, layout)
+
 // Forward where `dy` is null, else backward.
-extern "C" void gn_group_norm(const gn::Problem* problem) {
+extern "C" void GN_NAME(GN_LAYOUT)(const gn::Problem* problem) {
     switch (problem->parameter) {
         case 0: return gn::with_parameters<float>(*problem);
         case 1: return gn::with_parameters<gn::BFloat16>(*problem);

@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -23,6 +24,7 @@ __all__ = ["BuildError", "cache_directory", "library"]
 
 SOURCE = Path(__file__).parent
 COMPILERS = ("c++", "g++", "clang++")
+LAYOUTS = ("Contiguous", "ChannelsLast")
 FLAGS = ("-std=c++17", "-O2", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-w")
 
 
@@ -92,14 +94,22 @@ def _processor() -> str:
 def _compile(compiler: tuple[str, ...], element: str, path: Path) -> None:
     native = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as build:
-        objects, shared = f"{build}/group_norm.o", f"{build}/group_norm.so"
-        compile_ = [*compiler, *FLAGS, native, f"-DGN_ELEMENT={element}", "-c", str(SOURCE / "group_norm.cpp")]
-        try:
-            _run([*compile_, "-fopenmp", "-o", objects])
-        except BuildError:
-            _run([*compile_, "-o", objects])
+
+        def compile_(layout: str) -> str:
+            object_ = f"{build}/{layout}.o"
+            command = [*compiler, *FLAGS, native, f"-DGN_ELEMENT={element}", f"-DGN_LAYOUT={layout}"]
+            command += ["-c", str(SOURCE / "group_norm.cpp"), "-o", object_]
+            try:
+                _run([*command, "-fopenmp"])
+            except BuildError:
+                _run(command)
+            return object_
+
+        with ThreadPoolExecutor(len(LAYOUTS)) as at_once:
+            objects = list(at_once.map(compile_, LAYOUTS))
+        shared = f"{build}/group_norm.so"
         # Not linked against an OpenMP library: the one torch has loaded serves, so that there is one set of threads.
-        _run([*compiler, "-shared", "-fPIC", *_undefined(), "-o", shared, objects])
+        _run([*compiler, "-shared", "-fPIC", *_undefined(), "-o", shared, *objects])
         built = Path(shared).read_bytes()
         with open(shared, "ab") as file:
             file.write(hashlib.sha256(built).digest())
@@ -139,8 +149,9 @@ def _load(path: Path) -> ctypes.CDLL:
         # A torch that keeps its OpenMP library to itself, or has none.
         ctypes.CDLL("libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
         loaded = ctypes.CDLL(str(path))
-    loaded.gn_group_norm.argtypes = (ctypes.c_char_p,)
-    loaded.gn_group_norm.restype = None
+    for layout in LAYOUTS:
+        kernel = getattr(loaded, f"gn_group_norm_{layout}")
+        kernel.argtypes, kernel.restype = (ctypes.c_char_p,), None
     return loaded
 
 

@@ -15,7 +15,7 @@ namespace gn {
 
 // Filled in by kernels.py, field by field: every field has eight bytes.
 struct Problem {
-    int64_t parameter, activation, channels_last, threads;
+    int64_t parameter, activation, threads;
     int64_t samples, channels, groups, positions;
     double eps;
     const void *x, *weight, *bias;
@@ -41,7 +41,7 @@ struct Statistics {
 
     static Statistics from(double mean, double variance, double eps) {
         const float hi = float(mean);
-        return {hi, float(mean - hi), float(1 / std::sqrt(variance + eps))};
+        return {hi, float(mean - hi), 1 / std::sqrt(float(variance + eps))};
     }
 
     static Statistics read(const Problem& p, int64_t sample, int64_t group) {
@@ -57,34 +57,18 @@ struct Statistics {
     }
 };
 
-// With d = x - hi, what comes before the activation is d * scale + shift (+ residual) ...
-struct Affine {
-    float scale, shift;
-
-    Affine(Statistics s, float weight, float bias) : scale(s.rstd * weight), shift(bias - s.lo * (s.rstd * weight)) {}
-};
-
-// ... and the gradient of x is dz * scale + d * slope + offset, dz being the gradient of what comes before the
-// activation: rstd (weight dz - mean(weight dz) - x̂ mean(weight dz x̂)), the means over a group.
-struct Projection {
-    float slope, offset;
-
-    Projection(Statistics s, double mean_dz, double mean_dz_normalized)
-        : slope(float(-s.rstd * s.rstd * mean_dz_normalized)), offset(float(-s.rstd * mean_dz - slope * s.lo)) {}
-};
-
-// The parameters in float32, and, backward, the sums of their gradients by block.
+// The parameters in float32, readable by whole vectors to their end, and, backward, the sums of their gradients by block.
 struct Parameters {
     std::unique_ptr<float[]> weight, bias, dweight, dbias;
 
     template <class Element>
     Parameters(const Problem& p, const Element* w, const Element* b)
-        : weight(new float[p.channels]), bias(new float[p.channels]) {
+        : weight(new float[p.channels + lanes]), bias(new float[p.channels + lanes]) {
         read(w, 1.0f, p.channels, weight.get());
         read(b, 0.0f, p.channels, bias.get());
         if (!p.dy) return;
-        dweight.reset(new float[p.blocks() * p.channels]());
-        dbias.reset(new float[p.blocks() * p.channels]());
+        dweight.reset(new float[p.blocks() * p.channels]);
+        dbias.reset(new float[p.blocks() * p.channels]);
     }
 
     template <class Element>

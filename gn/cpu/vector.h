@@ -3,10 +3,15 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+
+// The compiler's own judgement leaves calls in the innermost loops.
+#define GN_INLINE inline __attribute__((always_inline))
+#define GN_LAMBDA __attribute__((always_inline))
 
 namespace gn {
 
@@ -26,7 +31,7 @@ typedef int32_t Integers __attribute__((vector_size(lanes * 4)));
 typedef uint32_t Bits __attribute__((vector_size(lanes * 4)));
 typedef uint16_t Halves __attribute__((vector_size(lanes * 2)));
 
-inline Vector broadcast(float value) { return Vector{} + value; }
+GN_INLINE Vector broadcast(float value) { return value - Vector{}; }
 
 template <int count>
 struct Floats {
@@ -34,7 +39,7 @@ struct Floats {
 };
 
 template <int count>
-inline float sum(typename Floats<count>::type v) {
+GN_INLINE float sum(typename Floats<count>::type v) {
     if constexpr (count == 1) {
         return v[0];
     } else {
@@ -44,20 +49,49 @@ inline float sum(typename Floats<count>::type v) {
     }
 }
 
-inline float sum(Vector v) { return sum<lanes>(v); }
+GN_INLINE float sum(Vector v) { return sum<lanes>(v); }
 
-inline Vector load(const float* p) {
+// The lanes of `a` and `b`, one after the other, that index(0), index(1), ... name.
+template <class Index, std::size_t... lane>
+GN_INLINE Vector select(Vector a, Vector b, Index index, std::index_sequence<lane...>) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, index(int(lane))...);
+#else
+    return __builtin_shuffle(a, b, Integers{index(int(lane))...});
+#endif
+}
+
+// The sums of `lanes` vectors. Each step adds the halves of two vectors and puts the results side by side, so that sums
+// in `parts` lanes each become sums in half as many.
+template <int parts = lanes>
+__attribute__((noinline)) Vector sums(Vector (&vectors)[lanes]) {
+    if constexpr (parts == 1) {
+        return vectors[0];
+    } else {
+        constexpr int half = parts / 2;
+        constexpr auto all = std::make_index_sequence<lanes>();
+        constexpr auto left = [](int lane) constexpr { return lane / half * parts + lane % half; };
+        constexpr auto right = [](int lane) constexpr { return lane / half * parts + lane % half + half; };
+        for (int i = 0; i < half; ++i) {
+            const Vector a = vectors[2 * i], b = vectors[2 * i + 1];
+            vectors[i] = select(a, b, left, all) + select(a, b, right, all);
+        }
+        return sums<half>(vectors);
+    }
+}
+
+GN_INLINE Vector load(const float* p) {
     Vector v;
     std::memcpy(&v, p, sizeof v);
     return v;
 }
 
-inline void store(float* p, Vector v) { std::memcpy(p, &v, sizeof v); }
+GN_INLINE void store(float* p, Vector v) { std::memcpy(p, &v, sizeof v); }
 
 // Asks for a line of memory that is about to be read, or written, to come into the second-level cache. The hardware does
 // so by itself only within a page and in order.
-inline void will_read(const void* p) { __builtin_prefetch(p, 0, 2); }
-inline void will_write(const void* p) { __builtin_prefetch(p, 1, 2); }
+GN_INLINE void will_read(const void* p) { __builtin_prefetch(p, 0, 2); }
+GN_INLINE void will_write(const void* p) { __builtin_prefetch(p, 1, 2); }
 
 struct BFloat16 {
     uint16_t bits;
@@ -67,15 +101,15 @@ struct Float16 {
     uint16_t bits;
 };
 
-inline Halves load_halves(const void* p) {
+GN_INLINE Halves load_halves(const void* p) {
     Halves h;
     std::memcpy(&h, p, sizeof h);
     return h;
 }
 
-inline Vector load(const BFloat16* p) { return Vector(__builtin_convertvector(load_halves(p), Bits) << 16); }
+GN_INLINE Vector load(const BFloat16* p) { return Vector(__builtin_convertvector(load_halves(p), Bits) << 16); }
 
-inline void store(BFloat16* p, Vector v) {
+GN_INLINE void store(BFloat16* p, Vector v) {
 #if defined(__AVX512BF16__)
     const auto h = _mm512_cvtneps_pbh(__m512(v));
 #else
@@ -87,7 +121,7 @@ inline void store(BFloat16* p, Vector v) {
     std::memcpy(p, &h, sizeof h);
 }
 
-inline Vector load(const Float16* p) {
+GN_INLINE Vector load(const Float16* p) {
 #if defined(__AVX512F__)
     return Vector(_mm512_cvtph_ps(__m256i(load_halves(p))));
 #elif defined(__F16C__)
@@ -101,7 +135,7 @@ inline Vector load(const Float16* p) {
 #endif
 }
 
-inline void store(Float16* p, Vector v) {
+GN_INLINE void store(Float16* p, Vector v) {
 #if defined(__AVX512F__)
     const __m256i h = _mm512_cvtps_ph(__m512(v), _MM_FROUND_TO_NEAREST_INT);
 #elif defined(__F16C__)
@@ -113,32 +147,60 @@ inline void store(Float16* p, Vector v) {
     std::memcpy(p, &h, sizeof h);
 }
 
-// The first `count` elements, and zeros.
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+GN_INLINE __mmask16 mask(int64_t count) { return __mmask16((1u << count) - 1); }
+
+GN_INLINE Vector load_first(const float* p, int64_t count) { return Vector(_mm512_maskz_loadu_ps(mask(count), p)); }
+GN_INLINE void store_first(float* p, Vector v, int64_t count) { _mm512_mask_storeu_ps(p, mask(count), __m512(v)); }
+
+template <class Half>
+GN_INLINE Vector load_first(const Half* p, int64_t count) {
+    const __m256i halves = _mm256_maskz_loadu_epi16(mask(count), p);
+    return load(reinterpret_cast<const Half*>(&halves));
+}
+
+template <class Half>
+GN_INLINE void store_first(Half* p, Vector v, int64_t count) {
+    __m256i halves;
+    store(reinterpret_cast<Half*>(&halves), v);
+    _mm256_mask_storeu_epi16(p, mask(count), halves);
+}
+#else
 template <class Element>
-Vector load(const Element* p, int64_t count) {
-    if (count >= lanes) return load(p);
+GN_INLINE Vector load_first(const Element* p, int64_t count) {
     Element buffer[lanes] = {};
     for (int64_t i = 0; i < count; ++i) buffer[i] = p[i];
     return load(buffer);
 }
 
 template <class Element>
-void store(Element* p, Vector v, int64_t count) {
-    if (count >= lanes) return store(p, v);
+GN_INLINE void store_first(Element* p, Vector v, int64_t count) {
     Element buffer[lanes];
     store(buffer, v);
     for (int64_t i = 0; i < count; ++i) p[i] = buffer[i];
 }
+#endif
+
+// The first `count` elements, and zeros.
+template <class Element>
+GN_INLINE Vector load(const Element* p, int64_t count) {
+    return count >= lanes ? load(p) : load_first(p, count);
+}
+
+template <class Element>
+GN_INLINE void store(Element* p, Vector v, int64_t count) {
+    count >= lanes ? store(p, v) : store_first(p, v, count);
+}
 
 // The first `count` lanes of `v`, and zeros.
-inline Vector first(Vector v, int64_t count) {
+GN_INLINE Vector first(Vector v, int64_t count) {
     if (count >= lanes) return v;
     Integers index;
     for (int i = 0; i < lanes; ++i) index[i] = i;
     return index < int32_t(count) ? v : Vector{};
 }
 
-inline Vector exp(Vector x) {
+GN_INLINE Vector exp(Vector x) {
     // exp(x) = 2^n exp(r), |r| <= log(2) / 2. The comparisons let NaN through.
     x = x < -87.0f ? broadcast(-87.0f) : x;
     x = x > 88.0f ? broadcast(88.0f) : x;

@@ -117,6 +117,14 @@ def test_nan_goes_through_and_stays_in_its_group(layout: object, activation: str
     assert not y[1, :2].isnan().any()
 
 
+def test_nan_in_a_weight_stays_in_its_group(layout: object) -> None:
+    weight = torch.ones(40)
+    weight[3] = torch.nan
+    # Groups of 2 channels: many of them lie in one vector of weights.
+    dx = train(layout(torch.randn(2, 40, 4, 4)), 20, torch.randn(2, 40, 4, 4), weight=weight)[1]
+    assert dx.isnan().any(3).any(2).any(0).nonzero().flatten().tolist() == [2, 3]
+
+
 def test_nan_in_the_residual_goes_through_relu_forward_and_backward(layout: object) -> None:
     residual = layout(torch.zeros(2, 4, 5, 5))
     residual[0, 1, 2, 3] = torch.nan
