@@ -15,7 +15,7 @@ from service.dispatcher.datasets import Datasets
 from service.dispatcher.gang import Gang, verdict
 from service.dispatcher.leadership import Leadership, LeadershipLost
 from service.dispatcher.pool import Pool, Slot
-from service.errors import CorruptFile, StorageFull
+from service.errors import CorruptFile, StorageFull, StorageUnavailable
 from service.jobs import Status
 from service.settings import Settings
 from service.store import Database, attempts, checkpoints, events
@@ -32,7 +32,7 @@ STORAGE_RETRY_S = 2.0
 
 
 class NotStarted(Exception):
-    """Cancelled while it still waited for its dataset."""
+    """Cancelled while it still waited for its dataset or its checkpoint."""
 
 
 class Follower:
@@ -183,10 +183,21 @@ class Follower:
         for checkpoint in candidates:
             expected = {name: File.model_validate(file) for name, file in checkpoint.files.items()}
             try:
-                return await asyncio.to_thread(self._artifacts.read, self.job_id, checkpoint.id, expected)
+                return await self._read(checkpoint.id, expected)
             except CorruptFile as error:
                 await self._write_log(f"not resumed from the checkpoint at step {checkpoint.step}: {error}", "warning")
         return None
+
+    async def _read(self, checkpoint_id: str, expected: Mapping[str, File]) -> Mapping[str, bytes]:
+        """The files of a checkpoint, as soon as the store answers: that it is away costs the job no attempt."""
+        while True:
+            try:
+                return await asyncio.to_thread(self._artifacts.read, self.job_id, checkpoint_id, expected)
+            except StorageUnavailable as error:
+                if self._requested == "cancel":
+                    raise NotStarted from None
+                self._log.warning("not resumed, will try again: %s", error)
+                await asyncio.sleep(DATABASE_RETRY_S)
 
     async def _follow(self) -> Finished:
         """Write down what the first worker reports, and return its last report.

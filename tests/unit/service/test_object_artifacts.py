@@ -12,12 +12,12 @@ from typing import Any
 import fsspec
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
-from moto.server import ThreadedMotoServer
 from s3fs.errors import translate_boto_error
 
 from service.artifacts import CorruptFile, StorageFull, open_artifacts
 from service.errors import StorageUnavailable
 from service.object_artifacts import COMPLETE, KEPT_S, ObjectArtifacts
+from tests.s3 import S3Server
 from worker.events import File
 
 FILES = {"model.safetensors": b"weights" * 1000, "state.pt": b"", "manifest.json": b"{}"}
@@ -32,28 +32,18 @@ EXPECTED = described(FILES)
 
 
 @pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    """A server that speaks S3 over HTTP, on a port that the kernel picked."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+def s3_server() -> Iterator[S3Server]:
+    """A server that speaks S3 over HTTP."""
+    with S3Server() as server:
+        yield server
 
 
 @pytest.fixture
-def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """The URL of an empty bucket, reached as the api and the dispatcher do: by files and variables of AWS."""
-    credentials = tmp_path / "s3_credentials"
-    credentials.write_text("[default]\naws_access_key_id = normlab\naws_secret_access_key = secret\n")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(credentials))
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    bucket = f"bucket{next(_numbers)}"
-    fsspec.filesystem("s3", skip_instance_cache=True).mkdir(bucket)
-    return f"s3://{bucket}"
+    for name, value in s3_server.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    return s3_server.make_bucket(f"bucket{next(_numbers)}")
 
 
 @pytest.fixture(params=["memory", "s3"])

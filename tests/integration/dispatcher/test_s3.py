@@ -1,0 +1,70 @@
+"""Checkpoints on S3: a job outlives a store that goes away, while it trains and while it waits to resume."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.jobs import Status
+from service.store import jobs
+from tests.s3 import S3Server
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.ray,
+    pytest.mark.parametrize("stack", [{"ARTIFACTS_URL": "s3://normlab/checkpoints"}], indirect=True),
+]
+
+
+@pytest.fixture
+def s3_server() -> Iterator[S3Server]:
+    with S3Server() as server:
+        server.make_bucket("normlab")
+        yield server
+        server.filesystem().rm("normlab", recursive=True)
+
+
+@pytest.fixture
+def ray_environment(ray_environment: dict[str, str], s3_server: S3Server, tmp_path: Path) -> dict[str, str]:
+    return ray_environment | s3_server.environment(tmp_path)
+
+
+async def said(stack: Any, sentence: str) -> None:
+    async def there() -> bool | None:
+        return sentence in stack.log() or None
+
+    await stack.until(there, f"the dispatcher to say: {sentence}")
+
+
+async def test_a_store_that_goes_away_costs_a_job_time_and_nothing_else(stack: Any, s3_server: S3Server) -> None:
+    job_id = await stack.submit(epochs=12, checkpoint={"every_epochs": 1})
+    await stack.wait_for_step(job_id, 9)
+    s3_server.stop()
+    await said(stack, "not recorded, will try again")
+    s3_server.start()
+    await stack.wait_for_step(job_id, 25)
+    async with stack.database.write() as session:
+        await jobs.pause(session, job_id)
+    await stack.wait(job_id, Status.PAUSED)
+
+    s3_server.stop()
+    async with stack.database.write() as session:
+        await jobs.resume(session, job_id)
+    await said(stack, "not resumed, will try again")
+    s3_server.start()
+    assert (await stack.wait(job_id)).status is Status.SUCCEEDED
+
+    assert [attempt.outcome for attempt in await stack.attempts(job_id)] == ["paused", "succeeded"]
+    rows = Counter((row.kind, row.step) for row in await stack.rows(job_id))
+    assert set(rows.values()) == {1}
+    assert [row.epoch for row in await stack.rows(job_id, "eval")] == list(range(1, 13))
+    objects = s3_server.filesystem()
+    for checkpoint in await stack.checkpoints(job_id):
+        folder = f"normlab/checkpoints/{job_id}/{checkpoint.id}"
+        for name, file in checkpoint.files.items():
+            assert hashlib.sha256(objects.cat_file(f"{folder}/{name}")).hexdigest() == file["sha256"]
+    kept = {path.split("/")[-2] for path in objects.find(f"normlab/checkpoints/{job_id}")}
+    assert kept == {checkpoint.id for checkpoint in await stack.checkpoints(job_id)}
