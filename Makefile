@@ -18,7 +18,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SOURCES := gn worker service tests
 
-.PHONY: help install demo up test test-containers test-mlflow test-readme check bench screenshots openapi lock clean
+.PHONY: help install demo up test test-containers test-network test-mlflow test-readme check bench screenshots openapi lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ test: $(INSTALLED) ## run all tests
 
 test-containers: $(INSTALLED) ## build the images and hurt every container, with Docker or podman-compose
 	@$(BIN)/python -m pytest -m containers tests/acceptance/test_compose.py $(ARGS)
+
+test-network: $(INSTALLED) ## cut a machine off from the network and plug it in again, as root on Linux
+	@$(BIN)/python -m pytest -m netns tests/acceptance/test_network.py $(ARGS)
 
 # MLflow's server wants other versions than requirements.lock has, so it gets an environment of its own.
 .venv-mlflow/bin/mlflow: $(INSTALLED)
