@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,16 @@ class Api:
             self._server.should_exit = True
             self._thread.join(PATIENCE_S)
             assert not self._thread.is_alive()
+
+
+@contextmanager
+def standing(home: Path, database: Path) -> Iterator[Api]:
+    """An API that listens, on a copy of a database in `home`."""
+    shutil.copy(database, home / "normlab.db")
+    api = Api(Settings(home=home, port=0))
+    api.start()
+    yield api
+    api.stop()
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ SIZE = {"width": 1440, "height": 960}
 READY_MS = 30_000
 DRAWN = """() => [...document.querySelectorAll(".drawing")]
     .filter((drawing) => drawing.getBoundingClientRect().top < innerHeight)
-    .every((drawing) => drawing.querySelector(".main-svg"))"""
+    .every((drawing) => drawing.querySelector(".main-svg, canvas"))"""
 
 
 def pages(client: Client) -> dict[str, str]:

@@ -1,21 +1,34 @@
 """The parts that compute, each by itself, in the browser that will run them."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Browser, Page, expect
 
-from tests.dashboard.conftest import Visit
+from tests.dashboard.conftest import standing
 
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture(scope="module")
+async def page(
+    browser: Browser, tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path
+) -> AsyncIterator[Page]:
+    """One page for all: what computes leaves nothing behind."""
+    with standing(tmp_path_factory.mktemp("home"), sqlite_template) as api:
+        context = await browser.new_context()
+        page = await context.new_page()
+        await page.goto(f"{api.url}/cluster")
+        await expect(page.get_by_role("heading", name="Cluster", exact=True)).to_be_visible()
+        yield page
+        await context.close()
+
+
 @pytest.fixture
-async def call(visit: Visit) -> Callable[..., Any]:
+def call(page: Page) -> Callable[..., Any]:
     """Calls a function of a module: `await call("format", "duration", 90)`."""
-    page = await visit.open("/cluster")
-    await expect(page.get_by_role("heading", name="Cluster", exact=True)).to_be_visible()
 
     async def call(module: str, function: str, *arguments: Any) -> Any:
         return await page.evaluate(
@@ -134,9 +147,7 @@ async def test_normalizations_are_read_as_they_are_written(call: Callable[..., A
     assert await call("pages/grid", "normalizationOf", "what is this") == {"type": "what is this"}
 
 
-async def test_a_view_keeps_the_elements_whose_keys_stay(visit: Visit) -> None:
-    page = await visit.open("/cluster")
-    await expect(page.get_by_role("heading", name="Cluster", exact=True)).to_be_visible()
+async def test_a_view_keeps_the_elements_whose_keys_stay(page: Page) -> None:
     kept = await page.evaluate("""async () => {
         const base = document.querySelector("script[type=module]").src.replace("app.js", "");
         const { h, render } = await import(`${base}view.js`);
