@@ -90,7 +90,12 @@ class Stack:
     def logs(self) -> str:
         """The last lines of every container."""
         found = self.engine("ps", "-aq", f"--filter=label=com.docker.compose.project={self.project}").split()
-        return "\n".join(self.engine("logs", "--tail", "20", container) for container in found)
+        command = (self._program, "logs", "--tail", "20")
+        told = [
+            subprocess.run((*command, container), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False).stdout
+            for container in found
+        ]
+        return b"\n".join(told).decode(errors="replace")
 
     def wait_ready(self) -> None:
         """Wait until jobs that are submitted will run."""

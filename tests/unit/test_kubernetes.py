@@ -115,6 +115,11 @@ def test_the_secrets_of_kubernetes_are_those_that_pods_ask_for() -> None:
             assert Path(value).name in made["normlab"]
 
 
+def test_no_variable_of_a_service_of_kubernetes_passes_for_a_setting() -> None:
+    for name in ("api", "dispatcher", "migrate"):
+        assert PODS[name]["enableServiceLinks"] is False
+
+
 def test_no_secret_is_committed() -> None:
     assert not any(document["kind"] == "Secret" for document in MANIFESTS)
 
