@@ -3,6 +3,7 @@
 #   PYTHON     the interpreter .venv is made with; default: the first of python3, python3.13, 3.12, 3.11 that is new enough
 #   PIP_ARGS   more arguments for pip. On Linux, PyPI's torch brings gigabytes of CUDA libraries; without a GPU:
 #              make test PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+#   PROCESSES  that run tests at once; default 2
 #   ARGS       arguments for the command that a target runs: make test ARGS="-k store"
 
 .DEFAULT_GOAL := help
@@ -13,6 +14,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,$(shell \
 	$(python) -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $(python))))
 PIP_ARGS ?=
+PROCESSES ?= 2
 ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -41,7 +43,7 @@ up: $(INSTALLED) ## start the service on this machine
 	@$(BIN)/normlab up $(ARGS)
 
 test: $(INSTALLED) ## run all tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 test-containers: $(INSTALLED) ## build the images and hurt every container, with Docker or podman-compose
 	@$(BIN)/python -m pytest -m containers tests/acceptance/test_compose.py $(ARGS)
