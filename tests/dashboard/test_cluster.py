@@ -55,3 +55,15 @@ async def test_it_says_that_ray_is_away(visit: Visit, reporter: Reporter) -> Non
     await reporter.heartbeat(report(ray="unreachable"))
     page = await visit.open("/cluster")
     await expect(page.get_by_role("main")).to_contain_text("Ray cannot be reached")
+
+
+async def test_it_says_what_waits_for_several_workers(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    job = submit(num_workers=2)
+    submit(num_workers=8)
+    await reporter.heartbeat(report() | {"next_up": {"job": job, "num_workers": 2}})
+    page = await visit.open("/cluster")
+    await expect(page.get_by_text("A job of 2 workers is next")).to_be_visible()
+    await expect(page.get_by_role("link", name="A job")).to_have_attribute("href", f"/jobs/{job}")
+    await expect(page.get_by_text("1 queued job needs more workers than there are slots")).to_be_visible()

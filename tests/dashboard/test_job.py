@@ -222,3 +222,21 @@ async def test_telemetry_is_a_strip_a_layer_and_a_table(
     await page.reload()
     await expect(page.get_by_role("region", name="Gain by layer and epoch")).to_be_visible()
     await expect(page.get_by_label("Progress", exact=True)).to_contain_text("50.00 %")
+
+
+async def test_the_workers_of_an_attempt_are_named(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    job = submit(batch_size=4, num_workers=3)
+    await reporter.heartbeat({"slots": {"total": 2, "busy": 0, "free": 2}})
+    page = await visit.open(f"/jobs/{job}")
+    await expect(page.get_by_text("It waits for workers")).to_be_visible()
+    await expect(page.get_by_text("the cluster has room for 2")).to_be_visible()
+    await expect(page.locator(".heading")).to_contain_text("batch size 4 × 3 workers")
+    await reporter.start(workers=3)
+    await expect(page.get_by_text("It waits for workers")).to_have_count(0)
+    attempts = page.get_by_role("region", name="Attempts")
+    await attempts.get_by_text("worker-1 on node-1 and 2 more").click()
+    await expect(attempts.get_by_role("listitem")).to_have_text(
+        ["rank 0: worker-1 on node-1", "rank 1: worker-2 on node-2", "rank 2: worker-3 on node-3"]
+    )

@@ -65,6 +65,7 @@ export const COLUMNS = {
   status: { head: "Status", cell: (job) => statusMark(job.status), sort: "status" },
   normalization: { head: "Normalization", cell: (job) => normalization(job.spec), sort: "normalization" },
   batch_size: { head: "Batch size", cell: (job) => plain(job.spec.batch_size), sort: "batch_size", number: true },
+  num_workers: { head: "Workers", cell: (job) => plain(job.spec.num_workers ?? 1), number: true },
   model: { head: "Model", cell: (job) => job.spec.model, sort: "model" },
   seed: { head: "Seed", cell: (job) => plain(job.spec.seed), sort: "seed", number: true },
   epochs: { head: "Epochs", cell: (job) => plain(job.spec.epochs), number: true },

@@ -23,10 +23,11 @@ class Reporter:
     total_steps: int = 100
     stored: dict[int, str] = field(default_factory=dict)
 
-    async def claim(self) -> str:
-        """Take the next job. Returns its id."""
+    async def claim(self, workers: int = 1) -> str:
+        """Take the next job, on so many workers. Returns its id."""
+        seats = [attempts.Seat(f"worker-{number}", f"node-{number}") for number in range(1, workers + 1)]
         async with self.database.write() as session:
-            claimed = await attempts.claim(session, [attempts.Seat("worker-1", "node-1")])
+            claimed = await attempts.claim(session, seats)
         assert isinstance(claimed, tuple)
         self.job, self.attempt, self.seq = claimed[0].id, claimed[1].id, 0
         return self.job
@@ -40,9 +41,9 @@ class Reporter:
         async with self.database.write() as session:
             await attempts.record(session, self.attempt, numbered, self.stored)
 
-    async def start(self, resumed_from_step: int = 0) -> str:
-        """Take the next job and start it. Returns its id."""
-        await self.claim()
+    async def start(self, resumed_from_step: int = 0, workers: int = 1) -> str:
+        """Take the next job, on so many workers, and start it. Returns its id."""
+        await self.claim(workers)
         await self.report(
             Started(
                 device="cpu",

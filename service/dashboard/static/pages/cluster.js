@@ -52,6 +52,22 @@ export default function clusterPage(shell) {
     );
   }
 
+  /** What is to be known of jobs of several workers that wait. */
+  function queued({ next_up: next, too_large: tooLarge }) {
+    if (!next && !tooLarge) return null;
+    return h(
+      "p",
+      { class: "muted", key: "queued" },
+      next && [
+        h("a", { href: `/jobs/${next.job}` }, "A job"),
+        ` of ${next.num_workers} workers is next: it starts once as many are free at once, and no other starts before. `,
+      ],
+      tooLarge
+        ? `${whole(tooLarge)} queued ${tooLarge === 1 ? "job needs" : "jobs need"} more workers than there are slots, and ${tooLarge === 1 ? "waits" : "wait"} for more.`
+        : null,
+    );
+  }
+
   function table(label, heads, rows, empty) {
     return h(
       "section",
@@ -148,6 +164,7 @@ export default function clusterPage(shell) {
               { class: "facts big" },
             ),
             it.slots.total ? slots(it) : null,
+            queued(it.queue),
           ),
         ),
         workers(it),

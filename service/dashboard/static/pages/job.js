@@ -5,8 +5,6 @@ import { jobButtons } from "../actions.js";
 import { chart } from "../chart.js";
 import { axesOf, drawing, drawingControls, points, withRow } from "../curves.js";
 import {
-  ago,
-  clock,
   duration,
   flat,
   metricName,
@@ -23,6 +21,7 @@ import { Resource, throttled } from "../resource.js";
 import { isActive, statusMark } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
+import { attemptsCard, historyCard } from "./attempts.js";
 import { checkpointTable } from "./checkpoints.js";
 import { LogView } from "./logs.js";
 import { Notes } from "./notes.js";
@@ -103,7 +102,7 @@ export default function jobPage(shell, id) {
       h(
         "p",
         {},
-        `${normalization(it.spec)} · batch size ${it.spec.batch_size} · ${it.spec.model} · seed ${it.spec.seed} · `,
+        `${normalization(it.spec)} · batch size ${sizeOf(it.spec)} · ${it.spec.model} · seed ${it.spec.seed} · `,
         h("span", { class: "hash" }, it.id),
         copyButton(it.id, "Copy the id of the job", shell.say),
         labelTags(it),
@@ -252,6 +251,7 @@ export default function jobPage(shell, id) {
               it.error.message,
             ),
           ),
+        it.waits_for && h("div", { key: "waits" }, notice("info", "It waits for workers", it.waits_for)),
         live(it),
         tabs("Parts of the job", TABS.filter(([tab]) => tab !== "layers" || it.spec.telemetry), url.get("tab", "overview"), (tab) =>
           url.with({ tab: tab === "overview" ? null : tab }),
@@ -268,98 +268,8 @@ export default function jobPage(shell, id) {
   };
 }
 
-function historyCard(job) {
-  return h(
-    "section",
-    { class: "card", key: "history" },
-    h("header", {}, h("h2", {}, "History")),
-    h(
-      "div",
-      { class: "body" },
-      h(
-        "ol",
-        { class: "history" },
-        job.history
-          .toReversed()
-          .map((entry, n) =>
-            h(
-              "li",
-              { key: job.history.length - n },
-              statusMark(entry.status),
-              h("span", { class: "why" }, entry.reason ?? ""),
-              h(
-                "time",
-                { class: "muted", datetime: entry.time, title: clock(entry.time) },
-                clock(entry.time).slice(11),
-              ),
-            ),
-          ),
-      ),
-    ),
-  );
-}
-
-function attemptsCard(job) {
-  const rows = job.attempts.toReversed();
-  return h(
-    "section",
-    { class: "card", key: "attempts" },
-    h("header", {}, h("h2", {}, "Attempts")),
-    rows.length
-      ? h(
-          "div",
-          { class: "scroll", tabindex: "0", role: "region", "aria-label": "Attempts" },
-          h(
-            "table",
-            {},
-            h(
-              "thead",
-              {},
-              h(
-                "tr",
-                {},
-                ["#", "Worker", "Device", "From step", "Ended", "Took"].map((name) =>
-                  h("th", { key: name, scope: "col" }, name),
-                ),
-              ),
-            ),
-            h(
-              "tbody",
-              {},
-              rows.map((attempt) =>
-                h(
-                  "tr",
-                  { key: attempt.id },
-                  h("th", { scope: "row" }, attempt.number),
-                  h("td", {}, `${attempt.worker} on ${attempt.node}`),
-                  h("td", {}, attempt.device ?? "–"),
-                  h("td", {}, whole(attempt.resumed_from_step)),
-                  h(
-                    "td",
-                    {},
-                    h(
-                      "span",
-                      { title: attempt.reason ?? null },
-                      attempt.outcome ?? "runs",
-                      attempt.reason ? `: ${attempt.reason}` : "",
-                    ),
-                  ),
-                  h(
-                    "td",
-                    {},
-                    duration(
-                      ((attempt.ended_at ? new Date(attempt.ended_at) : Date.now()) - new Date(attempt.started_at)) /
-                        1000,
-                    ),
-                  ),
-                ),
-              ),
-            ),
-          ),
-        )
-      : h("div", { class: "body muted" }, `It waits for a worker since ${ago(job.queued_at)}.`),
-  );
-}
+/** "2" for one worker, "2 × 4 workers" for several. */
+const sizeOf = ({ batch_size: size, num_workers: workers }) => (workers > 1 ? `${size} × ${workers} workers` : size);
 
 function links(job) {
   const csv = withQuery(job.links.metrics, {});

@@ -1,0 +1,117 @@
+"""How training speeds up with workers: images/s of jobs on 1, 2, ... workers, each on one batch size of its own.
+
+    python tests/benchmarks/scaling.py [--workers 1 2 ...] [--rounds 5] [--batch-size 32] [--images 2000] [--json FILE]
+
+Through the whole service, a CPU a worker; every worker sees the same number of images (weak scaling). A round trains
+once on each number of workers, in turn forward and backward, so that what the machine does besides falls on all. A
+speed is the median of a job's rows of train metrics, the first left out. Efficiency is images/s on n workers over n
+times those on one, within a round.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from service.client import Client
+from service.settings import Settings
+from service.supervisor import Supervisor
+from worker.spec import DATASET_SIZES
+
+NORMALIZATIONS: dict[str, dict[str, Any]] = {
+    "group": {"type": "group", "num_groups": 8},
+    "sync_batch": {"type": "sync_batch"},
+}
+
+
+def speed(client: Client, spec: dict[str, Any]) -> float:
+    """Images/s of a job, those of all its workers."""
+    job = client.submit(spec)["id"]
+    ended = client.wait(job)
+    assert ended["status"] == "succeeded", ended["error"]
+    return statistics.median([row["images_per_s"] for row in client.metrics(job, kind="train")][1:])
+
+
+def measure(client: Client, spec: dict[str, Any], workers: Sequence[int], rounds: int) -> list[dict[int, float]]:
+    """Images/s by number of workers, of every round; the first round, which warms up, is left out."""
+    measured = []
+    for number in range(rounds + 1):
+        found = {}
+        for count in workers if number % 2 == 0 else reversed(workers):
+            found[count] = speed(client, on_workers(spec, count))
+        if number:
+            measured.append(found)
+            print(spec["normalization"]["type"], found, file=sys.stderr, flush=True)
+    return measured
+
+
+def on_workers(spec: dict[str, Any], count: int) -> dict[str, Any]:
+    """The job on so many workers, with as many images for each."""
+    dataset = spec["dataset"] | {"train_limit": count * spec["dataset"]["train_limit"]}
+    return spec | {"num_workers": count, "dataset": dataset}
+
+
+def summarize(measured: list[dict[int, float]], count: int) -> dict[str, Any]:
+    """Medians of one number of workers, with the extremes of the efficiency."""
+    efficiencies = [found[count] / (count * found[1]) for found in measured]
+    return {
+        "workers": count,
+        "images_per_s": round(statistics.median(found[count] for found in measured), 1),
+        "efficiency": round(statistics.median(efficiencies), 3),
+        "lowest": round(min(efficiencies), 3),
+        "highest": round(max(efficiencies), 3),
+        "n": len(measured),
+    }
+
+
+def main() -> None:
+    """Measure, print the table, write the JSON."""
+    cpus = os.cpu_count() or 1
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workers", type=int, nargs="+", default=list(range(1, cpus + 1)))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--images", type=int, default=2000, help="of a worker; as many as there are, if that is fewer")
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    workers = sorted({1, *arguments.workers})
+    images = min(arguments.images, DATASET_SIZES["synthetic"][0] // max(workers))
+    results: dict[str, list[dict[str, Any]]] = {}
+    with tempfile.TemporaryDirectory(prefix="nl") as folder:
+        settings = Settings(home=Path(folder, "home"), port=0, warm_workers=max(workers))
+        with Supervisor(settings) as supervisor, Client(supervisor.url) as client:
+            supervisor.wait_ready()
+            for name, normalization in NORMALIZATIONS.items():
+                spec = {
+                    "model": arguments.model,
+                    "normalization": normalization,
+                    "batch_size": arguments.batch_size,
+                    "epochs": 1,
+                    "dataset": {"name": "synthetic", "train_limit": images, "test_limit": 100},
+                }
+                measured = measure(client, spec, workers, arguments.rounds)
+                results[name] = [summarize(measured, count) for count in workers]
+
+    print(f"{arguments.model}, batch {arguments.batch_size} a worker, {cpus} cores of {platform.machine()}")
+    print(
+        "| normalization | workers | images/s | efficiency (lowest to highest) | n |\n| --- | --- | --- | --- | --- |"
+    )
+    for name, rows in results.items():
+        for row in rows:
+            spread = f"{row['efficiency']:.3f} ({row['lowest']:.3f} to {row['highest']:.3f})"
+            print(f"| {name} | {row['workers']} | {row['images_per_s']} | {spread} | {row['n']} |")
+    if arguments.json:
+        arguments.json.write_text(
+            json.dumps({"arguments": vars(arguments) | {"json": None}, "results": results}, indent=2)
+        )
+
+
+if __name__ == "__main__":
+    main()
