@@ -1,6 +1,5 @@
 """A job on several workers is one job: it starts whole, ends whole, and is lost and resumed whole."""
 
-import asyncio
 import os
 import signal
 from collections import Counter
@@ -192,4 +191,3 @@ async def test_one_that_is_larger_than_the_cluster_holds_up_nobody(stack: Any) -
 
     assert (await stack.wait(small)).status is Status.SUCCEEDED
     assert (await stack.job(large)).status is Status.QUEUED
-    await asyncio.sleep(0)
