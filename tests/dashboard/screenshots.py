@@ -34,7 +34,13 @@ def pages(client: Client) -> dict[str, str]:
     first: dict[Any, str] = {}
     for job in ended:
         first.setdefault(str(job["spec"]["normalization"]), job["id"])
-    return {
+    # Batch normalization at the smallest batch has the most to show of its layers.
+    measured = sorted(
+        (job for job in ended if job["spec"].get("telemetry")),
+        key=lambda job: (job["spec"]["normalization"]["type"] != "batch", job["spec"]["batch_size"]),
+    )
+    layers = {"layers": f"/jobs/{measured[0]['id']}?tab=layers"} if measured else {}
+    return layers | {
         "experiment": f"/experiments/{experiment['id']}",
         "jobs": f"/jobs?experiment={experiment['id']}",
         "job": f"/jobs/{ended[-1]['id']}",

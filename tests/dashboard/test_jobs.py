@@ -144,6 +144,9 @@ async def test_all_that_the_filter_means_is_exported(
     assert len(lines) == 2
     assert "group" in lines[1]
     assert "0.25" in lines[1]
+    async with page.expect_download() as started:
+        await page.get_by_role("button", name="Parquet").click()
+    assert (await (await started.value).path()).read_bytes().startswith(b"PAR1")
 
 
 async def test_a_label_leads_to_the_jobs_that_share_it(visit: Visit, submit: Callable[..., str]) -> None:

@@ -36,6 +36,10 @@ export function jobButtons(job, shell, changed) {
         kind: "danger",
       }),
     may.retry && button("Retry", () => ask("retry"), { key: "retry", kind: "primary" }),
+    linkButton("Compare", url.with({ selected: job.id, experiment: job.experiment }, "/jobs"), {
+      key: "compare",
+      title: "Choose others to compare it with",
+    }),
     linkButton("Clone", url.with({ from: job.id }, "/new"), { key: "clone" }),
     may.delete &&
       button(

@@ -11,6 +11,9 @@ const X_AXES = [
   ["time", "Time"],
 ];
 
+/** Points of a smoothed curve at most: what was averaged has no spikes to lose. */
+const DRAWN = 2000;
+
 /** How curves are drawn, as the address says. */
 export function drawing() {
   const smooth = Number(url.get("smooth", "0"));
@@ -81,7 +84,8 @@ export function points(rows, metric, job, { x, smooth }) {
   const having = rows.filter((row) => metric in row);
   const values = having.map((row) => (row[metric] === null ? null : row[metric] * factor));
   const smooths = smooth ? smoothed(values, smooth) : values;
-  return having.map((row, n) => ({
+  const step = smooth ? Math.ceil(having.length / DRAWN) : 1;
+  const points = having.map((row, n) => ({
     x:
       x === "step"
         ? row.step
@@ -93,6 +97,7 @@ export function points(rows, metric, job, { x, smooth }) {
     y: smooths[n],
     ...(smooth ? { raw: values[n] } : {}),
   }));
+  return step > 1 ? points.filter((_, n) => n % step === 0 || n === points.length - 1) : points;
 }
 
 /** The axes of a chart of a metric. */

@@ -277,7 +277,8 @@ function highlightLine(element, pointed) {
   pen.beginPath();
   pen.arc(x, y, 4, 0, 2 * Math.PI);
   pen.fill();
-  element.tip.textContent = `${pointed.one[0].detail ?? pointed.one[0].name}: ${axes.formatY(pointed.at.y)} at ${axes.formatX(pointed.at.x)}`;
+  const raw = pointed.at.raw === undefined ? "" : ` (raw ${axes.formatY(pointed.at.raw)})`;
+  element.tip.textContent = `${pointed.one[0].detail ?? pointed.one[0].name}: ${axes.formatY(pointed.at.y)}${raw} at ${axes.formatX(pointed.at.x)}`;
   element.tip.style.setProperty("--x", `${Math.min(x + 12, element.clientWidth - element.tip.offsetWidth - 4)}px`);
   element.tip.style.setProperty("--y", `${Math.max(4, y - 34)}px`);
 }

@@ -41,6 +41,7 @@ export class Views {
             ),
           ),
         ),
+        button("Copy the link to what is shown", () => this.#copy(), { key: "copy", kind: "quiet", icon: "copy" }),
         h(
           "form",
           { key: "save", onsubmit: (event) => this.#save(event) },
@@ -62,6 +63,13 @@ export class Views {
   #read() {
     this.views.load("views", async (signal) => (await get("/v1/views", {}, { signal })).data);
     this.views.reload();
+  }
+
+  #copy() {
+    navigator.clipboard?.writeText(location.href).then(
+      () => this.shell.say("Copied"),
+      () => this.shell.say("This browser does not allow copying"),
+    );
   }
 
   async #save(event) {

@@ -11,6 +11,7 @@ import {
   metricValue,
   normalization,
   plain,
+  significant,
   titleOf,
   whole,
 } from "../format.js";
@@ -35,6 +36,7 @@ const TABS = [
   ["spec", "Specification"],
 ];
 const MAX_POINTS = 2000;
+const EVERY_POINT = 100_000;
 const REREAD_MS = 1000;
 
 export default function jobPage(shell, id) {
@@ -73,10 +75,11 @@ export default function jobPage(shell, id) {
       await shell.live(`/v1/jobs/${id}/events`, {}, onevent);
     }
     job.load(id, (signal) => get(`/v1/jobs/${id}`, {}, { signal }));
-    metrics.load(
-      id,
-      async (signal) => (await get(`/v1/jobs/${id}/metrics`, { max_points: MAX_POINTS }, { signal })).data,
-    );
+    // A moving average is one of all values, so then they are all read, and thinned once it is computed.
+    const most = drawing().smooth ? EVERY_POINT : MAX_POINTS;
+    metrics.load(`${id} ${most}`, async (signal) => {
+      return (await get(`/v1/jobs/${id}/metrics`, { max_points: most }, { signal })).data;
+    });
     const tab = url.get("tab", "overview");
     if (tab === "checkpoints")
       checkpoints.load(id, async (signal) => (await get(`/v1/jobs/${id}/checkpoints`, {}, { signal })).data);
@@ -141,6 +144,7 @@ export default function jobPage(shell, id) {
             ],
             ["Train loss", metricValue("train_loss", progress?.train_loss ?? summary.train_loss?.last)],
             ["Images/s", whole(speed)],
+            ["Step time", stepTime(it.spec, speed)],
             [
               isActive(it.status) ? "Time left" : "Took",
               isActive(it.status) ? duration(progress?.eta_s) : duration(took),
@@ -267,6 +271,10 @@ export default function jobPage(shell, id) {
     },
   };
 }
+
+/** How long an optimizer step takes at so many images a second. */
+const stepTime = ({ batch_size: size, num_workers: workers = 1 }, speed) =>
+  speed ? `${significant((1000 * size * workers) / speed, 3)} ms` : "–";
 
 /** "2" for one worker, "2 × 4 workers" for several. */
 const sizeOf = ({ batch_size: size, num_workers: workers }) => (workers > 1 ? `${size} × ${workers} workers` : size);

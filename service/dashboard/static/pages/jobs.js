@@ -13,6 +13,10 @@ import { groupedTable, loadGroups } from "./groups.js";
 import { filterBar, filterOf, headOf, isFiltered, options, sortOf } from "./jobfilter.js";
 import { sortable, sortedBy } from "./sorting.js";
 
+const FILES = [
+  ["CSV", "jobs.csv", "text/csv"],
+  ["Parquet", "jobs.parquet", "application/vnd.apache.parquet"],
+];
 const LIMITS = [25, 50, 100, 200];
 
 export default function jobsPage(shell) {
@@ -73,12 +77,12 @@ export default function jobsPage(shell) {
       : null;
   const select = (ids) => url.change({ selected: ids.join(",") }, { replace: true });
   const pick = (id) => select(selected().includes(id) ? selected().filter((one) => one !== id) : [...selected(), id]);
-  async function csv() {
+  async function keep(name, type) {
     try {
       await download(
         withQuery("/v1/results", { ...filterOf(), metric: options().metric, table: "observations" }),
-        "jobs.csv",
-        "text/csv",
+        name,
+        type,
       );
     } catch (problem) {
       shell.say(problem.detail, "bad");
@@ -206,11 +210,14 @@ export default function jobsPage(shell) {
         { class: "button quiet", href: withQuery("/v1/jobs", query()), target: "_blank", rel: "noopener" },
         "JSON",
       ),
-      button("CSV", csv, {
-        kind: "quiet",
-        icon: "download",
-        title: "Every job of the filter with its value of the metric",
-      }),
+      FILES.map(([text, name, type]) =>
+        button(text, () => keep(name, type), {
+          key: text,
+          kind: "quiet",
+          icon: "download",
+          title: "Every job of the filter with its value of the metric",
+        }),
+      ),
       h(
         "span",
         { class: "push actions" },
