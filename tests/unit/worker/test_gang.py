@@ -13,8 +13,9 @@ from tests.unit.worker.gangs import Died, Stop, Team, attempt, records
 from worker import datasets, training
 from worker.data import TrainingData
 from worker.models import build_model
+from worker.normalization import normalize
 from worker.process_group import ALONE, Gang, ProcessGroup
-from worker.spec import TrainingSpec
+from worker.spec import SyncBatchNormalization, TrainingSpec
 
 NORMALIZATIONS = ("group", "layer", "instance", "none", "sync_batch", "batch")
 
@@ -81,6 +82,38 @@ def test_every_image_is_evaluated_by_one_worker_in_as_many_batches(
     assert sum(len(labels) for part in parts for _, labels in part) == test_limit
 
 
+def normalized(group: ProcessGroup, affine: bool, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What a layer over all workers makes of this one's part of six images."""
+    layer = normalize(SyncBatchNormalization(affine=affine, momentum=0.3), 4, "relu")
+    group.prepare(layer)
+    images = torch.randn(6, 4, 5, 5, generator=torch.Generator().manual_seed(0)) * 3 + 100
+    x = images.chunk(group.size)[group.rank].to(dtype).requires_grad_()
+    y = layer(x, x.detach())
+    (y.float() * torch.linspace(-1, 1, 25).view(5, 5)).sum().backward()
+    assert x.grad is not None
+    found = {"y": y.detach(), "of x": x.grad} | {name: buffer.clone() for name, buffer in layer.named_buffers()}
+    layer.eval()
+    return found | {"evaluated": layer(x).detach()}
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_layer_over_all_workers_is_batch_normalization_of_the_whole_batch(
+    team: Team, affine: bool, dtype: torch.dtype
+) -> None:
+    whole = normalized(ALONE, affine, dtype)
+    parts = team.run(3, normalized, affine, dtype)
+
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+    for name in ("y", "of x", "evaluated"):
+        torch.testing.assert_close(torch.cat([part[name] for part in parts]), whole[name], **tolerance)
+    for part in parts:
+        assert part["num_batches_tracked"] == 1
+        for name in ("running_mean", "running_var"):
+            assert part[name].dtype == torch.float32
+            torch.testing.assert_close(part[name], whole[name], rtol=1e-4, atol=1e-4)
+
+
 def losses(record: Any) -> dict[tuple[str, int], float]:
     return {(kind, step): next(value for name, value in values.items() if name.endswith("_loss"))
             for kind, _, step, values in record.rows}  # fmt: skip
@@ -133,6 +166,14 @@ def test_three_workers_that_were_stopped_within_an_epoch_end_as_if_they_had_not_
 
     assert resumed.weights == whole.weights
     assert stopped[0].rows + resumed.rows == whole.rows
+
+
+def test_the_clock_of_the_first_worker_decides_when_a_checkpoint_is_due(team: Team, make_spec: Any) -> None:
+    spec = make_spec(batch_size=8, num_workers=2, epochs=2, checkpoint={"every_s": 1e-9, "every_epochs": 2})
+    first, second = records(team, spec)
+
+    assert [checkpoint.step for checkpoint in first.checkpoints] == list(range(1, 9))
+    assert not second.checkpoints
 
 
 def test_a_worker_whose_lease_ran_out_takes_all_with_it(team: Team, make_spec: Any) -> None:

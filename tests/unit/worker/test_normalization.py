@@ -16,6 +16,7 @@ NORMALIZATION: TypeAdapter[Normalization] = TypeAdapter(Normalization)
 REFERENCES: dict[str, tuple[dict[str, Any], nn.Module]] = {
     "batch": ({"type": "batch"}, nn.BatchNorm2d(16)),
     "batch, other numbers": ({"type": "batch", "eps": 0.1, "momentum": 0.5}, nn.BatchNorm2d(16, 0.1, 0.5)),
+    "sync_batch, by itself": ({"type": "sync_batch", "eps": 0.1}, nn.BatchNorm2d(16, 0.1)),
     "layer": ({"type": "layer"}, nn.GroupNorm(1, 16)),
     "instance": ({"type": "instance", "eps": 1e-3}, nn.InstanceNorm2d(16, eps=1e-3, affine=True)),
     "group": ({"type": "group"}, nn.GroupNorm(8, 16)),
