@@ -10,6 +10,8 @@ from worker.checkpoint import Checkpoint
 from worker.data import TrainingData
 from worker.datasets import ImageDataset
 from worker.events import Event, Metrics, Started
+from worker.place import Place
+from worker.process_group import ALONE, ProcessGroup, join
 from worker.training import train
 
 pytestmark = [
@@ -24,7 +26,9 @@ def on_the_gpu(
 ) -> Callable[..., tuple[list[Event], list[Checkpoint]]]:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-    def run(spec: Any, resume: Checkpoint | None = None) -> tuple[list[Event], list[Checkpoint]]:
+    def run(
+        spec: Any, resume: Checkpoint | None = None, group: ProcessGroup = ALONE
+    ) -> tuple[list[Event], list[Checkpoint]]:
         events: list[Event] = []
         checkpoints: list[Checkpoint] = []
         train(
@@ -34,6 +38,7 @@ def on_the_gpu(
             report=events.append,
             save=lambda _, checkpoint: checkpoints.append(checkpoint),
             resume=resume,
+            group=group,
         )
         return events, checkpoints
 
@@ -68,3 +73,15 @@ def test_auto_precision_is_bfloat16_and_rows_stand_where_they_do_on_a_cpu(
     assert events[0].precision == "bfloat16"
     rows = [(event.kind, event.step) for event in events if isinstance(event, Metrics)]
     assert rows == [(kind, step) for kind, _, step, _ in attempt(make_spec()).rows]
+
+
+def test_a_group_of_one_over_nccl_computes_what_a_worker_by_itself_does(on_the_gpu: Any, make_spec: Any) -> None:
+    spec = make_spec(normalization={"type": "batch"}, deterministic=True)
+    alone = on_the_gpu(spec)[1][-1]
+    group = join(Place(0, 1, "127.0.0.1", timeout_s=60), "one", torch.device("cuda"))
+    try:
+        together = on_the_gpu(spec, group=group)[1][-1]
+    finally:
+        group.close()
+
+    assert together.files["model.safetensors"] == alone.files["model.safetensors"]

@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.unit.worker.gangs import Died, Stop, Team, attempt, records
+from tests.unit.worker.gangs import HOST, PATIENCE_S, Died, Stop, Team, attempt, records
 from worker import datasets, training
+from worker.checkpoint import Checkpoint
 from worker.data import TrainingData
 from worker.models import build_model
 from worker.normalization import normalize
-from worker.process_group import ALONE, Gang, ProcessGroup
+from worker.place import Place
+from worker.process_group import ALONE, Gang, ProcessGroup, join
 from worker.spec import SyncBatchNormalization, TrainingSpec
+from worker.training import train
 
 NORMALIZATIONS = ("group", "layer", "instance", "none", "sync_batch", "batch")
 
@@ -222,6 +225,24 @@ def test_the_others_notice_a_death_and_are_as_good_as_new(team: Team, make_spec:
         assert record.finished.failure.may_pass
         assert "lost the others" in record.finished.failure.message
     assert records(team, spec)[0].weights == undisturbed
+
+
+def test_a_group_of_one_computes_what_a_worker_by_itself_does(make_spec: Any, synthetic: Any) -> None:
+    spec = make_spec(normalization={"type": "sync_batch"})
+    weights = []
+    for group in (ALONE, join(Place(0, 1, HOST, PATIENCE_S), "one", torch.device("cpu"))):
+        checkpoints: list[Checkpoint] = []
+        train(
+            spec,
+            synthetic,
+            report=lambda _: None,
+            save=lambda _, checkpoint, taken=checkpoints: taken.append(checkpoint),  # type: ignore[misc]
+            group=group,
+        )
+        group.close()
+        weights.append(checkpoints[-1].files["model.safetensors"])
+
+    assert weights[0] == weights[1]
 
 
 def refuse(*_: Any, **__: Any) -> None:
