@@ -98,12 +98,11 @@ class Gang(ProcessGroup):
         for module in model.modules():
             if hasattr(module, "process_group"):
                 module.process_group = self  # type: ignore[assignment]
-        self._average = GradientAverage(model, self.size)
+        self._average = GradientAverage(model, self.size, self._together)
 
     def average_gradients(self) -> None:
         assert self._average is not None, "prepare comes first"
-        with self._together():
-            self._average.finish()
+        self._average.finish()
 
     def share_buffers(self, model: nn.Module) -> None:
         averages = [buffer for buffer in model.buffers() if buffer.is_floating_point()]

@@ -245,6 +245,35 @@ def test_a_group_of_one_computes_what_a_worker_by_itself_does(make_spec: Any, sy
     assert weights[0] == weights[1]
 
 
+@pytest.mark.parametrize("exchange", ["all_reduce", "all_gather"])
+def test_an_exchange_that_breaks_in_the_midst_of_a_step_is_no_failure_of_this_worker(
+    make_spec: Any, synthetic: Any, monkeypatch: pytest.MonkeyPatch, exchange: str
+) -> None:
+    """Gradients go out, and the statistics of sync_batch to and fro, while torch computes a backward pass."""
+    group = join(Place(0, 1, HOST, PATIENCE_S), "one", torch.device("cpu"))
+    group.size = 2 if exchange == "all_gather" else 1
+    spec = make_spec(normalization={"type": "sync_batch"}, num_workers=group.size, batch_size=8)
+    whole, calls = getattr(torch.distributed, exchange), 0
+
+    def broken(tensor: Any, *arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += isinstance(tensor, list) or tensor.is_floating_point()
+        # The forward pass of resnet20 gathers the statistics of 19 layers; the next one is of the backward pass.
+        if calls > (19 if exchange == "all_gather" else 0):
+            raise RuntimeError("[pair.cc:547] Connection closed by peer")
+        if exchange == "all_gather":
+            return [part.copy_(arguments[0]) for part in tensor]
+        return whole(tensor, *arguments, **options)
+
+    monkeypatch.setattr(torch.distributed, exchange, broken)
+    finished = train(spec, synthetic, report=lambda _: None, save=refuse, group=group)
+    group.close()
+
+    assert finished.failure is not None
+    assert finished.failure.code == "peer"
+    assert finished.failure.message == f"rank 0 of {group.size} lost the others: Connection closed by peer"
+
+
 def refuse(*_: Any, **__: Any) -> None:
     raise AssertionError("a worker by itself spoke to others")
 
