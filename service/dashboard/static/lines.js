@@ -213,7 +213,7 @@ function frame(pen, element, { range, axes, place, width, height }) {
   pen.fillStyle = text;
   pen.textAlign = "right";
   pen.textBaseline = "middle";
-  for (const value of ticks(range.y, axes.logY, Math.max(2, Math.floor(height / 60)))) {
+  for (const value of ticks(range.y, axes.logY, Math.max(2, Math.floor(height / 45)))) {
     const y = Math.round(place.y(value)) + 0.5;
     pen.beginPath();
     pen.moveTo(MARGIN.left, y);

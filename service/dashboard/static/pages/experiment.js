@@ -285,7 +285,7 @@ export default function experimentPage(shell, id) {
               chosenJobs(table),
               h(
                 "div",
-                { class: "columns", key: "detail" },
+                { class: "columns roomy", key: "detail" },
                 comparisonsCard(table, metric()),
                 h(
                   "div",

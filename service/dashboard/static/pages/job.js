@@ -144,7 +144,6 @@ export default function jobPage(shell, id) {
             ],
             ["Train loss", metricValue("train_loss", progress?.train_loss ?? summary.train_loss?.last)],
             ["Images/s", whole(speed)],
-            ["Step time", stepTime(it.spec, speed)],
             [
               isActive(it.status) ? "Time left" : "Took",
               isActive(it.status) ? duration(progress?.eta_s) : duration(took),
@@ -187,7 +186,8 @@ export default function jobPage(shell, id) {
               dash: 0,
               stamp: `${stamp} ${JSON.stringify(how)}`,
             }));
-          return chart({ key, title, series, axes });
+          const note = key === "images_per_s" ? stepTime(it) : null;
+          return chart({ key, title, note, series, axes });
         }),
         historyCard(it),
         attemptsCard(it),
@@ -272,9 +272,11 @@ export default function jobPage(shell, id) {
   };
 }
 
-/** How long an optimizer step takes at so many images a second. */
-const stepTime = ({ batch_size: size, num_workers: workers = 1 }, speed) =>
-  speed ? `${significant((1000 * size * workers) / speed, 3)} ms` : "–";
+/** How long an optimizer step takes at the speed of now. */
+function stepTime({ spec: { batch_size: size, num_workers: workers = 1 }, progress, summary }) {
+  const speed = progress?.images_per_s ?? summary.images_per_s?.last;
+  return speed ? `${significant((1000 * size * workers) / speed, 3)} ms a step` : null;
+}
 
 /** "2" for one worker, "2 × 4 workers" for several. */
 const sizeOf = ({ batch_size: size, num_workers: workers }) => (workers > 1 ? `${size} × ${workers} workers` : size);
