@@ -20,7 +20,7 @@ from service.artifacts import LocalArtifacts
 from service.experiments import ExperimentRequest, Seeds, expand
 from service.jobs import JobRequest
 from service.settings import Settings
-from service.store import Database, experiments, jobs
+from service.store import Database, experiments, jobs, views
 from tests.integration.api.conftest import Listening
 from tests.integration.api.reporter import Reporter
 
@@ -60,7 +60,8 @@ def known(home: Path) -> dict[str, str]:
             async with database.write() as session:
                 given = ExperimentRequest(builtin="paper-norms", seeds=Seeds()).resolved()
                 experiment = await experiments.create(session, given, expand(given))
-            ids = {"job_id": job, "checkpoint_id": checkpoint, "experiment_id": experiment.id}
+                view = await views.create(session, "known", "/jobs")
+            ids = {"job_id": job, "checkpoint_id": checkpoint, "experiment_id": experiment.id, "view_id": view.id}
             return ids | {"which": "best", "name": "state.pt"}
 
     return asyncio.run(make())
