@@ -1,7 +1,7 @@
 #!/bin/sh
 # What talks to Ray, once its token is there: its head (which works not itself), a worker node, the dispatcher; or whether
-# Ray answers. A worker and the dispatcher wait for the head, and begin anew where it went away: restart policies wait
-# ever longer, and some give up.
+# Ray answers. Each waits for the head, and begins anew where Ray did not start or went away: restart policies wait ever
+# longer, and some give up.
 set -eu
 token=/run/ray/token
 until [ -s "$token" ]; do sleep 0.2; done
@@ -23,12 +23,12 @@ head_listens() {
 # What an earlier start left would fill the disk in time.
 clear_sessions() { rm -rf /tmp/ray; }
 
-# Runs a command again and again, with Ray's head there, until it is told to stop or succeeds.
+# Runs a command again and again, once Ray's head is there, until it is told to stop or succeeds.
 keep() {
   child='' stopping=''
   trap 'stopping=yes; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true' TERM INT
   while [ -z "$stopping" ]; do
-    head_listens || { sleep 1; continue; }
+    [ "$role" = head ] || head_listens || { sleep 1; continue; }
     clear_sessions
     "$@" & child=$!
     status=0
@@ -50,8 +50,7 @@ dispatch() {
 }
 
 case $role in
-  head) clear_sessions
-        exec ray start --head --block --port="${head##*:}" --num-cpus=0 --num-gpus=0 --include-dashboard=false "$@" ;;
+  head) keep ray start --head --block --port="${head##*:}" --num-cpus=0 --num-gpus=0 --include-dashboard=false "$@" ;;
   worker) keep ray start --block --address="$head" ${RAY_WORKER_CPUS:+--num-cpus=$RAY_WORKER_CPUS} "$@" ;;
   dispatcher) keep dispatch "$@" ;;
   health) exec ray health-check --address "$head" ;;

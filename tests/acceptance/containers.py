@@ -74,9 +74,9 @@ class Stack:
 
     def kill(self, service: str) -> None:
         """kill -9 of a service; Docker takes it for a wish of the user and leaves it dead, podman starts it anew."""
-        [container] = self.containers(service)
-        self.engine("kill", container)
-        self.engine("start", container)
+        containers = self.containers(service)
+        self.engine("kill", *containers)
+        self.engine("start", *containers)
 
     def secret(self, name: str) -> str:
         """A file of the secrets, as the api sees it."""
@@ -86,6 +86,13 @@ class Stack:
         """A client on the host, with the token that the first start made."""
         url = f"http://127.0.0.1:{self.port}"
         return Client(url, token or self.secret("api_token"), retry_s=PATIENCE_S, patience_s=PATIENCE_S)
+
+    def down(self) -> None:
+        """Remove all of it; podman-compose forgets containers that were added by --scale."""
+        self.compose("down")
+        if left := self.engine("ps", "-aq", f"--filter=label=com.docker.compose.project={self.project}").split():
+            self.engine("rm", "-f", *left)
+        self.compose("down", "-v")
 
     def logs(self) -> str:
         """The last lines of every container."""

@@ -47,7 +47,7 @@ def stack() -> Iterator[Stack]:
         print(stack.logs())
         raise
     finally:
-        stack.compose("down", "-v")
+        stack.down()
 
 
 @pytest.fixture
