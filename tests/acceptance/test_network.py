@@ -22,6 +22,7 @@ from service.store import Database, attempts
 from service.store.attempts import Fenced
 from service.store.migrate import upgrade
 from tests.integration.dispatcher.conftest import SMALL, Stack, descendants, kill
+from tests.integration.dispatcher.test_gangs import processes
 from worker.events import Metrics
 
 pytestmark = [pytest.mark.anyio, pytest.mark.netns]
@@ -212,3 +213,14 @@ async def test_a_machine_that_was_cut_off_changes_nothing_when_it_is_back(machin
     # The other job had the same spec and was left alone.
     assert await machines.weights(moved) == await machines.weights(stayed)
     assert (await machines.attempts(moved))[1].resumed_from_step >= 2 * STEPS_PER_EPOCH
+
+
+async def test_a_job_on_two_machines_talks_over_the_network_between_them(machines: Machines) -> None:
+    job_id = await machines.submit(num_workers=2, batch_size=16, epochs=20)
+    await machines.wait_for_step(job_id, 3)
+    pids = await processes(machines, job_id)
+    assert {machines.first.runs(pid) for pid in pids} == {True, False}
+    job = await machines.wait(job_id)
+
+    assert (job.status, job.attempts) == (Status.SUCCEEDED, 1)
+    assert [row.epoch for row in await machines.rows(job_id, kind="eval")] == list(range(1, 21))
