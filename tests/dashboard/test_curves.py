@@ -56,6 +56,7 @@ async def test_every_seed_has_a_line_that_grows_and_can_be_singled_out(
 ) -> None:
     page = await visit.open(f"/experiments/{experiment}")
     card = page.locator(".card", has=page.get_by_role("heading", name="Learning curves"))
+    await card.scroll_into_view_if_needed()
     await expect(card.locator(".js-plotly-plot")).to_be_visible()
     await card.get_by_role("button", name="Every seed").click()
     await expect(card.locator("canvas")).to_have_count(2)
