@@ -9,17 +9,18 @@ COPY pyproject.toml requirements.lock ./
 # An editable install of empty packages: the code then goes to /opt/normlab by a COPY, without pip.
 RUN python3 -m venv --without-pip /opt/venv \
  && install -d gn worker service && touch gn/__init__.py worker/__init__.py service/__init__.py README.md LICENSE \
- && python3 -m pip --python /opt/venv/bin/python install --no-compile --constraint requirements.lock --editable '.[s3]' \
+ && python3 -m pip --python /opt/venv/bin/python install --no-compile \
+      --constraint requirements.lock --editable '.[s3]' \
  && rm -r gn worker service README.md LICENSE
 # Thinned, because the api uses little of four large packages: of scipy its special functions, of plotly its JavaScript,
 # of botocore S3 (and how credentials are come by), of greenlet and numpy no headers; and of nobody the tests.
 RUN cd /opt/venv/lib/python3*/site-packages \
  && find scipy -mindepth 1 -maxdepth 1 -type d ! -name special ! -name _lib -exec rm -r {} + \
- && find plotly -mindepth 1 ! -path '*/package_data' ! -name plotly.min.js ! -path plotly/__init__.py -delete 2>/dev/null; \
-    cd /opt/venv/lib/python3*/site-packages \
- && find botocore/data -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name sts ! -name sso ! -name sso-oidc ! -name signin -exec rm -r {} + \
+ && find plotly -type f ! -name plotly.min.js ! -path plotly/__init__.py -delete \
+ && find botocore/data -mindepth 1 -maxdepth 1 -type d \
+      ! -name s3 ! -name sts ! -name 'sso*' ! -name signin -exec rm -r {} + \
  && find . -type d '(' -name tests -o -name include ')' -prune -exec rm -r {} + \
- && find . -name '*.pyi' -delete
+ && find . '(' -name '*.pyi' -o -type d -empty ')' -delete
 # Importing proves that what is left suffices, and leaves the bytecode of exactly what is used.
 COPY docker/smoke.py ./
 RUN /opt/venv/bin/python smoke.py
