@@ -28,6 +28,7 @@ EXPERIMENT = {
 JOB: dict[str, Any] = {
     "id": "job_1",
     "name": "one",
+    "notes": "",
     "spec": JobRequest.model_validate({"normalization": {"type": "group"}, "batch_size": 2}).training.model_dump(
         mode="json"
     ),
