@@ -32,7 +32,9 @@ class JobFilterQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     status: list[Status] = Field(default_factory=list)
-    normalization: list[Text] = Field(default_factory=list, description="batch, sync_batch, layer, instance, group, none")
+    normalization: list[Text] = Field(
+        default_factory=list, description="batch, sync_batch, layer, instance, group, none"
+    )
     batch_size: list[Annotated[int, Field(ge=1, lt=2**31)]] = Field(default_factory=list)
     model: list[Text] = Field(default_factory=list)
     seed: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(default_factory=list)
