@@ -1,0 +1,111 @@
+"""What the README says of extending normlab, and of its weights, is done as it says."""
+
+import asyncio
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from service.client import Client
+from service.store import Database, migrate
+from worker.models import build_model
+from worker.spec import GroupNormalization
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+JOB = {
+    "normalization": {"type": "rms"},
+    "batch_size": 8,
+    "epochs": 1,
+    "dataset": {"name": "synthetic", "train_limit": 10, "test_limit": 10},
+}
+
+
+def fenced(language: str, section: str) -> str:
+    """The first block of a language in a section of the README."""
+    found = re.search(rf"^## {section}\n.*?^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    assert found is not None, f"the README's section {section} has no block of {language}"
+    return found[1]
+
+
+def run(tree: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """A Python command on the code of `tree`."""
+    return subprocess.run([sys.executable, *command], cwd=tree, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources with the README's patch applied."""
+    tree = tmp_path_factory.mktemp("extended")
+    for package in ("gn", "worker", "service"):
+        shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
+    patch = fenced("diff", "Extend it: a new normalization")
+    done = subprocess.run(["git", "apply", "-"], cwd=tree, input=patch, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return tree
+
+
+def test_the_patch_is_of_some_twenty_lines_in_two_files() -> None:
+    patch = fenced("diff", "Extend it: a new normalization")
+    added = [line for line in patch.splitlines() if re.match(r"\+(?!\+\+)\s*\S", line)]
+    assert len(added) <= 25
+    assert re.findall(r"^\+\+\+ b/(.*)$", patch, re.MULTILINE) == ["worker/spec.py", "worker/normalization.py"]
+
+
+def test_the_new_normalization_trains(extended: Path) -> None:
+    (extended / "job.json").write_text(json.dumps(JOB))
+    done = run(extended, "-m", "worker", "job.json")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.returncode, events[-1]["type"], events[-1]["outcome"]) == (0, "finished", "succeeded"), done.stderr
+    assert 0 <= next(event["values"]["test_error"] for event in events if event.get("kind") == "eval") <= 1
+
+
+def test_the_new_normalization_is_submitted_and_offered(extended: Path, tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/normlab.db"
+
+    async def migrated() -> None:
+        async with Database(url) as database:
+            await migrate.upgrade(database)
+
+    asyncio.run(migrated())
+    environment = {
+        "NORMLAB_HOME": str(tmp_path),
+        "NORMLAB_DATABASE_URL": url,
+        "NORMLAB_PORT": "0",
+        "HOME": str(tmp_path),
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "service.app"], cwd=extended, env=environment, stderr=subprocess.PIPE, text=True
+    ) as api:
+        try:
+            assert api.stderr is not None
+            address = next(found[0] for line in api.stderr if (found := re.search(r"http://[\d.:]+", line)))
+            submitted = run(extended, "-m", "service.cli", "--url", address, "submit", "-n", "rms", "-b", "8", "--json")
+            assert submitted.returncode == 0, submitted.stderr
+            assert json.loads(submitted.stdout)["spec"]["normalization"] == {"type": "rms", "eps": 1e-5}
+            with Client(address) as client:
+                offered = {entry["type"]: entry for entry in client.specification()["normalizations"]}
+                grid = {"normalization": [{"type": "rms"}, {"type": "group"}], "batch_size": [8]}
+                assert client.dry_run({"name": "two", "grid": grid})["jobs"]
+            assert "root mean square" in offered["rms"]["description"]
+        finally:
+            api.terminate()
+
+
+def test_weights_load_into_plain_torch_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = build_model("resnet20", GroupNormalization(num_groups=8), seed=7)
+    save_file(
+        {name: value.contiguous() for name, value in trained.state_dict().items()}, tmp_path / "model.safetensors"
+    )
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, torch.nn.Module] = {}
+    exec(compile(fenced("python", "Exports"), "README.md", "exec"), names)
+    images = torch.zeros(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(names["network"].eval()(images), trained.eval()(images))
