@@ -9,12 +9,11 @@ RUN useradd --uid 1000 --create-home normlab \
  && install -d -o normlab /run/normlab /run/ray /var/cache/gn \
       /var/lib/normlab /var/lib/normlab/artifacts /var/lib/normlab/data
 WORKDIR /opt/normlab
-# From the largest and steadiest to the smallest and liveliest: torch, the other dependencies, the kernels, the code.
-COPY requirements.lock ./
+# From the largest and steadiest to the smallest and liveliest: torch (as in the lock, which itself changes more often),
+# the other dependencies, the kernels, the code.
 RUN python3 -m venv --without-pip /opt/venv \
- && python3 -m pip --python /opt/venv/bin/python install ${TORCH_INDEX:+--index-url ${TORCH_INDEX}} \
-      "$(grep '^torch==' requirements.lock)"
-COPY pyproject.toml ./
+ && python3 -m pip --python /opt/venv/bin/python install ${TORCH_INDEX:+--index-url ${TORCH_INDEX}} torch==2.13.0
+COPY pyproject.toml requirements.lock ./
 # An editable install of empty packages: the code then goes to /opt/normlab by a COPY, without pip.
 RUN install -d gn worker service && touch gn/__init__.py worker/__init__.py service/__init__.py README.md LICENSE \
  && python3 -m pip --python /opt/venv/bin/python install --constraint requirements.lock --editable '.[worker,s3]' \
@@ -24,7 +23,8 @@ ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
 COPY gn gn
 USER normlab
 # For the CPU that builds; a worker on another one compiles its own on first use, some seconds.
-RUN python -W error -c "import torch; from gn.cpu.loader import library; [library(e) for e in ('float', 'BFloat16', 'Float16')]"
+RUN python -W error::RuntimeWarning -c "import torch; from gn.cpu.loader import library; \
+    [library(element) for element in ('float', 'BFloat16', 'Float16')]"
 USER root
 COPY docker/ray.sh /usr/local/bin/normlab-ray
 COPY worker worker

@@ -209,6 +209,8 @@ def test_every_file_that_the_deployment_readme_names_exists() -> None:
 
 
 def test_images_install_what_the_lock_has() -> None:
+    [torch] = re.findall(r"torch==[\d.]+", (DOCKER / "worker.Dockerfile").read_text())
+    assert torch in (ROOT / "requirements.lock").read_text().splitlines()
     for dockerfile in DOCKER.glob("*.Dockerfile"):
         text = dockerfile.read_text()
         assert "--constraint requirements.lock" in text
