@@ -87,12 +87,12 @@ class Stack:
         url = f"http://127.0.0.1:{self.port}"
         return Client(url, token or self.secret("api_token"), retry_s=PATIENCE_S, patience_s=PATIENCE_S)
 
-    def down(self) -> None:
-        """Remove all of it; podman-compose forgets containers that were added by --scale."""
-        self.compose("down")
-        if left := self.engine("ps", "-aq", f"--filter=label=com.docker.compose.project={self.project}").split():
-            self.engine("rm", "-f", *left)
-        self.compose("down", "-v")
+    def down(self, *options: str) -> None:
+        """Remove every container; podman-compose by itself forgets those that were added by --scale."""
+        if all_ := self.engine("ps", "-aq", f"--filter=label=com.docker.compose.project={self.project}").split():
+            self.engine("stop", *all_)
+            self.engine("rm", "-f", *all_)
+        self.compose("down", *options)
 
     def logs(self) -> str:
         """The last lines of every container."""

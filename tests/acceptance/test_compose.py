@@ -47,7 +47,7 @@ def stack() -> Iterator[Stack]:
         print(stack.logs())
         raise
     finally:
-        stack.down()
+        stack.down("-v")
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_the_secrets_and_the_jobs_survive_a_restart_of_everything(stack: Stack, 
     job = client.submit(STUDY | {"epochs": 1})["id"]
     client.wait(job)
     before = {name: stack.secret(name) for name in ("api_tokens", "database_password", "s3_secret_key")}
-    stack.compose("down")
+    stack.down()
     stack.up()
     assert {name: stack.secret(name) for name in before} == before
     assert client.job(job)["status"] == "succeeded"
