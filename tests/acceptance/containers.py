@@ -91,7 +91,9 @@ class Stack:
         """Remove every container; podman-compose by itself forgets those that were added by --scale."""
         if all_ := self.engine("ps", "-aq", f"--filter=label=com.docker.compose.project={self.project}").split():
             self.engine("stop", *all_)
-            self.engine("rm", "-f", *all_)
+            # podman refuses those that others depend on until these are gone.
+            for _ in range(2):
+                subprocess.run((self._program, "rm", "-f", *all_), capture_output=True, check=False)
         self.compose("down", *options)
 
     def logs(self) -> str:
