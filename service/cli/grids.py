@@ -111,6 +111,14 @@ def cell_text(cell: Json | None, number: Number) -> Text:
     return text or Text(NONE, style="dim")
 
 
+def resolved_text(comparison: Json) -> Text:
+    """Whether a difference is real, or how many more seeds might tell."""
+    if comparison["resolved"]:
+        return Text("yes", style="green")
+    more = comparison["seeds_needed"]
+    return Text("no" if more is None else f"no, {more} more {'seed' if more == 1 else 'seeds'} might")
+
+
 def counts_text(counts: Mapping[str, int]) -> Text:
     """`3 succeeded, 1 running`."""
     return Text(", ").join(Text(f"{count} ").append_text(status_text(status)) for status, count in counts.items())
@@ -137,8 +145,7 @@ def _comparisons(tested: Iterable[Json], number: Number) -> Table:
         "COLUMN", "A", "B", "N", "A - B", "INTERVAL", "P ADJUSTED", "RESOLVED", right=("N", "A - B", "P ADJUSTED")
     )
     for comparison in tested:
-        p, more = comparison["p_adjusted"], comparison["seeds_needed"]
-        unresolved = "no" if more is None else f"no, {more} more seeds might"
+        p = comparison["p_adjusted"]
         table.add_row(
             comparison["column"],
             comparison["row_a"],
@@ -147,6 +154,6 @@ def _comparisons(tested: Iterable[Json], number: Number) -> Table:
             number.plain(comparison["difference"], "+"),
             number.range(comparison["interval"], "+"),
             NONE if p is None else f"{p:.3g}",
-            Text("yes", style="green") if comparison["resolved"] else Text(unresolved),
+            resolved_text(comparison),
         )
     return table

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from service.cli import experiments
 from service.cli.exits import Exit
-from service.cli.grids import cell_text, value_text
+from service.cli.grids import cell_text, resolved_text, value_text
 from service.client import Client
 from service.report import Number
 from tests.unit.service.conftest import Run
@@ -273,6 +273,19 @@ def test_a_cell_tells_what_has_not_ended() -> None:
     assert cell_text(CELL | {"interval": None, "n": 1}, number).plain == "50.00 (1)"
     assert cell_text(CELL | {"counts": {"succeeded": 2, "failed": 1}}, number).plain == "50.00 ± 10.00 (2) 1 failed"
     assert cell_text(None, number).plain == "–"
+
+
+@pytest.mark.parametrize(
+    ("resolved", "needed", "text"),
+    [
+        (True, None, "yes"),
+        (False, None, "no"),
+        (False, 1, "no, 1 more seed might"),
+        (False, 12, "no, 12 more seeds might"),
+    ],
+)
+def test_a_difference_that_is_not_resolved_says_what_might(resolved: bool, needed: int | None, text: str) -> None:
+    assert resolved_text({"resolved": resolved, "seeds_needed": needed}).plain == text
 
 
 def test_a_value_of_a_grid_is_short() -> None:
