@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.artifacts import CorruptFile, LocalArtifacts, StorageFull, open_artifacts
+from service.artifacts import LocalArtifacts, open_artifacts
+from service.errors import CorruptFile, StorageFull
 from worker.events import File
 
 FILES = {"model.safetensors": b"weights" * 100, "state.pt": b"", "manifest.json": b"{}"}

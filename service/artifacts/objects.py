@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from service.artifacts import LocalArtifacts, check_all, checked_name, missing
+from service.artifacts.local import LocalArtifacts
+from service.artifacts.store import check_all, checked_name, missing
 from service.errors import CorruptFile, StorageFull, StorageUnavailable
 from worker.events import File
 

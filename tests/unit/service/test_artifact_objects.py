@@ -14,9 +14,9 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from s3fs.errors import translate_boto_error
 
-from service.artifacts import CorruptFile, StorageFull, open_artifacts
-from service.errors import StorageUnavailable
-from service.object_artifacts import COMPLETE, KEPT_S, ObjectArtifacts
+from service.artifacts import open_artifacts
+from service.artifacts.objects import COMPLETE, KEPT_S, ObjectArtifacts
+from service.errors import CorruptFile, StorageFull, StorageUnavailable
 from tests.s3 import S3Server
 from worker.events import File
 

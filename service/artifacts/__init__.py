@@ -1,0 +1,34 @@
+"""Where the files of checkpoints are kept: in a folder, or in an object store.
+
+Every function blocks; asynchronous callers run them in a thread.
+"""
+
+import tempfile
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from service.artifacts.local import LocalArtifacts
+from service.artifacts.store import ArtifactStore
+
+__all__ = ["ArtifactStore", "LocalArtifacts", "open_artifacts"]
+
+
+def open_artifacts(location: str, copies: Path | None = None) -> ArtifactStore:
+    """The artifact store at a folder, a file:// URL, or s3://bucket/folder.
+
+    Of a store that is elsewhere, files are handed out from copies in a folder, by default a temporary one. Raises
+    `ValueError` for a scheme that is not supported.
+    """
+    if "://" not in location:
+        return LocalArtifacts(Path(location).expanduser().absolute())
+    url = urlsplit(location)
+    if url.scheme == "s3" and url.netloc:
+        from service.artifacts.objects import open_s3
+
+        return open_s3(location, copies or Path(tempfile.gettempdir(), "normlab-artifacts"))
+    if url.scheme != "file" or url.netloc not in ("", "localhost") or not url.path.startswith("/"):
+        raise ValueError(
+            f"NORMLAB_ARTIFACTS_URL is {location}, and checkpoints cannot be kept there: give a folder that the "
+            "dispatcher and the api share, as /path or file:///path, or s3://bucket/folder"
+        )
+    return LocalArtifacts(Path(unquote(url.path)))
