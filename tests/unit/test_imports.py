@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("gn", "worker", "service")
 FILES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-LIGHT = {"worker.spec", "worker.architecture", "worker.events", "worker.recipes"}
+LIGHT = ("worker.spec", "worker.architecture", "worker.events", "worker.recipes")
 """What the service may know of the worker: they need the standard library and pydantic alone."""
 CLUSTER = "service.dispatcher.cluster"
 WITHOUT_TORCH = LIGHT | {"worker.datasets"}
