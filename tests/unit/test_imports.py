@@ -14,7 +14,7 @@ FILES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT 
 LIGHT = ("worker.spec", "worker.architecture", "worker.events", "worker.recipes")
 """What the service may know of the worker: they need the standard library and pydantic alone."""
 CLUSTER = "service.dispatcher.cluster"
-WITHOUT_TORCH = LIGHT | {"worker.datasets"}
+WITHOUT_TORCH = (*LIGHT, "worker.datasets")
 
 
 def module_of(path: Path) -> str:
