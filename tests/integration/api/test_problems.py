@@ -43,7 +43,7 @@ async def test_what_is_not_there(http: AsyncClient, path: str) -> None:
     ("method", "path", "allowed"),
     [
         ("PUT", "/v1/jobs", "GET, POST"),
-        ("PATCH", "/v1/jobs/job_1", "DELETE, GET"),
+        ("PUT", "/v1/jobs/job_1", "DELETE, GET, PATCH"),
         ("POST", "/v1/checkpoints/checkpoint_1/files/x", "GET, HEAD"),
         ("GET", "/v1/jobs/job_1/cancel", "POST"),
         ("TRACE", "/livez", "GET"),
@@ -188,7 +188,7 @@ ALICE, BOB = bearer("alices-token"), bearer("bobs-token")
 def v1_operations(app: FastAPI) -> list[tuple[str, str]]:
     """Every method and path that needs a token, filled in with ids that do not exist."""
     ids = {"job_id": "job_1", "checkpoint_id": "checkpoint_1", "experiment_id": "experiment_1"}
-    ids |= {"name": "x", "which": "best"}
+    ids |= {"view_id": "view_1", "name": "x", "which": "best"}
     found = []
     for path, methods in app.openapi()["paths"].items():
         if path.startswith("/v1/") and path != "/v1/specification":
@@ -214,7 +214,7 @@ async def test_a_token_that_reads_does_not_write(app: FastAPI, closed: AsyncClie
     for method, path in v1_operations(app):
         answer = await closed.request(method, path, headers=BOB)
         if method in ("GET", "HEAD"):
-            assert answer.status_code in (200, 404), (method, path)
+            assert answer.status_code in (200, 404, 422), (method, path)
         else:
             assert_problem(answer, 403)
             assert "bob" in answer.json()["detail"]
