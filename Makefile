@@ -42,7 +42,7 @@ demo: $(INSTALLED) ## train BatchNorm and GroupNorm at batch sizes 2 and 32, a f
 up: $(INSTALLED) ## start the service on this machine
 	@$(BIN)/normlab up $(ARGS)
 
-test: $(INSTALLED) ## run all tests
+test: $(INSTALLED) ## run the tests
 	@$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 test-containers: $(INSTALLED) ## build the images and hurt every container, with Docker or podman-compose

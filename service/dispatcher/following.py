@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.artifacts import ArtifactStore
 from service.dispatcher.cluster import DatasetError, Report, Request, WorkerGone
 from service.dispatcher.datasets import Datasets
-from service.dispatcher.gang import Gang, verdict
+from service.dispatcher.gang import POLL_WAIT_S, Gang, verdict
 from service.dispatcher.leadership import Leadership, LeadershipLost
 from service.dispatcher.pool import Pool, Slot
 from service.errors import CorruptFile, StorageFull, StorageUnavailable
@@ -25,7 +25,6 @@ from worker.spec import DatasetName
 
 logger = logging.getLogger(__name__)
 
-POLL_WAIT_S = 2.0
 DATABASE_RETRY_S = 1.0
 STORAGE_TRIES = 3
 STORAGE_RETRY_S = 2.0

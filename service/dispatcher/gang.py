@@ -8,6 +8,7 @@ from service.dispatcher.cluster import Worker, WorkerGone, share
 from worker.events import Failure, Finished
 
 POLL_WAIT_S = 2.0
+"""A worker that is followed answers a poll within this, whether or not it has anything to say."""
 SETTLE_S = 3.0
 """Once one worker has ended, the others have so long to find out, and to say why they did."""
 
