@@ -1,6 +1,7 @@
 """A Ray cluster of this machine's own: one head, reachable with a token alone, beside any other Ray."""
 
 import contextlib
+import importlib.util
 import os
 import secrets
 import shutil
@@ -68,6 +69,7 @@ class PrivateRay:
             f"--temp-dir={self.folder}",
             f"--object-store-memory={_object_store()}",
             f"--num-cpus={self.slots * self._settings.cpus_per_worker}",
+            *client_server_port(),
         ]  # fmt: skip
         return command if self._settings.gpus_per_worker else [*command, "--num-gpus=0"]
 
@@ -82,6 +84,11 @@ class PrivateRay:
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder = None
+
+
+def client_server_port() -> list[str]:
+    """What keeps a head off port 10001: with gRPC there, it starts a server for Ray's clients, unasked."""
+    return [f"--ray-client-server-port={free_port()}"] if importlib.util.find_spec("grpc") else []
 
 
 def free_port(host: str = "127.0.0.1") -> int:

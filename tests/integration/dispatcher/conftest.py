@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import pytest
 
 from service.jobs import TERMINAL, JobRequest, Status
+from service.private_ray import client_server_port, free_port
 from service.store import Database, checkpoints, events, jobs, leases, metrics
 from service.store.migrate import upgrade
 from service.store.tables import Checkpoint, Event, Job, Metric
@@ -25,13 +26,6 @@ Found = TypeVar("Found")
 PATIENCE_S = 120
 CPUS = 2
 SMALL = {"name": "synthetic", "train_limit": 256, "test_limit": 100}
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def accepts(port: int) -> bool:
@@ -51,6 +45,7 @@ def ray_environment() -> Iterator[dict[str, str]]:
         command += ["--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={folder}", f"--num-cpus={CPUS}"]
         command += ["--include-dashboard=false", "--disable-usage-stats", "--object-store-memory=500000000"]
         command += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
+        command += client_server_port()
         with (Path(folder) / "ray.log").open("wb") as log:
             head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:

@@ -341,6 +341,18 @@ class TestPrivateRay:
             assert rays[0].address != rays[1].address
             assert rays[0].environment()["RAY_AUTH_TOKEN"] != rays[1].environment()["RAY_AUTH_TOKEN"]
 
+    @pytest.mark.parametrize("grpc", [True, False])
+    def test_a_server_for_clients_that_ray_starts_unasked_is_off_its_usual_port(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch, grpc: bool
+    ) -> None:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if grpc and name == "grpc" else None)
+        ray = PrivateRay(settings)
+        named = [argument for argument in ray.command() if argument.startswith("--ray-client-server-port=")]
+        ray.remove()
+        # Ray refuses the argument where gRPC is missing.
+        assert len(named) == grpc
+        assert "--ray-client-server-port=10001" not in named
+
     def test_keeps_its_token_out_of_the_command(self, settings: Settings) -> None:
         ray = PrivateRay(settings)
         assert ray.environment()["RAY_AUTH_TOKEN"] not in " ".join(ray.command())
