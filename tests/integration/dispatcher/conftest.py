@@ -1,15 +1,21 @@
-"""A private Ray cluster for the session, and for each test a dispatcher of its own: the real ones, as processes."""
+"""A private Ray cluster for the session, and for each test a dispatcher of its own: the real ones, as processes.
+
+The training workers stay: each dispatcher adopts those that the ones before it left idle, as it would after a restart.
+"""
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,14 +24,16 @@ import pytest
 from service.jobs import TERMINAL, JobRequest, Status
 from service.private_ray import client_server_port, free_port
 from service.store import Database, checkpoints, events, jobs, leases, metrics
-from service.store.migrate import upgrade
 from service.store.tables import Checkpoint, Event, Job, Metric
 
 Found = TypeVar("Found")
 
 PATIENCE_S = 120
 CPUS = 2
-SMALL = {"name": "synthetic", "train_limit": 256, "test_limit": 100}
+SMALL = {"name": "synthetic", "train_limit": 128, "test_limit": 50}
+"""8 steps of 16 images an epoch."""
+STUDY = {"epochs": 6, "checkpoint": {"every_epochs": 2}}
+"""Long enough to be disturbed, and to resume from one of two checkpoints."""
 
 
 def accepts(port: int) -> bool:
@@ -87,12 +95,30 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
         os.kill(pid, number)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a job came to: the sha256 of its weights, and of each row that counts all but how fast it came."""
+
+    weights: str
+    rows: Sequence[tuple[str, int, int, dict[str, float]]]
+
+
+Undisturbed = dict[str, Outcome]
+
+
+@pytest.fixture(scope="session")
+def undisturbed() -> Undisturbed:
+    """What jobs that were left alone came to, by what they were asked for."""
+    return {}
+
+
 class Stack:
     """A database, an artifact folder, and as many dispatchers as a test starts."""
 
-    def __init__(self, environment: dict[str, str], home: Path, database: Database) -> None:
+    def __init__(self, environment: dict[str, str], home: Path, database: Database, undisturbed: Undisturbed) -> None:
         self.environment, self.home, self.database = environment, home, database
         self.head = int(environment["RAY_HEAD_PID"])
+        self._undisturbed = undisturbed
         self.dispatchers: list[subprocess.Popen[bytes]] = []
 
     def start_dispatcher(self) -> subprocess.Popen[bytes]:
@@ -107,9 +133,24 @@ class Stack:
             process.wait()
 
     async def submit(self, **fields: Any) -> str:
-        request = {"normalization": {"type": "group"}, "batch_size": 32, "epochs": 2, "dataset": SMALL} | fields
+        request = {"normalization": {"type": "group"}, "batch_size": 16, "epochs": 2, "dataset": SMALL} | fields
         async with self.database.write() as session:
             return (await jobs.create(session, JobRequest.model_validate(request))).id
+
+    async def cancel(self, *job_ids: str) -> None:
+        async with self.database.write() as session:
+            for job_id in job_ids:
+                await jobs.cancel(session, job_id)
+
+    async def pause(self, job_id: str) -> Job:
+        """The job, once it is paused."""
+        async with self.database.write() as session:
+            await jobs.pause(session, job_id)
+        return await self.wait(job_id, Status.PAUSED)
+
+    async def resume(self, job_id: str) -> None:
+        async with self.database.write() as session:
+            await jobs.resume(session, job_id)
 
     async def job(self, job_id: str) -> Job:
         async with self.database.read() as session:
@@ -143,17 +184,31 @@ class Stack:
             await asyncio.sleep(0.02)
         return found
 
-    async def worker_process(self, job_id: str) -> int:
-        """The process that trains a job."""
+    async def training_processes(self, job_id: str) -> list[int]:
+        """The processes that train a job, by rank, once the dispatcher has told of them."""
 
-        async def there() -> int | None:
+        async def there() -> list[int] | None:
             job = await self.job(job_id)
-            async with self.database.read() as session:
-                lease = await leases.get(session, "dispatcher")
-            workers = lease.report.get("workers", []) if lease else []
-            return next((w["pid"] for w in workers if w["attempt"] == job.attempt_id and w["pid"]), None)
+            assert job.status not in TERMINAL, f"{job.status} before its workers were told of: {job.error}"
+            told = (await self.report()).get("workers", [])
+            held = {worker["id"]: worker["pid"] for worker in told if worker["attempt"] == job.attempt_id}
+            if not (attempts := await self.attempts(job_id)):
+                return None
+            names = [worker["worker"] for worker in attempts[-1].workers or ({"worker": attempts[-1].worker},)]
+            return [held[name] for name in names] if all(map(held.get, names)) else None
 
-        return await self.until(there, f"the worker of {job_id}")
+        return await self.until(there, f"the workers of {job_id}")
+
+    async def training_process(self, job_id: str) -> int:
+        """The process that trains a job of one worker."""
+        (pid,) = await self.training_processes(job_id)
+        return pid
+
+    async def report(self) -> dict[str, Any]:
+        """What the dispatcher last said of itself."""
+        async with self.database.read() as session:
+            lease = await leases.get(session, "dispatcher")
+        return dict(lease.report) if lease else {}
 
     async def events(self, job_id: str) -> Sequence[Event]:
         async with self.database.read() as session:
@@ -181,8 +236,27 @@ class Stack:
         digest: str = latest.files["model.safetensors"]["sha256"]
         return digest
 
+    async def outcome(self, job_id: str) -> Outcome:
+        rows = [(row.kind, row.epoch, row.step, dict(row.values)) for row in await self.rows(job_id)]
+        for *_, values in rows:
+            values.pop("images_per_s", None)
+        return Outcome(await self.weights(job_id), rows)
+
+    async def assert_as_if_undisturbed(self, job_id: str, **fields: Any) -> None:
+        """That a job came to what another one of `fields` comes to which is left alone, and has each row once."""
+        asked = repr(fields)
+        if asked not in self._undisturbed:
+            alone = await self.submit(**fields)
+            await self.wait(alone)
+            self._undisturbed[asked] = await self.outcome(alone)
+        outcome = await self.outcome(job_id)
+        assert outcome == self._undisturbed[asked]
+        assert set(Counter((kind, step) for kind, _, step, _ in outcome.rows).values()) == {1}
+        evaluated = [epoch for kind, epoch, *_ in outcome.rows if kind == "eval"]
+        assert evaluated == list(range(1, fields["epochs"] + 1))
+
     async def end_workers(self) -> None:
-        """End the detached workers, which would keep the cluster's CPUs from the next test."""
+        """End the training workers, which keep the cluster's CPUs."""
 
         async def all_gone() -> bool | None:
             alive = [pid for pid in descendants(self.head) if b"ray::TrainingWorker" in command_of(pid)]
@@ -196,31 +270,51 @@ class Stack:
         return "\n".join(path.read_text()[-3000:] for path in sorted(self.home.glob("dispatcher-*.log")))
 
 
+def actor_of(training_process: int) -> int:
+    """The actor that started a training process."""
+    return int(stat(training_process)[1])
+
+
+def stat(pid: int) -> list[str]:
+    """What the system says of a process, from its state on."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
 @pytest.fixture
-def stack_url(tmp_path: Path) -> str:
-    """Where the stack's database is."""
-    return f"sqlite+aiosqlite:///{tmp_path / 'normlab.db'}"
+def stack_url(tmp_path: Path, sqlite_template: Path) -> str:
+    """Where the stack's database is, which is migrated."""
+    path = shutil.copy(sqlite_template, tmp_path / "normlab.db")
+    return f"sqlite+aiosqlite:///{path}"
 
 
 @pytest.fixture
 async def stack(
-    ray_environment: dict[str, str], tmp_path: Path, stack_url: str, request: pytest.FixtureRequest
+    ray_environment: dict[str, str],
+    tmp_path: Path,
+    stack_url: str,
+    undisturbed: Undisturbed,
+    request: pytest.FixtureRequest,
 ) -> AsyncIterator[Stack]:
     """A dispatcher at work on a new database; `parametrize("stack", [{...}], indirect=True)` changes settings."""
     changed = {f"NORMLAB_{name}": str(value) for name, value in getattr(request, "param", {}).items()}
+    # A lease is what a worker was started with: no test finds one with another test's.
+    own_workers = "NORMLAB_WORKER_LEASE_S" in changed
     environment = ray_environment | {
         "NORMLAB_HOME": str(tmp_path),
         "NORMLAB_DATABASE_URL": stack_url,
         "NORMLAB_DATA_DIR": str(tmp_path / "data"),
-        "NORMLAB_RAY_NAMESPACE": tmp_path.name,
-        "NORMLAB_DISPATCHER_LEASE_S": "2",
+        "NORMLAB_RAY_NAMESPACE": tmp_path.name if own_workers else "shared",
+        "NORMLAB_DISPATCHER_LEASE_S": "1",
+        "NORMLAB_DISPATCH_INTERVAL_S": "0.05",
     }
     async with Database(stack_url) as database:
-        await upgrade(database)
-        stack = Stack(environment | changed, tmp_path, database)
+        stack = Stack(environment | changed, tmp_path, database, undisturbed)
+        if own_workers:
+            await stack.end_workers()
         stack.start_dispatcher()
         try:
             yield stack
         finally:
             stack.stop()
-            await stack.end_workers()
+            if own_workers:
+                await stack.end_workers()

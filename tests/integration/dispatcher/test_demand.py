@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from service.jobs import Status
-from service.store import jobs
 from tests.integration.dispatcher.conftest import CPUS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.ray]
@@ -52,10 +51,11 @@ async def test_workers_that_there_is_no_room_for_are_asked_of_the_autoscaler_whi
     waiting = [await stack.submit(num_workers=2, batch_size=16), await stack.submit(), await stack.submit()]
     await until_demand_is(stack, MAX_WORKERS - CPUS)
 
-    async with stack.database.write() as session:
-        for job_id in waiting:
-            await jobs.cancel(session, job_id)
+    await stack.cancel(*waiting)
     await until_demand_is(stack, 0)
+    await stack.cancel(*running)
+    for job_id in running:
+        await stack.wait(job_id)
 
 
 async def test_otherwise_no_more_is_asked_for_than_there_is_room_for(stack: Any) -> None:

@@ -13,32 +13,20 @@ from typing import Any
 import pytest
 
 from service.jobs import Status
-from service.store import jobs, leases
+from service.store import leases
+from tests.integration.dispatcher.conftest import STUDY, actor_of, stat
 
 pytestmark = [pytest.mark.anyio, pytest.mark.ray]
 
-STUDY = {"epochs": 6, "checkpoint": {"every_epochs": 2}}
-EPOCHS = 6
 TICKS_OF_A_WAITING_PROCESS = 10
-
-
-async def assert_as_if_undisturbed(stack: Any, job_id: str) -> None:
-    """The same weights, and each row once, as of a run that was left alone."""
-    undisturbed = await stack.submit(**STUDY)
-    await stack.wait(undisturbed)
-    assert await stack.weights(job_id) == await stack.weights(undisturbed)
-    live = Counter((row.kind, row.step) for row in await stack.rows(job_id))
-    assert set(live.values()) == {1}
-    assert set(live) == {(row.kind, row.step) for row in await stack.rows(undisturbed)}
-    assert [row.epoch for row in await stack.rows(job_id, kind="eval")] == list(range(1, EPOCHS + 1))
 
 
 @pytest.mark.parametrize("part", ["training process", "actor"])
 async def test_a_killed_worker_costs_the_job_what_came_after_its_last_checkpoint(stack: Any, part: str) -> None:
     job_id = await stack.submit(**STUDY)
+    training = await stack.training_process(job_id)
     await stack.wait_for_step(job_id, 19)
-    training = await stack.worker_process(job_id)
-    os.kill(training if part == "training process" else parent_of(training), signal.SIGKILL)
+    os.kill(training if part == "training process" else actor_of(training), signal.SIGKILL)
     job = await stack.wait(job_id)
 
     assert job.status is Status.SUCCEEDED
@@ -52,7 +40,7 @@ async def test_a_killed_worker_costs_the_job_what_came_after_its_last_checkpoint
     everything = await stack.rows(job_id, superseded=True)
     superseded = [row for row in everything if row.superseded]
     assert all(row.attempt_id == first.id and row.step > second.resumed_from_step for row in superseded)
-    await assert_as_if_undisturbed(stack, job_id)
+    await stack.assert_as_if_undisturbed(job_id, **STUDY)
 
 
 async def test_an_attempt_goes_on_while_its_dispatcher_is_killed_and_replaced(stack: Any) -> None:
@@ -65,14 +53,15 @@ async def test_an_attempt_goes_on_while_its_dispatcher_is_killed_and_replaced(st
 
     assert (job.status, job.attempts) == (Status.SUCCEEDED, 1)
     assert await stack.history(job_id) == ["queued", "starting", "running", "succeeded"]
-    await assert_as_if_undisturbed(stack, job_id)
+    await stack.assert_as_if_undisturbed(job_id, **STUDY)
 
 
+@pytest.mark.parametrize("stack", [{"DISPATCHER_LEASE_S": 2}], indirect=True)
 async def test_a_standby_dispatcher_takes_over_and_until_then_touches_nothing(stack: Any) -> None:
     async def holder() -> str | None:
         async with stack.database.read() as session:
             lease = await leases.get(session, "dispatcher")
-            return lease.holder if lease else None
+        return lease.holder if lease else None
 
     first = await stack.until(holder, "a dispatcher")
     stack.start_dispatcher()
@@ -93,12 +82,12 @@ async def test_a_standby_dispatcher_takes_over_and_until_then_touches_nothing(st
 
 
 @pytest.mark.parametrize("part", ["training process", "actor"])
-@pytest.mark.parametrize("stack", [{"WORKER_LEASE_S": 3}], indirect=True)
+@pytest.mark.parametrize("stack", [{"WORKER_LEASE_S": 3, "WARM_WORKERS": 2}], indirect=True)
 async def test_a_frozen_worker_loses_its_job_to_another(stack: Any, part: str) -> None:
     job_id = await stack.submit(**STUDY)
+    training = await stack.training_process(job_id)
     await stack.wait_for_step(job_id, 3)
-    training = await stack.worker_process(job_id)
-    frozen = training if part == "training process" else parent_of(training)
+    frozen = training if part == "training process" else actor_of(training)
     os.kill(frozen, signal.SIGSTOP)
     try:
         assert (await stack.wait(job_id)).status is Status.SUCCEEDED
@@ -114,7 +103,7 @@ async def test_a_frozen_worker_loses_its_job_to_another(stack: Any, part: str) -
 async def test_a_worker_nobody_polls_gives_its_attempt_up(stack: Any) -> None:
     job_id = await stack.submit(epochs=200)
     await stack.wait_for_step(job_id, 3)
-    worker = await stack.worker_process(job_id)
+    worker = await stack.training_process(job_id)
     stack.dispatchers[0].kill()
 
     async def idle() -> bool | None:
@@ -131,8 +120,7 @@ async def test_a_worker_nobody_polls_gives_its_attempt_up(stack: Any) -> None:
 
     await stack.until(second_attempt, "the second attempt")
     assert (await stack.attempts(job_id))[0].outcome in ("cancelled", "lost")
-    async with stack.database.write() as session:
-        await jobs.cancel(session, job_id)
+    await stack.cancel(job_id)
     assert (await stack.wait(job_id)).status is Status.CANCELLED
 
 
@@ -146,7 +134,7 @@ async def test_a_job_that_keeps_losing_its_workers_fails(stack: Any) -> None:
             return True if job.attempts == number and job.status is Status.RUNNING else None
 
         await stack.until(trains, f"attempt {attempt}")
-        os.kill(await stack.worker_process(job_id), signal.SIGKILL)
+        os.kill(await stack.training_process(job_id), signal.SIGKILL)
     job = await stack.wait(job_id)
 
     assert job.status is Status.FAILED
@@ -165,15 +153,12 @@ async def test_what_is_queued_while_no_dispatcher_runs_is_trained_when_one_does(
 
 async def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(stack: Any) -> None:
     job_id = await stack.submit(epochs=4)
-    await stack.wait_for_step(job_id, 18)
-    async with stack.database.write() as session:
-        await jobs.pause(session, job_id)
-    await stack.wait(job_id, Status.PAUSED)
+    await stack.wait_for_step(job_id, 10)
+    await stack.pause(job_id)
     newest, before, *_ = await stack.checkpoints(job_id)
     weights = Path(stack.home, "artifacts", job_id, newest.id, "model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    async with stack.database.write() as session:
-        await jobs.resume(session, job_id)
+    await stack.resume(job_id)
     await stack.wait(job_id)
 
     assert (await stack.attempts(job_id))[1].resumed_from_step == before.step
@@ -214,13 +199,3 @@ def spent(pid: int) -> int:
     """Clock ticks of CPU a process has used."""
     fields = stat(pid)
     return int(fields[11]) + int(fields[12])
-
-
-def parent_of(pid: int) -> int:
-    """The actor of a training process."""
-    return int(stat(pid)[1])
-
-
-def stat(pid: int) -> list[str]:
-    """What the system says of a process, from its state on."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -9,40 +9,13 @@ from typing import Any
 import pytest
 
 from service.jobs import Status
-from service.store import jobs, leases
-from tests.integration.dispatcher.test_faults import parent_of
+from tests.integration.dispatcher import conftest
+from tests.integration.dispatcher.conftest import actor_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.ray]
 
-GANG = {"num_workers": 2, "batch_size": 16}
-STUDY = GANG | {"epochs": 6, "checkpoint": {"every_epochs": 2}}
-STEPS_PER_EPOCH = 8
-
-
-async def processes(stack: Any, job_id: str) -> list[int]:
-    """The training processes of a job, by rank."""
-
-    async def there() -> list[int] | None:
-        job = await stack.job(job_id)
-        async with stack.database.read() as session:
-            lease = await leases.get(session, "dispatcher")
-        held = {w["id"]: w["pid"] for w in lease.report.get("workers", []) if w["attempt"] == job.attempt_id}
-        attempt = (await stack.attempts(job_id))[-1]
-        pids = [held.get(worker["worker"]) for worker in attempt.workers]
-        return pids if all(pids) else None
-
-    found: list[int] = await stack.until(there, f"the workers of {job_id}")
-    return found
-
-
-async def assert_as_if_undisturbed(stack: Any, job_id: str) -> None:
-    """The same weights, and each row once, as of a job that was left alone."""
-    undisturbed = await stack.submit(**STUDY)
-    await stack.wait(undisturbed)
-    assert await stack.weights(job_id) == await stack.weights(undisturbed)
-    live = Counter((row.kind, row.step) for row in await stack.rows(job_id))
-    assert set(live.values()) == {1}
-    assert set(live) == {(row.kind, row.step) for row in await stack.rows(undisturbed)}
+GANG = {"num_workers": 2, "batch_size": 8}
+STUDY = GANG | conftest.STUDY
 
 
 async def test_two_workers_train_a_job_and_the_attempt_names_both(stack: Any) -> None:
@@ -64,9 +37,9 @@ async def test_the_death_of_one_costs_the_job_what_came_after_its_last_checkpoin
     stack: Any, rank: int, part: str
 ) -> None:
     job_id = await stack.submit(**STUDY)
-    await stack.wait_for_step(job_id, 2 * STEPS_PER_EPOCH + 3)
-    training = (await processes(stack, job_id))[rank]
-    os.kill(training if part == "training process" else parent_of(training), signal.SIGKILL)
+    training = (await stack.training_processes(job_id))[rank]
+    await stack.wait_for_step(job_id, 19)
+    os.kill(training if part == "training process" else actor_of(training), signal.SIGKILL)
     job = await stack.wait(job_id)
 
     assert (job.status, job.failures) == (Status.SUCCEEDED, 0)
@@ -78,14 +51,14 @@ async def test_the_death_of_one_costs_the_job_what_came_after_its_last_checkpoin
     survivor = first.workers[1 - rank]
     assert survivor in second.workers, "it was kept warm"
     assert first.workers[rank] not in second.workers
-    await assert_as_if_undisturbed(stack, job_id)
+    await stack.assert_as_if_undisturbed(job_id, **STUDY)
 
 
-@pytest.mark.parametrize("stack", [{"WORKER_LEASE_S": 3}], indirect=True)
+@pytest.mark.parametrize("stack", [{"WORKER_LEASE_S": 3, "WARM_WORKERS": 2}], indirect=True)
 async def test_a_frozen_worker_costs_the_others_their_attempt_and_nothing_more(stack: Any) -> None:
     job_id = await stack.submit(**STUDY)
+    frozen = (await stack.training_processes(job_id))[1]
     await stack.wait_for_step(job_id, 3)
-    frozen = (await processes(stack, job_id))[1]
     os.kill(frozen, signal.SIGSTOP)
     try:
         assert (await stack.wait(job_id)).status is Status.SUCCEEDED
@@ -108,16 +81,16 @@ async def test_it_goes_on_while_its_dispatcher_is_replaced(stack: Any) -> None:
     job = await stack.wait(job_id)
 
     assert (job.status, job.attempts) == (Status.SUCCEEDED, 1)
-    await assert_as_if_undisturbed(stack, job_id)
+    await stack.assert_as_if_undisturbed(job_id, **STUDY)
 
 
 async def test_a_dispatcher_that_finds_a_part_of_it_ends_that_and_queues_the_job_again(stack: Any) -> None:
     job_id = await stack.submit(**STUDY | {"epochs": 40})
+    first, second = await stack.training_processes(job_id)
     await stack.wait_for_step(job_id, 3)
-    first, second = await processes(stack, job_id)
     stack.dispatchers[0].kill()
     stack.dispatchers[0].wait()
-    os.kill(parent_of(second), signal.SIGKILL)
+    os.kill(actor_of(second), signal.SIGKILL)
     stack.start_dispatcher()
 
     async def lost() -> Any:
@@ -128,24 +101,22 @@ async def test_a_dispatcher_that_finds_a_part_of_it_ends_that_and_queues_the_job
     assert attempt.outcome == "lost"
     assert attempt.reason == f"worker {attempt.workers[1]['worker']} was gone when the dispatcher came back"
     await stack.wait(job_id, Status.RUNNING)
-    assert first not in await processes(stack, job_id)
+    assert first not in await stack.training_processes(job_id)
+    await stack.cancel(job_id)
+    await stack.wait(job_id)
 
 
 async def test_a_pause_and_a_cancellation_reach_all_its_workers(stack: Any) -> None:
     job_id = await stack.submit(**STUDY)
     await stack.wait_for_step(job_id, 11)
-    async with stack.database.write() as session:
-        await jobs.pause(session, job_id)
-    await stack.wait(job_id, Status.PAUSED)
-    async with stack.database.write() as session:
-        await jobs.resume(session, job_id)
+    await stack.pause(job_id)
+    await stack.resume(job_id)
     await stack.wait(job_id)
-    await assert_as_if_undisturbed(stack, job_id)
+    await stack.assert_as_if_undisturbed(job_id, **STUDY)
 
     long = await stack.submit(**GANG, epochs=200)
     await stack.wait_for_step(long, 3)
-    async with stack.database.write() as session:
-        await jobs.cancel(session, long)
+    await stack.cancel(long)
     assert (await stack.wait(long)).status is Status.CANCELLED
     assert (await stack.wait(await stack.submit(**GANG, epochs=1))).status is Status.SUCCEEDED
     workers = [attempt.workers for id_ in (job_id, long) for attempt in await stack.attempts(id_)]
@@ -173,14 +144,11 @@ async def test_small_jobs_neither_overtake_it_nor_wait_longer_than_for_its_start
     small = [await stack.submit(epochs=1) for _ in range(2)]
 
     async def waits() -> bool | None:
-        async with stack.database.read() as session:
-            lease = await leases.get(session, "dispatcher")
-        return True if (lease.report["next_up"] or {}).get("job") == gang else None
+        return True if ((await stack.report())["next_up"] or {}).get("job") == gang else None
 
     await stack.until(waits, "the job of two workers to be the next")
     assert [(await stack.job(job_id)).status for job_id in small] == [Status.QUEUED] * 2
-    async with stack.database.write() as session:
-        await jobs.cancel(session, running)
+    await stack.cancel(running)
     started = [(await stack.wait(job_id)).started_at for job_id in (gang, *small)]
     assert started == sorted(started)
 

@@ -10,7 +10,7 @@ from service.jobs import Status
 from service.store import experiments, jobs
 from service.store.listing import JobFilter
 from service.store.results import runs
-from tests.integration.dispatcher.conftest import SMALL
+from tests.integration.dispatcher.conftest import SMALL, STUDY
 
 pytestmark = [pytest.mark.anyio, pytest.mark.ray]
 
@@ -59,11 +59,12 @@ async def test_as_many_jobs_run_at_once_as_there_are_slots_and_the_most_urgent_o
         await stack.wait(job_id, Status.RUNNING)
     patient = await stack.submit(epochs=1)
     urgent = await stack.submit(epochs=1, priority=5)
-    async with stack.database.write() as session:
-        await jobs.cancel(session, running[0])
+    await stack.cancel(running[0])
 
     assert (await stack.wait(urgent)).started_at < (await stack.wait(patient)).started_at
     assert (await stack.job(running[1])).status is Status.RUNNING
+    await stack.cancel(running[1])
+    await stack.wait(running[1])
 
 
 async def test_a_cancelled_job_is_cancelled_once_its_worker_is_free(stack: Any) -> None:
@@ -80,25 +81,17 @@ async def test_a_cancelled_job_is_cancelled_once_its_worker_is_free(stack: Any) 
 
 
 async def test_a_paused_job_goes_on_where_it_was_and_ends_as_if_it_had_not_been_paused(stack: Any) -> None:
-    undisturbed = await stack.submit(epochs=6, checkpoint={"every_epochs": 3})
-    await stack.wait(undisturbed)
-    job_id = await stack.submit(epochs=6, checkpoint={"every_epochs": 3})
+    job_id = await stack.submit(**STUDY)
     await stack.wait_for_step(job_id, 11)
-    async with stack.database.write() as session:
-        await jobs.pause(session, job_id)
-    paused = await stack.wait(job_id, Status.PAUSED)
+    paused = await stack.pause(job_id)
     (checkpoint, *_) = await stack.checkpoints(job_id)
     assert checkpoint.step >= 11
-    async with stack.database.write() as session:
-        await jobs.resume(session, job_id)
+    await stack.resume(job_id)
     await stack.wait(job_id)
 
     assert paused.attempts == 1
     assert [attempt.resumed_from_step for attempt in await stack.attempts(job_id)] == [0, checkpoint.step]
-    assert await stack.weights(job_id) == await stack.weights(undisturbed)
-    for kind in ("train", "eval"):
-        rows, expected = await stack.rows(job_id, kinds=[kind]), await stack.rows(undisturbed, kinds=[kind])
-        assert [computed(row) for row in rows] == [computed(row) for row in expected]
+    await stack.assert_as_if_undisturbed(job_id, **STUDY)
 
 
 async def test_checkpoints_are_kept_as_the_spec_says_and_the_best_always(stack: Any) -> None:
@@ -141,12 +134,6 @@ async def test_a_missing_dataset_fails_the_jobs_that_need_it_with_a_sentence_and
     assert job.error["code"] == "dataset"
     assert "data_batch_1" in job.error["message"]
     assert (await stack.wait(bystander)).status is Status.SUCCEEDED
-
-
-def computed(row: Any) -> tuple[Any, ...]:
-    """What of a row follows from the spec: all but the speed."""
-    values = {name: value for name, value in row.values.items() if name != "images_per_s"}
-    return row.kind, row.epoch, row.step, values
 
 
 async def test_sequential_seeds_are_spent_whichever_dispatcher_is_there(stack: Any) -> None:

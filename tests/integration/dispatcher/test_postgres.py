@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from service.jobs import Status
-from service.store import jobs
 
 pytestmark = [
     pytest.mark.anyio,
@@ -26,13 +25,13 @@ def stack_url(database_url: str) -> str:
 async def test_a_job_survives_its_worker_and_its_dispatcher_and_another_is_cancelled(stack: Any) -> None:
     job_id = await stack.submit(epochs=5)
     cancelled = await stack.submit(epochs=200)
+    training = await stack.training_process(job_id)
     await stack.wait_for_step(job_id, 9)
-    os.kill(await stack.worker_process(job_id), signal.SIGKILL)
+    os.kill(training, signal.SIGKILL)
     stack.dispatchers[0].kill()
     stack.start_dispatcher()
     await stack.wait_for_step(cancelled, 9)
-    async with stack.database.write() as session:
-        await jobs.cancel(session, cancelled)
+    await stack.cancel(cancelled)
 
     assert (await stack.wait(job_id)).status is Status.SUCCEEDED
     assert (await stack.wait(cancelled)).status is Status.CANCELLED

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from service.jobs import Status
-from service.store import jobs
+from tests.integration.dispatcher.conftest import SMALL
 from tests.s3 import S3Server
 
 pytestmark = [
@@ -40,19 +40,17 @@ async def said(stack: Any, sentence: str) -> None:
 
 
 async def test_a_store_that_goes_away_costs_a_job_time_and_nothing_else(stack: Any, s3_server: S3Server) -> None:
-    job_id = await stack.submit(epochs=12, checkpoint={"every_epochs": 1})
+    # Long enough not to end while the store is away.
+    job_id = await stack.submit(epochs=12, batch_size=32, dataset=SMALL | {"train_limit": 256})
     await stack.wait_for_step(job_id, 9)
     s3_server.stop()
     await said(stack, "not recorded, will try again")
     s3_server.start()
     await stack.wait_for_step(job_id, 25)
-    async with stack.database.write() as session:
-        await jobs.pause(session, job_id)
-    await stack.wait(job_id, Status.PAUSED)
+    await stack.pause(job_id)
 
     s3_server.stop()
-    async with stack.database.write() as session:
-        await jobs.resume(session, job_id)
+    await stack.resume(job_id)
     await said(stack, "not resumed, will try again")
     s3_server.start()
     assert (await stack.wait(job_id)).status is Status.SUCCEEDED
