@@ -5,6 +5,7 @@ import os
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -19,6 +20,8 @@ from worker.training import Request, train
 
 HOST = "127.0.0.1"
 PATIENCE_S = 60.0
+synthetic = cache(datasets.synthetic)
+"""Made once in each process."""
 
 
 class Died(Exception):
@@ -136,7 +139,7 @@ def attempt(gang: Gang, spec: str, resume: Checkpoint | None = None, stop: Stop 
 
     train(
         TrainingSpec.model_validate_json(spec),
-        datasets.synthetic(),
+        synthetic(),
         report=record.events.append,
         save=keep,
         control=control,

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.unit.worker import gangs
 from tests.unit.worker.gangs import HOST, PATIENCE_S, Died, Stop, Team, attempt, records
-from worker import datasets, training
+from worker import training
 from worker.checkpoint import Checkpoint
 from worker.data import TrainingData
 from worker.models import build_model
@@ -26,7 +27,7 @@ NORMALIZATIONS = ("group", "layer", "instance", "none", "sync_batch", "batch")
 def gradients(group: ProcessGroup, given: str) -> list[Tensor]:
     """Of the second step of the third epoch, in float64."""
     spec = TrainingSpec.model_validate_json(given)
-    data = TrainingData(spec, datasets.synthetic(), rank=group.rank, num_workers=group.size)
+    data = TrainingData(spec, gangs.synthetic(), rank=group.rank, num_workers=group.size)
     model = build_model(spec.model, spec.normalization, seed=1).double()
     with torch.no_grad():
         for parameter in model.parameters():
