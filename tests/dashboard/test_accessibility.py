@@ -75,7 +75,8 @@ async def violations(page: Page) -> list[str]:
     """What axe-core finds. It is evaluated, not loaded: the policy of the page admits no script but its own."""
     await page.evaluate(AXE)
     found: dict[str, Any] = await page.evaluate(
-        "axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice'] })"
+        "axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice'],"
+        " resultTypes: ['violations'] })"
     )
     return [
         f"{violation['id']}: {violation['help']}: {node['html'][:160]}"
