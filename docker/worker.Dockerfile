@@ -23,8 +23,7 @@ ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
 COPY gn gn
 USER normlab
 # For the CPU that builds; a worker on another one compiles its own on first use, some seconds.
-RUN python -W error::RuntimeWarning -c "import torch; from gn.cpu.loader import library; \
-    [library(element) for element in ('float', 'BFloat16', 'Float16')]"
+RUN python -m gn.cpu
 USER root
 COPY docker/ray.sh /usr/local/bin/normlab-ray
 COPY worker worker

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 __all__ = ["BACKENDS", "Backend", "backend", "selected"]
 
-Backend = Literal["auto", "reference"]
+Backend = Literal["auto", "kernels", "reference"]
 
 BACKENDS = get_args(Backend)
 _selected: list[str] = []
@@ -21,7 +21,9 @@ def selected() -> str:
 
 @contextmanager
 def backend(name: Backend) -> Iterator[None]:
-    """Within the block, compute with the fused kernels where there are some (`"auto"`), or always with the reference.
+    """Within the block, compute with the fused kernels where there are some, or always with the `"reference"`.
+
+    On the CPU, `"auto"` lets an extension of torch call them where there is one, and `"kernels"` has Python do that.
 
     It holds for the whole process, as backward passes run on threads of their own. The environment variable
     `GN_BACKEND` sets the same from outside.

@@ -16,6 +16,7 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from gn import backends, layout, reference
+from gn.cpu import extension
 from gn.cpu import kernels as cpu
 
 __all__ = ["group_norm"]
@@ -42,6 +43,8 @@ def group_norm(
     if not _is_plain(x, weight, bias, residual):
         y: Tensor = torch.ops.gn.group_norm.default(x, num_groups, weight, bias, eps, residual, activation)[0]
         return y
+    if x.is_cpu and x.numel() and backends.selected() == "auto" and (operator := extension.operator(x.dtype)):
+        return operator(x, num_groups, weight, bias, eps, residual, cpu.ACTIVATIONS[activation])
     if torch.is_grad_enabled():
         return _apply(x, num_groups, weight, bias, eps, residual, activation)
     return _forward(x, num_groups, weight, bias, eps, residual, activation)[0]
@@ -143,7 +146,7 @@ def _kernels(x: Tensor) -> Kernels | None:
     """The fused kernels for `x`, or None, which means the reference."""
     if x.numel() == 0 or backends.selected() == "reference":
         return None
-    if x.is_cpu and cpu.available(x.dtype):
+    if x.is_cpu and cpu.library(x.dtype):
         return cpu
     if x.is_cuda and x.dtype != torch.float64:
         return _cuda()
@@ -207,15 +210,9 @@ def _gradients(ctx: Any, dy: Tensor | None, _: Tensor | None = None) -> tuple[Te
     x, statistics, weight, bias, kept = ctx.saved_tensors
     num_groups, eps, activation = ctx.arguments
     needs_dx, _, needs_dweight, needs_dbias, _, needs_dresidual, _ = ctx.needs_input_grad
-    backward: Callable[..., Gradients]
-    if torch.is_grad_enabled():
-        # The gradients are to be differentiated in their turn.
-        backward, statistics = reference.group_norm_backward, reference.statistics(x, num_groups, eps)
-    elif _is_transformed() or torch._C._functorch.is_legacy_batchedtensor(dy):
-        backward = reference.group_norm_backward
-    else:
-        backward = _backward if _is_plain(dy, x, weight, bias) else torch.ops.gn.group_norm_backward.default
-    dx, dweight, dbias, dresidual = backward(dy, x, statistics, num_groups, weight, bias, kept, activation, needs_dx)
+    dx, dweight, dbias, dresidual = _any_gradients(
+        dy, x, statistics, num_groups, weight, bias, eps, kept, activation, needs_dx
+    )
     if kept is None:
         dresidual = dy
     return (
@@ -227,6 +224,30 @@ def _gradients(ctx: Any, dy: Tensor | None, _: Tensor | None = None) -> tuple[Te
         dresidual if needs_dresidual else None,
         None,
     )
+
+
+def _any_gradients(
+    dy: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    kept: Tensor | None,
+    activation: str | None,
+    needs_dx: bool,
+) -> Gradients:
+    """The gradients, whatever is to become of them and whatever transforms them."""
+    backward: Callable[..., Gradients]
+    if torch.is_grad_enabled():
+        # They are to be differentiated in their turn.
+        backward, statistics = reference.group_norm_backward, reference.statistics(x, num_groups, eps)
+    elif _is_transformed() or torch._C._functorch.is_legacy_batchedtensor(dy):
+        backward = reference.group_norm_backward
+    else:
+        backward = _backward if _is_plain(dy, x, weight, bias) else torch.ops.gn.group_norm_backward.default
+    return backward(dy, x, statistics, num_groups, weight, bias, kept, activation, needs_dx)
 
 
 class _GroupNorm(torch.autograd.Function):
@@ -265,3 +286,10 @@ _register(
     _backward_fake,
 )
 torch.library.register_autograd("gn::group_norm", _gradients, setup_context=_setup_context)
+# For the extension, which knows plain tensors only.
+torch.library.define(
+    "gn::gradients",
+    "(Tensor dy, Tensor x, Tensor statistics, int num_groups, Tensor? weight, Tensor? bias, float eps, Tensor? kept, "
+    "str? activation, bool needs_dx) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+torch.library.impl("gn::gradients", "CompositeImplicitAutograd", _any_gradients)

@@ -3,7 +3,8 @@
 
 #include <vector>
 
-#include "problem.h"
+#include "parameters.h"
+#include "statistics.h"
 
 namespace gn {
 

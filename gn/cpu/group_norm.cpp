@@ -30,14 +30,15 @@ void prefer_huge_pages(void* memory, int64_t bytes) {
 template <class Layout>
 int64_t slices(const Problem& p) {
     int64_t count = 1;
-    while (count < p.groups && p.blocks() * count < p.threads && Layout::divisible(p, 2 * count)) count *= 2;
+    while (count < p.groups && p.blocks() * count < p.useful_threads() && Layout::divisible(p, 2 * count)) count *= 2;
     return count;
 }
 
 template <class Layout, class Work>
 void for_each_tile(const Problem& p, Work work) {
     const int64_t cuts = slices<Layout>(p), tiles = p.blocks() * cuts;
-#pragma omp parallel for schedule(static) num_threads(int(p.threads))
+    const int threads = int(p.useful_threads());
+#pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < tiles; ++i) {
         const int64_t block = i / cuts, cut = i % cuts;
         work(Tile{block, p.block_begin(block), p.block_begin(block + 1), p.groups * cut / cuts,
@@ -75,7 +76,7 @@ void with_activation(const Problem& p, const Parameters& parameters) {
 template <class Parameter>
 void with_parameters(const Problem& p) {
     const Parameters parameters(p, static_cast<const Parameter*>(p.weight), static_cast<const Parameter*>(p.bias));
-    const int64_t bytes = p.samples * p.channels * p.positions * int64_t(sizeof(GN_ELEMENT));
+    const int64_t bytes = p.elements() * int64_t(sizeof(GN_ELEMENT));
     for (void* result : {p.y, p.dx, p.dresidual}) prefer_huge_pages(result, bytes);
     with_activation<GN_LAYOUT, GN_ELEMENT>(p, parameters);
     if (p.dy) {

@@ -8,20 +8,18 @@ from torch import Tensor
 from gn import layout
 from gn.cpu import loader
 
-__all__ = ["available", "backward", "forward"]
+__all__ = ["ACTIVATIONS", "CODES", "ELEMENTS", "backward", "forward", "library"]
 
-_ELEMENTS = {torch.float32: "float", torch.bfloat16: "BFloat16", torch.float16: "Float16"}
-_PARAMETERS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_ACTIVATIONS = {None: 0, "relu": 1, "silu": 2, "gelu": 3}
+CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+ACTIVATIONS = {None: 0, "relu": 1, "silu": 2, "gelu": 3}
+ELEMENTS = {torch.float32: "float", torch.bfloat16: "BFloat16", torch.float16: "Float16"}
 _PROBLEM = struct.Struct("7qd11q")
 
-# Below this many elements, waking a second thread takes longer than the work.
-_ELEMENTS_PER_THREAD = 1 << 15
 
-
-def available(dtype: torch.dtype) -> bool:
-    """Whether there are kernels for `dtype`: compiles them, the first time."""
-    return dtype in _ELEMENTS and loader.library(_ELEMENTS[dtype]) is not None
+def library(dtype: torch.dtype) -> loader.Kernels | None:
+    """The kernels for `dtype`, if there are any: compiles them, the first time."""
+    element = ELEMENTS.get(dtype)
+    return None if element is None else loader.library(element)
 
 
 def forward(
@@ -92,9 +90,9 @@ def _call(
     channels = x.shape[1]
     samples = x.shape[0]
     problem = _PROBLEM.pack(
-        _PARAMETERS[layout.parameter_dtype(x, weight, bias)],
-        _ACTIVATIONS[activation],
-        min(torch.get_num_threads(), 1 + elements // _ELEMENTS_PER_THREAD),
+        CODES[layout.parameter_dtype(x, weight, bias)],
+        ACTIVATIONS[activation],
+        torch.get_num_threads(),
         samples,
         channels,
         num_groups,
@@ -108,7 +106,7 @@ def _call(
         statistics.data_ptr(),
         *map(_address, gradients),
     )
-    kernels = loader.library(_ELEMENTS[x.dtype])
+    kernels = library(x.dtype)
     assert kernels is not None
     channels_innermost = elements == samples * channels or not x.is_contiguous()
-    (kernels.gn_group_norm_ChannelsLast if channels_innermost else kernels.gn_group_norm_Contiguous)(problem)
+    (kernels.channels_last if channels_innermost else kernels.contiguous)(problem)

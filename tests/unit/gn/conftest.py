@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gn import backends
-from gn.cpu import loader
+from gn.cpu import extension, loader
 
 if not torch.cuda.is_available():
     # Read when triton is first imported, so too late in a fixture: test_cuda.py runs its kernels without a GPU.
@@ -16,10 +16,12 @@ if not torch.cuda.is_available():
 
 @pytest.fixture(scope="session", autouse=True)
 def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One cache for the session: compiling takes seconds."""
+    """One cache for all processes of the session, with the extension in it: compiling takes seconds."""
+    base = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GN_CACHE_DIR", str(tmp_path_factory.mktemp("kernels")))
+        patch.setenv("GN_CACHE_DIR", str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "kernels"))
         loader.library.cache_clear()
+        extension.build()
         yield
     loader.library.cache_clear()
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import gn
-from gn.cpu import kernels, loader
+from gn import backends
+from gn.cpu import builder, extension, kernels, loader
 
 QUICK = tuple(flag.replace("-O2", "-O0") for flag in loader.FLAGS)
 ROOT = Path(gn.__file__).parent.parent
@@ -25,6 +26,7 @@ print(float(gn.group_norm(x, 2, activation="relu").sum()))
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, and a loader that has loaded nothing yet."""
     monkeypatch.setenv("GN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(extension, "_operators", {})
     loader.library.cache_clear()
     loader._warn.cache_clear()
     yield tmp_path / "cache"
@@ -57,14 +59,14 @@ def test_one_library_serves_processes_that_start_at_once(cache: Path) -> None:
 
 def test_a_damaged_library_is_built_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "FLAGS", QUICK)
-    assert kernels.available(torch.float32)
+    assert kernels.library(torch.float32)
     (library,) = libraries(cache)
     whole = library.read_bytes()
     # A new file, as the old one is mapped into this process.
     library.unlink()
     library.write_bytes(whole[: len(whole) // 2])
     loader.library.cache_clear()
-    assert kernels.available(torch.float32)
+    assert kernels.library(torch.float32)
     assert len(library.read_bytes()) == len(whole)
 
 
@@ -107,16 +109,20 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     monkeypatch.setattr(loader, "FLAGS", QUICK)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert kernels.available(torch.float32)
+        assert kernels.library(torch.float32)
     assert len(list(tmp_path.glob("gn-*/*.so"))) == 1
 
 
 def test_another_compiler_or_another_flag_makes_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = loader._fingerprint(("c++",))
-    assert loader._fingerprint(("c++",)) == first
-    assert loader._fingerprint(("c++", "-g")) != first
-    monkeypatch.setattr(loader, "FLAGS", (*loader.FLAGS, "-O1"))
-    assert loader._fingerprint(("c++",)) != first
+    def file(*settings: str, sources: tuple[str, ...] = loader.SOURCES) -> str:
+        return builder.Library("group_norm", sources, settings).file
+
+    first = file("-O2")
+    assert file("-O2") == first
+    assert file("-O2", "-g") != first
+    assert file("-O2", sources=("group_norm.cpp",)) != first
+    monkeypatch.setenv("CXX", "g++ -DOTHER")
+    assert file("-O2") != first
 
 
 def test_the_backend_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,20 +130,21 @@ def test_the_backend_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the kernels were called")
 
     monkeypatch.setattr(kernels, "forward", refuse)
-    with gn.backend("reference"):
-        gn.group_norm(torch.randn(2, 4, 3), 2)
-    with pytest.raises(AssertionError, match="kernels were called"):
+    for name in ("auto", "reference"):
+        with gn.backend(name):
+            gn.group_norm(torch.randn(2, 4, 3), 2)
+    with gn.backend("kernels"), pytest.raises(AssertionError, match="kernels were called"):
         gn.group_norm(torch.randn(2, 4, 3), 2)
 
 
 def test_a_backend_that_is_not_known_is_refused() -> None:
-    with pytest.raises(ValueError, match="one of 'auto', 'reference', got 'fast'"), gn.backend("fast"):
+    with pytest.raises(ValueError, match="one of 'auto', 'kernels', 'reference', got 'fast'"), gn.backend("fast"):
         pass
 
 
 def test_the_environment_chooses_the_backend_of_a_process() -> None:
     program = "import gn.backends; print(gn.backends.selected())"
-    for name in ("auto", "reference"):
+    for name in backends.BACKENDS:
         command = [sys.executable, "-c", program]
         done = subprocess.run(command, cwd=ROOT, env={"GN_BACKEND": name}, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == name

@@ -53,6 +53,7 @@ def test_second_derivatives_of_relu_are_those_of_finite_differences() -> None:
     assert torch.autograd.gradgradcheck(without_a_kink, [x, weight, bias, residual])
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("activation", oracle.ACTIVATIONS)
 def test_a_gradient_penalty_is_that_of_float64(activation: str | None) -> None:
     def penalty(leaves: list[Tensor]) -> list[Tensor]:
@@ -151,6 +152,7 @@ def test_the_compiled_graph_calls_the_kernels_forward_and_backward(
     assert "ops.gn.group_norm_backward.default" in graphs[1]
 
 
+@pytest.mark.usefixtures("backend")
 def test_half_stays_half_under_autocast_and_parameters_float32() -> None:
     layer = gn.GroupNorm(2, 4, activation="relu")
     x = torch.randn(2, 4, 5, dtype=torch.bfloat16, requires_grad=True)
@@ -177,6 +179,7 @@ def test_vmap_maps_over_every_input() -> None:
         torch.testing.assert_close(torch.vmap(function, dims)(*given), torch.stack(expected))
 
 
+@pytest.mark.usefixtures("backend")
 def test_gradients_per_sample_are_those_of_a_loop() -> None:
     x, weight, bias, _ = (tensor.detach() for tensor in inputs())
 
@@ -190,6 +193,7 @@ def test_gradients_per_sample_are_those_of_a_loop() -> None:
         torch.testing.assert_close(result, torch.stack([one[at] for one in looped]))
 
 
+@pytest.mark.usefixtures("backend")
 def test_batched_upstream_gradients_are_those_of_a_loop() -> None:
     leaves = inputs()
     y = function(*leaves)
@@ -217,6 +221,7 @@ def test_shapes_are_known_without_data() -> None:
     assert gn.GroupNorm(2, 4, device="meta")(torch.empty(2, 4, 3, device="meta")).shape == (2, 4, 3)
 
 
+@pytest.mark.usefixtures("backend")
 def test_a_checkpointed_layer_has_the_same_gradients() -> None:
     results = []
     for call in (function, lambda *leaves: torch.utils.checkpoint.checkpoint(function, *leaves, use_reentrant=False)):

@@ -1,0 +1,166 @@
+"""`torch.ops.gn.eager_group_norm`, which calls the kernels and their gradients without a step through Python.
+
+At small batches Python takes longer to call a layer than the layer takes. Compiling against torch's headers takes
+many seconds, though, so it is done beside whatever the process does, at the lowest priority, once for each torch. Until
+then, and where it cannot be done, `gn.cpu.kernels` is called, with the same results bit for bit.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gn.cpu import builder, kernels
+from gn.cpu.builder import BuildError
+
+__all__ = ["Extension", "build", "operator"]
+
+Operator = Callable[[Tensor, int, Tensor | None, Tensor | None, float, Tensor | None, int], Tensor]
+
+TORCH = Path(torch.__file__).parent
+FLAGS = ("-std=c++20", "-O1", "-fPIC", "-w", f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")
+
+
+def operator(dtype: torch.dtype) -> Operator | None:
+    """`torch.ops.gn.eager_group_norm` for `dtype`, or None until it has been built, which the first call begins."""
+    return _operators.get(dtype) or _prepared(dtype)
+
+
+def build() -> Path:
+    """The extension's file, built now unless it was before.
+
+    Raises:
+        BuildError: it cannot be built.
+    """
+    library = _library()
+    return library.find() or library.build(_compile)
+
+
+class Extension:
+    """The extension on its way: looked for, being built, loaded, or, after a warning, not to be had."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._file: Future[Path] | None = None
+        self._loaded: ctypes.CDLL | None = None
+        self._failed = False
+
+    def library(self) -> ctypes.CDLL | None:
+        """The extension once it is there; never waits for it."""
+        if self._loaded is None and not self._failed:
+            with self._lock:
+                self._advance()
+        return self._loaded
+
+    def _advance(self) -> None:
+        try:
+            if self._file is None:
+                self._file = _begin()
+            if self._loaded is None and self._file.done():
+                self._loaded = _load(self._file.result())
+        except Exception as error:
+            self._failed = True
+            warnings.warn(
+                f"gn: no extension of torch, so that small batches take longer: {error}", RuntimeWarning, stacklevel=2
+            )
+
+
+_extension = Extension()
+_operators: dict[torch.dtype, Operator] = {}
+
+
+def _prepared(dtype: torch.dtype) -> Operator | None:
+    if (library := kernels.library(dtype)) is None or (extension := _extension.library()) is None:
+        return None
+    addresses = (ctypes.cast(kernel, ctypes.c_void_p) for kernel in (library.contiguous, library.channels_last))
+    extension.gn_use(kernels.CODES[dtype], *addresses)
+    _operators[dtype] = torch.ops.gn.eager_group_norm.default
+    return _operators[dtype]
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    if hasattr(torch.ops.gn, "eager_group_norm"):
+        raise BuildError("another copy of gn has loaded its own")  # a second one would end the process
+    return ctypes.CDLL(str(path))
+
+
+def _command() -> tuple[str, ...]:
+    return (*builder.compiler(), *FLAGS, f"-I{TORCH / 'include'}")
+
+
+def _library() -> builder.Library:
+    return builder.Library("extension", ("extension.cpp", "problem.h"), (*_command(), torch.__version__))
+
+
+def _compile(
+    folder: Path, *, priority: tuple[str, ...] = (), started: Callable[["subprocess.Popen[str]"], None] | None = None
+) -> Path:
+    shared = folder / "extension.so"
+    source = builder.SOURCE / "extension.cpp"
+    libraries = (f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-lc10")
+    builder.run(
+        [*priority, *_command(), str(source), *builder.link_flags(), "-o", str(shared), *libraries], started=started
+    )
+    return shared
+
+
+def _begin() -> Future[Path]:
+    """The extension's file, now if it was built before."""
+    library = _library()
+    if (path := library.find()) is None:
+        return _Build(library).file
+    file: Future[Path] = Future()
+    file.set_result(path)
+    return file
+
+
+class _Build:
+    """Builds the extension beside what the process does, and gives up where the process ends first."""
+
+    def __init__(self, library: builder.Library) -> None:
+        self.file: Future[Path] = Future()
+        self._library = library
+        self._compiler: subprocess.Popen[str] | None = None
+        self._abandoned = False
+        self._thread = threading.Thread(target=self._build, name="gn extension", daemon=True)
+        atexit.register(self._abandon)
+        self._thread.start()
+
+    def _build(self) -> None:
+        try:
+            self.file.set_result(self._library.build(self._compile, last_resort=False))
+        except Exception as error:
+            self.file.set_exception(error)
+        atexit.unregister(self._abandon)
+
+    def _compile(self, folder: Path) -> Path:
+        nice = shutil.which("nice")
+        return _compile(folder, priority=(nice, "-n", "19") if nice else (), started=self._compiles)
+
+    def _compiles(self, compiler: "subprocess.Popen[str]") -> None:
+        self._compiler = compiler
+        if self._abandoned:
+            self._kill()
+
+    def _abandon(self) -> None:
+        self._abandoned = True
+        if self._compiler is not None:
+            self._kill()
+            self._thread.join()
+
+    def _kill(self) -> None:
+        """Ends the compiler and all it has started."""
+        assert self._compiler is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._compiler.pid, signal.SIGKILL)
