@@ -32,7 +32,8 @@ from tests.unit.service.store.acting import FINAL, row
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow.*")  # MLflow's own, of its SQLite store
 
-MLFLOW = Path(os.environ.get("NORMLAB_TEST_MLFLOW", ".venv-mlflow/bin/mlflow"))
+ROOT = Path(__file__).parents[4]  # the tests run in folders of their own
+MLFLOW = Path(os.environ.get("NORMLAB_TEST_MLFLOW", ROOT / ".venv-mlflow/bin/mlflow"))
 """The command of a whole MLflow, in an environment of its own: it wants other versions than the lock has."""
 
 
