@@ -83,25 +83,64 @@ struct ChannelsLast {
         const int64_t width = p.group_channels();
         const double count = double(width * p.positions);
 
-        // About each group's first value, so that a mean far from zero costs no digits; then about the mean.
-        for (int64_t g = tile.group_begin; g < tile.group_end; ++g)
-            std::fill_n(m.hi.values.begin() + g * width, width, load(x + g * width, 1)[0]);
-        m.spread(m.hi, p.channels);
+        set_near_mean(m, tile, x);
         m.clear(m.first_sum);
+        m.clear(m.second_sum);
         m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) GN_LAMBDA {
             const Vector pivot = m.hi[column];
-            Vector sum = {};
+            Vector first_sum = {}, second_sum = {};
 #pragma GCC unroll 8
-            for (int r = 0; r < rows; ++r) sum += first(load(x + at + r * m.stride, count) - pivot, count);
-            m.first_sum.add(column, sum);
+            for (int r = 0; r < rows; ++r) {
+                const int64_t i = at + r * m.stride;
+                will_write(y + i);
+                const Vector d = first(load(x + i, count) - pivot, count);
+                first_sum += d;
+                second_sum += d * d;
+            }
+            m.first_sum.add(column, first_sum);
+            m.second_sum.add(column, second_sum);
         });
         m.gather(m.first_sum, p.channels);
-        std::vector<double> means(p.groups);
+        m.gather(m.second_sum, p.channels);
+        std::vector<double> means(p.groups), variances(p.groups);
+        bool lose_digits = false;
         for (int64_t g = tile.group_begin; g < tile.group_end; ++g) {
-            means[g] = m.hi.values[g * width] + group_sum(m.first_sum, g) / count;
-            std::fill_n(m.hi.values.begin() + g * width, width, float(means[g]));
+            const Moments moments{group_sum(m.first_sum, g) / count, group_sum(m.second_sum, g) / count};
+            means[g] = m.hi.values[g * width] + moments.first;
+            variances[g] = moments.variance();
+            lose_digits |= moments.lose_digits();
         }
+        if (lose_digits) set_variances(m, tile, x, means, variances);
+        for (int64_t g = tile.group_begin; g < tile.group_end; ++g) {
+            const Statistics s = Statistics::from(means[g], variances[g], p.eps);
+            s.write(p, sample, g);
+            m.centre(g, s);
+        }
+        for (Columns* columns : {&m.hi, &m.scale, &m.shift}) m.spread(*columns, p.channels);
+    }
 
+    // Sets m.hi to the mean of some of each group's values.
+    template <class Element>
+    void set_near_mean(Matrix& m, Tile tile, const Element* x) const {
+        for (int64_t c = m.channel_begin; c < m.channel_end; c += lanes) {
+            Vector some = {};
+            const int64_t count = std::min<int64_t>(m.channel_end - c, lanes);
+            for (int64_t k = 0; k < probes; ++k) some += load(x + probe(k, p.positions) * p.channels + c, count);
+            m.hi.set(c, some);
+        }
+        const int64_t width = p.group_channels();
+        for (int64_t g = tile.group_begin; g < tile.group_end; ++g)
+            std::fill_n(m.hi.values.begin() + g * width, width, float(group_sum(m.hi, g) / double(probes * width)));
+        m.spread(m.hi, p.channels);
+    }
+
+    // The variances, from a second pass about the means.
+    template <class Element>
+    void set_variances(Matrix& m, Tile tile, const Element* x, const std::vector<double>& means,
+                       std::vector<double>& variances) const {
+        const int64_t width = p.group_channels();
+        for (int64_t g = tile.group_begin; g < tile.group_end; ++g)
+            std::fill_n(m.hi.values.begin() + g * width, width, float(means[g]));
         m.spread(m.hi, p.channels);
         m.clear(m.second_sum);
         m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) GN_LAMBDA {
@@ -109,9 +148,7 @@ struct ChannelsLast {
             Vector sum = {};
 #pragma GCC unroll 8
             for (int r = 0; r < rows; ++r) {
-                const int64_t i = at + r * m.stride;
-                will_write(y + i);
-                const Vector d = first(load(x + i, count) - hi, count);
+                const Vector d = first(load(x + at + r * m.stride, count) - hi, count);
                 sum += d * d;
             }
             m.second_sum.add(column, sum);
@@ -119,12 +156,8 @@ struct ChannelsLast {
         m.gather(m.second_sum, p.channels);
         for (int64_t g = tile.group_begin; g < tile.group_end; ++g) {
             const double lo = means[g] - float(means[g]);
-            const double variance = group_sum(m.second_sum, g) / count - lo * lo;
-            const Statistics s = Statistics::from(means[g], variance, p.eps);
-            s.write(p, sample, g);
-            m.centre(g, s);
+            variances[g] = group_sum(m.second_sum, g) / double(width * p.positions) - lo * lo;
         }
-        for (Columns* columns : {&m.hi, &m.scale, &m.shift}) m.spread(*columns, p.channels);
     }
 
     template <class Element, class Activation, bool residual>

@@ -2,6 +2,7 @@
 // worked on.
 #pragma once
 
+#include <array>
 #include <type_traits>
 
 #include "activation.h"
@@ -40,11 +41,14 @@ GN_INLINE Partial<sums> accumulate(int64_t begin, int64_t end, Body body) {
     return (a + b) + (c + d);
 }
 
-template <class Body>
-GN_INLINE double total(int64_t size, Body body) {
-    double total = 0;
-    for (int64_t i = 0; i < size; i += chunk) total += sum(accumulate<1>(i, std::min(i + chunk, size), body)[0]);
-    return total;
+template <int sums, class Body>
+GN_INLINE std::array<double, sums> total(int64_t size, Body body) {
+    std::array<double, sums> totals = {};
+    for (int64_t i = 0; i < size; i += chunk) {
+        Partial<sums> partial = accumulate<sums>(i, std::min(i + chunk, size), body);
+        for (int k = 0; k < sums; ++k) totals[k] += sum(partial[k]);
+    }
+    return totals;
 }
 
 template <class Body>
@@ -105,21 +109,33 @@ struct Contiguous {
 
     template <class Element>
     GN_INLINE static Statistics statistics(const Element* x, const Element* y, int64_t size, double eps) {
-        // About the first value, so that a mean far from zero costs no digits; then about the mean.
-        const Vector pivot = broadcast(load(x, 1)[0]);
         const double each = 1.0 / double(size);
-        const double mean =
-            double(pivot[0]) + each * total(size, [&](int64_t i, int64_t count, auto& partial) GN_LAMBDA {
-                partial[0] += first(load(x + i, count) - pivot, count);
-            });
+        const Vector pivot = broadcast(near_mean(x, size));
+        const auto sums = total<2>(size, [&](int64_t i, int64_t count, auto& partial) GN_LAMBDA {
+            will_write(y + i);
+            const Vector d = first(load(x + i, count) - pivot, count);
+            partial[0] += d;
+            partial[1] += d * d;
+        });
+        const Moments moments{each * sums[0], each * sums[1]};
+        const double mean = double(pivot[0]) + moments.first;
+        if (!moments.lose_digits()) return Statistics::from(mean, moments.variance(), eps);
         const Vector hi = broadcast(float(mean));
         const double lo = mean - hi[0];
-        const double square = total(size, [&](int64_t i, int64_t count, auto& partial) GN_LAMBDA {
-            will_write(y + i);
+        const auto squares = total<1>(size, [&](int64_t i, int64_t count, auto& partial) GN_LAMBDA {
             const Vector d = first(load(x + i, count) - hi, count);
             partial[0] += d * d;
         });
-        return Statistics::from(mean, each * square - lo * lo, eps);
+        return Statistics::from(mean, each * squares[0] - lo * lo, eps);
+    }
+
+    template <class Element>
+    GN_INLINE static float near_mean(const Element* x, int64_t size) {
+        if (size < lanes) return sum(first(load(x, size), size)) / float(size);
+        Vector some = {};
+#pragma GCC unroll 4
+        for (int64_t k = 0; k < probes; ++k) some += load(x + probe(k, size - lanes), whole);
+        return sum(some) / float(probes * lanes);
     }
 
     template <class Element, class Activation, bool residual>

@@ -74,6 +74,19 @@ def test_a_mean_far_from_zero_costs_no_more_digits_than_in_torch(
     assert ours <= max(theirs, oracle.TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("places", ["of all channels", "of a whole group"])
+def test_values_unlike_the_rest_where_the_kernels_look_first_cost_no_digits(layout: object, places: str) -> None:
+    x = torch.randn(2, 8, 96, 96)
+    # Variances are taken about a few values of a group; here those are not near the mean.
+    size = 96 * 96 * (1 if places == "of all channels" else 4)
+    rows = x.view(2, -1, size)
+    for k in range(4):
+        for at in ((2 * k + 1) * size // 8, (2 * k + 1) * (size - 16) // 8):
+            rows[..., at : at + 16] = 1000.0
+    x = layout(x)
+    assert oracle.error(gn.group_norm(x, 2), oracle.group_norm(x, 2)["y"]) < oracle.TOLERANCE[torch.float32]
+
+
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_values_of_a_constant_group_become_the_bias(layout: object, dtype: torch.dtype) -> None:
     x, bias = layout(torch.full((2, 4, 6, 6), 3.7, dtype=dtype)), torch.tensor([1.0, -2.0, 3.0, 4.0])
