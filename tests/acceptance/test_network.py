@@ -22,7 +22,6 @@ from service.store import Database, attempts
 from service.store.attempts import Fenced
 from service.store.migrate import upgrade
 from tests.integration.dispatcher.conftest import SMALL, Stack, descendants, kill
-from tests.integration.dispatcher.test_gangs import processes
 from worker.events import Metrics
 
 pytestmark = [pytest.mark.anyio, pytest.mark.netns]
@@ -113,7 +112,7 @@ class Machines(Stack):
     """A stack whose dispatcher is on the first of two machines."""
 
     def __init__(self, hosts: tuple[Host, Host], environment: dict[str, str], home: Path, database: Database) -> None:
-        super().__init__(environment, home, database)
+        super().__init__(environment, home, database, undisturbed={})
         self.first, self.second = hosts
 
     def start_dispatcher(self) -> "subprocess.Popen[bytes]":
@@ -174,7 +173,7 @@ async def test_a_machine_that_was_cut_off_changes_nothing_when_it_is_back(machin
     jobs = [await machines.submit(**STUDY) for _ in range(2)]
     for job_id in jobs:
         await machines.wait_for_step(job_id, 3 * STEPS_PER_EPOCH)
-    workers = {job_id: await machines.worker_process(job_id) for job_id in jobs}
+    workers = {job_id: await machines.training_process(job_id) for job_id in jobs}
     (moved,) = [job_id for job_id, pid in workers.items() if machines.second.runs(pid)]
     (stayed,) = [job_id for job_id, pid in workers.items() if machines.first.runs(pid)]
 
@@ -220,7 +219,7 @@ async def test_a_machine_that_was_cut_off_changes_nothing_when_it_is_back(machin
 async def test_a_job_on_two_machines_talks_over_the_network_between_them(machines: Machines) -> None:
     job_id = await machines.submit(num_workers=2, batch_size=16, epochs=20)
     await machines.wait_for_step(job_id, 3)
-    pids = await processes(machines, job_id)
+    pids = await machines.training_processes(job_id)
     assert {machines.first.runs(pid) for pid in pids} == {True, False}
     job = await machines.wait(job_id)
 
