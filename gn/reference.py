@@ -131,7 +131,7 @@ def _derivative(preactivation: Tensor, activation: str | None) -> Tensor:
             sigmoid = preactivation.sigmoid()
             return sigmoid * (1 + preactivation * (1 - sigmoid))
         case "gelu":
-            # Not exp(): in one process of five, half of a float32 result had four digits only (MKL's threads, it seems).
+            # Not exp(): in one process of five, half of a float32 result had only four digits (MKL, it seems).
             density = (preactivation.square() * -0.7213475204444817).exp2() * 0.3989422804014327
             cumulative: Tensor = torch.special.ndtr(preactivation)
             return cumulative + preactivation * density
