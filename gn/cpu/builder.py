@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
-__all__ = ["BuildError", "Library", "cache_directory", "compiler", "link_flags", "native_flag", "run"]
+__all__ = ["SOURCE", "BuildError", "Library", "cache_directory", "compiler", "link_flags", "native_flag", "run"]
 
 SOURCE = Path(__file__).parent
 COMPILERS = ("c++", "g++", "clang++")
@@ -84,13 +84,15 @@ class Library:
         return path if _intact(path) else None
 
     def build(self, make: Callable[[Path], Path], *, last_resort: bool = True) -> Path:
-        """The library, which `make` makes in the empty folder it is given, unless another process has or does.
+        """The library, which `make` makes in the empty folder it is given, unless it is there or another process does.
 
         Where the cache cannot be written it lies in a new temporary folder, or, with `last_resort` off, is not built.
 
         Raises:
             BuildError: it could not be built.
         """
+        if path := self.find():
+            return path
         directory = _writable(cache_directory(), last_resort)
         path = directory / self.file
         with _lock(path):

@@ -41,10 +41,9 @@ def build() -> Path:
     """The extension's file, built now unless it was before.
 
     Raises:
-        BuildError: it cannot be built.
+        BuildError: it cannot be built, or kept.
     """
-    library = _library()
-    return library.find() or library.build(_compile)
+    return _library().build(_compile, last_resort=False)
 
 
 class Extension:

@@ -26,8 +26,8 @@ class Kernels:
     channels_last: Any
 
 
-def build(element: str) -> Path:
-    """The file of the kernels for `element`, built now unless it was before.
+def build(element: str, *, last_resort: bool = True) -> Path:
+    """The file of the kernels for `element`, built now unless it was before; `last_resort` as in `Library.build`.
 
     Raises:
         BuildError: it cannot be built.
@@ -42,8 +42,7 @@ def build(element: str) -> Path:
         builder.run([*builder.compiler(), *builder.link_flags(), "-o", str(shared), *objects])
         return shared
 
-    kernels = builder.Library(f"group_norm-{element}", SOURCES, command)
-    return kernels.find() or kernels.build(make)
+    return builder.Library(f"group_norm-{element}", SOURCES, command).build(make, last_resort=last_resort)
 
 
 @cache

@@ -185,15 +185,31 @@ def test_an_extension_is_not_built_for_one_process_alone(compiler: Path, tmp_pat
 
 def test_everything_can_be_built_ahead(compiler: Path, tmp_path: Path) -> None:
     compiler.touch()
-    command = [sys.executable, "-m", "gn.cpu"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert f"gn: kernels and extension in {tmp_path / 'cache'}" in done.stdout
-    assert len(list((tmp_path / "cache").glob("*.so"))) == 4
+    cache = tmp_path / "cache"
+    done = build_ahead()
+    assert done.returncode == 0, done.stderr
+    assert f"gn: kernels and extension in {cache}" in done.stdout
+    assert len(list(cache.glob("*.so"))) == 4
+
     compiler.write_text("exit 3")
-    next((tmp_path / "cache").glob("extension-*.so")).unlink()
-    failed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    next(cache.glob("extension-*.so")).unlink()
+    failed = build_ahead()
     assert failed.returncode == 1
     assert "gn: cannot be compiled ahead: " in failed.stderr
+
+
+def test_nothing_is_built_ahead_where_it_could_not_be_kept(compiler: Path, tmp_path: Path) -> None:
+    compiler.touch()
+    (tmp_path / "cache").touch()  # a file: nothing can be written below it
+    failed = build_ahead()
+    assert failed.returncode == 1
+    assert f"gn: cannot be compiled ahead: {tmp_path / 'cache'} cannot be written" in failed.stderr
+    assert not failed.stdout
+
+
+def build_ahead() -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gn.cpu"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def test_a_process_forked_meanwhile_does_not_keep_the_lock(tmp_path: Path) -> None:
