@@ -1,6 +1,6 @@
 """group_norm(): checks its arguments and picks a backend."""
 
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ _HALVES = (torch.bfloat16, torch.float16)
 _DTYPES = (torch.float32, *_HALVES, torch.float64)
 
 
+@overload
 def group_norm(
     x: Tensor,
     num_groups: int,
@@ -25,7 +26,35 @@ def group_norm(
     *,
     residual: Tensor | None = None,
     activation: Activation | None = None,
-) -> Tensor:
+    fork: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def group_norm(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    residual: Tensor | None = None,
+    activation: Activation | None = None,
+    fork: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+def group_norm(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    residual: Tensor | None = None,
+    activation: Activation | None = None,
+    fork: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """`activation(group_norm(x) + residual)`: Group Normalization (Wu and He, 2018, arXiv:1803.08494), fused.
 
     Each sample's channels are split into `num_groups` groups; each group is normalized by its own mean and (biased)
@@ -39,9 +68,12 @@ def group_norm(
         eps: added to the variance.
         residual: (N, C, *), added before the activation.
         activation: None, "relu", "silu" or "gelu" (the exact one, by the error function).
+        fork: return the result twice, for a network that uses it in two places, as a residual network does. The two
+            gradients are then added up where they are read, not by autograd, which writes their sum to memory first;
+            the gradients are the same, bit for bit. Neither of the two may be changed in place.
 
     Returns:
-        (N, C, *), of the dtype of `x`. Statistics are in float32 at least, whatever that dtype is.
+        (N, C, *), of the dtype of `x`, or a pair of it. Statistics are in float32 at least, whatever that dtype is.
 
     Raises:
         ValueError: an unknown activation, a residual of another shape, or a single value in every group.
@@ -50,7 +82,7 @@ def group_norm(
     """
     if has_torch_function_variadic(x, weight, bias, residual):
         return handle_torch_function(
-            group_norm,
+            group_norm,  # type: ignore[arg-type]  # by its overloads
             (x, weight, bias, residual),
             x,
             num_groups,
@@ -59,11 +91,13 @@ def group_norm(
             eps,
             residual=residual,
             activation=activation,
+            fork=fork,
         )
     _check(x, num_groups, weight, bias, residual, activation)
     if residual is not None and residual.dtype != x.dtype:
         residual = residual.to(x.dtype)
-    return operators.group_norm(x, num_groups, weight, bias, eps, residual, activation)
+    results = operators.group_norm(x, num_groups, weight, bias, eps, residual, activation, fork)
+    return (results[0], results[1]) if fork else results[0]
 
 
 def _check(

@@ -51,11 +51,14 @@ class GroupNorm(nn.GroupNorm):
             self.register_parameter("bias", None)
         self.activation = activation
 
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        """`activation(group_norm(input) + residual)`, (N, C, *)."""
-        return group_norm(
-            input, self.num_groups, self.weight, self.bias, self.eps, residual=residual, activation=self.activation
-        )
+    def forward(  # type: ignore[override]
+        self, input: Tensor, residual: Tensor | None = None, *, fork: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """`activation(group_norm(input) + residual)`, (N, C, *); a pair of it with `fork`, as in `group_norm`."""
+        arguments = (input, self.num_groups, self.weight, self.bias, self.eps)
+        if fork:
+            return group_norm(*arguments, residual=residual, activation=self.activation, fork=True)
+        return group_norm(*arguments, residual=residual, activation=self.activation)
 
     def extra_repr(self) -> str:
         """The arguments, as `torch.nn.GroupNorm` shows them, and the activation where there is one."""

@@ -5,7 +5,7 @@ here. Nothing is registered for autocast, so half stays half, and the parameters
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -36,18 +36,21 @@ def group_norm(
     eps: float,
     residual: Tensor | None,
     activation: str | None,
-) -> Tensor:
-    """`activation(group_norm(x) + residual)`; every argument has been checked."""
+    fork: bool,
+) -> Sequence[Tensor]:
+    """`activation(group_norm(x) + residual)`, twice where it forks; every argument has been checked."""
+    y: Tensor
     if _is_transformed() or forward_ad._current_level >= 0:
-        return reference.group_norm(x, num_groups, weight, bias, eps, residual, activation)[0]
-    if not _is_plain(x, weight, bias, residual):
-        y: Tensor = torch.ops.gn.group_norm.default(x, num_groups, weight, bias, eps, residual, activation)[0]
-        return y
-    if x.is_cpu and x.numel() and backends.selected() == "auto" and (operator := extension.operator(x.dtype)):
-        return operator(x, num_groups, weight, bias, eps, residual, cpu.ACTIVATIONS[activation])
-    if torch.is_grad_enabled():
-        return _apply(x, num_groups, weight, bias, eps, residual, activation)
-    return _forward(x, num_groups, weight, bias, eps, residual, activation)[0]
+        y = reference.group_norm(x, num_groups, weight, bias, eps, residual, activation)[0]
+    elif not _is_plain(x, weight, bias, residual):
+        y = torch.ops.gn.group_norm.default(x, num_groups, weight, bias, eps, residual, activation)[0]
+    elif x.is_cpu and x.numel() and backends.selected() == "auto" and (operator := extension.operator(x.dtype)):
+        return operator(x, num_groups, weight, bias, eps, residual, cpu.ACTIVATIONS[activation], fork)
+    elif torch.is_grad_enabled():
+        y = _apply(x, num_groups, weight, bias, eps, residual, activation)
+    else:
+        y = _forward(x, num_groups, weight, bias, eps, residual, activation)[0]
+    return (y, y)
 
 
 def _is_transformed() -> bool:

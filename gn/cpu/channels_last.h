@@ -8,6 +8,7 @@
 
 #include "activation.h"
 #include "columns.h"
+#include "upstream.h"
 
 namespace gn {
 
@@ -195,9 +196,9 @@ struct ChannelsLast {
             for (Columns* columns : {&m.slope, &m.offset}) m.spread(*columns, p.channels);
             // Where there is a residual, the activation's gradient has just been stored as the residual's.
             if constexpr (residual)
-                project<Element, Identity, true>(m, sample, p.dresidual);
+                project<Element, Identity, true>(m, sample, {p.dresidual, nullptr, sample * m.size});
             else
-                project<Element, Activation, false>(m, sample, p.dy);
+                project<Element, Activation, false>(m, sample, {p.dy, p.other_dy, sample * m.size});
         }
         m.finish(tile.block);
     }
@@ -206,7 +207,7 @@ struct ChannelsLast {
     template <class Element, class Activation, bool residual>
     void gradient_sums(Matrix& m, int64_t sample) const {
         const Element* x = static_cast<const Element*>(p.x) + sample * m.size;
-        const Element* dy = static_cast<const Element*>(p.dy) + sample * m.size;
+        const Upstream<Element> dy(p.dy, p.other_dy, sample * m.size);
         const Element* r = static_cast<const Element*>(p.residual) + sample * m.size;
         Element* dr = static_cast<Element*>(p.dresidual) + sample * m.size;
         const Element* dx = static_cast<const Element*>(p.dx) + sample * m.size;
@@ -223,7 +224,7 @@ struct ChannelsLast {
                 Vector z = d * scale + shift;
                 if constexpr (residual)
                     z = std::is_same_v<Activation, Relu> ? load(r + i, count) : z + load(r + i, count);
-                const Vector dz = first(Activation::gradient(z, load(dy + i, count)), count);
+                const Vector dz = first(Activation::gradient(z, dy.load(i, count)), count);
                 if constexpr (residual) store(dr + i, dz, count);
                 first_sum += dz;
                 second_sum += dz * d;
@@ -236,12 +237,11 @@ struct ChannelsLast {
     }
 
     template <class Element, class Activation, bool residual>
-    void project(Matrix& m, int64_t sample, const void* upstream) const {
+    void project(Matrix& m, int64_t sample, Upstream<Element> dy) const {
         const Element* x = static_cast<const Element*>(p.x) + sample * m.size;
-        const Element* dy = static_cast<const Element*>(upstream) + sample * m.size;
         Element* dx = static_cast<Element*>(p.dx) + sample * m.size;
         const Element* next_x = x + m.size;
-        const Element* next_dy = static_cast<const Element*>(p.dy) + (sample + 1) * m.size;
+        const Upstream<Element> next_dy(p.dy, p.other_dy, (sample + 1) * m.size);
         const Element* next_residual = static_cast<const Element*>(p.residual) + (sample + 1) * m.size;
         m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) GN_LAMBDA {
             const Vector hi = m.hi[column], scale = m.scale[column], shift = m.shift[column];
@@ -250,10 +250,10 @@ struct ChannelsLast {
             for (int k = 0; k < rows; ++k) {
                 const int64_t i = at + k * m.stride;
                 will_read(next_x + i);
-                will_read(next_dy + i);
+                next_dy.will_read(i);
                 if constexpr (residual) will_read(next_residual + i);
                 const Vector d = load(x + i, count) - hi;
-                const Vector dz = Activation::gradient(d * scale + shift, load(dy + i, count));
+                const Vector dz = Activation::gradient(d * scale + shift, dy.load(i, count));
                 store(dx + i, dz * scale + (d * slope + offset), count);
             }
         });

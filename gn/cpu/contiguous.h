@@ -7,6 +7,7 @@
 
 #include "activation.h"
 #include "columns.h"
+#include "upstream.h"
 
 namespace gn {
 
@@ -184,9 +185,9 @@ struct Contiguous {
                 if (!p.dx) return;
                 // Where there is a residual, the activation's gradient has just been stored as the residual's.
                 if constexpr (residual)
-                    project<Element, Identity>(values, rows, p.dresidual);
+                    project<Element, Identity>(values, rows, {p.dresidual, nullptr, rows.offset});
                 else
-                    project<Element, Activation>(values, rows, p.dy);
+                    project<Element, Activation>(values, rows, {p.dy, p.other_dy, rows.offset});
             });
         values.finish(tile.block);
     }
@@ -221,7 +222,8 @@ struct Contiguous {
     void partial_sums(const ChannelValues& values, const Rows rows, int64_t channel, int64_t channel_end,
                       int64_t position, Vector* sum_dz, Vector* sum_dz_d) const {
         const int64_t at = (channel - rows.begin) * rows.size;
-        const Element *x = rows.of<Element>(p.x) + at, *dy = rows.of<Element>(p.dy) + at;
+        const Element* x = rows.of<Element>(p.x) + at;
+        Upstream<Element> dy(p.dy, p.other_dy, rows.offset + at);
         const Element* r = rows.of<Element>(p.residual) + at;
         Element* dr = rows.of<Element>(p.dresidual) + at;
         const Element* dx = rows.of<Element>(p.dx) + at;
@@ -235,7 +237,7 @@ struct Contiguous {
                 Vector z = d * scale + shift;
                 if constexpr (residual)
                     z = std::is_same_v<Activation, Relu> ? load(r + i, count) : z + load(r + i, count);
-                const Vector dz = first(Activation::gradient(z, load(dy + i, count)), count);
+                const Vector dz = first(Activation::gradient(z, dy.load(i, count)), count);
                 if constexpr (residual) store(dr + i, dz, count);
                 partial[0] += dz;
                 partial[1] += dz * d;
@@ -243,23 +245,24 @@ struct Contiguous {
             Partial<2> partial = accumulate<2>(position, end, body);
             *sum_dz++ = partial[0];
             *sum_dz_d++ = partial[1];
-            x += rows.size, dy += rows.size, r += rows.size, dr += rows.size, dx += rows.size;
+            x += rows.size, r += rows.size, dr += rows.size, dx += rows.size;
+            dy.advance(rows.size);
         }
     }
 
     template <class Element, class Activation>
-    GN_INLINE void project(const ChannelValues& values, const Rows rows, const void* upstream) const {
-        const Element *x = rows.of<Element>(p.x), *dy = rows.of<Element>(upstream);
+    GN_INLINE void project(const ChannelValues& values, const Rows rows, Upstream<Element> dy) const {
+        const Element* x = rows.of<Element>(p.x);
         Element* dx = rows.of<Element>(p.dx);
         const RowValues of(values);
-        for (int64_t c = rows.begin; c < rows.end; ++c, x += rows.size, dy += rows.size, dx += rows.size) {
+        for (int64_t c = rows.begin; c < rows.end; ++c, x += rows.size, dy.advance(rows.size), dx += rows.size) {
             const Vector hi = broadcast(of.hi[c]), scale = broadcast(of.scale[c]), shift = broadcast(of.shift[c]);
             const Vector slope = broadcast(of.slope[c]), offset = broadcast(of.offset[c]);
             for_each(rows.size, [&](int64_t i, int64_t count) GN_LAMBDA {
                 will_read(x + rows.all + i);
-                will_read(dy + rows.all + i);
+                dy.will_read(rows.all + i);
                 const Vector d = load(x + i, count) - hi;
-                const Vector dz = Activation::gradient(d * scale + shift, load(dy + i, count));
+                const Vector dz = Activation::gradient(d * scale + shift, dy.load(i, count));
                 store(dx + i, dz * scale + (d * slope + offset), count);
             });
         }

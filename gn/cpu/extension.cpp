@@ -10,6 +10,7 @@
 #include <ATen/ops/empty_like.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/functions/utils.h>
 #include <torch/library.h>
 
 #include "problem.h"
@@ -90,9 +91,11 @@ Forward forward(const Tensor& input, int64_t groups, const Tensor& weight, const
 }
 
 // A gradient that is not asked for is not defined, or, from Python, empty.
-Gradients backward(const Tensor& upstream, const Tensor& input, const Tensor& statistics, int64_t groups,
+// `other` is the gradient of the result's second use, where there is one.
+Gradients backward(const Tensor& upstream, const Tensor& other, const Tensor& input, const Tensor& statistics, int64_t groups,
                    const Tensor& weight, const Tensor& bias, const Tensor& kept, int64_t activation, bool needs_dx) {
-    const Tensor x = dense(input), dy = like(upstream, x), residual = kept.defined() ? like(kept, x) : kept;
+    const Tensor x = dense(input), dy = like(upstream, x);
+    const Tensor other_dy = other.defined() ? like(other, x) : other, residual = kept.defined() ? like(kept, x) : kept;
     const Tensor dx = needs_dx ? at::empty_like(x) : Tensor(), dresidual = kept.defined() ? at::empty_like(x) : kept;
     const Tensor dweight = at::empty({x.size(1)}, x.options().dtype(parameter_dtype(weight, bias)));
     const Tensor dbias = at::empty_like(dweight);
@@ -100,22 +103,24 @@ Gradients backward(const Tensor& upstream, const Tensor& input, const Tensor& st
     problem.activation = activation, problem.groups = groups;
     problem.residual = read(residual);
     problem.statistics = static_cast<float*>(statistics.data_ptr());
-    problem.dy = read(dy), problem.dx = written(dx), problem.dresidual = written(dresidual);
+    problem.dy = read(dy), problem.other_dy = read(other_dy);
+    problem.dx = written(dx), problem.dresidual = written(dresidual);
     problem.dweight = written(dweight), problem.dbias = written(dbias);
     run(problem, x, weight, bias);
     return {dx, dweight, dbias, dresidual};
 }
 
 // Whether the gradient is to be differentiated, or something transforms it or watches: operators.py knows what to do.
-bool is_special(const Tensor& dy, const Tensor& x) {
+bool is_special(const Tensor& dy, const Tensor& other, const Tensor& x) {
     return at::GradMode::is_enabled() || dy.key_set() != x.key_set() ||
+           (other.defined() && other.key_set() != x.key_set()) ||
            c10::impl::TorchDispatchModeTLS::any_modes_set() ||
            c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
 }
 
 struct GroupNorm : torch::autograd::Function<GroupNorm> {
-    static Tensor forward(AutogradContext* ctx, const Tensor& x, int64_t groups, const Given& weight, const Given& bias,
-                          double eps, const Given& residual, int64_t activation) {
+    static variable_list forward(AutogradContext* ctx, const Tensor& x, int64_t groups, const Given& weight,
+                                 const Given& bias, double eps, const Given& residual, int64_t activation, bool fork) {
         const Tensor w = weight.value_or(Tensor()), b = bias.value_or(Tensor()), r = residual.value_or(Tensor());
         const auto [y, statistics] = gn::forward(x, groups, w, b, eps, r, activation);
         ctx->set_materialize_grads(false);
@@ -123,27 +128,31 @@ struct GroupNorm : torch::autograd::Function<GroupNorm> {
         ctx->saved_data["eps"] = eps;
         // As operators.py does: of a ReLU the result, which the network keeps anyway.
         ctx->save_for_backward({x, statistics, w, b, !activation || !r.defined() ? Tensor() : activation == 1 ? y : r});
-        return y;
+        // Views, since autograd lets nobody change one of several views in place: the other would not know.
+        return fork ? variable_list{y.alias(), y.alias()} : variable_list{y};
     }
 
     static variable_list backward(AutogradContext* ctx, const variable_list& upstream) {
-        const Tensor& dy = upstream[0];
-        if (!dy.defined()) return variable_list(7);
+        const Tensor second = upstream.size() > 1 ? upstream[1] : Tensor();
+        Tensor dy = upstream[0].defined() ? upstream[0] : second, other = upstream[0].defined() ? second : Tensor();
+        if (!dy.defined()) return variable_list(8);
         const auto saved = ctx->get_saved_variables();
         const Tensor &x = saved[0], &statistics = saved[1], &weight = saved[2], &bias = saved[3], &kept = saved[4];
         const auto arguments = ctx->saved_data["arguments"].toIntVector();
         const int64_t groups = arguments[0], activation = arguments[1], has_residual = arguments[2];
-        const bool needs_dx = ctx->needs_input_grad(0);
+        const bool needs_dx = ctx->needs_input_grad(0), special = is_special(dy, other, x);
+        // Where there is no activation the gradient of the residual is the upstream one, so that is needed whole.
+        if (other.defined() && (special || (has_residual && !kept.defined()))) dy = dy.add(other), other = Tensor();
         auto [dx, dweight, dbias, dresidual] =
-            is_special(dy, x) ? in_python(dy, x, statistics, groups, weight, bias, ctx->saved_data["eps"].toDouble(), kept,
-                                       activation, needs_dx)
-                           : gn::backward(dy, x, statistics, groups, weight, bias, kept, activation, needs_dx);
+            special ? in_python(dy, x, statistics, groups, weight, bias, ctx->saved_data["eps"].toDouble(), kept,
+                                activation, needs_dx)
+                    : gn::backward(dy, other, x, statistics, groups, weight, bias, kept, activation, needs_dx);
         // What was not given has no gradient.
         if (!needs_dx) dx = Tensor();
         if (!weight.defined()) dweight = Tensor();
         if (!bias.defined()) dbias = Tensor();
         if (!kept.defined()) dresidual = has_residual ? dy : Tensor();
-        return {dx, Tensor(), dweight, dbias, Tensor(), dresidual, Tensor()};
+        return {dx, Tensor(), dweight, dbias, Tensor(), dresidual, Tensor(), Tensor()};
     }
 
     static Gradients in_python(const Tensor& dy, const Tensor& x, const Tensor& statistics, int64_t groups,
@@ -161,12 +170,13 @@ struct GroupNorm : torch::autograd::Function<GroupNorm> {
     }
 };
 
-Tensor eager_group_norm(const Tensor& x, int64_t groups, const Given& weight, const Given& bias, double eps,
-                        const Given& residual, int64_t activation) {
-    if (at::GradMode::is_enabled()) return GroupNorm::apply(x, groups, weight, bias, eps, residual, activation);
-    return forward(x, groups, weight.value_or(Tensor()), bias.value_or(Tensor()), eps, residual.value_or(Tensor()),
-                   activation)
-        .y;
+// The result, twice where it forks.
+variable_list eager_group_norm(const Tensor& x, int64_t groups, const Given& weight, const Given& bias, double eps,
+                               const Given& residual, int64_t activation, bool fork) {
+    const Tensor w = weight.value_or(Tensor()), b = bias.value_or(Tensor()), r = residual.value_or(Tensor());
+    if (torch::autograd::compute_requires_grad(x, w, b, r))
+        return GroupNorm::apply(x, groups, weight, bias, eps, residual, activation, fork);
+    return variable_list(1 + fork, forward(x, groups, w, b, eps, r, activation).y);
 }
 
 }  // namespace gn
@@ -179,6 +189,6 @@ extern "C" void gn_use(int element, gn::Kernel contiguous, gn::Kernel channels_l
 TORCH_LIBRARY_FRAGMENT(gn, library) {
     library.def(
         "eager_group_norm(Tensor x, int num_groups, Tensor? weight, Tensor? bias, float eps, Tensor? residual, "
-        "int activation) -> Tensor",
+        "int activation, bool fork) -> Tensor[]",
         torch::dispatch(c10::DispatchKey::CompositeImplicitAutograd, TORCH_FN(gn::eager_group_norm)));
 }

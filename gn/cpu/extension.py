@@ -26,7 +26,7 @@ from gn.cpu.builder import BuildError
 
 __all__ = ["Extension", "build", "operator"]
 
-Operator = Callable[[Tensor, int, Tensor | None, Tensor | None, float, Tensor | None, int], Tensor]
+Operator = Callable[[Tensor, int, Tensor | None, Tensor | None, float, Tensor | None, int, bool], list[Tensor]]
 
 TORCH = Path(torch.__file__).parent
 FLAGS = ("-std=c++20", "-O1", "-fPIC", "-w", f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")

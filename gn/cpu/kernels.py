@@ -13,7 +13,7 @@ __all__ = ["ACTIVATIONS", "CODES", "ELEMENTS", "backward", "forward", "library"]
 CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 ACTIVATIONS = {None: 0, "relu": 1, "silu": 2, "gelu": 3}
 ELEMENTS = {torch.float32: "float", torch.bfloat16: "BFloat16", torch.float16: "Float16"}
-_PROBLEM = struct.Struct("7qd11q")
+_PROBLEM = struct.Struct("7qd12q")
 
 
 def library(dtype: torch.dtype) -> loader.Kernels | None:
@@ -59,7 +59,7 @@ def backward(
         residual, dresidual = layout.like(residual, x), torch.empty_like(x)
     dweight = x.new_empty(x.shape[1], dtype=layout.parameter_dtype(x, weight, bias))
     dbias = torch.empty_like(dweight)
-    gradients = dy, dx, dweight, dbias, dresidual
+    gradients = dy, None, dx, dweight, dbias, dresidual
     _call(x, num_groups, weight, bias, 0.0, activation, residual, None, statistics, gradients)
     return _given(dx, x), dweight, dbias, _given(dresidual, x)
 
@@ -82,7 +82,7 @@ def _call(
     residual: Tensor | None,
     y: Tensor | None,
     statistics: Tensor,
-    gradients: tuple[Tensor | None, ...] = (None,) * 5,
+    gradients: tuple[Tensor | None, ...] = (None,) * 6,
 ) -> None:
     weight = None if weight is None else weight.contiguous()
     bias = None if bias is None else bias.contiguous()

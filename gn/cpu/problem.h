@@ -18,7 +18,7 @@ struct Problem {
     const void* residual;  // of a ReLU's backward: y, whose sign tells what the residual would
     void* y;
     float* statistics;  // (3, samples, groups): hi, lo and rstd
-    const void* dy;
+    const void *dy, *other_dy;  // a result that was used twice has two gradients, to be added up; else null
     void *dx, *dweight, *dbias, *dresidual;
 
     int64_t elements() const { return samples * channels * positions; }

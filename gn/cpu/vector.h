@@ -192,6 +192,15 @@ GN_INLINE void store(Element* p, Vector v, int64_t count) {
     count >= lanes ? store(p, v) : store_first(p, v, count);
 }
 
+// What `v` becomes when it is stored.
+template <class Element>
+GN_INLINE Vector rounded(Vector v) {
+    if constexpr (sizeof(Element) == sizeof(float)) return v;
+    Element buffer[lanes];
+    store(buffer, v);
+    return load(buffer);
+}
+
 // The first `count` lanes of `v`, and zeros.
 GN_INLINE Vector first(Vector v, int64_t count) {
     if (count >= lanes) return v;

@@ -7,12 +7,15 @@ from torch.nn import functional as F
 
 from worker.architecture import IMAGE_CHANNELS, NUM_CLASSES, ResNetArchitecture
 from worker.models.layers import Convolution, Linear
-from worker.normalization import NoNorm, normalize
+from worker.normalization import Forked, NoNorm, forked, normalize
 from worker.spec import Normalization
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions beside a shortcut; each normalized, the second before the sum and the last ReLU."""
+    """Two 3×3 convolutions beside a shortcut; each normalized, the second before the sum and the last ReLU.
+
+    What goes in, and comes out, comes twice: for the convolutions and for the shortcut.
+    """
 
     def __init__(
         self,
@@ -35,11 +38,11 @@ class ResidualBlock(nn.Module):
             self.shortcut = Convolution(in_channels, out_channels, 1, stride=stride, bias=False)
             self.shortcut_norm = normalize(normalization, out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        residual = self.join(x)
+    def forward(self, inputs: Forked) -> Forked:
+        x, skipping = inputs
+        residual = self.join(skipping)
         x = self.norm1(self.conv1(x))
-        joined: Tensor = self.norm2(self.conv2(x), residual)
-        return joined
+        return forked(self.norm2, self.conv2(x), residual)
 
     def join(self, x: Tensor) -> Tensor:
         """The shortcut: `x` in the shape the block puts out."""
@@ -85,6 +88,6 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, 10) of images (N, 3, 32, 32)."""
-        x = self.stages(self.stem_norm(self.stem(images)))
+        x, _ = self.stages(forked(self.stem_norm, self.stem(images)))
         logits: Tensor = self.classifier(x.mean((2, 3)))
         return logits
