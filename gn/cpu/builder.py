@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -83,10 +84,13 @@ class Library:
         path = cache_directory() / self.file
         return path if _intact(path) else None
 
-    def build(self, make: Callable[[Path], Path], *, last_resort: bool = True) -> Path:
+    def build(
+        self, make: Callable[[Path], Path], *, last_resort: bool = True, abandoned: threading.Event | None = None
+    ) -> Path:
         """The library, which `make` makes in the empty folder it is given, unless it is there or another process does.
 
         Where the cache cannot be written it lies in a new temporary folder, or, with `last_resort` off, is not built.
+        Once it is `abandoned` there is no more waiting for another process.
 
         Raises:
             BuildError: it could not be built.
@@ -95,7 +99,7 @@ class Library:
             return path
         directory = _writable(cache_directory(), last_resort)
         path = directory / self.file
-        with _lock(path):
+        with _lock(path, abandoned):
             if not _intact(path):
                 # Of a process that was killed while it held the lock.
                 for leftover in directory.glob(f".build-{path.stem}-*"):
@@ -176,15 +180,23 @@ def _writable(directory: Path, last_resort: bool) -> Path:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Lets one process compile while the others wait for it."""
+def _lock(path: Path, abandoned: threading.Event | None = None) -> Iterator[None]:
+    """Lets one process compile while the others wait for it, unless they have `abandoned` it."""
     try:
         import fcntl
     except ImportError:
         yield
         return
     with open(path.with_suffix(".lock"), "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        if abandoned is None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        else:
+            while True:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                if abandoned.wait(0.1):
+                    raise BuildError("abandoned")
         try:
             yield
         finally:

@@ -131,14 +131,14 @@ class _Build:
         self.file: Future[Path] = Future()
         self._library = library
         self._compiler: subprocess.Popen[str] | None = None
-        self._abandoned = False
+        self._abandoned = threading.Event()
         self._thread = threading.Thread(target=self._build, name="gn extension", daemon=True)
         atexit.register(self._abandon)
         self._thread.start()
 
     def _build(self) -> None:
         try:
-            self.file.set_result(self._library.build(self._compile, last_resort=False))
+            self.file.set_result(self._library.build(self._compile, last_resort=False, abandoned=self._abandoned))
         except Exception as error:
             self.file.set_exception(error)
         atexit.unregister(self._abandon)
@@ -149,14 +149,14 @@ class _Build:
 
     def _compiles(self, compiler: "subprocess.Popen[str]") -> None:
         self._compiler = compiler
-        if self._abandoned:
+        if self._abandoned.is_set():
             self._kill()
 
     def _abandon(self) -> None:
-        self._abandoned = True
+        self._abandoned.set()
         if self._compiler is not None:
             self._kill()
-            self._thread.join()
+        self._thread.join()
 
     def _kill(self) -> None:
         """Ends the compiler and all it has started."""

@@ -212,6 +212,20 @@ def build_ahead() -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+def test_a_process_that_ends_waits_for_no_other_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GN_CACHE_DIR", str(tmp_path))
+    library = builder.Library("library", (), ())
+    with builder._lock(tmp_path / library.file):
+        build = extension._Build(library)
+        build._abandon()
+        assert not build._thread.is_alive()
+    with pytest.raises(builder.BuildError, match="abandoned"):
+        build.file.result()
+    assert not list(tmp_path.glob(".build-*"))
+
+
 def test_a_process_forked_meanwhile_does_not_keep_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "library.so"
     with builder._lock(path):
