@@ -4,7 +4,6 @@
 
 #include <numeric>
 #include <type_traits>
-#include <vector>
 
 #include "activation.h"
 #include "columns.h"
@@ -28,30 +27,32 @@ struct ChannelsLast {
         return pixels_per_row(p) == 1 && p.groups % slices == 0 && channels % (4 * lanes) == 0;
     }
 
+    static int64_t scratch(const Problem& p) { return ChannelValues::size(p, pixels_per_row(p) * p.channels); }
+
     // The columns of a tile: those of a row's first pixel are the channels.
     struct Matrix : ChannelValues {
         const int64_t pixels, stride, size, column_end;
 
-        Matrix(const Problem& p, const Parameters& parameters, Tile tile)
-            : ChannelValues(p, parameters, tile, pixels_per_row(p) * p.channels), pixels(pixels_per_row(p)),
+        Matrix(const Problem& p, const Parameters& parameters, Tile tile, float* scratch)
+            : ChannelValues(p, parameters, tile, pixels_per_row(p) * p.channels, scratch), pixels(pixels_per_row(p)),
               stride(pixels * p.channels), size(p.positions * p.channels),
               column_end(pixels == 1 ? channel_end : stride) {}
 
         // Copies the first pixel's columns to those of the row's other pixels.
         void spread(Columns& columns, int64_t channels) const {
-            float* v = columns.values.data();
+            float* v = columns.values;
             for (int64_t i = 1; i < pixels; ++i) std::copy(v, v + channels, v + i * channels);
         }
 
         // Adds the columns of the row's other pixels to the first pixel's.
         void gather(Columns& columns, int64_t channels) const {
-            float* v = columns.values.data();
+            float* v = columns.values;
             for (int64_t i = 1; i < pixels; ++i)
                 for (int64_t c = 0; c < channels; ++c) v[c] += v[i * channels + c];
         }
 
         void clear(Columns& columns) const {
-            std::fill(columns.values.begin() + channel_begin, columns.values.begin() + column_end, 0.0f);
+            std::fill(columns.values + channel_begin, columns.values + column_end, 0.0f);
         }
 
         // Calls body(rows, at, column, count) for every vector of columns, several rows at a time: element `at` and
@@ -70,19 +71,10 @@ struct ChannelsLast {
         }
     };
 
-    double group_sum(const Columns& columns, int64_t group) const {
-        const float* v = columns.values.data() + group * p.group_channels();
-        double sum = 0;
-        for (int64_t k = 0; k < p.group_channels(); ++k) sum += v[k];
-        return sum;
-    }
-
     template <class Element>
     void statistics(Matrix& m, Tile tile, int64_t sample) const {
         const Element* x = static_cast<const Element*>(p.x) + sample * m.size;
         const Element* y = static_cast<const Element*>(p.y) + sample * m.size;
-        const int64_t width = p.group_channels();
-        const double count = double(width * p.positions);
 
         set_near_mean(m, tile, x);
         m.clear(m.first_sum);
@@ -103,20 +95,18 @@ struct ChannelsLast {
         });
         m.gather(m.first_sum, p.channels);
         m.gather(m.second_sum, p.channels);
-        std::vector<double> means(p.groups), variances(p.groups);
         bool lose_digits = false;
-        for (int64_t g = tile.group_begin; g < tile.group_end; ++g) {
-            const Moments moments{group_sum(m.first_sum, g) / count, group_sum(m.second_sum, g) / count};
-            means[g] = m.hi.values[g * width] + moments.first;
-            variances[g] = moments.variance();
-            lose_digits |= moments.lose_digits();
-        }
-        if (lose_digits) set_variances(m, tile, x, means, variances);
-        for (int64_t g = tile.group_begin; g < tile.group_end; ++g) {
-            const Statistics s = Statistics::from(means[g], variances[g], p.eps);
-            s.write(p, sample, g);
-            m.centre(g, s);
-        }
+        for_groups(tile.group_begin, tile.group_end, [&](int64_t group, int64_t count) {
+            Moments moments{{}, m.means(m.first_sum, group, count, p.positions),
+                            m.means(m.second_sum, group, count, p.positions)};
+            for (int64_t k = 0; k < count; ++k) moments.pivot[k] = m.hi.values[(group + k) * p.group_channels()];
+            lose_digits |= moments.lose_digits(count);
+            moments.statistics(p.eps).write(p, sample, group, count);
+        });
+        if (lose_digits) set_variances(m, tile, sample, x);
+        for_groups(tile.group_begin, tile.group_end, [&](int64_t group, int64_t count) {
+            m.centre(group, count, Statistics::read(p, sample, group, count));
+        });
         for (Columns* columns : {&m.hi, &m.scale, &m.shift}) m.spread(*columns, p.channels);
     }
 
@@ -129,19 +119,18 @@ struct ChannelsLast {
             for (int64_t k = 0; k < probes; ++k) some += load(x + probe(k, p.positions) * p.channels + c, count);
             m.hi.set(c, some);
         }
-        const int64_t width = p.group_channels();
-        for (int64_t g = tile.group_begin; g < tile.group_end; ++g)
-            std::fill_n(m.hi.values.begin() + g * width, width, float(group_sum(m.hi, g) / double(probes * width)));
+        for_groups(tile.group_begin, tile.group_end, [&](int64_t group, int64_t count) {
+            m.fill(m.hi, group, count, m.means(m.hi, group, count, probes));
+        });
         m.spread(m.hi, p.channels);
     }
 
-    // The variances, from a second pass about the means.
+    // Sets the variances anew, from a second pass about the means.
     template <class Element>
-    void set_variances(Matrix& m, Tile tile, const Element* x, const std::vector<double>& means,
-                       std::vector<double>& variances) const {
-        const int64_t width = p.group_channels();
-        for (int64_t g = tile.group_begin; g < tile.group_end; ++g)
-            std::fill_n(m.hi.values.begin() + g * width, width, float(means[g]));
+    void set_variances(Matrix& m, Tile tile, int64_t sample, const Element* x) const {
+        for_groups(tile.group_begin, tile.group_end, [&](int64_t group, int64_t count) {
+            m.fill(m.hi, group, count, Statistics::read(p, sample, group, count).hi);
+        });
         m.spread(m.hi, p.channels);
         m.clear(m.second_sum);
         m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) GN_LAMBDA {
@@ -155,15 +144,16 @@ struct ChannelsLast {
             m.second_sum.add(column, sum);
         });
         m.gather(m.second_sum, p.channels);
-        for (int64_t g = tile.group_begin; g < tile.group_end; ++g) {
-            const double lo = means[g] - float(means[g]);
-            variances[g] = group_sum(m.second_sum, g) / double(width * p.positions) - lo * lo;
-        }
+        for_groups(tile.group_begin, tile.group_end, [&](int64_t group, int64_t count) {
+            Statistics s = Statistics::read(p, sample, group, count);
+            s.set_variance(m.means(m.second_sum, group, count, p.positions) - s.lo * s.lo, p.eps);
+            s.write(p, sample, group, count);
+        });
     }
 
     template <class Element, class Activation, bool residual>
-    void forward(Tile tile) const {
-        Matrix m(p, parameters, tile);
+    void forward(Tile tile, float* scratch) const {
+        Matrix m(p, parameters, tile, scratch);
         for (int64_t sample = tile.sample_begin; sample < tile.sample_end; ++sample) {
             statistics<Element>(m, tile, sample);
             const Element* x = static_cast<const Element*>(p.x) + sample * m.size;
@@ -185,13 +175,17 @@ struct ChannelsLast {
     }
 
     template <class Element, class Activation, bool residual>
-    void backward(Tile tile) const {
-        Matrix m(p, parameters, tile);
+    void backward(Tile tile, float* scratch) const {
+        Matrix m(p, parameters, tile, scratch);
         for (int64_t sample = tile.sample_begin; sample < tile.sample_end; ++sample) {
-            for (int64_t g = tile.group_begin; g < tile.group_end; ++g) m.centre(g, Statistics::read(p, sample, g));
+            for_groups(tile.group_begin, tile.group_end, [&](int64_t group, int64_t count) {
+                m.centre(group, count, Statistics::read(p, sample, group, count));
+            });
             for (Columns* columns : {&m.hi, &m.scale, &m.shift}) m.spread(*columns, p.channels);
             gradient_sums<Element, Activation, residual>(m, sample);
-            for (int64_t g = tile.group_begin; g < tile.group_end; ++g) m.accumulate(g, Statistics::read(p, sample, g));
+            for_groups(tile.group_begin, tile.group_end, [&](int64_t group, int64_t count) {
+                m.accumulate(group, count, Statistics::read(p, sample, group, count));
+            });
             if (!p.dx) continue;
             for (Columns* columns : {&m.slope, &m.offset}) m.spread(*columns, p.channels);
             // Where there is a residual, the activation's gradient has just been stored as the residual's.

@@ -2,7 +2,6 @@
 // worked on.
 #pragma once
 
-#include <array>
 #include <type_traits>
 
 #include "activation.h"
@@ -43,13 +42,16 @@ GN_INLINE Partial<sums> accumulate(int64_t begin, int64_t end, Body body) {
 }
 
 template <int sums, class Body>
-GN_INLINE std::array<double, sums> total(int64_t size, Body body) {
-    std::array<double, sums> totals = {};
+GN_INLINE Partial<sums> total(int64_t size, Body body) {
+    if (size <= chunk) return accumulate<sums>(0, size, body);
+    double totals[sums] = {};
     for (int64_t i = 0; i < size; i += chunk) {
         Partial<sums> partial = accumulate<sums>(i, std::min(i + chunk, size), body);
         for (int k = 0; k < sums; ++k) totals[k] += sum(partial[k]);
     }
-    return totals;
+    Partial<sums> result;
+    for (int k = 0; k < sums; ++k) result[k][0] = float(totals[k]);
+    return result;
 }
 
 template <class Body>
@@ -88,8 +90,8 @@ struct RowValues {
     const float *hi, *scale, *shift, *slope, *offset;
 
     explicit RowValues(const ChannelValues& values)
-        : hi(values.hi.values.data()), scale(values.scale.values.data()), shift(values.shift.values.data()),
-          slope(values.slope.values.data()), offset(values.offset.values.data()) {}
+        : hi(values.hi.values), scale(values.scale.values), shift(values.shift.values), slope(values.slope.values),
+          offset(values.offset.values) {}
 };
 
 struct Contiguous {
@@ -99,58 +101,74 @@ struct Contiguous {
     // Any tile will do.
     static bool divisible(const Problem&, int64_t) { return true; }
 
-    // Calls body(first, last) for groups that stay in the first-level cache together.
+    static int64_t scratch(const Problem& p) { return ChannelValues::size(p, p.channels); }
+
+    // Calls body(group, count) for groups that stay in the first-level cache together.
     template <class Element, class Body>
     GN_INLINE void for_groups(Tile tile, Body body) const {
         const int64_t bytes = p.group_channels() * p.positions * int64_t(sizeof(Element));
-        const int64_t together = std::max<int64_t>(1, (8 << 10) / bytes);
-        for (int64_t g = tile.group_begin; g < tile.group_end; g += together)
-            body(g, std::min(g + together, tile.group_end));
+        const int64_t together = std::clamp<int64_t>((8 << 10) / bytes, 1, lanes);
+        for (int64_t group = tile.group_begin; group < tile.group_end; group += together)
+            body(group, std::min(together, tile.group_end - group));
     }
 
     template <class Element>
-    GN_INLINE static Statistics statistics(const Element* x, const Element* y, int64_t size, double eps) {
-        const double each = 1.0 / double(size);
-        const Vector pivot = broadcast(near_mean(x, size));
-        const auto sums = total<2>(size, [&](int64_t i, int64_t count, auto& partial) GN_LAMBDA {
-            will_write(y + i);
-            const Vector d = first(load(x + i, count) - pivot, count);
-            partial[0] += d;
-            partial[1] += d * d;
-        });
-        const Moments moments{each * sums[0], each * sums[1]};
-        const double mean = double(pivot[0]) + moments.first;
-        if (!moments.lose_digits()) return Statistics::from(mean, moments.variance(), eps);
-        const Vector hi = broadcast(float(mean));
-        const double lo = mean - hi[0];
-        const auto squares = total<1>(size, [&](int64_t i, int64_t count, auto& partial) GN_LAMBDA {
-            const Vector d = first(load(x + i, count) - hi, count);
-            partial[0] += d * d;
-        });
-        return Statistics::from(mean, each * squares[0] - lo * lo, eps);
+    GN_INLINE Statistics statistics(int64_t sample, int64_t group, int64_t count) const {
+        const Rows rows(p, sample, group, group + 1);
+        const Element *x = rows.of<Element>(p.x), *y = rows.of<Element>(p.y);
+        const float each = 1.0f / float(rows.all);
+        Moments moments{near_means(x, rows.all, count), {}, {}};
+        Vector first_sum[lanes] = {}, second_sum[lanes] = {};
+        for (int64_t k = 0; k < count; ++k) {
+            const Vector pivot = broadcast(moments.pivot[k]);
+            const int64_t at = k * rows.all;
+            Partial<2> sums = total<2>(rows.all, [&](int64_t i, int64_t n, auto& partial) GN_LAMBDA {
+                will_write(y + at + i);
+                const Vector d = first(load(x + at + i, n) - pivot, n);
+                partial[0] += d;
+                partial[1] += d * d;
+            });
+            first_sum[k] = sums[0], second_sum[k] = sums[1];
+        }
+        moments.first = sums(first_sum) * each, moments.second = sums(second_sum) * each;
+        Statistics s = moments.statistics(p.eps);
+        if (moments.lose_digits(count)) {
+            Vector squares[lanes] = {};
+            for (int64_t k = 0; k < count; ++k) {
+                const Vector hi = broadcast(s.hi[k]);
+                const int64_t at = k * rows.all;
+                squares[k] = total<1>(rows.all, [&](int64_t i, int64_t n, auto& partial) GN_LAMBDA {
+                    const Vector d = first(load(x + at + i, n) - hi, n);
+                    partial[0] += d * d;
+                })[0];
+            }
+            s.set_variance(sums(squares) * each - s.lo * s.lo, p.eps);
+        }
+        return s;
     }
 
+    // The means of some of the values of each of `count` groups of `size` elements.
     template <class Element>
-    GN_INLINE static float near_mean(const Element* x, int64_t size) {
-        if (size < lanes) return sum(first(load(x, size), size)) / float(size);
-        Vector some = {};
+    GN_INLINE static Vector near_means(const Element* x, int64_t size, int64_t count) {
+        Vector some[lanes] = {};
+        for (int64_t k = 0; k < count; ++k, x += size) {
+            if (size < lanes) some[k] = first(load(x, size), size);
+            else
 #pragma GCC unroll 4
-        for (int64_t k = 0; k < probes; ++k) some += load(x + probe(k, size - lanes), whole);
-        return sum(some) / float(probes * lanes);
+                for (int64_t n = 0; n < probes; ++n) some[k] += load(x + probe(n, size - lanes), whole);
+        }
+        return sums(some) / float(size < lanes ? size : probes * lanes);
     }
 
     template <class Element, class Activation, bool residual>
-    void forward(Tile tile) const {
-        ChannelValues values(p, parameters, tile, p.channels);
+    void forward(Tile tile, float* scratch) const {
+        ChannelValues values(p, parameters, tile, p.channels, scratch);
         for (int64_t sample = tile.sample_begin; sample < tile.sample_end; ++sample)
-            for_groups<Element>(tile, [&](int64_t begin, int64_t end) {
-                for (int64_t group = begin; group < end; ++group) {
-                    const Rows rows(p, sample, group, group + 1);
-                    const Statistics s = statistics(rows.of<Element>(p.x), rows.of<Element>(p.y), rows.all, p.eps);
-                    s.write(p, sample, group);
-                    values.centre(group, s);
-                }
-                normalize<Element, Activation, residual>(values, Rows(p, sample, begin, end));
+            for_groups<Element>(tile, [&](int64_t group, int64_t count) {
+                const Statistics s = statistics<Element>(sample, group, count);
+                s.write(p, sample, group, count);
+                values.centre(group, count, s);
+                normalize<Element, Activation, residual>(values, Rows(p, sample, group, group + count));
             });
     }
 
@@ -172,16 +190,15 @@ struct Contiguous {
     }
 
     template <class Element, class Activation, bool residual>
-    void backward(Tile tile) const {
-        ChannelValues values(p, parameters, tile, p.channels);
+    void backward(Tile tile, float* scratch) const {
+        ChannelValues values(p, parameters, tile, p.channels, scratch);
         for (int64_t sample = tile.sample_begin; sample < tile.sample_end; ++sample)
-            for_groups<Element>(tile, [&](int64_t begin, int64_t end) {
-                const Rows rows(p, sample, begin, end);
-                for (int64_t group = begin; group < end; ++group)
-                    values.centre(group, Statistics::read(p, sample, group));
+            for_groups<Element>(tile, [&](int64_t group, int64_t count) {
+                const Rows rows(p, sample, group, group + count);
+                const Statistics s = Statistics::read(p, sample, group, count);
+                values.centre(group, count, s);
                 gradient_sums<Element, Activation, residual>(values, rows);
-                for (int64_t group = begin; group < end; ++group)
-                    values.accumulate(group, Statistics::read(p, sample, group));
+                values.accumulate(group, count, s);
                 if (!p.dx) return;
                 // Where there is a residual, the activation's gradient has just been stored as the residual's.
                 if constexpr (residual)

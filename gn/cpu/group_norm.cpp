@@ -34,26 +34,32 @@ int64_t slices(const Problem& p) {
     return count;
 }
 
+// Calls work(tile, scratch) for every tile. The scratch memory is taken beforehand: threads that ask for it at the same
+// time wait for each other.
 template <class Layout, class Work>
 void for_each_tile(const Problem& p, Work work) {
     const int64_t cuts = slices<Layout>(p), tiles = p.blocks() * cuts;
     const int threads = int(p.useful_threads());
+    const int64_t apart = Layout::scratch(p) + 8 * lanes;  // no cache line is of two threads
+    const std::unique_ptr<float[]> scratch(new float[threads * apart]);
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t i = 0; i < tiles; ++i) {
-        const int64_t block = i / cuts, cut = i % cuts;
-        work(Tile{block, p.block_begin(block), p.block_begin(block + 1), p.groups * cut / cuts,
-                  p.groups * (cut + 1) / cuts});
-    }
+    for (int thread = 0; thread < threads; ++thread)
+        for (int64_t i = tiles * thread / threads; i < tiles * (thread + 1) / threads; ++i) {
+            const int64_t block = i / cuts, cut = i % cuts;
+            const Tile tile{block, p.block_begin(block), p.block_begin(block + 1), p.groups * cut / cuts,
+                            p.groups * (cut + 1) / cuts};
+            work(tile, &scratch[thread * apart]);
+        }
 }
 
 template <class Layout, class Element, class Activation, bool residual>
 void run(const Problem& p, const Parameters& parameters) {
     const Layout layout{p, parameters};
-    for_each_tile<Layout>(p, [&](Tile tile) {
+    for_each_tile<Layout>(p, [&](Tile tile, float* scratch) {
         if (p.dy)
-            layout.template backward<Element, Activation, residual>(tile);
+            layout.template backward<Element, Activation, residual>(tile, scratch);
         else
-            layout.template forward<Element, Activation, residual>(tile);
+            layout.template forward<Element, Activation, residual>(tile, scratch);
     });
 }
 

@@ -1,46 +1,63 @@
-// What is known of a group once it has been read: its mean and 1 / its standard deviation.
+// What is known of a group once it has been read: its mean and 1 / its standard deviation. Several groups side by side,
+// at most one for each lane of a vector.
 #pragma once
 
-#include <cmath>
-
 #include "problem.h"
+#include "vector.h"
 
 namespace gn {
 
-// Of a group, about a pivot: the means of d = x - pivot and of its square, from one pass over its values.
+GN_INLINE Vector square_root(Vector v) {
+    for (int i = 0; i < lanes; ++i) v[i] = __builtin_sqrtf(v[i]);
+    return v;
+}
+
+// The mean of a group is hi + lo; a float32 alone would be wrong by 5e-4 for values near 1e4.
+struct Statistics {
+    Vector hi, lo, rstd;
+
+    GN_INLINE void set_variance(Vector variance, double eps) { rstd = 1.0f / square_root(variance + float(eps)); }
+
+    GN_INLINE static Statistics read(const Problem& p, int64_t sample, int64_t group, int64_t count) {
+        const float* at = p.statistics + sample * p.groups + group;
+        const int64_t next = p.samples * p.groups;
+        return {load(at, count), load(at + next, count), load(at + 2 * next, count)};
+    }
+
+    GN_INLINE void write(const Problem& p, int64_t sample, int64_t group, int64_t count) const {
+        float* at = p.statistics + sample * p.groups + group;
+        const int64_t next = p.samples * p.groups;
+        store(at, hi, count), store(at + next, lo, count), store(at + 2 * next, rstd, count);
+    }
+};
+
+// Of groups, each about a pivot: the means of d = x - pivot and of its square, from one pass over the values.
 //
 // The variance is the difference of two numbers, so it loses digits where the pivot is not near the mean. It is a mean
 // of some of the values, and where that was not near enough the squares are added up again, about the mean.
 struct Moments {
-    double first, second;
-    double variance() const { return second - first * first; }
-    bool lose_digits() const { return second > 4 * variance(); }
+    Vector pivot, first, second;
+
+    GN_INLINE Vector variance() const { return second - first * first; }
+
+    GN_INLINE bool lose_digits(int64_t count) const {
+        const auto far = second > 4.0f * variance();
+        bool any = false;
+        for (int64_t k = 0; k < count; ++k) any |= far[k] != 0;
+        return any;
+    }
+
+    GN_INLINE Statistics statistics(double eps) const {
+        // The sum and, exactly, what its rounding took away (Knuth 1969).
+        const Vector hi = pivot + first, added = hi - pivot;
+        Statistics s{hi, (pivot - (hi - added)) + (first - added), {}};
+        s.set_variance(variance(), eps);
+        return s;
+    }
 };
 
 // Where to look for the pivot: at places as far apart as may be, since neighbours are alike.
 constexpr int64_t probes = 4;
 inline int64_t probe(int64_t k, int64_t size) { return (2 * k + 1) * size / (2 * probes); }
-
-// The mean of a group is hi + lo; a float32 alone would be wrong by 5e-4 for values near 1e4.
-struct Statistics {
-    float hi, lo, rstd;
-
-    static Statistics from(double mean, double variance, double eps) {
-        const float hi = float(mean);
-        return {hi, float(mean - hi), 1 / std::sqrt(float(variance + eps))};
-    }
-
-    static Statistics read(const Problem& p, int64_t sample, int64_t group) {
-        const int64_t at = sample * p.groups + group, next = p.samples * p.groups;
-        return {p.statistics[at], p.statistics[at + next], p.statistics[at + 2 * next]};
-    }
-
-    void write(const Problem& p, int64_t sample, int64_t group) const {
-        const int64_t at = sample * p.groups + group, next = p.samples * p.groups;
-        p.statistics[at] = hi;
-        p.statistics[at + next] = lo;
-        p.statistics[at + 2 * next] = rstd;
-    }
-};
 
 }  // namespace gn
