@@ -93,11 +93,14 @@ def group_norm(
             activation=activation,
             fork=fork,
         )
+    # To check the arguments here takes longer than some calls.
+    if results := operators.ordinary_group_norm(x, num_groups, weight, bias, eps, residual, activation, fork):
+        return (results[0], results[1]) if fork else results[0]
     _check(x, num_groups, weight, bias, residual, activation)
     if residual is not None and residual.dtype != x.dtype:
         residual = residual.to(x.dtype)
-    results = operators.group_norm(x, num_groups, weight, bias, eps, residual, activation, fork)
-    return (results[0], results[1]) if fork else results[0]
+    pair = operators.group_norm(x, num_groups, weight, bias, eps, residual, activation)
+    return pair if fork else pair[0]
 
 
 def _check(

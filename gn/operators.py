@@ -36,21 +36,49 @@ def group_norm(
     eps: float,
     residual: Tensor | None,
     activation: str | None,
-    fork: bool,
-) -> Sequence[Tensor]:
-    """`activation(group_norm(x) + residual)`, twice where it forks; every argument has been checked."""
+) -> tuple[Tensor, Tensor]:
+    """`activation(group_norm(x) + residual)`, twice; every argument has been checked."""
     y: Tensor
     if _is_transformed() or forward_ad._current_level >= 0:
         y = reference.group_norm(x, num_groups, weight, bias, eps, residual, activation)[0]
     elif not _is_plain(x, weight, bias, residual):
         y = torch.ops.gn.group_norm.default(x, num_groups, weight, bias, eps, residual, activation)[0]
-    elif x.is_cpu and x.numel() and backends.selected() == "auto" and (operator := extension.operator(x.dtype)):
-        return operator(x, num_groups, weight, bias, eps, residual, cpu.ACTIVATIONS[activation], fork)
     elif torch.is_grad_enabled():
         y = _apply(x, num_groups, weight, bias, eps, residual, activation)
     else:
         y = _forward(x, num_groups, weight, bias, eps, residual, activation)[0]
-    return (y, y)
+    return y, y
+
+
+def ordinary_group_norm(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    residual: Tensor | None,
+    activation: str | None,
+    fork: bool,
+) -> Sequence[Tensor]:
+    """`activation(group_norm(x) + residual)`, twice where it forks, of arguments that nobody has checked.
+
+    Nothing, of a call that the extension does not take: it takes what it finds to be right, plain, and on the CPU.
+    """
+    if (
+        type(x) in _PLAIN
+        and type(weight) in _PLAIN
+        and type(bias) in _PLAIN
+        and type(residual) in _PLAIN
+        and type(num_groups) is int
+        and (activation is None or type(activation) is str)
+        and x.is_cpu
+        and not torch.compiler.is_compiling()
+        and not _is_transformed()
+        and backends.selected() == "auto"
+        and (operator := extension.operator(x.dtype))
+    ):
+        return operator(x, num_groups, weight, bias, eps, residual, cpu.ACTIVATIONS.get(activation, -1), fork)
+    return ()
 
 
 def _is_transformed() -> bool:
@@ -61,18 +89,15 @@ def _is_transformed() -> bool:
 _PLAIN = {Tensor, nn.Parameter, type(None)}
 
 
-def _is_plain(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
+def _is_plain(*tensors: Tensor | None) -> bool:
     """Whether nothing watches or transforms the tensors, so that a kernel may be called without the dispatcher.
 
-    The way through it takes longer than the kernels do at small batches.
+    The way through it takes longer than the kernels do at small batches. A view of the negative is not plain either.
     """
     return (
-        type(x) in _PLAIN
-        and type(weight) in _PLAIN
-        and type(bias) in _PLAIN
-        and type(residual) in _PLAIN
-        and not torch.compiler.is_compiling()
+        not torch.compiler.is_compiling()
         and _get_current_dispatch_mode() is None
+        and all(type(tensor) in _PLAIN and (tensor is None or not tensor.is_neg()) for tensor in tensors)
     )
 
 
@@ -249,7 +274,7 @@ def _any_gradients(
     elif _is_transformed() or torch._C._functorch.is_legacy_batchedtensor(dy):
         backward = reference.group_norm_backward
     else:
-        backward = _backward if _is_plain(dy, x, weight, bias) else torch.ops.gn.group_norm_backward.default
+        backward = _backward if _is_plain(dy, x, weight, bias, kept) else torch.ops.gn.group_norm_backward.default
     return backward(dy, x, statistics, num_groups, weight, bias, kept, activation, needs_dx)
 
 

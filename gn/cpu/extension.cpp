@@ -110,12 +110,40 @@ Gradients backward(const Tensor& upstream, const Tensor& other, const Tensor& in
     return {dx, dweight, dbias, dresidual};
 }
 
-// Whether the gradient is to be differentiated, or something transforms it or watches: operators.py knows what to do.
+// Whether something transforms all tensors, or watches.
+bool is_transformed() {
+    return c10::impl::TorchDispatchModeTLS::any_modes_set() ||
+           c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
+}
+
+// Whether the gradient is to be differentiated, or is not plain: operators.py knows what to do.
 bool is_special(const Tensor& dy, const Tensor& other, const Tensor& x) {
     return at::GradMode::is_enabled() || dy.key_set() != x.key_set() ||
-           (other.defined() && other.key_set() != x.key_set()) ||
-           c10::impl::TorchDispatchModeTLS::any_modes_set() ||
-           c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
+           (other.defined() && other.key_set() != x.key_set()) || is_transformed();
+}
+
+// Whether there is nothing about the tensor but its elements, in this machine's memory.
+bool is_plain(const Tensor& tensor) {
+    using namespace c10;
+    static const DispatchKeySet plain = at::empty({0}).key_set() - autograd_dispatch_keyset_with_ADInplaceOrView;
+    return tensor.key_set() - autograd_dispatch_keyset_with_ADInplaceOrView == plain &&
+           !torch::autograd::isFwGradDefined(tensor);
+}
+
+// Whether this is a call as most are. Of any other functional.py says what is wrong, or operators.py what to do.
+bool is_ordinary(const Tensor& x, int64_t groups, const Tensor& weight, const Tensor& bias, const Tensor& residual,
+                 int64_t activation) {
+    const auto element = x.scalar_type();
+    if (is_transformed() || !is_plain(x) || activation < 0 || groups < 1 || x.dim() < 2) return false;
+    if (x.numel() == 0 || x.numel() == groups || x.size(1) % groups) return false;
+    for (const Tensor& parameter : {weight, bias})
+        if (parameter.defined() &&
+            !(is_plain(parameter) && parameter.dim() == 1 && parameter.size(0) == x.size(1) &&
+              (parameter.scalar_type() == element || parameter.scalar_type() == at::kFloat)))
+            return false;
+    if (weight.defined() && bias.defined() && weight.scalar_type() != bias.scalar_type()) return false;
+    return !residual.defined() ||
+           (is_plain(residual) && residual.scalar_type() == element && residual.sizes() == x.sizes());
 }
 
 struct GroupNorm : torch::autograd::Function<GroupNorm> {
@@ -124,8 +152,7 @@ struct GroupNorm : torch::autograd::Function<GroupNorm> {
         const Tensor w = weight.value_or(Tensor()), b = bias.value_or(Tensor()), r = residual.value_or(Tensor());
         const auto [y, statistics] = gn::forward(x, groups, w, b, eps, r, activation);
         ctx->set_materialize_grads(false);
-        ctx->saved_data["arguments"] = std::vector<int64_t>{groups, activation, r.defined()};
-        ctx->saved_data["eps"] = eps;
+        ctx->saved_data["arguments"] = std::vector<double>{double(groups), double(activation), double(r.defined()), eps};
         // As operators.py does: of a ReLU the result, which the network keeps anyway.
         ctx->save_for_backward({x, statistics, w, b, !activation || !r.defined() ? Tensor() : activation == 1 ? y : r});
         // Views, since autograd lets nobody change one of several views in place: the other would not know.
@@ -138,13 +165,14 @@ struct GroupNorm : torch::autograd::Function<GroupNorm> {
         if (!dy.defined()) return variable_list(8);
         const auto saved = ctx->get_saved_variables();
         const Tensor &x = saved[0], &statistics = saved[1], &weight = saved[2], &bias = saved[3], &kept = saved[4];
-        const auto arguments = ctx->saved_data["arguments"].toIntVector();
-        const int64_t groups = arguments[0], activation = arguments[1], has_residual = arguments[2];
+        const auto arguments = ctx->saved_data["arguments"].toDoubleVector();
+        const auto groups = int64_t(arguments[0]), activation = int64_t(arguments[1]);
+        const bool has_residual = arguments[2] != 0;
         const bool needs_dx = ctx->needs_input_grad(0), special = is_special(dy, other, x);
         // Where there is no activation the gradient of the residual is the upstream one, so that is needed whole.
         if (other.defined() && (special || (has_residual && !kept.defined()))) dy = dy.add(other), other = Tensor();
         auto [dx, dweight, dbias, dresidual] =
-            special ? in_python(dy, x, statistics, groups, weight, bias, ctx->saved_data["eps"].toDouble(), kept,
+            special ? in_python(dy, x, statistics, groups, weight, bias, arguments[3], kept,
                                 activation, needs_dx)
                     : gn::backward(dy, other, x, statistics, groups, weight, bias, kept, activation, needs_dx);
         // What was not given has no gradient.
@@ -170,10 +198,11 @@ struct GroupNorm : torch::autograd::Function<GroupNorm> {
     }
 };
 
-// The result, twice where it forks.
+// The result, twice where it forks; nothing where the call is not an ordinary one.
 variable_list eager_group_norm(const Tensor& x, int64_t groups, const Given& weight, const Given& bias, double eps,
                                const Given& residual, int64_t activation, bool fork) {
     const Tensor w = weight.value_or(Tensor()), b = bias.value_or(Tensor()), r = residual.value_or(Tensor());
+    if (!is_ordinary(x, groups, w, b, r, activation)) return {};
     if (torch::autograd::compute_requires_grad(x, w, b, r))
         return GroupNorm::apply(x, groups, weight, bias, eps, residual, activation, fork);
     return variable_list(1 + fork, forward(x, groups, w, b, eps, r, activation).y);

@@ -90,6 +90,21 @@ def test_a_residual_of_another_dtype_is_added_in_that_of_x() -> None:
     assert residual.grad.dtype == torch.float32
 
 
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("negated", ["x", "weight", "bias", "residual", "dy"])
+def test_a_view_of_the_negative_is_read_as_what_it_stands_for(negated: str) -> None:
+    results = []
+    for view in (torch._neg_view, torch.neg):
+        given = arguments((2, 4, 3), torch.float32)
+        given[negated] = view(given[negated])
+        dy = given.pop("dy")
+        leaves = [tensor.requires_grad_() for tensor in given.values()]
+        y = gn.group_norm(num_groups=2, activation="silu", **given)
+        results.append([y, *torch.autograd.grad(y, leaves, dy)])
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize(
     ("shape", "num_groups", "options", "error", "message"),
     [
@@ -107,6 +122,7 @@ def test_a_residual_of_another_dtype_is_added_in_that_of_x() -> None:
         ((2, 6, 4), 2, {"residual": torch.ones(2, 6, 1)}, ValueError, r"residual .*\[2, 6, 4\], got \[2, 6, 1\]"),
         ((2, 6, 4), 2, {"residual": torch.ones(2, 6, 4, device="meta")}, RuntimeError, "residual on the device of x"),
         ((2, 6, 4), 2, {"activation": "tanh"}, ValueError, "one of 'relu', 'silu', 'gelu', got 'tanh'"),
+        ((2, 6, 4), 2, {"activation": ["relu"]}, ValueError, r"one of 'relu', 'silu', 'gelu', got \['relu'\]"),
     ],
 )
 def test_refuses_bad_arguments(
