@@ -95,15 +95,17 @@ struct ChannelsLast {
         });
         m.gather(m.first_sum, p.channels);
         m.gather(m.second_sum, p.channels);
-        bool lose_digits = false;
+        bool some_lose_digits = false;
         for_groups(tile.group_begin, tile.group_end, [&](int64_t group, int64_t count) {
             Moments moments{{}, m.means(m.first_sum, group, count, p.positions),
                             m.means(m.second_sum, group, count, p.positions)};
             for (int64_t k = 0; k < count; ++k) moments.pivot[k] = m.hi.values[(group + k) * p.group_channels()];
-            lose_digits |= moments.lose_digits(count);
+            const Integers lose_digits = moments.lose_digits();
+            m.fill(m.slope, group, count, lose_digits ? broadcast(1) : Vector{});  // no slopes in a forward pass
+            some_lose_digits |= any(lose_digits, count);
             moments.statistics(p.eps).write(p, sample, group, count);
         });
-        if (lose_digits) set_variances(m, tile, sample, x);
+        if (some_lose_digits) set_variances(m, tile, sample, x);
         for_groups(tile.group_begin, tile.group_end, [&](int64_t group, int64_t count) {
             m.centre(group, count, Statistics::read(p, sample, group, count));
         });
@@ -125,7 +127,7 @@ struct ChannelsLast {
         m.spread(m.hi, p.channels);
     }
 
-    // Sets the variances anew, from a second pass about the means.
+    // Sets the variances that m.slope marks anew, from a second pass about the means.
     template <class Element>
     void set_variances(Matrix& m, Tile tile, int64_t sample, const Element* x) const {
         for_groups(tile.group_begin, tile.group_end, [&](int64_t group, int64_t count) {
@@ -146,7 +148,10 @@ struct ChannelsLast {
         m.gather(m.second_sum, p.channels);
         for_groups(tile.group_begin, tile.group_end, [&](int64_t group, int64_t count) {
             Statistics s = Statistics::read(p, sample, group, count);
-            s.set_variance(m.means(m.second_sum, group, count, p.positions) - s.lo * s.lo, p.eps);
+            Integers marked;
+            for (int k = 0; k < lanes; ++k)
+                marked[k] = k < count && m.slope.values[(group + k) * p.group_channels()] ? -1 : 0;
+            s.set_variance(marked, m.means(m.second_sum, group, count, p.positions) - s.lo * s.lo, p.eps);
             s.write(p, sample, group, count);
         });
     }

@@ -132,7 +132,8 @@ struct Contiguous {
         }
         moments.first = sums(first_sum) * each, moments.second = sums(second_sum) * each;
         Statistics s = moments.statistics(p.eps);
-        if (moments.lose_digits(count)) {
+        const Integers lose_digits = moments.lose_digits();
+        if (any(lose_digits, count)) {
             Vector squares[lanes] = {};
             for (int64_t k = 0; k < count; ++k) {
                 const Vector hi = broadcast(s.hi[k]);
@@ -142,7 +143,7 @@ struct Contiguous {
                     partial[0] += d * d;
                 })[0];
             }
-            s.set_variance(sums(squares) * each - s.lo * s.lo, p.eps);
+            s.set_variance(lose_digits, sums(squares) * each - s.lo * s.lo, p.eps);
         }
         return s;
     }

@@ -16,7 +16,10 @@ GN_INLINE Vector square_root(Vector v) {
 struct Statistics {
     Vector hi, lo, rstd;
 
-    GN_INLINE void set_variance(Vector variance, double eps) { rstd = 1.0f / square_root(variance + float(eps)); }
+    // Of those groups whose lane of `where` is set: no group's result may depend on the others it is worked on with.
+    GN_INLINE void set_variance(Integers where, Vector variance, double eps) {
+        rstd = where ? 1.0f / square_root(variance + float(eps)) : rstd;
+    }
 
     GN_INLINE static Statistics read(const Problem& p, int64_t sample, int64_t group, int64_t count) {
         const float* at = p.statistics + sample * p.groups + group;
@@ -40,21 +43,20 @@ struct Moments {
 
     GN_INLINE Vector variance() const { return second - first * first; }
 
-    GN_INLINE bool lose_digits(int64_t count) const {
-        const auto far = second > 4.0f * variance();
-        bool any = false;
-        for (int64_t k = 0; k < count; ++k) any |= far[k] != 0;
-        return any;
-    }
+    GN_INLINE Integers lose_digits() const { return second > 4.0f * variance(); }
 
     GN_INLINE Statistics statistics(double eps) const {
         // The sum and, exactly, what its rounding took away (Knuth 1969).
         const Vector hi = pivot + first, added = hi - pivot;
-        Statistics s{hi, (pivot - (hi - added)) + (first - added), {}};
-        s.set_variance(variance(), eps);
-        return s;
+        return {hi, (pivot - (hi - added)) + (first - added), 1.0f / square_root(variance() + float(eps))};
     }
 };
+
+GN_INLINE bool any(Integers lanes_, int64_t count) {
+    int32_t found = 0;
+    for (int64_t k = 0; k < count; ++k) found |= lanes_[k];
+    return found != 0;
+}
 
 // Where to look for the pivot: at places as far apart as may be, since neighbours are alike.
 constexpr int64_t probes = 4;

@@ -179,6 +179,21 @@ def test_results_are_the_same_bit_for_bit_for_any_number_of_threads(
         assert all(torch.equal(a, b) for a, b in zip(runs[0], run, strict=True))
 
 
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_groups_that_need_a_second_pass_leave_their_neighbours_as_they_are(layout: object, dtype: torch.dtype) -> None:
+    ordinary = torch.randn(1, 128, 16, 16)
+    far = ordinary.clone()
+    for group in (3, 17):
+        # The kernels look here first, and add up the squares once more where that is far from the mean.
+        rows = far[0, 4 * group : 4 * group + 4].view(4, -1)
+        for k in range(4):
+            rows[:, (2 * k + 1) * 256 // 8] = 1000.0
+            rows.view(-1)[(2 * k + 1) * (1024 - 16) // 8 :][:16] = 1000.0
+    same = [group for group in range(32) if group not in (3, 17)]
+    y, z = (gn.group_norm(layout(x.to(dtype)), 32).reshape(32, -1) for x in (ordinary, far))
+    assert torch.equal(y[same], z[same])
+
+
 def test_every_value_of_the_results_is_written(layout: object) -> None:
     # Deterministic mode fills new memory with NaN.
     torch.use_deterministic_algorithms(True)
