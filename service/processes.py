@@ -15,7 +15,7 @@ from service.home import Process, State
 from service.settings import PREFIX, Settings
 
 MARK = "NORMLAB_SUPERVISOR"
-STEADY_S = 20.0
+STEADY_S = 10.0
 """A child that ran for so long had started well: its next death is a first one again."""
 DEATHS_AT_ONCE = 5
 FIRST_PAUSE_S = 0.25
