@@ -14,13 +14,14 @@
 namespace gn {
 namespace {
 
-// Large results come from the system a page at a time, and touching 4 KiB pages for the first time takes longer than
-// writing them. Asking for 2 MiB pages changes nothing but that.
+// Results from 32 MiB up come from the system every time, at least with glibc, and touching their 4 KiB pages for the
+// first time takes longer than writing them. Asking for 2 MiB pages changes nothing but that. What is smaller may lie in
+// a heap, whose pages are there already, or come and go in smaller pieces: there it made some calls slow.
 void prefer_huge_pages(void* memory, int64_t bytes) {
 #if defined(MADV_HUGEPAGE)
     constexpr uintptr_t page = 4096;
     const uintptr_t begin = (uintptr_t(memory) + page - 1) / page * page, end = (uintptr_t(memory) + bytes) / page * page;
-    if (memory && bytes >= (4 << 20)) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+    if (memory && bytes >= (32 << 20)) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #else
     (void)memory, (void)bytes;
 #endif
