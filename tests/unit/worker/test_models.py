@@ -8,6 +8,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
+import gn
 from worker.architecture import ARCHITECTURES, FeatureMap, ModelName
 from worker.models import build_model
 from worker.models.resnet import ResidualBlock
@@ -107,6 +108,21 @@ def test_a_residual_block_starts_as_its_shortcut(model: ModelName, type: str) ->
         x = torch.randn(2, block.conv1.in_channels, 8, 8)
         for y in block((x, x)):
             torch.testing.assert_close(y, block.join(x).relu())
+
+
+def test_what_a_residual_network_uses_twice_is_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build_model("resnet20", normalization("group"), seed=0)
+    names = {module: name for name, module in network.named_modules()}
+    forked = []
+    forward = gn.GroupNorm.forward
+
+    def recorded(layer: gn.GroupNorm, *given: Tensor, fork: bool = False) -> object:
+        forked.extend([names[layer]] * fork)
+        return forward(layer, *given, fork=fork)
+
+    monkeypatch.setattr(gn.GroupNorm, "forward", recorded)
+    network(torch.randn(2, 3, 32, 32))
+    assert forked == ["stem_norm", *(f"stages.{stage}.{block}.norm2" for stage in range(3) for block in range(3))]
 
 
 def test_the_initialization_is_a_function_of_the_seed_and_leaves_the_global_generator_alone() -> None:
