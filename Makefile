@@ -20,7 +20,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SOURCES := gn worker service tests
 
-.PHONY: help install demo up test test-containers test-network test-mlflow test-readme check bench screenshots openapi lock clean
+.PHONY: help install demo up test test-containers test-network test-mlflow test-readme test-campaign check bench screenshots openapi lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ test-mlflow: .venv-mlflow/bin/mlflow ## export to a real MLflow server
 
 test-readme: $(INSTALLED) ## run the commands of the README
 	@$(BIN)/python -m pytest -m readme tests/acceptance/test_readme.py $(ARGS)
+
+test-campaign: $(INSTALLED) ## minutes of kills and freezes at random; NORMLAB_CAMPAIGN_S and NORMLAB_CAMPAIGN_SEED
+	@$(BIN)/python -m pytest -m campaign tests/acceptance/test_campaign.py $(ARGS)
 
 check: $(INSTALLED) ## lint, formatting, types
 	$(BIN)/ruff check $(SOURCES)

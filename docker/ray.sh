@@ -23,6 +23,18 @@ head_listens() {
 # What an earlier start left would fill the disk in time.
 clear_sessions() { rm -rf /tmp/ray; }
 
+# Ends the process $1, `ray start`, once its node's raylet has been there and is gone. A raylet leaves by itself where an
+# agent of it dies; `ray start` takes that for a shutdown it was told of, and stays.
+watch_raylet() {
+  there=''
+  while kill -0 "$1" 2>/dev/null; do
+    if grep -qsx raylet /proc/[0-9]*/comm; then there=yes
+    elif [ -n "$there" ]; then kill -TERM "$1" 2>/dev/null || true; return
+    fi
+    sleep 2
+  done
+}
+
 # Runs a command again and again, once Ray's head is there, until it is told to stop or succeeds.
 keep() {
   child='' stopping=''
@@ -31,6 +43,7 @@ keep() {
     [ "$role" = head ] || head_listens || { sleep 1; continue; }
     clear_sessions
     "$@" & child=$!
+    watch_raylet "$child" &
     status=0
     wait "$child" || status=$?
     # A signal ends the first wait, not the command.

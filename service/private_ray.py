@@ -10,6 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from service.home import Process
+from service.processes import child_named
 from service.settings import Settings
 
 MEMORY_PER_WORKER = 1536 << 20
@@ -28,6 +30,7 @@ class PrivateRay:
         self._token = secrets.token_hex(32)
         self.folder: Path | None = None
         self.port = 0
+        self._raylet: Process | None = None
 
     @property
     def address(self) -> str:
@@ -55,6 +58,7 @@ class PrivateRay:
     def command(self) -> list[str]:
         """Choose a new place and say how to start a head there."""
         self.remove()
+        self._raylet = None
         self.port = free_port()
         root = tempfile.gettempdir()
         self.folder = Path(
@@ -78,6 +82,17 @@ class PrivateRay:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
             return True
         return False
+
+    def is_hollow(self, head: int) -> bool:
+        """Whether the raylet of the process `head` is gone.
+
+        It leaves by itself where an agent of it dies. The head takes that for a shutdown it was told of, so it stays
+        and answers, and nothing runs on it any more.
+        """
+        if self._raylet is None:
+            self._raylet = child_named(head, "raylet")
+            return False
+        return not self._raylet.alive
 
     def remove(self) -> None:
         """Remove the folder of the last head."""

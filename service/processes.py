@@ -99,6 +99,11 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 self._popen.terminate()
 
+    def kill(self) -> None:
+        """Send SIGKILL: it counts as dead once it is."""
+        if self._popen is not None:
+            self._popen.kill()
+
     def stop(self, patience_s: float) -> None:
         """End it: SIGTERM, and SIGKILL for all that is left of its session after `patience_s` seconds."""
         if self._popen is None:
@@ -147,6 +152,16 @@ def kill_session(leader: int) -> None:
         for pid in members:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def child_named(parent: int, name: str) -> Process | None:
+    """A child of the process `parent` by its name, where there is /proc to find it in."""
+    for pid in _pids():
+        with contextlib.suppress(OSError):
+            command, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")
+            if command == name and int(rest.split()[1]) == parent:
+                return Process.of(pid)
+    return None
 
 
 def end_what_is_left(state: State) -> bool:

@@ -210,6 +210,8 @@ class Supervisor:
                 self._ray.remove()
 
     def _look_after(self, child: Child) -> None:
+        if child.name == "ray" and child.pid is not None and self._ray and self._ray.is_hollow(child.pid):
+            child.kill()
         if how := child.died():
             if child.name == "ray" and "dispatcher" in self.pids:
                 self._children["dispatcher"].ask_to_end()

@@ -165,6 +165,20 @@ def test_a_container_is_stopped_and_killed_under_a_running_job_and_nothing_is_lo
         assert client.wait(later)["status"] == "succeeded"
 
 
+@pytest.mark.parametrize("service", ["dispatcher", "ray-head", "ray-worker"])
+def test_a_node_of_ray_that_leaves_because_an_agent_died_comes_back(
+    stack: Stack, client: Client, undisturbed: str, service: str
+) -> None:
+    job = client.submit(STUDY)["id"]
+    reaches(client, job, 15)
+    (container,) = stack.containers(service)
+    shell = "for p in /proc/[0-9]*; do grep -qs dashboard/agent.py $p/cmdline && kill -9 ${p#/proc/}; done; true"
+    stack.engine("exec", container, "sh", "-c", shell)
+    ended = client.wait(job)
+    assert ended["status"] == "succeeded", ended["error"]
+    assert weights(client, job) == undisturbed
+
+
 def test_three_workers_train_three_jobs_at_once(stack: Stack, client: Client) -> None:
     stack.up("--scale", "ray-worker=3", "--no-recreate")
     assert len(stack.containers("ray-worker")) == 3

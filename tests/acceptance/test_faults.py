@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.integration.dispatcher.conftest import command_of, descendants
+
 pytestmark = pytest.mark.ray
 
 STUDY = {
@@ -59,10 +61,16 @@ def test_the_api_the_dispatcher_and_the_worker_are_killed_and_the_weights_are_th
     assert hashlib.sha256(downloaded.read_bytes()).hexdigest() == service.weights(undisturbed)
 
 
-def test_when_ray_dies_what_ran_is_queued_again_and_reads_and_submissions_go_on(service: Any) -> None:
+@pytest.mark.parametrize("dies", ["its head", "an agent of its node"])
+def test_when_ray_dies_what_ran_is_queued_again_and_reads_and_submissions_go_on(service: Any, dies: str) -> None:
     job = service.client.submit(STUDY | {"epochs": 6})["id"]
     service.wait_for_step(job, 20)
-    os.kill(service.supervisor.pids["ray"], signal.SIGKILL)
+    head = service.supervisor.pids["ray"]
+    if dies == "its head":
+        os.kill(head, signal.SIGKILL)
+    else:
+        # The node leaves with it, in good order; the head stays.
+        os.kill(next(pid for pid in descendants(head) if b"/dashboard/agent.py" in command_of(pid)), signal.SIGKILL)
     later = service.client.submit(STUDY | {"epochs": 1})["id"]
     assert service.client.job(later)["status"] == "queued"
 
