@@ -172,7 +172,7 @@ def test_a_node_of_ray_that_leaves_because_an_agent_died_comes_back(
     job = client.submit(STUDY)["id"]
     reaches(client, job, 15)
     (container,) = stack.containers(service)
-    shell = "for p in /proc/[0-9]*; do grep -qs dashboard/agent.py $p/cmdline && kill -9 ${p#/proc/}; done; true"
+    shell = "for p in /proc/[0-9]*; do grep -qs ^ray::DashboardAgent $p/cmdline && kill -9 ${p#/proc/}; done; true"
     stack.engine("exec", container, "sh", "-c", shell)
     ended = client.wait(job)
     assert ended["status"] == "succeeded", ended["error"]
