@@ -12,34 +12,17 @@ from functools import partial
 import uvicorn
 from fastapi import Depends, FastAPI
 
-from service import journal, problems
-from service.api import (
-    bundles,
-    checkpoints,
-    cluster,
-    curves,
-    dashboard,
-    events,
-    experiments,
-    health,
-    jobs,
-    logs,
-    metrics,
-    openapi,
-    reference,
-    reports,
-    results,
-    specification,
-    views,
-)
+from service import logs
+from service.api import openapi, routes
 from service.api.context import Services
+from service.api.http import problems
+from service.api.http.auth import authorize
+from service.api.http.middleware import RequestMiddleware
+from service.api.prometheus import Telemetry
 from service.api.tailer import Tailer
 from service.artifacts import LocalArtifacts, open_artifacts
-from service.auth import authorize
-from service.middleware import RequestMiddleware
 from service.settings import Settings
 from service.store import Database, migrate
-from service.telemetry import Telemetry
 from service.validation import known_parameters_only
 from service.version import normlab_version
 
@@ -76,23 +59,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.services = services
     app.add_middleware(RequestMiddleware, telemetry=telemetry)
     problems.install(app)
-    for noun in (
-        jobs,
-        metrics,
-        curves,
-        logs,
-        events,
-        checkpoints,
-        experiments,
-        results,
-        reports,
-        bundles,
-        cluster,
-        views,
-    ):
-        app.include_router(noun.router, dependencies=[Depends(authorize), Depends(known_parameters_only)])
-    for noun in (specification, health, reference, dashboard):
-        app.include_router(noun.router)
+    for router in routes.PROTECTED:
+        app.include_router(router, dependencies=[Depends(authorize), Depends(known_parameters_only)])
+    for router in routes.OPEN:
+        app.include_router(router)
     app.openapi = partial(openapi.describe, app)  # type: ignore[method-assign]
     return app
 
@@ -134,7 +104,7 @@ def create_server(settings: Settings) -> Server:
 def main() -> None:
     """Serve until a signal says to stop."""
     settings = Settings()
-    journal.configure(settings.log_level)
+    logs.configure(settings.log_level)
     for chatty in ("uvicorn.error", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     create_server(settings).run()

@@ -15,13 +15,13 @@ import torch
 import typer
 from pydantic import ValidationError
 
-from worker import datasets
-from worker.checkpoint import Checkpoint, CheckpointError, read_checkpoint, write_checkpoint
-from worker.datasets import DatasetError
+from worker.checkpoints.checkpoint import Checkpoint, CheckpointError, read_checkpoint, write_checkpoint
+from worker.data import datasets
+from worker.data.datasets import DatasetError
 from worker.events import CheckpointTaken, Event, Finished, Log, Outcome
-from worker.failures import explain
 from worker.spec import Checkpointing, TrainingSpec
-from worker.training import Request, train
+from worker.training.failures import explain
+from worker.training.loop import Request, train
 
 EXIT_CODES: dict[Outcome, int] = {"succeeded": 0, "failed": 1, "paused": 3, "cancelled": 4}
 INVALID = 2

@@ -50,7 +50,7 @@ class Metrics(_Event):
     `train` rows come up to ten times an epoch, averaged over the images since the row before: train_loss, train_error,
     learning_rate, images_per_s. `eval` rows come once, at the end of each epoch: test_loss, test_error (holdout_loss,
     holdout_error where images are held out). `telemetry` rows come beside them where the spec asks for it: numbers
-    about the normalization layers, named `layer/quantity` (see `worker.telemetry`).
+    about the normalization layers, named `layer/quantity` (see `worker.training.layer_telemetry`).
     """
 
     type: Literal["metrics"] = "metrics"

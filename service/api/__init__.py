@@ -1,1 +1,1 @@
-"""The routes, a module a noun. What they need of the process is in `context`, what they answer in `representations`."""
+"""The HTTP API: `routes` has one router per noun, `schemas` the JSON bodies, `http` the protocol."""

@@ -7,12 +7,12 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 from pydantic import AfterValidator
 
+from service.api.prometheus import Telemetry
 from service.api.tailer import Tailer
 from service.artifacts import ArtifactStore
 from service.errors import NotFound
 from service.settings import Settings
 from service.store import Database
-from service.telemetry import Telemetry
 
 _IDENTIFIER = re.compile(r"[a-z]{1,20}_[0-9a-z]{1,40}")
 

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
-from service.problems import Problem
+from service.api.http.problems import Problem
 
 PATH = Path(__file__).with_name("openapi.json")
 TEMPLATE = "#/components/schemas/{model}"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.api.representations import ProgressView, progress_of
+from service.api.schemas.job import ProgressView, progress_of
 from service.jobs import ACTIVE
 from service.store import Database, events
 from service.store.listing import JobFilter

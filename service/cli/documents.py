@@ -8,7 +8,7 @@ import typer
 
 from service.cli.exits import Invalid
 from service.cli.session import AsJson, connect, console, print_json
-from service.experiment_client import Checkpoints
+from service.client.experiments import Checkpoints
 
 ExperimentId = Annotated[str, typer.Argument(help="Id of the experiment.", show_default=False)]
 

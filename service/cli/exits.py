@@ -4,7 +4,7 @@ from enum import IntEnum
 
 import typer
 
-from service.connection import ApiError, ClientError, ConnectionFailed, NotNormlab
+from service.client.connection import ApiError, ClientError, ConnectionFailed, NotNormlab
 
 
 class Exit(IntEnum):

@@ -23,7 +23,7 @@ from service.cli.grids import (
 )
 from service.cli.session import AsJson, Json, connect, console, print_json, print_json_line
 from service.client import Client
-from service.experiment_client import ENDED
+from service.client.experiments import ENDED
 
 app = typer.Typer(
     help="Grids of jobs: submit, watch, pause and extend them as one.",

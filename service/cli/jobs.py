@@ -9,7 +9,7 @@ from service.cli.exits import Invalid
 from service.cli.session import AsJson, JobId, Json, connect, console, print_json
 from service.cli.tables import job_table, jobs_table
 from service.client import Client
-from service.titles import title_of
+from service.client.titles import title_of
 
 JobIds = Annotated[list[str], typer.Argument(help="Ids of the jobs.", show_default=False)]
 

@@ -20,7 +20,7 @@ def up(
     home: Annotated[Path | None, typer.Option(help="Folder of the database and the checkpoints.")] = None,
 ) -> None:
     """Run the whole service on this machine, until Ctrl-C."""
-    from service.supervisor import CannotStart, serve
+    from service.local.supervisor import CannotStart, serve
 
     try:
         serve(_settings(host=host, port=port, home=home))
@@ -74,7 +74,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Say what this machine has and what will be used; ends with 1 where no job can be trained."""
-    from service.doctor import examine
+    from service.local.doctor import examine
 
     findings = examine(_settings(home=home))
     if as_json:
@@ -98,8 +98,8 @@ def demo(
     port: Annotated[int | None, typer.Option(help="Port to listen on, 0 takes a free one; default: 8000.")] = None,
 ) -> None:
     """Train BatchNorm and GroupNorm at batch sizes 2 and 32 for a few minutes, and show the table."""
-    from service.demo import run
-    from service.supervisor import CannotStart
+    from service.cli.demo import run
+    from service.local.supervisor import CannotStart
 
     try:
         run(_settings(home=home, port=port), leave=leave)

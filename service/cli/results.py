@@ -12,7 +12,7 @@ from rich.console import Console
 from service.cli.exits import Invalid
 from service.cli.grids import results_grid
 from service.cli.session import WIDTH_OF_A_PIPE, AsJson, Json, connect, console
-from service.experiment_client import TableFormat
+from service.client.experiments import TableFormat
 from service.report import as_markdown, tables
 
 

@@ -23,7 +23,7 @@ def connect(context: typer.Context, retry_s: float = 1) -> Client:
 
     `retry_s`: for how long a service that is away is waited for.
     """
-    from service.home import address_of_this_machine
+    from service.local.home import address_of_this_machine
 
     try:
         return Client(context.obj or os.environ.get("NORMLAB_URL") or address_of_this_machine(), retry_s=retry_s)

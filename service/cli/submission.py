@@ -10,7 +10,7 @@ import typer
 from service.cli.exits import Invalid
 from service.cli.session import AsJson, Json, connect, console, print_json
 from service.cli.watching import follow
-from service.titles import title_of
+from service.client.titles import title_of
 
 
 def submit(

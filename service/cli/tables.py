@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from service.titles import name_of, normalization_of
+from service.client.titles import name_of, normalization_of
 
 Json = dict[str, Any]
 

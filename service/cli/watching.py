@@ -16,7 +16,7 @@ from service.cli.exits import Exit
 from service.cli.session import AsJson, Json, connect, console, print_json_line
 from service.cli.tables import STYLES, duration, error_metric, per_cent
 from service.client import TERMINAL, Client, Event
-from service.titles import title_of
+from service.client.titles import title_of
 
 
 def watch(

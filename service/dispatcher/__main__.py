@@ -13,7 +13,7 @@ from contextlib import suppress
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from service import journal
+from service import logs
 from service.artifacts import open_artifacts
 from service.dispatcher.cluster import Cluster, ClusterGone
 from service.dispatcher.dispatcher import Dispatcher
@@ -59,7 +59,7 @@ def main() -> int:
     if settings.ray_address is None:
         print("NORMLAB_RAY_ADDRESS is not set: give host:port of the Ray cluster", file=sys.stderr)
         return 2
-    journal.configure(settings.log_level)
+    logs.configure(settings.log_level)
     with suppress(KeyboardInterrupt):
         return asyncio.run(dispatch(settings))
     return 0

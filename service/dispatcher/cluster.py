@@ -15,8 +15,8 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from service.settings import Settings
-from worker.actor import CONCURRENT_CALLS, Report, Request, TrainingProcessGone, TrainingWorker, WorkerState
-from worker.datasets import DatasetError, load
+from worker.data.datasets import DatasetError, load
+from worker.process.actor import CONCURRENT_CALLS, Report, Request, TrainingProcessGone, TrainingWorker, WorkerState
 from worker.spec import DatasetName
 
 __all__ = [
@@ -57,7 +57,7 @@ class Node:
 
 
 class Worker:
-    """A training worker: the calls of `worker.actor.TrainingWorker`, awaited."""
+    """A training worker: the calls of `worker.process.actor.TrainingWorker`, awaited."""
 
     def __init__(self, name: str, actor: Any) -> None:
         self.name = name

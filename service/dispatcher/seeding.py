@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service import axes, results
 from service.dispatcher.leadership import Leadership
 from service.errors import ServiceError
-from service.experiments import PlannedJob, expand
+from service.experiments import axes, results
+from service.experiments.request import PlannedJob, expand
+from service.experiments.statistics import undecided_cells
 from service.jobs import TERMINAL
-from service.statistics import undecided_cells
 from service.store import Database, experiments
 from service.store import results as stored
 from service.store.listing import JobFilter

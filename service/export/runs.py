@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from service.client import TERMINAL, Client
-from service.titles import title_of
+from service.client.titles import title_of
 
 Json = dict[str, Any]
 _ABOUT_THE_ROW = frozenset({"kind", "epoch", "step", "time", "diverged", "superseded", "attempt"})

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from service.client.titles import normalization_of
 from service.export.runs import ExportError, Run, seconds
-from service.titles import normalization_of
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.event_pb2 import Event

@@ -7,7 +7,8 @@ from typing import Any
 from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.bundle import (
+from service.errors import Conflict
+from service.experiments.bundle import (
     AttemptLine,
     Bundle,
     BundleError,
@@ -17,7 +18,6 @@ from service.bundle import (
     JobLine,
     MetricLine,
 )
-from service.errors import Conflict
 from service.jobs import TERMINAL
 from service.store.database import lock_events
 from service.store.metrics import SUMMARIZED, sort_by_summary, summarize

@@ -10,7 +10,7 @@ from sqlalchemy import delete as delete_from
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.errors import Conflict, NotFound
-from service.experiments import ExperimentRequest, PlannedJob
+from service.experiments.request import ExperimentRequest, PlannedJob
 from service.jobs import ACTIVE, TERMINAL, Status
 from service.store import checkpoints, jobs
 from service.store.cursors import read_cursor, write_cursor

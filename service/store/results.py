@@ -9,7 +9,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.errors import Unprocessable
-from service.runs import Run, Speed
+from service.experiments.runs import Run, Speed
 from service.store.listing import JobFilter
 from service.store.tables import Attempt, Job, Metric
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from service.client import Client
+from service.local.supervisor import Supervisor
 from service.settings import Settings
-from service.supervisor import Supervisor
 
 PATIENCE_S = 180
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from service.client import Client
-from service.connection import ApiError, ConnectionFailed
-from service.private_ray import free_port
+from service.client.connection import ApiError, ConnectionFailed
+from service.local.private_ray import free_port
 
 ROOT = Path(__file__).parents[2]
 BUILD_S, COMMAND_S, PATIENCE_S = 1800, 240, 300

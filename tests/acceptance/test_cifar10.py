@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from worker.checkpoint import load_model
-from worker.data import TrainingData
-from worker.datasets import load
-from worker.evaluation import evaluate
+from worker.checkpoints.checkpoint import load_model
+from worker.data.batches import TrainingData
+from worker.data.datasets import load
 from worker.spec import TrainingSpec
+from worker.training.evaluation import evaluate
 
 DATA_DIR = os.environ.get("NORMLAB_DATA_DIR", "")
 

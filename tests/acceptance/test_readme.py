@@ -27,8 +27,8 @@ NOT_HERE = {
     r"export NORMLAB_TOKEN": "is of the containers' secrets",
     r"kubectl|ray (start|stop)|cat |openssl|ssh ": "is of several machines: make test-containers, make test-network",
     r"normlab up\b": "is what the test started",
-    r"normlab experiment extend": "is for seeds that are not sequential: tests/unit/service/test_cli_experiments.py",
-    r"normlab submit .*--num-groups 32": "is refused, as it says: tests/unit/service/test_cli.py",
+    r"normlab experiment extend": "is for seeds that are not sequential: tests/unit/service/cli/test_experiments.py",
+    r"normlab submit .*--num-groups 32": "is refused, as it says: tests/unit/service/cli/test_cli.py",
 }
 SMALL = "--dataset synthetic --train-limit 32 --test-limit 32 --epochs 1"
 LESS = {

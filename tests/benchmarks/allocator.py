@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-from worker.training_process import MALLOC_ENVIRONMENT
+from worker.process.training_process import MALLOC_ENVIRONMENT
 
 CASES = (("resnet20", 8), ("resnet20", 128), ("resnet18", 32))
 

@@ -28,7 +28,7 @@ from sqlalchemy import insert, update
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from service.experiments import ExperimentRequest, expand
+from service.experiments.request import ExperimentRequest, expand
 from service.store import Database, attempts, experiments, migrate
 from service.store.metrics import sort_by_summary, summarize
 from service.store.tables import Job, Metric

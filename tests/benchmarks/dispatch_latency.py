@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from service.client import Client
-from service.private_ray import free_port
+from service.local.private_ray import free_port
+from service.local.supervisor import Supervisor
 from service.settings import Settings
-from service.supervisor import Supervisor
 
 JOB = {
     "model": "resnet20",

@@ -27,8 +27,8 @@ from torch.nn import functional as F
 import gn
 from gn.cpu import extension
 from worker.models import build_model
+from worker.process.training_process import MALLOC_ENVIRONMENT
 from worker.spec import GroupNormalization, NoNormalization
-from worker.training_process import MALLOC_ENVIRONMENT
 
 FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from service.client import Client
+from service.local.supervisor import Supervisor
 from service.settings import Settings
-from service.supervisor import Supervisor
 from worker.spec import DATASET_SIZES
 
 NORMALIZATIONS: dict[str, dict[str, Any]] = {

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.statistics import Analysis, Observation, SeedPlan, analyse, plan_looks, undecided_cells
+from service.experiments.statistics import Analysis, Observation, SeedPlan, analyse, plan_looks, undecided_cells
 
 TRUE_MEANS = ((0, 0, 0), (0, 0, 2), (0, 1, 2), (0, 2, 4))
 

@@ -31,7 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from service.app import create_app
-from service.experiments import ExperimentRequest, PlannedJob, expand
+from service.experiments.request import ExperimentRequest, PlannedJob, expand
 from service.jobs import Status
 from service.settings import Settings
 from service.store import Database, attempts, experiments, migrate

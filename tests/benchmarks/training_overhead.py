@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from service.client import Client
+from service.local.supervisor import Supervisor
 from service.settings import Settings
-from service.supervisor import Supervisor
-from worker.training_process import MALLOC_ENVIRONMENT
+from worker.process.training_process import MALLOC_ENVIRONMENT
 
 
 def speed(rows: Iterable[dict[str, Any]]) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 from playwright.async_api import Browser, Page, async_playwright
 
 from service.client import Client
-from service.home import address_of
+from service.local.home import address_of
 from service.settings import Settings
 
 FOLDER = Path("service/dashboard/pictures")

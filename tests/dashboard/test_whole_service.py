@@ -14,8 +14,8 @@ import pytest
 from playwright.async_api import expect
 
 from service.client import Client
+from service.local.supervisor import Supervisor
 from service.settings import Settings
-from service.supervisor import Supervisor
 
 pytestmark = [pytest.mark.anyio, pytest.mark.ray]
 

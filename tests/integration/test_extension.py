@@ -55,7 +55,7 @@ def test_the_patch_is_of_some_twenty_lines_in_two_files() -> None:
     patch = fenced("diff", "Extend it: a new normalization")
     added = [line for line in patch.splitlines() if re.match(r"\+(?!\+\+)\s*\S", line)]
     assert len(added) <= 25
-    assert re.findall(r"^\+\+\+ b/(.*)$", patch, re.MULTILINE) == ["worker/spec.py", "worker/normalization.py"]
+    assert re.findall(r"^\+\+\+ b/(.*)$", patch, re.MULTILINE) == ["worker/spec.py", "worker/normalizations/layers.py"]
 
 
 def test_the_new_normalization_trains(extended: Path) -> None:

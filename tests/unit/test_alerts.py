@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from service.api.prometheus import Stored, Telemetry
 from service.store import counters
-from service.telemetry import Stored, Telemetry
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "docker" / "monitoring"

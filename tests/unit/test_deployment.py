@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from service.api.prometheus import Telemetry
 from service.settings import PREFIX, Settings
-from service.telemetry import Telemetry
 from tests.unit.test_alerts import metric_families
 
 ROOT = Path(__file__).parents[2]

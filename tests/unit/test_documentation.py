@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from service.experiments import ExperimentRequest, expand
+from service.experiments.request import ExperimentRequest, expand
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -14,7 +14,7 @@ FILES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT 
 LIGHT = ("worker.spec", "worker.architecture", "worker.events", "worker.recipes")
 """What the service may know of the worker: they need the standard library and pydantic alone."""
 CLUSTER = "service.dispatcher.cluster"
-WITHOUT_TORCH = (*LIGHT, "worker.datasets")
+WITHOUT_TORCH = (*LIGHT, "worker.data.datasets")
 
 
 def module_of(path: Path) -> str:
@@ -60,11 +60,11 @@ def refusal(module: str, imported: str) -> str | None:
     if package == "service" and within(imported, "gn"):
         return "service knows of training only what worker.spec, worker.architecture and worker.events say"
     if package == "service" and within(imported, "worker") and imported != "worker":
-        allowed = (*LIGHT, "worker.actor", "worker.datasets") if module == CLUSTER else LIGHT
+        allowed = (*LIGHT, "worker.process.actor", "worker.data.datasets") if module == CLUSTER else LIGHT
         if not within(imported, *allowed):
-            return f"service imports {', '.join(sorted(LIGHT))}; {CLUSTER} also worker.actor and worker.datasets"
-    if within(imported, "ray") and module not in ("worker.actor", CLUSTER):
-        return f"ray is known to worker.actor and {CLUSTER} alone"
+            return f"service imports {', '.join(sorted(LIGHT))}; {CLUSTER} also the actor and the datasets"
+    if within(imported, "ray") and module not in ("worker.process.actor", CLUSTER):
+        return f"ray is known to worker.process.actor and {CLUSTER} alone"
     if within(imported, "torch") and (package == "service" or module in WITHOUT_TORCH):
         return "it works where torch is not installed"
     return None
@@ -82,20 +82,20 @@ def test_a_module_imports_only_what_it_may(path: Path) -> None:
     [
         ("gn.module", "worker.spec"),
         ("gn.module", "service"),
-        ("worker.data", "service.jobs"),
-        ("worker.data", "ray"),
+        ("worker.data.batches", "service.jobs"),
+        ("worker.data.batches", "ray"),
         ("worker.spec", "torch"),
-        ("worker.spec", "worker.data"),
+        ("worker.spec", "worker.data.batches"),
         ("worker.spec", "numpy"),
-        ("worker.datasets", "torch.utils"),
-        ("service.app", "worker.training"),
-        ("service.app", "worker.actor"),
+        ("worker.data.datasets", "torch.utils"),
+        ("service.app", "worker.training.loop"),
+        ("service.app", "worker.process.actor"),
         ("service.app", "gn"),
         ("service.app", "torch"),
         ("service.dispatcher.pool", "ray"),
-        ("service.dispatcher.pool", "worker.actor.TrainingWorker"),
-        ("service.dispatcher.pool", "worker.datasets"),
-        ("service.dispatcher.cluster", "worker.training"),
+        ("service.dispatcher.pool", "worker.process.actor.TrainingWorker"),
+        ("service.dispatcher.pool", "worker.data.datasets"),
+        ("service.dispatcher.cluster", "worker.training.loop"),
         ("service.dispatcher.cluster", "torch"),
     ],
 )
@@ -118,7 +118,9 @@ def test_the_rule_reads_imports_however_they_are_written(tmp_path: Path, monkeyp
 
 
 def test_an_actor_starts_before_torch_is_imported() -> None:
-    assert not [name for name in imports(Path("worker/actor.py"), at_module_level=True) if within(name, "torch")]
+    assert not [
+        name for name in imports(Path("worker/process/actor.py"), at_module_level=True) if within(name, "torch")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,7 @@ def test_an_actor_starts_before_torch_is_imported() -> None:
 def test_importing_a_part_of_the_service_leaves_torch_out(module: str) -> None:
     program = (
         f"import importlib, sys; importlib.import_module({module!r}); "
-        "print(*sorted({'torch', 'gn', 'ray', 'worker.training'} & set(sys.modules)))"
+        "print(*sorted({'torch', 'gn', 'ray', 'worker.training.loop'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from service.cli.exits import Exit
-from service.confounds import CODES
+from service.experiments.confounds import CODES
+from service.experiments.statistics import plan_looks
 from service.settings import PREFIX, Settings
-from service.statistics import plan_looks
 
 README = Path(__file__).parents[2].joinpath("README.md").read_text()
 

@@ -1,4 +1,4 @@
-"""The networks: built from `worker.architecture`, initialized from a seed. Imports `worker.normalization`."""
+"""The networks: built from `worker.architecture`, initialized from a seed. Imports `worker.normalizations.layers`."""
 
 import math
 
@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from worker.architecture import ARCHITECTURES, ModelName, ResNetArchitecture
-from worker.arithmetic import MEMORY_FORMAT
-from worker.data import generator
+from worker.data.batches import generator
 from worker.models.resnet import ResidualBlock, ResNet
 from worker.models.vgg import VGG
 from worker.spec import Normalization
+from worker.training.precision import MEMORY_FORMAT
 
 __all__ = ["VGG", "ResNet", "build_model"]
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from worker.architecture import IMAGE_CHANNELS, NUM_CLASSES, ResNetArchitecture
 from worker.models.layers import Convolution, Linear
-from worker.normalization import Forked, NoNorm, forked, normalize
+from worker.normalizations.layers import Forked, NoNorm, forked, normalize
 from worker.spec import Normalization
 
 

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from worker.architecture import IMAGE_CHANNELS, NUM_CLASSES, VGGArchitecture
 from worker.models.layers import Convolution, Linear
-from worker.normalization import normalize
+from worker.normalizations.layers import normalize
 from worker.spec import Normalization
 
 

@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 
-from service import middleware
+from service.api.http import middleware
 from service.app import create_app
 from service.settings import Settings
 from service.store import migrate

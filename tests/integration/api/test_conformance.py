@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from service.api.openapi import PATH
 from service.app import create_server
 from service.artifacts import LocalArtifacts
-from service.experiments import ExperimentRequest, Seeds, expand
+from service.experiments.request import ExperimentRequest, Seeds, expand
 from service.jobs import JobRequest
 from service.settings import Settings
 from service.store import Database, experiments, jobs, views

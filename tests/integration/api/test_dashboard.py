@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from httpx2 import AsyncClient
 
-from service.api.dashboard import PAGES
+from service.api.routes.dashboard import PAGES
 from service.dashboard.assets import STATIC, Assets
 
 pytestmark = pytest.mark.anyio

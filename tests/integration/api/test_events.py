@@ -12,8 +12,8 @@ from fastapi import FastAPI
 from httpx2 import AsyncClient
 
 from service import app as app_module
-from service.api import events as events_api
 from service.api import tailer as tailer_module
+from service.api.routes import events
 from tests.integration.api.conftest import Listening
 from tests.integration.api.reporter import Reporter
 from tests.integration.api.test_jobs import submit
@@ -319,7 +319,7 @@ async def test_a_job_that_does_not_exist_is_404_before_the_stream(http: AsyncCli
 async def test_a_long_past_is_replayed_whole(
     app: FastAPI, http: AsyncClient, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events_api, "PAGE", 3)
+    monkeypatch.setattr(events, "PAGE", 3)
     job = await submit(http)
     await reporter.start()
     for n in range(10):
@@ -339,7 +339,7 @@ async def test_a_client_that_reads_slowly_falls_behind_and_misses_nothing(
     tailer = app.state.services.tailer
     job = await submit(http)
     await reporter.start()
-    response = events_api.EventStream(tailer, 0, job_id=job)
+    response = events.EventStream(tailer, 0, job_id=job)
     content = response.body_iterator.__aiter__()
     received = [await anext(content) for _ in range(2)]
     reads = tailer.reads
@@ -408,9 +408,9 @@ async def test_no_connection_is_held_while_a_stream_waits(app: FastAPI, http: As
 
 
 async def test_a_quiet_stream_is_kept_alive(app: FastAPI, http: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events_api, "KEEPALIVE_S", 0.05)
+    monkeypatch.setattr(events, "KEEPALIVE_S", 0.05)
     tailer = app.state.services.tailer
-    content = events_api.EventStream(tailer, 0).body_iterator.__aiter__()
+    content = events.EventStream(tailer, 0).body_iterator.__aiter__()
     assert await anext(content) == b"retry: 1000\n\n"
     assert await anext(content) == b": ping\n\n"
     await content.aclose()

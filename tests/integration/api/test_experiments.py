@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from httpx2 import AsyncClient
 
-from service.studies import STUDIES
+from service.experiments.builtin import STUDIES
 from tests.integration.api.reporter import Reporter
 
 pytestmark = pytest.mark.anyio

@@ -11,10 +11,10 @@ from httpx2 import ASGITransport, AsyncClient
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
+from service.api.prometheus import OUTCOMES, WORKER_STATES
 from service.app import create_app
 from service.settings import Settings
 from service.store import Database, jobs
-from service.telemetry import OUTCOMES, WORKER_STATES
 from service.version import normlab_version
 from tests.integration.api.reporter import Reporter
 from tests.integration.api.test_jobs import BODY, submit
@@ -312,10 +312,10 @@ async def test_replicas_tell_the_same(settings: Settings, app: FastAPI, http: As
 async def test_the_log_has_a_line_for_each_request_with_its_id(
     http: AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("DEBUG", "service.middleware")
+    caplog.set_level("DEBUG", "service.api.http.middleware")
     await http.post("/v1/jobs", json=BODY, headers={"X-Request-ID": "mine"})
     await http.get("/livez")
-    lines = [record for record in caplog.records if record.name == "service.middleware"]
+    lines = [record for record in caplog.records if record.name == "service.api.http.middleware"]
     assert [(r.levelname, r.getMessage()) for r in lines] == [
         ("INFO", "POST /v1/jobs 201"),
         ("DEBUG", "GET /livez 200"),

@@ -11,8 +11,8 @@ from pydantic import SecretStr
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from service.api.http.middleware import MAX_BODY_SIZE
 from service.app import create_app
-from service.middleware import MAX_BODY_SIZE
 from service.settings import Settings
 from service.store import jobs
 from tests.integration.api.test_jobs import BODY, submit

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import pytest
 
 from service.jobs import TERMINAL, JobRequest, Status
-from service.private_ray import client_server_port, free_port
+from service.local.private_ray import client_server_port, free_port
 from service.store import Database, checkpoints, events, jobs, leases, metrics
 from service.store.tables import Checkpoint, Event, Job, Metric
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.experiments import ExperimentRequest, expand
+from service.experiments.request import ExperimentRequest, expand
 from service.jobs import Status
 from service.store import experiments, jobs
 from service.store.listing import JobFilter

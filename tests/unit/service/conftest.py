@@ -15,7 +15,7 @@ import pytest
 from service.app import create_server
 from service.cli import main
 from service.client import Client
-from service.private_ray import free_port
+from service.local.private_ray import free_port
 from service.settings import Settings
 from service.store import Database, migrate
 from tests.unit.service.stand_in import StandIn, running

@@ -8,10 +8,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from service.experiments.statistics import Observation, analyse
 from service.report import as_html, as_markdown, compose
 from service.report.document import DataTable, Document, Listing, Paragraph, Section
 from service.report.figure import figure
-from service.statistics import Observation, analyse
 
 VERSIONS = {"normlab": "0.1.0"}
 HOSTILE = '<script>alert("x")</script> | `code` *bold* & [link](http://x)'

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from tests.unit.worker.gangs import Team
-from worker import datasets
-from worker.checkpoint import Checkpoint
-from worker.datasets import ImageDataset
+from tests.unit.worker.distributed.groups import Team
+from worker.checkpoints.checkpoint import Checkpoint
+from worker.data import datasets
+from worker.data.datasets import ImageDataset
 from worker.events import CheckpointTaken, Event, Finished, Metrics
 from worker.spec import TrainingSpec
-from worker.training import Request, train
+from worker.training.loop import Request, train
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import worker
 from worker.__main__ import Interrupts, app, latest
-from worker.checkpoint import read_checkpoint
+from worker.checkpoints.checkpoint import read_checkpoint
 
 ROOT = Path(worker.__file__).parents[1]
 SPEC: dict[str, Any] = {

@@ -12,7 +12,7 @@ import gn
 from worker.architecture import ARCHITECTURES, FeatureMap, ModelName
 from worker.models import build_model
 from worker.models.resnet import ResidualBlock
-from worker.normalization import BatchNorm, NoNorm
+from worker.normalizations.layers import BatchNorm, NoNorm
 from worker.spec import Normalization
 
 NORMALIZATION: TypeAdapter[Normalization] = TypeAdapter(Normalization)

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from service.dispatcher import seeding
 from service.dispatcher.leadership import Leadership, LeadershipLost
 from service.errors import FieldError, InvalidFields
-from service.experiments import ExperimentRequest, expand
+from service.experiments.request import ExperimentRequest, expand
 from service.jobs import Status
 from service.store import Database, experiments, jobs
 from service.store.tables import Job

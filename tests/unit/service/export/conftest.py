@@ -11,7 +11,7 @@ import pytest
 
 from service.client import Client
 from service.export import Run, Selection, Sink, export
-from service.private_ray import free_port
+from service.local.private_ray import free_port
 from service.settings import Settings
 from service.store import Database
 from tests.unit.service.conftest import serving

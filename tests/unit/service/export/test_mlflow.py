@@ -24,7 +24,7 @@ with warnings.catch_warnings():
 
 from service.export import ExportError, Selection, export
 from service.export.mlflow import CHECKPOINT, JOB_ID, MLflowSink
-from service.private_ray import free_port
+from service.local.private_ray import free_port
 from tests.unit.service.conftest import Run as Command
 from tests.unit.service.export.conftest import Follow, Lab
 from tests.unit.service.export.test_tensorboard import without

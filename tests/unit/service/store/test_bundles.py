@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
-from service.bundle import Bundle, BundleError, BundleWriter, CheckpointLine
 from service.errors import Conflict
-from service.experiments import ExperimentRequest, expand
+from service.experiments.bundle import Bundle, BundleError, BundleWriter, CheckpointLine
+from service.experiments.request import ExperimentRequest, expand
 from service.store import Database, bundles, checkpoints, events, experiments, jobs, metrics
 from service.store.tables import Experiment, Job, Metric
 from tests.unit.service.store.acting import FINAL, Worker

@@ -7,7 +7,7 @@ import pytest
 from alembic import command
 from sqlalchemy import Connection, select
 
-from service.experiments import ExperimentRequest, expand
+from service.experiments.request import ExperimentRequest, expand
 from service.store import Database, checkpoints, counters, events, experiments, jobs, migrate
 from service.store.tables import Checkpoint
 from tests.unit.service.store.acting import FINAL, PASSING, Worker, create

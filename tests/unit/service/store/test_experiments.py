@@ -9,7 +9,7 @@ from sqlalchemy.event import listen
 from sqlalchemy.exc import IntegrityError
 
 from service.errors import Conflict, NotFound, Unprocessable
-from service.experiments import ExperimentRequest, expand
+from service.experiments.request import ExperimentRequest, expand
 from service.jobs import Status
 from service.store import Database, attempts, events, experiments, jobs
 from service.store.tables import Event, Experiment, Idempotency, Job, JobLabel

@@ -1,0 +1,1 @@
+"""The protocol: authentication, middleware, problem details, content negotiation, ranges, idempotency."""

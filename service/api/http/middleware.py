@@ -1,0 +1,94 @@
+"""Around every request: its id, its line in the log, its place in the statistics, and an answer whatever happens."""
+
+import logging
+import re
+import secrets
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service import logs
+from service.api.http.problems import INTERNAL, METHODS, ProblemResponse
+from service.api.prometheus import Telemetry
+
+MAX_BODY_SIZE = 1 << 20
+MAX_BUNDLE_SIZE = 1 << 30
+LARGE_BODIES = {"/v1/bundles": MAX_BUNDLE_SIZE}
+"""Paths to which more may be sent: there the body goes to a file as it comes."""
+UNROUTED = "unrouted"
+
+log = logging.getLogger(__name__)
+_SANE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_QUIET = frozenset({"/livez", "/readyz", "/metrics"})
+
+
+class RequestMiddleware:
+    """Gives each request an id, `X-Request-ID` where that is sane, answered in the same header and in every problem.
+
+    A body beyond its limit is refused. An exception that nothing else answers becomes a 500 that tells only the
+    id; the log has the rest.
+    """
+
+    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+        self.app = app
+        self.telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = scope["request_id"] = given if _SANE.fullmatch(given) else secrets.token_hex(8)
+        started = time.perf_counter()
+        status = 0
+        received = 0
+        limit = LARGE_BODIES.get(scope["path"], MAX_BODY_SIZE)
+
+        async def limited_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise HTTPException(413, f"The body has more than {limit} bytes.")
+            return message
+
+        async def noting_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        with logs.about(request=request_id):
+            try:
+                await self.app(scope, limited_receive, noting_send)
+            except Exception:
+                log.exception("The request failed")
+                if status:
+                    raise
+                await ProblemResponse(request_id, 500, INTERNAL)(scope, receive, noting_send)
+            finally:
+                self._note(scope, status, time.perf_counter() - started)
+
+    def _note(self, scope: Scope, status: int, duration_s: float) -> None:
+        route = getattr(scope.get("route"), "path", UNROUTED)
+        self.telemetry.observe(scope["method"] if scope["method"] in METHODS else "other", route, status, duration_s)
+        level = logging.DEBUG if route in _QUIET else logging.INFO
+        client = scope.get("client")
+        log.log(
+            level,
+            "%s %s %s",
+            scope["method"],
+            scope["path"],
+            status or "disconnected",
+            extra={
+                "method": scope["method"],
+                "path": scope["path"],
+                "status": status,
+                "duration_s": round(duration_s, 6),
+                "client": client[0] if client else None,
+            },
+        )

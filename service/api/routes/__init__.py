@@ -1,0 +1,44 @@
+"""The routers, one module per noun. No router imports another."""
+
+from service.api.routes import (
+    bundles,
+    checkpoints,
+    cluster,
+    curves,
+    dashboard,
+    events,
+    experiments,
+    health,
+    jobs,
+    logs,
+    metrics,
+    reference,
+    reports,
+    results,
+    specification,
+    views,
+)
+
+__all__ = ["OPEN", "PROTECTED"]
+
+PROTECTED = tuple(
+    noun.router
+    for noun in (
+        jobs,
+        metrics,
+        curves,
+        logs,
+        events,
+        checkpoints,
+        experiments,
+        results,
+        reports,
+        bundles,
+        cluster,
+        views,
+    )
+)
+"""Routers whose requests need a token where tokens are configured."""
+
+OPEN = tuple(noun.router for noun in (specification, health, reference, dashboard))
+"""Routers that answer without a token."""

@@ -1,0 +1,142 @@
+"""Bundles: an experiment as one file, and back."""
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import FileResponse
+from sqlalchemy.exc import IntegrityError
+from starlette.background import BackgroundTask
+
+from service.api.context import Context, ExperimentId, Services
+from service.api.http.problems import describe
+from service.api.routes.results import ResultsQuery, experiment_results
+from service.api.schemas.experiment import ExperimentDetail, experiment_detail, experiment_url
+from service.errors import Unprocessable
+from service.experiments.bundle import Bundle, BundleError, BundleWriter
+from service.store import bundles, checkpoints, experiments
+from service.store.tables import Checkpoint
+from worker.events import File
+
+router = APIRouter(tags=["experiments"])
+log = logging.getLogger(__name__)
+
+TAR = "application/x-tar"
+Which = Literal["none", "best", "latest", "all"]
+_TAR_BODY = {TAR: {"schema": {"type": "string", "format": "binary"}}}
+
+
+@router.get(
+    "/v1/experiments/{experiment_id}/bundle",
+    operation_id="download_bundle",
+    response_class=FileResponse,
+    responses=describe(401, 404, 409, 422, answers={200: {"description": "The bundle", "content": _TAR_BODY}}),
+)
+async def download(
+    request: Request,
+    context: Context,
+    experiment_id: ExperimentId,
+    with_checkpoints: Annotated[
+        Which, Query(alias="checkpoints", description="of each job, the files of which checkpoints")
+    ] = "none",
+) -> Response:
+    """The experiment as one file: specs, metrics, results, versions, and the sha256 of each; its jobs have ended."""
+    async with AsyncExitStack() as cleaning:
+        folder = Path(cleaning.enter_context(tempfile.TemporaryDirectory(prefix="normlab-bundle-")))
+        path = folder / f"{experiment_id}.tar"
+        writer = BundleWriter(folder)
+        await _collect(context, experiment_id, with_checkpoints, writer)
+        await asyncio.to_thread(writer.pack, path, experiment_id, request.app.version)
+        kept = cleaning.pop_all()
+    return FileResponse(path, media_type=TAR, filename=path.name, background=BackgroundTask(kept.aclose))
+
+
+@router.post(
+    "/v1/bundles",
+    operation_id="import_bundle",
+    status_code=201,
+    openapi_extra={"requestBody": {"required": True, "content": _TAR_BODY}},
+    responses=describe(
+        401,
+        403,
+        409,
+        413,
+        422,
+        answers={
+            200: {"description": "The experiment was here already, and stays as it is", "model": ExperimentDetail},
+            201: {"description": "The experiment", "headers": {"Location": {"schema": {"type": "string"}}}},
+        },
+    ),
+)
+async def take_in(request: Request, context: Context, response: Response) -> ExperimentDetail:
+    """Take an experiment in from its bundle, under the ids it has there. Checkpoints stay in the bundle."""
+    with tempfile.NamedTemporaryFile(prefix="normlab-bundle-", suffix=".tar") as file:
+        async for block in request.stream():
+            file.write(block)
+        file.flush()
+        try:
+            async with _opened(Path(file.name)) as bundle, context.database.write() as session:
+                experiment, is_new = await bundles.take_in(session, bundle)
+        except BundleError as error:
+            raise Unprocessable(f"Nothing was imported: {error}.") from error
+        except IntegrityError as error:
+            message = "Nothing was imported: the bundle has a row twice, or one that belongs to something else here."
+            raise Unprocessable(message) from error
+    log.info("experiment imported", extra={"experiment": experiment.id, "new": is_new})
+    response.status_code = 201 if is_new else 200
+    response.headers["Location"] = experiment_url(experiment.id)
+    async with context.database.read() as session:
+        return await experiment_detail(session, await experiments.get(session, experiment.id))
+
+
+@asynccontextmanager
+async def _opened(path: Path) -> AsyncIterator[Bundle]:
+    # All of it is read and checked here, which takes a while.
+    bundle = await asyncio.to_thread(Bundle(path).__enter__)
+    try:
+        yield bundle
+    finally:
+        bundle.__exit__()
+
+
+async def _collect(context: Services, experiment_id: str, which: Which, writer: BundleWriter) -> None:
+    chosen: list[Checkpoint] = []
+    async with context.database.read() as session:
+        experiment = await experiments.get(session, experiment_id)
+        jobs = await bundles.jobs_to_export(session, experiment_id)
+        writer.add_document("experiment.json", bundles.experiment_file(experiment))
+        with writer.lines("jobs.jsonl") as add:
+            add(await bundles.job_lines(session, jobs))
+        for name in bundles.LINES:
+            with writer.lines(name) as add:
+                for job in jobs:
+                    add(await bundles.lines_of(session, name, job.id))
+        with writer.lines("checkpoints.jsonl") as add:
+            for job in jobs:
+                found = await checkpoints.of_job(session, job.id)
+                add([bundles.checkpoint_line(checkpoint) for checkpoint in found])
+                chosen += _choose(found, which)
+        answer = await experiment_results(session, experiment, ResultsQuery())
+        writer.add_document("results.json", answer.model_dump(mode="json"))
+    for checkpoint in chosen:
+        for name, described in checkpoint.files.items():
+            file = File.model_validate(described)
+            path = await asyncio.to_thread(context.artifacts.verified, checkpoint.job_id, checkpoint.id, name, file)
+            writer.add_file(f"checkpoints/{checkpoint.job_id}/{checkpoint.id}/{name}", path, file)
+
+
+def _choose(newest_first: Sequence[Checkpoint], which: Which) -> Sequence[Checkpoint]:
+    match which:
+        case "all":
+            return newest_first
+        case "latest":
+            return newest_first[:1]
+        case "best":
+            best = checkpoints.best(newest_first)
+            return [best] if best else []
+    return []

@@ -1,0 +1,243 @@
+"""The events of one job or of many: as a stream that follows them, or as pages."""
+
+import json
+from collections.abc import AsyncGenerator, Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+import anyio
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import Response
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.types import Receive, Scope, Send
+
+from service.api.context import Context, JobId
+from service.api.filters import JobFilterQuery
+from service.api.http.negotiation import preferred
+from service.api.http.problems import describe
+from service.api.schemas.job import ProgressView, progress_of
+from service.api.tailer import PAGE, Progress, Subscription, Tailer
+from service.jobs import TERMINAL
+from service.store import events, jobs
+from service.store.listing import JobFilter
+from service.store.tables import Event, Job
+
+KEEPALIVE_S = 15.0
+RECONNECT_MS = 1000
+MAX_ID = 2**63 - 1
+STREAM = "text/event-stream"
+
+router = APIRouter(tags=["events"])
+
+LastEventId = Annotated[
+    int | None,
+    Header(alias="Last-Event-ID", ge=0, le=MAX_ID, description="of a stream: replays what came after this id"),
+]
+
+
+class EventView(BaseModel):
+    """One event; what it carries beyond these fields depends on its type."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: int
+    type: str = Field(description="status, started, metrics, checkpoint, log or changed (its name, notes or labels)")
+    time: datetime
+    job: str
+    attempt: str | None
+
+
+class EventPage(BaseModel):
+    """Events, oldest first."""
+
+    data: list[EventView]
+    next_cursor: str | None = Field(description="to be given as `after`; null where there are no more for now")
+
+
+class EventsQuery(BaseModel):
+    """From where, and how many."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    after: int = Field(default=0, ge=0, le=MAX_ID, description="only events after this id")
+    limit: int = Field(default=200, ge=1, le=1000, description="events a page")
+    replay: bool = Field(
+        default=True,
+        description="false: a stream without Last-Event-ID begins with what happens from now on; a page is empty",
+    )
+
+
+class AllEventsQuery(JobFilterQuery, EventsQuery):
+    """From where, how many, and of which jobs."""
+
+
+STREAM_OR_PAGE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A page of events, or with Accept: text/event-stream a stream that follows them",
+        "content": {STREAM: {"schema": {"type": "string"}}},
+    }
+}
+
+
+@router.get(
+    "/v1/jobs/{job_id}/events",
+    operation_id="list_job_events",
+    response_model=EventPage,
+    responses=describe(401, 404, 422, answers=STREAM_OR_PAGE),
+)
+async def job_events(
+    request: Request,
+    context: Context,
+    job_id: JobId,
+    query: Annotated[EventsQuery, Query()],
+    last_event_id: LastEventId = None,
+) -> Response | EventPage:
+    """The events of a job. A stream replays those after `Last-Event-ID` or `after`, follows, and ends with the job."""
+    async with context.database.read() as session:
+        await jobs.get(session, job_id)
+        streaming = _wants_stream(request)
+        after = await _start(session, query, last_event_id if streaming else None)
+        if not streaming:
+            return _page(await events.after(session, after, job_id=job_id, limit=query.limit), query.limit)
+    return EventStream(context.tailer, after, job_id=job_id)
+
+
+@router.get(
+    "/v1/events",
+    operation_id="list_events",
+    response_model=EventPage,
+    responses=describe(401, 422, answers=STREAM_OR_PAGE),
+)
+async def all_events(
+    request: Request,
+    context: Context,
+    query: Annotated[AllEventsQuery, Query()],
+    last_event_id: LastEventId = None,
+) -> Response | EventPage:
+    """The events of all jobs, or of those that a filter names. A stream of them does not end by itself."""
+    filter_ = query.job_filter()
+    async with context.database.read() as session:
+        streaming = _wants_stream(request)
+        after = await _start(session, query, last_event_id if streaming else None)
+        if not streaming:
+            selection = None if filter_ == JobFilter() else filter_.job_ids()
+            return _page(await events.after(session, after, jobs=selection, limit=query.limit), query.limit)
+    return EventStream(context.tailer, after, filter_=filter_)
+
+
+class EventStream(EventSourceResponse):
+    """Server-sent events: what was missed, then what happens, until the job ends, the client leaves or we stop."""
+
+    def __init__(
+        self, tailer: Tailer, after: int, *, job_id: str | None = None, filter_: JobFilter | None = None
+    ) -> None:
+        self._tailer = tailer
+        self._sent = after
+        self._told: dict[str, ProgressView] = {}
+        self._job_id = job_id
+        self._filter = None if filter_ == JobFilter() else filter_
+        self._ended = False
+        self._content = self._follow()
+        super().__init__(self._content, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._content.aclose()
+
+    async def _follow(self) -> AsyncGenerator[bytes]:
+        # The id without an event: a client that hears of nothing before it breaks off still knows where it stood.
+        yield format_sse_event(retry=RECONNECT_MS, id=str(self._sent) if self._sent else None)
+        with self._tailer.subscribe(self._job_id, self._filter) as subscription:
+            while not (subscription.closed or self._ended):
+                if subscription.behind:
+                    for encoded in await self._catch_up(subscription):
+                        yield encoded
+                    continue
+                for item in subscription.take():
+                    yield self._advance(item)
+                    if self._ended:
+                        return
+                if not await subscription.wait(KEEPALIVE_S):
+                    yield KEEPALIVE_COMMENT
+
+    async def _catch_up(self, subscription: Subscription) -> list[bytes]:
+        """A page of what the database has beyond what was sent; after the last one the stream is no longer behind."""
+        subscription.catch_up()
+        # Shielded: a client that leaves must not take the connection along, which is lost where it is cancelled.
+        with anyio.CancelScope(shield=True):
+            async with self._tailer.database.read() as session:
+                selection = self._filter.job_ids() if self._filter else None
+                # The job first: where it has ended by now, all its events are there.
+                job = await session.get(Job, self._job_id) if self._job_id else None
+                found = await events.after(session, self._sent, job_id=self._job_id, jobs=selection, limit=PAGE)
+        encoded = [self._advance(event) for event in found]
+        if len(found) == PAGE:
+            subscription.fall_behind()
+        elif self._job_id is not None and not self._ended:
+            if job is None or job.status in TERMINAL:
+                encoded.append(self._end(job.status if job else None))
+            elif (view := progress_of(job)) is not None:
+                encoded.append(self._advance(Progress(job.id, view)))
+        return encoded
+
+    def _advance(self, item: Event | Progress) -> bytes:
+        """The bytes of an item that was not sent yet; with those of the end, where it is the end."""
+        if isinstance(item, Progress):
+            if self._told.get(item.job_id) == item.view:
+                return b""
+            self._told[item.job_id] = item.view
+            return _encode_progress(item)
+        if item.id <= self._sent:
+            return b""
+        self._sent = item.id
+        encoded = _encode(item)
+        if self._job_id is not None and item.type == "status" and item.data["status"] in TERMINAL:
+            encoded += self._end(item.data["status"])
+        return encoded
+
+    def _end(self, status: str | None) -> bytes:
+        self._ended = True
+        return format_sse_event(data_str=json.dumps({"status": status}), event="end")
+
+
+async def _start(session: AsyncSession, query: EventsQuery, last_event_id: int | None) -> int:
+    """The id after which to begin: a stream's own Last-Event-ID goes before what the address says."""
+    if last_event_id is not None:
+        return last_event_id
+    return query.after if query.replay else await events.last_id(session)
+
+
+def _wants_stream(request: Request) -> bool:
+    return preferred(request.headers.get("accept"), ["application/json", STREAM]) == STREAM
+
+
+def _page(found: Sequence[Event], limit: int) -> EventPage:
+    data = [EventView(**_fields(event)) for event in found]
+    return EventPage(data=data, next_cursor=str(data[-1].id) if len(data) == limit else None)
+
+
+def _fields(event: Event) -> dict[str, Any]:
+    data = dict(event.data)
+    if "id" in data:  # a checkpoint event tells the id of the checkpoint
+        data["checkpoint"] = data.pop("id")
+    return data | {
+        "id": event.id,
+        "type": event.type,
+        "time": event.time,
+        "job": event.job_id,
+        "attempt": event.attempt_id,
+    }
+
+
+def _encode(event: Event) -> bytes:
+    data = EventView(**_fields(event)).model_dump_json()
+    return format_sse_event(data_str=data, event=event.type, id=str(event.id))
+
+
+def _encode_progress(progress: Progress) -> bytes:
+    data = {"job": progress.job_id} | progress.view.model_dump()
+    return format_sse_event(data_str=json.dumps(data), event="progress")

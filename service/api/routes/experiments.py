@@ -1,0 +1,225 @@
+"""Experiments: submit a grid of jobs, look what it would cost, steer it, extend it, and delete it."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.api.context import Context, ExperimentId, Services
+from service.api.filters import Text
+from service.api.http import idempotency
+from service.api.http.auth import AuthorizedClient
+from service.api.http.idempotency import IdempotencyKey
+from service.api.http.problems import describe
+from service.api.schemas.experiment import (
+    BuiltInView,
+    DryRun,
+    ExperimentDetail,
+    ExperimentView,
+    built_in_view,
+    dry_run,
+    experiment_detail,
+    experiment_url,
+    experiment_views,
+)
+from service.experiments.builtin import STUDIES
+from service.experiments.request import ExperimentRequest, PlannedJob, expand
+from service.store import Database, experiments, jobs
+from service.store.tables import Experiment
+
+router = APIRouter(prefix="/v1/experiments", tags=["experiments"])
+log = logging.getLogger(__name__)
+
+
+class ExperimentPage(BaseModel):
+    """Experiments, newest first."""
+
+    data: list[ExperimentView]
+    next_cursor: str | None = Field(description="to be given as `cursor`; null on the last page")
+
+
+class BuiltIns(BaseModel):
+    """The built-in experiments."""
+
+    data: list[BuiltInView]
+
+
+class ExperimentsQuery(BaseModel):
+    """Which experiments, and how many."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    search: Text | None = Field(default=None, description="part of the name, in any case")
+    limit: int = Field(default=50, ge=1, le=200, description="experiments a page")
+    cursor: str | None = Field(default=None, max_length=1000, description="next_cursor of the page before")
+
+
+class SubmissionQuery(BaseModel):
+    """Whether to submit at all."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dry_run: bool = Field(default=False, description="answer what would be made, and make nothing")
+
+
+class ExperimentChange(BaseModel):
+    """What is to change; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str | None = Field(default=None, max_length=200)
+    priority: int | None = Field(default=None, ge=-1000, le=1000, description="of all its jobs")
+    grid: dict[str, list[Any]] = Field(
+        default_factory=dict, description="more values of the grid's fields, such as seed; those that are there stay"
+    )
+
+
+CREATED = {"description": "The experiment", "headers": {"Location": {"schema": {"type": "string"}}}}
+PREVIEW = {"description": "With dry_run: what would be made", "model": DryRun}
+
+
+@router.post(
+    "",
+    operation_id="submit_experiment",
+    status_code=201,
+    response_model=ExperimentDetail,
+    responses=describe(400, 401, 403, 413, 415, 422, answers={200: PREVIEW, 201: CREATED}),
+)
+async def submit(
+    context: Context,
+    client: AuthorizedClient,
+    request: Annotated[ExperimentRequest, Body()],
+    query: Annotated[SubmissionQuery, Query()],
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> ExperimentDetail | Response:
+    """Queue every combination of a grid. Where one of them cannot work, nothing is stored."""
+    resolved = request.resolved()
+    planned = expand(resolved)
+    if query.dry_run:
+        async with context.database.read() as session:
+            preview = await dry_run(session, resolved, planned)
+        return Response(preview.model_dump_json(), media_type="application/json")
+    print_ = idempotency.fingerprint(request)
+    make = (context.database, client.name, idempotency_key, print_, resolved, planned)
+    try:
+        experiment = await _create_once(*make)
+    except IntegrityError:
+        # Another replica was given the same key at the same time and was first: its experiment is the answer.
+        experiment = await _create_once(*make)
+    response.headers["Location"] = experiment_url(experiment.id)
+    async with context.database.read() as session:
+        return await experiment_detail(session, experiment)
+
+
+async def _create_once(
+    database: Database,
+    client: str,
+    key: str | None,
+    print_: str,
+    request: ExperimentRequest,
+    planned: list[PlannedJob],
+) -> Experiment:
+    async with database.write() as session:
+        if key is None:
+            return await experiments.create(session, request, planned)
+        answer = await idempotency.answered(session, client, key, print_)
+        if answer is not None:
+            return await experiments.get(session, answer)
+        experiment = await experiments.create(session, request, planned)
+        await jobs.remember_answer(session, client, key, print_, experiment.id)
+        return experiment
+
+
+@router.get("", operation_id="list_experiments", responses=describe(401, 422))
+async def find(context: Context, query: Annotated[ExperimentsQuery, Query()]) -> ExperimentPage:
+    """Experiments, newest first. The order is stable while some are added."""
+    async with context.database.read() as session:
+        found, cursor = await experiments.page(session, search=query.search, limit=query.limit, cursor=query.cursor)
+        return ExperimentPage(data=await experiment_views(session, found), next_cursor=cursor)
+
+
+@router.get("/builtin", operation_id="list_builtin_experiments", responses=describe(401))
+async def built_in() -> BuiltIns:
+    """The experiments that can be submitted by their name alone."""
+    return BuiltIns(data=[built_in_view(name, study) for name, study in STUDIES.items()])
+
+
+@router.get("/{experiment_id}", operation_id="get_experiment", responses=describe(401, 404))
+async def show(context: Context, experiment_id: ExperimentId) -> ExperimentDetail:
+    """One experiment: where it stands, what is left of it, and what is to be said against it."""
+    async with context.database.read() as session:
+        return await experiment_detail(session, await experiments.get(session, experiment_id))
+
+
+@router.patch(
+    "/{experiment_id}",
+    operation_id="change_experiment",
+    responses=describe(400, 401, 403, 404, 409, 413, 415, 422),
+)
+async def change(
+    context: Context, experiment_id: ExperimentId, wanted: Annotated[ExperimentChange, Body()]
+) -> ExperimentDetail:
+    """Rename it, change its priority, or add seeds and other values to its grid; a repeat changes nothing."""
+    async with context.database.write() as session:
+        experiment = await experiments.get(session, experiment_id, lock=True)
+        if wanted.name is not None:
+            await experiments.rename(session, experiment, wanted.name)
+        if wanted.priority is not None:
+            await experiments.prioritize(session, experiment, wanted.priority)
+        if wanted.grid:
+            longer = experiments.request_of(experiment).extended(wanted.grid)
+            await experiments.extend(session, experiment, longer, expand(longer))
+    async with context.database.read() as session:
+        return await experiment_detail(session, experiment)
+
+
+@router.delete(
+    "/{experiment_id}", operation_id="delete_experiment", status_code=204, responses=describe(401, 403, 404, 409)
+)
+async def delete(context: Context, experiment_id: ExperimentId) -> None:
+    """Remove an experiment whose jobs have all ended, and them with their metrics and checkpoints."""
+    async with context.database.write() as session:
+        job_ids = await experiments.delete(session, experiment_id)
+    for job_id in job_ids:
+        try:
+            await asyncio.to_thread(context.artifacts.delete_job, job_id)
+        except OSError:
+            # The rows are gone, so nobody can reach the files; the dispatcher removes what belongs to no job.
+            log.exception("The files of %s could not be removed now", job_id)
+
+
+VERBS = describe(401, 403, 404, 409)
+
+
+@router.post("/{experiment_id}/cancel", operation_id="cancel_experiment", status_code=202, responses=VERBS)
+async def cancel(context: Context, experiment_id: ExperimentId) -> ExperimentDetail:
+    """Stop all its jobs for good; those that have ended keep what they reached. A repeat changes nothing."""
+    return await _done(context, experiments.cancel, experiment_id)
+
+
+@router.post("/{experiment_id}/pause", operation_id="pause_experiment", status_code=202, responses=VERBS)
+async def pause(context: Context, experiment_id: ExperimentId) -> ExperimentDetail:
+    """Stop all its jobs at a checkpoint until it is resumed."""
+    return await _done(context, experiments.pause, experiment_id)
+
+
+@router.post("/{experiment_id}/resume", operation_id="resume_experiment", status_code=202, responses=VERBS)
+async def resume(context: Context, experiment_id: ExperimentId) -> ExperimentDetail:
+    """Queue all its paused jobs again."""
+    return await _done(context, experiments.resume, experiment_id)
+
+
+async def _done(
+    context: Services, verb: Callable[[AsyncSession, str], Awaitable[Experiment]], experiment_id: str
+) -> ExperimentDetail:
+    """The experiment after the verb; it is looked at once others may write again."""
+    async with context.database.write() as session:
+        experiment = await verb(session, experiment_id)
+    async with context.database.read() as session:
+        return await experiment_detail(session, experiment)

@@ -1,0 +1,154 @@
+"""Jobs: submit, find, stop, go on, and delete them."""
+
+import asyncio
+import logging
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Query, Response
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import IntegrityError
+
+from service.api.context import Context, JobId
+from service.api.filters import JobFilterQuery, Text
+from service.api.http import idempotency
+from service.api.http.auth import AuthorizedClient
+from service.api.http.idempotency import IdempotencyKey
+from service.api.http.problems import describe
+from service.api.schemas.job import JobDetail, JobView, job_detail, job_url, job_views
+from service.jobs import JobChange, JobRequest
+from service.store import Database, jobs, listing, ordering
+from service.store.tables import Job
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+log = logging.getLogger(__name__)
+
+CREATED = {"description": "The job", "headers": {"Location": {"schema": {"type": "string"}}}}
+
+
+class JobPage(BaseModel):
+    """Jobs, in the order that was asked for."""
+
+    data: list[JobView]
+    next_cursor: str | None = Field(description="to be given as `cursor`; null on the last page")
+
+
+class JobsQuery(JobFilterQuery):
+    """Which jobs, in which order, and how many."""
+
+    sort: Text = Field(
+        default="-created_at",
+        description=ordering.DESCRIPTION,
+        json_schema_extra={"pattern": ordering.PATTERN},
+    )
+    limit: int = Field(default=50, ge=1, le=200, description="jobs a page")
+    cursor: str | None = Field(default=None, max_length=1000, description="next_cursor of the page before")
+
+
+@router.post(
+    "",
+    operation_id="submit_job",
+    status_code=201,
+    responses=describe(400, 401, 403, 413, 415, 422, answers={201: CREATED}),
+)
+async def submit(
+    context: Context,
+    client: AuthorizedClient,
+    request: Annotated[JobRequest, Body()],
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> JobDetail:
+    """Queue a training. What cannot work is refused at once, and nothing is stored."""
+    try:
+        job = await _create_once(context.database, client.name, idempotency_key, request)
+    except IntegrityError:
+        # Another replica was given the same key at the same time and was first: its job is the answer.
+        job = await _create_once(context.database, client.name, idempotency_key, request)
+    response.headers["Location"] = job_url(job.id)
+    async with context.database.read() as session:
+        return await job_detail(session, job)
+
+
+async def _create_once(database: Database, client: str, key: str | None, request: JobRequest) -> Job:
+    async with database.write() as session:
+        if key is None:
+            return await jobs.create(session, request)
+        print_ = idempotency.fingerprint(request)
+        answer = await idempotency.answered(session, client, key, print_)
+        if answer is not None:
+            return await jobs.get(session, answer)
+        job = await jobs.create(session, request)
+        await jobs.remember_answer(session, client, key, print_, job.id)
+        return job
+
+
+@router.get("", operation_id="list_jobs", responses=describe(401, 422))
+async def find(context: Context, query: Annotated[JobsQuery, Query()]) -> JobPage:
+    """Jobs by what they are. The order is stable while jobs are added."""
+    filter_ = query.job_filter()
+    async with context.database.read() as session:
+        found, cursor = await listing.page(session, filter_, sort=query.sort, limit=query.limit, cursor=query.cursor)
+        return JobPage(data=await job_views(session, found), next_cursor=cursor)
+
+
+@router.get("/{job_id}", operation_id="get_job", responses=describe(401, 404))
+async def show(context: Context, job_id: JobId) -> JobDetail:
+    """One job, with its attempts and the history of its states."""
+    async with context.database.read() as session:
+        return await job_detail(session, await jobs.get(session, job_id))
+
+
+@router.patch("/{job_id}", operation_id="change_job", responses=describe(400, 401, 403, 404, 413, 415, 422))
+async def change(context: Context, job_id: JobId, wanted: Annotated[JobChange, Body()]) -> JobDetail:
+    """Rename a job, note something on it, set or remove labels; in any state. What it trains never changes."""
+    async with context.database.write() as session:
+        return await job_detail(session, await jobs.change(session, job_id, wanted))
+
+
+@router.delete("/{job_id}", operation_id="delete_job", status_code=204, responses=describe(401, 403, 404, 409))
+async def delete(context: Context, job_id: JobId) -> None:
+    """Remove a job that has ended: its rows, then the files of its checkpoints."""
+    async with context.database.write() as session:
+        await jobs.delete(session, job_id)
+    try:
+        await asyncio.to_thread(context.artifacts.delete_job, job_id)
+    except OSError:
+        # The rows are gone, so nobody can reach the files; the dispatcher removes what belongs to no job.
+        log.exception("The files of %s could not be removed now", job_id)
+
+
+VERBS = describe(401, 403, 404, 409)
+
+
+@router.post("/{job_id}/cancel", operation_id="cancel_job", status_code=202, responses=VERBS)
+async def cancel(context: Context, job_id: JobId) -> JobDetail:
+    """Stop a job for good. It is cancelled once its worker is free again; a repeat changes nothing."""
+    async with context.database.write() as session:
+        return await job_detail(session, await jobs.cancel(session, job_id))
+
+
+@router.post("/{job_id}/pause", operation_id="pause_job", status_code=202, responses=VERBS)
+async def pause(context: Context, job_id: JobId) -> JobDetail:
+    """Stop a job at a checkpoint until it is resumed."""
+    async with context.database.write() as session:
+        return await job_detail(session, await jobs.pause(session, job_id))
+
+
+@router.post("/{job_id}/resume", operation_id="resume_job", status_code=202, responses=VERBS)
+async def resume(context: Context, job_id: JobId) -> JobDetail:
+    """Queue a paused job again: it goes on from its checkpoint."""
+    async with context.database.write() as session:
+        return await job_detail(session, await jobs.resume(session, job_id))
+
+
+@router.post(
+    "/{job_id}/retry",
+    operation_id="retry_job",
+    status_code=202,
+    responses=describe(401, 403, 404, 409, answers={202: CREATED}),
+)
+async def retry(context: Context, job_id: JobId, response: Response) -> JobDetail:
+    """A new job with the spec of one that failed or was cancelled; a repeat answers the same new job."""
+    async with context.database.write() as session:
+        job = await jobs.retry(session, job_id)
+        response.headers["Location"] = job_url(job.id)
+        return await job_detail(session, job)

@@ -1,0 +1,286 @@
+"""The JSON of experiments, as clients see it."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.api.schemas.job import AsTrainingSpec
+from service.experiments import costs, results
+from service.experiments.builtin import BuiltIn, StudyName
+from service.experiments.confounds import Confound, Severity
+from service.experiments.request import ExperimentRequest, PlannedJob, expand
+from service.experiments.runs import Run, Speed
+from service.experiments.statistics import SeedPlan
+from service.jobs import ACTIVE, TERMINAL, Status
+from service.store import experiments, leases
+from service.store import results as stored
+from service.store.listing import JobFilter
+from service.store.tables import Experiment
+
+
+class ExperimentStatus(StrEnum):
+    """Where an experiment stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+    FINISHED = "finished"
+
+
+class WarningView(BaseModel):
+    """Something besides rows and columns that may explain a difference."""
+
+    code: str = Field(description="stable, for programs")
+    detail: str = Field(description="a sentence, for people")
+    jobs: list[str] = Field(description="ids of the jobs it is about; in a dry run their indices")
+    severity: Severity = Field(description="warning: a comparison may not mean what it seems; note: good to know")
+
+
+class ExperimentLinks(BaseModel):
+    """Where the rest of an experiment is found."""
+
+    self: str
+    jobs: str
+    results: str
+    events: str
+
+
+class SequentialView(BaseModel):
+    """Sequential seeds: what was planned, and how far it has come."""
+
+    looks: list[int] = Field(description="numbers of seeds at which it is decided which cells need more")
+    seeds: int = Field(description="the most seeds that some cell has been given by now")
+    look: int = Field(description="the look that the present jobs are for, from 1")
+    deciding: bool = Field(description="whether further seeds may still be wanted")
+    procedure: str = Field(description="a sentence")
+
+
+class ExperimentView(BaseModel):
+    """An experiment."""
+
+    id: str
+    name: str
+    status: ExperimentStatus
+    builtin: StudyName | None
+    budget: float
+    priority: int
+    rows: str = Field(description="the field that is compared")
+    columns: str = Field(description="the field within whose values it is compared")
+    grid: dict[str, list[Any]]
+    jobs: int = Field(description="a retried job counts once, as its retry")
+    counts: dict[Status, int] = Field(description="jobs by status; a status that no job has is left out")
+    progress: float = Field(
+        description="share of its jobs that has ended, from 0 to 1; in one experiment, of its steps"
+    )
+    created_at: datetime
+    updated_at: datetime
+    links: ExperimentLinks
+
+
+class ExperimentDetail(ExperimentView):
+    """An experiment, with what is computed of its jobs."""
+
+    request: ExperimentRequest = Field(description="what was asked for, with all that was added since")
+    eta_s: float | None = Field(description="seconds left at the present speeds; null where these are not known")
+    warnings: list[WarningView]
+    sequential: SequentialView | None = Field(description="null where the seeds were fixed beforehand")
+
+
+class PlannedJobView(BaseModel):
+    """A job that an experiment would make."""
+
+    coordinates: dict[str, Any] = Field(description="the values of the grid")
+    spec: Annotated[dict[str, Any], AsTrainingSpec()]
+    cost_s: float | None = Field(description="seconds of training; null where nothing like it ever ran")
+
+
+class CostView(BaseModel):
+    """What an experiment would cost."""
+
+    device_s: float | None = Field(description="of all jobs together")
+    elapsed_s: float | None = Field(description="from the first to the last, on the slots there are now")
+    slots: int | None = Field(description="jobs that run at once; null while no dispatcher says")
+    basis: str = Field(description="a sentence on what this stands on")
+
+
+class DryRun(BaseModel):
+    """What a request would make, and what is to be said of it. With sequential seeds, the first look of it."""
+
+    name: str
+    jobs: list[PlannedJobView]
+    cells: int
+    most_jobs: int = Field(description="with sequential seeds, should every cell need all of them")
+    warnings: list[WarningView]
+    cost: CostView
+
+
+class BuiltInView(BaseModel):
+    """A built-in experiment."""
+
+    name: StudyName
+    title: str
+    description: str
+    request: ExperimentRequest = Field(description="what its name stands for")
+    jobs: int
+
+
+PROCEDURE = (
+    "At each planned look every comparison is tested on the seeds of that look. P values are multiplied by the number "
+    "of looks (Bonferroni) and adjusted for all comparisons of the table (Holm 1979), so that over all looks the "
+    "chance of any false finding is at most 5 %. Seeds are added only to cells with a comparison that is not resolved."
+)
+
+
+def experiment_url(experiment_id: str) -> str:
+    """The path of an experiment."""
+    return f"/v1/experiments/{experiment_id}"
+
+
+async def experiment_views(session: AsyncSession, found: Sequence[Experiment]) -> list[ExperimentView]:
+    """Several experiments, by the states of their jobs alone."""
+    counted = await experiments.counts(session, [experiment.id for experiment in found])
+    return [ExperimentView(**_fields(experiment, counted.get(experiment.id, {}))) for experiment in found]
+
+
+async def experiment_detail(session: AsyncSession, experiment: Experiment) -> ExperimentDetail:
+    """One experiment."""
+    request = experiments.request_of(experiment)
+    counted = (await experiments.counts(session, [experiment.id])).get(experiment.id, {})
+    runs = await stored.runs(session, JobFilter(experiment=experiment.id))
+    # In a thread: with many jobs it takes long enough for other requests to notice.
+    return await asyncio.to_thread(_detail, experiment, request, counted, runs)
+
+
+def _detail(
+    experiment: Experiment, request: ExperimentRequest, counted: Mapping[Status, int], runs: Sequence[Run]
+) -> ExperimentDetail:
+    progress, eta_s = _standing(runs, counted)
+    fields = _fields(experiment, counted) | {"progress": progress}
+    return ExperimentDetail(
+        **fields,
+        request=request,
+        eta_s=eta_s,
+        warnings=warning_views(results.warnings(runs)),
+        sequential=sequential_view(experiment, results.seed_plan(request), runs),
+    )
+
+
+async def dry_run(session: AsyncSession, request: ExperimentRequest, planned: Sequence[PlannedJob]) -> DryRun:
+    """What the request would make."""
+    specs = [job.request.training for job in planned]
+    speeds = await stored.speeds(session, sorted({spec.model for spec in specs}))
+    lease = await leases.get(session, "dispatcher")
+    slots = ((lease.report.get("slots") or {}).get("total") if lease is not None else None) or None
+    estimate = costs.estimate(specs, speeds, slots)
+    cells = len({job.cell for job in planned})
+    return DryRun(
+        name=request.name,
+        jobs=[
+            PlannedJobView(coordinates=dict(job.coordinates), spec=spec.model_dump(mode="json"), cost_s=cost_s)
+            for job, spec, cost_s in zip(planned, specs, estimate.job_s, strict=True)
+        ],
+        cells=cells,
+        most_jobs=cells * request.seeds.max if request.seeds is not None else len(planned),
+        warnings=warning_views(results.planned_warnings(specs)),
+        cost=CostView(device_s=estimate.device_s, elapsed_s=estimate.elapsed_s, slots=slots, basis=estimate.basis),
+    )
+
+
+def built_in_view(name: StudyName, study: BuiltIn) -> BuiltInView:
+    """A built-in experiment, as it is without further wishes."""
+    request = ExperimentRequest(builtin=name).resolved()
+    return BuiltInView(
+        name=name, title=study.title, description=study.description, request=request, jobs=len(expand(request))
+    )
+
+
+def warning_views(found: Sequence[Confound]) -> list[WarningView]:
+    """Warnings as they are sent."""
+    return [WarningView(code=one.code, detail=one.detail, jobs=list(one.jobs), severity=one.severity) for one in found]
+
+
+def sequential_view(experiment: Experiment, plan: SeedPlan | None, runs: Sequence[Run]) -> SequentialView | None:
+    """How far sequential seeds have come."""
+    if plan is None:
+        return None
+    seeds = max((run.seed + 1 for run in runs), default=plan.looks[0])
+    look = next((number for number, size in enumerate(plan.looks, 1) if size >= seeds), len(plan.looks))
+    return SequentialView(
+        looks=list(plan.looks), seeds=seeds, look=look, deciding=experiment.deciding, procedure=PROCEDURE
+    )
+
+
+def _fields(experiment: Experiment, counted: Mapping[Status, int]) -> dict[str, Any]:
+    request = experiments.request_of(experiment)
+    url = experiment_url(experiment.id)
+    total = sum(counted.values())
+    ended = sum(count for status, count in counted.items() if status in TERMINAL)
+    return {
+        "id": experiment.id,
+        "name": experiment.name,
+        "status": _status(experiment, counted),
+        "builtin": request.builtin,
+        "budget": request.budget,
+        "priority": experiment.priority,
+        "rows": request.rows,
+        "columns": request.columns,
+        "grid": request.grid,
+        "jobs": total,
+        "counts": dict(counted),
+        "progress": ended / total if total else 0.0,
+        "created_at": experiment.created_at,
+        "updated_at": experiment.updated_at,
+        "links": {
+            "self": url,
+            "jobs": f"/v1/jobs?experiment={experiment.id}",
+            "results": f"{url}/results",
+            "events": f"/v1/events?experiment={experiment.id}",
+        },
+    }
+
+
+def _status(experiment: Experiment, counted: Mapping[Status, int]) -> ExperimentStatus:
+    present = {status for status, count in counted.items() if count}
+    unfinished = present - TERMINAL
+    if experiment.wish == experiments.CANCELLED:
+        return ExperimentStatus.CANCELLING if unfinished else ExperimentStatus.CANCELLED
+    if not unfinished and not experiment.deciding:
+        return ExperimentStatus.FINISHED
+    if experiment.wish == experiments.PAUSED:
+        return ExperimentStatus.PAUSING if unfinished & ACTIVE else ExperimentStatus.PAUSED
+    return ExperimentStatus.QUEUED if present == {Status.QUEUED} else ExperimentStatus.RUNNING
+
+
+def _standing(runs: Sequence[Run], counted: Mapping[Status, int]) -> tuple[float, float | None]:
+    """The share of all steps that is done, and the seconds left: what is left over the speeds and the busy workers."""
+    speeds = [
+        Speed(run.spec["model"], run.spec["batch_size"], run.device, speed / run.spec["num_workers"])
+        for run in runs
+        if run.device is not None and (speed := _speed(run)) is not None
+    ]
+    done: list[float] = []
+    left_s: list[float | None] = []
+    for run, spec in zip(runs, results.trainings(runs), strict=True):
+        share = 1.0 if run.status in TERMINAL else 0.0
+        if spec is not None and run.status not in TERMINAL:
+            share = min((run.progress or {}).get("step", 0) / spec.total_steps, 1.0)
+            speed = _speed(run) or costs.images_per_s(spec, speeds)
+            left_s.append(None if speed is None else (1 - share) * costs.images_trained(spec) / speed)
+        done.append(share)
+    busy = sum(counted.get(status, 0) for status in ACTIVE)
+    known = [seconds for seconds in left_s if seconds is not None]
+    eta_s = max(sum(known) / busy, max(known, default=0.0)) if busy and len(known) == len(left_s) else None
+    return (sum(done) / len(done) if done else 0.0), eta_s
+
+
+def _speed(run: Run) -> float | None:
+    speed = (run.progress or {}).get("images_per_s") or run.summary.get("images_per_s", {}).get("last")
+    return speed if speed and speed > 0 else None

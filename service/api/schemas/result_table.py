@@ -1,0 +1,89 @@
+"""Results as flat tables: CSV, and Parquet where pyarrow is installed."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from service.api.schemas.result import Results
+from service.errors import NotAcceptable
+
+CSV = "text/csv"
+PARQUET = "application/vnd.apache.parquet"
+MEDIA_TYPES = ("application/json", CSV, PARQUET)
+
+Row = dict[str, Any]
+
+
+def cells(results: Results) -> list[Row]:
+    """A row a cell."""
+    kept = (
+        "row",
+        "column",
+        "n",
+        "mean",
+        "sd",
+        "low",
+        "high",
+        "min",
+        "max",
+        "without_value",
+        "images_per_s",
+        "device_s",
+    )
+    rows = []
+    for cell in results.cells:
+        low, high = cell.interval or (None, None)
+        row = cell.model_dump(mode="json") | {"low": low, "high": high}
+        rows.append({name: row[name] for name in kept} | {"jobs": len(cell.jobs), "note": cell.note})
+    return rows
+
+
+def comparisons(results: Results) -> list[Row]:
+    """A row a comparison."""
+    rows = []
+    for comparison in results.comparisons:
+        low, high = comparison.interval or (None, None)
+        row = comparison.model_dump(mode="json", exclude={"interval"})
+        rows.append(row | {"low": low, "high": high})
+    return rows
+
+
+def observations(results: Results) -> list[Row]:
+    """A row a value: what the statistics are made of."""
+    return [
+        {"row": cell.row, "column": cell.column, "seed": value.seed, "value": value.value, "job": value.job}
+        for cell in results.cells
+        for value in cell.values
+    ]
+
+
+TABLES: dict[str, Callable[[Results], list[Row]]] = {
+    "cells": cells,
+    "comparisons": comparisons,
+    "observations": observations,
+}
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """The rows as CSV, with a header where there are any."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [])
+    if rows:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def as_parquet(rows: Sequence[Row]) -> bytes:
+    """The rows as a Parquet file. Raises `NotAcceptable` where pyarrow is not installed."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        raise NotAcceptable(
+            "This service cannot write Parquet: install normlab[parquet] with it, or ask for text/csv."
+        ) from error
+    sink = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(list(rows)), sink)
+    return sink.getvalue()

@@ -1,0 +1,167 @@
+"""`normlab demo`: BatchNorm and GroupNorm at batch sizes 2 and 32, small enough to wait for."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from service.cli.exits import Exit, Failed
+from service.cli.grids import results_grid
+from service.cli.session import console
+from service.cli.watching import Bars, Lines, to_the_end
+from service.client import Client
+from service.local.home import address_of
+from service.local.processes import child_environment
+from service.local.supervisor import Supervisor, can_listen, introduction
+from service.settings import Settings
+
+Json = dict[str, Any]
+
+NORMALIZATIONS: Sequence[Json] = ({"type": "batch"}, {"type": "group", "num_groups": 8})
+BATCH_SIZES = (2, 32)
+
+# Shows the download on standard output, and on standard error why there are no images.
+_FETCH = """
+import sys
+from pathlib import Path
+from worker.data.datasets import DatasetError, load
+try:
+    load("cifar10", Path(sys.argv[1]), lambda line: print(line, flush=True))
+except DatasetError as error:
+    sys.exit(str(error))
+"""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much the demonstration trains. The defaults take two to four minutes on two cores."""
+
+    train_limit: int = 2500
+    test_limit: int = 1000
+    epochs: int = 4
+
+
+def run(settings: Settings, *, leave: bool = False, size: Size | None = None) -> None:
+    """Train, show the table, and keep serving on a terminal unless told to `leave`.
+
+    Uses the service of this HOME if one runs. Raises `CannotStart`, `Failed`, and `typer.Exit` with 130 after Ctrl-C.
+    """
+    out = console()
+    size = size or Size()
+    try:
+        with _interruptible(), contextlib.ExitStack() as stack:
+            url = address_of(settings.home)
+            supervisor = None
+            if url is None:
+                if "port" not in settings.model_fields_set and not can_listen(settings.host, settings.port):
+                    settings = settings.model_copy(update={"port": 0})
+                _say(out, "Starting the service ...")
+                supervisor = stack.enter_context(Supervisor(settings, lambda line: _say(out, line)))
+                url = supervisor.url
+            dataset = "cifar10" if _fetch(settings, out) else "synthetic"
+            if supervisor is not None:
+                supervisor.wait_ready()
+                _say(out, introduction(supervisor, settings))
+            with Client(url, next((token for token, (_, writes) in settings.tokens.items() if writes), None)) as client:
+                experiment = _train(client, request(dataset, size), out)
+                out.print()
+                out.print(results_grid(client.results(experiment)))
+            out.print()
+            _say(out, footnote(dataset, size))
+            _say(out, f"See it at {url}/experiments/{experiment}, or with `normlab results {experiment}`.")
+            if supervisor is not None and out.is_terminal and not leave:
+                _say(out, "Ctrl-C ends it.")
+                supervisor.wait()
+    except KeyboardInterrupt:
+        raise typer.Exit(Exit.INTERRUPTED) from None
+
+
+def request(dataset: str, size: Size) -> Json:
+    """The experiment: two normalizations by two batch sizes, the longest jobs first."""
+    return {
+        "name": "BatchNorm and GroupNorm" + ("" if dataset == "cifar10" else f", {dataset} images"),
+        "base": {
+            "labels": {"study": "demo"},
+            "model": "resnet20",
+            "epochs": size.epochs,
+            "schedule": {"type": "cosine"},
+            "dataset": {"name": dataset, "train_limit": size.train_limit, "test_limit": size.test_limit},
+        },
+        "grid": {"batch_size": list(BATCH_SIZES), "normalization": list(NORMALIZATIONS)},
+    }
+
+
+def footnote(dataset: str, size: Size) -> str:
+    """What the table is worth."""
+    images = f"{size.train_limit:,} training and {size.test_limit:,} test images"
+    if dataset == "cifar10":
+        images += " of CIFAR-10"
+    else:
+        images += " of the synthetic set, which is procedural: this says nothing about CIFAR-10"
+    return (
+        f"resnet20, {size.epochs} epochs on {images}, learning rate 0.1 × batch size / 32.\n"
+        "One seed proves nothing: a difference counts once several seeds agree on it."
+    )
+
+
+def _fetch(settings: Settings, out: Console) -> bool:
+    """Have CIFAR-10 in the data folder; False where it is not to be had, and says why."""
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", _FETCH, str(settings.data_dir)],
+        env=child_environment(settings),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as fetching:
+        assert fetching.stdout is not None
+        assert fetching.stderr is not None
+        for line in fetching.stdout:
+            _say(out, line.rstrip())
+        reason = fetching.stderr.read().strip().splitlines()
+    if fetching.returncode == 0:
+        return True
+    _say(out, f"No CIFAR-10: {reason[-1] if reason else 'it cannot be loaded'}")
+    _say(out, "Training on the synthetic set instead. It shows that everything works, and nothing about CIFAR-10.")
+    return False
+
+
+def _train(client: Client, wanted: Json, out: Console) -> str:
+    """Submit the experiment and show its jobs to their end. Interrupted, none is left behind. Returns its id."""
+    experiment: str = client.submit_experiment(wanted)["id"]
+    try:
+        jobs = [job["id"] for job in client.jobs(experiment=experiment, sort="created_at")]
+        ended = to_the_end(client, jobs, Bars(out) if out.is_terminal else Lines(out))
+    except KeyboardInterrupt:
+        with contextlib.suppress(Exception):
+            client.cancel_experiment(experiment)
+        raise
+    for one in ended:
+        if one.status != "succeeded":
+            raise Failed(f"{one.title} {one.status}: {one.failure or 'it was stopped from outside'}")
+    return experiment
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM is as Ctrl-C: everything that was started is stopped."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _say(out: Console, text: str) -> None:
+    out.print(Text(text), soft_wrap=True)

@@ -1,0 +1,45 @@
+"""What besides the normalization and the batch size may explain a difference between the jobs of an experiment.
+
+Nothing here refuses a job: some of these are the paper's own choices. They are for people to know and to judge. Imports
+of ours the specification of a training and how its fields are shown.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.experiments.confounds import design, normalizations
+from service.experiments.confounds.study import Candidate, Configuration, Severity, configurations
+
+__all__ = ["CODES", "Candidate", "Confound", "Severity", "lint"]
+
+_CHECKS = (*design.CHECKS, *normalizations.CHECKS)
+
+CODES: dict[str, str] = {check.code: check.meaning for check in _CHECKS}
+"""What each code means, in a sentence, in the order in which they are reported."""
+
+
+@dataclass(frozen=True)
+class Confound:
+    """Something to know before believing a difference."""
+
+    code: str
+    """Stable, snake_case; one of `CODES`."""
+    detail: str
+    """A sentence with the numbers in it."""
+    jobs: tuple[str, ...]
+    """The ids it is about, in the order given."""
+    severity: Severity = "warning"
+
+
+def lint(jobs: Sequence[Candidate]) -> tuple[Confound, ...]:
+    """What there is to know about these jobs together, each code at most once, in the order of `CODES`."""
+    study = configurations(jobs)
+    confounds = []
+    for check in _CHECKS:
+        if study and (finding := check.find(study)):
+            detail, about = finding
+            ids = {job.id for one in about for job in (one.jobs if isinstance(one, Configuration) else (one,))}
+            confounds.append(
+                Confound(check.code, detail, tuple(job.id for job in jobs if job.id in ids), check.severity)
+            )
+    return tuple(confounds)

@@ -1,0 +1,305 @@
+"""Experiments: a grid over the fields of a job, expanded into jobs, each checked before any is stored."""
+
+import hashlib
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from service.errors import Conflict, FieldError, InvalidFields
+from service.experiments import axes
+from service.experiments.builtin import STUDIES, StudyName
+from service.jobs import JobRequest
+from service.validation import explain
+from worker.spec import TrainingSpec
+
+MAX_JOBS = 1000
+"""Jobs of one experiment, sequential seeds included."""
+MAX_NAME = 200
+
+Json = dict[str, Any]
+Metric = Literal[
+    "test_error", "test_loss", "holdout_error", "holdout_loss", "train_error", "train_loss", "images_per_s"
+]
+Statistic = Literal["final", "best", "median_last_5", "at_step"]
+FieldName = Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Seeds(_Part):
+    """Sequential seeds: every cell gets `min`; further ones only cells of which some comparison is not resolved."""
+
+    min: int = Field(default=3, ge=2, le=100, description="seeds that every cell gets")
+    max: int = Field(default=10, ge=2, le=100, description="seeds that no cell goes beyond")
+    stop: Literal["resolved"] = Field(default="resolved", description="a cell gets no more once nothing needs it")
+
+    @model_validator(mode="after")
+    def _some_to_add(self) -> Self:
+        if self.max <= self.min:
+            raise PydanticCustomError(
+                "seeds",
+                "max is {max}, not above min, which is {min}: give more, or give the seeds as grid.seed",
+                {"field": "max", "max": self.max, "min": self.min},
+            )
+        return self
+
+
+class Outcome(_Part):
+    """What the experiment is judged by, said in advance: the results show it first, sequential seeds decide on it."""
+
+    metric: Metric | None = Field(
+        default=None, description="default: test_error, or holdout_error where images are held out"
+    )
+    statistic: Literal["final", "best", "median_last_5"] = Field(
+        default="final", description="the last value, the least, or the median of the last 5 epochs (Wu & He 2018)"
+    )
+    rows: FieldName | None = Field(default=None, description="field that is compared; default: normalization")
+    columns: FieldName | None = Field(default=None, description="field within whose values; default: batch_size")
+
+
+class ExperimentRequest(_Part):
+    """What `POST /v1/experiments` accepts."""
+
+    name: str = Field(default="", max_length=MAX_NAME, description="for people; need not be unique")
+    builtin: StudyName | None = Field(
+        default=None, description="a built-in experiment: fills base, grid and outcome where they are not given"
+    )
+    base: Json = Field(default_factory=dict, description="a job, without the fields that the grid gives")
+    grid: dict[FieldName, Annotated[list[Any], Field(min_length=1, max_length=MAX_JOBS)]] = Field(
+        default_factory=dict,
+        max_length=10,
+        description="values of fields of a job, every combination of which is a job; a dot reaches into a part, as in "
+        "optimizer.learning_rate",
+    )
+    seeds: Seeds | None = Field(default=None, description="instead of grid.seed: spent where a comparison needs them")
+    outcome: Outcome = Field(default_factory=Outcome)
+    budget: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="about this fraction of the cost: epochs and training images are both scaled by its square root",
+    )
+    priority: int = Field(default=0, ge=-1000, le=1000, description="of all its jobs; higher goes first")
+
+    def resolved(self) -> "ExperimentRequest":
+        """The request with all that the built-in experiment gives, and its seeds in the grid."""
+        request = self
+        if self.builtin is not None:
+            base = STUDIES[self.builtin].base | self.base
+            study = STUDIES[self.builtin].of(base)
+            outcome = Outcome.model_validate(study.outcome | self.outcome.model_dump(exclude_unset=True))
+            given = study.grid if self.seeds is None else study.grid | {"seed": None}
+            grid = {name: values for name, values in (given | self.grid).items() if values is not None}
+            name = self.name or study.title
+            request = self.model_copy(update={"name": name, "base": base, "grid": grid, "outcome": outcome})
+        if request.seeds is None and "seed" not in request.grid:
+            base = dict(request.base)
+            return request.model_copy(update={"grid": {**request.grid, "seed": [base.pop("seed", 0)]}, "base": base})
+        return request
+
+    def extended(self, grid: Mapping[str, Sequence[Any]]) -> "ExperimentRequest":
+        """The request with more values in its grid; a value that is there already changes nothing.
+
+        Raises `Conflict` where the seeds are sequential, and `InvalidFields` for an axis that the grid does not have.
+        """
+        if grid and self.seeds is not None:
+            raise Conflict(
+                "The looks of sequential seeds were planned for this grid, and more values would undo what they "
+                "promise: submit them as an experiment of their own."
+            )
+        unknown = [FieldError(("grid", name), self._no_axis(name)) for name in grid if name not in self.grid]
+        if unknown:
+            raise InvalidFields(unknown)
+        longer = {name: list(values) for name, values in self.grid.items()}
+        for name, values in grid.items():
+            there = set(map(axes.canonical, longer[name]))
+            longer[name] += [value for value in values if axes.canonical(value) not in there]
+        return self.model_copy(update={"grid": longer})
+
+    def _no_axis(self, name: str) -> str:
+        return f"the grid has no {name}: more values can be given for {', '.join(self.grid)}"
+
+    @property
+    def rows(self) -> str:
+        """The field that is compared: normalization, unless another one varies and it does not."""
+        return self.outcome.rows or self._varying("normalization", besides=self.outcome.columns)
+
+    @property
+    def columns(self) -> str:
+        """The field within whose values it is compared: batch_size, unless another one varies and it does not."""
+        return self.outcome.columns or self._varying("batch_size", besides=self.rows)
+
+    def _varying(self, usual: str, besides: str | None) -> str:
+        others = [name for name in self.grid if name not in ("seed", besides, "normalization", "batch_size")]
+        varies = any(axes.parts_of(name)[0] == usual for name in self.grid)
+        return usual if varies or usual == besides or not others else others[0]
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """One job of an experiment: which cell it belongs to, and what it trains."""
+
+    cell: str
+    """Digest of the grid's values but for the seed: equal for the jobs of one cell."""
+    coordinates: Mapping[str, Any]
+    request: JobRequest
+
+
+def expand(request: ExperimentRequest, seeds: Sequence[int] | None = None) -> list[PlannedJob]:
+    """The jobs of a resolved request, all cells of one seed before those of the next.
+
+    `seeds` stands for grid.seed where the request has `seeds`; default: the first `seeds.min`. Raises `InvalidFields`,
+    which names each value of the grid that makes a job invalid.
+    """
+    _check_axes(request)
+    grid = dict(request.grid)
+    if request.seeds is not None:
+        grid["seed"] = list(range(request.seeds.min)) if seeds is None else list(seeds)
+    _check_size(request, grid)
+    names = ["seed", *(name for name in grid if name != "seed")]
+    planned: list[PlannedJob] = []
+    errors: dict[FieldError, None] = {}
+    for indices in itertools.product(*(range(len(grid[name])) for name in names)):
+        at = dict(zip(names, indices, strict=True))
+        coordinates = {name: grid[name][index] for name, index in at.items()}
+        try:
+            job = JobRequest.model_validate(_scaled(_body(request, coordinates), request.budget))
+        except ValidationError as error:
+            errors |= dict.fromkeys(_attributed(error, request, at))
+        else:
+            if "name" not in request.base:
+                job = job.model_copy(update={"name": _name(request.name, coordinates, job)})
+            planned.append(PlannedJob(_cell(coordinates), coordinates, job))
+    if errors:
+        raise InvalidFields(list(errors))
+    _check_that_cells_differ(planned)
+    return planned
+
+
+def _check_size(request: ExperimentRequest, grid: Mapping[str, Sequence[Any]]) -> None:
+    sizes = {name: len(values) for name, values in grid.items()}
+    if request.seeds is not None:
+        sizes["seed"] = request.seeds.max
+    count = math.prod(sizes.values())
+    if count > MAX_JOBS:
+        product = " × ".join(f"{size} {name}" for name, size in sizes.items())
+        raise InvalidFields([FieldError(("grid",), f"{product} make {count} jobs: give at most {MAX_JOBS}")])
+
+
+def _name(experiment: str, coordinates: Mapping[str, Any], job: JobRequest) -> str:
+    """`two norms: group (8), batch size 2, seed 0`."""
+    spec = job.training.model_dump(mode="json")
+    said = []
+    for field in sorted(coordinates, key=lambda field: field == "seed"):
+        value = axes.read(spec, field)
+        label = axes.label(field, value)
+        said.append(label if isinstance(value, Mapping) else f"{field.replace('_', ' ')} {label}")
+    return ": ".join(filter(None, [experiment, ", ".join(said)]))[:MAX_NAME]
+
+
+def _cell(coordinates: Mapping[str, Any]) -> str:
+    text = axes.canonical({name: value for name, value in coordinates.items() if name != "seed"})
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def _body(request: ExperimentRequest, coordinates: Mapping[str, Any]) -> Json:
+    body = dict(request.base)
+    # Whole parts first, so that a field within one is set in it and not overwritten.
+    for name in sorted(coordinates, key=lambda name: name.count(".")):
+        part, *within = axes.parts_of(name)
+        if within and part not in body and "recipe" not in body:
+            default = TrainingSpec.model_fields[part].get_default(call_default_factory=True)
+            body |= {part: {"type": default.type}} if hasattr(default, "type") else {}
+        axes.place(body, name, coordinates[name])
+    return body | {"priority": request.priority}
+
+
+def _scaled(body: Json, budget: float) -> Json:
+    """The job at a fraction of its cost: what Wu & He train for 100 epochs on all images becomes a quick look."""
+    if budget == 1:
+        return body
+    spec = JobRequest.model_validate(body)
+    factor = math.sqrt(budget)
+    images = max(math.ceil(spec.dataset.num_train * factor / 100) * 100, spec.global_batch_size)
+    limit = min(images, spec.dataset.num_train) + spec.dataset.holdout
+    dataset = spec.dataset.model_dump(mode="json") | {"train_limit": limit}
+    return body | {"epochs": max(1, round(spec.epochs * factor)), "dataset": dataset}
+
+
+def _check_axes(request: ExperimentRequest) -> None:
+    errors: list[FieldError] = []
+    for name, values in request.grid.items():
+        if axes.parts_of(name)[0] not in TrainingSpec.model_fields:
+            accepted = ", ".join(axes.fields())
+            errors.append(FieldError(("grid", name), f"{name} is no field of a training: give one of {accepted}"))
+        if name in request.base:
+            errors.append(FieldError(("base", name), f"{name} is in the grid too: leave it out of base"))
+        seen: dict[str, int] = {}
+        for index, value in enumerate(values):
+            if (first := seen.setdefault(axes.canonical(value), index)) != index:
+                errors.append(FieldError(("grid", name, index), f"{name} has this value already, at {first}"))
+    if "priority" in request.base:
+        errors.append(FieldError(("base", "priority"), "priority is the experiment's own field: leave it out of base"))
+    if request.seeds is not None:
+        exclude = "seed and seeds exclude each other: give one"
+        holders = (("grid", request.grid), ("base", request.base))
+        errors += [FieldError((holder, "seed"), exclude) for holder, fields in holders if "seed" in fields]
+        shown = ("seed", request.rows, request.columns)
+        beyond = [
+            name for name in request.grid if not any(_within(axes.parts_of(name), axes.parts_of(s)) for s in shown)
+        ]
+        if beyond:
+            sentence = (
+                f"sequential seeds decide by a table of {request.rows} × {request.columns}, which has no place for "
+                f"{beyond[0]}: name it as outcome.rows or outcome.columns, or give the seeds as grid.seed"
+            )
+            errors.append(FieldError(("grid", beyond[0]), sentence))
+    for which in ("rows", "columns"):
+        field = getattr(request.outcome, which)
+        if field is not None and not axes.is_field(field):
+            accepted = ", ".join(axes.fields())
+            errors.append(
+                FieldError(("outcome", which), f"{which} is {field!r}: give one of {accepted}, or of its parts")
+            )
+    if not errors and request.rows == request.columns:
+        errors.append(FieldError(("outcome", "columns"), f"rows and columns are both {request.rows}: give two fields"))
+    if errors:
+        raise InvalidFields(errors)
+
+
+def _attributed(error: ValidationError, request: ExperimentRequest, at: Mapping[str, int]) -> Iterator[FieldError]:
+    """What is wrong with one job, at the value of the grid that it came from, else in the base."""
+    for entry in error.errors():
+        path, detail = explain(entry, entry["loc"], JobRequest)
+        owners = [name for name in at if name in request.grid and _within(path, axes.parts_of(name))]
+        if owners:
+            name = max(owners, key=lambda name: name.count("."))
+            yield FieldError(("grid", name, at[name], *path[len(axes.parts_of(name)) :]), detail)
+        else:
+            yield FieldError(("base", *path), detail)
+
+
+def _within(path: Sequence[str | int], parts: Sequence[str]) -> bool:
+    return tuple(path[: len(parts)]) == tuple(parts)
+
+
+def _check_that_cells_differ(planned: Sequence[PlannedJob]) -> None:
+    """Values that are written differently may mean the same: `group` is `group` with 8 groups."""
+    first: dict[tuple[str, int], PlannedJob] = {}
+    for job in planned:
+        trained = axes.canonical(job.request.training.model_dump(mode="json", exclude={"recipe"}))
+        other = first.setdefault((trained, job.request.seed), job)
+        if other.cell != job.cell:
+            name = next(name for name, value in job.coordinates.items() if other.coordinates[name] != value)
+            detail = (
+                f"{axes.canonical(job.coordinates[name])} and {axes.canonical(other.coordinates[name])} are the same "
+                f"{name} once defaults are filled in: leave one out"
+            )
+            raise InvalidFields([FieldError(("grid", name), detail)])

@@ -1,0 +1,254 @@
+"""Results: many jobs as one table of values, rows against columns, and what makes the table questionable."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from service.experiments import axes
+from service.experiments.confounds import Candidate, Confound, lint
+from service.experiments.costs import device_kind
+from service.experiments.request import ExperimentRequest, Metric, Statistic
+from service.experiments.runs import Run
+from service.experiments.statistics import Observation, SeedPlan, plan_looks
+from service.jobs import TERMINAL, Status
+from worker.spec import TrainingSpec
+
+NOT_OF_THE_TRAINING = frozenset({"seed", "recipe", "checkpoint"})
+"""Fields that two jobs of one cell may differ in: the seed is what is repeated, the others decide no weights."""
+UNITS = {"error": "fraction of 1", "loss": "cross-entropy in nats", "images_per_s": "images a second"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of the jobs. `rows` and `columns` are fields of a spec, `where` labels that other fields must have.
+
+    `step` belongs to the statistic at_step.
+    """
+
+    metric: Metric | None = None
+    statistic: Statistic = "final"
+    rows: str = "normalization"
+    columns: str = "batch_size"
+    step: int | None = None
+    where: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """The jobs of a question, by cell, and the value of each that has one."""
+
+    question: Question
+    """With the metric that was chosen, where none was asked for."""
+    rows: Mapping[str, Any]
+    """Label and value of each row, in the order they are shown."""
+    columns: Mapping[str, Any]
+    cells: Mapping[tuple[str, str], Sequence[Run]]
+    observations: Sequence[Observation]
+    pooled: Sequence[str]
+    """Fields in which jobs of one cell differ; empty where each cell is one configuration."""
+
+    @property
+    def runs(self) -> list[Run]:
+        """All jobs of the table."""
+        return [run for runs in self.cells.values() for run in runs]
+
+
+def evaluation_metric(specs: Sequence[Mapping[str, Any]]) -> Metric:
+    """What jobs are judged by: holdout_error where all hold images out, else test_error."""
+    held_out = [bool(axes.read(spec, "dataset.holdout")) for spec in specs]
+    return "holdout_error" if held_out and all(held_out) else "test_error"
+
+
+def unit_of(metric: Metric) -> str:
+    """What a metric is counted in."""
+    return UNITS.get(metric, UNITS.get(metric.rpartition("_")[2], ""))
+
+
+def tabulate(
+    runs: Sequence[Run], question: Question, values_at: Mapping[str, float | None] | None = None
+) -> ResultTable:
+    """Sort jobs into a table.
+
+    A job gives a value once it has succeeded; one that failed or was cancelled is an observation without a value, one
+    that has not ended is none yet. For the statistic at_step, `values_at` has the values by job, and a job gives one as
+    soon as it has passed that step.
+    """
+    labels = _Labels()
+    for name, accepted in question.where.items():
+        runs = [run for run in runs if labels.of(run, name) in accepted]
+    metric = question.metric or evaluation_metric([run.spec for run in runs])
+    question = replace(question, metric=metric)
+    rows, columns = (_values(runs, name, labels) for name in (question.rows, question.columns))
+    cells: dict[tuple[str, str], list[Run]] = {(row, column): [] for row in rows for column in columns}
+    for run in runs:
+        cells[labels.of(run, question.rows), labels.of(run, question.columns)].append(run)
+    cells = {cell: found for cell, found in cells.items() if found}
+    blocks, pooled = _blocks(cells, question)
+    observations = []
+    for (row, column), found in cells.items():
+        for run in found:
+            if values_at is not None:
+                observed, value = run.id in values_at or run.status in TERMINAL, values_at.get(run.id)
+            else:
+                observed, value = run.status in TERMINAL, _value(run, metric, question.statistic)
+            if observed:
+                observations.append(Observation(row, column, blocks[run.id], value, run.id))
+    return ResultTable(question, rows, columns, cells, observations, pooled)
+
+
+def seed_plan(request: ExperimentRequest) -> SeedPlan | None:
+    """The plan of an experiment's sequential seeds, None where they were fixed beforehand."""
+    if request.seeds is None:
+        return None
+    return SeedPlan(tuple(range(request.seeds.max)), plan_looks(request.seeds.min, request.seeds.max))
+
+
+def question_of(request: ExperimentRequest) -> Question:
+    """What an experiment asks: the outcome it declared."""
+    return Question(request.outcome.metric, request.outcome.statistic, request.rows, request.columns)
+
+
+def warnings(runs: Sequence[Run]) -> tuple[Confound, ...]:
+    """What besides the rows and columns may explain a difference between these jobs."""
+    candidates = []
+    for run, spec in zip(runs, trainings(runs), strict=True):
+        if spec is not None:
+            device = None if run.device is None else device_kind(run.device)
+            candidates.append(Candidate(run.id, spec, device, run.precision))
+    return lint(candidates)
+
+
+def planned_warnings(specs: Sequence[TrainingSpec]) -> tuple[Confound, ...]:
+    """The same of jobs that are not there yet, each by its index."""
+    return lint([Candidate(str(index), spec) for index, spec in enumerate(specs)])
+
+
+def pooling(table: ResultTable) -> tuple[Confound, ...]:
+    """The warning that cells hold different configurations."""
+    if not table.pooled:
+        return ()
+    names = ", ".join(table.pooled)
+    detail = (
+        f"Jobs of one cell differ in {names}: their spread is not that of the seed alone. "
+        "Choose one of them by `where`, or make them rows or columns."
+    )
+    return (Confound("pooled", detail, tuple(run.id for run in table.runs)),)
+
+
+def undeclared(table: ResultTable, declared: Question) -> tuple[Confound, ...]:
+    """The warning that sequential seeds were spent for another question than the one that is answered."""
+    metric = declared.metric or evaluation_metric([run.spec for run in table.runs])
+    asked, meant = (
+        (question.metric, question.statistic, question.rows, question.columns)
+        for question in (table.question, replace(declared, metric=metric))
+    )
+    if asked == meant:
+        return ()
+    detail = (
+        f"The seeds were spent to resolve {meant[1]} {meant[0]} of {meant[2]} × {meant[3]}: for another question the "
+        "stated error rate does not hold."
+    )
+    return (Confound("outcome_not_declared", detail, ()),)
+
+
+def trainings(runs: Sequence[Run]) -> list[TrainingSpec | None]:
+    """What the jobs train, None for a spec that an older release stored and this one does not understand."""
+    read: dict[str, TrainingSpec | None] = {}
+    found: list[TrainingSpec | None] = []
+    for run in runs:
+        if run.configuration not in read:
+            try:
+                read[run.configuration] = TrainingSpec.model_validate(run.spec)
+            except ValidationError:
+                read[run.configuration] = None
+        known = read[run.configuration]
+        found.append(None if known is None else known.model_copy(update={"seed": run.seed}))
+    return found
+
+
+class _Labels:
+    """The labels of jobs by field, each configuration looked at once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], str] = {}
+
+    def of(self, run: Run, name: str) -> str:
+        """The label of one field of a job."""
+        if name == "seed":
+            return axes.label(name, run.seed)
+        key = (run.configuration, name)
+        if key not in self._known:
+            self._known[key] = axes.label(name, axes.read(run.spec, name))
+        return self._known[key]
+
+
+def _values(runs: Sequence[Run], name: str, labels: _Labels) -> dict[str, Any]:
+    """The values of a field by label: numbers by size, others in the order of their jobs."""
+    values: dict[str, Any] = {}
+    for run in runs:
+        if (label := labels.of(run, name)) not in values:
+            values[label] = axes.read(run.spec, name)
+    if all(isinstance(value, int | float) for value in values.values()):
+        return dict(sorted(values.items(), key=lambda entry: cast(float, entry[1])))
+    return values
+
+
+def _blocks(
+    cells: Mapping[tuple[str, str], Sequence[Run]], question: Question
+) -> tuple[Mapping[str, int], Sequence[str]]:
+    """The block of each job, within which it is compared, and the fields that are pooled in some cell.
+
+    The block is the seed. Where a cell has several configurations, it is the seed and the configuration together.
+    """
+    rest: dict[str, dict[str, str]] = {}
+    pooled: set[str] = set()
+    for runs in cells.values():
+        present = {run.configuration: run.spec for run in runs}
+        for configuration, spec in present.items():
+            rest.setdefault(configuration, _besides(spec, question))
+        for name in {name for configuration in present for name in rest[configuration]}:
+            if len({rest[configuration].get(name) for configuration in present}) > 1:
+                pooled.add(name)
+    if not pooled:
+        return {run.id: run.seed for runs in cells.values() for run in runs}, []
+    numbers: dict[tuple[str, int], int] = {}
+    of_run: dict[str, int] = {}
+    texts = {configuration: axes.canonical(fields) for configuration, fields in rest.items()}
+    for runs in cells.values():
+        for run in runs:
+            of_run[run.id] = numbers.setdefault((texts[run.configuration], run.seed), len(numbers))
+    return of_run, sorted(pooled)
+
+
+def _besides(spec: Mapping[str, Any], question: Question) -> dict[str, str]:
+    """The fields of a spec that are neither an axis nor free to differ within a cell."""
+    shown = (question.rows, question.columns)
+    fields = {name: value for name, value in spec.items() if name not in NOT_OF_THE_TRAINING}
+    for name in {axes.parts_of(axis)[0] for axis in shown} & fields.keys():
+        fields[name] = _without(fields[name], name, shown)
+    return {name: axes.canonical(value) for name, value in fields.items()}
+
+
+def _without(value: Any, top: str, axes_: Sequence[str]) -> Any:
+    """A part of a spec without those of its fields that are an axis; nothing of one that is an axis itself."""
+    if top in axes_:
+        return None
+    own = {axes.parts_of(name)[1] for name in axes_ if axes.parts_of(name)[0] == top}
+    return {name: entry for name, entry in value.items() if name not in own} if isinstance(value, Mapping) else value
+
+
+def _value(run: Run, metric: str, statistic: Statistic) -> float | None:
+    summary = run.summary.get(metric)
+    if run.status is not Status.SUCCEEDED or summary is None:
+        return None
+    match statistic:
+        case "best":
+            return cast(float, summary["best"])
+        case "median_last_5":
+            recent = summary.get("last_5")
+            return median(recent) if recent else None
+        case _:
+            return cast(float, summary["last"])

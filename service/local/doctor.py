@@ -1,0 +1,184 @@
+"""What this machine has, and what of it will be used."""
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from service.local.private_ray import PrivateRay, available_cpus, available_memory
+from service.local.processes import child_environment
+from service.settings import Settings
+
+LEAST_DISK = 1 << 30
+LOOK_S = 120.0
+
+# torch and the images are looked at in a process of their own: the first is slow to import, the second are megabytes.
+_TORCH = """
+import json, torch
+cuda = torch.cuda.is_available()
+print(json.dumps({
+    "version": torch.__version__,
+    "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+    "bfloat16": cuda and torch.cuda.is_bf16_supported(),
+}))
+"""
+_IMAGES = """
+import json, sys
+from pathlib import Path
+from worker.data.datasets import CIFAR10, DatasetError, load
+data_dir = Path(sys.argv[1])
+there = (data_dir / CIFAR10.folder).exists() or (data_dir / CIFAR10.file_name).exists()
+answer = {"there": there, "url": CIFAR10.url, "problem": None}
+if there:
+    try:
+        load("cifar10", data_dir)
+    except DatasetError as error:
+        answer["problem"] = str(error)
+print(json.dumps(answer))
+"""
+_DATABASE = """
+import asyncio, json
+from service.settings import Settings
+from service.store import Database, migrate
+async def look():
+    async with Database(Settings().database) as database:
+        try:
+            await migrate.check(database)
+        except migrate.SchemaMismatch as error:
+            return str(error)
+print(json.dumps(asyncio.run(look())))
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing a training needs. `note`: it works, but not as well as it could."""
+
+    name: str
+    ok: bool
+    detail: str
+    note: bool = False
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Everything a training on this machine needs; it can run when every finding is ok."""
+    return [
+        Finding("python", True, f"{platform.python_version()} ({sys.executable})"),
+        *_computing(settings),
+        _ray(settings),
+        _compiler(),
+        _processors(settings),
+        _images(settings),
+        _database(settings),
+        _disk(settings),
+    ]
+
+
+def _computing(settings: Settings) -> list[Finding]:
+    try:
+        found = _ask(settings, _TORCH)
+    except _NoAnswer as error:
+        return [Finding("torch", False, f"cannot be imported ({error}): pip install 'normlab[worker]'")]
+    torch = Finding("torch", True, found["version"])
+    gpus = found["gpus"]
+    if settings.gpus_per_worker and not gpus:
+        missing = "none, but NORMLAB_GPUS_PER_WORKER asks for them: unset it to train on the CPU"
+        return [torch, Finding("gpu", False, missing)]
+    if not gpus:
+        return [torch, Finding("gpu", True, "none: training runs on the CPU, in float32", note=True)]
+    precision = "bfloat16" if found["bfloat16"] else "float32, for want of bfloat16"
+    if not settings.gpus_per_worker:
+        unused = f"{', '.join(gpus)}: not used; NORMLAB_GPUS_PER_WORKER=1 trains on it"
+        return [torch, Finding("gpu", True, unused, note=True)]
+    return [torch, Finding("gpu", True, f"{', '.join(gpus)}: trains in {precision}")]
+
+
+def _ray(settings: Settings) -> Finding:
+    try:
+        installed = version("ray")
+    except PackageNotFoundError:
+        return Finding("ray", False, "not installed: pip install 'normlab[worker]'")
+    return Finding(
+        "ray", True, f"{installed}, " + (f"at {settings.ray_address}" if settings.ray_address else "private")
+    )
+
+
+def _compiler() -> Finding:
+    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if compiler:
+        return Finding("compiler", True, f"{compiler}: compiles the CPU kernels")
+    return Finding("compiler", True, "no C++ compiler: group normalization runs on plain torch, slower", note=True)
+
+
+def _processors(settings: Settings) -> Finding:
+    slots = PrivateRay(settings).slots
+    cpus, memory = available_cpus(), available_memory()
+    trains = "" if settings.gpus_per_worker else f": trains {slots} jobs at once"
+    return Finding("machine", True, f"{cpus} CPUs, {memory / 2**30:.1f} GiB of memory{trains}")
+
+
+def _images(settings: Settings) -> Finding:
+    try:
+        found = _ask(settings, _IMAGES, str(settings.data_dir))
+    except _NoAnswer as error:
+        return Finding("cifar10", False, f"cannot be looked at ({error})")
+    if not found["there"]:
+        detail = f"not in {settings.data_dir} yet: the first job downloads it from {found['url']}"
+        return Finding("cifar10", True, detail, note=True)
+    if found["problem"]:
+        return Finding("cifar10", False, found["problem"])
+    return Finding("cifar10", True, f"in {settings.data_dir}, every file as published")
+
+
+def _database(settings: Settings) -> Finding:
+    if settings.database_url is None and not (settings.home / "normlab.db").exists():
+        return Finding("database", True, f"none in {settings.home} yet: `normlab up` makes it")
+    where = settings.database.rpartition("@")[2] if settings.database_url else str(settings.home / "normlab.db")
+    try:
+        found = _ask(settings, _DATABASE)
+    except _NoAnswer as error:
+        return Finding("database", False, f"{where}: {error}")
+    if found is None:
+        return Finding("database", True, f"{where}, up to date")
+    if settings.database_url is None and "migrate" in found:
+        return Finding("database", True, f"{where}: `normlab up` brings it up to date", note=True)
+    return Finding("database", False, f"{where}: {found}")
+
+
+def _disk(settings: Settings) -> Finding:
+    folder = settings.home
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    detail = f"{free / 1e9:.1f} GB free under {settings.home}"
+    if free < LEAST_DISK:
+        return Finding("disk", False, f"{detail}: checkpoints need at least {LEAST_DISK / 1e9:.1f} GB")
+    return Finding("disk", True, detail)
+
+
+def _ask(settings: Settings, program: str, *arguments: str) -> Any:
+    """What `program` prints as JSON. Raises `_NoAnswer` with the last line of its error."""
+    environment = child_environment(settings)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-P", "-c", program, *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LOOK_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _NoAnswer(f"no answer in {LOOK_S:.0f} s") from error
+    if ended.returncode:
+        raise _NoAnswer((ended.stderr.strip().splitlines() or ["no reason given"])[-1])
+    return json.loads(ended.stdout)
+
+
+class _NoAnswer(Exception):
+    pass

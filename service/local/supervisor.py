@@ -1,0 +1,297 @@
+"""The embedded deployment, `normlab up`: a private Ray, the dispatcher and the api as children of one process.
+
+What dies is started again; what was started is ended with the supervisor, however it ends.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from service.client import Client, ClientError
+from service.local.home import Home, InUse, Process, State
+from service.local.private_ray import PrivateRay, free_port
+from service.local.processes import MARK, Child, child_environment, end_what_is_left, rotate
+from service.settings import PREFIX, Settings
+
+LOOK_S = 0.05
+STOP_S = {"api": 8.0, "dispatcher": 10.0, "ray": 5.0}
+"""In this order they are asked to end, and killed after so many seconds."""
+READY_S = 120.0
+
+
+class CannotStart(Exception):
+    """The service cannot run here; the text says why."""
+
+
+class Supervisor:
+    """Runs the service in a context: everything is started on entry, everything is gone on exit.
+
+    `say` is told what a person should know. A port of 0 takes a free one; `url` says which.
+    """
+
+    def __init__(self, settings: Settings, say: Callable[[str], object] = lambda line: None) -> None:
+        self._settings = settings
+        self._say = say
+        self._home = Home(settings.home)
+        self._state: State
+        self._ray = None if settings.ray_address else PrivateRay(settings)
+        self._children: dict[str, Child] = {}
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._port = settings.port
+        self.error: str | None = None
+        """Why it gave up, if it did."""
+
+    @property
+    def url(self) -> str:
+        """Where the api listens."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._settings.host, self._settings.host)
+        return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The process id of each child that runs now."""
+        return {name: pid for name, child in self._children.items() if (pid := child.pid) is not None}
+
+    @property
+    def slots(self) -> int | None:
+        """Training workers that fit; None for a Ray cluster of somebody else's."""
+        return self._ray.slots if self._ray else None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start everything, without waiting until it works. Raises `CannotStart`."""
+        try:
+            self._home.__enter__()
+        except InUse as error:
+            raise CannotStart(str(error)) from error
+        except OSError as error:
+            raise CannotStart(f"HOME is {self._settings.home}, which cannot be used: {error.strerror}") from error
+        try:
+            self._clean_up_after_predecessor()
+            self._port = self._choose_port()
+            self._state = State(Process.of(os.getpid()), self.url)
+            self._home.write(self._state)
+            self._migrate()
+            self._children = self._make_children()
+        except BaseException:
+            self._home.__exit__(None, None, None)
+            raise
+        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End everything, in bounded time. Harmless to repeat."""
+        if self._thread is None:
+            return
+        self._stopping.set()
+        self._thread.join()
+        self._thread = None
+        self._home.__exit__(None, None, None)
+
+    def wait_ready(self, timeout_s: float = READY_S) -> None:
+        """Return once jobs that are submitted will run. Raises `CannotStart`."""
+        deadline = time.monotonic() + timeout_s
+        lacks = "the api does not answer"
+        with Client(self.url, retry_s=0) as client:
+            while time.monotonic() < deadline:
+                if self.error:
+                    raise CannotStart(self.error)
+                try:
+                    found = client.ready()
+                except ClientError:
+                    pass
+                else:
+                    if found["status"] == "ready":
+                        return
+                    lacks = " ".join(check["detail"] for check in found["checks"].values())
+                self._stopping.wait(LOOK_S)
+                if self._stopping.is_set():
+                    return
+        raise CannotStart(f"The service was not ready after {timeout_s:.0f} s ({lacks}). Logs: {self._home.logs}")
+
+    def wait(self) -> None:
+        """Return when it has stopped. Raises `CannotStart` if it gave up."""
+        thread = self._thread
+        while thread is not None and thread.is_alive():
+            thread.join(1)
+        if self.error:
+            raise CannotStart(self.error)
+
+    def _clean_up_after_predecessor(self) -> None:
+        left = self._home.left_behind
+        if left is None:
+            return
+        if end_what_is_left(left):
+            self._say("ended what a killed predecessor had left running")
+        for folder in left.folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _choose_port(self) -> int:
+        host, port = self._settings.host, self._settings.port
+        if port == 0:
+            return free_port(host)
+        if not can_listen(host, port):
+            raise CannotStart(
+                f"Port {port} of {host} is in use, or not ours to take: "
+                "give another with --port or NORMLAB_PORT; 0 takes a free one."
+            )
+        return port
+
+    def _migrate(self) -> None:
+        log = self._home.logs / "migrate.log"
+        rotate(log)
+        with log.open("wb") as output:
+            ended = subprocess.run(
+                [sys.executable, "-P", "-m", "service.store.migrate"],
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+        if ended.returncode:
+            words = log.read_text(errors="replace").strip().splitlines()
+            raise CannotStart("\n".join(["The database cannot be brought up to date:", *words[-4:]]))
+
+    def _environment(self) -> dict[str, str]:
+        return child_environment(self._settings) | {PREFIX + "PORT": str(self._port), MARK: self._state.mark}
+
+    def _ray_environment(self) -> dict[str, str]:
+        """What only those are told who talk to Ray."""
+        if self._ray is None:
+            return self._environment()
+        return self._environment() | self._ray.environment() | {PREFIX + "RAY_ADDRESS": self._ray.address}
+
+    def _make_children(self) -> dict[str, Child]:
+        def module(name: str) -> Callable[[], list[str]]:
+            return lambda: [sys.executable, "-P", "-m", name]
+
+        def child(
+            name: str, command: Callable[[], list[str]], environment: Callable[[], dict[str, str]]
+        ) -> dict[str, Child]:
+            return {name: Child(name, command, environment, self._home.logs / f"{name}.log")}
+
+        children = child("ray", self._ray.command, self._ray_environment) if self._ray else {}
+        children |= child("dispatcher", module("service.dispatcher"), self._ray_environment)
+        return children | child("api", module("service.app"), self._environment)
+
+    def _run(self) -> None:
+        """Look after the children until told to stop. They die with this thread: it must be the one to start them."""
+        try:
+            while not self._stopping.is_set() and self.error is None:
+                for child in self._children.values():
+                    self._look_after(child)
+                self._stopping.wait(LOOK_S)
+        except Exception as error:
+            self.error = f"The supervisor failed: {error}"
+        finally:
+            for name, patience_s in STOP_S.items():
+                if name in self._children:
+                    self._children[name].stop(patience_s)
+            end_what_is_left(self._state)
+            if self._ray:
+                self._ray.remove()
+
+    def _look_after(self, child: Child) -> None:
+        if child.name == "ray" and child.pid is not None and self._ray and self._ray.is_hollow(child.pid):
+            child.kill()
+        if how := child.died():
+            if child.name == "ray" and "dispatcher" in self.pids:
+                self._children["dispatcher"].ask_to_end()
+            if child.hopeless:
+                self.error = (
+                    f"The {child.name} {how}, again and again right after its start. "
+                    f"Its log, {child.log}, ends with:\n{child.last_words()}"
+                )
+                return
+            self._say(f"the {child.name} {how}; it starts again")
+        if child.pid is None and time.monotonic() >= child.start_at and self._may_start(child):
+            self._state.children[child.name] = child.start()
+            if self._ray and self._ray.folder:
+                self._state.folders = [str(self._ray.folder)]
+            self._home.write(self._state)
+
+    def _may_start(self, child: Child) -> bool:
+        if child.name != "dispatcher" or self._ray is None:
+            return True
+        return self._children["ray"].pid is not None and self._ray.answers()
+
+
+def can_listen(host: str, port: int) -> bool:
+    """Whether a server can be started at this address."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def serve(settings: Settings, say: Callable[[str], object] = lambda line: print(line, flush=True)) -> None:
+    """`normlab up`: run until SIGINT or SIGTERM. Raises `CannotStart`."""
+    supervisor = Supervisor(settings, say)
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    ready = threading.Event()
+
+    def announce() -> None:
+        try:
+            supervisor.wait_ready()
+        except CannotStart as error:
+            supervisor.error = supervisor.error or str(error)
+        ready.set()
+
+    try:
+        with supervisor:
+            say("starting ...")
+            threading.Thread(target=announce, daemon=True).start()
+            while not ready.wait(0.1) and not stop.is_set():
+                pass
+            if not stop.is_set() and supervisor.error is None:
+                say(introduction(supervisor, settings))
+                say("Ctrl-C ends it.")
+            while not stop.wait(0.2) and supervisor.error is None:
+                pass
+            if supervisor.error is None:
+                say("stopping ...")
+        if supervisor.error:
+            raise CannotStart(supervisor.error)
+        say("stopped")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def introduction(supervisor: Supervisor, settings: Settings) -> str:
+    """Where the service listens and what it works with, for people."""
+    if supervisor.slots is None:
+        ray = f"{settings.ray_address}, not ours"
+    else:
+        ray = "private, on the GPUs" if settings.gpus_per_worker else f"private, {supervisor.slots} CPU slots"
+    return "\n".join(
+        [
+            f"normlab listens on {supervisor.url}   (API: {supervisor.url}/docs)",
+            f"  home   {settings.home}",
+            f"  data   {settings.data_dir}",
+            f"  ray    {ray}",
+            f"  logs   {settings.home / 'logs'}",
+        ]
+    )

@@ -1,0 +1,114 @@
+"""The committed description of the API is that of the application, and complete."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.api.http.problems import MEDIA_TYPE
+from service.api.openapi import PATH, render
+from service.app import create_app
+from service.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def description(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return create_app(Settings(home=tmp_path_factory.mktemp("home"))).openapi()
+
+
+def operations(description: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in description["paths"].items():
+        for method, operation in methods.items():
+            yield method, path, operation
+
+
+def references(part: Any) -> Iterator[str]:
+    if isinstance(part, dict):
+        yield from ([part["$ref"]] if isinstance(part.get("$ref"), str) else [])
+        part = list(part.values())
+    if isinstance(part, list):
+        for entry in part:
+            yield from references(entry)
+
+
+def test_the_committed_file_is_what_the_application_says(description: dict[str, Any]) -> None:
+    assert PATH.read_text(encoding="utf-8") == render(description), (
+        "the API has changed: write the file anew with `python -m service.api.openapi`, and read what changed"
+    )
+
+
+def test_it_does_not_depend_on_the_machine(description: dict[str, Any], tmp_path: Path) -> None:
+    other = create_app(Settings(home=tmp_path, host="127.0.0.2", port=1)).openapi()
+    assert render(other) == render(description)
+    assert "tmp" not in render(description)
+
+
+def test_every_reference_leads_somewhere(description: dict[str, Any]) -> None:
+    schemas = description["components"]["schemas"]
+    assert {reference.removeprefix("#/components/schemas/") for reference in references(description)} <= schemas.keys()
+
+
+def test_every_operation_has_a_name_a_summary_and_what_it_answers(description: dict[str, Any]) -> None:
+    names = []
+    for _, path, operation in operations(description):
+        names.append(operation["operationId"])
+        assert operation["description"], path
+        assert any(status.startswith("2") for status in operation["responses"]), path
+    assert len(names) == len(set(names))
+
+
+def test_errors_are_described_as_problems(description: dict[str, Any]) -> None:
+    for _, path, operation in operations(description):
+        if not path.startswith("/v1/") or path == "/v1/specification":
+            continue
+        for status, answer in operation["responses"].items():
+            if status == "default" or status.startswith(("4", "5")):
+                assert list(answer["content"]) == [MEDIA_TYPE], (path, status)
+        assert operation["security"] == [{"HTTPBearer": []}], path
+
+
+def test_every_route_of_the_contract_is_there(description: dict[str, Any]) -> None:
+    assert {f"{method.upper()} {path}" for method, path, _ in operations(description)} == {
+        "GET /v1/experiments/{experiment_id}/bundle",
+        "GET /v1/experiments/{experiment_id}/report",
+        "POST /v1/bundles",
+        "POST /v1/jobs",
+        "GET /v1/jobs",
+        "GET /v1/jobs/{job_id}",
+        "PATCH /v1/jobs/{job_id}",
+        "DELETE /v1/jobs/{job_id}",
+        "POST /v1/jobs/{job_id}/cancel",
+        "POST /v1/jobs/{job_id}/pause",
+        "POST /v1/jobs/{job_id}/resume",
+        "POST /v1/jobs/{job_id}/retry",
+        "GET /v1/curves",
+        "GET /v1/jobs/{job_id}/metrics",
+        "GET /v1/jobs/{job_id}/logs",
+        "GET /v1/jobs/{job_id}/events",
+        "GET /v1/jobs/{job_id}/checkpoints",
+        "GET /v1/jobs/{job_id}/checkpoints/{which}",
+        "GET /v1/events",
+        "GET /v1/checkpoints/{checkpoint_id}",
+        "GET /v1/checkpoints/{checkpoint_id}/files/{name}",
+        "HEAD /v1/checkpoints/{checkpoint_id}/files/{name}",
+        "POST /v1/experiments",
+        "GET /v1/experiments",
+        "GET /v1/experiments/builtin",
+        "GET /v1/experiments/{experiment_id}",
+        "PATCH /v1/experiments/{experiment_id}",
+        "DELETE /v1/experiments/{experiment_id}",
+        "POST /v1/experiments/{experiment_id}/cancel",
+        "POST /v1/experiments/{experiment_id}/pause",
+        "POST /v1/experiments/{experiment_id}/resume",
+        "GET /v1/experiments/{experiment_id}/results",
+        "GET /v1/results",
+        "GET /v1/cluster",
+        "GET /v1/views",
+        "POST /v1/views",
+        "DELETE /v1/views/{view_id}",
+        "GET /v1/specification",
+        "GET /livez",
+        "GET /readyz",
+        "GET /metrics",
+    }

@@ -1,0 +1,188 @@
+"""A bundle is read as it was written, or not at all."""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.experiments.bundle import FORMAT, AttemptLine, Bundle, BundleError, BundleWriter, JobLine
+from service.jobs import JobRequest, Status
+from worker.events import File
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+EXPERIMENT = {
+    "id": "exp_1",
+    "name": "Grüße",
+    "request": {"grid": {"seed": [0]}},
+    "priority": 0,
+    "wish": None,
+    "created_at": NOW.isoformat(),
+    "updated_at": NOW.isoformat(),
+}
+JOB: dict[str, Any] = {
+    "id": "job_1",
+    "name": "one",
+    "notes": "",
+    "spec": JobRequest.model_validate({"normalization": {"type": "group"}, "batch_size": 2}).training.model_dump(
+        mode="json"
+    ),
+    "labels": {"study": "paper"},
+    "priority": 0,
+    "max_retries": 2,
+    "cell": "c",
+    "retry_of": None,
+    "status": Status.SUCCEEDED,
+    "error": None,
+    "attempt_id": "attempt_1",
+    "attempts": 1,
+    "failures": 0,
+    "losses": 0,
+    "progress": None,
+    **{f"{name}_at": NOW for name in ("created", "updated", "queued", "started", "finished")},
+}
+WEIGHTS = bytes(range(256)) * 100
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a bundle of one job."""
+
+    def write(**changed: Any) -> Path:
+        (folder := tmp_path / "parts").mkdir(exist_ok=True)
+        writer = BundleWriter(folder)
+        writer.add_document("experiment.json", EXPERIMENT)
+        with writer.lines("jobs.jsonl") as add:
+            add([JobLine.model_construct(**(JOB | changed)).model_dump_json()])
+        weights = tmp_path / "weights"
+        weights.write_bytes(WEIGHTS)
+        file = File(size=len(WEIGHTS), sha256=hashlib.sha256(WEIGHTS).hexdigest())
+        writer.add_file("checkpoints/job_1/checkpoint_1/model.safetensors", weights, file)
+        path = tmp_path / "bundle.tar"
+        writer.pack(path, "exp_1", "0.1.0")
+        return path
+
+    return write
+
+
+def rewrite(path: Path, change: Callable[[dict[str, bytes]], None], kind: bytes = tarfile.REGTYPE) -> None:
+    """The bundle with other members."""
+    with tarfile.open(path) as tar:
+        members = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    change(members)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.type = len(content), tarfile.REGTYPE if name.endswith("json") else kind
+            tar.addfile(member, io.BytesIO(content))
+
+
+def refused(path: Path) -> str:
+    def read() -> None:
+        with Bundle(path) as bundle:
+            assert bundle.experiment
+            assert list(bundle.lines("jobs.jsonl", JobLine))
+
+    with pytest.raises(BundleError) as refusal:
+        read()
+    return str(refusal.value)
+
+
+def test_what_is_written_reads_back(write: Callable[..., Path]) -> None:
+    with Bundle(write()) as bundle:
+        assert bundle.experiment.name == "Grüße"
+        assert [job.model_dump() for job in bundle.lines("jobs.jsonl", JobLine)] == [JOB]
+        assert bundle.manifest.experiment_id == "exp_1"
+        assert bundle.manifest.versions["normlab"] == "0.1.0"
+
+
+def test_the_manifest_comes_first_and_lists_every_file_with_its_sha256(write: Callable[..., Path]) -> None:
+    with tarfile.open(write()) as tar:
+        names = tar.getnames()
+        contents = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+
+    assert names[0] == "manifest.json"
+    files = json.loads(contents.pop("manifest.json"))["files"]
+    assert files == {
+        name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in contents.items()
+    }
+
+
+def test_nothing_in_it_tells_who_wrote_it(write: Callable[..., Path]) -> None:
+    with tarfile.open(write()) as tar:
+        assert {(m.uid, m.gid, m.uname, m.gname, m.mode) for m in tar} == {(0, 0, "", "", 0o644)}
+
+
+def test_a_file_that_is_no_tar_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"no tar" * 200)
+    assert "no bundle" in refused(tmp_path / "file")
+    assert "no bundle" in refused(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("kept", [0.2, 0.5, 0.7])
+def test_a_bundle_that_was_cut_is_refused(write: Callable[..., Path], kept: float) -> None:
+    path = write()
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
+    refused(path)
+
+
+def test_a_changed_file_is_refused(write: Callable[..., Path]) -> None:
+    path = write()
+    rewrite(path, lambda members: members.update({"jobs.jsonl": members["jobs.jsonl"].replace(b"one", b"two")}))
+    assert "jobs.jsonl of the bundle is damaged" in refused(path)
+
+
+def test_a_missing_file_is_refused(write: Callable[..., Path]) -> None:
+    path = write()
+    rewrite(path, lambda members: members.pop("experiment.json") and None)
+    assert "no experiment.json" in refused(path)
+
+
+def test_a_file_that_the_manifest_does_not_list_is_refused(write: Callable[..., Path]) -> None:
+    path = write()
+    rewrite(path, lambda members: members.update({"../strange.json": b"{}"}))
+    assert "'../strange.json', which its manifest does not list" in refused(path)
+
+
+def test_a_member_that_is_no_plain_file_is_refused(write: Callable[..., Path]) -> None:
+    path = write()
+    rewrite(path, lambda members: None, tarfile.SYMTYPE)
+    assert "no plain file" in refused(path)
+
+
+def test_another_format_is_refused(write: Callable[..., Path]) -> None:
+    path = write()
+
+    def newer(members: dict[str, bytes]) -> None:
+        members["manifest.json"] = members["manifest.json"].replace(b'"format": 1', b'"format": 2')
+
+    rewrite(path, newer)
+    assert refused(path) == f"the bundle has format 2, and this version of normlab reads {FORMAT}"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"status": Status.RUNNING}, "job job_1 is running"),
+        ({"spec": JOB["spec"] | {"batch_size": -1}}, "batch_size"),
+        ({"id": "../../etc"}, "id"),
+        ({"attempts": 2**40}, "attempts"),
+    ],
+)
+def test_a_line_that_is_not_as_it_should_be_is_refused(
+    write: Callable[..., Path], changed: dict[str, Any], said: str
+) -> None:
+    message = refused(write(**changed))
+    assert message.startswith("jobs.jsonl, line 1 of the bundle")
+    assert said in message
+
+
+def test_a_field_that_is_not_known_is_refused(write: Callable[..., Path]) -> None:
+    with Bundle(write()) as bundle, pytest.raises(BundleError, match=r"jobs\.jsonl, line 1 of the bundle: job_id"):
+        next(bundle.lines("jobs.jsonl", AttemptLine))

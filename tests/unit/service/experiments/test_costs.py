@@ -1,0 +1,69 @@
+"""What jobs will cost is what like jobs cost: the same model, the nearest batch size, the same kind of device."""
+
+from typing import Any
+
+import pytest
+
+from service.experiments.costs import device_kind, estimate, images_per_s, images_trained
+from service.experiments.runs import Speed
+from worker.spec import TrainingSpec
+
+
+def spec(**fields: Any) -> TrainingSpec:
+    given: dict[str, Any] = {"normalization": {"type": "batch"}, "batch_size": 8, "epochs": 2, "model": "vgg"}
+    return TrainingSpec.model_validate(given | fields)
+
+
+def test_images_are_counted_as_often_as_they_are_seen() -> None:
+    assert images_trained(spec()) == 100_000
+    assert images_trained(spec(dataset={"train_limit": 100, "holdout": 20}, batch_size=32)) == 2 * 64
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "expected"), [(2, 10.0), (4, 10.0), (8, 25.0), (16, 25.0), (32, 40.0), (64, 40.0)]
+)
+def test_the_nearest_batch_size_is_nearest_as_a_ratio(batch_size: int, expected: float) -> None:
+    speeds = [Speed("vgg", 2, "cpu", 10), Speed("vgg", 8, "cpu", 20), Speed("vgg", 8, "cpu", 30)]
+    speeds += [Speed("vgg", 40, "cpu", 40), Speed("resnet20", batch_size, "cpu", 1)]
+    assert images_per_s(spec(batch_size=batch_size), speeds) == expected
+
+
+def test_a_sum_is_spread_over_the_slots_but_is_never_shorter_than_one_job() -> None:
+    speeds = [Speed("vgg", 8, "cpu", 100)]
+    found = estimate([spec(), spec(), spec()], speeds, slots=2)
+    assert found.job_s == (1000, 1000, 1000)
+    assert (found.device_s, found.elapsed_s) == (3000, 1500)
+    assert estimate([spec()], speeds, slots=4).elapsed_s == 1000
+    assert estimate([spec()], speeds, slots=None).elapsed_s is None
+    assert "1 jobs on cpu" in found.basis
+
+
+def test_several_workers_are_as_much_faster_and_are_all_paid_for() -> None:
+    found = estimate([spec(num_workers=4), spec()], [Speed("vgg", 8, "cpu", 100)], slots=4)
+    assert found.job_s == (images_trained(spec(num_workers=4)) / 400, 1000)
+    assert found.device_s == pytest.approx(2000, rel=1e-3)
+    assert found.elapsed_s == 1000
+
+
+def test_only_the_newest_kind_of_device_counts() -> None:
+    speeds = [Speed("vgg", 8, "cuda:1 (H200)", 100), Speed("vgg", 8, "cuda:0 (H200)", 300), Speed("vgg", 8, "cpu", 1)]
+    found = estimate([spec()], speeds, slots=1)
+    assert found.device_s == 500
+    assert "2 jobs on H200" in found.basis
+
+
+def test_without_anything_alike_there_is_a_sentence_and_no_number() -> None:
+    nothing = estimate([spec()], [], slots=1)
+    assert (nothing.job_s, nothing.device_s, nothing.elapsed_s) == ((None,), None, None)
+    assert "nothing is known" in nothing.basis
+    partly = estimate([spec(), spec(model="resnet20")], [Speed("vgg", 8, "cpu", 100)], slots=1)
+    assert (partly.job_s, partly.device_s) == ((1000, None), None)
+    assert "Nothing on resnet20" in partly.basis
+
+
+@pytest.mark.parametrize(
+    ("device", "kind"),
+    [("cpu", "cpu"), ("cuda:0 (NVIDIA H200)", "NVIDIA H200"), ("cuda (A (B))", "A (B)"), ("x:1", "x:1")],
+)
+def test_devices_of_one_kind_are_alike(device: str, kind: str) -> None:
+    assert device_kind(device) == kind

@@ -1,0 +1,185 @@
+"""Jobs become a table: each in its cell, with the value that it has a right to."""
+
+from statistics import median
+from typing import Any
+
+import pytest
+
+from service.experiments import results
+from service.experiments.request import ExperimentRequest
+from service.experiments.results import Question, ResultTable, tabulate
+from service.experiments.runs import Run
+from service.jobs import Status
+from worker.spec import TrainingSpec
+
+
+def run(number: int, error: float | None = 0.5, status: Status = Status.SUCCEEDED, **fields: Any) -> Run:
+    given: dict[str, Any] = {"normalization": {"type": "batch"}, "batch_size": 2} | fields
+    spec = TrainingSpec.model_validate(given).model_dump(mode="json")
+    summary = {} if error is None else {"test_error": {"best": error / 2, "last": error, "last_5": [error, error / 4]}}
+    return Run(f"job_{number}", status, spec["seed"], spec, summary)
+
+
+def values(table: ResultTable) -> list[float | None]:
+    return [observation.value for observation in table.observations]
+
+
+GROUP = {"type": "group"}
+
+
+def test_every_job_is_in_its_cell_rows_as_they_came_and_numbers_by_size() -> None:
+    runs = [
+        run(1, normalization=GROUP, batch_size=32),
+        run(2, batch_size=4),
+        run(3, batch_size=128),
+        run(4, batch_size=4, seed=1),
+    ]
+    table = tabulate(runs, Question())
+    assert list(table.rows) == ["group (8)", "batch"]
+    assert list(table.columns.items()) == [("4", 4), ("32", 32), ("128", 128)]
+    assert {cell: [r.id for r in found] for cell, found in table.cells.items()} == {
+        ("group (8)", "32"): ["job_1"],
+        ("batch", "4"): ["job_2", "job_4"],
+        ("batch", "128"): ["job_3"],
+    }
+    assert [(o.row, o.column, o.seed, o.job) for o in table.observations][1:] == [
+        ("batch", "4", 0, "job_2"),
+        ("batch", "4", 1, "job_4"),
+        ("batch", "128", 0, "job_3"),
+    ]
+    assert not table.pooled
+
+
+@pytest.mark.parametrize(("statistic", "value"), [("final", 0.4), ("best", 0.2), ("median_last_5", median([0.4, 0.1]))])
+def test_a_statistic_chooses_the_value(statistic: Any, value: float) -> None:
+    assert values(tabulate([run(1, 0.4)], Question(statistic=statistic))) == [value]
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (Status.SUCCEEDED, [0.5]),
+        (Status.FAILED, [None]),
+        (Status.CANCELLED, [None]),
+        (Status.RUNNING, []),
+        (Status.QUEUED, []),
+        (Status.PAUSED, []),
+    ],
+)
+def test_a_job_has_a_value_once_it_has_succeeded(status: Status, expected: list[float | None]) -> None:
+    assert values(tabulate([run(1, status=status)], Question())) == expected
+
+
+def test_a_job_that_never_reported_the_metric_has_no_value() -> None:
+    assert values(tabulate([run(1, None)], Question())) == [None]
+    assert values(tabulate([run(1)], Question(metric="test_loss"))) == [None]
+    without = run(1)
+    del without.summary["test_error"]["last_5"]
+    assert values(tabulate([without], Question(statistic="median_last_5"))) == [None]
+
+
+def test_at_a_step_a_job_has_a_value_as_soon_as_it_passed_it() -> None:
+    runs = [run(1, status=Status.RUNNING), run(2, status=Status.RUNNING, seed=1), run(3, seed=2), run(4, seed=3)]
+    table = tabulate(runs, Question(statistic="at_step", step=9), {"job_1": 0.25, "job_3": None})
+    assert [(o.job, o.value) for o in table.observations] == [("job_1", 0.25), ("job_3", None), ("job_4", None)]
+
+
+def test_the_metric_is_what_the_images_are_held_out_for() -> None:
+    held_out = {"name": "cifar10", "holdout": 100}
+    assert tabulate([run(1)], Question()).question.metric == "test_error"
+    assert tabulate([run(1, dataset=held_out)], Question()).question.metric == "holdout_error"
+    assert tabulate([run(1, dataset=held_out), run(2)], Question()).question.metric == "test_error"
+    assert tabulate([], Question()).question.metric == "test_error"
+    assert tabulate([run(1)], Question(metric="train_loss")).question.metric == "train_loss"
+
+
+class TestPooling:
+    def test_jobs_of_one_cell_that_differ_in_more_than_the_seed_are_told(self) -> None:
+        runs = [run(n, model=model, epochs=epochs) for n, (model, epochs) in enumerate([("vgg", 3), ("resnet20", 3)])]
+        table = tabulate(runs, Question())
+        assert table.pooled == ["model"]
+        [warning] = results.pooling(table)
+        assert warning.code == "pooled"
+        assert "differ in model:" in warning.detail
+        assert not results.pooling(tabulate(runs, Question(columns="model")))
+        assert not results.pooling(tabulate(runs, Question(where={"model": ["vgg"]})))
+
+    def test_pairs_are_of_one_seed_and_configuration(self) -> None:
+        runs = [
+            run(10 * i + j, normalization=norm, model=model)
+            for i, norm in enumerate([GROUP, {"type": "batch"}])
+            for j, model in enumerate(["vgg", "resnet20"])
+        ]
+        blocks = {o.job: o.seed for o in tabulate(runs, Question()).observations}
+        assert blocks["job_0"] == blocks["job_10"] != blocks["job_1"] == blocks["job_11"]
+
+    def test_rows_that_differ_in_more_than_the_row_are_compared_by_seed(self) -> None:
+        runs = [
+            run(1, seed=7),
+            run(2, seed=7, normalization=GROUP, optimizer={"type": "sgd", "learning_rate": 0.3}),
+        ]
+        table = tabulate(runs, Question())
+        assert not table.pooled
+        assert {observation.seed for observation in table.observations} == {7}
+
+    def test_a_field_within_a_part_is_an_axis_and_the_rest_of_the_part_is_not(self) -> None:
+        def optimizer(rate: float, momentum: float) -> dict[str, Any]:
+            return {"type": "sgd", "learning_rate": rate, "momentum": momentum}
+
+        question = Question(columns="optimizer.learning_rate")
+        runs = [run(1, optimizer=optimizer(0.1, 0.9)), run(2, optimizer=optimizer(0.2, 0.9))]
+        assert not tabulate(runs, question).pooled
+        runs.append(run(3, optimizer=optimizer(0.2, 0.5)))
+        assert tabulate(runs, question).pooled == ["optimizer"]
+
+    def test_a_recipe_and_how_often_checkpoints_are_taken_make_no_difference(self) -> None:
+        runs = [run(1), run(2, seed=1, checkpoint={"keep_last": 5})]
+        assert not tabulate(runs, Question()).pooled
+
+
+def test_where_keeps_the_jobs_with_a_label() -> None:
+    runs = [run(n, optimizer={"type": "sgd", "learning_rate": rate}) for n, rate in enumerate((0.1, 0.2, 0.3))]
+    table = tabulate(runs, Question(where={"optimizer.learning_rate": ["0.1", "0.3"]}))
+    assert [r.id for r in table.runs] == ["job_0", "job_2"]
+    assert tabulate(runs, Question(where={"model": ["vgg"]})).cells == {}
+
+
+def test_specs_of_an_older_release_are_read_as_far_as_they_are_understood() -> None:
+    known = [run(1), run(2, seed=5)]
+    old = Run("job_3", Status.SUCCEEDED, 0, {"normalization": {"type": "gone"}, "seed": 0}, {})
+    first, second, third = results.trainings([*known, old])
+    assert first == TrainingSpec.model_validate(known[0].spec)
+    assert second == TrainingSpec.model_validate(known[1].spec)
+    assert third is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit"),
+    [("test_error", "fraction of 1"), ("holdout_loss", "cross-entropy in nats"), ("images_per_s", "images a second")],
+)
+def test_every_metric_has_a_unit(metric: Any, unit: str) -> None:
+    assert results.unit_of(metric) == unit
+
+
+class TestSequential:
+    REQUEST = ExperimentRequest.model_validate({"seeds": {"min": 3, "max": 6}, "outcome": {"statistic": "best"}})
+
+    def test_seeds_have_a_plan(self) -> None:
+        plan = results.seed_plan(self.REQUEST)
+        assert plan is not None
+        assert plan.seeds == (0, 1, 2, 3, 4, 5)
+        assert (plan.looks[0], plan.looks[-1]) == (3, 6)
+        assert results.seed_plan(ExperimentRequest()) is None
+
+    def test_another_question_than_the_declared_one_is_told(self) -> None:
+        declared = results.question_of(self.REQUEST)
+        assert declared == Question(statistic="best")
+        assert not results.undeclared(tabulate([run(1)], declared), declared)
+        for other in (
+            Question(statistic="final"),
+            Question(statistic="best", metric="test_loss"),
+            Question(statistic="best", rows="model"),
+        ):
+            [warning] = results.undeclared(tabulate([run(1)], other), declared)
+            assert warning.code == "outcome_not_declared"
+            assert "to resolve best test_" in warning.detail

@@ -1,0 +1,131 @@
+"""The doctor: what a machine has, and whether a job can be trained on it."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.cli import main
+from service.local import doctor
+from service.local.doctor import Finding, examine
+from service.settings import Settings
+
+TORCH = {"version": "2.13.0", "gpus": [], "bfloat16": False}
+IMAGES = {"there": True, "url": "https://example.org/images.tar.gz", "problem": None}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home", data_dir=tmp_path / "data")
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """What the programs that look at torch, the images and the database would find."""
+    found: dict[str, object] = {doctor._TORCH: TORCH, doctor._IMAGES: IMAGES, doctor._DATABASE: None}
+
+    def ask(_settings: Settings, program: str, *_arguments: str) -> object:
+        answer = found[program]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(doctor, "_ask", ask)
+    return found
+
+
+def finding(name: str, settings: Settings) -> Finding:
+    return next(finding for finding in examine(settings) if finding.name == name)
+
+
+def test_this_machine_can_train(settings: Settings) -> None:
+    findings = examine(settings)
+    assert [finding.name for finding in findings if not finding.ok] == []
+    assert "not in" in finding("cifar10", settings).detail
+
+
+def test_torch_that_cannot_be_imported_says_what_to_install(settings: Settings, answers: dict[str, object]) -> None:
+    answers[doctor._TORCH] = doctor._NoAnswer("ModuleNotFoundError: No module named 'torch'")
+    assert finding("torch", settings) == Finding(
+        "torch",
+        False,
+        "cannot be imported (ModuleNotFoundError: No module named 'torch'): pip install 'normlab[worker]'",
+    )
+
+
+def test_damaged_images_are_a_fault_and_missing_ones_are_not(settings: Settings, answers: dict[str, object]) -> None:
+    answers[doctor._IMAGES] = {**IMAGES, "problem": "data_batch_1 is damaged"}
+    assert finding("cifar10", settings) == Finding("cifar10", False, "data_batch_1 is damaged")
+    answers[doctor._IMAGES] = {**IMAGES, "there": False}
+    found = finding("cifar10", settings)
+    assert (found.ok, found.note) == (True, True)
+    assert "downloads it from https://example.org" in found.detail
+
+
+def test_a_gpu_that_lies_idle_is_pointed_out(settings: Settings, answers: dict[str, object]) -> None:
+    answers[doctor._TORCH] = {**TORCH, "gpus": ["H200"], "bfloat16": True}
+    assert "NORMLAB_GPUS_PER_WORKER=1" in finding("gpu", settings).detail
+    used = settings.model_copy(update={"gpus_per_worker": 1.0})
+    assert finding("gpu", used) == Finding("gpu", True, "H200: trains in bfloat16")
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_a_fault(settings: Settings, answers: dict[str, object]) -> None:
+    assert not finding("gpu", settings.model_copy(update={"gpus_per_worker": 1.0})).ok
+
+
+def test_without_a_compiler_training_is_slower_not_impossible(
+    settings: Settings, answers: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert finding("compiler", settings).ok
+    assert finding("compiler", settings).note
+
+
+def test_a_full_disk_is_a_fault(
+    settings: Settings, answers: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "LEAST_DISK", 1 << 62)
+    assert not finding("disk", settings).ok
+
+
+def test_a_database_of_a_newer_version_is_a_fault_and_an_old_one_is_not(
+    settings: Settings, answers: dict[str, object]
+) -> None:
+    settings.home.mkdir()
+    (settings.home / "normlab.db").touch()
+    assert "up to date" in finding("database", settings).detail
+    answers[doctor._DATABASE] = "The database is older: run `python -m service.store.migrate`."
+    assert finding("database", settings).ok
+    answers[doctor._DATABASE] = "The database was made by a newer normlab."
+    assert not finding("database", settings).ok
+
+
+def test_a_database_is_never_shown_with_its_password(settings: Settings, answers: dict[str, object]) -> None:
+    elsewhere = Settings.model_validate(
+        {"home": settings.home, "database_url": "postgresql://me:secret@127.0.0.1:1/normlab"}
+    )
+    answers[doctor._DATABASE] = doctor._NoAnswer("connection refused")
+    found = finding("database", elsewhere)
+    assert found == Finding("database", False, "127.0.0.1:1/normlab: connection refused")
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_the_command_tells_people_and_programs(
+    settings: Settings,
+    answers: dict[str, object],
+    fault: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if fault:
+        answers[doctor._IMAGES] = {**IMAGES, "problem": "data_batch_1 is damaged"}
+    monkeypatch.setattr(sys, "argv", ["normlab", "doctor", "--home", str(settings.home)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == int(fault)
+    assert ("missing  data_batch_1 is damaged" in capsys.readouterr().out) is fault
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--json"])
+    with pytest.raises(SystemExit):
+        main()
+    assert json.loads(capsys.readouterr().out)["can_train"] is not fault

@@ -1,0 +1,412 @@
+"""The supervisor: one a HOME, what dies starts again, nothing is left behind. Its children are stand-ins of a few
+lines, real processes all the same; the real ones are in the acceptance tests."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from service.local.home import Home, InUse, Process, State, address_of, read_state
+from service.local.private_ray import PrivateRay, available_cpus, available_memory, free_port
+from service.local.processes import Child, child_environment, end_what_is_left, rotate
+from service.local.supervisor import CannotStart, Supervisor, can_listen
+from service.settings import Settings
+
+SLEEPER = [sys.executable, "-S", "-c", "import time; print('up', flush=True); time.sleep(600)"]
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+)
+# As the real api: answers /readyz; as the real dispatcher: says which Ray it was given.
+API = """
+import http.server, os
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = b'{"status": "ready", "checks": {}}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+http.server.HTTPServer(("127.0.0.1", int(os.environ["NORMLAB_PORT"])), Handler).serve_forever()
+"""
+DISPATCHER = "import os, time; print(os.environ['NORMLAB_RAY_ADDRESS'], flush=True); time.sleep(600)"
+# As the real Ray: listens where it was told, and has a daemon of its own in its session.
+RAY = """
+import socket, subprocess, sys
+port = next(int(a.split("=")[1]) for a in sys.argv if a.startswith("--port="))
+daemon = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"])
+listener = socket.create_server(("127.0.0.1", port))
+print(daemon.pid, flush=True)
+while True:
+    listener.accept()
+"""
+
+
+def until(met: Callable[[], object], timeout_s: float = 20) -> None:
+    """Wait for something that other processes do."""
+    deadline = time.monotonic() + timeout_s
+    while not met():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    return Process.of(pid).alive
+
+
+def child(tmp_path: Path, command: list[str], **environment: str) -> Child:
+    return Child("sleeper", lambda: command, lambda: dict(os.environ) | environment, tmp_path / "sleeper.log")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home", port=0)
+
+
+@pytest.fixture
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children of a few lines in place of the real ones."""
+
+    def make(supervisor: Supervisor) -> dict[str, Child]:
+        ray = supervisor._ray
+        assert ray is not None
+        commands = {
+            "ray": lambda: [sys.executable, "-S", "-c", RAY, *ray.command()],
+            "dispatcher": lambda: [sys.executable, "-S", "-c", DISPATCHER],
+            "api": lambda: [sys.executable, "-S", "-c", API],
+        }
+        logs = supervisor._home.logs
+        return {
+            name: Child(name, command, supervisor._ray_environment, logs / f"{name}.log")
+            for name, command in commands.items()
+        }
+
+    monkeypatch.setattr(Supervisor, "_make_children", make)
+    monkeypatch.setattr(Supervisor, "_migrate", lambda supervisor: None)
+
+
+@pytest.fixture
+def supervisor(settings: Settings, stand_ins: None) -> Iterator[Supervisor]:
+    with Supervisor(settings) as supervisor:
+        supervisor.wait_ready()
+        until(lambda: len(supervisor.pids) == 3)
+        yield supervisor
+
+
+class TestHome:
+    def test_belongs_to_one_at_a_time(self, tmp_path: Path) -> None:
+        with Home(tmp_path) as home:
+            home.write(State(Process.of(os.getpid()), "http://127.0.0.1:1234"))
+            with (
+                pytest.raises(InUse, match=r"already runs in .* and listens on http://127\.0\.0\.1:1234"),
+                Home(tmp_path),
+            ):
+                pass
+            assert address_of(tmp_path) == "http://127.0.0.1:1234"
+        assert address_of(tmp_path) is None
+        with Home(tmp_path) as home:
+            assert home.left_behind is None
+
+    def test_of_a_killed_supervisor_is_free_and_tells_what_it_left(self, tmp_path: Path) -> None:
+        with Home(tmp_path) as home:
+            home.write(
+                State(Process(os.getpid(), "another time"), "http://127.0.0.1:1", children={"x": Process(1, "")})
+            )
+            assert address_of(tmp_path) is None
+            state = read_state(tmp_path)
+        assert state is not None
+        assert state.children == {"x": Process(1, "")}
+
+    @pytest.mark.parametrize("text", ["", "{}", "[]", '{"supervisor": 1}'])
+    def test_with_a_damaged_state_counts_as_empty(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "supervisor.json").write_text(text)
+        assert read_state(tmp_path) is None
+
+
+class TestProcess:
+    def test_is_not_taken_for_another_with_its_id(self) -> None:
+        me = Process.of(os.getpid())
+        assert me.alive
+        assert not Process(me.pid, me.started + "0").alive
+
+    def test_that_ended_is_not_alive_even_before_it_is_waited_for(self) -> None:
+        with subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE) as popen:
+            process = Process.of(popen.pid)
+            assert process.alive
+            popen.kill()
+            until(lambda: not process.alive)
+
+
+class TestChild:
+    def test_stops_when_asked(self, tmp_path: Path) -> None:
+        sleeper = child(tmp_path, SLEEPER)
+        process = sleeper.start()
+        until(lambda: sleeper.last_words() == "up")
+        sleeper.stop(patience_s=20)
+        assert not process.alive
+        assert sleeper.pid is None
+
+    def test_that_does_not_stop_is_killed_with_what_it_started(self, tmp_path: Path) -> None:
+        parent = f"import subprocess, sys\np = subprocess.Popen([sys.executable, '-S', '-c', {STUBBORN!r}])\n"
+        stubborn = child(tmp_path, [sys.executable, "-S", "-c", f"{parent}print(p.pid, flush=True)\n{STUBBORN}"])
+        stubborn.start()
+        until(lambda: stubborn.last_words().count("\n") == 2)
+        grandchild = int(next(line for line in stubborn.last_words().splitlines() if line.isdigit()))
+        stubborn.stop(patience_s=0.05)
+        until(lambda: not alive(grandchild))
+
+    def test_that_dies_says_how_and_is_due_again_later_each_time(self, tmp_path: Path) -> None:
+        dying = child(tmp_path, [sys.executable, "-S", "-c", "import sys; sys.exit(7)"])
+        pauses = []
+        for _ in range(5):
+            assert not dying.hopeless
+            dying.start()
+            how: list[str] = []
+            until(lambda: how.append(ended) if (ended := dying.died()) else how)  # noqa: B023
+            assert how == ["ended with exit code 7"]
+            pauses.append(dying.start_at - time.monotonic())
+        assert pauses == sorted(pauses)
+        assert dying.hopeless
+
+    def test_that_was_killed_names_the_signal(self, tmp_path: Path) -> None:
+        sleeper = child(tmp_path, SLEEPER)
+        os.kill(sleeper.start().pid, signal.SIGKILL)
+        how: list[str] = []
+        until(lambda: how.append(ended) if (ended := sleeper.died()) else how)
+        assert how == ["was ended by SIGKILL"]
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
+    def test_ends_with_its_supervisor_however_that_ends(self, tmp_path: Path) -> None:
+        program = f"""
+import os, sys, time
+from pathlib import Path
+from service.local.processes import Child
+child = Child("c", lambda: {SLEEPER!r}, lambda: os.environ, Path({str(tmp_path / "c.log")!r}))
+print(child.start().pid, flush=True)
+time.sleep(600)
+"""
+        with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+            assert parent.stdout is not None
+            pid = int(parent.stdout.readline())
+            until(lambda: (tmp_path / "c.log").read_text() == "up\n")
+            parent.kill()
+        until(lambda: not alive(pid))
+
+    def test_keeps_the_logs_of_the_starts_before(self, tmp_path: Path) -> None:
+        log = tmp_path / "x.log"
+        for start in range(6):
+            rotate(log)
+            log.write_text(str(start))
+        kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
+        assert kept == {"x.log": "5", "x.log.1": "4", "x.log.2": "3", "x.log.3": "2"}
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+    def test_left_behind_is_found_by_its_mark_though_its_parent_is_gone(self, tmp_path: Path) -> None:
+        state = State(Process.of(os.getpid()), "")
+        orphan = f"import subprocess; print(subprocess.Popen({SLEEPER!r}, stdout=subprocess.DEVNULL).pid, flush=True)"
+        command = [sys.executable, "-S", "-c", orphan]
+        environment = dict(os.environ) | {"NORMLAB_SUPERVISOR": state.mark}
+        with subprocess.Popen(
+            command, env=environment, start_new_session=True, stdout=subprocess.PIPE, text=True
+        ) as parent:
+            assert parent.stdout is not None
+            pid = int(parent.stdout.readline())
+        assert alive(pid)
+        assert end_what_is_left(state)
+        until(lambda: not alive(pid))
+        assert not end_what_is_left(state)
+
+    def test_is_told_the_settings(self, tmp_path: Path) -> None:
+        settings = Settings.model_validate({"home": tmp_path, "api_tokens": "me:secret-token", "cpus_per_worker": 2})
+        environment = child_environment(settings)
+        assert environment["NORMLAB_HOME"] == str(tmp_path)
+        assert environment["NORMLAB_API_TOKENS"] == "me:secret-token"
+        assert environment["NORMLAB_CPUS_PER_WORKER"] == "2"
+
+
+class TestSupervisor:
+    def test_starts_everything_and_leaves_nothing(self, settings: Settings, stand_ins: None) -> None:
+        with Supervisor(settings) as supervisor:
+            supervisor.wait_ready()
+            until(lambda: len(supervisor.pids) == 3)
+            assert address_of(settings.home) == supervisor.url
+            pids = [*supervisor.pids.values()]
+            until(lambda: (settings.home / "logs" / "ray.log").read_text().strip())
+            daemon = int((settings.home / "logs" / "ray.log").read_text())
+            state = read_state(settings.home)
+        assert not any(map(alive, [*pids, daemon]))
+        assert address_of(settings.home) is None
+        assert state is not None
+        assert [Path(folder).exists() for folder in state.folders] == [False]
+
+    def test_refuses_a_home_where_another_works(self, supervisor: Supervisor, settings: Settings) -> None:
+        with pytest.raises(CannotStart, match=f"listens on {supervisor.url}"):
+            Supervisor(settings).start()
+
+    def test_runs_beside_one_of_another_home(self, supervisor: Supervisor, tmp_path: Path) -> None:
+        with Supervisor(Settings(home=tmp_path / "second", port=0)) as second:
+            second.wait_ready()
+            assert second.url != supervisor.url
+
+    @pytest.mark.parametrize("name", ["api", "dispatcher"])
+    def test_starts_what_was_killed_again(self, supervisor: Supervisor, name: str) -> None:
+        pids = supervisor.pids
+        os.kill(pids[name], signal.SIGKILL)
+        until(lambda: supervisor.pids.get(name, pids[name]) != pids[name])
+        supervisor.wait_ready()
+        assert {other: pid for other, pid in supervisor.pids.items() if other != name} == {
+            other: pid for other, pid in pids.items() if other != name
+        }
+
+    def test_gives_the_dispatcher_the_address_of_a_new_ray(self, supervisor: Supervisor, settings: Settings) -> None:
+        log = settings.home / "logs" / "dispatcher.log"
+        until(lambda: len(log.read_text().splitlines()) == 1)
+        daemon = int((settings.home / "logs" / "ray.log").read_text())
+        os.kill(supervisor.pids["ray"], signal.SIGKILL)
+        until(lambda: len(log.read_text().splitlines()) == 2)
+        first, second = log.read_text().splitlines()
+        assert first != second
+        assert not alive(daemon)
+
+    def test_gives_up_on_what_dies_again_and_again(
+        self, settings: Settings, stand_ins: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("service.local.processes.FIRST_PAUSE_S", 0.001)
+        make_children = Supervisor._make_children
+
+        def one_doomed(supervisor: Supervisor) -> dict[str, Child]:
+            children = make_children(supervisor)
+            doomed = [sys.executable, "-S", "-c", "print('the disk is on fire'); raise SystemExit(3)"]
+            children["api"]._command = lambda: doomed
+            return children
+
+        monkeypatch.setattr(Supervisor, "_make_children", one_doomed)
+        with Supervisor(settings) as supervisor, pytest.raises(CannotStart) as error:
+            supervisor.wait()
+        assert "The api ended with exit code 3, again and again right after its start" in str(error.value)
+        assert str(error.value).endswith("the disk is on fire")
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+    def test_ends_what_a_killed_predecessor_left(self, settings: Settings, stand_ins: None, tmp_path: Path) -> None:
+        folder = tmp_path / "left"
+        folder.mkdir()
+        stubborn = subprocess.Popen([sys.executable, "-S", "-c", STUBBORN], start_new_session=True)
+        with Home(settings.home) as home:
+            state = State(Process(1, "long ago"), "http://127.0.0.1:1", folders=[str(folder)])
+            state.children["api"] = Process.of(stubborn.pid)
+            home.write(state)
+            left = (settings.home / "supervisor.json").read_text()
+        (settings.home / "supervisor.json").write_text(left)
+        said: list[str] = []
+        with Supervisor(settings, said.append):
+            assert stubborn.wait(20) == -signal.SIGKILL
+            assert not folder.exists()
+        assert said[0] == "ended what a killed predecessor had left running"
+
+    def test_refuses_a_port_that_is_taken(self, supervisor: Supervisor, tmp_path: Path) -> None:
+        port = int(supervisor.url.rpartition(":")[2])
+        assert not can_listen("127.0.0.1", port)
+        with pytest.raises(CannotStart, match=f"Port {port} of 127.0.0.1 is in use"):
+            Supervisor(Settings(home=tmp_path / "other", port=port)).start()
+
+    def test_refuses_a_home_that_cannot_be(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(CannotStart, match="cannot be used"):
+            Supervisor(Settings(home=tmp_path / "file" / "home", port=0)).start()
+
+    def test_says_why_a_database_cannot_be_brought_up_to_date(self, settings: Settings) -> None:
+        settings = settings.model_copy(update={"home": settings.home})
+        settings.home.mkdir()
+        (settings.home / "normlab.db").write_bytes(b"this is no database" * 100)
+        with pytest.raises(CannotStart, match="database cannot be brought up to date"):
+            Supervisor(settings).start()
+        assert address_of(settings.home) is None
+
+
+class TestPrivateRay:
+    def test_has_no_port_and_no_folder_in_common_with_another(self, settings: Settings) -> None:
+        with contextlib.ExitStack() as stack:
+            rays = [PrivateRay(settings) for _ in range(2)]
+            for ray in rays:
+                stack.callback(ray.remove)
+            first, second = (set(ray.command()) for ray in rays)
+            fixed = {argument for argument in first & second if "port" in argument}
+            assert all(argument.endswith("-port=0") for argument in fixed)
+            assert rays[0].address != rays[1].address
+            assert rays[0].environment()["RAY_AUTH_TOKEN"] != rays[1].environment()["RAY_AUTH_TOKEN"]
+
+    @pytest.mark.parametrize("grpc", [True, False])
+    def test_a_server_for_clients_that_ray_starts_unasked_is_off_its_usual_port(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch, grpc: bool
+    ) -> None:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if grpc and name == "grpc" else None)
+        ray = PrivateRay(settings)
+        named = [argument for argument in ray.command() if argument.startswith("--ray-client-server-port=")]
+        ray.remove()
+        # Ray refuses the argument where gRPC is missing.
+        assert len(named) == grpc
+        assert "--ray-client-server-port=10001" not in named
+
+    def test_keeps_its_token_out_of_the_command(self, settings: Settings) -> None:
+        ray = PrivateRay(settings)
+        assert ray.environment()["RAY_AUTH_TOKEN"] not in " ".join(ray.command())
+        ray.remove()
+
+    def test_leaves_room_for_unix_sockets(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / ("x" * 100)))
+        ray = PrivateRay(settings)
+        ray.command()
+        socket = f"{ray.folder}/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+        ray.remove()
+        assert len(socket) < 107
+
+    def test_takes_no_more_than_the_machine_has(self, settings: Settings) -> None:
+        assert 1 <= PrivateRay(settings).slots <= available_cpus()
+        assert PrivateRay(settings.model_copy(update={"cpus_per_worker": 10_000})).slots == 1
+        assert available_memory() > 0
+
+    def test_leaves_gpus_alone_unless_asked_for(self, settings: Settings) -> None:
+        ray = PrivateRay(settings)
+        assert "--num-gpus=0" in ray.command()
+        ray.remove()
+        ray = PrivateRay(settings.model_copy(update={"gpus_per_worker": 1.0}))
+        assert "--num-gpus=0" not in ray.command()
+        ray.remove()
+
+    def test_answers_once_it_listens(self, settings: Settings) -> None:
+        ray = PrivateRay(settings)
+        ray.port = free_port()
+        assert not ray.answers()
+
+
+def test_up_ends_on_a_signal_and_says_where_it_listened(tmp_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from service.settings import Settings
+from service.local import supervisor
+supervisor.Supervisor._make_children = lambda self: {}
+supervisor.Supervisor.wait_ready = lambda self: None
+supervisor.serve(Settings(home=Path(sys.argv[1]), port=0))
+"""
+    root = str(Path(__file__).parents[4])
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path), root], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
+        assert any(line.startswith("normlab listens on http://127.0.0.1:") for line in lines)
+        assert json.loads((tmp_path / "supervisor.json").read_text())["supervisor"]["pid"] == process.pid
+        process.send_signal(signal.SIGTERM)
+        assert list(lines)[-1] == "stopped\n"
+    assert process.returncode == 0
+    assert read_state(tmp_path) is None

@@ -1,0 +1,289 @@
+"""Several workers of b images a step train the model that one of n·b would, but for the statistics of a batch."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tests.unit.worker.distributed import groups
+from tests.unit.worker.distributed.groups import HOST, PATIENCE_S, Died, Stop, Team, attempt, records
+from worker.checkpoints.checkpoint import Checkpoint
+from worker.data.batches import TrainingData
+from worker.distributed.process_group import ALONE, Gang, ProcessGroup, join
+from worker.distributed.rank import Place
+from worker.models import build_model
+from worker.normalizations.layers import normalize
+from worker.spec import SyncBatchNormalization, TrainingSpec
+from worker.training import loop
+from worker.training.loop import train
+
+NORMALIZATIONS = ("group", "layer", "instance", "none", "sync_batch", "batch")
+
+
+def gradients(group: ProcessGroup, given: str) -> list[Tensor]:
+    """Of the second step of the third epoch, in float64."""
+    spec = TrainingSpec.model_validate_json(given)
+    data = TrainingData(spec, groups.synthetic(), rank=group.rank, num_workers=group.size)
+    model = build_model(spec.model, spec.normalization, seed=1).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # A block that starts as the identity would leave most gradients 0.
+            parameter.add_(0.05)
+    group.prepare(model)
+    images, labels = next(iter(data.epoch_batches(3, first_step=1)))
+    F.cross_entropy(model(images.double()), labels).backward()  # type: ignore[no-untyped-call]
+    group.average_gradients()
+    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("workers", [2, 3])
+def test_the_gradient_is_that_of_one_worker_with_the_whole_batch(
+    team: Team, make_spec: Any, normalization: str, workers: int
+) -> None:
+    given: dict[str, Any] = {"normalization": {"type": normalization}, "dataset": {"train_limit": 48}}
+    several = make_spec(**given, batch_size=4, num_workers=workers)
+    whole = gradients(ALONE, make_spec(**given, batch_size=4 * workers).model_dump_json())
+
+    found = team.run(workers, gradients, several.model_dump_json())
+
+    for rank in range(1, workers):
+        assert all(map(torch.equal, found[0], found[rank])), "the workers would part"
+    largest = max(float(gradient.abs().max()) for gradient in whole)
+    worst = max(float((a - b).abs().max()) for a, b in zip(found[0], whole, strict=True)) / largest
+    # Statistics over a part of the batch are others: that is what the paper is about.
+    assert worst > 0.01 if normalization == "batch" else worst < 1e-9
+
+
+def test_workers_see_the_images_of_one_with_the_whole_batch_cropped_and_mirrored_alike(
+    make_spec: Any, synthetic: Any
+) -> None:
+    whole = TrainingData(make_spec(batch_size=12, dataset={"train_limit": 100}), synthetic)
+    spec = make_spec(batch_size=4, num_workers=3, dataset={"train_limit": 100})
+    parts = [TrainingData(spec, synthetic, rank=rank, num_workers=3) for rank in range(3)]
+
+    for first_step in (0, 5):
+        batches = [list(part.epoch_batches(2, first_step)) for part in parts]
+        expected = list(whole.epoch_batches(2, first_step))
+        assert [len(of_rank) for of_rank in batches] == [8 - first_step] * 3 == [len(expected)] * 3
+        for step, (images, labels) in enumerate(expected):
+            assert torch.equal(torch.cat([of_rank[step][0] for of_rank in batches]), images)
+            assert torch.equal(torch.cat([of_rank[step][1] for of_rank in batches]), labels)
+
+
+@pytest.mark.parametrize("test_limit", [1, 250, 600])
+def test_every_image_is_evaluated_by_one_worker_in_as_many_batches(
+    make_spec: Any, synthetic: Any, test_limit: int
+) -> None:
+    spec = make_spec(num_workers=3, dataset={"test_limit": test_limit})
+    parts = [list(TrainingData(spec, synthetic, rank=r, num_workers=3).eval_batches()) for r in range(3)]
+
+    assert len({len(part) for part in parts}) == 1
+    assert sum(len(labels) for part in parts for _, labels in part) == test_limit
+
+
+def normalized(group: ProcessGroup, affine: bool, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What a layer over all workers makes of this one's part of six images."""
+    layer = normalize(SyncBatchNormalization(affine=affine, momentum=0.3), 4, "relu")
+    group.prepare(layer)
+    images = torch.randn(6, 4, 5, 5, generator=torch.Generator().manual_seed(0)) * 3 + 100
+    x = images.chunk(group.size)[group.rank].to(dtype).requires_grad_()
+    y = layer(x, x.detach())
+    (y.float() * torch.linspace(-1, 1, 25).view(5, 5)).sum().backward()
+    assert x.grad is not None
+    found = {"y": y.detach(), "of x": x.grad} | {name: buffer.clone() for name, buffer in layer.named_buffers()}
+    layer.eval()
+    return found | {"evaluated": layer(x).detach()}
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_layer_over_all_workers_is_batch_normalization_of_the_whole_batch(
+    team: Team, affine: bool, dtype: torch.dtype
+) -> None:
+    whole = normalized(ALONE, affine, dtype)
+    parts = team.run(3, normalized, affine, dtype)
+
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+    for name in ("y", "of x", "evaluated"):
+        torch.testing.assert_close(torch.cat([part[name] for part in parts]), whole[name], **tolerance)
+    for part in parts:
+        assert part["num_batches_tracked"] == 1
+        for name in ("running_mean", "running_var"):
+            assert part[name].dtype == torch.float32
+            torch.testing.assert_close(part[name], whole[name], rtol=1e-4, atol=1e-4)
+
+
+def losses(record: Any) -> dict[tuple[str, int], float]:
+    return {(kind, step): next(value for name, value in values.items() if name.endswith("_loss"))
+            for kind, _, step, values in record.rows}  # fmt: skip
+
+
+@pytest.mark.parametrize("normalization", ["group", "sync_batch"])
+def test_two_workers_report_what_one_with_the_whole_batch_does(
+    team: Team, make_spec: Any, attempt: Any, normalization: str
+) -> None:
+    given: dict[str, Any] = {"normalization": {"type": normalization}, "epochs": 1, "dataset": {"test_limit": 300}}
+    one = attempt(make_spec(**given, batch_size=16))
+    first, second = records(team, make_spec(**given, batch_size=8, num_workers=2))
+
+    assert [event.type for event in second.events] == ["finished"]
+    assert second.finished.outcome == first.finished.outcome == "succeeded"
+    assert [(kind, epoch, step) for kind, epoch, step, _ in first.rows] == [row[:3] for row in one.rows]
+    assert losses(first) == pytest.approx(losses(one), rel=1e-3)
+    rates = [[values.get("learning_rate") for *_, values in record.rows] for record in (first, one)]
+    assert rates[0] == rates[1]
+
+
+def test_a_row_counts_the_images_of_all_workers(team: Team, make_spec: Any) -> None:
+    spec = make_spec(batch_size=8, num_workers=2, epochs=1)
+    first, _ = records(team, spec)
+
+    rows = [values for kind, _, _, values in first.rows if kind == "train"]
+    assert len(rows) == 4
+    assert all((row["train_error"] * 16) % 1 == 0 for row in rows)
+    assert any((row["train_error"] * 8) % 1 for row in rows), "half of the images would do"
+
+
+@pytest.mark.parametrize("normalization", ["group", "batch"])
+def test_three_workers_that_were_stopped_within_an_epoch_end_as_if_they_had_not_been(
+    team: Team, make_spec: Any, normalization: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(
+        normalization={"type": normalization},
+        batch_size=4,
+        num_workers=3,
+        epochs=2,
+        dataset={"train_limit": 240, "test_limit": 10},
+        checkpoint={"every_epochs": 2},
+    )
+    whole = records(team, spec)[0]
+    # Within the fourth of ten rows of an epoch of 20 steps.
+    stopped = records(team, spec, resume=None, stop=Stop(0, "pause", 7))
+    assert [record.finished.outcome for record in stopped] == ["paused"] * 3
+    assert [checkpoint.step for checkpoint in stopped[0].checkpoints] == [7]
+    resumed = records(team, spec, resume=stopped[0].checkpoints[0])[0]
+
+    assert resumed.weights == whole.weights
+    assert stopped[0].rows + resumed.rows == whole.rows
+
+
+def test_the_clock_of_the_first_worker_decides_when_a_checkpoint_is_due(team: Team, make_spec: Any) -> None:
+    spec = make_spec(batch_size=8, num_workers=2, epochs=2, checkpoint={"every_s": 1e-9, "every_epochs": 2})
+    first, second = records(team, spec)
+
+    assert [checkpoint.step for checkpoint in first.checkpoints] == list(range(1, 9))
+    assert not second.checkpoints
+
+
+def test_a_worker_whose_lease_ran_out_takes_all_with_it(team: Team, make_spec: Any) -> None:
+    found = records(team, make_spec(batch_size=4, num_workers=3), resume=None, stop=Stop(2, "cancel", 2))
+
+    assert [record.finished.outcome for record in found] == ["cancelled"] * 3
+    assert not found[0].checkpoints
+
+
+def diverging(gang: Gang, spec: str) -> Any:
+    """An attempt whose second step has no finite loss on the second worker."""
+    steps = 0
+    cross_entropy = F.cross_entropy
+
+    def spoilt(*arguments: Any) -> Tensor:
+        nonlocal steps
+        steps += 1
+        loss = cross_entropy(*arguments)
+        return loss * math.nan if gang.rank == 1 and steps == 2 else loss
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.F, "cross_entropy", spoilt)
+        return attempt(gang, spec)
+
+
+def test_a_loss_that_is_not_finite_on_any_worker_ends_them_all_and_is_told_by_that_one(
+    team: Team, make_spec: Any
+) -> None:
+    first, second, third = team.run(3, diverging, make_spec(batch_size=4, num_workers=3).model_dump_json())
+
+    assert second.finished.failure.code == "diverged"
+    assert second.finished.failure.step == 2
+    assert [record.finished.failure.code for record in (first, third)] == ["peer", "peer"]
+    assert [kind for kind, *_ in first.rows] == ["train"]
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_the_others_notice_a_death_and_are_as_good_as_new(team: Team, make_spec: Any, rank: int) -> None:
+    spec = make_spec(batch_size=4, num_workers=3, epochs=1)
+    undisturbed = records(team, spec)[0].weights
+    found = records(team, spec, resume=None, stop=Stop(rank, None, 2, die=True))
+
+    assert isinstance(found.pop(rank), Died)
+    for record in found:
+        assert record.finished.failure.code == "peer"
+        assert record.finished.failure.may_pass
+        assert "lost the others" in record.finished.failure.message
+    assert records(team, spec)[0].weights == undisturbed
+
+
+def test_a_group_of_one_computes_what_a_worker_by_itself_does(make_spec: Any, synthetic: Any) -> None:
+    spec = make_spec(normalization={"type": "sync_batch"})
+    weights = []
+    for group in (ALONE, join(Place(0, 1, HOST, PATIENCE_S), "one", torch.device("cpu"))):
+        checkpoints: list[Checkpoint] = []
+        train(
+            spec,
+            synthetic,
+            report=lambda _: None,
+            save=lambda _, checkpoint, taken=checkpoints: taken.append(checkpoint),  # type: ignore[misc]
+            group=group,
+        )
+        group.close()
+        weights.append(checkpoints[-1].files["model.safetensors"])
+
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("exchange", ["all_reduce", "all_gather"])
+def test_an_exchange_that_breaks_in_the_midst_of_a_step_is_no_failure_of_this_worker(
+    make_spec: Any, synthetic: Any, monkeypatch: pytest.MonkeyPatch, exchange: str
+) -> None:
+    """Gradients go out, and the statistics of sync_batch to and fro, while torch computes a backward pass."""
+    group = join(Place(0, 1, HOST, PATIENCE_S), "one", torch.device("cpu"))
+    group.size = 2 if exchange == "all_gather" else 1
+    spec = make_spec(normalization={"type": "sync_batch"}, num_workers=group.size, batch_size=8)
+    whole, calls = getattr(torch.distributed, exchange), 0
+
+    def broken(tensor: Any, *arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += isinstance(tensor, list) or tensor.is_floating_point()
+        # The forward pass of resnet20 gathers the statistics of 19 layers; the next one is of the backward pass.
+        if calls > (19 if exchange == "all_gather" else 0):
+            raise RuntimeError("[pair.cc:547] Connection closed by peer")
+        if exchange == "all_gather":
+            return [part.copy_(arguments[0]) for part in tensor]
+        return whole(tensor, *arguments, **options)
+
+    monkeypatch.setattr(torch.distributed, exchange, broken)
+    finished = train(spec, synthetic, report=lambda _: None, save=refuse, group=group)
+    group.close()
+
+    assert finished.failure is not None
+    assert finished.failure.code == "peer"
+    assert finished.failure.message == f"rank 0 of {group.size} lost the others: Connection closed by peer"
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise AssertionError("a worker by itself spoke to others")
+
+
+def test_a_worker_by_itself_speaks_to_nobody(
+    make_spec: Any, attempt: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("all_reduce", "all_gather", "broadcast", "init_process_group", "barrier"):
+        monkeypatch.setattr(f"torch.distributed.{name}", refuse)
+
+    assert attempt(make_spec(checkpoint={"every_s": 1e-9})).finished.outcome == "succeeded"
+    assert attempt(make_spec(normalization={"type": "sync_batch"})).finished.outcome == "succeeded"

@@ -1,0 +1,87 @@
+"""On a GPU: the same batches as on a CPU, and with `deterministic` the same bits after a resume."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from worker.checkpoints.checkpoint import Checkpoint
+from worker.data.batches import TrainingData
+from worker.data.datasets import ImageDataset
+from worker.distributed.process_group import ALONE, ProcessGroup, join
+from worker.distributed.rank import Place
+from worker.events import Event, Metrics, Started
+from worker.training.loop import train
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"),
+]
+
+
+@pytest.fixture
+def on_the_gpu(
+    synthetic: ImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[list[Event], list[Checkpoint]]]:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+    def run(
+        spec: Any, resume: Checkpoint | None = None, group: ProcessGroup = ALONE
+    ) -> tuple[list[Event], list[Checkpoint]]:
+        events: list[Event] = []
+        checkpoints: list[Checkpoint] = []
+        train(
+            spec,
+            synthetic,
+            device="cuda",
+            report=events.append,
+            save=lambda _, checkpoint: checkpoints.append(checkpoint),
+            resume=resume,
+            group=group,
+        )
+        return events, checkpoints
+
+    return run
+
+
+@pytest.mark.parametrize("type", ["batch", "layer", "instance", "group", "none"])
+def test_a_deterministic_training_resumes_bit_for_bit(make_spec: Any, on_the_gpu: Any, type: str) -> None:
+    spec = make_spec(normalization={"type": type}, deterministic=True, checkpoint={"every_s": 1e-9})
+    _, alone = on_the_gpu(spec)
+    _, resumed = on_the_gpu(spec, alone[2])
+
+    assert alone[2].step == 3
+    assert alone[-1].files["model.safetensors"] == resumed[-1].files["model.safetensors"]
+
+
+def test_batches_are_those_of_the_cpu(make_spec: Any, synthetic: ImageDataset) -> None:
+    on_cpu = TrainingData(make_spec(), synthetic).epoch_batches(1)
+    on_gpu = TrainingData(make_spec(), synthetic, device="cuda").epoch_batches(1)
+
+    for (images, labels), (other_images, other_labels) in zip(on_cpu, on_gpu, strict=True):
+        torch.testing.assert_close(images, other_images.cpu())
+        assert torch.equal(labels, other_labels.cpu())
+
+
+def test_auto_precision_is_bfloat16_and_rows_stand_where_they_do_on_a_cpu(
+    make_spec: Any, on_the_gpu: Any, attempt: Any
+) -> None:
+    events, _ = on_the_gpu(make_spec())
+
+    assert isinstance(events[0], Started)
+    assert events[0].precision == "bfloat16"
+    rows = [(event.kind, event.step) for event in events if isinstance(event, Metrics)]
+    assert rows == [(kind, step) for kind, _, step, _ in attempt(make_spec()).rows]
+
+
+def test_a_group_of_one_over_nccl_computes_what_a_worker_by_itself_does(on_the_gpu: Any, make_spec: Any) -> None:
+    spec = make_spec(normalization={"type": "batch"}, deterministic=True)
+    alone = on_the_gpu(spec)[1][-1]
+    group = join(Place(0, 1, "127.0.0.1", timeout_s=60), "one", torch.device("cuda"))
+    try:
+        together = on_the_gpu(spec, group=group)[1][-1]
+    finally:
+        group.close()
+
+    assert together.files["model.safetensors"] == alone.files["model.safetensors"]

@@ -1,0 +1,157 @@
+"""Telemetry: it changes nothing of the training, it survives a stop, and it says what its definitions say."""
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from worker.architecture import ARCHITECTURES
+from worker.data.batches import TrainingData
+from worker.data.datasets import ImageDataset
+from worker.models import build_model
+from worker.spec import TrainingSpec
+from worker.training import layer_telemetry
+
+NORMALIZATIONS: dict[str, dict[str, Any]] = {
+    type: {"type": type} for type in ("batch", "sync_batch", "layer", "instance", "group", "none")
+}
+NORMALIZATIONS["ghost"] = {"type": "batch", "ghost_batch_size": 4}
+BATCH = ("batch", "sync_batch", "ghost")
+
+
+@pytest.fixture
+def images(make_spec: Any, synthetic: ImageDataset) -> tuple[Tensor, Tensor]:
+    return next(TrainingData(make_spec(), synthetic).eval_batches())
+
+
+def measured(spec: TrainingSpec, model: torch.nn.Module, images: tuple[Tensor, Tensor]) -> dict[str, float]:
+    return layer_telemetry.measure(model, spec, *images)
+
+
+def of(values: dict[str, float], quantity: str) -> list[float]:
+    return [value for name, value in values.items() if name.endswith(f"/{quantity}")]
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_a_training_is_the_same_to_the_last_bit_with_it(attempt: Any, make_spec: Any, normalization: str) -> None:
+    given = {"normalization": NORMALIZATIONS[normalization], "dataset": {"test_limit": 20}}
+    without, with_it = attempt(make_spec(**given)), attempt(make_spec(**given, telemetry={}))
+    assert with_it.weights == without.weights
+    assert [row for row in with_it.rows if row[0] != "telemetry"] == without.rows
+    assert [row[1:3] for row in with_it.rows if row[0] == "telemetry"] == [(1, 4), (2, 8)]
+    assert "telemetry" not in without.types
+
+
+def test_a_training_that_was_stopped_reports_what_one_left_alone_does(attempt: Any, make_spec: Any) -> None:
+    spec = make_spec(normalization={"type": "batch"}, telemetry={}, checkpoint={"every_s": 1e-9})
+    alone = attempt(spec)
+    for step in (2, 4, 6):
+        assert attempt(spec, resume=alone.at_step(step)).rows == [row for row in alone.rows if row[2] > step]
+
+
+def test_it_may_be_turned_on_for_what_is_resumed(attempt: Any, make_spec: Any) -> None:
+    stopped = attempt(make_spec(), stop="pause", stop_at=5)
+    resumed = attempt(make_spec(telemetry={}), resume=stopped.checkpoints[-1])
+    assert resumed.finished.outcome == "succeeded"
+    assert resumed.types.count("telemetry") == 1
+
+
+def test_it_comes_every_so_many_epochs_and_at_the_end(attempt: Any, make_spec: Any) -> None:
+    record = attempt(make_spec(epochs=5, telemetry={"every_epochs": 2}, dataset={"train_limit": 16, "test_limit": 10}))
+    assert [row[1] for row in record.rows if row[0] == "telemetry"] == [2, 4, 5]
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_it_leaves_the_model_and_the_random_numbers_as_they_were(
+    make_spec: Any, images: tuple[Tensor, Tensor], normalization: str
+) -> None:
+    spec = make_spec(normalization=NORMALIZATIONS[normalization])
+    model = build_model(spec.model, spec.normalization, seed=0)
+    before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    seen = [tensor.clone() for tensor in images]
+    values = measured(spec, model, images)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(*pair) for pair in zip(images, seen, strict=True))
+    assert measured(spec, model, images) == values, "no hook stays"
+    assert len(of(values, "activation_rms")) == 19
+    assert len(of(values, "gain_rms")) == (0 if normalization == "none" else 19)
+    assert len(of(values, "mean_gap")) == len(of(values, "variance_gap")) == (19 if normalization in BATCH else 0)
+    assert ("train_mode_error" in values) == (normalization in BATCH)
+    assert all(math.isfinite(value) for value in values.values())
+
+
+def test_the_numbers_of_the_first_layer_are_those_of_its_definition(
+    make_spec: Any, images: tuple[Tensor, Tensor]
+) -> None:
+    spec = make_spec(normalization={"type": "batch"}, batch_size=10)
+    model = build_model(spec.model, spec.normalization, seed=0)
+    layer = model.get_submodule("stem_norm")
+    with torch.no_grad():
+        layer.running_mean.normal_(generator=torch.Generator().manual_seed(1))
+        layer.running_var.uniform_(0.5, 2, generator=torch.Generator().manual_seed(2))
+        layer.weight.fill_(-0.5)
+        x = model.get_submodule("stem")(images[0])
+    mean_gaps, variance_gaps = [], []
+    for batch in x.split(10):
+        flat = batch.transpose(0, 1).flatten(1)
+        mean_gaps.append((flat.mean(1) - layer.running_mean) / (layer.running_var + layer.eps).sqrt())
+        variance = flat.var(1, correction=0)
+        variance_gaps.append(((variance + layer.eps) / (layer.running_var + layer.eps)).log())
+    values = measured(spec, model, images)
+    assert values["stem_norm/activation_rms"] == pytest.approx(float(x.square().mean().sqrt()), rel=1e-3)
+    assert values["stem_norm/gain_rms"] == 0.5
+    assert values["stem_norm/mean_gap"] == pytest.approx(float(torch.stack(mean_gaps).square().mean().sqrt()), rel=1e-3)
+    expected = float(torch.stack(variance_gaps).square().mean().sqrt())
+    assert values["stem_norm/variance_gap"] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("normalization", BATCH)
+def test_the_train_mode_error_is_that_of_the_layers_as_they_train(
+    make_spec: Any, images: tuple[Tensor, Tensor], normalization: str
+) -> None:
+    spec = make_spec(normalization=NORMALIZATIONS[normalization], batch_size=10)
+    model = build_model(spec.model, spec.normalization, seed=3)
+    values = measured(spec, model, images)
+    training = copy.deepcopy(model).train()
+    size = 4 if normalization == "ghost" else 10
+    seen = len(images[0]) // size * size
+    with torch.no_grad():
+        wrong = [
+            int((training(x).argmax(1) != y).sum())
+            for x, y in zip(images[0][:seen].split(size), images[1][:seen].split(size), strict=True)
+        ]
+    assert values["train_mode_error"] == pytest.approx(sum(wrong) / seen, rel=1e-3)
+
+
+def test_gaps_shrink_as_batches_grow(make_spec: Any, images: tuple[Tensor, Tensor]) -> None:
+    found = []
+    for batch_size in (2, 8, 32):
+        spec = make_spec(normalization={"type": "batch"}, batch_size=batch_size)
+        model = build_model(spec.model, spec.normalization, seed=0)
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.momentum = 1.0
+        model.train()(images[0])
+        found.append(measured(spec, model, images)["stem_norm/variance_gap"])
+    assert found == sorted(found, reverse=True)
+    assert found[0] > 1.5 * found[-1]
+
+
+@pytest.mark.parametrize("model", ARCHITECTURES)
+def test_a_row_stays_small(model: Any) -> None:
+    names = layer_telemetry.layers_of(model)
+    every = [feature_map.layer for feature_map in ARCHITECTURES[model].feature_maps()]
+    assert len(names) == len(set(names)) == min(len(every), layer_telemetry.LAYERS)
+    assert (names[0], names[-1]) == (every[0], every[-1])
+    assert sorted(names, key=every.index) == list(names)
+
+
+def test_it_works_in_bfloat16_and_on_fewer_images_than_a_batch(make_spec: Any, images: tuple[Tensor, Tensor]) -> None:
+    spec = make_spec(normalization={"type": "batch"}, batch_size=64)
+    model = build_model(spec.model, spec.normalization, seed=0)
+    values = layer_telemetry.measure(model, spec, images[0][:5], images[1][:5], precision="bfloat16")
+    assert values["eval_mode_error"] * 5 == pytest.approx(round(values["eval_mode_error"] * 5))

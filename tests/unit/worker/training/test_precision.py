@@ -1,0 +1,54 @@
+"""Precision is the spec's, and "auto" what the device is good at."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from worker.training.precision import autocast, choose_precision, numerics
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "has_bf16", "expected"),
+    [
+        ("auto", CPU, True, "float32"),
+        ("auto", GPU, True, "bfloat16"),
+        ("auto", GPU, False, "float32"),
+        ("float32", GPU, True, "float32"),
+        ("bfloat16", CPU, False, "bfloat16"),
+    ],
+)
+def test_auto_is_bfloat16_only_on_a_gpu_that_has_it(
+    make_spec: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    device: torch.device,
+    has_bf16: bool,
+    expected: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bf16)
+
+    assert choose_precision(make_spec(precision=precision), device) == expected
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_activations_have_the_precision_and_weights_keep_theirs(precision: Any, dtype: torch.dtype) -> None:
+    layer = torch.nn.Linear(2, 2)
+    with autocast(precision, CPU):
+        assert layer(torch.ones(1, 2)).dtype == dtype
+    assert layer.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_on_a_gpu_float32_is_no_tf32_and_determinism_is_only_for_the_training(
+    make_spec: Any, deterministic: bool
+) -> None:
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    with numerics(make_spec(deterministic=deterministic), GPU):
+        assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.benchmark is not deterministic
+        assert torch.are_deterministic_algorithms_enabled() is deterministic
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark) == before
+    assert not torch.are_deterministic_algorithms_enabled()

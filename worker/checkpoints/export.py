@@ -1,0 +1,78 @@
+"""`python -m worker.checkpoints.export timm FILE --output FILE`: weights under the parameter names of other libraries.
+
+timm and torchvision name the modules of a residual network alike: conv1, bn1, layer1 to layer4 of blocks with conv1,
+bn1, conv2, bn2 and downsample, then fc. Normalizations are called bn whatever they are.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+STAGES = 4
+_BLOCK = re.compile(r"stages\.(\d+)\.(\d+)\.(conv1|conv2|norm1|norm2|shortcut|shortcut_norm)\.(.+)")
+_OUTSIDE = {"stem": "conv1", "stem_norm": "bn1", "classifier": "fc"}
+_INSIDE = {"norm1": "bn1", "norm2": "bn2", "shortcut": "downsample.0", "shortcut_norm": "downsample.1"}
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+class NoCounterpart(ValueError):
+    """The network has no counterpart of that shape elsewhere."""
+
+
+def timm_names(names: Iterable[str]) -> dict[str, str]:
+    """What timm's `ResNet` calls the weights of a `resnet18`, by our names. Raises `NoCounterpart` for others."""
+    ours = list(names)
+    stages = {int(found[1]) for name in ours if (found := _BLOCK.fullmatch(name))}
+    if not stages:
+        raise NoCounterpart("these are no weights of a residual network: timm's names are for those of resnet18")
+    if stages != set(range(STAGES)):
+        raise NoCounterpart(
+            f"the network has {len(stages)} stages and pads its shortcuts, as resnet20 and resnet56 do "
+            "(He et al. 2015, section 4.2): timm has no network like that; its names are for the weights of resnet18"
+        )
+    return {name: _timm_name(name) for name in ours}
+
+
+def _timm_name(name: str) -> str:
+    if found := _BLOCK.fullmatch(name):
+        stage, block, module, rest = found.groups()
+        return f"layer{int(stage) + 1}.{block}.{_INSIDE.get(module, module)}.{rest}"
+    module, _, rest = name.partition(".")
+    return f"{_OUTSIDE[module]}.{rest}"
+
+
+def renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same weights under timm's names."""
+    return {name: weights[ours].contiguous() for ours, name in timm_names(weights).items()}
+
+
+@app.callback()
+def main() -> None:
+    """Weights under the names that other libraries give them."""
+
+
+@app.command()
+def timm(
+    file: Annotated[Path, typer.Argument(help="model.safetensors of a checkpoint of a resnet18.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write to.")],
+) -> None:
+    """Write the weights of a resnet18 under the names of timm's and torchvision's ResNet."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dictionary
+        save_file(renamed(weights), output)
+    except (NoCounterpart, OSError) as error:
+        typer.echo(f"{file}: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"{output}  {len(weights)} tensors")
+
+
+if __name__ == "__main__":
+    app()

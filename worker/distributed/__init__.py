@@ -1,0 +1,1 @@
+"""Training on several workers: rendezvous, process group, and the averaging of gradients."""

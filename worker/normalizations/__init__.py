@@ -1,0 +1,1 @@
+"""The normalization layers, built from the `normalization` of a spec."""

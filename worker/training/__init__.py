@@ -1,0 +1,1 @@
+"""The training loop, its optimizer, its evaluation, and what it measures of the normalization layers."""
