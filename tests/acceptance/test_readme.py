@@ -1,6 +1,6 @@
-"""The README's commands, in order, against a whole service that a test starts: `make test-readme`.
+"""The commands of the documents, in order, against a whole service that a test starts: `make test-readme`.
 
-What would take long trains little: `LESS` says what is added to a command, and `NOT_HERE` why one is not run.
+Trainings are shortened: `LESS` says what is added to a command. `NOT_HERE` says why a command is not run.
 """
 
 import json
@@ -16,16 +16,21 @@ from pathlib import Path
 import pytest
 
 from service.client import Client
+from tests.documents import DOCUMENTS, ROOT, blocks, commands, read
 
 pytestmark = [pytest.mark.readme, pytest.mark.ray]
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+EXPERIMENTS = "service/experiments/README.md"
+WORKER = "worker/README.md"
+READ = ("README.md", EXPERIMENTS, "service/README.md", WORKER, "CONTRIBUTING.md")
+"""In this order: the exports of the service's manual are of the experiment that the manual of experiments submits."""
+NOT_RUN = {
+    "docker/README.md": "needs a container engine or several machines: make test-containers, make test-network",
+}
 NOT_HERE = {
     r"make \w+": "installs, or runs all of this: tests/unit/test_documentation.py sees that the target exists",
-    r"docker compose|podman": "needs a container engine: make test-containers",
-    r"export NORMLAB_TOKEN": "is of the containers' secrets",
-    r"kubectl|ray (start|stop)|cat |openssl|ssh ": "is of several machines: make test-containers, make test-network",
+    r"\.venv/bin/python -m pytest": "runs tests, as this one is run",
+    r"docker compose": "needs a container engine: make test-containers",
     r"normlab up\b": "is what the test started",
     r"normlab experiment extend": "is for seeds that are not sequential: tests/unit/service/cli/test_experiments.py",
     r"normlab submit .*--num-groups 32": "is refused, as it says: tests/unit/service/cli/test_cli.py",
@@ -40,11 +45,9 @@ CODES = {"normlab doctor": {0, 1}}
 """Exit codes besides 0: a machine without CIFAR-10 may be told so."""
 
 
-def commands() -> list[str]:
-    """The commands of all console blocks, without their remarks."""
-    blocks = re.findall(r"^```console\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [re.sub(r"\s{2,}#.*", "", line[2:]).strip() for line in lines if line.startswith("$ ")]
+def all_commands() -> list[str]:
+    """The commands of all documents, in the order in which they are read."""
+    return [command for name in READ for command in commands(read(name))]
 
 
 def runs_here(command: str) -> bool:
@@ -71,9 +74,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
 
 def test_every_command_does_what_it_says(service: tuple[str, Path]) -> None:
     url, work = service
-    (work / "two-norms.yaml").write_text(yaml_of_the_readme())
+    (work / "two-norms.yaml").write_text(shown_experiment())
+    (work / "job.json").write_text(shown_job())
     failed = []
-    for command in filter(runs_here, commands()):
+    for command in filter(runs_here, all_commands()):
         with Client(url, retry_s=30) as client:
             asked = concrete(command, client, url)
         environment = {**os.environ, "NORMLAB_URL": url, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -91,12 +95,17 @@ def test_every_command_does_what_it_says(service: tuple[str, Path]) -> None:
     assert not failed, "\n".join(failed)
 
 
-def yaml_of_the_readme() -> str:
-    """The experiment that the README shows, on few images."""
-    found = re.search(r"```yaml\n(.*?)```", README, re.DOTALL)
-    assert found is not None
-    small = found[1].replace("base: {", f"base: {{{json.dumps(TINY)[1:-1]}, ")
+def shown_experiment() -> str:
+    """The experiment that the manual shows, on few images."""
+    [shown] = blocks(read(EXPERIMENTS), "yaml")
+    small = shown.replace("base: {", f"base: {{{json.dumps(TINY)[1:-1]}, ")
     return small.replace("max: 10", "max: 4").replace("[2, 8, 32]", "[8, 32]").replace("budget: 0.1 ", "budget: 1.0 ")
+
+
+def shown_job() -> str:
+    """The job that the manual shows, on few images."""
+    [shown] = blocks(read(WORKER), "json")
+    return json.dumps(json.loads(shown) | TINY)
 
 
 def concrete(command: str, client: Client, url: str) -> str:
@@ -125,8 +134,10 @@ def checkpoint(client: Client) -> str:
 
 
 def test_what_is_not_run_here_has_a_reason() -> None:
-    left_out = [command for command in commands() if not runs_here(command)]
-    assert all(any(re.search(rf"(^|\s){kind}", command) for kind in NOT_HERE) for command in left_out)
-    ran = [command for command in commands() if runs_here(command)]
-    assert len(ran) >= 20
-    assert all(command.startswith(("normlab ", "curl ")) for command in ran), ran
+    with_commands = {str(path.relative_to(ROOT)) for path in DOCUMENTS if commands(path.read_text())}
+    assert with_commands == {*READ, *NOT_RUN}
+    for reason in NOT_HERE:
+        assert any(re.search(rf"(^|\s){reason}", command) for command in all_commands()), reason
+    ran = [command for command in all_commands() if runs_here(command)]
+    assert len(ran) >= 25
+    assert all(command.startswith(("normlab ", "curl ", "python -m worker ")) for command in ran), ran

@@ -1,4 +1,4 @@
-"""What the README says of extending normlab, and of its weights, is done as it says."""
+"""What the manuals say of a new normalization, and of loading weights, is done as they say."""
 
 import asyncio
 import json
@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 
 from service.client import Client
 from service.store import Database, migrate
+from tests.documents import ROOT, blocks, read, section
 from worker.models import build_model
 from worker.spec import GroupNormalization
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+MANUAL = read("worker/README.md")
+PATCHED = ["worker/spec.py", "worker/normalizations/layers.py"]
 JOB = {
     "normalization": {"type": "rms"},
     "batch_size": 8,
@@ -27,11 +28,25 @@ JOB = {
 }
 
 
-def fenced(language: str, section: str) -> str:
-    """The first block of a language in a section of the README."""
-    found = re.search(rf"^## {section}\n.*?^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    assert found is not None, f"the README's section {section} has no block of {language}"
-    return found[1]
+def patch() -> str:
+    """The patch of the manual: a diff whose hunks are found by their text, without line numbers."""
+    [found] = blocks(section(MANUAL, "Add a normalization"), "diff")
+    return found
+
+
+def apply(patch: str, tree: Path) -> None:
+    """Apply a patch to a tree. Each hunk must stand for exactly one place of its file."""
+    for part in re.split(r"^--- ", patch, flags=re.MULTILINE)[1:]:
+        name, *hunks = re.split(r"\n@@\n", part.rstrip("\n"))
+        text = (tree / name).read_text()
+        for hunk in hunks:
+            lines = hunk.splitlines()
+            before = "".join(f"{line[1:]}\n" for line in lines if line[:1] in (" ", "-"))
+            after = "".join(f"{line[1:]}\n" for line in lines if line[:1] in (" ", "+"))
+            assert before, f"a hunk of {name} has nothing to be found by"
+            assert f"\n{text}".count(f"\n{before}") == 1, f"{name} has this not exactly once:\n{before}"
+            text = f"\n{text}".replace(f"\n{before}", f"\n{after}")[1:]
+        (tree / name).write_text(text)
 
 
 def run(tree: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -41,21 +56,29 @@ def run(tree: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the sources with the README's patch applied."""
+    """A copy of the sources with the manual's patch applied."""
     tree = tmp_path_factory.mktemp("extended")
     for package in ("gn", "worker", "service"):
         shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
-    patch = fenced("diff", "Extend it: a new normalization")
-    done = subprocess.run(["git", "apply", "-"], cwd=tree, input=patch, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    apply(patch(), tree)
     return tree
 
 
 def test_the_patch_is_of_some_twenty_lines_in_two_files() -> None:
-    patch = fenced("diff", "Extend it: a new normalization")
-    added = [line for line in patch.splitlines() if re.match(r"\+(?!\+\+)\s*\S", line)]
+    added = [line for line in patch().splitlines() if re.match(r"\+\s*\S", line)]
     assert len(added) <= 25
-    assert re.findall(r"^\+\+\+ b/(.*)$", patch, re.MULTILINE) == ["worker/spec.py", "worker/normalizations/layers.py"]
+    assert re.findall(r"^--- (.*)$", patch(), re.MULTILINE) == PATCHED
+
+
+def test_a_patch_is_refused_where_its_place_is_gone_or_not_the_only_one(tmp_path: Path) -> None:
+    file = tmp_path / "file.py"
+    for text in ("a\nb\n", "x\na\nx\n", "  x\n", ""):
+        file.write_text(text)
+        with pytest.raises(AssertionError, match="not exactly once"):
+            apply("--- file.py\n@@\n x\n+y\n", tmp_path)
+    file.write_text("a\nx\n\nb\n")
+    apply("--- file.py\n@@\n-a\n+c\n x\n+\n+y\n@@\n+z\n b\n", tmp_path)
+    assert file.read_text() == "c\nx\n\ny\n\nz\nb\n"
 
 
 def test_the_new_normalization_trains(extended: Path) -> None:
@@ -105,7 +128,8 @@ def test_weights_load_into_plain_torch_as_it_says(tmp_path: Path, monkeypatch: p
     )
     monkeypatch.chdir(tmp_path)
     names: dict[str, torch.nn.Module] = {}
-    exec(compile(fenced("python", "Exports"), "README.md", "exec"), names)
+    [shown] = blocks(section(read("service/README.md"), "Exports"), "python")
+    exec(compile(shown, "service/README.md", "exec"), names)
     images = torch.zeros(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(names["network"].eval()(images), trained.eval()(images))

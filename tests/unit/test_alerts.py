@@ -68,7 +68,7 @@ def test_the_alerts_fire_when_they_should() -> None:
 
 
 def test_the_readme_has_every_metric_with_what_it_is_and_no_other() -> None:
-    section = (ROOT / "README.md").read_text().partition("## Metrics and alerts")[2].partition("\n## ")[0]
+    section = (ROOT / "service/README.md").read_text().partition("## Metrics and alerts")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| `(normlab_\w+)` \| (.*?)(?: \(`.*)? \|$", section, re.MULTILINE))
     assert rows == metric_families()
 

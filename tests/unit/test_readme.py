@@ -1,40 +1,74 @@
-"""The README says what is so."""
+"""The documents say what is so: tables that repeat the code are equal to it."""
 
-from pathlib import Path
+import re
+from typing import get_args
 
 import pytest
 
 from service.cli.exits import Exit
 from service.experiments.confounds import CODES
 from service.experiments.statistics import plan_looks
+from service.jobs import JobRequest
 from service.settings import PREFIX, Settings
+from tests.documents import read, section
+from worker.spec import Normalization, TrainingSpec
 
-README = Path(__file__).parents[2].joinpath("README.md").read_text()
+README = read("README.md")
+SERVICE = read("service/README.md")
+EXPERIMENTS = read("service/experiments/README.md")
+WORKER = read("worker/README.md")
+
+
+def row(name: str) -> str:
+    """A setting as its table has it."""
+    field = Settings.model_fields[name]
+    default = "" if field.default is None else f"`{field.default}`"
+    return f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |"
+
+
+def test_the_front_page_is_short() -> None:
+    assert len(README.splitlines()) <= 160
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_is_documented_with_its_default(name: str) -> None:
-    field = Settings.model_fields[name]
-    default = "" if field.default is None else f"`{field.default}`"
-    assert f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |" in README
+    assert row(name) in SERVICE.splitlines()
 
 
 def test_no_setting_is_documented_that_does_not_exist() -> None:
-    rows = [line.split("`")[1] for line in README.splitlines() if line.startswith(f"| `{PREFIX}")]
+    rows = [line.split("`")[1] for line in SERVICE.splitlines() if line.startswith(f"| `{PREFIX}")]
     assert sorted(rows) == sorted(f"{PREFIX}{name.upper()}" for name in Settings.model_fields)
 
 
 @pytest.mark.parametrize("code", Exit)
 def test_every_exit_code_is_documented(code: Exit) -> None:
-    codes = README.partition("Exit codes:")[2].partition("\n\n")[0]
+    codes = SERVICE.partition("Exit codes:")[2].partition("\n\n")[0]
     assert any(word == str(int(code)) for word in codes.replace(";", " ").split())
 
 
 @pytest.mark.parametrize("code", CODES)
 def test_every_warning_is_documented_with_its_meaning(code: str) -> None:
-    assert f"| `{code}` | {CODES[code]} |" in README
+    assert f"| `{code}` | {CODES[code]} |" in EXPERIMENTS.splitlines()
 
 
-def test_the_looks_that_are_named_are_those_that_are_planned() -> None:
-    assert '"seeds": {"min": 3, "max": 10}` looks after 3, 5 and 10 seeds' in README
+def test_no_warning_is_documented_that_does_not_exist() -> None:
+    assert re.findall(r"^\| `(\w+)` \|", section(EXPERIMENTS, "Warnings"), re.MULTILINE) == list(CODES)
+
+
+def test_the_interim_analyses_that_are_named_are_those_that_are_planned() -> None:
+    assert '"seeds": {"min": 3, "max": 10}` analyses the table after 3, 5 and 10 seeds' in EXPERIMENTS
     assert plan_looks(3, 10) == (3, 5, 10)
+
+
+def test_every_field_of_a_job_is_documented() -> None:
+    table, _, rest = section(WORKER, "A job").partition("The service adds")
+    cells = [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| `")]
+    assert re.findall(r"`(\w+)`", "".join(cells)) == sorted(TrainingSpec.model_fields, key="".join(cells).index)
+    added = re.findall(r"`(\w+)`", rest.partition("\n\n")[0])
+    assert sorted(added) == sorted(JobRequest.model_fields.keys() - TrainingSpec.model_fields.keys())
+
+
+def test_every_normalization_is_documented() -> None:
+    [line] = [line for line in section(WORKER, "A job").splitlines() if line.startswith("| `normalization`")]
+    kinds = [kind.model_fields["type"].default for kind in get_args(get_args(Normalization)[0])]
+    assert [kind for kind in kinds if f"`{kind}`" not in line] == []
