@@ -19,6 +19,7 @@ from worker.checkpoints.checkpoint import Checkpoint, CheckpointError, read_chec
 from worker.data import datasets
 from worker.data.datasets import DatasetError
 from worker.events import CheckpointTaken, Event, Finished, Log, Outcome
+from worker.metrics import evaluation_error
 from worker.spec import Checkpointing, TrainingSpec
 from worker.training.failures import explain
 from worker.training.loop import Request, train
@@ -146,7 +147,8 @@ def latest(folder: Path) -> Path:
 
 
 def _error(event: CheckpointTaken) -> float:
-    return min((value for name, value in event.metrics.items() if name.endswith("_error")), default=1.0)
+    error = evaluation_error(event.metrics)
+    return 1.0 if error is None else error
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-MetricKind = Literal["train", "eval", "telemetry"]
+from worker.metrics import MetricKind
+
 Outcome = Literal["succeeded", "failed", "paused", "cancelled"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -47,10 +48,9 @@ class Progress(_Event):
 class Metrics(_Event):
     """A row of metrics at a step that is a function of the spec alone: a rerun reports the same rows.
 
-    `train` rows come up to ten times an epoch, averaged over the images since the row before: train_loss, train_error,
-    learning_rate, images_per_s. `eval` rows come once, at the end of each epoch: test_loss, test_error (holdout_loss,
-    holdout_error where images are held out). `telemetry` rows come beside them where the spec asks for it: numbers
-    about the normalization layers, named `layer/quantity` (see `worker.training.layer_telemetry`).
+    `train` rows come up to ten times per epoch and average over the images since the previous row. An `eval` row comes
+    at the end of each epoch. `telemetry` rows, about the normalization layers, come with it if the spec asks for them.
+    `worker.metrics` lists what each kind of row contains.
     """
 
     type: Literal["metrics"] = "metrics"

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from service.cli.exits import Invalid
 from service.cli.session import AsJson, JobId, Json, connect, console, print_json
 from service.cli.tables import grid, per_cent
+from worker.metrics import evaluation_error
 
 
 def find(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
@@ -69,8 +70,7 @@ def download(
 
 
 def _error_of(checkpoint: Json) -> str:
-    metrics = checkpoint["metrics"]
-    return per_cent(metrics.get("holdout_error", metrics.get("test_error")))
+    return per_cent(evaluation_error(checkpoint["metrics"]))
 
 
 @contextlib.contextmanager

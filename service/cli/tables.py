@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.client.titles import name_of, normalization_of
+from worker.metrics import default_outcome
 
 Json = dict[str, Any]
 
@@ -35,7 +36,7 @@ def grid(*columns: str, right: Iterable[str] = ()) -> Table:
 
 def error_metric(spec: Json) -> str:
     """The metric that a job is judged by."""
-    return "holdout_error" if spec["dataset"].get("holdout") else "test_error"
+    return default_outcome(holdout=bool(spec["dataset"].get("holdout")))
 
 
 def per_cent(value: float | None) -> str:

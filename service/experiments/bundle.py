@@ -19,7 +19,8 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.jobs import TERMINAL, Status
-from worker.events import File, MetricKind
+from worker.events import File
+from worker.metrics import MetricKind
 from worker.spec import TrainingSpec
 
 __all__ = ["FORMAT", "Bundle", "BundleError", "BundleWriter"]

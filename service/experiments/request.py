@@ -15,6 +15,7 @@ from service.experiments import axes
 from service.experiments.builtin import STUDIES, StudyName
 from service.jobs import JobRequest
 from service.validation import explain
+from worker.metrics import OutcomeMetric
 from worker.spec import TrainingSpec
 
 MAX_JOBS = 1000
@@ -22,9 +23,6 @@ MAX_JOBS = 1000
 MAX_NAME = 200
 
 Json = dict[str, Any]
-Metric = Literal[
-    "test_error", "test_loss", "holdout_error", "holdout_loss", "train_error", "train_loss", "images_per_s"
-]
 Statistic = Literal["final", "best", "median_last_5", "at_step"]
 FieldName = Annotated[str, Field(min_length=1, max_length=100)]
 
@@ -54,7 +52,7 @@ class Seeds(_Part):
 class Outcome(_Part):
     """What the experiment is judged by, said in advance: the results show it first, sequential seeds decide on it."""
 
-    metric: Metric | None = Field(
+    metric: OutcomeMetric | None = Field(
         default=None, description="default: test_error, or holdout_error where images are held out"
     )
     statistic: Literal["final", "best", "median_last_5"] = Field(

@@ -10,15 +10,15 @@ from pydantic import ValidationError
 from service.experiments import axes
 from service.experiments.confounds import Candidate, Confound, lint
 from service.experiments.costs import device_kind
-from service.experiments.request import ExperimentRequest, Metric, Statistic
+from service.experiments.request import ExperimentRequest, Statistic
 from service.experiments.runs import Run
 from service.experiments.statistics import Observation, SeedPlan, plan_looks
 from service.jobs import TERMINAL, Status
+from worker.metrics import OutcomeMetric, default_outcome
 from worker.spec import TrainingSpec
 
 NOT_OF_THE_TRAINING = frozenset({"seed", "recipe", "checkpoint"})
 """Fields that two jobs of one cell may differ in: the seed is what is repeated, the others decide no weights."""
-UNITS = {"error": "fraction of 1", "loss": "cross-entropy in nats", "images_per_s": "images a second"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Question:
     `step` belongs to the statistic at_step.
     """
 
-    metric: Metric | None = None
+    metric: OutcomeMetric | None = None
     statistic: Statistic = "final"
     rows: str = "normalization"
     columns: str = "batch_size"
@@ -56,15 +56,10 @@ class ResultTable:
         return [run for runs in self.cells.values() for run in runs]
 
 
-def evaluation_metric(specs: Sequence[Mapping[str, Any]]) -> Metric:
+def evaluation_metric(specs: Sequence[Mapping[str, Any]]) -> OutcomeMetric:
     """What jobs are judged by: holdout_error where all hold images out, else test_error."""
     held_out = [bool(axes.read(spec, "dataset.holdout")) for spec in specs]
-    return "holdout_error" if held_out and all(held_out) else "test_error"
-
-
-def unit_of(metric: Metric) -> str:
-    """What a metric is counted in."""
-    return UNITS.get(metric, UNITS.get(metric.rpartition("_")[2], ""))
+    return default_outcome(holdout=bool(held_out) and all(held_out))
 
 
 def tabulate(

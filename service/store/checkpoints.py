@@ -12,8 +12,7 @@ from service.errors import NotFound
 from service.store import counters
 from service.store.tables import Checkpoint, storable
 from worker.events import CheckpointTaken
-
-EVALUATED = ("holdout_error", "test_error")
+from worker.metrics import evaluation_error
 
 
 async def add(
@@ -62,11 +61,6 @@ async def pick(session: AsyncSession, job_id: str, which: Literal["latest", "bes
     if chosen is None:
         raise NotFound("checkpoint", f"{which} of job {job_id}")
     return chosen
-
-
-def evaluation_error(metrics: dict[str, Any]) -> float | None:
-    """The error a checkpoint is judged by: on the held out images where there are any, else on the test images."""
-    return next((metrics[name] for name in EVALUATED if metrics.get(name) is not None), None)
 
 
 def best(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:

@@ -9,12 +9,10 @@ from typing import Any, get_args
 from sqlalchemy import case, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.store.ordering import SortMetric
 from service.store.tables import Job, Metric, MetricSummary
-from worker.events import MetricKind, Metrics
+from worker.events import Metrics
+from worker.metrics import METRICS, MetricKind, OutcomeMetric
 
-EVALUATED = ("test_", "holdout_")
-"""How the names of the metrics begin that come once an epoch."""
 SUMMARIZED: tuple[MetricKind, ...] = ("train", "eval")
 """The kinds of rows that are about the training itself; telemetry is about its layers."""
 
@@ -80,7 +78,7 @@ async def sort_by_summary(session: AsyncSession, summaries: Mapping[str, dict[st
         for row in await session.scalars(select(MetricSummary).where(MetricSummary.job_id.in_(summaries)))
     }
     for job_id, summary in summaries.items():
-        for name in get_args(SortMetric):
+        for name in get_args(OutcomeMetric):
             row, entry = kept.get((job_id, name)), summary.get(name)
             if entry is None:
                 if row is not None:
@@ -102,11 +100,13 @@ def summarize(summary: dict[str, Any], step: int, values: dict[str, Any]) -> dic
         if name == "diverged" or value is None:
             continue
         entry = dict(summary.get(name) or {"best": value, "best_step": step})
-        better = value > entry["best"] if name == "images_per_s" else value < entry["best"]
+        metric = METRICS.get(name)
+        higher = metric is not None and metric.better == "higher"
+        better = value > entry["best"] if higher else value < entry["best"]
         if better:
             entry |= {"best": value, "best_step": step}
         entry |= {"last": value, "last_step": step}
-        if name.startswith(EVALUATED):
+        if metric is not None and metric.kind == "eval":
             entry["last_5"] = [*entry.get("last_5", ()), value][-5:]
         summary[name] = entry
     return summary
@@ -140,7 +140,7 @@ class Curve:
 
 async def curves(session: AsyncSession, job_ids: Sequence[str], metric: str) -> Sequence[Curve]:
     """The curves of a metric of jobs, in their order; of jobs that have none yet, empty ones."""
-    kind = "eval" if metric.startswith(EVALUATED) else "train"
+    kind = "eval" if metric in METRICS and METRICS[metric].kind == "eval" else "train"
     query = (
         select(Metric.job_id, Metric.step, Metric.epoch, Metric.time, Metric.values)
         .where(Metric.job_id.in_(job_ids), Metric.kind == kind, ~Metric.superseded)

@@ -4,25 +4,23 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from service.errors import Unprocessable
+from worker.metrics import OutcomeMetric
 
 SortField = Literal[
     "created_at", "updated_at", "batch_size", "priority", "name", "status", "normalization", "model", "seed"
 ]
-SortMetric = Literal[
-    "test_error", "test_loss", "holdout_error", "holdout_loss", "train_error", "train_loss", "images_per_s"
-]
 BEST = ".best"
 MOST_KEYS = 4
 
-NAMES: tuple[str, ...] = (*get_args(SortField), *(m + end for m in get_args(SortMetric) for end in ("", BEST)))
+NAMES: tuple[str, ...] = (*get_args(SortField), *(m + end for m in get_args(OutcomeMetric) for end in ("", BEST)))
 """What jobs can be sorted by."""
 PATTERN = "^-?({one})(,-?({one})){{0,{more}}}$".format(
     one="|".join(name.replace(".", r"\.") for name in NAMES), more=MOST_KEYS - 1
 )
 DESCRIPTION = (
-    f"up to {MOST_KEYS} of {', '.join(get_args(SortField))}, {', '.join(get_args(SortMetric))}, comma-separated, each "
-    f"with a minus in front for descending. A metric is its last value; with {BEST} behind it, its best. Jobs without "
-    "the metric come last."
+    f"up to {MOST_KEYS} of {', '.join(get_args(SortField))}, {', '.join(get_args(OutcomeMetric))}, comma-separated, "
+    f"each with a minus in front for descending. A metric is its last value; with {BEST} behind it, its best. Jobs "
+    "without the metric come last."
 )
 
 
@@ -37,7 +35,7 @@ class SortKey:
     def metric(self) -> str | None:
         """The metric it is, None where it is a column."""
         metric = self.name.removesuffix(BEST)
-        return metric if metric in get_args(SortMetric) else None
+        return metric if metric in get_args(OutcomeMetric) else None
 
     @property
     def value(self) -> Literal["best", "last"]:

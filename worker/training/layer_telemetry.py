@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worker.architecture import ARCHITECTURES, ModelName
+from worker.metrics import ACTIVATION_RMS, EVAL_MODE_ERROR, GAIN_RMS, MEAN_GAP, TRAIN_MODE_ERROR, VARIANCE_GAP
 from worker.normalizations.layers import BatchNorm, SyncBatchNorm
 from worker.spec import TrainingSpec
 from worker.training.precision import Precision, autocast
@@ -62,22 +63,22 @@ def measure(
     with _watched(layers, lambda name, _, x: scales.update({name: _rms(x)})):
         error(images, labels)
     for name, layer in layers.items():
-        values[f"{name}/activation_rms"] = float(scales[name])
+        values[ACTIVATION_RMS.of_layer(name)] = float(scales[name])
         if isinstance(gain := getattr(layer, "weight", None), Tensor):
-            values[f"{name}/gain_rms"] = float(_rms(gain))
+            values[GAIN_RMS.of_layer(name)] = float(_rms(gain))
 
     if any(isinstance(layer, BatchNorm) for layer in layers.values()):
         size = _normalized_together(spec)
         count = min(max(1, len(images) // size), BATCHES)
         seen = min(len(images), size * count)
         batches = list(zip(torch.split(images[:seen], size), torch.split(labels[:seen], size), strict=True))
-        values["eval_mode_error"] = sum(error(*batch) for batch in batches) / seen
+        values[EVAL_MODE_ERROR.name] = sum(error(*batch) for batch in batches) / seen
         gaps: dict[str, list[Tensor]] = {name: [] for name in layers}
         with _normalizing_by_the_batch(model), _watched(layers, lambda name, *of: gaps[name].append(_gaps(*of))):
-            values["train_mode_error"] = sum(error(*batch) for batch in batches) / seen
+            values[TRAIN_MODE_ERROR.name] = sum(error(*batch) for batch in batches) / seen
         for name, found in gaps.items():
             mean_gap, variance_gap = torch.stack(found).square().mean((0, 2)).sqrt().tolist()
-            values |= {f"{name}/mean_gap": mean_gap, f"{name}/variance_gap": variance_gap}
+            values |= {MEAN_GAP.of_layer(name): mean_gap, VARIANCE_GAP.of_layer(name): variance_gap}
     return {name: float(f"{value:.{DIGITS}g}") for name, value in values.items()}
 
 

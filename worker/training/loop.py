@@ -22,6 +22,16 @@ from worker.data.batches import TrainingData
 from worker.data.datasets import ImageDataset
 from worker.distributed.process_group import ALONE, ProcessGroup
 from worker.events import CheckpointTaken, Event, Finished, Metrics, Outcome, Progress, Started
+from worker.metrics import (
+    HOLDOUT_ERROR,
+    HOLDOUT_LOSS,
+    IMAGES_PER_S,
+    LEARNING_RATE,
+    TEST_ERROR,
+    TEST_LOSS,
+    TRAIN_ERROR,
+    TRAIN_LOSS,
+)
 from worker.models import build_model
 from worker.spec import TrainingSpec
 from worker.training import layer_telemetry
@@ -202,8 +212,8 @@ class Training:
         )
         if not math.isfinite(evaluation.loss):
             raise Diverged(self.step, f"the loss in evaluation is {evaluation.loss}")
-        subject = "holdout" if self.spec.dataset.holdout else "test"
-        self.position.metrics = {f"{subject}_loss": evaluation.loss, f"{subject}_error": evaluation.error}
+        loss, error = (HOLDOUT_LOSS, HOLDOUT_ERROR) if self.spec.dataset.holdout else (TEST_LOSS, TEST_ERROR)
+        self.position.metrics = {loss.name: evaluation.loss, error.name: evaluation.error}
         self.report(Metrics(kind="eval", epoch=self.position.epoch + 1, step=self.step, values=self.position.metrics))
         if self.telemetry_due() and self.group.leads:
             images, labels = next(self.data.eval_batches())
@@ -320,11 +330,11 @@ class Training:
         """Reports the averages since the row before, and begins anew."""
         windows = self.windows()
         images = sum(window.images for window in windows)
-        values = {
-            "train_loss": sum(window.loss for window in windows) / images,
-            "train_error": sum(window.errors for window in windows) / images,
-            "learning_rate": rate,
-            "images_per_s": self.row_speed.take(),
+        values: dict[str, float] = {
+            TRAIN_LOSS.name: sum(window.loss for window in windows) / images,
+            TRAIN_ERROR.name: sum(window.errors for window in windows) / images,
+            LEARNING_RATE.name: rate,
+            IMAGES_PER_S.name: self.row_speed.take(),
         }
         self.position.window = Window()
         self.report(Metrics(kind="train", epoch=self.position.epoch + 1, step=self.step, values=values))

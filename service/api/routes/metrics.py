@@ -15,7 +15,7 @@ from service.api.http.negotiation import preferred
 from service.api.http.problems import describe
 from service.store import jobs, metrics
 from service.store.tables import Metric
-from worker.events import MetricKind
+from worker.metrics import MetricKind
 
 CSV = "text/csv"
 router = APIRouter(tags=["metrics"])

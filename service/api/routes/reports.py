@@ -15,10 +15,10 @@ from service.api.http.problems import describe
 from service.api.routes.results import ResultsQuery, experiment_results
 from service.api.schemas.experiment import experiment_detail
 from service.errors import NotFound
-from service.experiments.request import Metric
 from service.report import as_html, as_markdown, compose
 from service.store import experiments
 from service.store.tables import Attempt, Checkpoint, Job
+from worker.metrics import OutcomeMetric
 
 router = APIRouter(tags=["results"])
 
@@ -47,7 +47,7 @@ async def show(
     request: Request,
     context: Context,
     experiment_id: ExperimentId,
-    metric: Annotated[Metric | None, Query(description="default: what the experiment declared")] = None,
+    metric: Annotated[OutcomeMetric | None, Query(description="default: what the experiment declared")] = None,
     statistic: Annotated[
         Literal["final", "best", "median_last_5"] | None, Query(description="default: what the experiment declared")
     ] = None,

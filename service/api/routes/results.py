@@ -20,7 +20,7 @@ from service.api.schemas.result_table import CSV, MEDIA_TYPES, PARQUET
 from service.errors import Unprocessable
 from service.experiments import axes, results
 from service.experiments.confounds import Confound
-from service.experiments.request import Metric, Statistic
+from service.experiments.request import Statistic
 from service.experiments.results import Question
 from service.experiments.runs import Run
 from service.experiments.statistics import analyse
@@ -28,6 +28,7 @@ from service.store import experiments
 from service.store import results as stored
 from service.store.listing import JobFilter
 from service.store.tables import Experiment
+from worker.metrics import OutcomeMetric
 
 router = APIRouter(tags=["results"])
 
@@ -37,7 +38,7 @@ class ResultsQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    metric: Metric | None = Field(
+    metric: OutcomeMetric | None = Field(
         default=None,
         description="default: what the experiment declared, else test_error; holdout_error where images are held out",
     )

@@ -11,12 +11,13 @@ from pydantic import BaseModel, Field
 from service.api.schemas.experiment import SequentialView, WarningView, warning_views
 from service.experiments import axes
 from service.experiments.confounds import Confound
-from service.experiments.request import Metric, Statistic
-from service.experiments.results import ResultTable, unit_of
+from service.experiments.request import Statistic
+from service.experiments.results import ResultTable
 from service.experiments.runs import Run
 from service.experiments.statistics import Analysis, Cell
 from service.experiments.statistics.observations import Table
 from service.jobs import Status
+from worker.metrics import METRICS, OutcomeMetric
 
 Interval = tuple[float, float]
 
@@ -113,7 +114,7 @@ class Results(BaseModel):
     experiment: str | None = Field(description="null for results over any jobs")
     name: str | None
     budget: float | None = Field(description="of the experiment: below 1, it is a fraction of the cost of the whole")
-    metric: Metric
+    metric: OutcomeMetric
     unit: str
     statistic: Statistic
     step: int | None
@@ -143,6 +144,8 @@ def results_view(
     question = table.question
     metric = question.metric
     assert metric is not None
+    split = METRICS[metric].split
+    assert split is not None
     counted = Table(table.observations, list(table.cells))
     seeds = {run.id: run.seed for run in table.runs}
     about = experiment or {"id": None, "name": None, "budget": None}
@@ -151,10 +154,10 @@ def results_view(
         name=about["name"],
         budget=about["budget"],
         metric=metric,
-        unit=unit_of(metric),
+        unit=METRICS[metric].unit,
         statistic=question.statistic,
         step=question.step,
-        evaluated_on=metric.partition("_")[0] if metric != "images_per_s" else "train",
+        evaluated_on=split,
         datasets=sorted({axes.label("dataset", run.spec["dataset"]) for run in table.runs}),
         rows=_axis(question.rows, table.rows),
         columns=_axis(question.columns, table.columns),

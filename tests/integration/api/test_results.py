@@ -50,7 +50,7 @@ async def results(http: AsyncClient, path: str, **params: Any) -> dict[str, Any]
 async def test_a_cell_has_mean_interval_jobs_and_what_it_took(http: AsyncClient, reporter: Reporter) -> None:
     id_ = await ran(http, reporter)
     found = await results(http, f"/v1/experiments/{id_}/results")
-    assert (found["experiment"], found["metric"], found["unit"]) == (id_, "test_error", "fraction of 1")
+    assert (found["experiment"], found["metric"], found["unit"]) == (id_, "test_error", "fraction")
     assert (found["statistic"], found["evaluated_on"], found["datasets"]) == ("final", "test", ["cifar10"])
     assert [value["label"] for value in found["rows"]["values"]] == ["batch", "group (8)"]
     assert [value["value"] for value in found["columns"]["values"]] == [2, 4]
@@ -95,7 +95,7 @@ async def test_the_question_can_be_another(http: AsyncClient, reporter: Reporter
     halves = await results(http, path, statistic="median_last_5")
     assert halves["cells"][0]["mean"] == pytest.approx(mean(ERRORS["batch", 2]) + 0.05)
     losses = await results(http, path, metric="test_loss")
-    assert (losses["cells"][0]["mean"], losses["unit"]) == (0.5, "cross-entropy in nats")
+    assert (losses["cells"][0]["mean"], losses["unit"]) == (0.5, "nats")
     assert "All 3 values are equal" in losses["cells"][0]["note"]
     assert (await results(http, path, where="batch_size:4"))["columns"]["values"] == [{"label": "4", "value": 4}]
     narrower = (await results(http, path, confidence=0.5))["cells"][0]["interval"]

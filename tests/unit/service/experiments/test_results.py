@@ -153,14 +153,6 @@ def test_specs_of_an_older_release_are_read_as_far_as_they_are_understood() -> N
     assert third is None
 
 
-@pytest.mark.parametrize(
-    ("metric", "unit"),
-    [("test_error", "fraction of 1"), ("holdout_loss", "cross-entropy in nats"), ("images_per_s", "images a second")],
-)
-def test_every_metric_has_a_unit(metric: Any, unit: str) -> None:
-    assert results.unit_of(metric) == unit
-
-
 class TestSequential:
     REQUEST = ExperimentRequest.model_validate({"seeds": {"min": 3, "max": 6}, "outcome": {"statistic": "best"}})
 

@@ -8,7 +8,8 @@ from service.jobs import JobRequest, Status
 from service.store import Database, attempts, events, jobs, metrics
 from service.store.attempts import Seat
 from service.store.identifiers import new_id
-from worker.events import CheckpointTaken, Event, Failure, File, Finished, Log, MetricKind, Metrics, Outcome, Started
+from worker.events import CheckpointTaken, Event, Failure, File, Finished, Log, Metrics, Outcome, Started
+from worker.metrics import MetricKind
 
 FINAL = Failure(code="diverged", message="the loss is not finite at step 3", may_pass=False, step=3)
 PASSING = Failure(code="exception", message="the disk was away", may_pass=True)
