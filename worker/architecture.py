@@ -1,9 +1,7 @@
-"""The networks on paper: which normalized feature maps each model has.
+"""The architectures of the models as tables, with every feature map that is normalized. Does not import torch.
 
-`worker.models` builds its modules from these tables and `worker.spec` checks a normalization against them, so that a
-job that cannot be built is refused before anything starts. Nothing here imports torch.
-
-A feature map is named as the normalization layer is in the model's `state_dict`.
+`worker.models` builds the networks from these tables, and `worker.spec` checks a normalization against them, so that a
+job that cannot be built is refused before it starts.
 """
 
 from collections.abc import Sequence
@@ -19,7 +17,13 @@ NUM_CLASSES = 10
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """What one normalization layer sees: `num_channels` maps of `size` × `size` pixels."""
+    """The input of one normalization layer.
+
+    Attributes:
+        layer: Name of the normalization layer in the `state_dict` of the model.
+        num_channels: Number of channels.
+        size: Height and width in pixels.
+    """
 
     layer: str
     num_channels: int
@@ -30,9 +34,11 @@ class FeatureMap:
 class ResNetArchitecture:
     """A residual network of basic blocks (He et al. 2015, arXiv 1512.03385) with a 3×3 stem for 32×32 images.
 
-    `widths` are the channels of each stage; every stage but the first halves the image. `shortcut` is what joins blocks
-    of different shapes: "pad" (option A of section 4.2: zeros, no parameters) or "project" (a normalized 1×1
-    convolution, option B).
+    Attributes:
+        widths: Channels of each stage; every stage but the first halves height and width.
+        blocks: Number of blocks of each stage.
+        shortcut: How a shortcut changes its shape: "pad" adds zeros and has no parameters (section 4.2, option A),
+            "project" is a normalized 1×1 convolution (option B).
     """
 
     widths: tuple[int, ...]
@@ -40,7 +46,7 @@ class ResNetArchitecture:
     shortcut: Literal["pad", "project"]
 
     def feature_maps(self) -> Sequence[FeatureMap]:
-        """Every normalized feature map, in the order of the forward pass."""
+        """Return every normalized feature map in the order of the forward pass."""
         size = IMAGE_SIZE
         maps = [FeatureMap("stem_norm", self.widths[0], size)]
         num_channels = self.widths[0]
@@ -58,15 +64,18 @@ class ResNetArchitecture:
 
 @dataclass(frozen=True)
 class VGGArchitecture:
-    """Plain 3×3 convolutions (with bias), each normalized; every block ends in a 2×2 max pooling.
+    """Normalized 3×3 convolutions with bias, in blocks that end with 2×2 max pooling.
 
-    The 13 convolutions of labml.ai's `CIFAR10VGGModel`.
+    With the 13 convolutions of labml.ai's `CIFAR10VGGModel`.
+
+    Attributes:
+        blocks: Channels of each convolution of each block.
     """
 
     blocks: tuple[tuple[int, ...], ...]
 
     def feature_maps(self) -> Sequence[FeatureMap]:
-        """Every normalized feature map, in the order of the forward pass."""
+        """Return every normalized feature map in the order of the forward pass."""
         return [
             FeatureMap(f"blocks.{block}.{layer}.norm", num_channels, IMAGE_SIZE >> block)
             for block, widths in enumerate(self.blocks)

@@ -1,7 +1,7 @@
-"""What an attempt reports while it trains.
+"""The events that an attempt reports while it trains, and the requests that it accepts.
 
-Every event carries a sequence number, unique and increasing within its attempt, so that a report may be read twice and
-counted once. Errors are fractions of 1, times are RFC 3339 UTC, durations are seconds.
+Every event has a sequence number that increases within its attempt, so that an event which is delivered twice is stored
+once. Errors are fractions, times are RFC 3339 in UTC, durations are in seconds.
 """
 
 from datetime import UTC, datetime
@@ -13,17 +13,19 @@ from worker.metrics import MetricKind
 
 Outcome = Literal["succeeded", "failed", "paused", "cancelled"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+StopRequest = Literal["pause", "cancel"]
+"""A request to a running attempt: `pause` takes a checkpoint first, `cancel` does not."""
 
 
 class _Event(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seq: int = Field(default=0, ge=0, description="position in the attempt's reports, from 1")
+    seq: int = Field(default=0, ge=0, description="sequence number in the attempt, from 1; 0: not numbered yet")
     time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
 class Started(_Event):
-    """The model is built and the first step is next."""
+    """The model is built and the first step follows."""
 
     type: Literal["started"] = "started"
     device: str
@@ -31,22 +33,22 @@ class Started(_Event):
     parameters: int = Field(description="number of trainable parameters")
     steps_per_epoch: int
     total_steps: int
-    resumed_from_step: int = Field(description="0 for a fresh start; else the step of the checkpoint")
-    versions: dict[str, str] = Field(description="of what computes: python, torch, normlab, ...")
+    resumed_from_step: int = Field(description="step of the checkpoint that it resumed from; 0: from the start")
+    versions: dict[str, str] = Field(description="versions of the software, by name: python, torch, numpy, normlab")
 
 
 class Progress(_Event):
-    """Where training stands; sent after the first step and about once a second. Not a metric: it leaves no row."""
+    """The current position, sent after the first step and about once a second. It is not stored as a metric."""
 
     type: Literal["progress"] = "progress"
-    epoch: int = Field(description="epochs completed, plus one: the one in progress, from 1")
-    step: int = Field(description="optimizer steps completed, resumed ones included")
+    epoch: int = Field(description="current epoch, from 1")
+    step: int = Field(description="completed optimizer steps, including those of earlier attempts")
     images_per_s: float | None = None
-    train_loss: float | None = Field(default=None, description="of the latest step, on the first worker")
+    train_loss: float | None = Field(default=None, description="loss of the latest step on rank 0")
 
 
 class Metrics(_Event):
-    """A row of metrics at a step that is a function of the spec alone: a rerun reports the same rows.
+    """A row of metrics. Its step is a function of the spec alone, so that a rerun reports the same rows.
 
     `train` rows come up to ten times per epoch and average over the images since the previous row. An `eval` row comes
     at the end of each epoch. `telemetry` rows, about the normalization layers, come with it if the spec asks for them.
@@ -55,7 +57,7 @@ class Metrics(_Event):
 
     type: Literal["metrics"] = "metrics"
     kind: MetricKind
-    epoch: int = Field(description="the epoch the row belongs to, from 1")
+    epoch: int = Field(description="epoch of the row, from 1")
     step: int
     values: dict[str, float]
 
@@ -70,17 +72,17 @@ class File(BaseModel):
 
 
 class CheckpointTaken(_Event):
-    """A checkpoint was captured at `step`; its bytes travel beside the event."""
+    """A checkpoint was taken; its files are sent beside the event."""
 
     type: Literal["checkpoint"] = "checkpoint"
-    epoch: int = Field(description="epochs completed")
+    epoch: int = Field(description="completed epochs")
     step: int
-    metrics: dict[str, float] = Field(description="eval metrics of exactly these weights; empty within an epoch")
+    metrics: dict[str, float] = Field(description="evaluation metrics of exactly these weights; empty within an epoch")
     files: dict[str, File]
 
 
 class Log(_Event):
-    """A line for people."""
+    """A log message."""
 
     type: Literal["log"] = "log"
     level: LogLevel = "info"
@@ -93,11 +95,11 @@ class Failure(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     code: Literal["diverged", "out_of_memory", "dataset", "checkpoint", "invalid", "exception", "peer"] = Field(
-        description="peer: another worker of the job was gone, which says nothing of why"
+        description="peer: another worker of the job was lost, for a reason unknown to this worker"
     )
-    message: str = Field(description="a sentence that says what happened, where, and what to do")
+    message: str = Field(description="what happened, where, and a remedy")
     step: int | None = None
-    may_pass: bool = Field(description="whether another attempt could end differently")
+    may_pass: bool = Field(description="whether another attempt may succeed")
     traceback: str | None = None
 
 
@@ -106,13 +108,13 @@ class Finished(_Event):
 
     type: Literal["finished"] = "finished"
     outcome: Outcome
-    failure: Failure | None = Field(default=None, description="given when, and only when, the outcome is failed")
+    failure: Failure | None = Field(default=None, description="given if and only if the outcome is failed")
 
     @model_validator(mode="after")
     def _failure_says_why(self) -> Self:
         if (self.outcome == "failed") != (self.failure is not None):
             raise ValueError(
-                f"outcome is {self.outcome} and failure is {self.failure}: a failed attempt, and no other, has one"
+                f"outcome is {self.outcome}, failure is {self.failure}: a failed attempt, and only it, has a failure"
             )
         return self
 
@@ -123,4 +125,4 @@ Event = Annotated[
 ]
 
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)
-"""Reads one event from JSON or from a dictionary."""
+"""Validates one event, from JSON or from a dictionary."""

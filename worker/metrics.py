@@ -49,7 +49,7 @@ class Metric(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: MetricName = Field(description="key of the value in a row of metrics; see `per_layer`")
-    title: str = Field(description="name for people, in lower case as within a sentence")
+    title: str = Field(description="human-readable name, in lower case as within a sentence")
     description: str = Field(description="definition, one sentence")
     kind: MetricKind = Field(description="kind of the rows that it is reported in")
     quantity: Quantity = Field(description="what is measured; metrics of one quantity can share an axis")

@@ -1,4 +1,4 @@
-"""Recipes: what a publication trained with, for the fields that a job leaves out."""
+"""Recipes: the hyperparameters of a publication, as defaults for the fields that a job does not give."""
 
 from copy import deepcopy
 from typing import Any, Literal
@@ -6,7 +6,7 @@ from typing import Any, Literal
 RecipeName = Literal["labml", "wu-he"]
 
 RECIPES: dict[RecipeName, dict[str, Any]] = {
-    # labml.ai's CIFAR-10 experiment: its VGG, Adam at 2.5e-4, batches of 64, ten epochs, images in [-1, 1].
+    # labml.ai's CIFAR-10 experiment: VGG, Adam with learning rate 2.5e-4, batch size 64, ten epochs, images in [-1, 1].
     "labml": {
         "model": "vgg",
         "batch_size": 64,
@@ -24,8 +24,8 @@ RECIPES: dict[RecipeName, dict[str, Any]] = {
         "augmentation": "crop_flip",
         "drop_last": False,
     },
-    # Wu & He 2018, section 4.1: 0.1 × N/32 for N images a worker, divided by 10 at 30, 60 and 90 of 100 epochs, weight
-    # decay 1e-4 on everything. The paper trains ResNet-50 on ImageNet; resnet20 stands in for it on CIFAR-10.
+    # Wu & He 2018, section 4.1: learning rate 0.1 × N/32 for N images per worker, divided by 10 at epochs 30, 60 and 90
+    # of 100, weight decay 1e-4 on all parameters. The paper trains ResNet-50 on ImageNet; here resnet20 on CIFAR-10.
     "wu-he": {
         "model": "resnet20",
         "batch_size": 32,
@@ -44,11 +44,18 @@ RECIPES: dict[RecipeName, dict[str, Any]] = {
         "drop_last": True,
     },
 }
-"""What each recipe gives the fields that a job leaves out."""
+"""Default values of the fields that a job does not give, by recipe."""
 
 
-def fill(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """`given`, with what it lacks out of `defaults`; a part of another type keeps nothing of the default part."""
+def fill_defaults(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return `given` with missing fields filled from `defaults`.
+
+    A nested part is filled too, unless its `type` differs from that of the default part.
+
+    Args:
+        given: Fields that the job gives.
+        defaults: Fields of the recipe.
+    """
     filled = deepcopy(defaults) | given
     for name, default in defaults.items():
         part = given.get(name)

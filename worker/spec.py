@@ -1,7 +1,7 @@
-"""TrainingSpec: everything that decides what an attempt computes.
+"""The training spec: every setting that affects what an attempt computes.
 
-A spec is complete: every default is filled in when it is read, and two equal specs train the same weights. What cannot
-work is refused here, with the field, its value and what would be accepted.
+Defaults are filled in when a spec is read, so a spec is complete, and equal specs train equal weights. An invalid spec
+is refused with the field, its value and the accepted values.
 """
 
 from itertools import pairwise
@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 from worker.architecture import ARCHITECTURES, ModelName
-from worker.recipes import RECIPES, RecipeName, fill
+from worker.recipes import RECIPES, RecipeName, fill_defaults
 
 DatasetName = Literal["cifar10", "synthetic"]
 DATASET_SIZES: dict[DatasetName, tuple[int, int]] = {"cifar10": (50_000, 10_000), "synthetic": (10_000, 2_000)}
-"""Training and test images of each dataset."""
+"""Number of training and of test images of each dataset."""
 
 
 class _Part(BaseModel):
@@ -23,53 +23,53 @@ class _Part(BaseModel):
 
 
 class BatchNormalization(_Part):
-    """Ioffe & Szegedy 2015: statistics of each channel over the batch; running averages in evaluation.
+    """Normalizes a channel by its statistics over the batch, in evaluation by running averages (Ioffe & Szegedy 2015).
 
-    With `ghost_batch_size`, over every so many images of the batch (Hoffer et al. 2017).
+    With `ghost_batch_size`, the statistics are over parts of the batch (Hoffer et al. 2017).
     """
 
     type: Literal["batch"] = "batch"
     eps: float = Field(default=1e-5, gt=0, le=1, description="added to the variance")
-    momentum: float = Field(default=0.1, gt=0, le=1, description="share of a new batch in the running averages")
-    affine: bool = Field(default=True, description="learn a scale and a shift for each channel")
+    momentum: float = Field(default=0.1, gt=0, le=1, description="weight of a new batch in the running averages")
+    affine: bool = Field(default=True, description="learn a scale and a shift per channel")
     ghost_batch_size: int | None = Field(
-        default=None, ge=2, description="images that are normalized together in training; null: the whole batch"
+        default=None, ge=2, description="images normalized together in training; null: the whole batch"
     )
 
 
 class SyncBatchNormalization(_Part):
-    """Batch normalization with the statistics of all workers of the job together; of one worker, as `batch`."""
+    """Batch normalization by statistics over all workers of the job; with one worker, equal to `batch`."""
 
     type: Literal["sync_batch"] = "sync_batch"
     eps: float = Field(default=1e-5, gt=0, le=1, description="added to the variance")
-    momentum: float = Field(default=0.1, gt=0, le=1, description="share of a new batch in the running averages")
-    affine: bool = Field(default=True, description="learn a scale and a shift for each channel")
+    momentum: float = Field(default=0.1, gt=0, le=1, description="weight of a new batch in the running averages")
+    affine: bool = Field(default=True, description="learn a scale and a shift per channel")
 
 
 class LayerNormalization(_Part):
-    """All channels of one image together: one group, with a scale and a shift for each channel (Wu & He 2018)."""
+    """Normalizes all channels of an image as one group, with a scale and a shift per channel (Wu & He 2018)."""
 
     type: Literal["layer"] = "layer"
     eps: float = Field(default=1e-5, gt=0, le=1, description="added to the variance")
-    affine: bool = Field(default=True, description="learn a scale and a shift for each channel")
+    affine: bool = Field(default=True, description="learn a scale and a shift per channel")
 
 
 class InstanceNormalization(_Part):
-    """Each channel of each image by itself: as many groups as channels (Ulyanov et al. 2016)."""
+    """Normalizes each channel of an image separately (Ulyanov et al. 2016)."""
 
     type: Literal["instance"] = "instance"
     eps: float = Field(default=1e-5, gt=0, le=1, description="added to the variance")
-    affine: bool = Field(default=True, description="learn a scale and a shift for each channel")
+    affine: bool = Field(default=True, description="learn a scale and a shift per channel")
 
 
 class GroupNormalization(_Part):
-    """Groups of channels of each image (Wu & He 2018): `num_groups` or `channels_per_group`; neither means 8 groups."""
+    """Normalizes groups of channels (Wu & He 2018); give `num_groups` or `channels_per_group`, by default 8 groups."""
 
     type: Literal["group"] = "group"
     num_groups: int | None = Field(default=None, ge=1, description="groups in every layer")
-    channels_per_group: int | None = Field(default=None, ge=1, description="channels in every group of every layer")
+    channels_per_group: int | None = Field(default=None, ge=1, description="channels in every group")
     eps: float = Field(default=1e-5, gt=0, le=1, description="added to the variance")
-    affine: bool = Field(default=True, description="learn a scale and a shift for each channel")
+    affine: bool = Field(default=True, description="learn a scale and a shift per channel")
 
     @model_validator(mode="after")
     def _one_grouping(self) -> Self:
@@ -88,7 +88,7 @@ class GroupNormalization(_Part):
         return self
 
     def groups(self, num_channels: int) -> int:
-        """The number of groups of a layer of `num_channels` channels."""
+        """Return the number of groups of a layer with `num_channels` channels."""
         if self.num_groups is not None:
             return self.num_groups
         assert self.channels_per_group is not None
@@ -96,7 +96,7 @@ class GroupNormalization(_Part):
 
 
 class NoNormalization(_Part):
-    """No normalization at all: the control."""
+    """No normalization, as the control."""
 
     type: Literal["none"] = "none"
 
@@ -113,66 +113,70 @@ Normalization = Annotated[
 
 
 class SGD(_Part):
-    """Stochastic gradient descent with momentum, as torch.optim.SGD."""
+    """Stochastic gradient descent with momentum (torch.optim.SGD)."""
 
     type: Literal["sgd"] = "sgd"
     learning_rate: float = Field(default=0.1, gt=0, description="at the reference batch size, before the schedule")
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    nesterov: bool = False
-    weight_decay: float = Field(default=1e-4, ge=0, description="on all weights, those of the normalization too")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="weight of the previous update")
+    nesterov: bool = Field(default=False, description="use Nesterov momentum")
+    weight_decay: float = Field(default=1e-4, ge=0, description="L2 penalty on all parameters, also of normalizations")
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Self:
         if self.nesterov and self.momentum == 0:
-            raise PydanticCustomError("nesterov", "nesterov needs a momentum above 0, and momentum is 0")
+            raise PydanticCustomError("nesterov", "nesterov is true, but momentum is 0: give a momentum above 0")
         return self
 
 
 class Adam(_Part):
-    """Kingma & Ba 2014, as torch.optim.Adam."""
+    """Adam (Kingma & Ba 2014, torch.optim.Adam)."""
 
     type: Literal["adam"] = "adam"
     learning_rate: float = Field(default=1e-3, gt=0, description="at the reference batch size, before the schedule")
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=(0.9, 0.999), description="decay rates of the averages of the gradient and of its square"
+    )
+    eps: float = Field(default=1e-8, gt=0, description="added to the denominator of the update")
+    weight_decay: float = Field(default=0.0, ge=0, description="L2 penalty on all parameters")
 
 
 Optimizer = Annotated[SGD | Adam, Field(discriminator="type")]
 
 
 class LearningRateScaling(_Part):
-    """How the learning rate follows the batch size.
+    """How the learning rate depends on the batch size.
 
-    `linear` multiplies it by batch_size × num_workers / reference_batch_size, the images of a whole step (Goyal et al.
-    2017, section 2.1): so n workers with batches of b train as one with a batch of n·b. Wu & He's 0.1 × N/32 for N
-    images on each of 8 workers is `reference_batch_size` 256 with `num_workers` 8.
+    `linear` multiplies it by batch_size × num_workers / reference_batch_size (Goyal et al. 2017, section 2.1), so that
+    n workers with batch size b train as one worker with batch size n·b. Wu & He's 0.1 × N/32 for N images on each of 8
+    workers is `reference_batch_size` 256 with `num_workers` 8.
     """
 
-    rule: Literal["none", "linear"] = "linear"
+    rule: Literal["none", "linear"] = Field(
+        default="linear", description="linear: proportional to the images per step; none: constant"
+    )
     reference_batch_size: int = Field(
-        default=32, ge=1, description="images a step, of all workers together, that the learning rate is stated for"
+        default=32, ge=1, description="images per step, of all workers, that learning_rate is given for"
     )
 
 
 class _Schedule(_Part):
-    warmup_epochs: float = Field(default=0.0, ge=0, description="the rate rises linearly over so many epochs")
+    warmup_epochs: float = Field(default=0.0, ge=0, description="epochs over which the rate rises linearly from 0")
 
 
 class ConstantSchedule(_Schedule):
-    """The same learning rate throughout."""
+    """A constant learning rate."""
 
     type: Literal["constant"] = "constant"
 
 
 class MultistepSchedule(_Schedule):
-    """The rate is multiplied by `gamma` at each milestone."""
+    """A learning rate that is multiplied by `gamma` at each milestone."""
 
     type: Literal["multistep"] = "multistep"
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
-        default=(0.5, 0.75), description="fractions of the whole training, increasing"
+        default=(0.5, 0.75), description="fractions of the training, in increasing order"
     )
-    gamma: float = Field(default=0.1, gt=0, le=1)
+    gamma: float = Field(default=0.1, gt=0, le=1, description="factor at each milestone")
 
     @field_validator("milestones")
     @classmethod
@@ -183,29 +187,27 @@ class MultistepSchedule(_Schedule):
 
 
 class CosineSchedule(_Schedule):
-    """Half a cosine from the learning rate down to `final_fraction` of it (Loshchilov & Hutter 2016)."""
+    """A learning rate that falls along half a cosine to `final_fraction` of it (Loshchilov & Hutter 2016)."""
 
     type: Literal["cosine"] = "cosine"
-    final_fraction: float = Field(default=0.0, ge=0, le=1)
+    final_fraction: float = Field(default=0.0, ge=0, le=1, description="last learning rate divided by the first")
 
 
 Schedule = Annotated[ConstantSchedule | MultistepSchedule | CosineSchedule, Field(discriminator="type")]
 
 
 class Dataset(_Part):
-    """What is trained and evaluated on."""
+    """The training images and the evaluation images."""
 
-    name: DatasetName = Field(
-        default="cifar10", description="synthetic is procedural: for trying things out, not results"
-    )
-    train_limit: int | None = Field(default=None, ge=1, description="only so many training images, class-balanced")
-    test_limit: int | None = Field(default=None, ge=1, description="only so many test images, class-balanced")
+    name: DatasetName = Field(default="cifar10", description="synthetic: generated images for trials, not for results")
+    train_limit: int | None = Field(default=None, ge=1, description="training images to use, class-balanced; null: all")
+    test_limit: int | None = Field(default=None, ge=1, description="test images to use, class-balanced; null: all")
     holdout: int = Field(
-        default=0, ge=0, description="training images kept aside to evaluate on instead of the test set"
+        default=0, ge=0, description="training images to hold out and evaluate on instead of the test images"
     )
     standardization: Literal["channel", "symmetric"] = Field(
         default="channel",
-        description="channel: subtract each channel's training mean and divide by its deviation; symmetric: to [-1, 1]",
+        description="channel: zero mean and unit variance per channel; symmetric: pixels in [-1, 1]",
     )
 
     @model_validator(mode="after")
@@ -225,76 +227,79 @@ class Dataset(_Part):
         if self.holdout >= available:
             raise PydanticCustomError(
                 "dataset",
-                "holdout is {holdout}, which leaves nothing of {available} training images: give at most {most}",
+                "holdout is {holdout}, which leaves none of {available} training images: give at most {most}",
                 {"field": "holdout", "holdout": self.holdout, "available": available, "most": available - 1},
             )
         return self
 
     @property
     def num_train(self) -> int:
-        """Images trained on in an epoch."""
+        """Number of training images."""
         return (self.train_limit or DATASET_SIZES[self.name][0]) - self.holdout
 
     @property
     def num_eval(self) -> int:
-        """Images evaluated on: the held out ones where there are any, else the test images."""
+        """Number of evaluation images: the held-out images if there are any, otherwise the test images."""
         return self.holdout or self.test_limit or DATASET_SIZES[self.name][1]
 
 
 class Checkpointing(_Part):
-    """When a checkpoint is taken, and which are kept. The best and the last one always are."""
+    """When checkpoints are taken and which are kept; the best and the latest one are always kept."""
 
-    every_epochs: int = Field(default=1, ge=1, description="at the end of every so many epochs, and of the last one")
-    every_s: float | None = Field(default=None, gt=0, description="also every so many seconds, within an epoch")
-    keep_last: int = Field(default=2, ge=1)
+    every_epochs: int = Field(default=1, ge=1, description="epochs between checkpoints; one follows the last epoch")
+    every_s: float | None = Field(default=None, gt=0, description="seconds between checkpoints in an epoch; null: none")
+    keep_last: int = Field(default=2, ge=1, description="number of latest checkpoints to keep, besides the best")
 
 
 class Telemetry(_Part):
-    """Numbers about the normalization layers, measured beside the training, which they change in nothing."""
+    """Statistics of the normalization layers, measured without an effect on the training."""
 
-    every_epochs: int = Field(default=1, ge=1, description="at the end of every so many epochs, and of the last one")
+    every_epochs: int = Field(default=1, ge=1, description="epochs between measurements; one follows the last epoch")
 
 
 class TrainingSpec(_Part):
     """One training, from the initialization to the last epoch."""
 
-    recipe: RecipeName | None = Field(default=None, description="fills every field not given")
-    model: ModelName = "resnet20"
+    recipe: RecipeName | None = Field(default=None, description="publication that gives the default settings")
+    model: ModelName = Field(default="resnet20", description="architecture of the network")
     dataset: Dataset = Field(default_factory=Dataset)
     normalization: Normalization
-    batch_size: int = Field(
-        ge=1, le=50_000, description="images a worker normalizes and steps on at once (the paper's images per GPU)"
-    )
-    epochs: int = Field(default=30, ge=1, le=10_000)
+    batch_size: int = Field(ge=1, le=50_000, description="images per step and worker (the paper's images per GPU)")
+    epochs: int = Field(default=30, ge=1, le=10_000, description="passes over the training images")
     seed: int = Field(
-        default=0, ge=0, lt=2**63, description="decides the initialization, the order and the augmentation"
+        default=0,
+        ge=0,
+        lt=2**63,
+        description="seed of the initialization, the order and the augmentation",
     )
     optimizer: Optimizer = Field(default_factory=SGD)
     learning_rate_scaling: LearningRateScaling = Field(default_factory=LearningRateScaling)
     schedule: Schedule = Field(default_factory=MultistepSchedule)
     augmentation: Literal["crop_flip", "none"] = Field(
-        default="crop_flip", description="crop_flip: random crops of the image padded by 4, random mirroring"
+        default="crop_flip", description="crop_flip: random crops of the image padded by 4 pixels, random mirroring"
     )
-    drop_last: bool = Field(
-        default=True, description="leave out an epoch's last batch where it is smaller than the others"
-    )
+    drop_last: bool = Field(default=True, description="skip the last batch of an epoch if it is smaller")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="of activations; auto: bfloat16 on a GPU that has it, else float32"
+        default="auto",
+        description="format of activations; auto: bfloat16 on a GPU that supports it, otherwise float32",
     )
     num_workers: int = Field(
-        default=1, ge=1, le=64, description="workers that train one model together, each on batch_size images a step"
+        default=1,
+        ge=1,
+        le=64,
+        description="workers that train together, each with batch_size images per step",
     )
     checkpoint: Checkpointing = Field(default_factory=Checkpointing)
     telemetry: Telemetry | None = Field(
-        default=None, description="measure the normalization layers as training goes; null: not at all"
+        default=None, description="statistics of the normalization layers; null: not measured"
     )
-    deterministic: bool = Field(default=False, description="bit-identical on a GPU too; on a CPU every job is")
+    deterministic: bool = Field(default=False, description="bit-identical results on a GPU; on a CPU they always are")
 
     @model_validator(mode="before")
     @classmethod
     def _apply_recipe(cls, data: Any) -> Any:
         if isinstance(data, dict) and isinstance(recipe := data.get("recipe"), str) and recipe in RECIPES:
-            return fill(data, RECIPES[recipe])
+            return fill_defaults(data, RECIPES[recipe])
         return data
 
     @field_validator("normalization")
@@ -347,15 +352,15 @@ class TrainingSpec(_Part):
         if info.data.get("drop_last") is False:
             raise PydanticCustomError(
                 "num_workers",
-                "num_workers is {num_workers}, and drop_last is false: workers take batches of one size, so give "
+                "num_workers is {num_workers}, but drop_last is false: all batches must be of equal size, so give "
                 "drop_last true, or num_workers 1",
                 {"num_workers": num_workers},
             )
         if num_workers * batch_size > dataset.num_train:
             raise PydanticCustomError(
                 "num_workers",
-                "num_workers is {num_workers}, whose batches of {batch_size} hold more than the {num_train} training "
-                "images: give at most {most} workers, a smaller batch_size, or more images",
+                "num_workers is {num_workers}, whose batches of {batch_size} exceed the {num_train} training images: "
+                "give at most {most} workers, a smaller batch_size, or more images",
                 {
                     "num_workers": num_workers,
                     "batch_size": batch_size,
@@ -367,23 +372,23 @@ class TrainingSpec(_Part):
 
     @property
     def global_batch_size(self) -> int:
-        """Images of an optimizer step, those of all workers together."""
+        """Images per optimizer step, of all workers."""
         return self.batch_size * self.num_workers
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch."""
+        """Optimizer steps per epoch."""
         full, rest = divmod(self.dataset.num_train, self.global_batch_size)
         return full if self.drop_last or not rest else full + 1
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps in the whole training."""
+        """Optimizer steps of the training."""
         return self.steps_per_epoch * self.epochs
 
     @property
     def scaled_learning_rate(self) -> float:
-        """The learning rate at this batch size and number of workers, before the schedule."""
+        """Learning rate at this batch size and number of workers, before the schedule."""
         rate = self.optimizer.learning_rate
         scaling = self.learning_rate_scaling
         return rate * self.global_batch_size / scaling.reference_batch_size if scaling.rule == "linear" else rate

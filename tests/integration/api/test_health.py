@@ -248,7 +248,7 @@ async def test_the_specification_says_what_a_job_may_be(http: AsyncClient) -> No
     assert set(specification["job"]["required"]) == {"normalization", "batch_size"}
     assert specification["job"]["properties"]["epochs"]["default"] == 30
     assert specification["job"]["properties"]["schedule"]["default"]["type"] == "multistep"
-    assert "images a worker" in specification["job"]["properties"]["batch_size"]["description"]
+    assert "images per step and worker" in specification["job"]["properties"]["batch_size"]["description"]
     assert [model["name"] for model in specification["models"]] == list(ARCHITECTURES)
     stem = specification["models"][0]["layers"][0]
     assert stem == {"name": "stem_norm", "channels": 16, "size": 32}

@@ -1,4 +1,4 @@
-"""Reports survive the way from the worker to the database: as JSON, by their type, with a zone in every time."""
+"""Events read back from JSON by their type, and their times have a time zone."""
 
 import math
 from datetime import datetime, timedelta
@@ -60,6 +60,6 @@ def test_a_loss_that_is_not_finite_can_be_reported() -> None:
         {"type": "finished", "outcome": "lost"},
     ],
 )
-def test_what_is_no_event_is_refused(event: dict[str, object]) -> None:
+def test_an_invalid_event_is_refused(event: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         EVENT.validate_python(event)

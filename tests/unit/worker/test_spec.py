@@ -1,4 +1,4 @@
-"""A spec is complete, equal to itself on the way through JSON, true to the papers, and refused with what would do."""
+"""A spec is complete, survives JSON and agrees with the papers; an invalid one is refused with the accepted values."""
 
 import json
 from typing import Any
@@ -114,14 +114,14 @@ def test_the_eight_workers_of_wu_and_he_have_their_rate() -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_what_is_given_goes_before_the_recipe(recipe: str) -> None:
+def test_given_fields_override_the_recipe(recipe: str) -> None:
     given = {"model": "resnet56", "batch_size": 4, "epochs": 2, "augmentation": "none", "drop_last": False}
     made = spec(recipe=recipe, **given)
     assert made.model_dump(include=set(given)) == given
     assert spec(recipe=recipe, drop_last=True).drop_last
 
 
-def test_a_part_given_in_part_keeps_the_rest_of_the_recipe() -> None:
+def test_a_partly_given_part_is_filled_from_the_recipe() -> None:
     made = spec(recipe="labml", optimizer={"learning_rate": 1e-3}, dataset={"train_limit": 100})
     assert made.optimizer.type == "adam"
     assert made.optimizer.learning_rate == 1e-3
@@ -182,7 +182,7 @@ def test_groups_are_given_as_a_number_or_by_their_channels() -> None:
         (
             {"optimizer": {"type": "sgd", "momentum": 0, "nesterov": True}},
             ("optimizer", "sgd"),
-            "nesterov needs a momentum above 0, and momentum is 0",
+            "nesterov is true, but momentum is 0: give a momentum above 0",
         ),
         (
             {"schedule": {"type": "multistep", "milestones": [0.5, 0.5]}},
@@ -202,7 +202,7 @@ def test_groups_are_given_as_a_number_or_by_their_channels() -> None:
         (
             {"dataset": {"train_limit": 100, "holdout": 100}},
             ("dataset",),
-            "holdout is 100, which leaves nothing of 100 training images: give at most 99",
+            "holdout is 100, which leaves none of 100 training images: give at most 99",
         ),
         (
             {"batch_size": 90, "dataset": {"train_limit": 100, "holdout": 20}},
@@ -217,12 +217,12 @@ def test_groups_are_given_as_a_number_or_by_their_channels() -> None:
         (
             {"num_workers": 2, "drop_last": False},
             ("num_workers",),
-            "num_workers is 2, and drop_last is false: workers take batches of one size, so give drop_last true",
+            "num_workers is 2, but drop_last is false: all batches must be of equal size, so give drop_last true",
         ),
         (
             {"num_workers": 4, "batch_size": 30, "dataset": {"train_limit": 100}},
             ("num_workers",),
-            "num_workers is 4, whose batches of 30 hold more than the 100 training images: give at most 3 workers",
+            "num_workers is 4, whose batches of 30 exceed the 100 training images: give at most 3 workers",
         ),
         ({"optimizer": {"type": "sgd", "learning_rate": float("nan")}}, None, "Input should be a finite number"),
         ({"optimizer": {"type": "adam", "betas": [0.9, 1]}}, ("optimizer", "adam", "betas", 1), "less than 1"),
@@ -243,7 +243,7 @@ def test_groups_are_given_as_a_number_or_by_their_channels() -> None:
         ({"learningrate": 1}, ("learningrate",), "Extra inputs are not permitted"),
     ],
 )
-def test_a_refusal_names_the_field_the_value_and_what_would_do(
+def test_an_error_names_the_field_the_value_and_the_accepted_values(
     given: dict[str, Any], pointer: tuple[str | int, ...] | None, sentence: str
 ) -> None:
     with pytest.raises(ValidationError) as refusal:
