@@ -16,7 +16,8 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTa
 
 from service.settings import Settings
 from worker.data.datasets import DatasetError, load
-from worker.process.actor import CONCURRENT_CALLS, Report, Request, TrainingProcessGone, TrainingWorker, WorkerState
+from worker.events import StopRequest as Request
+from worker.process.actor import CONCURRENT_CALLS, Report, TrainingProcessGone, TrainingWorker, WorkerState
 from worker.spec import DatasetName
 
 __all__ = [

@@ -133,7 +133,7 @@ class Campaign:
         if name in ("api", "dispatcher", "ray"):
             return children.get(name)
         # Agents of Ray's are called so too: one of them was how it was found that a raylet leaves with its agent.
-        mark = {"raylet": b"/raylet", "worker": b"ray::", "training": b"worker.process.training_process"}[name]
+        mark = {"raylet": b"/raylet", "worker": b"ray::", "training": b"worker.process\0"}[name]
         found = [pid for pid in descendants(children["ray"]) if mark in command_of(pid)] if "ray" in children else []
         return self.random.choice(found) if found else None
 

@@ -1,1 +1,4 @@
-"""Checkpoints: what is saved of a training, how it is restored, and its export to other libraries."""
+"""Checkpoints: capturing and restoring a training, and exporting weights to other libraries.
+
+Imports `worker.models` and the light modules.
+"""

@@ -1,7 +1,8 @@
-"""What is saved of a training, and how it is restored.
+"""Capturing a training as a checkpoint, and restoring it.
 
-A checkpoint is three files: `model.safetensors` (weights and running statistics), `state.pt` (everything else the next
-step needs; read with `weights_only=True`) and `manifest.json` (what this is, and the sha256 of the other two).
+A checkpoint has three files: `model.safetensors` (weights and running averages), `state.pt` (the state of the optimizer
+and the position in the training, loaded with `weights_only=True`) and `manifest.json` (the spec, the step, the metrics,
+and the sha256 of the other two files).
 """
 
 import hashlib
@@ -30,16 +31,23 @@ MODEL, STATE, MANIFEST = "model.safetensors", "state.pt", "manifest.json"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is damaged, incomplete, or of another training; the message says which file and what to do."""
+    """A checkpoint is damaged, incomplete, or of another training; the message names the file and a remedy."""
 
 
 class CheckpointNotWritten(CheckpointError):
-    """There was no room, or no permission; another attempt may find both."""
+    """A checkpoint could not be written, for lack of disk space or permission; another attempt may succeed."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training at a step. `epoch` counts completed epochs; `metrics` are the evaluation of exactly these weights."""
+    """The files of a training at one step.
+
+    Attributes:
+        epoch: Number of completed epochs.
+        step: Number of completed optimizer steps.
+        metrics: Evaluation metrics of exactly these weights; empty within an epoch.
+        files: Content of each file, by name.
+    """
 
     epoch: int
     step: int
@@ -48,21 +56,25 @@ class Checkpoint:
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Self:
-        """The checkpoint that consists of `files`, verified. Raises `CheckpointError`."""
+        """Return the checkpoint with the given files.
+
+        Raises:
+            CheckpointError: If it is incomplete or damaged.
+        """
         verify(cls(0, 0, {}, dict(files)))
         manifest = json.loads(files[MANIFEST])
         return cls(manifest["epoch"], manifest["step"], manifest["metrics"], dict(files))
 
     @cached_property
     def event(self) -> CheckpointTaken:
-        """The report of this checkpoint."""
+        """The event that reports this checkpoint."""
         files = {name: _describe(content) for name, content in self.files.items()}
         return CheckpointTaken(epoch=self.epoch, step=self.step, metrics=self.metrics, files=files)
 
 
 @dataclass
 class Window:
-    """Sums over the images trained on since the last row of train metrics."""
+    """Sums over the training images since the last row of train metrics."""
 
     images: int = 0
     loss: float = 0.0
@@ -71,9 +83,14 @@ class Window:
 
 @dataclass
 class Position:
-    """Where a training stands, beside its weights and its optimizer: completed epochs, steps into the next one.
+    """The position of a training, which is its state apart from weights and optimizer.
 
-    `window` is of this worker; in a checkpoint it is of the first, and `other_windows` are of the others, by rank.
+    Attributes:
+        epoch: Number of completed epochs.
+        step_in_epoch: Number of completed steps of the current epoch.
+        window: Sums for the next row of train metrics, of this worker; in a checkpoint, of rank 0.
+        metrics: Metrics of the latest evaluation.
+        other_windows: In a checkpoint, the windows of the other ranks, in their order.
     """
 
     epoch: int = 0
@@ -90,7 +107,7 @@ def capture(
     position: Position,
     versions: Mapping[str, str],
 ) -> Checkpoint:
-    """A checkpoint in memory. Equal weights give the same `model.safetensors`, byte for byte."""
+    """Return a checkpoint of the training, in memory. Equal weights give a byte-identical `model.safetensors`."""
     step = position.epoch * spec.steps_per_epoch + position.step_in_epoch
     state = io.BytesIO()
     torch.save({"optimizer": optimizer.state_dict(), "position": asdict(position)}, state)
@@ -113,14 +130,28 @@ def capture(
 def restore(
     checkpoint: Checkpoint, spec: TrainingSpec, model: nn.Module, optimizer: torch.optim.Optimizer, rank: int = 0
 ) -> Position:
-    """Puts a training, that of the worker `rank`, back to where it was saved. Raises `CheckpointError`."""
+    """Restore a training in place from a checkpoint.
+
+    Args:
+        checkpoint: The checkpoint.
+        spec: The spec; it may differ from that of the checkpoint in `checkpoint` and `telemetry` only.
+        model: The model that the weights are loaded into.
+        optimizer: The optimizer that the state is loaded into.
+        rank: Rank of this worker.
+
+    Returns:
+        The position of the training on this worker.
+
+    Raises:
+        CheckpointError: If the checkpoint is damaged, or of another training.
+    """
     verify(checkpoint)
-    trained = TrainingSpec.model_validate(json.loads(checkpoint.files[MANIFEST])["spec"])
-    # How often checkpoints are taken, and what is measured beside, does not touch what is computed.
+    saved = TrainingSpec.model_validate(json.loads(checkpoint.files[MANIFEST])["spec"])
+    # How often checkpoints are taken and telemetry is measured does not affect the weights.
     if differing := [
         name
         for name in TrainingSpec.model_fields
-        if name not in ("checkpoint", "telemetry") and getattr(trained, name) != getattr(spec, name)
+        if name not in ("checkpoint", "telemetry") and getattr(saved, name) != getattr(spec, name)
     ]:
         raise CheckpointError(
             f"the checkpoint at step {checkpoint.step} is of another training: {', '.join(differing)} differ; "
@@ -136,19 +167,23 @@ def restore(
 
 
 def verify(checkpoint: Checkpoint) -> None:
-    """Raises `CheckpointError` unless every file is there and has the size and sha256 that the manifest gives."""
+    """Check that every file exists and has the size and sha256 given in the manifest.
+
+    Raises:
+        CheckpointError: If a file is missing or differs.
+    """
     try:
         manifest = json.loads(checkpoint.files[MANIFEST])
         if manifest["format"] != FORMAT:
             raise CheckpointError(
-                f"{MANIFEST} has format {manifest['format']!r}, and this version reads format {FORMAT}: "
+                f"{MANIFEST} has format {manifest['format']!r}, but this version reads format {FORMAT}: "
                 "use the version of normlab that wrote it"
             )
         for name in (MODEL, STATE):
             expected, found = File.model_validate(manifest["files"][name]), _describe(checkpoint.files[name])
             if found != expected:
                 raise CheckpointError(
-                    f"{name} is damaged: {found.size} bytes with sha256 {found.sha256}, where {MANIFEST} gives "
+                    f"{name} is damaged: {found.size} bytes with sha256 {found.sha256}, but {MANIFEST} gives "
                     f"{expected.size} bytes with {expected.sha256}; use another checkpoint"
                 )
     except KeyError as error:
@@ -158,7 +193,7 @@ def verify(checkpoint: Checkpoint) -> None:
 
 
 def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
-    """Writes the files to `directory`, which appears (or is replaced) only when they are whole and on the disk."""
+    """Write the files to `directory`, which is created or replaced atomically once they are on the disk."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
     try:
@@ -177,20 +212,29 @@ def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
 
 
 def read_checkpoint(directory: Path) -> Checkpoint:
-    """The checkpoint in `directory`, verified. Raises `CheckpointError`."""
+    """Read and verify the checkpoint in `directory`.
+
+    Raises:
+        CheckpointError: If it cannot be read, is incomplete or is damaged.
+    """
     try:
         files = {name: (directory / name).read_bytes() for name in (MODEL, STATE, MANIFEST)}
     except OSError as error:
         raise CheckpointError(
-            f"{error.filename} cannot be read ({error.strerror}): give a checkpoint's folder"
+            f"{error.filename} cannot be read ({error.strerror}): give the folder of a checkpoint"
         ) from error
     return Checkpoint.from_files(files)
 
 
 def load_model(path: Path, spec: TrainingSpec) -> nn.Module:
-    """The network of `spec` with the weights of the file `path`, a `model.safetensors`; in evaluation mode, on the CPU.
+    """Return the network of `spec` with the weights of a `model.safetensors`, in evaluation mode on the CPU.
 
-    Raises `CheckpointError` if the file is not one, or of another network.
+    Args:
+        path: The `model.safetensors` file.
+        spec: The spec of the network.
+
+    Raises:
+        CheckpointError: If the file cannot be read, or has the weights of another network.
     """
     model = build_model(spec.model, spec.normalization, seed=spec.seed)
     try:

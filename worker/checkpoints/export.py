@@ -1,7 +1,7 @@
 """`python -m worker.checkpoints.export timm FILE --output FILE`: weights under the parameter names of other libraries.
 
-timm and torchvision name the modules of a residual network alike: conv1, bn1, layer1 to layer4 of blocks with conv1,
-bn1, conv2, bn2 and downsample, then fc. Normalizations are called bn whatever they are.
+timm and torchvision use the same names for the modules of a residual network: conv1, bn1, layer1 to layer4 of blocks
+with conv1, bn1, conv2, bn2 and downsample, and fc. A normalization of any kind is called bn.
 """
 
 import re
@@ -22,20 +22,30 @@ _INSIDE = {"norm1": "bn1", "norm2": "bn2", "shortcut": "downsample.0", "shortcut
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
-class NoCounterpart(ValueError):
-    """The network has no counterpart of that shape elsewhere."""
+class UnsupportedNetwork(ValueError):
+    """The other library has no network of this shape."""
 
 
 def timm_names(names: Iterable[str]) -> dict[str, str]:
-    """What timm's `ResNet` calls the weights of a `resnet18`, by our names. Raises `NoCounterpart` for others."""
+    """Return the names that timm's `ResNet` gives to the weights of a `resnet18`.
+
+    Args:
+        names: The names of all weights of the network.
+
+    Returns:
+        timm's name for each of the given names.
+
+    Raises:
+        UnsupportedNetwork: If the names are not those of a `resnet18`.
+    """
     ours = list(names)
     stages = {int(found[1]) for name in ours if (found := _BLOCK.fullmatch(name))}
     if not stages:
-        raise NoCounterpart("these are no weights of a residual network: timm's names are for those of resnet18")
+        raise UnsupportedNetwork("not the weights of a residual network: only those of resnet18 have names in timm")
     if stages != set(range(STAGES)):
-        raise NoCounterpart(
+        raise UnsupportedNetwork(
             f"the network has {len(stages)} stages and pads its shortcuts, as resnet20 and resnet56 do "
-            "(He et al. 2015, section 4.2): timm has no network like that; its names are for the weights of resnet18"
+            "(He et al. 2015, section 4.2): timm has no such network; only the weights of resnet18 have names in timm"
         )
     return {name: _timm_name(name) for name in ours}
 
@@ -48,27 +58,27 @@ def _timm_name(name: str) -> str:
     return f"{_OUTSIDE[module]}.{rest}"
 
 
-def renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights under timm's names."""
+def rename_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights under the names of timm."""
     return {name: weights[ours].contiguous() for ours, name in timm_names(weights).items()}
 
 
 @app.callback()
 def main() -> None:
-    """Weights under the names that other libraries give them."""
+    """Write weights under the names that other libraries use."""
 
 
 @app.command()
 def timm(
-    file: Annotated[Path, typer.Argument(help="model.safetensors of a checkpoint of a resnet18.")],
+    file: Annotated[Path, typer.Argument(help="The model.safetensors of a checkpoint of a resnet18.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write to.")],
 ) -> None:
-    """Write the weights of a resnet18 under the names of timm's and torchvision's ResNet."""
+    """Write the weights of a resnet18 under the names of the ResNet of timm and torchvision."""
     try:
         with safe_open(file, framework="pt") as opened:
-            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dictionary
-        save_file(renamed(weights), output)
-    except (NoCounterpart, OSError) as error:
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dictionary
+        save_file(rename_weights(weights), output)
+    except (UnsupportedNetwork, OSError) as error:
         typer.echo(f"{file}: {error}", err=True)
         raise typer.Exit(1) from error
     typer.echo(f"{output}  {len(weights)} tensors")

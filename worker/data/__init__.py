@@ -1,1 +1,4 @@
-"""The images: CIFAR-10 and a synthetic set, shared by the processes of a machine, and cut into batches."""
+"""The images: CIFAR-10 and a synthetic dataset, as memory-mapped files and as batches of tensors.
+
+Imports `worker.numerics` and the light modules. `datasets` and `mapped_files` do not import torch.
+"""

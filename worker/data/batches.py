@@ -1,10 +1,10 @@
-"""The images as tensors: every epoch's order, crops and mirroring, and batches of them on a device.
+"""Batches of images on a device, with the shuffling and augmentation of each epoch.
 
-Everything random is drawn for a whole epoch from (seed, epoch) on the CPU. So an image is cropped alike at every batch
-size and on every device, and the middle of an epoch can be entered without replaying its beginning.
+The random numbers of a whole epoch are drawn on the CPU from (seed, epoch). An image is therefore cropped the same way
+at every batch size and on every device, and a resumed training enters the middle of an epoch without replaying its
+beginning.
 """
 
-import hashlib
 import math
 import weakref
 from collections.abc import Iterator
@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 from worker.architecture import IMAGE_CHANNELS, IMAGE_SIZE
 from worker.data.datasets import DatasetError, ImageDataset, split
+from worker.numerics.precision import MEMORY_FORMAT
+from worker.numerics.seeding import generator
 from worker.spec import DATASET_SIZES, TrainingSpec
-from worker.training.precision import MEMORY_FORMAT
 
 PADDING = 4
 
@@ -28,42 +29,39 @@ CHANNEL_STATISTICS: dict[str, tuple[tuple[float, float, float], tuple[float, flo
     "cifar10": ((0.49139968, 0.48215841, 0.44653091), (0.24703223, 0.24348513, 0.26158784)),
     "synthetic": ((0.48391343, 0.52248308, 0.52875722), (0.25054405, 0.25134525, 0.25105026)),
 }
-"""Mean and standard deviation of each channel over all training images, pixels in [0, 1]."""
+"""Mean and standard deviation of each channel over all training images, for pixels in [0, 1]."""
 
 SYMMETRIC_STATISTICS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
-# Small batches are prepared together: the same few tensor operations then serve many steps.
+# Small batches are prepared together, so that a few tensor operations serve many steps.
 CHUNK_IMAGES = 512
 EVAL_BATCH_SIZE = 250
 
 Batch = tuple[Tensor, Tensor]
 
 
-def generator(*key: object) -> torch.Generator:
-    """A CPU generator whose numbers are a function of `key` alone."""
-    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-
-
 @dataclass(frozen=True)
 class EpochPlan:
-    """What an epoch does to its n training images: the order, and each image's crop and mirroring (by position)."""
+    """The order of the n training images in one epoch, and the crop and mirroring of each.
+
+    Attributes:
+        order: int64 (n,), positions in the list of training images.
+        offsets: int64 (2, n), row and column from 0 to 8 at which the padded image is cropped; None: no augmentation.
+        mirrored: bool (n,), whether the image is mirrored; None: no augmentation.
+    """
 
     order: Tensor
-    """int64 (n,): positions in the list of training images."""
     offsets: Tensor | None
-    """int64 (2, n): rows and columns, 0 to 8, of the crop of an image padded by 4; None leaves images as they are."""
     mirrored: Tensor | None
-    """bool (n,)."""
 
 
 def plan_epoch(spec: TrainingSpec, epoch: int) -> EpochPlan:
-    """The plan of `epoch` (from 1): a function of the seed, the epoch and the number of images."""
+    """Return the plan of `epoch` (from 1), a function of the seed, the epoch and the number of images."""
     count = spec.dataset.num_train
     order = torch.randperm(count, generator=generator(spec.seed, "order", epoch))
     if spec.augmentation == "none":
         return EpochPlan(order, None, None)
-    # Drawn per image, not per position: so they do not depend on the order.
+    # Drawn per image, not per position, so that they do not depend on the order.
     crops = generator(spec.seed, "augmentation", epoch)
     offsets = torch.randint(2 * PADDING + 1, (2, count), generator=crops)
     mirrored = torch.randint(2, (count,), generator=crops, dtype=torch.bool)
@@ -71,9 +69,15 @@ def plan_epoch(spec: TrainingSpec, epoch: int) -> EpochPlan:
 
 
 def crop_and_mirror(images: Tensor, offsets: Tensor, mirrored: Tensor) -> Tensor:
-    """Each image padded by 4 black pixels, cropped to 32×32 at its own offset, then mirrored where `mirrored` says.
+    """Pad each image with 4 black pixels, crop it to 32×32 at its offset, and mirror it if `mirrored` is true.
 
-    images: uint8 (n, 3, 32, 32); offsets: int64 (2, n) in 0..8; mirrored: bool (n,). Returns uint8 (n, 3, 32, 32).
+    Args:
+        images: uint8 (n, 3, 32, 32).
+        offsets: int64 (2, n), row and column of each crop, 0 to 8.
+        mirrored: bool (n,).
+
+    Returns:
+        uint8 (n, 3, 32, 32).
     """
     padded = F.pad(images, (PADDING,) * 4)
     width = padded.shape[-1]
@@ -89,11 +93,20 @@ def crop_and_mirror(images: Tensor, offsets: Tensor, mirrored: Tensor) -> Tensor
 
 
 class TrainingData:
-    """A job's training and evaluation images on a device; of several workers, the share of the one of this `rank`.
+    """The training and evaluation images of a job on a device; with several workers, the shard of one rank.
 
-    Images stay uint8 and are read where they lie: on the CPU in the dataset's own arrays, which may be read-only; on a
-    GPU in one copy that later trainings on the same dataset share. Raises `DatasetError` if the dataset is not the
-    one the spec names.
+    Images stay in uint8 and are not copied on the CPU, where the arrays of the dataset may be read-only. On a GPU there
+    is one copy, which later trainings on the same dataset reuse.
+
+    Args:
+        spec: The job.
+        dataset: The dataset that the spec names.
+        device: Device of the batches.
+        rank: Rank of this worker.
+        num_workers: Number of workers of the job.
+
+    Raises:
+        DatasetError: If `dataset` is not the one that the spec names.
     """
 
     def __init__(
@@ -108,8 +121,8 @@ class TrainingData:
         expected, found = DATASET_SIZES[spec.dataset.name], (len(dataset.train_images), len(dataset.test_images))
         if dataset.name != spec.dataset.name or found != expected:
             raise DatasetError(
-                f"the training is on {spec.dataset.name} ({expected[0]} + {expected[1]} images), but the dataset given "
-                f"is {dataset.name} ({found[0]} + {found[1]} images): give the one the spec names"
+                f"the spec names {spec.dataset.name} ({expected[0]} + {expected[1]} images), but the dataset given is "
+                f"{dataset.name} ({found[0]} + {found[1]} images): give the dataset that the spec names"
             )
         self.spec = spec
         self.device = torch.device(device)
@@ -136,21 +149,28 @@ class TrainingData:
 
     @property
     def num_eval(self) -> int:
-        """Images evaluated on."""
+        """Number of evaluation images."""
         return len(self._eval_index)
 
     def epoch_batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of `epoch` (from 1) from its step `first_step` on: float32 (b, 3, 32, 32), int64 (b,).
+        """Yield the training batches of an epoch.
 
-        Of n workers that of rank r takes the r-th of the n batches that make up a step: together they see the images
-        that one worker with batches of n·b would, cropped and mirrored alike.
+        With n workers, rank r takes the r-th of the n batches that make up a step. Together the workers see the images
+        that a single worker with batches of n·b would see, with the same crops and mirroring.
+
+        Args:
+            epoch: Number of the epoch, from 1.
+            first_step: Number of steps to skip at its beginning.
+
+        Yields:
+            Images, float32 (b, 3, 32, 32), and labels, int64 (b,).
         """
         batch_size, steps = self.spec.batch_size, self.spec.steps_per_epoch
-        plan = self._share(plan_epoch(self.spec, epoch))
+        plan = self._shard(plan_epoch(self.spec, epoch))
         index = self._train_index[plan.order].to(self.device)
         offsets = None if plan.offsets is None else plan.offsets.to(self.device)
         mirrored = None if plan.mirrored is None else plan.mirrored.to(self.device)
-        most = max(1, CHUNK_IMAGES // batch_size)
+        max_count = max(1, CHUNK_IMAGES // batch_size)
         step, count = first_step, 1
         while step < steps:
             part = slice(step * batch_size, min(step + count, steps) * batch_size)
@@ -161,23 +181,26 @@ class TrainingData:
             yield from zip(
                 torch.split(self._standardize(images), batch_size), torch.split(labels, batch_size), strict=True
             )
-            # Growing chunks: the first step need not wait for a whole one.
-            step, count = step + count, min(2 * count, most)
+            # Chunks grow, so that the first step does not wait for a full one.
+            step, count = step + count, min(2 * count, max_count)
 
     def eval_batches(self) -> Iterator[Batch]:
-        """The images evaluated on, as they are, in batches of 250, which workers take in turn.
+        """Yield the evaluation images without augmentation, in batches of 250 that the ranks take in turn.
 
-        Every worker has as many batches; the last one may be empty.
+        Every rank gets equally many batches; its last batch may be empty.
+
+        Yields:
+            Images, float32 (b, 3, 32, 32), and labels, int64 (b,).
         """
         batches = torch.split(self._eval_index, EVAL_BATCH_SIZE)
-        nothing = self._eval_index[:0]
+        empty = self._eval_index[:0]
         for first in range(0, len(batches), self._num_workers):
             number = first + self._rank
-            index = batches[number] if number < len(batches) else nothing
+            index = batches[number] if number < len(batches) else empty
             yield self._standardize(self._eval_images[index]), self._eval_labels[index]
 
-    def _share(self, plan: EpochPlan) -> EpochPlan:
-        """The part of an epoch that this worker trains on."""
+    def _shard(self, plan: EpochPlan) -> EpochPlan:
+        """Return the part of an epoch that this worker trains on."""
         if self._num_workers == 1:
             return plan
         shape = (self.spec.steps_per_epoch, self._num_workers, self.spec.batch_size)
@@ -189,7 +212,7 @@ class TrainingData:
         )
 
     def _standardize(self, images: Tensor) -> Tensor:
-        # In this order: scaling channels that lie last takes twice as long as all of this.
+        # Conversion to channels-last comes last: scaling channels-last images takes twice as long as all of this.
         return images.float().mul_(self._scale).add_(self._shift).contiguous(memory_format=MEMORY_FORMAT)
 
 
@@ -198,7 +221,7 @@ _resident = weakref.WeakKeyDictionary()
 
 
 def _on_device(dataset: ImageDataset, device: torch.device) -> tuple[Tensor, ...]:
-    """Train images and labels, test images and labels."""
+    """Return train images, train labels, test images and test labels as tensors on `device`."""
     copies = _resident.setdefault(dataset, {})
     if device not in copies:
         arrays = (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
@@ -209,8 +232,8 @@ def _on_device(dataset: ImageDataset, device: torch.device) -> tuple[Tensor, ...
     return copies[device]
 
 
-class _Described:
-    """What numpy needs to see the memory of `array` as writable; keeps the array alive."""
+class _WritableView:
+    """Describes the memory of `array` to numpy as writable, and keeps the array alive."""
 
     def __init__(self, array: NDArray[Any]) -> None:
         self.array = array
@@ -219,5 +242,5 @@ class _Described:
 
 
 def _view(array: NDArray[Any]) -> Tensor:
-    """A tensor over the memory of `array`. torch knows no read-only tensors and warns of read-only arrays."""
-    return torch.from_numpy(np.asarray(_Described(array)))
+    """Return a tensor over the memory of `array`. torch warns of read-only arrays, as it has no read-only tensors."""
+    return torch.from_numpy(np.asarray(_WritableView(array)))

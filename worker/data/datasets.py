@@ -1,7 +1,7 @@
-"""The images: the genuine CIFAR-10, and a procedural set to try things out with.
+"""The datasets: CIFAR-10, and a synthetic dataset for trials without a download.
 
-Needs numpy and the standard library only, so that a process without torch can load a dataset once for all workers.
-Source of CIFAR-10: Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images".
+Imports numpy but not torch, so that a process without torch can load a dataset once for all workers. Source of
+CIFAR-10: Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images".
 """
 
 import hashlib
@@ -28,14 +28,14 @@ IMAGE_SHAPE = (IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE)
 
 
 class DatasetError(ValueError):
-    """The images are missing, damaged or not to be had; the message says which file and what to do."""
+    """A dataset is missing, damaged or not available; the message names the file and a remedy."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
-    """All images of a dataset: uint8 of shape (N, 3, 32, 32) and int64 labels of shape (N,), C-contiguous.
+    """All images of a dataset, uint8 (N, 3, 32, 32), and their labels, int64 (N,); the arrays are C-contiguous.
 
-    The arrays are never written to; they may be read-only views of shared memory.
+    Nothing writes to the arrays; they may be read-only views of shared memory.
     """
 
     name: DatasetName
@@ -47,7 +47,7 @@ class ImageDataset:
 
 @dataclass(frozen=True)
 class Archive:
-    """Where a packed dataset is published, and the md5 of the archive and of each file in its folder."""
+    """URL of a published archive, and the md5 of the archive and of each file in its folder."""
 
     url: str
     md5: str
@@ -57,7 +57,7 @@ class Archive:
 
     @property
     def file_name(self) -> str:
-        """The archive's own name, as torchvision leaves it beside the extracted folder."""
+        """File name of the archive; torchvision keeps it under this name beside the extracted folder."""
         return self.url.rsplit("/", 1)[-1]
 
 
@@ -74,16 +74,26 @@ CIFAR10 = Archive(
     },
     test_files={"test_batch": "40351d587109b95175f43aff81a1287e"},
 )
-"""The "python version" and the md5 sums its publisher and torchvision give for it."""
+"""The "python version", with the md5 sums given by its publisher and by torchvision."""
 
 
 def load(
     name: DatasetName, data_dir: Path, progress: Callable[[str], None] = lambda _: None, *, archive: Archive = CIFAR10
 ) -> ImageDataset:
-    """The dataset `name`, into memory (CIFAR-10: 184 MB); `progress` is given lines for people.
+    """Load a dataset into memory (CIFAR-10: 184 MB).
 
-    CIFAR-10 is read from `data_dir/cifar-10-batches-py`, which torchvision writes too; else it is unpacked from the
-    archive beside it, else downloaded. Every file is checked against its published md5. Raises `DatasetError`.
+    CIFAR-10 is read from `data_dir/cifar-10-batches-py`, the folder that torchvision uses too. If the folder is
+    missing, it is unpacked from the archive beside it; if that is missing too, the archive is downloaded. Every file is
+    checked against its published md5.
+
+    Args:
+        name: The dataset.
+        data_dir: Folder of the data; created if it is missing.
+        progress: Called with a line of text at each stage of the download.
+        archive: The archive to look for.
+
+    Raises:
+        DatasetError: If a file is missing, damaged, or cannot be downloaded.
     """
     if name == "synthetic":
         return synthetic()
@@ -93,8 +103,8 @@ def load(
             _fetch(archive, data_dir, progress)
         except OSError as error:
             raise DatasetError(
-                f"{archive.folder} could not be put into {data_dir} ({error}): make room there, check its permissions, "
-                "or choose another data directory"
+                f"{archive.folder} could not be put into {data_dir} ({error}): free disk space, check the "
+                "permissions, or choose another data directory"
             ) from error
     train_images, train_labels = _read_batches(folder, archive.train_files)
     test_images, test_labels = _read_batches(folder, archive.test_files)
@@ -102,47 +112,54 @@ def load(
 
 
 def synthetic() -> ImageDataset:
-    """Ten classes of coloured patterns, each under a fainter pattern of another class, a random tint and noise.
+    """Make the synthetic dataset: ten classes of coloured patterns with distractors, tint and noise.
 
-    A pattern is 4×4 squares, symmetric as a mirrored image is of the same class, and moved by up to 4 pixels. The same
-    images on every machine: the random numbers are Philox's raw stream and the arithmetic is in integers.
+    A pattern has 4×4 squares, is symmetric (a mirrored image keeps its class), is shifted by up to 4 pixels, and is
+    overlaid with a fainter pattern of another class, a random tint and noise. The images are identical on every
+    machine: the random numbers are the raw stream of Philox and the arithmetic is in integers.
     """
     num_train, num_test = DATASET_SIZES["synthetic"]
     labels = np.arange(num_train + num_test, dtype=np.int64) % NUM_CLASSES
-    images = _patterned(labels)
+    images = _patterns(labels)
     return ImageDataset(
         "synthetic", images[:num_train], labels[:num_train].copy(), images[num_train:], labels[num_train:].copy()
     )
 
 
-def _patterned(labels: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """An image of each label's class, (N, 3, 32, 32)."""
+def _patterns(labels: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Return one image for each label, uint8 (N, 3, 32, 32)."""
     count = len(labels)
     stream = np.random.Philox(key=0x6E6F726D6C6162)
 
     def random(low: int, high: int, *shape: int) -> NDArray[np.int16]:
-        """Integers from `low` to below `high`, at most 256 of them, all but equally likely."""
+        """Integers in [low, high), a range of at most 256, almost uniformly distributed."""
         size = math.prod(shape)
         values = stream.random_raw(-(-size // 8)).astype("<u8").view(np.uint8)[:size].reshape(shape)
         return (values * np.uint16(high - low) >> 8).astype(np.int16) + np.int16(low)
 
     half = random(0, 2, NUM_CLASSES, IMAGE_CHANNELS, 4, 2) * 2 - 1
     squares = np.concatenate([half, half[..., ::-1]], axis=-1).repeat(8, axis=-2).repeat(8, axis=-1)
-    moved = np.stack([np.roll(squares, (2 * y - 3, 2 * x), (-2, -1)) for y in range(4) for x in range(-2, 3)], axis=1)
-    place = random(0, moved.shape[1], 2, count)
+    shifted = np.stack([np.roll(squares, (2 * y - 3, 2 * x), (-2, -1)) for y in range(4) for x in range(-2, 3)], axis=1)
+    shift = random(0, shifted.shape[1], 2, count)
     other = (labels + random(1, NUM_CLASSES, count)) % NUM_CLASSES
 
     pixels = random(-60, 60, count, *IMAGE_SHAPE)
     pixels += random(108, 148, count, IMAGE_CHANNELS, 1, 1)
-    pixels += moved[labels, place[0]] * random(28, 72, count, 1, 1, 1)
-    pixels += moved[other, place[1]] * random(0, 32, count, 1, 1, 1)
+    pixels += shifted[labels, shift[0]] * random(28, 72, count, 1, 1, 1)
+    pixels += shifted[other, shift[1]] * random(0, 32, count, 1, 1, 1)
     return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)
 
 
 def class_balanced(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The indices of all images, ordered so that every beginning of the list is class-balanced.
+    """Return the indices of all images, ordered so that every prefix is class-balanced.
 
-    First the first image of each class (classes in increasing order), then the second of each, and so on.
+    The first image of each class comes first (classes in increasing order), then the second of each, and so on.
+
+    Args:
+        labels: int64 (N,).
+
+    Returns:
+        int64 (N,).
     """
     rank = np.empty(len(labels), dtype=np.int64)
     for label in np.unique(labels):
@@ -153,7 +170,13 @@ def class_balanced(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Split:
-    """Indices of the images trained on and evaluated on, increasing; `eval_set` is the set the latter index."""
+    """Which images a job trains and evaluates on.
+
+    Attributes:
+        train: int64, increasing indices into the training images.
+        eval: int64, increasing indices into the training images if `held_out`, otherwise into the test images.
+        held_out: Whether the evaluation images are held-out training images.
+    """
 
     train: NDArray[np.int64]
     eval: NDArray[np.int64]
@@ -163,11 +186,13 @@ class Split:
 def split(
     dataset: ImageDataset, *, train_limit: int | None = None, test_limit: int | None = None, holdout: int = 0
 ) -> Split:
-    """Which images a training uses: a function of these numbers alone, never of a seed.
+    """Select the images that a job uses; the selection does not depend on its seed.
 
-    Of the training images in `class_balanced` order the first `train_limit` are taken. With a holdout the last
-    `holdout` of those are evaluated on, and never trained on. Without one, the first `test_limit` test images in
-    `class_balanced` order are evaluated on.
+    Args:
+        dataset: The dataset.
+        train_limit: Take this many training images, the first in `class_balanced` order; None: all.
+        test_limit: Evaluate on this many test images, the first in `class_balanced` order; None: all.
+        holdout: If positive, evaluate on the last `holdout` of the selected training images, and train on the others.
     """
     train = class_balanced(dataset.train_labels)[:train_limit]
     if holdout:
@@ -176,7 +201,7 @@ def split(
 
 
 def _fetch(archive: Archive, data_dir: Path, progress: Callable[[str], None]) -> None:
-    """Puts the archive's folder into `data_dir`. Two processes may do so at once: the first to finish wins."""
+    """Put the folder of the archive into `data_dir`. If two processes do so at once, the first to finish wins."""
     data_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=data_dir, prefix=".fetching-") as scratch:
         packed = data_dir / archive.file_name
@@ -190,7 +215,7 @@ def _fetch(archive: Archive, data_dir: Path, progress: Callable[[str], None]) ->
             with tarfile.open(packed) as tar:
                 tar.extractall(scratch, filter="data")
         except tarfile.TarError as error:
-            raise DatasetError(f"{packed} cannot be unpacked ({error}): delete it and start again") from error
+            raise DatasetError(f"{packed} cannot be unpacked ({error}): delete it and try again") from error
         unpacked = Path(scratch) / archive.folder
         for file_name, md5 in (*archive.train_files.items(), *archive.test_files.items()):
             _check_md5(unpacked / file_name, md5)
@@ -209,7 +234,7 @@ def _download(archive: Archive, target: Path, data_dir: Path, progress: Callable
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", error)
         raise DatasetError(
-            f"{archive.url} could not be downloaded ({reason}). With a network, start again; without one, put "
+            f"{archive.url} could not be downloaded ({reason}). With a network, try again; without one, put "
             f"{archive.file_name} or the folder {archive.folder} extracted from it into {data_dir}, "
             "or use the dataset 'synthetic'"
         ) from error
@@ -217,24 +242,24 @@ def _download(archive: Archive, target: Path, data_dir: Path, progress: Callable
 
 
 def _copy(response: BinaryIO, file: BinaryIO, size: int, progress: Callable[[str], None]) -> None:
-    received, told = 0, 0
+    received, reported = 0, 0
     while block := response.read(1 << 20):
         file.write(block)
         received += len(block)
-        if size and (tenth := received * 10 // size) > told:
-            told = tenth
+        if size and (tenth := received * 10 // size) > reported:
+            reported = tenth
             progress(f"downloaded {received / 1e6:.0f} of {size / 1e6:.0f} MB")
     if size and received < size:
         raise OSError(f"the connection ended after {received} of {size} bytes")
 
 
 def _check_md5(path: Path, expected: str) -> bytes:
-    """The bytes of `path`, whose md5 is `expected`."""
+    """Return the content of `path`; raise `DatasetError` unless its md5 is `expected`."""
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise DatasetError(
-            f"{path} is missing: delete the folder {path.parent} to have it fetched again, or put the file there"
+            f"{path} is missing: delete the folder {path.parent} to download it again, or put the file there"
         ) from error
     except OSError as error:
         raise DatasetError(f"{path} cannot be read ({error.strerror}): check its permissions and the disk") from error
@@ -242,13 +267,13 @@ def _check_md5(path: Path, expected: str) -> bytes:
     if found != expected:
         raise DatasetError(
             f"{path} is damaged: its md5 is {found} and should be {expected}. "
-            f"Delete {path if path.suffix else path.parent} to have it fetched again"
+            f"Delete {path if path.suffix else path.parent} to download it again"
         )
     return content
 
 
 def _read_batches(folder: Path, files: Mapping[str, str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The images and labels of the pickled batches `files` (name → md5), one after the other."""
+    """Return the images and labels of the pickled batches `files` (name to md5), concatenated."""
     images, labels = [], []
     for name, md5 in files.items():
         batch = _BatchUnpickler(io.BytesIO(_check_md5(folder / name, md5)), encoding="bytes").load()
@@ -258,12 +283,12 @@ def _read_batches(folder: Path, files: Mapping[str, str]) -> tuple[NDArray[np.ui
 
 
 def _dtype(kind: str, align: int, copy: int) -> np.dtype[Any]:
-    # These pickles give 0 and 1 for the two flags, which numpy has deprecated.
+    # These pickles give 0 and 1 for the two flags, which is deprecated in numpy.
     return np.dtype(kind, align=bool(align), copy=bool(copy))
 
 
 class _BatchUnpickler(pickle.Unpickler):
-    """Reads what Python 2's numpy wrote, and can build nothing but arrays out of it."""
+    """Unpickles batches written by numpy under Python 2; it constructs arrays and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         match module, name:
@@ -273,4 +298,4 @@ class _BatchUnpickler(pickle.Unpickler):
                 return np.ndarray
             case "numpy", "dtype":
                 return _dtype
-        raise DatasetError(f"a batch file asks for {module}.{name}, which no CIFAR-10 file needs: it is not one")
+        raise DatasetError(f"a batch file refers to {module}.{name}, which no CIFAR-10 file needs")

@@ -1,4 +1,4 @@
-"""A dataset as files that every process of a machine maps: many trainings, one copy in memory."""
+"""Datasets as memory-mapped files, so that all training processes of a machine share one copy in memory."""
 
 import hashlib
 import os
@@ -16,19 +16,30 @@ from worker.spec import DatasetName
 ARRAYS = tuple(field.name for field in fields(ImageDataset) if field.name != "name")
 
 
-def folder_of_user() -> Path:
-    """The folder for them in the machine's temporary one: this user's own. Raises `OSError` where it is another's."""
+def user_folder() -> Path:
+    """Return this user's folder for mapped files, within the temporary folder; create it if it is missing.
+
+    Raises:
+        OSError: If it cannot be created, or belongs to another user.
+    """
     folder = Path(tempfile.gettempdir(), f"normlab-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.lstat().st_uid != os.getuid():
-        raise PermissionError(f"{folder} belongs to somebody else")
+        raise PermissionError(f"{folder} belongs to another user")
     return folder
 
 
 def publish(dataset: ImageDataset, folder: Path) -> Path:
-    """Put `dataset` under `folder`, once, whoever asks: it is named by its SHA-256, and damaged files are replaced.
+    """Write `dataset` to a folder named after its SHA-256, unless another process already has; return its path.
 
-    Raises `OSError`.
+    Files that are damaged are replaced.
+
+    Args:
+        dataset: The dataset.
+        folder: The parent folder.
+
+    Raises:
+        OSError: If the files cannot be written.
     """
     digest = _digest(dataset)
     path = folder / f"{dataset.name}-{digest[:16]}"
@@ -46,14 +57,19 @@ def publish(dataset: ImageDataset, folder: Path) -> Path:
         written.rename(path)
     except OSError:
         shutil.rmtree(written, ignore_errors=True)
-        # Another process may have put the same there meanwhile.
+        # Another process may have written the same dataset meanwhile.
         if not path.exists():
             raise
     return path
 
 
 def read(path: Path) -> ImageDataset:
-    """What `publish` put at `path`, mapped and read-only. Raises `OSError` or `ValueError`."""
+    """Map the files that `publish` wrote to `path`; the arrays are read-only.
+
+    Raises:
+        OSError: If a file cannot be read.
+        ValueError: If a file is not an array.
+    """
     arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
     return ImageDataset(cast(DatasetName, path.name.rpartition("-")[0]), **arrays)
 

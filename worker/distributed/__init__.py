@@ -1,1 +1,4 @@
-"""Training on several workers: rendezvous, process group, and the averaging of gradients."""
+"""The process group of a job with several workers: rendezvous, collectives, gradient averaging.
+
+Imports nothing else of `worker`; `rank` does not import torch.
+"""

@@ -1,8 +1,8 @@
-"""The mean of the workers' gradients, taken while the backward pass still computes others.
+"""Gradient averaging over the workers of a job, overlapped with the backward pass.
 
-The work of DistributedDataParallel (Li et al. 2020, arXiv 2006.15704), whose buckets change after the first step of
-every process: a sum over three workers or more would then be taken in another order, and a resumed training end in
-other bits. Here buckets follow from the parameters alone.
+This does the work of DistributedDataParallel (Li et al. 2020, arXiv 2006.15704). DistributedDataParallel regroups its
+buckets after the first step of a process; a resumed training on three or more workers would then sum gradients in
+another order and end with other bits. Here the buckets depend on the parameters alone.
 """
 
 from collections.abc import Callable
@@ -14,15 +14,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-Exchange = Callable[[], AbstractContextManager[None]]
-"""Within its context workers talk to each other: it says of an error what that means."""
+Guard = Callable[[], AbstractContextManager[None]]
+"""Makes the context in which workers communicate; it translates the errors of torch.distributed."""
 
 BUCKET_BYTES = 8 * 2**20
-"""Gradients travel together up to this size: large enough to keep a network busy, small enough to start early."""
+"""Upper limit of a bucket: large enough to use the network well, small enough to start early."""
 
 
 class _Bucket:
-    """Parameters whose gradients travel together."""
+    """Parameters whose gradients are reduced in one collective."""
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         self.parameters = parameters
@@ -30,58 +30,62 @@ class _Bucket:
         self.flat: Tensor | None = None
         self.work: dist.Work | None = None
 
-    def send(self, exchange: Exchange) -> None:
+    def start_reduction(self, guard: Guard) -> None:
         self.flat = torch.cat([_gradient(parameter).reshape(-1) for parameter in self.parameters])
-        with exchange():
+        with guard():
             self.work = dist.all_reduce(self.flat, async_op=True)
 
-    def receive(self, size: int, exchange: Exchange) -> None:
+    def finish_reduction(self, world_size: int, guard: Guard) -> None:
         assert self.work is not None
         assert self.flat is not None
-        with exchange():
+        with guard():
             self.work.wait()
-        means = torch.split(self.flat.div_(size), [parameter.numel() for parameter in self.parameters])
+        means = torch.split(self.flat.div_(world_size), [parameter.numel() for parameter in self.parameters])
         for parameter, mean in zip(self.parameters, means, strict=True):
             _gradient(parameter).copy_(mean.view_as(parameter))
         self.missing, self.flat, self.work = len(self.parameters), None, None
 
 
 class GradientAverage:
-    """Averages the gradients of `model` over the `size` workers of the default process group.
+    """Averages the gradients of a model over the workers of the default process group.
 
-    Every backward pass must reach every parameter, on every worker, in the same order. Whatever workers say to each
-    other they say within `exchange`, also in the midst of the backward pass.
+    Every backward pass must reach every parameter, in the same order on every worker.
+
+    Args:
+        model: The model; hooks on its parameters start the reductions.
+        world_size: Number of workers.
+        guard: Makes the context of every communication, including those during the backward pass.
     """
 
-    def __init__(self, model: nn.Module, size: int, exchange: Exchange) -> None:
-        self._size, self._exchange = size, exchange
-        # The last layers' gradients come first.
+    def __init__(self, model: nn.Module, world_size: int, guard: Guard) -> None:
+        self._world_size, self._guard = world_size, guard
+        # The backward pass computes the gradients of the last layers first.
         self._buckets = [_Bucket(parameters) for parameters in _divide(list(model.parameters())[::-1])]
-        self._sent = 0
+        self._started = 0
         self._hooks: list[Any] = []
         for bucket in self._buckets:
-            arrive = partial(self._arrive, bucket)
+            hook = partial(self._on_gradient, bucket)
             for parameter in bucket.parameters:
-                self._hooks.append(parameter.register_post_accumulate_grad_hook(arrive))  # type: ignore[no-untyped-call]
+                self._hooks.append(parameter.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
 
     def finish(self) -> None:
-        """Wait for the sums that are on their way; afterwards every gradient is the mean."""
-        assert self._sent == len(self._buckets), "the backward pass left parameters out"
+        """Wait for the reductions of this backward pass; afterwards every gradient is the mean over the workers."""
+        assert self._started == len(self._buckets), "the backward pass did not reach every parameter"
         for bucket in self._buckets:
-            bucket.receive(self._size, self._exchange)
-        self._sent = 0
+            bucket.finish_reduction(self._world_size, self._guard)
+        self._started = 0
 
-    def remove(self) -> None:
-        """Let the model go."""
+    def remove_hooks(self) -> None:
+        """Remove the hooks from the model."""
         for hook in self._hooks:
             hook.remove()
 
-    def _arrive(self, bucket: _Bucket, _parameter: nn.Parameter) -> None:
+    def _on_gradient(self, bucket: _Bucket, _parameter: nn.Parameter) -> None:
         bucket.missing -= 1
-        # In the order of the buckets on every worker, whichever is complete first.
-        while self._sent < len(self._buckets) and self._buckets[self._sent].missing == 0:
-            self._buckets[self._sent].send(self._exchange)
-            self._sent += 1
+        # Every worker starts the buckets in this order, whichever is complete first.
+        while self._started < len(self._buckets) and self._buckets[self._started].missing == 0:
+            self._buckets[self._started].start_reduction(self._guard)
+            self._started += 1
 
 
 def _divide(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:

@@ -1,7 +1,7 @@
-"""The workers that train one model together, as each of them sees the group.
+"""The workers that train one model together, as seen from each of them.
 
-`ProcessGroup` is that of a worker by itself: nothing it does communicates. `Gang` is one of several, over
-torch.distributed: gloo between CPUs, NCCL between GPUs with gloo beside it for what the CPU decides.
+`ProcessGroup` is the group of a single worker, which never communicates. `DistributedGroup` spans several workers over
+torch.distributed: gloo between CPUs; between GPUs NCCL for tensors on them and gloo for tensors on the CPU.
 """
 
 import time
@@ -15,169 +15,187 @@ from torch import Tensor, nn
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from worker.distributed.gradients import GradientAverage
-from worker.distributed.rank import Place
-from worker.distributed.rendezvous import NotJoined, bind_interface, meet
+from worker.distributed.rank import RankInfo
+from worker.distributed.rendezvous import RendezvousError, rendezvous, use_interface_of
 
-__all__ = ["ALONE", "Gang", "PeerLost", "ProcessGroup", "join"]
+__all__ = ["SINGLE_WORKER", "DistributedGroup", "PeerLost", "ProcessGroup", "join"]
 
 
 class PeerLost(RuntimeError):
-    """Another worker of the group ended, does not answer or never came: this one cannot go on, and is not to blame."""
+    """Another worker of the group ended, does not respond or never joined; the cause is not in this worker."""
 
 
 class ProcessGroup:
-    """A worker by itself."""
+    """The process group of a job with a single worker."""
 
     rank = 0
-    size = 1
+    world_size = 1
 
     @property
-    def leads(self) -> bool:
-        """Whether this is the worker that decides by the clock, reports and saves."""
+    def is_rank_zero(self) -> bool:
+        """Whether this worker keeps the time, reports and saves checkpoints for the group."""
         return self.rank == 0
 
-    def agree(self, *flags: bool) -> tuple[bool, ...]:
-        """Each flag: true where it is for any worker. All workers must ask, with as many flags."""
+    def any_rank(self, *flags: bool) -> tuple[bool, ...]:
+        """Return for each flag whether it is true on any rank; a collective, with equally many flags on every rank."""
         return flags
 
     def gather(self, values: Sequence[float]) -> list[Sequence[float]]:
-        """The `values` of every worker, by rank."""
+        """Return the `values` of every rank, in the order of ranks; a collective."""
         return [values]
 
     def gather_tensor(self, tensor: Tensor) -> Tensor:
-        """The `tensor` of every worker, (size, *shape), by rank; without gradients."""
+        """Return the `tensor` of every rank, without gradients: (world_size, *shape); a collective."""
         return tensor.unsqueeze(0)
 
     def sum(self, *values: float) -> list[float]:
-        """The sum of each value over the workers, in float64 and always in one order."""
+        """Return the sum of each value over the ranks, in float64 and in the order of ranks; a collective."""
         return [sum(column) for column in zip(*self.gather(values), strict=True)]
 
     def prepare(self, model: nn.Module) -> None:
-        """From now on `average_gradients` follows each backward pass of `model`."""
+        """Prepare `model` for training in the group; call `average_gradients` after each backward pass."""
 
     def average_gradients(self) -> None:
-        """Make every gradient the mean of the workers' ones."""
+        """Replace every gradient by its mean over the ranks; a collective."""
 
-    def share_buffers(self, model: nn.Module) -> None:
-        """Give every worker the running averages of the first one, which are the job's."""
+    def broadcast_buffers(self, model: nn.Module) -> None:
+        """Copy the running averages of rank 0, which are those of the job, to every rank; a collective."""
 
     def close(self) -> None:
-        """Leave the group: the others notice at once."""
+        """Leave the group; the other workers notice it at once."""
 
 
-ALONE = ProcessGroup()
-"""The group of a worker by itself."""
+SINGLE_WORKER = ProcessGroup()
+"""The group of a job with a single worker."""
 
 
-class Gang(ProcessGroup):
-    """One of several workers. Every method raises `PeerLost`."""
+class DistributedGroup(ProcessGroup):
+    """The process group of a job with several workers. Every collective raises `PeerLost`."""
 
-    def __init__(self, rank: int, size: int, store: Store) -> None:
-        self.rank, self.size = rank, size
-        # The first worker serves the store: it must live as long as the group.
+    def __init__(self, rank: int, world_size: int, store: Store) -> None:
+        self.rank, self.world_size = rank, world_size
+        # Rank 0 serves the store, so it must live as long as the group.
         self._store: Store | None = store
         self._average: GradientAverage | None = None
 
-    def agree(self, *flags: bool) -> tuple[bool, ...]:
+    def any_rank(self, *flags: bool) -> tuple[bool, ...]:
+        """Return for each flag whether it is true on any rank."""
         raised = torch.tensor(flags, dtype=torch.uint8)
-        with self._together():
+        with self._guard():
             dist.all_reduce(raised, op=dist.ReduceOp.MAX)
         return tuple(map(bool, raised.tolist()))
 
     def gather(self, values: Sequence[float]) -> list[Sequence[float]]:
+        """Return the `values` of every rank, in the order of ranks."""
         gathered: list[Sequence[float]] = self.gather_tensor(torch.tensor(values, dtype=torch.float64)).tolist()
         return gathered
 
     def gather_tensor(self, tensor: Tensor) -> Tensor:
-        gathered = [torch.empty_like(tensor) for _ in range(self.size)]
-        with self._together():
+        """Return the `tensor` of every rank, (world_size, *shape)."""
+        gathered = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        with self._guard():
             dist.all_gather(gathered, tensor)
         return torch.stack(gathered)
 
     def prepare(self, model: nn.Module) -> None:
+        """Give the group to the layers that need it, and start to average gradients."""
         for module in model.modules():
             if hasattr(module, "process_group"):
                 module.process_group = self  # type: ignore[assignment]
-        self._average = GradientAverage(model, self.size, self._together)
+        self._average = GradientAverage(model, self.world_size, self._guard)
 
     def average_gradients(self) -> None:
+        """Wait until every gradient is the mean over the ranks."""
         assert self._average is not None, "prepare comes first"
         self._average.finish()
 
-    def share_buffers(self, model: nn.Module) -> None:
+    def broadcast_buffers(self, model: nn.Module) -> None:
+        """Copy the running averages of rank 0 to every rank."""
         averages = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
         if not averages:
             return
-        together = torch.cat([average.flatten() for average in averages])
-        with self._together():
-            dist.broadcast(together, src=0)
-        for average, shared in zip(averages, torch.split(together, [a.numel() for a in averages]), strict=True):
-            average.copy_(shared.view_as(average))
+        flat = torch.cat([average.flatten() for average in averages])
+        with self._guard():
+            dist.broadcast(flat, src=0)
+        for average, received in zip(averages, torch.split(flat, [a.numel() for a in averages]), strict=True):
+            average.copy_(received.view_as(average))
 
     def close(self) -> None:
+        """Leave the group and remove the hooks from the model."""
         if self._average is not None:
-            self._average.remove()
+            self._average.remove_hooks()
         with suppress(RuntimeError):
             dist.destroy_process_group()
         self._store = None
 
     @contextmanager
-    def _together(self) -> Iterator[None]:
+    def _guard(self) -> Iterator[None]:
+        """Translate the errors of a communication into `PeerLost`."""
         try:
             yield
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise PeerLost(f"rank {self.rank} of {self.size} lost the others: {_first_line(error)}") from error
+            raise PeerLost(
+                f"rank {self.rank} of {self.world_size} lost the other workers: {_first_line(error)}"
+            ) from error
 
 
 def join(
-    place: Place,
+    info: RankInfo,
     name: str,
     device: torch.device,
     *,
-    announce: Callable[[str], None] = lambda _: None,
-    give_up: Callable[[], bool] = lambda: False,
-) -> Gang:
-    """Come together with the other workers of the group `name`; returns once all are there.
+    on_listening: Callable[[str], None] = lambda _: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> DistributedGroup:
+    """Join the process group `name`; return once all workers have joined.
 
-    The first worker listens at its own host, on a port that the system picks, and tells `announce` the address, which
-    is in the `place` of the others. Raises `PeerLost` after `place.timeout_s`, saying whom it waited for, or when
-    `give_up` says so. After as long a silence of the others every method of the group raises it too.
+    Args:
+        info: This worker's rank. `timeout_s` limits the wait here and in every collective of the group.
+        name: Name of the group; all its workers give the same.
+        device: Device that the worker trains on.
+        on_listening: Called on rank 0 with the host:port that the other workers need as `info.address`.
+        cancelled: Polled while waiting for the other workers; True ends the wait.
+
+    Raises:
+        PeerLost: If a worker is missing after `info.timeout_s`, or if it was cancelled; the message names the rank.
     """
-    deadline = time.monotonic() + place.timeout_s
+    deadline = time.monotonic() + info.timeout_s
     try:
-        store = meet(place, name, deadline, announce=announce, give_up=give_up)
-        bind_interface(place.host)
+        store = rendezvous(info, name, deadline, on_listening=on_listening, cancelled=cancelled)
+        use_interface_of(info.host)
         gpu = device.type == "cuda"
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpu else "gloo",
             store=store,
-            rank=place.rank,
-            world_size=place.size,
-            timeout=timedelta(seconds=place.timeout_s),
+            rank=info.rank,
+            world_size=info.world_size,
+            timeout=timedelta(seconds=info.timeout_s),
             device_id=torch.device("cuda", 0) if gpu else None,
         )
-        gang = Gang(place.rank, place.size, store)
-        gang.agree(True)
-    except NotJoined as error:
+        group = DistributedGroup(info.rank, info.world_size, store)
+        group.any_rank(True)
+    except RendezvousError as error:
         raise PeerLost(str(error)) from error
     except PeerLost:
-        _leave()
+        _destroy()
         raise
     except RuntimeError as error:
-        _leave()
-        raise PeerLost(f"rank {place.rank} of {place.size} did not reach the others: {_first_line(error)}") from error
-    return gang
+        _destroy()
+        raise PeerLost(
+            f"rank {info.rank} of {info.world_size} did not reach the other workers: {_first_line(error)}"
+        ) from error
+    return group
 
 
-def _leave() -> None:
+def _destroy() -> None:
     if dist.is_initialized():
         with suppress(RuntimeError):
             dist.destroy_process_group()
 
 
 def _first_line(error: BaseException) -> str:
-    """What torch says, without the place in its sources that gloo puts before it."""
+    """The first line of an error of torch, without the source location that gloo puts before it."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return line.partition("] ")[2] or line if line.startswith("[") else line

@@ -1,18 +1,22 @@
-"""Where a worker stands among those of its job. Imports nothing, so that an actor can say it without torch."""
+"""The rank of a worker in the process group of its job. Needs the standard library alone."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Place:
-    """The `rank` of a worker among `size`, and `host`, the address under which the others reach its node.
+class RankInfo:
+    """What a worker needs to join the process group of its job.
 
-    `address` is where the first worker listens, host:port; the first one is not told, for it tells the others. They
-    wait `timeout_s` for each other: to come together, and afterwards in every exchange.
+    Attributes:
+        rank: Number of the worker in the group, from 0.
+        world_size: Number of workers in the group.
+        host: Address at which the other workers reach this worker's node.
+        timeout_s: How long to wait for the other workers, when joining and in every collective.
+        address: host:port at which rank 0 listens; None on rank 0, which chooses the port itself.
     """
 
     rank: int
-    size: int
+    world_size: int
     host: str
     timeout_s: float
     address: str | None = None

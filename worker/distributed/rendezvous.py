@@ -1,4 +1,4 @@
-"""How the workers of one job find each other: the first one listens, the others are told where."""
+"""Rendezvous: rank 0 listens at an address, the other ranks connect to it, and all wait until every rank is there."""
 
 import fcntl
 import os
@@ -11,55 +11,68 @@ from datetime import timedelta
 
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from worker.distributed.rank import Place
+from worker.distributed.rank import RankInfo
 
 POLL_S = 0.02
 _SIOCGIFADDR = 0x8915
-"""Linux' request for the address of a network interface (netdevice(7))."""
+"""Linux's request for the address of a network interface (netdevice(7))."""
 
 
-class NotJoined(RuntimeError):
-    """The workers did not come together; the message says who was waited for."""
+class RendezvousError(RuntimeError):
+    """The workers did not find each other; the message names the rank that is missing."""
 
 
-def meet(
-    place: Place,
+def rendezvous(
+    info: RankInfo,
     name: str,
     deadline: float,
     *,
-    announce: Callable[[str], None],
-    give_up: Callable[[], bool],
+    on_listening: Callable[[str], None],
+    cancelled: Callable[[], bool],
 ) -> Store:
-    """The store that the workers of the group `name` share, once all of them have come to it. Raises `NotJoined`."""
-    if place.rank == 0:
-        store, address = _open(place)
-        announce(address)
+    """Return the store that all ranks of the group `name` share, once every rank has connected to it.
+
+    Args:
+        info: This worker's rank, and the address of rank 0.
+        name: Name of the group. Workers of another group that reach the same port are not counted.
+        deadline: Time of `time.monotonic` at which to give up.
+        on_listening: Called on rank 0 with the host:port at which it listens.
+        cancelled: Polled while waiting; True ends the wait.
+
+    Raises:
+        RendezvousError: If a rank is missing at the deadline, if rank 0 is not reachable, or if it was cancelled.
+    """
+    if info.rank == 0:
+        store, address = _listen(info)
+        on_listening(address)
     else:
-        assert place.address is not None, "only the first worker opens the store"
-        address = place.address
-        store = _reach(place, address)
+        assert info.address is not None, "only rank 0 opens the store"
+        address = info.address
+        store = _connect(info, address)
     shared = PrefixStore(name, store)
     try:
-        shared.set(_key(place.rank), place.host)
-        for rank in range(place.size):
+        shared.set(_key(info.rank), info.host)
+        for rank in range(info.world_size):
             while not shared.check([_key(rank)]):
-                if give_up():
-                    raise NotJoined(f"asked to stop while it waited for rank {rank} of {place.size} at {address}")
+                if cancelled():
+                    raise RendezvousError(f"cancelled while waiting for rank {rank} of {info.world_size} at {address}")
                 if time.monotonic() > deadline:
-                    raise NotJoined(_waited(place, rank, address))
+                    raise RendezvousError(_timed_out(info, rank, address))
                 time.sleep(POLL_S)
-    except NotJoined:
+    except RendezvousError:
         raise
     except RuntimeError as error:
-        raise NotJoined(f"rank 0 of {place.size} at {address} went away before all had come") from error
+        raise RendezvousError(
+            f"rank 0 of {info.world_size} at {address} closed the connection before all ranks had joined"
+        ) from error
     return shared
 
 
-def bind_interface(host: str) -> None:
-    """Have gloo and NCCL use the network interface that has the address `host`.
+def use_interface_of(host: str) -> None:
+    """Make gloo and NCCL use the network interface that has the address `host`.
 
-    By themselves they take that of the host's name, which on many machines is the loopback. Where none has it (an
-    address behind a translation, another system than Linux) they choose.
+    By default they use the interface to which the host name resolves, on many machines the loopback. The default stays
+    in place if no interface has the address (behind network address translation, or on systems other than Linux).
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, interface in socket.if_nameindex():
@@ -70,41 +83,41 @@ def bind_interface(host: str) -> None:
                     return
 
 
-def _open(place: Place) -> tuple[Store, str]:
+def _listen(info: RankInfo) -> tuple[Store, str]:
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-            listener.bind((place.host, 0))
-            listener.listen(place.size)
+            listener.bind((info.host, 0))
+            listener.listen(info.world_size)
             port = listener.getsockname()[1]
             store = TCPStore(
-                place.host,
+                info.host,
                 port,
                 is_master=True,
-                timeout=timedelta(seconds=place.timeout_s),
+                timeout=timedelta(seconds=info.timeout_s),
                 wait_for_workers=False,
                 master_listen_fd=listener.detach(),
             )
     except (OSError, RuntimeError) as error:
-        raise NotJoined(f"rank 0 of {place.size} cannot listen at {place.host}: {error}") from error
-    return store, f"{place.host}:{port}"
+        raise RendezvousError(f"rank 0 of {info.world_size} cannot listen at {info.host}: {error}") from error
+    return store, f"{info.host}:{port}"
 
 
-def _reach(place: Place, address: str) -> Store:
+def _connect(info: RankInfo, address: str) -> Store:
     host, _, port = address.rpartition(":")
     try:
         return TCPStore(
             host,
             int(port),
             is_master=False,
-            timeout=timedelta(seconds=place.timeout_s),
+            timeout=timedelta(seconds=info.timeout_s),
             wait_for_workers=False,
         )
     except RuntimeError as error:
-        raise NotJoined(_waited(place, 0, address)) from error
+        raise RendezvousError(_timed_out(info, 0, address)) from error
 
 
-def _waited(place: Place, rank: int, address: str) -> str:
-    return f"waited {place.timeout_s:g} s for rank {rank} of {place.size} at {address}"
+def _timed_out(info: RankInfo, rank: int, address: str) -> str:
+    return f"waited {info.timeout_s:g} s for rank {rank} of {info.world_size} at {address}"
 
 
 def _key(rank: int) -> str:

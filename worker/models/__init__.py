@@ -1,4 +1,7 @@
-"""The networks: built from `worker.architecture`, initialized from a seed. Imports `worker.normalizations.layers`."""
+"""The networks, built from `worker.architecture` and initialized from a seed.
+
+Imports `worker.normalizations`, `worker.numerics` and the light modules.
+"""
 
 import math
 
@@ -6,20 +9,21 @@ import torch
 from torch import nn
 
 from worker.architecture import ARCHITECTURES, ModelName, ResNetArchitecture
-from worker.data.batches import generator
 from worker.models.resnet import ResidualBlock, ResNet
 from worker.models.vgg import VGG
+from worker.numerics.precision import MEMORY_FORMAT
+from worker.numerics.seeding import generator
 from worker.spec import Normalization
-from worker.training.precision import MEMORY_FORMAT
 
 __all__ = ["VGG", "ResNet", "build_model"]
 
 
 def build_model(model: ModelName, normalization: Normalization, *, seed: int) -> nn.Module:
-    """The network, in float32 and channels-last on the CPU: images (N, 3, 32, 32) to logits (N, 10).
+    """Build a network in float32 and channels-last format on the CPU: images (N, 3, 32, 32) to logits (N, 10).
 
-    Each weight is a function of (seed, its name, its shape), so two normalizations with one seed start with the same
-    convolutions and the same classifier. torch's global random numbers are neither used nor changed.
+    The initial value of a weight is a function of the seed, its name and its shape. Networks with different
+    normalizations and the same seed therefore start with equal convolutions and an equal classifier. torch's global
+    random number generator is neither used nor changed.
     """
     architecture = ARCHITECTURES[model]
     network: nn.Module = (
@@ -33,8 +37,10 @@ def build_model(model: ModelName, normalization: Normalization, *, seed: int) ->
 
 @torch.no_grad()
 def _initialize(network: nn.Module, seed: int) -> None:
-    """Convolutions after He et al. 2015 (arXiv 1502.01852), normal with deviation √(2 / fan_out) as in fb.resnet.torch,
-    which Wu & He 2018 trained with; the classifier uniform in ±1/√fan_in; biases 0; a residual block starts as the
+    """Initialize the weights in place.
+
+    Convolutions: He et al. 2015 (arXiv 1502.01852), normal with standard deviation √(2 / fan_out) as in
+    fb.resnet.torch, with which Wu & He 2018 trained. Classifier: uniform in ±1/√fan_in. Biases: 0. Residual blocks:
     identity (Goyal et al. 2017, section 5.1).
     """
     for name, module in network.named_modules():

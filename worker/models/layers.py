@@ -1,4 +1,4 @@
-"""Convolution and linear layer as torch's, but left uninitialized: `worker.models.build_model` decides every weight."""
+"""torch's convolution and linear layer without their initialization; `worker.models.build_model` sets every weight."""
 
 from torch import nn
 
@@ -7,11 +7,11 @@ class Convolution(nn.Conv2d):
     """torch.nn.Conv2d without its own initialization."""
 
     def reset_parameters(self) -> None:
-        """Nothing: torch would draw from its global generator."""
+        """Do nothing, as torch would draw from its global random number generator."""
 
 
 class Linear(nn.Linear):
     """torch.nn.Linear without its own initialization."""
 
     def reset_parameters(self) -> None:
-        """Nothing: torch would draw from its global generator."""
+        """Do nothing, as torch would draw from its global random number generator."""

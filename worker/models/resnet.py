@@ -12,9 +12,9 @@ from worker.spec import Normalization
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions beside a shortcut; each normalized, the second before the sum and the last ReLU.
+    """Two 3×3 convolutions and a shortcut; each convolution is normalized, the second before the sum and the ReLU.
 
-    What goes in, and comes out, comes twice: for the convolutions and for the shortcut.
+    The input and the output are pairs: one tensor for the convolutions of a block and one for its shortcut.
     """
 
     def __init__(
@@ -39,13 +39,14 @@ class ResidualBlock(nn.Module):
             self.shortcut_norm = normalize(normalization, out_channels)
 
     def forward(self, inputs: Forked) -> Forked:
+        """Return the output (N, C', H', W') of the block for inputs (N, C, H, W), both twice."""
         x, skipping = inputs
         residual = self.join(skipping)
         x = self.norm1(self.conv1(x))
         return forked(self.norm2, self.conv2(x), residual)
 
     def join(self, x: Tensor) -> Tensor:
-        """The shortcut: `x` in the shape the block puts out."""
+        """Return the shortcut, `x` in the shape of the output of the block."""
         if self.shortcut is not None and self.shortcut_norm is not None:
             projected: Tensor = self.shortcut_norm(self.shortcut(x))
             return projected
@@ -56,10 +57,10 @@ class ResidualBlock(nn.Module):
         return x
 
     def start_as_identity(self) -> None:
-        """Scale 0 in the last normalization (Wu & He 2018, section 4.1).
+        """Set the scale of the last normalization to 0 (Wu & He 2018, section 4.1).
 
-        Without normalization the last convolution starts at 0, which is the same function: the variance of the maps
-        would otherwise double in every block. Normalized without a scale there is nothing to zero.
+        Without normalization the last convolution is set to 0 instead, which gives the same function; otherwise the
+        variance of the feature maps would double in every block. A normalization without a scale is left unchanged.
         """
         if isinstance(self.norm2, NoNorm):
             nn.init.zeros_(self.conv2.weight)
@@ -68,7 +69,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A 3×3 stem, stages of residual blocks, the mean of each channel, a linear classifier."""
+    """A 3×3 stem, stages of residual blocks, global average pooling, and a linear classifier."""
 
     def __init__(self, architecture: ResNetArchitecture, normalization: Normalization) -> None:
         super().__init__()
@@ -87,7 +88,7 @@ class ResNet(nn.Module):
         self.classifier = Linear(channels, NUM_CLASSES)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, 10) of images (N, 3, 32, 32)."""
+        """Return the logits (N, 10) of images (N, 3, 32, 32)."""
         x, _ = self.stages(forked(self.stem_norm, self.stem(images)))
         logits: Tensor = self.classifier(x.mean((2, 3)))
         return logits

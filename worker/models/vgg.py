@@ -10,7 +10,7 @@ from worker.spec import Normalization
 
 
 class ConvolutionBlock(nn.Module):
-    """A 3×3 convolution with bias, normalized, ReLU."""
+    """A 3×3 convolution with bias, a normalization, and ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, normalization: Normalization) -> None:
         super().__init__()
@@ -18,12 +18,13 @@ class ConvolutionBlock(nn.Module):
         self.norm = normalize(normalization, out_channels, "relu")
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the feature maps (N, C', H, W) of x (N, C, H, W)."""
         normalized: Tensor = self.norm(self.conv(x))
         return normalized
 
 
 class VGG(nn.Module):
-    """Blocks of convolutions, each block ending in 2×2 max pooling, then a linear classifier."""
+    """Blocks of convolutions, each followed by 2×2 max pooling, and a linear classifier."""
 
     def __init__(self, architecture: VGGArchitecture, normalization: Normalization) -> None:
         super().__init__()
@@ -39,7 +40,7 @@ class VGG(nn.Module):
         self.classifier = Linear(channels, NUM_CLASSES)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, 10) of images (N, 3, 32, 32)."""
+        """Return the logits (N, 10) of images (N, 3, 32, 32)."""
         x = images
         for block in self.blocks:
             x = F.max_pool2d(block(x), 2)

@@ -1,7 +1,7 @@
-"""From the name of a normalization to its layer.
+"""The normalization layers, built from the `normalization` of a spec.
 
-Every layer is called as `layer(x)` or `layer(x, residual)` and computes activation(normalized x + residual), so that a
-model is written once for all of them.
+Every layer is called as `layer(x)` or `layer(x, residual)` and returns activation(normalize(x) + residual), so that one
+definition of a model serves all normalizations.
 """
 
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gn
-from worker.distributed.process_group import ALONE, ProcessGroup
+from worker.distributed.process_group import SINGLE_WORKER, ProcessGroup
 from worker.spec import (
     BatchNormalization,
     GroupNormalization,
@@ -26,7 +26,7 @@ Activation = Literal["relu"]
 
 
 def normalize(normalization: Normalization, num_channels: int, activation: Activation | None = None) -> nn.Module:
-    """The layer for feature maps of shape (N, num_channels, H, W)."""
+    """Return the layer for feature maps of shape (N, num_channels, H, W)."""
     match normalization:
         case BatchNormalization(eps=eps, momentum=momentum, affine=affine, ghost_batch_size=ghost_batch_size):
             return BatchNorm(
@@ -64,13 +64,13 @@ def forked(layer: nn.Module, x: Tensor, residual: Tensor | None = None) -> Forke
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """torch's batch normalization, then the sum with a residual, then the activation.
+    """torch's batch normalization, followed by the sum with a residual and the activation.
 
-    With a `ghost_batch_size`, training normalizes each consecutive chunk of so many images by the chunk's own
-    statistics, as if each were a batch (Hoffer et al. 2017, arXiv 1705.08741, section 4). Where it does not divide the
-    batch the last chunk is smaller. The running averages take one step a batch, towards the mean over its chunks, each
-    weighted by its images, so that evaluation normalizes by the variance training saw, within chunks; the paper takes a
-    step a chunk. A batch no larger than a chunk is normalized as without one.
+    With `ghost_batch_size`, training normalizes each consecutive chunk of that many images by the statistics of the
+    chunk (Hoffer et al. 2017, arXiv 1705.08741, section 4). The last chunk of a batch may be smaller. The running
+    averages are updated once per batch, by the mean of the statistics of its chunks, weighted by their numbers of
+    images, so that evaluation uses the variance within chunks, as training does; the paper updates them once per chunk.
+    A batch that is not larger than a chunk is normalized as a whole.
     """
 
     momentum: float
@@ -90,13 +90,14 @@ class BatchNorm(nn.BatchNorm2d):
         self.ghost_batch_size = ghost_batch_size
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return activation(normalize(x) + residual) for `x` and `residual` of shape (N, C, H, W)."""
         x = self.normalize(x)
         if residual is not None:
             x = x.add_(residual)
         return F.relu(x, inplace=True) if self.activation else x
 
     def normalize(self, x: Tensor) -> Tensor:
-        """`x`, normalized; not yet the sum and the activation."""
+        """Return `x` normalized, without the sum and the activation."""
         if self.training and self.ghost_batch_size is not None and len(x) > self.ghost_batch_size:
             return self._normalize_chunks(x, self.ghost_batch_size)
         return super().forward(x)
@@ -109,7 +110,7 @@ class BatchNorm(nn.BatchNorm2d):
         normalized = []
         for start in range(0, len(x), size):
             chunk = x[start : start + size]
-            # With a momentum of 1 torch leaves exactly this chunk's statistics in the "running" ones.
+            # With a momentum of 1, torch sets the running statistics to those of the chunk.
             chunk_mean, chunk_variance = torch.zeros_like(mean), torch.zeros_like(variance)
             normalized.append(
                 F.batch_norm(chunk, chunk_mean, chunk_variance, self.weight, self.bias, True, 1.0, self.eps)
@@ -123,16 +124,16 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class SyncBatchNorm(BatchNorm):
-    """`BatchNorm` over the batches of all workers of `process_group` as one; they must be of one size.
+    """`BatchNorm` with statistics over the batches of all workers of `process_group`, which must be of equal size.
 
-    A worker by itself, and an evaluation, do what `BatchNorm` does.
+    With a single worker, and in evaluation mode, it is equal to `BatchNorm`.
     """
 
-    process_group: ProcessGroup = ALONE
+    process_group: ProcessGroup = SINGLE_WORKER
 
     def normalize(self, x: Tensor) -> Tensor:
-        """`x`, normalized by the mean and the variance over all workers."""
-        if not self.training or self.process_group.size == 1:
+        """Return `x` normalized by the mean and the variance over all workers."""
+        if not self.training or self.process_group.world_size == 1:
             return super().normalize(x)
         assert self.running_mean is not None
         assert self.running_var is not None
@@ -141,7 +142,7 @@ class SyncBatchNorm(BatchNorm):
         normalized, mean, variance = _GlobalBatchNorm.apply(  # type: ignore[no-untyped-call]
             x, self.weight, self.bias, self.eps, self.process_group
         )
-        values = self.process_group.size * x.numel() / x.shape[1]
+        values = self.process_group.world_size * x.numel() / x.shape[1]
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance * (values / (values - 1)), self.momentum)
         self.num_batches_tracked.add_(1)
@@ -149,17 +150,17 @@ class SyncBatchNorm(BatchNorm):
 
 
 class _GlobalBatchNorm(torch.autograd.Function):
-    """Batch normalization of one worker's images by the statistics of all, computed in at least float32.
+    """Batch normalization of the images of one worker by the statistics of all workers, in at least float32.
 
-    Of m values a worker, the variance over all is the mean of the workers' variances plus the variance of their means
-    (Chan et al. 1979). Backward, the means of dy and of dy × normalized are over all workers too.
+    With equally many values per worker, the variance over all workers is the mean of their variances plus the variance
+    of their means (Chan et al. 1979). The backward pass takes the means of dy and of dy × normalized over all workers.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: ProcessGroup
     ) -> tuple[Tensor, Tensor, Tensor]:
-        values = _widened(x)
+        values = _at_least_float32(x)
         own_variance, own_mean = torch.var_mean(values, _ALL_BUT_CHANNELS, correction=0)
         means, variances = group.gather_tensor(torch.cat([own_mean, own_variance])).chunk(2, dim=1)
         mean, variance = means.mean(0), variances.mean(0) + means.var(0, correction=0)
@@ -173,10 +174,10 @@ class _GlobalBatchNorm(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, scale = ctx.saved_tensors
-        normalized = (_widened(x) - _per_channel(mean)) * _per_channel(scale)
-        gradient = _widened(gradient)
+        normalized = (_at_least_float32(x) - _per_channel(mean)) * _per_channel(scale)
+        gradient = _at_least_float32(gradient)
         sums = torch.cat([gradient.sum(_ALL_BUT_CHANNELS), (gradient * normalized).sum(_ALL_BUT_CHANNELS)])
-        values = ctx.group.size * x.numel() / x.shape[1]
+        values = ctx.group.world_size * x.numel() / x.shape[1]
         means = ctx.group.gather_tensor(sums).sum(0) / values
         of_gradient, of_product = map(_per_channel, means.chunk(2))
         scale = scale if weight is None else scale * weight
@@ -188,7 +189,7 @@ class _GlobalBatchNorm(torch.autograd.Function):
 _ALL_BUT_CHANNELS = (0, 2, 3)
 
 
-def _widened(x: Tensor) -> Tensor:
+def _at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -197,13 +198,14 @@ def _per_channel(values: Tensor) -> Tensor:
 
 
 class NoNorm(nn.Module):
-    """No normalization: the sum with a residual, then the activation."""
+    """No normalization: the sum with a residual, followed by the activation."""
 
     def __init__(self, activation: Activation | None) -> None:
         super().__init__()
         self.activation = activation
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return activation(x + residual) for `x` and `residual` of one shape."""
         if residual is None:
             return F.relu(x) if self.activation else x
         x = x + residual

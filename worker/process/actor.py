@@ -1,7 +1,8 @@
-"""The training worker: an actor that hands one attempt after another to its training process, and keeps that warm.
+"""The training worker: a Ray actor that hands one attempt after another to its training process and keeps it warm.
 
-It knows neither database nor artifact store. The dispatcher pulls: what is reported waits here until a poll
-acknowledges it. An attempt that is not polled for its lease ends: by then its job may be somebody else's.
+It knows neither the database nor the artifact store. The dispatcher polls it; reports are kept until a poll
+acknowledges them. An attempt that is not polled for the duration of its lease is cancelled, as its job may by then run
+elsewhere.
 """
 
 import socket
@@ -15,28 +16,28 @@ import ray
 
 from worker.data import mapped_files
 from worker.data.datasets import ImageDataset
-from worker.distributed.rank import Place
-from worker.events import Event, Finished
-from worker.process.training_process import (
-    Ask,
-    Listening,
-    Prepare,
-    Reported,
-    Request,
-    Start,
-    TrainingProcess,
-    TrainingProcessGone,
-)
+from worker.distributed.rank import RankInfo
+from worker.events import Event, Finished, StopRequest
+from worker.process.messages import Configure, Listening, Reported, Start, Stop
+from worker.process.training_process import TrainingProcess, TrainingProcessGone
 
-__all__ = ["CONCURRENT_CALLS", "Report", "Request", "TrainingProcessGone", "TrainingWorker", "WorkerState"]
+__all__ = ["CONCURRENT_CALLS", "Report", "TrainingProcessGone", "TrainingWorker", "WorkerState"]
 
 CONCURRENT_CALLS = 8
-"""Calls an actor answers at once: a poll waits, and the others must get through meanwhile."""
+"""Calls that an actor runs at once: while a poll waits, others must be served."""
 
 
 @dataclass(frozen=True)
 class WorkerState:
-    """What a worker says of itself."""
+    """The state of a worker.
+
+    Attributes:
+        node: Host name of its node.
+        pid: Process id of the training process.
+        device: Device that it trains on.
+        attempt_id: The latest attempt; None before the first.
+        finished: Whether the worker can start another attempt.
+    """
 
     node: str
     pid: int
@@ -47,17 +48,22 @@ class WorkerState:
 
 @dataclass(frozen=True)
 class Report:
-    """The answer to a poll: events in order, and references to the files of the checkpoints among them by `seq`."""
+    """The answer to a poll.
+
+    Attributes:
+        events: The events in order.
+        checkpoints: For each checkpoint among them, by `seq`, a Ray reference to its files.
+    """
 
     events: Sequence[Event]
     checkpoints: Mapping[int, Any]
 
 
-class _Run:
-    """One attempt, and what it has reported so far."""
+class _Attempt:
+    """An attempt and its reports that are not yet acknowledged."""
 
     def __init__(self, attempt_id: str) -> None:
-        self.attempt_id = attempt_id
+        self.id = attempt_id
         self.changed = threading.Condition()
         self.finished = False
         self.address: str | None = None
@@ -65,7 +71,7 @@ class _Run:
         self._events: list[Event] = []
         self._checkpoints: dict[int, Any] = {}
 
-    def report(self, reported: Reported) -> None:
+    def add(self, reported: Reported) -> None:
         files = None if reported.files is None else ray.put(reported.files)
         with self.changed:
             self._last_seq += 1
@@ -75,7 +81,7 @@ class _Run:
             self.finished = isinstance(reported.event, Finished)
             self.changed.notify_all()
 
-    def listen(self, address: str) -> None:
+    def set_address(self, address: str) -> None:
         with self.changed:
             self.address = address
             self.changed.notify_all()
@@ -92,47 +98,61 @@ class _Run:
             self._events = [event for event in self._events if event.seq > after_seq]
             self._checkpoints = {seq: files for seq, files in self._checkpoints.items() if seq > after_seq}
             self.changed.wait_for(lambda: self._events or process.gone, wait_s)
-            # What an attempt reported before its process ended still counts.
+            # Reports from before the end of the process are still delivered.
             if not self._events:
                 process.check()
             return Report(tuple(self._events), dict(self._checkpoints))
 
 
 class TrainingWorker:
-    """The actor. Attempts are named by id in every call, so that a call for another one is refused and not obeyed."""
+    """The actor. Every call names the attempt that it is about; a call about another attempt is refused.
+
+    Args:
+        threads: CPU threads to train with.
+        lease_s: An attempt is cancelled if it is not polled for this many seconds.
+        rendezvous_timeout_s: How long the workers of a job wait for each other.
+    """
 
     def __init__(self, threads: int, lease_s: float, rendezvous_timeout_s: float) -> None:
         self._rendezvous_timeout_s = rendezvous_timeout_s
-        self._prepare = Prepare(threads, lease_s, gpu=bool(ray.get_gpu_ids()))
+        self._configuration = Configure(threads, lease_s, gpu=bool(ray.get_gpu_ids()))
         self._process: TrainingProcess | None = None
-        self._run: _Run | None = None
+        self._attempt: _Attempt | None = None
         self._datasets: dict[str, Path | ImageDataset] = {}
         self._lock = threading.Lock()
 
     def prepare(self) -> WorkerState:
-        """Start the training process and wait until it is warm. Raises `TrainingProcessGone`."""
+        """Start the training process and wait until it is warmed up.
+
+        Raises:
+            TrainingProcessGone: If the process has ended.
+        """
         with self._lock:
             if self._process is None:
-                self._process = TrainingProcess(self._prepare, self._on_report, self._on_end)
+                self._process = TrainingProcess(self._configuration, self._on_report, self._on_end)
         self._process.wait_ready()
         return self.describe()
 
     def describe(self) -> WorkerState:
-        """Where this worker is and what it does. Raises `TrainingProcessGone`."""
-        run, process = self._run, self._ready()
+        """Return the state of the worker.
+
+        Raises:
+            TrainingProcessGone: If the process has ended or does not respond.
+        """
+        attempt, process = self._attempt, self._prepared_process()
         process.check()
         return WorkerState(
             node=socket.gethostname(),
             pid=process.pid,
             device=process.device,
-            attempt_id=run.attempt_id if run else None,
-            finished=run is None or run.finished,
+            attempt_id=attempt.id if attempt else None,
+            finished=attempt is None or attempt.finished,
         )
 
     def receive(self, dataset: ImageDataset) -> None:
-        """Have the images here, so that a start need not wait for them."""
+        """Store a dataset on this node, so that the start of an attempt does not wait for it."""
         with self._lock:
-            self._share(dataset)
+            self._publish(dataset)
 
     def start(
         self,
@@ -143,78 +163,97 @@ class TrainingWorker:
         rank: int = 0,
         address: str | None = None,
     ) -> None:
-        """Begin an attempt, from the files of a checkpoint if there are any.
+        """Start an attempt; do nothing if it is already started.
 
-        Of several workers the one of `rank` 0 starts first, and the others where it listens: at `address`. Raises
-        `RuntimeError` while one runs, `TrainingProcessGone` where nothing can.
+        Args:
+            attempt_id: Id of the attempt.
+            spec: The spec, as JSON values.
+            dataset: The dataset that the spec names.
+            checkpoint: Files of the checkpoint to resume from.
+            rank: Rank of this worker in the job. Rank 0 is started first.
+            address: Address at which rank 0 listens, as `rendezvous` of that worker returned it; None on rank 0.
+
+        Raises:
+            RuntimeError: If another attempt is running.
+            TrainingProcessGone: If the process has ended or does not respond.
         """
         with self._lock:
-            if self._run is not None and self._run.attempt_id == attempt_id:
+            if self._attempt is not None and self._attempt.id == attempt_id:
                 return
-            if self._run is not None and not self._run.finished:
-                raise RuntimeError(f"attempt {self._run.attempt_id} is still running on this worker")
-            process = self._ready()
+            if self._attempt is not None and not self._attempt.finished:
+                raise RuntimeError(f"attempt {self._attempt.id} is still running on this worker")
+            process = self._prepared_process()
             process.check()
-            self._run = _Run(attempt_id)
-            place = None
-            if (size := spec["num_workers"]) > 1:
+            self._attempt = _Attempt(attempt_id)
+            rank_info = None
+            if (world_size := spec["num_workers"]) > 1:
                 host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-                place = Place(rank, size, host, self._rendezvous_timeout_s, address)
-            process.start(Start(attempt_id, spec, self._share(dataset), checkpoint, place))
+                rank_info = RankInfo(rank, world_size, host, self._rendezvous_timeout_s, address)
+            process.start(Start(attempt_id, spec, self._publish(dataset), checkpoint, rank_info))
 
     def rendezvous(self, attempt_id: str, wait_s: float) -> str | None:
-        """Where the first worker of an attempt listens for the others; None where it does not within `wait_s`.
+        """Return the host:port at which rank 0 of an attempt listens; None if it does not listen within `wait_s`.
 
-        Raises `LookupError` and `TrainingProcessGone` as `poll` does.
+        Raises:
+            LookupError: If this worker has another attempt.
+            TrainingProcessGone: If the process has ended or does not respond.
         """
-        return self._current(attempt_id).wait_for_address(self._ready(), wait_s)
+        return self._current(attempt_id).wait_for_address(self._prepared_process(), wait_s)
 
     def poll(self, attempt_id: str, after_seq: int, wait_s: float) -> Report:
-        """What the attempt reported after `after_seq`, as soon as there is something or `wait_s` have passed.
+        """Return the reports of an attempt after `after_seq`, as soon as there are any or after `wait_s`.
 
-        What came up to `after_seq` is acknowledged by this and forgotten; the lease is renewed. Raises `LookupError`
-        for another attempt than the one this worker has, `TrainingProcessGone` when its process is.
+        A poll acknowledges the reports up to `after_seq`, which are then dropped, and renews the lease.
+
+        Raises:
+            LookupError: If this worker has another attempt.
+            TrainingProcessGone: If the process has ended or does not respond, and all reports were acknowledged.
         """
-        run, process = self._current(attempt_id), self._ready()
+        attempt, process = self._current(attempt_id), self._prepared_process()
         if not process.gone:
-            process.renew()
-        return run.poll(process, after_seq, wait_s)
+            process.renew_lease()
+        return attempt.poll(process, after_seq, wait_s)
 
-    def request(self, attempt_id: str, request: Request) -> None:
-        """Ask the attempt to pause or to cancel. A cancellation is not taken back."""
+    def request(self, attempt_id: str, request: StopRequest) -> None:
+        """Ask an attempt to pause or to cancel. A pause does not replace a cancellation.
+
+        Raises:
+            LookupError: If this worker has another attempt.
+            TrainingProcessGone: If the process has ended.
+        """
         self._current(attempt_id)
-        self._ready().ask(Ask(attempt_id, request))
+        self._prepared_process().stop(Stop(attempt_id, request))
 
-    def _ready(self) -> TrainingProcess:
+    def _prepared_process(self) -> TrainingProcess:
         if self._process is None:
-            raise RuntimeError("this worker was not prepared")
+            raise RuntimeError("this worker is not prepared: call prepare first")
         return self._process
 
-    def _current(self, attempt_id: str) -> _Run:
-        run = self._run
-        if run is None or run.attempt_id != attempt_id:
+    def _current(self, attempt_id: str) -> _Attempt:
+        attempt = self._attempt
+        if attempt is None or attempt.id != attempt_id:
             raise LookupError(f"this worker does not have attempt {attempt_id}")
-        return run
+        return attempt
 
-    def _share(self, dataset: ImageDataset) -> Path | ImageDataset:
+    def _publish(self, dataset: ImageDataset) -> Path | ImageDataset:
         if dataset.name not in self._datasets:
             try:
-                self._datasets[dataset.name] = mapped_files.publish(dataset, mapped_files.folder_of_user())
+                self._datasets[dataset.name] = mapped_files.publish(dataset, mapped_files.user_folder())
             except OSError:
-                # No room for the files: a copy of its own for this process.
+                # Without disk space for the files, the process gets a copy of its own.
                 return dataset
         return self._datasets[dataset.name]
 
     def _on_report(self, reported: Reported | Listening) -> None:
-        run = self._run
-        if run is None or run.attempt_id != reported.attempt_id:
+        attempt = self._attempt
+        if attempt is None or attempt.id != reported.attempt_id:
             return
         if isinstance(reported, Listening):
-            run.listen(reported.address)
+            attempt.set_address(reported.address)
         else:
-            run.report(reported)
+            attempt.add(reported)
 
     def _on_end(self) -> None:
-        if (run := self._run) is not None:
-            with run.changed:
-                run.changed.notify_all()
+        if (attempt := self._attempt) is not None:
+            with attempt.changed:
+                attempt.changed.notify_all()

@@ -1,4 +1,4 @@
-"""What the first step of a process pays for once: torch's libraries, its thread pool, the compiled kernels of `gn`."""
+"""The one-time work of a first step: loading the libraries of torch and compiling the kernels of `gn`."""
 
 import torch
 from torch.nn import functional as F
@@ -10,7 +10,7 @@ _BATCH_SIZE = 8
 
 
 def warm_up(device: str) -> None:
-    """Take one step of resnet20 with batch and with group normalization on random images."""
+    """Take one step of resnet20 with batch normalization and one with group normalization."""
     for normalization in (BatchNormalization(), GroupNormalization()):
         model = build_model("resnet20", normalization, seed=0).to(device)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)

@@ -1,4 +1,4 @@
-"""The loss and the error of a model on the images a spec evaluates on."""
+"""The loss and the error of a model on the evaluation images of a spec."""
 
 import math
 from collections.abc import Callable
@@ -9,13 +9,18 @@ from torch import nn
 from torch.nn import functional as F
 
 from worker.data.batches import TrainingData
-from worker.distributed.process_group import ALONE, ProcessGroup
-from worker.training.precision import Precision, autocast
+from worker.distributed.process_group import SINGLE_WORKER, ProcessGroup
+from worker.numerics.precision import Precision, autocast
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`loss`: mean cross-entropy in nats. `error`: share of images whose largest logit is not their label's."""
+    """The result of an evaluation.
+
+    Attributes:
+        loss: Mean cross-entropy in nats.
+        error: Fraction of the images whose largest logit is not that of their label.
+    """
 
     loss: float
     error: float
@@ -28,14 +33,22 @@ def evaluate(
     *,
     precision: Precision = "float32",
     before_batch: Callable[[], None] = lambda: None,
-    group: ProcessGroup = ALONE,
+    group: ProcessGroup = SINGLE_WORKER,
 ) -> Evaluation:
-    """Evaluates `model`, on the device of `data`, in evaluation mode; `before_batch` may raise to give up.
+    """Evaluate `model`, which is left in evaluation mode.
 
-    The workers of a group each evaluate their share, with the running averages of the first, and learn the whole.
+    The workers of a group each evaluate a part of the images, with the running averages of rank 0, and all return the
+    result over all images.
+
+    Args:
+        model: The model, on the device of `data`.
+        data: The images.
+        precision: Precision of the activations.
+        before_batch: Called before every batch; an exception ends the evaluation.
+        group: The process group of the job.
     """
     model.eval()
-    group.share_buffers(model)
+    group.broadcast_buffers(model)
     losses, errors = [], []
     for images, labels in data.eval_batches():
         before_batch()

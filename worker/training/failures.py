@@ -1,4 +1,4 @@
-"""Why a training failed, for people and for the service."""
+"""The failures of a training, as the service stores them and shows them to people."""
 
 import traceback
 
@@ -11,15 +11,15 @@ from worker.events import Failure
 
 
 class Diverged(ArithmeticError):
-    """The loss or the weights are no longer finite numbers."""
+    """The loss or a weight is not a finite number."""
 
     def __init__(self, step: int, what: str) -> None:
         self.step = step
-        super().__init__(f"{what} at step {step}: the training diverged; try a smaller learning rate or a warm-up")
+        super().__init__(f"{what} at step {step}: the training diverged; try a lower learning rate or a warm-up")
 
 
-def explain(error: Exception, step: int | None) -> Failure:
-    """The failure that `error`, raised at `step`, is for people and for the service."""
+def failure_of(error: Exception, step: int | None) -> Failure:
+    """Return the failure that describes `error`, raised at `step`."""
     message = str(error) or type(error).__name__
     match error:
         case Diverged():
@@ -46,5 +46,5 @@ def explain(error: Exception, step: int | None) -> Failure:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether the GPU or, in torch's words, the CPU had no memory left."""
+    """Return whether the GPU or the CPU ran out of memory; torch has no exception of its own for the CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

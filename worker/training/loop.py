@@ -1,18 +1,14 @@
-"""One training attempt, to be read from top to bottom: `train`, the epochs, a step, an evaluation, a checkpoint.
+"""One training attempt: `train` runs the epochs, their steps and evaluations, and takes the checkpoints.
 
-A rerun computes the same: everything random comes from (seed, epoch), the learning rate from (spec, step), and rows of
-metrics stand at steps that follow from the spec. On a CPU that holds bit for bit at the same number of threads.
+A rerun computes the same values: random numbers depend on (seed, epoch), the learning rate depends on (spec, step), and
+rows of metrics are reported at steps that follow from the spec. On a CPU the results are bit-identical for a given
+number of threads.
 """
 
 import math
 import time
 from collections.abc import Callable
-from functools import cache
-from importlib import metadata
-from platform import python_version
-from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,8 +16,8 @@ from torch.nn import functional as F
 from worker.checkpoints.checkpoint import Checkpoint, CheckpointNotWritten, Position, Window, capture, restore
 from worker.data.batches import TrainingData
 from worker.data.datasets import ImageDataset
-from worker.distributed.process_group import ALONE, ProcessGroup
-from worker.events import CheckpointTaken, Event, Finished, Metrics, Outcome, Progress, Started
+from worker.distributed.process_group import SINGLE_WORKER, ProcessGroup
+from worker.events import CheckpointTaken, Event, Finished, Metrics, Outcome, Progress, Started, StopRequest
 from worker.metrics import (
     HOLDOUT_ERROR,
     HOLDOUT_LOSS,
@@ -33,30 +29,31 @@ from worker.metrics import (
     TRAIN_LOSS,
 )
 from worker.models import build_model
+from worker.numerics.precision import autocast, choose_precision, numeric_settings
 from worker.spec import TrainingSpec
 from worker.training import layer_telemetry
+from worker.training.environment import device_name, versions
 from worker.training.evaluation import evaluate
-from worker.training.failures import Diverged, explain
+from worker.training.failures import Diverged, failure_of
 from worker.training.optimization import build_optimizer, learning_rate
-from worker.training.precision import autocast, choose_precision, numerics
+from worker.training.throughput import Throughput
 
-Request = Literal["pause", "cancel"]
 Report = Callable[[Event], None]
 Save = Callable[[CheckpointTaken, Checkpoint], None]
-Control = Callable[[], Request | None]
+Control = Callable[[], StopRequest | None]
 
 TRAIN_ROWS_PER_EPOCH = 10
 PROGRESS_INTERVAL_S = 1.0
-# Reading a loss makes the CPU wait for the GPU; one wait for so many steps keeps the GPU busy.
-GPU_STEPS_UNREAD = 16
+# Reading a loss makes the CPU wait for the GPU. Reading the losses of several steps at once keeps the GPU busy.
+GPU_STEPS_PER_READ = 16
 
 
 class Paused(Exception):
-    """Stop, and keep everything."""
+    """The attempt was asked to pause: take a checkpoint and stop."""
 
 
 class Cancelled(Exception):
-    """Stop, and keep nothing."""
+    """The attempt was asked to cancel: stop without a checkpoint."""
 
 
 def train(
@@ -68,31 +65,41 @@ def train(
     save: Save,
     control: Control = lambda: None,
     resume: Checkpoint | None = None,
-    group: ProcessGroup = ALONE,
+    group: ProcessGroup = SINGLE_WORKER,
 ) -> Finished:
-    """Trains until the last epoch, a request or a failure; returns the last event, which is reported too.
+    """Train until the end of the last epoch, a stop request or a failure.
 
-    Every event goes to `report` in its order, unnumbered, but a CheckpointTaken, which goes to `save` with its bytes.
-    `control` is asked before every step and every batch of an evaluation: a cancellation takes effect at once, a pause
-    before the next step and with a checkpoint. An error of the training is reported and does not leave this function;
-    an error of `report` may.
+    The workers of a `group` take every step together, and a stop request to one worker stops all of them. Rank 0
+    reports and saves; the other ranks report their `Finished` event only.
 
-    Several workers train one model as a `group`: they take every step together, and what is asked of one is asked of
-    all. The first one reports and saves, the others report only how they ended.
+    Args:
+        spec: What to train.
+        dataset: The dataset that the spec names.
+        device: Device to train on.
+        report: Called with every event in order, except `CheckpointTaken`. The events are not numbered.
+        save: Called with every `CheckpointTaken` event and its checkpoint.
+        control: Called before every step and every batch of an evaluation; returns the stop request, if there is one. A
+            cancellation takes effect at once. A pause takes effect before the next step and takes a checkpoint.
+        resume: Checkpoint to continue from.
+        group: The process group of the job.
+
+    Returns:
+        The last event, which is reported too. Errors of the training are reported in it and not raised; errors of
+        `report` are raised.
     """
     training: Training | None = None
     try:
-        with numerics(spec, torch.device(device)):
+        with numeric_settings(spec, torch.device(device)):
             training = Training(spec, dataset, torch.device(device), report, save, control, resume, group)
             finished = Finished(outcome=training.run())
     except Exception as error:
-        finished = Finished(outcome="failed", failure=explain(error, training.step if training else None))
+        finished = Finished(outcome="failed", failure=failure_of(error, training.step if training else None))
     report(finished)
     return finished
 
 
 class Training:
-    """A training at work."""
+    """The state of a training attempt on one worker; `train` describes the arguments."""
 
     def __init__(
         self,
@@ -105,11 +112,11 @@ class Training:
         resume: Checkpoint | None,
         group: ProcessGroup,
     ) -> None:
-        assert group.size == spec.num_workers, f"{group.size} workers train a job of {spec.num_workers}"
+        assert group.world_size == spec.num_workers, f"num_workers is {spec.num_workers}, not {group.world_size}"
         self.spec, self.device, self.save, self.control, self.group = spec, device, save, control, group
-        self.report = report if group.leads else unheard
+        self.report = report if group.is_rank_zero else discard_event
         self.precision = choose_precision(spec, device)
-        self.data = TrainingData(spec, dataset, device=device, rank=group.rank, num_workers=group.size)
+        self.data = TrainingData(spec, dataset, device=device, rank=group.rank, num_workers=group.world_size)
         self.model = build_model(spec.model, spec.normalization, seed=spec.seed).to(device)
         self.optimizer = build_optimizer(spec, self.model)
         self.position = restore(resume, spec, self.model, self.optimizer, group.rank) if resume else Position()
@@ -120,22 +127,22 @@ class Training:
         self.progress_time = -math.inf
         self.unread: list[tuple[int, Tensor, Tensor]] = []
         self.latest_loss: float | None = None
-        self.row_speed, self.progress_speed = Speed(), Speed()
+        self.row_throughput, self.progress_throughput = Throughput(), Throughput()
 
     @property
     def step(self) -> int:
-        """Optimizer steps completed, those of earlier attempts included."""
+        """Completed optimizer steps, including those of earlier attempts."""
         return self.position.epoch * self.spec.steps_per_epoch + self.position.step_in_epoch
 
     def run(self) -> Outcome:
-        """Trains from where it stands to the end of the last epoch."""
+        """Train from the current position to the end of the last epoch."""
         self.report_start()
         try:
             while self.position.epoch < self.spec.epochs:
                 self.train_epoch()
                 self.evaluate()
                 self.position.epoch, self.position.step_in_epoch = self.position.epoch + 1, 0
-                if self.epoch_checkpoint_due() or self.agreed_checkpoint_due():
+                if self.is_epoch_checkpoint_due() or self.is_timed_checkpoint_due():
                     self.checkpoint()
         except Paused:
             self.checkpoint()
@@ -145,23 +152,23 @@ class Training:
         return "succeeded"
 
     def train_epoch(self) -> None:
-        """The steps that are left of an epoch."""
+        """Take the remaining steps of the current epoch."""
         spec, position = self.spec, self.position
         self.model.train()
         started = time.perf_counter()
         for images, labels in self.data.epoch_batches(position.epoch + 1, position.step_in_epoch):
-            progress_due, checkpoint_due = self.obey()
+            progress_due, checkpoint_due = self.check_requests()
             rate = learning_rate(spec, self.step)
             self.take_step(images, labels, rate)
             position.step_in_epoch += 1
 
-            row_due = self.train_row_due()
+            row_due = self.is_train_row_due()
             checkpoint_due = checkpoint_due and position.step_in_epoch < spec.steps_per_epoch
-            if row_due or progress_due or checkpoint_due or len(self.unread) >= self.steps_unread:
+            if row_due or progress_due or checkpoint_due or len(self.unread) >= self.steps_per_read:
                 self.read_losses()
             now = time.perf_counter()
-            self.row_speed.add(self.group.size * len(labels), now - started)
-            self.progress_speed.add(self.group.size * len(labels), now - started)
+            self.row_throughput.add(self.group.world_size * len(labels), now - started)
+            self.progress_throughput.add(self.group.world_size * len(labels), now - started)
             if progress_due:
                 self.report_progress()
             if row_due:
@@ -171,7 +178,13 @@ class Training:
             started = time.perf_counter()
 
     def take_step(self, images: Tensor, labels: Tensor, rate: float) -> None:
-        """One step of the optimizer at the learning rate `rate`."""
+        """Take one optimizer step.
+
+        Args:
+            images: float32 (b, 3, 32, 32).
+            labels: int64 (b,).
+            rate: Learning rate of the step.
+        """
         with autocast(self.precision, self.device):
             logits = self.model(images)
         loss = F.cross_entropy(logits.float(), labels)
@@ -184,7 +197,11 @@ class Training:
         self.unread.append((len(labels), loss.detach(), (logits.detach().argmax(1) != labels).sum()))
 
     def read_losses(self) -> None:
-        """Adds up this worker's losses and errors of the steps since the last reading. Raises `Diverged`."""
+        """Add this worker's losses and errors of the steps since the last call to the window.
+
+        Raises:
+            Diverged: If a loss is not finite.
+        """
         if not self.unread:
             return
         counts, losses, errors = zip(*self.unread, strict=True)
@@ -202,12 +219,16 @@ class Training:
             window.errors += wrong
 
     def evaluate(self) -> None:
-        """The row of metrics at the end of an epoch."""
+        """Evaluate the model at the end of an epoch; report the metrics, and the telemetry if it is due.
+
+        Raises:
+            Diverged: If the loss is not finite.
+        """
         evaluation = evaluate(
             self.model,
             self.data,
             precision=self.precision,
-            before_batch=self.obey_cancellation,
+            before_batch=self.check_cancellation,
             group=self.group,
         )
         if not math.isfinite(evaluation.loss):
@@ -215,19 +236,24 @@ class Training:
         loss, error = (HOLDOUT_LOSS, HOLDOUT_ERROR) if self.spec.dataset.holdout else (TEST_LOSS, TEST_ERROR)
         self.position.metrics = {loss.name: evaluation.loss, error.name: evaluation.error}
         self.report(Metrics(kind="eval", epoch=self.position.epoch + 1, step=self.step, values=self.position.metrics))
-        if self.telemetry_due() and self.group.leads:
+        if self.is_telemetry_due() and self.group.is_rank_zero:
             images, labels = next(self.data.eval_batches())
             values = layer_telemetry.measure(self.model, self.spec, images, labels, precision=self.precision)
             self.report(Metrics(kind="telemetry", epoch=self.position.epoch + 1, step=self.step, values=values))
 
     def checkpoint(self) -> None:
-        """Saves where the training stands, unless that is saved already."""
+        """Take a checkpoint, unless one was taken at this step.
+
+        Raises:
+            Diverged: If a loss or a weight is not finite.
+            CheckpointNotWritten: If it could not be saved.
+        """
         self.read_losses()
         self.checkpoint_time = time.monotonic()
         if self.checkpoint_step == self.step:
             return
         own, *self.position.other_windows = self.windows()
-        if not self.group.leads:
+        if not self.group.is_rank_zero:
             self.checkpoint_step = self.step
             return
         self.position.window = own
@@ -238,21 +264,26 @@ class Training:
             self.save(checkpoint.event, checkpoint)
         except OSError as error:
             raise CheckpointNotWritten(
-                f"the checkpoint at step {self.step} could not be written ({error}): make room, or check the disk"
+                f"the checkpoint at step {self.step} could not be written ({error}): free disk space, or check the disk"
             ) from error
         self.checkpoint_step = self.step
 
     def windows(self) -> list[Window]:
-        """The window of every worker, by rank."""
+        """Return the windows of all ranks, in their order; a collective."""
         window = self.position.window
         gathered = self.group.gather([window.images, window.loss, window.errors])
         return [Window(int(images), loss, int(errors)) for images, loss, errors in gathered]
 
-    def obey(self) -> tuple[bool, bool]:
-        """Ends the training if that was asked of any worker; else whether progress and a checkpoint are due by now."""
+    def check_requests(self) -> tuple[bool, bool]:
+        """Return whether progress and whether a timed checkpoint is due; a collective.
+
+        Raises:
+            Cancelled: If any worker was asked to cancel.
+            Paused: If any worker was asked to pause.
+        """
         request = self.control()
-        cancel, pause, progress_due, checkpoint_due = self.group.agree(
-            request == "cancel", request == "pause", self.progress_time_due(), self.checkpoint_time_due()
+        cancel, pause, progress_due, checkpoint_due = self.group.any_rank(
+            request == "cancel", request == "pause", self.is_progress_time(), self.is_checkpoint_time()
         )
         if cancel:
             raise Cancelled
@@ -260,48 +291,51 @@ class Training:
             raise Paused
         return progress_due, checkpoint_due
 
-    def obey_cancellation(self) -> None:
-        """Within an evaluation a pause waits for its end, so that a checkpoint never lies between the two."""
-        (cancel,) = self.group.agree(self.control() == "cancel")
+    def check_cancellation(self) -> None:
+        """Raise `Cancelled` if any worker was asked to cancel; a collective.
+
+        A pause waits for the end of the evaluation, so that no checkpoint is taken between an epoch and its evaluation.
+        """
+        (cancel,) = self.group.any_rank(self.control() == "cancel")
         if cancel:
             raise Cancelled
 
     @property
-    def steps_unread(self) -> int:
-        """After so many steps their losses are read."""
-        return GPU_STEPS_UNREAD if self.device.type == "cuda" else 1
+    def steps_per_read(self) -> int:
+        """Number of steps whose losses are read at once."""
+        return GPU_STEPS_PER_READ if self.device.type == "cuda" else 1
 
-    def train_row_due(self) -> bool:
-        """Up to ten times an epoch, evenly, the last time at its end."""
+    def is_train_row_due(self) -> bool:
+        """Return whether a row of train metrics is due: up to ten times per epoch, evenly, the last at its end."""
         steps, step = self.spec.steps_per_epoch, self.position.step_in_epoch
         return step * TRAIN_ROWS_PER_EPOCH // steps > (step - 1) * TRAIN_ROWS_PER_EPOCH // steps
 
-    def telemetry_due(self) -> bool:
-        """At the end of every so many epochs and of the last one, where it is on."""
-        wanted, epoch = self.spec.telemetry, self.position.epoch + 1
-        return wanted is not None and (epoch % wanted.every_epochs == 0 or epoch == self.spec.epochs)
+    def is_telemetry_due(self) -> bool:
+        """Return whether telemetry is measured in this epoch."""
+        telemetry, epoch = self.spec.telemetry, self.position.epoch + 1
+        return telemetry is not None and (epoch % telemetry.every_epochs == 0 or epoch == self.spec.epochs)
 
-    def epoch_checkpoint_due(self) -> bool:
-        """At the end of every so many epochs and of the last one."""
+    def is_epoch_checkpoint_due(self) -> bool:
+        """Return whether a checkpoint is taken at the end of the completed epoch."""
         epoch = self.position.epoch
         return epoch % self.spec.checkpoint.every_epochs == 0 or epoch == self.spec.epochs
 
-    def agreed_checkpoint_due(self) -> bool:
-        """Every so many seconds, by the clock of the first worker."""
-        (due,) = self.group.agree(self.checkpoint_time_due())
+    def is_timed_checkpoint_due(self) -> bool:
+        """Return whether `checkpoint.every_s` has passed on rank 0; a collective."""
+        (due,) = self.group.any_rank(self.is_checkpoint_time())
         return due
 
-    def checkpoint_time_due(self) -> bool:
-        """Every so many seconds, by this worker's clock if it leads."""
+    def is_checkpoint_time(self) -> bool:
+        """Return whether `checkpoint.every_s` has passed; False on other ranks than 0."""
         every_s = self.spec.checkpoint.every_s
-        return every_s is not None and self.group.leads and time.monotonic() - self.checkpoint_time >= every_s
+        return every_s is not None and self.group.is_rank_zero and time.monotonic() - self.checkpoint_time >= every_s
 
-    def progress_time_due(self) -> bool:
-        """About every second, by this worker's clock if it leads."""
-        return self.group.leads and time.monotonic() - self.progress_time >= PROGRESS_INTERVAL_S
+    def is_progress_time(self) -> bool:
+        """Return whether the interval between two reports of progress has passed; False on other ranks than 0."""
+        return self.group.is_rank_zero and time.monotonic() - self.progress_time >= PROGRESS_INTERVAL_S
 
     def report_start(self) -> None:
-        """Reports what is about to run."""
+        """Report the device, the precision and the size of the training."""
         self.report(
             Started(
                 device=device_name(self.device),
@@ -315,63 +349,30 @@ class Training:
         )
 
     def report_progress(self) -> None:
-        """Reports where the training stands."""
+        """Report the current position, throughput and loss."""
         self.progress_time = time.monotonic()
         self.report(
             Progress(
                 epoch=self.position.epoch + 1,
                 step=self.step,
-                images_per_s=self.progress_speed.take(),
+                images_per_s=self.progress_throughput.read_and_reset(),
                 train_loss=self.latest_loss,
             )
         )
 
     def report_train_row(self, rate: float) -> None:
-        """Reports the averages since the row before, and begins anew."""
+        """Report the averages over all workers since the previous row, and reset the window; a collective."""
         windows = self.windows()
         images = sum(window.images for window in windows)
         values: dict[str, float] = {
             TRAIN_LOSS.name: sum(window.loss for window in windows) / images,
             TRAIN_ERROR.name: sum(window.errors for window in windows) / images,
             LEARNING_RATE.name: rate,
-            IMAGES_PER_S.name: self.row_speed.take(),
+            IMAGES_PER_S.name: self.row_throughput.read_and_reset(),
         }
         self.position.window = Window()
         self.report(Metrics(kind="train", epoch=self.position.epoch + 1, step=self.step, values=values))
 
 
-def unheard(_event: Event) -> None:
-    """The report of a worker that does not lead."""
-
-
-class Speed:
-    """Images trained on a second; evaluations and checkpoints do not count."""
-
-    def __init__(self) -> None:
-        self.images, self.seconds = 0, 0.0
-
-    def add(self, images: int, seconds: float) -> None:
-        """Counts `images` that took `seconds`."""
-        self.images += images
-        self.seconds += seconds
-
-    def take(self) -> float:
-        """Images a second since the last taking."""
-        speed = self.images / max(self.seconds, 1e-9)
-        self.images, self.seconds = 0, 0.0
-        return speed
-
-
-def device_name(device: torch.device) -> str:
-    """ "cpu", or the name of the GPU."""
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Of what computes."""
-    try:
-        ours = metadata.version("normlab")
-    except metadata.PackageNotFoundError:
-        ours = "not installed"
-    return {"python": python_version(), "torch": torch.__version__, "numpy": np.__version__, "normlab": ours}
+def discard_event(_event: Event) -> None:
+    """Do nothing with an event: only rank 0 reports."""

@@ -1,4 +1,4 @@
-"""The optimizer, and the learning rate of every step."""
+"""The optimizer and the learning rate of each step."""
 
 import math
 
@@ -9,7 +9,7 @@ from worker.spec import SGD, ConstantSchedule, MultistepSchedule, TrainingSpec
 
 
 def build_optimizer(spec: TrainingSpec, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer over all parameters of `model`; `learning_rate` decides the rate of each step."""
+    """Return the optimizer over all parameters of `model`; `learning_rate` gives the rate of each step."""
     optimizer = spec.optimizer
     parameters = list(model.parameters())
     if isinstance(optimizer, SGD):
@@ -32,9 +32,9 @@ def build_optimizer(spec: TrainingSpec, model: nn.Module) -> torch.optim.Optimiz
 
 
 def learning_rate(spec: TrainingSpec, step: int) -> float:
-    """The rate of optimizer step `step`, counted from 0: scaled rate × schedule × warm-up.
+    """Return the learning rate of optimizer step `step` (from 0): scaled rate × schedule × warm-up.
 
-    The schedule runs over the whole training, `spec.total_steps`. The warm-up multiplies it by 1/w, 2/w, ... 1 over
+    The schedule extends over the whole training, `spec.total_steps`. The warm-up multiplies it by 1/w, 2/w, ..., 1 in
     the first w = `warmup_epochs` × steps per epoch steps (Goyal et al. 2017, section 2.2).
     """
     warmup_steps = spec.schedule.warmup_epochs * spec.steps_per_epoch

@@ -1,4 +1,4 @@
-"""Small trainings on the synthetic set, on one thread."""
+"""Fixtures: small trainings on the synthetic dataset, on one thread."""
 
 import json
 import os
@@ -14,14 +14,14 @@ from tests.unit.worker.distributed.groups import Team
 from worker.checkpoints.checkpoint import Checkpoint
 from worker.data import datasets
 from worker.data.datasets import ImageDataset
-from worker.events import CheckpointTaken, Event, Finished, Metrics
+from worker.events import CheckpointTaken, Event, Finished, Metrics, StopRequest
 from worker.spec import TrainingSpec
-from worker.training.loop import Request, train
+from worker.training.loop import train
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Sums are taken in the same order on every machine."""
+    """Use one thread, so that sums have the same order on every machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -30,7 +30,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def synthetic() -> ImageDataset:
-    """The procedural dataset."""
+    """The synthetic dataset."""
     return datasets.synthetic()
 
 
@@ -45,7 +45,7 @@ def cifar10() -> ImageDataset:
 
 @pytest.fixture
 def make_spec() -> Callable[..., TrainingSpec]:
-    """A spec of 2 epochs of 4 steps on 64 synthetic images, with the fields given on top."""
+    """Makes specs of 2 epochs of 4 steps on 64 synthetic images, with the given fields."""
 
     def make(**given: Any) -> TrainingSpec:
         dataset = {"name": "synthetic", "train_limit": 64, "test_limit": 50} | given.pop("dataset", {})
@@ -61,7 +61,7 @@ def make_spec() -> Callable[..., TrainingSpec]:
 
 @dataclass
 class Record:
-    """What an attempt reported and saved, in its order."""
+    """The events and the checkpoints of an attempt, in order."""
 
     events: list[Event] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Record:
 
     @property
     def rows(self) -> list[tuple[str, int, int, dict[str, float]]]:
-        """The rows of metrics, but for how fast they came."""
+        """The rows of metrics without the throughput."""
         return [
             (e.kind, e.epoch, e.step, {name: value for name, value in e.values.items() if name != "images_per_s"})
             for e in self.events
@@ -99,13 +99,13 @@ class Record:
 
 @pytest.fixture
 def attempt(synthetic: ImageDataset) -> Callable[..., Record]:
-    """Runs an attempt on the synthetic set; `stop` asks for its request before the step after `stop_at`."""
+    """Runs an attempt on the synthetic dataset; after `stop_at` calls of `control`, `stop` is requested."""
 
     def run(
         spec: TrainingSpec,
         *,
         resume: Checkpoint | None = None,
-        stop: Request | None = None,
+        stop: StopRequest | None = None,
         stop_at: int = 0,
         dataset: ImageDataset = synthetic,
         save: Callable[[CheckpointTaken, Checkpoint], None] | None = None,
@@ -118,7 +118,7 @@ def attempt(synthetic: ImageDataset) -> Callable[..., Record]:
             record.events.append(event)
             record.checkpoints.append(checkpoint)
 
-        def control() -> Request | None:
+        def control() -> StopRequest | None:
             nonlocal asked
             asked += 1
             return stop if asked > stop_at else None
@@ -132,7 +132,7 @@ def attempt(synthetic: ImageDataset) -> Callable[..., Record]:
 
 @pytest.fixture(scope="session")
 def team() -> Iterator[Team]:
-    """Three processes that can be the workers of one job."""
+    """Three processes that can act as the workers of a job."""
     team = Team(3)
     yield team
     team.close()

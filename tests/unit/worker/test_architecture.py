@@ -1,4 +1,4 @@
-"""The networks on paper have the layers of the papers."""
+"""The architectures have the layers of the papers."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`python -m worker`: events on standard output, checkpoints in a folder, sentences for mistakes."""
+"""`python -m worker` prints events, writes checkpoints to a folder, and explains invalid arguments."""
 
 import json
 import os
@@ -151,10 +151,10 @@ def test_a_damaged_dataset_fails_the_attempt(spec: Path, tmp_path: Path) -> None
     assert "data_batch_1 is missing" in events[0]["failure"]["message"]
 
 
-def test_a_spec_of_several_workers_is_left_to_the_service(spec: Path) -> None:
+def test_a_spec_with_several_workers_is_refused(spec: Path) -> None:
     spec.write_text(json.dumps(SPEC | {"num_workers": 2}))
 
     code, events, error = run(spec)
 
     assert (code, events) == (2, [])
-    assert "num_workers is 2, and this trains on one worker: submit the job, or give 1" in error
+    assert "num_workers is 2, but this command trains on one: submit the job, or give 1" in error

@@ -1,4 +1,4 @@
-"""The networks are those on paper, and start from their seed."""
+"""The networks agree with their architectures and are initialized from the seed."""
 
 from collections.abc import Callable
 from typing import get_args
@@ -28,7 +28,7 @@ def is_normalization(module: nn.Module) -> bool:
 
 
 def met_in_a_forward_pass(network: nn.Module) -> list[FeatureMap]:
-    """What each normalization layer is given, in the order in which they run."""
+    """The input of each normalization layer, in the order of the forward pass."""
     met: list[FeatureMap] = []
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -139,7 +139,7 @@ def test_the_initialization_is_a_function_of_the_seed_and_leaves_the_global_gene
 
 
 @pytest.mark.parametrize("model", get_args(ModelName))
-def test_every_convolution_has_the_deviation_of_he_and_every_bias_is_zero(model: ModelName) -> None:
+def test_convolutions_have_the_standard_deviation_of_he_and_biases_are_zero(model: ModelName) -> None:
     network = build_model(model, normalization("group"), seed=0)
 
     for module in network.modules():

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or it is refused; equal weights are equal bytes."""
+"""A checkpoint is complete or refused; equal weights give equal bytes."""
 
 import io
 import json
@@ -18,19 +18,19 @@ from worker.models import build_model
 
 @pytest.fixture
 def taken(attempt: Any, make_spec: Any) -> Checkpoint:
-    """After one epoch of two."""
+    """A checkpoint after the first of two epochs."""
     checkpoint: Checkpoint = attempt(make_spec(dataset={"train_limit": 16})).checkpoints[0]
     return checkpoint
 
 
-def test_it_survives_the_disk(taken: Checkpoint, tmp_path: Path) -> None:
+def test_a_checkpoint_reads_back_as_it_was_written(taken: Checkpoint, tmp_path: Path) -> None:
     write_checkpoint(taken, tmp_path / "new" / "step-1")
 
     assert read_checkpoint(tmp_path / "new" / "step-1") == taken
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["step-1"]
 
 
-def test_it_replaces_one_of_the_same_name(taken: Checkpoint, tmp_path: Path) -> None:
+def test_a_checkpoint_replaces_one_of_the_same_name(taken: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "step-1").mkdir()
     (tmp_path / "step-1" / "left over").touch()
     write_checkpoint(taken, tmp_path / "step-1")
@@ -38,9 +38,7 @@ def test_it_replaces_one_of_the_same_name(taken: Checkpoint, tmp_path: Path) -> 
     assert {path.name for path in (tmp_path / "step-1").iterdir()} == set(taken.files)
 
 
-def test_a_disk_that_fills_up_leaves_nothing_behind(
-    taken: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_no_files_behind(taken: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -51,7 +49,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(
     assert not list(tmp_path.iterdir())
 
 
-def test_its_manifest_says_what_it_is(taken: Checkpoint, make_spec: Any) -> None:
+def test_the_manifest_describes_the_checkpoint(taken: Checkpoint, make_spec: Any) -> None:
     manifest = json.loads(taken.files["manifest.json"])
 
     assert manifest["format"] == 1
@@ -61,7 +59,7 @@ def test_its_manifest_says_what_it_is(taken: Checkpoint, make_spec: Any) -> None
     assert manifest["versions"]["torch"] == torch.__version__
 
 
-def test_its_event_describes_every_file(taken: Checkpoint) -> None:
+def test_the_event_describes_every_file(taken: Checkpoint) -> None:
     assert set(taken.event.files) == {"model.safetensors", "state.pt", "manifest.json"}
     for name, file in taken.event.files.items():
         assert file.size == len(taken.files[name])
@@ -91,7 +89,7 @@ def test_the_weights_are_a_plain_safetensors_file(taken: Checkpoint, make_spec: 
     assert set(tensors) == set(build_model(spec.model, spec.normalization, seed=0).state_dict())
 
 
-def test_the_state_holds_nothing_that_could_run(taken: Checkpoint) -> None:
+def test_the_state_contains_no_code(taken: Checkpoint) -> None:
     state = torch.load(io.BytesIO(taken.files["state.pt"]), weights_only=True)
 
     assert set(state) == {"optimizer", "position"}

@@ -1,4 +1,4 @@
-"""Weights leave for plain torch, and for a ResNet with timm's names, which then computes the same."""
+"""Exported weights load into a ResNet with the names of timm, which computes the same."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from worker.checkpoints.export import NoCounterpart, app, timm_names
+from worker.checkpoints.export import UnsupportedNetwork, app, timm_names
 from worker.models import build_model
 from worker.spec import (
     BatchNormalization,
@@ -19,7 +19,7 @@ from worker.spec import (
 
 
 class BasicBlock(nn.Module):
-    """As timm and torchvision write it."""
+    """A basic block as timm and torchvision define it."""
 
     def __init__(self, inplanes: int, planes: int, stride: int, norm: type[nn.Module]) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """resnet18 by the names of timm and torchvision, with the stem for 32×32 images."""
+    """resnet18 with the names of timm and torchvision and the stem for 32×32 images."""
 
     def __init__(self, norm: type[nn.Module]) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class EightGroups(nn.GroupNorm):
 
 
 def trained(normalization: Normalization) -> nn.Module:
-    """A network that is no longer as it was initialized: nothing in it is 0 or 1 any more."""
+    """A network whose parameters are all changed, so that none is 0 or 1."""
     network = build_model("resnet18", normalization, seed=1)
     generator = torch.Generator().manual_seed(2)
     for tensor in network.state_dict().values():
@@ -106,11 +106,11 @@ def test_the_names_of_every_weight_are_those_of_timm() -> None:
 
 @pytest.mark.parametrize(
     ("model", "said"),
-    [("resnet20", "3 stages and pads its shortcuts"), ("vgg", "no weights of a residual network")],
+    [("resnet20", "3 stages and pads its shortcuts"), ("vgg", "not the weights of a residual network")],
 )
 def test_a_network_without_a_counterpart_is_refused(tmp_path: Path, model: str, said: str) -> None:
     network = build_model(model, NoNormalization(), seed=0)  # type: ignore[arg-type]
-    with pytest.raises(NoCounterpart, match=said):
+    with pytest.raises(UnsupportedNetwork, match=said):
         timm_names(network.state_dict())
     file = tmp_path / "model.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, file)
@@ -118,7 +118,7 @@ def test_a_network_without_a_counterpart_is_refused(tmp_path: Path, model: str, 
     assert (ended.exit_code, said in ended.output, (tmp_path / "out").exists()) == (1, True, False)
 
 
-def test_a_file_that_is_not_there_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_in_a_sentence(tmp_path: Path) -> None:
     ended = CliRunner().invoke(app, ["timm", str(tmp_path / "none"), "-o", str(tmp_path / "out")])
     assert (ended.exit_code, ended.exception.__class__) == (1, SystemExit)
     assert "No such file" in ended.output

@@ -1,4 +1,4 @@
-"""An epoch's order, crops and mirroring follow from the seed and the epoch; pixels go where they should."""
+"""The order, crops and mirroring of an epoch are functions of the seed and the epoch."""
 
 import dataclasses
 from typing import Any
@@ -11,6 +11,7 @@ from torch import Tensor
 from worker.data import batches
 from worker.data.batches import CHANNEL_STATISTICS, TrainingData, crop_and_mirror, plan_epoch
 from worker.data.datasets import DatasetError, ImageDataset
+from worker.numerics.seeding import generator
 
 
 def epoch(spec: Any, dataset: ImageDataset, number: int = 1, first_step: int = 0) -> list[tuple[Tensor, Tensor]]:
@@ -76,7 +77,7 @@ def test_neither_order_nor_augmentation_depends_on_the_batch_size(make_spec: Any
         assert torch.equal(labels, other_labels)
 
 
-def test_nor_on_how_many_images_are_prepared_at_once(
+def test_batches_do_not_depend_on_the_size_of_chunks(
     make_spec: Any, synthetic: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, _ = joined(epoch(make_spec(batch_size=4), synthetic))
@@ -86,7 +87,7 @@ def test_nor_on_how_many_images_are_prepared_at_once(
 
 
 @pytest.mark.parametrize("first_step", [0, 1, 3, 4])
-def test_the_middle_of_an_epoch_can_be_entered(make_spec: Any, synthetic: ImageDataset, first_step: int) -> None:
+def test_an_epoch_can_start_at_any_step(make_spec: Any, synthetic: ImageDataset, first_step: int) -> None:
     whole = epoch(make_spec(), synthetic)
     rest = epoch(make_spec(), synthetic, first_step=first_step)
 
@@ -108,7 +109,7 @@ def test_an_image_is_cropped_alike_in_any_order(make_spec: Any) -> None:
     plan = plan_epoch(make_spec(), 1)
     assert plan.offsets is not None
     by_image = plan.offsets[:, plan.order.argsort()]
-    expected = torch.randint(9, (2, 64), generator=batches.generator(7, "augmentation", 1))
+    expected = torch.randint(9, (2, 64), generator=generator(7, "augmentation", 1))
 
     assert torch.equal(by_image, expected)
 
@@ -165,7 +166,7 @@ def test_the_holdout_is_evaluated_on_unaugmented(make_spec: Any, synthetic: Imag
     assert labels.tolist() == [*range(10)] * 2
 
 
-def test_the_images_are_read_where_they_lie(make_spec: Any, synthetic: ImageDataset) -> None:
+def test_the_images_are_not_copied(make_spec: Any, synthetic: ImageDataset) -> None:
     held = TrainingData(make_spec(), synthetic)
 
     assert held._train_images.data_ptr() == synthetic.train_images.ctypes.data

@@ -1,4 +1,4 @@
-"""CIFAR-10 is read only when every byte is its publisher's; the synthetic set is the same everywhere."""
+"""CIFAR-10 is read only if every checksum agrees; the synthetic dataset is identical everywhere."""
 
 import hashlib
 import http.server
@@ -28,14 +28,14 @@ def md5(content: bytes) -> str:
 
 
 def batch(first_pixel: int, labels: list[int]) -> bytes:
-    """A batch file, each image of one value."""
+    """A batch file in which all pixels of an image have one value."""
     images = np.full((len(labels), 3072), first_pixel, dtype=np.uint8) + np.arange(len(labels), dtype=np.uint8)[:, None]
     return pickle.dumps({b"data": images, b"labels": labels, b"batch_label": b"a batch"}, protocol=3)
 
 
 @dataclass
 class Published:
-    """A tiny dataset in CIFAR-10's form, on a web server of its own."""
+    """A tiny dataset in the format of CIFAR-10, on a web server."""
 
     archive: Archive
     packed: bytes
@@ -118,7 +118,7 @@ def test_an_archive_beside_it_is_unpacked_without_a_network(published: Published
     assert sorted(path.name for path in tmp_path.iterdir()) == [FOLDER, "cifar-10-python.tar.gz"]
 
 
-def test_what_is_absent_is_downloaded_once_and_leaves_nothing_else_behind(published: Published, tmp_path: Path) -> None:
+def test_a_missing_dataset_is_downloaded_once_without_leftovers(published: Published, tmp_path: Path) -> None:
     data_dir, told = tmp_path / "new" / "data", []
 
     check(load("cifar10", data_dir, told.append, archive=published.archive))
@@ -130,7 +130,7 @@ def test_what_is_absent_is_downloaded_once_and_leaves_nothing_else_behind(publis
     assert any("downloaded" in line and "MB" in line for line in told)
 
 
-def test_two_that_fetch_at_once_both_get_it(published: Published, tmp_path: Path) -> None:
+def test_two_processes_can_download_at_once(published: Published, tmp_path: Path) -> None:
     both_started = threading.Barrier(2)
 
     def fetch(_: int) -> ImageDataset:
@@ -187,7 +187,7 @@ def be_offline(published: Published, data_dir: Path) -> Archive:
         (be_offline, ["could not be downloaded", "Connection refused", "without one, put", FOLDER, "synthetic"]),
     ],
 )
-def test_what_is_wrong_is_said_with_the_file_and_what_to_do(
+def test_an_error_names_the_file_and_a_remedy(
     published: Published, tmp_path: Path, break_it: Callable[[Published, Path], Archive], says: list[str]
 ) -> None:
     archive = break_it(published, tmp_path)
@@ -201,7 +201,7 @@ def test_what_is_wrong_is_said_with_the_file_and_what_to_do(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_data_directory_that_cannot_be_made_is_said_to_be_so(published: Published, tmp_path: Path) -> None:
+def test_a_data_directory_that_cannot_be_created_is_reported(published: Published, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     with pytest.raises(DatasetError, match=r"could not be put into .*/file/data .*another data directory"):
@@ -218,7 +218,7 @@ def test_a_damaged_file_is_named_with_both_sums(published: Published, tmp_path: 
     assert archive.train_files["data_batch_2"] in str(raised.value)
 
 
-def test_a_batch_file_can_build_nothing_but_arrays(published: Published, tmp_path: Path) -> None:
+def test_a_batch_file_can_construct_arrays_only(published: Published, tmp_path: Path) -> None:
     class Harmful:
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path.touch, (tmp_path / "touched",))
@@ -259,7 +259,7 @@ def test_the_genuine_cifar10_has_six_thousand_images_of_each_class(cifar10: Imag
     assert np.bincount(cifar10.test_labels).tolist() == [1000] * 10
 
 
-def test_the_synthetic_set_is_the_same_everywhere_and_says_what_it_is(synthetic: ImageDataset) -> None:
+def test_the_synthetic_dataset_is_identical_everywhere_and_is_labelled(synthetic: ImageDataset) -> None:
     content = b"".join(vars(synthetic)[name].astype("<i8").tobytes() for name in ("train_labels", "test_labels"))
     images = synthetic.train_images.tobytes() + synthetic.test_images.tobytes()
 
@@ -276,7 +276,7 @@ def test_loading_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(datasets.__file__).parents[2]).returncode == 0
 
 
-def test_every_beginning_of_the_class_balanced_order_is_balanced() -> None:
+def test_every_prefix_of_the_class_balanced_order_is_balanced() -> None:
     labels = np.random.default_rng(0).permutation(np.arange(100) % 10)
     order = class_balanced(labels)
 

@@ -1,4 +1,4 @@
-"""A dataset is put on a machine once, whole, and mapped by whoever trains on it."""
+"""A dataset is written to a machine once and mapped by every training process."""
 
 import dataclasses
 import os
@@ -41,7 +41,7 @@ def test_the_same_dataset_is_written_once(dataset: ImageDataset, tmp_path: Path)
     assert (path / "train_images.npy").stat().st_ino == written
 
 
-def test_other_images_go_to_another_place(dataset: ImageDataset, tmp_path: Path) -> None:
+def test_other_images_are_written_to_another_folder(dataset: ImageDataset, tmp_path: Path) -> None:
     other = dataclasses.replace(dataset, train_images=dataset.train_images + 1)
 
     assert mapped_files.publish(other, tmp_path) != mapped_files.publish(dataset, tmp_path)
@@ -63,7 +63,7 @@ def test_damaged_files_are_replaced(dataset: ImageDataset, tmp_path: Path, damag
     assert_equal(mapped_files.read(mapped_files.publish(dataset, tmp_path)), dataset)
 
 
-def test_many_who_publish_at_once_all_find_it_whole(dataset: ImageDataset, tmp_path: Path) -> None:
+def test_processes_that_publish_at_once_all_read_a_complete_dataset(dataset: ImageDataset, tmp_path: Path) -> None:
     found: list[ImageDataset] = []
     together = threading.Barrier(8)
 
@@ -93,14 +93,14 @@ def test_a_failed_write_leaves_nothing(dataset: ImageDataset, tmp_path: Path, mo
     assert not list(tmp_path.iterdir())
 
 
-def test_the_folder_is_this_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_belongs_to_this_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder = mapped_files.folder_of_user()
+    folder = mapped_files.user_folder()
 
     assert folder.parent == tmp_path
     assert folder.stat().st_mode & 0o077 == 0
     somebody_else = os.getuid() + 1
     monkeypatch.setattr(os, "getuid", lambda: somebody_else)
     folder.rename(tmp_path / f"normlab-{somebody_else}")
-    with pytest.raises(PermissionError, match="somebody else"):
-        mapped_files.folder_of_user()
+    with pytest.raises(PermissionError, match="another user"):
+        mapped_files.user_folder()

@@ -1,4 +1,4 @@
-"""Several workers of one job, each a process of its own, as the trainings of the service are."""
+"""Processes that act as the workers of one job."""
 
 import multiprocessing
 import os
@@ -13,37 +13,38 @@ import torch
 
 from worker.checkpoints.checkpoint import Checkpoint
 from worker.data import datasets
-from worker.distributed.process_group import Gang, join
-from worker.distributed.rank import Place
+from worker.distributed.process_group import DistributedGroup, join
+from worker.distributed.rank import RankInfo
+from worker.events import StopRequest
 from worker.spec import TrainingSpec
-from worker.training.loop import Request, train
+from worker.training.loop import train
 
 HOST = "127.0.0.1"
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 synthetic = cache(datasets.synthetic)
-"""Made once in each process."""
+"""The synthetic dataset, made once per process."""
 
 
 class Died(Exception):
-    """A worker of the team ended instead of answering."""
+    """A worker ended instead of returning a result."""
 
 
 class Team:
-    """Processes that come together as the workers of one job, as often as they are asked to."""
+    """Processes that form a process group for each function that they run."""
 
     def __init__(self, size: int) -> None:
         self._members = [_Member() for _ in range(size)]
         self._number = 0
 
     def run(self, size: int, function: Callable[..., Any], *arguments: Any, timeout_s: float = PATIENCE_S) -> list[Any]:
-        """What `function(gang, *arguments)` returns on each of `size` workers; `Died` for one that ended."""
+        """Return the result of `function(group, *arguments)` of each of `size` workers; `Died` for one that ended."""
         self._number += 1
         first, *others = members = self._members[:size]
-        task = f"gang {self._number}", function, arguments
-        first.ask((Place(0, size, HOST, timeout_s), *task))
+        task = f"group {self._number}", function, arguments
+        first.ask((RankInfo(0, size, HOST, timeout_s), *task))
         address = first.address()
         for rank, member in enumerate(others, start=1):
-            member.ask((Place(rank, size, HOST, timeout_s, address), *task))
+            member.ask((RankInfo(rank, size, HOST, timeout_s, address), *task))
         return [member.answer() for member in members]
 
     def close(self) -> None:
@@ -93,33 +94,33 @@ def _serve(connection: Connection) -> None:
     torch.set_num_threads(1)
     while True:
         try:
-            place, name, function, arguments = connection.recv()
+            info, name, function, arguments = connection.recv()
         except EOFError:
             return
-        gang: Gang | None = None
+        group: DistributedGroup | None = None
         try:
-            gang = join(place, name, torch.device("cpu"), announce=lambda at: connection.send(("returned", at)))
-            outcome = "returned", function(gang, *arguments)
+            group = join(info, name, torch.device("cpu"), on_listening=lambda at: connection.send(("returned", at)))
+            outcome = "returned", function(group, *arguments)
         except BaseException:
             outcome = "raised", traceback.format_exc()
         finally:
-            if gang is not None:
-                gang.close()
+            if group is not None:
+                group.close()
         connection.send(outcome)
 
 
 @dataclass(frozen=True)
 class Stop:
-    """What is asked of the worker `rank` before its batch `at`, counted from 0; "die" ends its process."""
+    """A request to the worker `rank` before its batch `at` (from 0); with `die`, its process ends instead."""
 
     rank: int
-    request: Request | None
+    request: StopRequest | None
     at: int
     die: bool = False
 
 
-def attempt(gang: Gang, spec: str, resume: Checkpoint | None = None, stop: Stop | None = None) -> Any:
-    """The `Record` of an attempt on the synthetic set, on one worker of several."""
+def attempt(group: DistributedGroup, spec: str, resume: Checkpoint | None = None, stop: Stop | None = None) -> Any:
+    """Return the `Record` of an attempt on the synthetic dataset on one worker of a group."""
     from tests.unit.worker.conftest import Record
 
     record, asked = Record(), 0
@@ -128,10 +129,10 @@ def attempt(gang: Gang, spec: str, resume: Checkpoint | None = None, stop: Stop 
         record.events.append(event)
         record.checkpoints.append(checkpoint)
 
-    def control() -> Request | None:
+    def control() -> StopRequest | None:
         nonlocal asked
         asked += 1
-        if stop is None or stop.rank != gang.rank or asked <= stop.at:
+        if stop is None or stop.rank != group.rank or asked <= stop.at:
             return None
         if stop.die:
             os._exit(1)
@@ -144,7 +145,7 @@ def attempt(gang: Gang, spec: str, resume: Checkpoint | None = None, stop: Stop 
         save=keep,
         control=control,
         resume=resume,
-        group=gang,
+        group=group,
     )
     return record
 

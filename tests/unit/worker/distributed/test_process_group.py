@@ -1,4 +1,4 @@
-"""Several workers of b images a step train the model that one of n·b would, but for the statistics of a batch."""
+"""n workers with batches of b train like one worker with batches of n·b, except for batch statistics."""
 
 import math
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from tests.unit.worker.distributed import groups
 from tests.unit.worker.distributed.groups import HOST, PATIENCE_S, Died, Stop, Team, attempt, records
 from worker.checkpoints.checkpoint import Checkpoint
 from worker.data.batches import TrainingData
-from worker.distributed.process_group import ALONE, Gang, ProcessGroup, join
-from worker.distributed.rank import Place
+from worker.distributed.process_group import SINGLE_WORKER, DistributedGroup, ProcessGroup, join
+from worker.distributed.rank import RankInfo
 from worker.models import build_model
 from worker.normalizations.layers import normalize
 from worker.spec import SyncBatchNormalization, TrainingSpec
@@ -25,9 +25,9 @@ NORMALIZATIONS = ("group", "layer", "instance", "none", "sync_batch", "batch")
 
 
 def gradients(group: ProcessGroup, given: str) -> list[Tensor]:
-    """Of the second step of the third epoch, in float64."""
+    """Return the gradients of the second step of the third epoch, in float64."""
     spec = TrainingSpec.model_validate_json(given)
-    data = TrainingData(spec, groups.synthetic(), rank=group.rank, num_workers=group.size)
+    data = TrainingData(spec, groups.synthetic(), rank=group.rank, num_workers=group.world_size)
     model = build_model(spec.model, spec.normalization, seed=1).double()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -47,7 +47,7 @@ def test_the_gradient_is_that_of_one_worker_with_the_whole_batch(
 ) -> None:
     given: dict[str, Any] = {"normalization": {"type": normalization}, "dataset": {"train_limit": 48}}
     several = make_spec(**given, batch_size=4, num_workers=workers)
-    whole = gradients(ALONE, make_spec(**given, batch_size=4 * workers).model_dump_json())
+    whole = gradients(SINGLE_WORKER, make_spec(**given, batch_size=4 * workers).model_dump_json())
 
     found = team.run(workers, gradients, several.model_dump_json())
 
@@ -87,11 +87,11 @@ def test_every_image_is_evaluated_by_one_worker_in_as_many_batches(
 
 
 def normalized(group: ProcessGroup, affine: bool, dtype: torch.dtype) -> dict[str, Tensor]:
-    """What a layer over all workers makes of this one's part of six images."""
+    """Return the outputs, gradients and buffers of a layer for this worker's part of six images."""
     layer = normalize(SyncBatchNormalization(affine=affine, momentum=0.3), 4, "relu")
     group.prepare(layer)
     images = torch.randn(6, 4, 5, 5, generator=torch.Generator().manual_seed(0)) * 3 + 100
-    x = images.chunk(group.size)[group.rank].to(dtype).requires_grad_()
+    x = images.chunk(group.world_size)[group.rank].to(dtype).requires_grad_()
     y = layer(x, x.detach())
     (y.float() * torch.linspace(-1, 1, 25).view(5, 5)).sum().backward()
     assert x.grad is not None
@@ -105,7 +105,7 @@ def normalized(group: ProcessGroup, affine: bool, dtype: torch.dtype) -> dict[st
 def test_a_layer_over_all_workers_is_batch_normalization_of_the_whole_batch(
     team: Team, affine: bool, dtype: torch.dtype
 ) -> None:
-    whole = normalized(ALONE, affine, dtype)
+    whole = normalized(SINGLE_WORKER, affine, dtype)
     parts = team.run(3, normalized, affine, dtype)
 
     tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
@@ -139,7 +139,7 @@ def test_two_workers_report_what_one_with_the_whole_batch_does(
     assert rates[0] == rates[1]
 
 
-def test_a_row_counts_the_images_of_all_workers(team: Team, make_spec: Any) -> None:
+def test_a_row_averages_over_the_images_of_all_workers(team: Team, make_spec: Any) -> None:
     spec = make_spec(batch_size=8, num_workers=2, epochs=1)
     first, _ = records(team, spec)
 
@@ -150,7 +150,7 @@ def test_a_row_counts_the_images_of_all_workers(team: Team, make_spec: Any) -> N
 
 
 @pytest.mark.parametrize("normalization", ["group", "batch"])
-def test_three_workers_that_were_stopped_within_an_epoch_end_as_if_they_had_not_been(
+def test_three_workers_paused_within_an_epoch_resume_with_equal_weights_and_rows(
     team: Team, make_spec: Any, normalization: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = make_spec(
@@ -172,7 +172,7 @@ def test_three_workers_that_were_stopped_within_an_epoch_end_as_if_they_had_not_
     assert stopped[0].rows + resumed.rows == whole.rows
 
 
-def test_the_clock_of_the_first_worker_decides_when_a_checkpoint_is_due(team: Team, make_spec: Any) -> None:
+def test_the_clock_of_rank_zero_decides_when_a_checkpoint_is_due(team: Team, make_spec: Any) -> None:
     spec = make_spec(batch_size=8, num_workers=2, epochs=2, checkpoint={"every_s": 1e-9, "every_epochs": 2})
     first, second = records(team, spec)
 
@@ -180,15 +180,15 @@ def test_the_clock_of_the_first_worker_decides_when_a_checkpoint_is_due(team: Te
     assert not second.checkpoints
 
 
-def test_a_worker_whose_lease_ran_out_takes_all_with_it(team: Team, make_spec: Any) -> None:
+def test_a_cancellation_of_one_worker_cancels_all(team: Team, make_spec: Any) -> None:
     found = records(team, make_spec(batch_size=4, num_workers=3), resume=None, stop=Stop(2, "cancel", 2))
 
     assert [record.finished.outcome for record in found] == ["cancelled"] * 3
     assert not found[0].checkpoints
 
 
-def diverging(gang: Gang, spec: str) -> Any:
-    """An attempt whose second step has no finite loss on the second worker."""
+def diverging(group: DistributedGroup, spec: str) -> Any:
+    """Run an attempt in which the loss of the second step is not finite on rank 1."""
     steps = 0
     cross_entropy = F.cross_entropy
 
@@ -196,16 +196,14 @@ def diverging(gang: Gang, spec: str) -> Any:
         nonlocal steps
         steps += 1
         loss = cross_entropy(*arguments)
-        return loss * math.nan if gang.rank == 1 and steps == 2 else loss
+        return loss * math.nan if group.rank == 1 and steps == 2 else loss
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.F, "cross_entropy", spoilt)
-        return attempt(gang, spec)
+        return attempt(group, spec)
 
 
-def test_a_loss_that_is_not_finite_on_any_worker_ends_them_all_and_is_told_by_that_one(
-    team: Team, make_spec: Any
-) -> None:
+def test_a_loss_that_is_not_finite_fails_all_workers_and_is_reported_by_its_own(team: Team, make_spec: Any) -> None:
     first, second, third = team.run(3, diverging, make_spec(batch_size=4, num_workers=3).model_dump_json())
 
     assert second.finished.failure.code == "diverged"
@@ -215,7 +213,7 @@ def test_a_loss_that_is_not_finite_on_any_worker_ends_them_all_and_is_told_by_th
 
 
 @pytest.mark.parametrize("rank", [0, 2])
-def test_the_others_notice_a_death_and_are_as_good_as_new(team: Team, make_spec: Any, rank: int) -> None:
+def test_the_other_workers_notice_a_death_and_can_train_again(team: Team, make_spec: Any, rank: int) -> None:
     spec = make_spec(batch_size=4, num_workers=3, epochs=1)
     undisturbed = records(team, spec)[0].weights
     found = records(team, spec, resume=None, stop=Stop(rank, None, 2, die=True))
@@ -224,14 +222,14 @@ def test_the_others_notice_a_death_and_are_as_good_as_new(team: Team, make_spec:
     for record in found:
         assert record.finished.failure.code == "peer"
         assert record.finished.failure.may_pass
-        assert "lost the others" in record.finished.failure.message
+        assert "lost the other workers" in record.finished.failure.message
     assert records(team, spec)[0].weights == undisturbed
 
 
-def test_a_group_of_one_computes_what_a_worker_by_itself_does(make_spec: Any, synthetic: Any) -> None:
+def test_a_group_of_one_gives_the_weights_of_a_single_worker(make_spec: Any, synthetic: Any) -> None:
     spec = make_spec(normalization={"type": "sync_batch"})
     weights = []
-    for group in (ALONE, join(Place(0, 1, HOST, PATIENCE_S), "one", torch.device("cpu"))):
+    for group in (SINGLE_WORKER, join(RankInfo(0, 1, HOST, PATIENCE_S), "one", torch.device("cpu"))):
         checkpoints: list[Checkpoint] = []
         train(
             spec,
@@ -247,13 +245,13 @@ def test_a_group_of_one_computes_what_a_worker_by_itself_does(make_spec: Any, sy
 
 
 @pytest.mark.parametrize("exchange", ["all_reduce", "all_gather"])
-def test_an_exchange_that_breaks_in_the_midst_of_a_step_is_no_failure_of_this_worker(
+def test_a_collective_that_fails_within_a_step_is_blamed_on_the_peer(
     make_spec: Any, synthetic: Any, monkeypatch: pytest.MonkeyPatch, exchange: str
 ) -> None:
-    """Gradients go out, and the statistics of sync_batch to and fro, while torch computes a backward pass."""
-    group = join(Place(0, 1, HOST, PATIENCE_S), "one", torch.device("cpu"))
-    group.size = 2 if exchange == "all_gather" else 1
-    spec = make_spec(normalization={"type": "sync_batch"}, num_workers=group.size, batch_size=8)
+    """Gradients and the statistics of sync_batch are exchanged during the backward pass."""
+    group = join(RankInfo(0, 1, HOST, PATIENCE_S), "one", torch.device("cpu"))
+    group.world_size = 2 if exchange == "all_gather" else 1
+    spec = make_spec(normalization={"type": "sync_batch"}, num_workers=group.world_size, batch_size=8)
     whole, calls = getattr(torch.distributed, exchange), 0
 
     def broken(tensor: Any, *arguments: Any, **options: Any) -> Any:
@@ -272,14 +270,14 @@ def test_an_exchange_that_breaks_in_the_midst_of_a_step_is_no_failure_of_this_wo
 
     assert finished.failure is not None
     assert finished.failure.code == "peer"
-    assert finished.failure.message == f"rank 0 of {group.size} lost the others: Connection closed by peer"
+    assert finished.failure.message == f"rank 0 of {group.world_size} lost the other workers: Connection closed by peer"
 
 
 def refuse(*_: Any, **__: Any) -> None:
     raise AssertionError("a worker by itself spoke to others")
 
 
-def test_a_worker_by_itself_speaks_to_nobody(
+def test_a_single_worker_does_not_communicate(
     make_spec: Any, attempt: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("all_reduce", "all_gather", "broadcast", "init_process_group", "barrier"):

@@ -1,4 +1,4 @@
-"""Workers of one job find each other, or say for whom they waited and where."""
+"""The workers of a job find each other, or name the missing rank and the address."""
 
 import os
 import socket
@@ -10,52 +10,52 @@ import pytest
 import torch
 
 from tests.unit.worker.distributed.groups import HOST, Team
-from worker.distributed.process_group import Gang, PeerLost, join
-from worker.distributed.rank import Place
-from worker.distributed.rendezvous import bind_interface
+from worker.distributed.process_group import DistributedGroup, PeerLost, join
+from worker.distributed.rank import RankInfo
+from worker.distributed.rendezvous import use_interface_of
 
 CPU = torch.device("cpu")
 
 
-def join_alone(place: Place, **options: Any) -> Any:
+def join_alone(info: RankInfo, **options: Any) -> Any:
     with pytest.raises(PeerLost) as lost:
-        join(place, "gang", CPU, **options)
+        join(info, "group", CPU, **options)
     return lost.value
 
 
-def test_the_first_says_whom_it_waited_for_and_where() -> None:
+def test_rank_zero_names_the_missing_rank_and_its_address() -> None:
     announced: list[str] = []
 
-    lost = join_alone(Place(0, 3, HOST, 0.2), announce=announced.append)
+    lost = join_alone(RankInfo(0, 3, HOST, 0.2), on_listening=announced.append)
 
     assert str(lost) == f"waited 0.2 s for rank 1 of 3 at {announced[0]}"
     assert announced[0].startswith(f"{HOST}:")
 
 
-def test_a_worker_that_finds_nobody_says_whom_it_waited_for_and_where() -> None:
+def test_a_rank_that_cannot_connect_names_rank_zero_and_its_address() -> None:
     with socket.socket() as taken:
         taken.bind((HOST, 0))
         address = "{}:{}".format(*taken.getsockname())
-        lost = join_alone(Place(2, 3, HOST, 0.5, address))
+        lost = join_alone(RankInfo(2, 3, HOST, 0.5, address))
 
     assert str(lost) == f"waited 0.5 s for rank 0 of 3 at {address}"
 
 
 def test_an_address_that_is_not_of_this_node_is_named() -> None:
-    lost = join_alone(Place(0, 2, "192.0.2.1", 0.5))
+    lost = join_alone(RankInfo(0, 2, "192.0.2.1", 0.5))
 
     assert "rank 0 of 2 cannot listen at 192.0.2.1" in str(lost)
 
 
-def test_whoever_waits_can_be_told_to_stop() -> None:
+def test_a_waiting_worker_can_be_cancelled() -> None:
     began = time.monotonic()
-    lost = join_alone(Place(0, 2, HOST, 60.0), give_up=lambda: time.monotonic() - began > 0.05)
+    lost = join_alone(RankInfo(0, 2, HOST, 60.0), cancelled=lambda: time.monotonic() - began > 0.05)
 
-    assert "asked to stop while it waited for rank 1 of 2" in str(lost)
+    assert "cancelled while waiting for rank 1 of 2" in str(lost)
 
 
 def test_workers_of_another_attempt_are_not_counted() -> None:
-    """A late worker of a lost attempt may reach the port of the next one."""
+    """A late worker of an earlier attempt can reach the port of the next attempt."""
     address: list[str] = []
     opened = threading.Event()
     strangers: list[str] = []
@@ -67,41 +67,41 @@ def test_workers_of_another_attempt_are_not_counted() -> None:
     def come_late() -> None:
         opened.wait()
         with pytest.raises(PeerLost) as lost:
-            join(Place(1, 2, HOST, 0.3, address[0]), "an earlier gang", CPU)
+            join(RankInfo(1, 2, HOST, 0.3, address[0]), "an earlier group", CPU)
         strangers.append(str(lost.value))
 
     late = threading.Thread(target=come_late)
     late.start()
-    lost = join_alone(Place(0, 2, HOST, 1.0), announce=announce)
+    lost = join_alone(RankInfo(0, 2, HOST, 1.0), on_listening=announce)
     late.join()
 
     assert "waited 1 s for rank 1 of 2" in str(lost)
     assert "rank 0 of 2" in strangers[0]
 
 
-def silent(gang: Gang) -> str:
-    """What the first worker makes of a second one that takes no part."""
-    if gang.rank == 1:
+def silent(group: DistributedGroup) -> str:
+    """Return the error of rank 0 when rank 1 does not take part in a collective."""
+    if group.rank == 1:
         time.sleep(3)
         return "slept"
     try:
-        gang.agree(True)
+        group.any_rank(True)
     except PeerLost as lost:
         return str(lost)
     return "answered"
 
 
-def test_a_silent_worker_is_not_waited_for_longer_than_the_time_given(team: Team) -> None:
+def test_a_collective_fails_after_the_timeout(team: Team) -> None:
     first, second = team.run(2, silent, timeout_s=1.0)
 
-    assert first.startswith("rank 0 of 2 lost the others")
+    assert first.startswith("rank 0 of 2 lost the other workers")
     assert second == "slept"
 
 
-def test_the_interface_of_an_address_is_the_one_spoken_through(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_interface_of_the_address_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         monkeypatch.delenv(name, raising=False)
-    bind_interface("192.0.2.1")
+    use_interface_of("192.0.2.1")
     assert "GLOO_SOCKET_IFNAME" not in os.environ
-    bind_interface(HOST)
+    use_interface_of(HOST)
     assert os.environ["GLOO_SOCKET_IFNAME"] == os.environ["NCCL_SOCKET_IFNAME"] == "lo"

@@ -1,4 +1,4 @@
-"""Each name gives the layer the literature means by it, with the sum and the activation inside."""
+"""Each normalization has the layer of the literature, with the sum and the activation included."""
 
 from typing import Any
 
@@ -82,14 +82,14 @@ def test_batch_normalization_evaluates_with_its_running_averages(x: torch.Tensor
 
 
 @pytest.mark.parametrize("type", ["layer", "instance", "group", "none"])
-def test_the_others_see_one_image_at_a_time(type: str, x: torch.Tensor) -> None:
+def test_the_other_normalizations_treat_each_image_separately(type: str, x: torch.Tensor) -> None:
     layer = normalize(NORMALIZATION.validate_python({"type": type}), 16)
 
     torch.testing.assert_close(layer(x), torch.cat([layer(image) for image in x.split(1)]))
 
 
 @pytest.mark.parametrize("type", ["batch", "layer", "instance", "group"])
-def test_affine_is_a_choice(type: str) -> None:
+def test_affine_is_optional(type: str) -> None:
     with_scale = normalize(NORMALIZATION.validate_python({"type": type}), 16)
     without = normalize(NORMALIZATION.validate_python({"type": type, "affine": False}), 16)
 
@@ -103,7 +103,7 @@ def ghost(size: int | None, **given: Any) -> nn.Module:
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("size", [2, 3])
-def test_a_ghost_batch_is_normalized_as_if_it_were_alone(size: int, memory_format: torch.memory_format) -> None:
+def test_a_ghost_batch_is_normalized_like_a_batch_of_its_own(size: int, memory_format: torch.memory_format) -> None:
     x = torch.randn(8, 16, 6, 6, generator=torch.Generator().manual_seed(0)).to(memory_format=memory_format)
 
     normalized = ghost(size)(x)
@@ -139,7 +139,7 @@ def test_the_running_averages_are_over_the_ghost_batches_by_their_images(x: torc
     assert state["num_batches_tracked"] == 1
 
 
-def test_evaluation_knows_no_ghost_batches(x: torch.Tensor) -> None:
+def test_evaluation_ignores_ghost_batches(x: torch.Tensor) -> None:
     layer = ghost(2)
     layer(x)
     layer.eval()

@@ -1,4 +1,4 @@
-"""The training process trains at the far end of a pipe, and never outlives who reads from it."""
+"""The training process trains at the other end of a pipe and never outlives the process that started it."""
 
 import os
 import queue
@@ -19,17 +19,10 @@ import pytest
 from worker.checkpoints.checkpoint import Checkpoint, verify
 from worker.data import mapped_files
 from worker.data.datasets import ImageDataset
-from worker.distributed.rank import Place
+from worker.distributed.rank import RankInfo
 from worker.events import CheckpointTaken, Event, Finished
-from worker.process.training_process import (
-    Ask,
-    Listening,
-    Prepare,
-    Reported,
-    Start,
-    TrainingProcess,
-    TrainingProcessGone,
-)
+from worker.process.messages import Configure, Listening, Reported, Start, Stop
+from worker.process.training_process import TrainingProcess, TrainingProcessGone
 
 PATIENCE_S = 120
 LEASE_S = 60.0
@@ -41,13 +34,13 @@ SPEC = {
 }
 
 
-class Near:
-    """A training process, and what it reported."""
+class Trainer:
+    """A training process and its reports."""
 
     def __init__(self, lease_s: float) -> None:
         self.reported: queue.SimpleQueue[Reported | Listening | None] = queue.SimpleQueue()
-        prepare = Prepare(threads=1, lease_s=lease_s, gpu=False)
-        self.process = TrainingProcess(prepare, self.reported.put, lambda: self.reported.put(None))
+        configuration = Configure(threads=1, lease_s=lease_s, gpu=False)
+        self.process = TrainingProcess(configuration, self.reported.put, lambda: self.reported.put(None))
         self.process.wait_ready()
 
     def next(self) -> Reported:
@@ -56,7 +49,7 @@ class Near:
         return reported
 
     def until(self, wanted: Callable[[Event], bool]) -> list[Reported]:
-        """What is reported, up to and with the first event that is wanted."""
+        """The reports up to and including the first wanted event."""
         found = [self.next()]
         while not wanted(found[-1].event):
             found.append(self.next())
@@ -79,32 +72,32 @@ def images(synthetic: ImageDataset, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Near]:
-    """One process for the tests that leave it whole."""
-    near = Near(LEASE_S)
-    yield near
-    near.process.end()
-    near.wait_for_end()
+def shared() -> Iterator[Trainer]:
+    """A process for all tests that do not end it."""
+    trainer = Trainer(LEASE_S)
+    yield trainer
+    trainer.process.kill()
+    trainer.wait_for_end()
 
 
 @pytest.fixture
-def start_process() -> Iterator[Callable[..., Near]]:
-    started: list[Near] = []
+def start_process() -> Iterator[Callable[..., Trainer]]:
+    started: list[Trainer] = []
 
-    def start(lease_s: float = LEASE_S) -> Near:
-        started.append(Near(lease_s))
+    def start(lease_s: float = LEASE_S) -> Trainer:
+        started.append(Trainer(lease_s))
         return started[-1]
 
     yield start
-    for near in started:
-        near.process.end()
+    for trainer in started:
+        trainer.process.kill()
 
 
 def is_step(event: Event) -> bool:
     return event.type == "progress" and event.step > 0
 
 
-def test_it_trains_one_attempt_after_another_and_reports_the_files_of_checkpoints(shared: Near, images: Path) -> None:
+def test_it_trains_attempt_after_attempt_and_reports_the_files_of_checkpoints(shared: Trainer, images: Path) -> None:
     weights = []
     for attempt in ("first", "second"):
         shared.process.start(Start(attempt, SPEC, images, None))
@@ -121,7 +114,7 @@ def test_it_trains_one_attempt_after_another_and_reports_the_files_of_checkpoint
     assert weights[0] == weights[1]
 
 
-def test_an_attempt_resumes_from_the_files_of_a_checkpoint(shared: Near, images: Path) -> None:
+def test_an_attempt_resumes_from_the_files_of_a_checkpoint(shared: Trainer, images: Path) -> None:
     shared.process.start(Start("whole", SPEC, images, None))
     checkpoints = [r.files for r in shared.finish()[1] if r.files is not None]
     shared.process.start(Start("resumed", SPEC, images, checkpoints[0]))
@@ -133,31 +126,31 @@ def test_an_attempt_resumes_from_the_files_of_a_checkpoint(shared: Near, images:
     assert last["model.safetensors"] == checkpoints[-1]["model.safetensors"]
 
 
-def test_images_that_could_not_be_shared_come_through_the_pipe(shared: Near, synthetic: ImageDataset) -> None:
+def test_a_dataset_that_is_not_on_disk_is_sent_over_the_pipe(shared: Trainer, synthetic: ImageDataset) -> None:
     shared.process.start(Start("by pipe", SPEC | {"epochs": 1}, synthetic, None))
 
     assert shared.finish()[0].outcome == "succeeded"
 
 
 @pytest.mark.parametrize(("request_", "outcome"), [("pause", "paused"), ("cancel", "cancelled")])
-def test_it_obeys(shared: Near, images: Path, request_: Any, outcome: str) -> None:
+def test_it_pauses_and_cancels_on_request(shared: Trainer, images: Path, request_: Any, outcome: str) -> None:
     shared.process.start(Start(request_, SPEC | {"epochs": 1000}, images, None))
     shared.until(is_step)
-    shared.process.ask(Ask("another attempt", "cancel"))
-    shared.process.ask(Ask(request_, request_))
+    shared.process.stop(Stop("another attempt", "cancel"))
+    shared.process.stop(Stop(request_, request_))
 
     assert shared.finish()[0].outcome == outcome
 
 
-def test_a_pause_does_not_take_a_cancellation_back(shared: Near, images: Path) -> None:
+def test_a_pause_does_not_replace_a_cancellation(shared: Trainer, images: Path) -> None:
     shared.process.start(Start("both", SPEC | {"epochs": 1000}, images, None))
-    shared.process.ask(Ask("both", "cancel"))
-    shared.process.ask(Ask("both", "pause"))
+    shared.process.stop(Stop("both", "cancel"))
+    shared.process.stop(Stop("both", "pause"))
 
     assert shared.finish()[0].outcome == "cancelled"
 
 
-def test_what_goes_wrong_is_reported_and_the_next_attempt_trains(shared: Near, images: Path, tmp_path: Path) -> None:
+def test_an_error_is_reported_and_the_next_attempt_trains(shared: Trainer, images: Path, tmp_path: Path) -> None:
     shared.process.start(Start("no images", SPEC, tmp_path / "synthetic-0", None))
     failed, _ = shared.finish()
     assert failed.outcome == "failed"
@@ -169,54 +162,59 @@ def test_what_goes_wrong_is_reported_and_the_next_attempt_trains(shared: Near, i
 
 
 def test_a_training_whose_lease_is_not_renewed_ends(start_process: Any, images: Path) -> None:
-    near = start_process(lease_s=1.0)
-    near.process.start(Start("forgotten", SPEC | {"epochs": 1000}, images, None))
+    trainer = start_process(lease_s=1.0)
+    trainer.process.start(Start("forgotten", SPEC | {"epochs": 1000}, images, None))
 
-    assert near.finish()[0].outcome == "cancelled"
+    assert trainer.finish()[0].outcome == "cancelled"
 
 
 def test_a_training_whose_lease_is_renewed_goes_on(start_process: Any, images: Path) -> None:
-    near = start_process(lease_s=1.5)
-    near.process.start(Start("renewed", SPEC | {"epochs": 1000}, images, None))
-    # Progress comes about once a second: several leases long.
-    for _ in range(4):
-        near.until(is_step)
-        near.process.renew()
-    near.process.ask(Ask("renewed", "pause"))
+    lease_s = 4.0
+    trainer = start_process(lease_s=lease_s)
+    trainer.process.start(Start("renewed", SPEC | {"epochs": 1000}, images, None))
+    trainer.until(is_step)
+    renewed_until = time.monotonic() + 2 * lease_s
+    # Rows of metrics come several times per lease.
+    while time.monotonic() < renewed_until:
+        assert not isinstance(trainer.next().event, Finished)
+        trainer.process.renew_lease()
+    trainer.process.stop(Stop("renewed", "pause"))
 
-    assert near.finish()[0].outcome == "paused"
+    assert trainer.finish()[0].outcome == "paused"
 
 
-def test_the_end_of_the_process_is_noticed_and_said(start_process: Any, images: Path) -> None:
-    near = start_process()
-    near.process.start(Start("killed", SPEC | {"epochs": 1000}, images, None))
-    near.until(is_step)
-    os.kill(near.process.pid, signal.SIGKILL)
-    near.wait_for_end()
+def test_the_end_of_the_process_is_noticed_and_explained(start_process: Any, images: Path) -> None:
+    trainer = start_process()
+    trainer.process.start(Start("killed", SPEC | {"epochs": 1000}, images, None))
+    trainer.until(is_step)
+    os.kill(trainer.process.pid, signal.SIGKILL)
+    trainer.wait_for_end()
 
-    assert near.process.gone
-    for call in (near.process.check, near.process.renew, lambda: near.process.start(Start("late", SPEC, images, None))):
+    assert trainer.process.gone
+    process = trainer.process
+    for call in (process.check, process.renew_lease, lambda: process.start(Start("late", SPEC, images, None))):
         with pytest.raises(TrainingProcessGone, match="was ended by SIGKILL"):
             call()
 
 
 def test_a_process_that_does_not_answer_is_given_up(start_process: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    near = start_process()
-    os.kill(near.process.pid, signal.SIGSTOP)
-    near.process.renew()
-    near.process.renew()
+    trainer = start_process()
+    os.kill(trainer.process.pid, signal.SIGSTOP)
+    trainer.process.renew_lease()
+    trainer.process.renew_lease()
     later = time.monotonic() + LEASE_S + 1
     monkeypatch.setattr("worker.process.training_process.time", SimpleNamespace(monotonic=lambda: later))
 
     with pytest.raises(TrainingProcessGone, match="not answered for 60 s"):
-        near.process.renew()
+        trainer.process.renew_lease()
 
 
-def test_it_ends_with_whoever_started_it(tmp_path: Path) -> None:
+def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     script = """
 import os, sys
-from worker.process.training_process import Prepare, TrainingProcess
-process = TrainingProcess(Prepare(1, 60.0, False), print, lambda: None)
+from worker.process.messages import Configure
+from worker.process.training_process import TrainingProcess
+process = TrainingProcess(Configure(1, 60.0, False), print, lambda: None)
 process.wait_ready()
 print(process.pid, flush=True)
 sys.stdin.read()
@@ -240,7 +238,7 @@ os._exit(0)
 
 
 class EndedProcess(subprocess.Popen[bytes]):
-    """One that has ended before anybody can write to it."""
+    """A process that has ended before the first message is sent to it."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -248,26 +246,26 @@ class EndedProcess(subprocess.Popen[bytes]):
 
 
 @pytest.mark.parametrize("popen", [subprocess.Popen, EndedProcess], ids=["beginning", "ended"])
-def test_a_process_that_cannot_begin_says_so(monkeypatch: pytest.MonkeyPatch, popen: type) -> None:
+def test_a_process_that_cannot_start_is_reported(monkeypatch: pytest.MonkeyPatch, popen: type) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     monkeypatch.setattr(subprocess, "Popen", popen)
-    process = TrainingProcess(Prepare(1, LEASE_S, False), lambda _: None, lambda: None)
+    process = TrainingProcess(Configure(1, LEASE_S, False), lambda _: None, lambda: None)
 
     with pytest.raises(TrainingProcessGone, match="ended with exit code 1"):
         process.wait_ready()
 
 
-def test_two_processes_train_one_model_and_the_death_of_one_leaves_the_other_as_good_as_new(
-    start_process: Callable[..., Near], images: Path
+def test_two_processes_train_one_model_and_one_can_train_on_after_the_other_was_killed(
+    start_process: Callable[..., Trainer], images: Path
 ) -> None:
     first, second = start_process(), start_process()
     spec = SPEC | {"num_workers": 2, "batch_size": 16, "epochs": 200}
-    place = Place(0, 2, "127.0.0.1", timeout_s=PATIENCE_S)
-    first.process.start(Start("gang", spec, images, None, place))
+    info = RankInfo(0, 2, "127.0.0.1", timeout_s=PATIENCE_S)
+    first.process.start(Start("together", spec, images, None, info))
     listening = first.reported.get(timeout=PATIENCE_S)
     assert isinstance(listening, Listening)
-    assert listening.attempt_id == "gang"
-    second.process.start(Start("gang", spec, images, None, replace(place, rank=1, address=listening.address)))
+    assert listening.attempt_id == "together"
+    second.process.start(Start("together", spec, images, None, replace(info, rank=1, address=listening.address)))
     first.until(is_step)
     os.kill(second.process.pid, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""On a GPU: the same batches as on a CPU, and with `deterministic` the same bits after a resume."""
+"""On a GPU, batches equal those of a CPU, and with `deterministic` a resumed training is bit-identical."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +9,8 @@ import torch
 from worker.checkpoints.checkpoint import Checkpoint
 from worker.data.batches import TrainingData
 from worker.data.datasets import ImageDataset
-from worker.distributed.process_group import ALONE, ProcessGroup, join
-from worker.distributed.rank import Place
+from worker.distributed.process_group import SINGLE_WORKER, ProcessGroup, join
+from worker.distributed.rank import RankInfo
 from worker.events import Event, Metrics, Started
 from worker.training.loop import train
 
@@ -27,7 +27,7 @@ def on_the_gpu(
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
     def run(
-        spec: Any, resume: Checkpoint | None = None, group: ProcessGroup = ALONE
+        spec: Any, resume: Checkpoint | None = None, group: ProcessGroup = SINGLE_WORKER
     ) -> tuple[list[Event], list[Checkpoint]]:
         events: list[Event] = []
         checkpoints: list[Checkpoint] = []
@@ -64,7 +64,7 @@ def test_batches_are_those_of_the_cpu(make_spec: Any, synthetic: ImageDataset) -
         assert torch.equal(labels, other_labels.cpu())
 
 
-def test_auto_precision_is_bfloat16_and_rows_stand_where_they_do_on_a_cpu(
+def test_auto_precision_is_bfloat16_and_rows_have_the_steps_of_a_cpu(
     make_spec: Any, on_the_gpu: Any, attempt: Any
 ) -> None:
     events, _ = on_the_gpu(make_spec())
@@ -75,10 +75,10 @@ def test_auto_precision_is_bfloat16_and_rows_stand_where_they_do_on_a_cpu(
     assert rows == [(kind, step) for kind, _, step, _ in attempt(make_spec()).rows]
 
 
-def test_a_group_of_one_over_nccl_computes_what_a_worker_by_itself_does(on_the_gpu: Any, make_spec: Any) -> None:
+def test_a_group_of_one_over_nccl_gives_the_weights_of_a_single_worker(on_the_gpu: Any, make_spec: Any) -> None:
     spec = make_spec(normalization={"type": "batch"}, deterministic=True)
     alone = on_the_gpu(spec)[1][-1]
-    group = join(Place(0, 1, "127.0.0.1", timeout_s=60), "one", torch.device("cuda"))
+    group = join(RankInfo(0, 1, "127.0.0.1", timeout_s=60), "one", torch.device("cuda"))
     try:
         together = on_the_gpu(spec, group=group)[1][-1]
     finally:

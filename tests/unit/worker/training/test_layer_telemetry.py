@@ -1,4 +1,4 @@
-"""Telemetry: it changes nothing of the training, it survives a stop, and it says what its definitions say."""
+"""Telemetry does not change the training, is the same after a resume, and agrees with its definitions."""
 
 import copy
 import math
@@ -36,7 +36,7 @@ def of(values: dict[str, float], quantity: str) -> list[float]:
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_a_training_is_the_same_to_the_last_bit_with_it(attempt: Any, make_spec: Any, normalization: str) -> None:
+def test_telemetry_does_not_change_a_bit_of_the_training(attempt: Any, make_spec: Any, normalization: str) -> None:
     given = {"normalization": NORMALIZATIONS[normalization], "dataset": {"test_limit": 20}}
     without, with_it = attempt(make_spec(**given)), attempt(make_spec(**given, telemetry={}))
     assert with_it.weights == without.weights
@@ -45,27 +45,27 @@ def test_a_training_is_the_same_to_the_last_bit_with_it(attempt: Any, make_spec:
     assert "telemetry" not in without.types
 
 
-def test_a_training_that_was_stopped_reports_what_one_left_alone_does(attempt: Any, make_spec: Any) -> None:
+def test_a_resumed_training_reports_the_same_telemetry(attempt: Any, make_spec: Any) -> None:
     spec = make_spec(normalization={"type": "batch"}, telemetry={}, checkpoint={"every_s": 1e-9})
     alone = attempt(spec)
     for step in (2, 4, 6):
         assert attempt(spec, resume=alone.at_step(step)).rows == [row for row in alone.rows if row[2] > step]
 
 
-def test_it_may_be_turned_on_for_what_is_resumed(attempt: Any, make_spec: Any) -> None:
+def test_telemetry_can_be_turned_on_when_resuming(attempt: Any, make_spec: Any) -> None:
     stopped = attempt(make_spec(), stop="pause", stop_at=5)
     resumed = attempt(make_spec(telemetry={}), resume=stopped.checkpoints[-1])
     assert resumed.finished.outcome == "succeeded"
     assert resumed.types.count("telemetry") == 1
 
 
-def test_it_comes_every_so_many_epochs_and_at_the_end(attempt: Any, make_spec: Any) -> None:
+def test_telemetry_is_measured_every_n_epochs_and_at_the_end(attempt: Any, make_spec: Any) -> None:
     record = attempt(make_spec(epochs=5, telemetry={"every_epochs": 2}, dataset={"train_limit": 16, "test_limit": 10}))
     assert [row[1] for row in record.rows if row[0] == "telemetry"] == [2, 4, 5]
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_it_leaves_the_model_and_the_random_numbers_as_they_were(
+def test_measuring_changes_neither_the_model_nor_the_random_numbers(
     make_spec: Any, images: tuple[Tensor, Tensor], normalization: str
 ) -> None:
     spec = make_spec(normalization=NORMALIZATIONS[normalization])
@@ -84,7 +84,7 @@ def test_it_leaves_the_model_and_the_random_numbers_as_they_were(
     assert all(math.isfinite(value) for value in values.values())
 
 
-def test_the_numbers_of_the_first_layer_are_those_of_its_definition(
+def test_the_values_of_the_first_layer_agree_with_the_definitions(
     make_spec: Any, images: tuple[Tensor, Tensor]
 ) -> None:
     spec = make_spec(normalization={"type": "batch"}, batch_size=10)
@@ -110,7 +110,7 @@ def test_the_numbers_of_the_first_layer_are_those_of_its_definition(
 
 
 @pytest.mark.parametrize("normalization", BATCH)
-def test_the_train_mode_error_is_that_of_the_layers_as_they_train(
+def test_the_train_mode_error_is_the_error_in_training_mode(
     make_spec: Any, images: tuple[Tensor, Tensor], normalization: str
 ) -> None:
     spec = make_spec(normalization=NORMALIZATIONS[normalization], batch_size=10)
@@ -142,10 +142,10 @@ def test_gaps_shrink_as_batches_grow(make_spec: Any, images: tuple[Tensor, Tenso
 
 
 @pytest.mark.parametrize("model", ARCHITECTURES)
-def test_a_row_stays_small(model: Any) -> None:
+def test_a_row_has_a_limited_number_of_layers(model: Any) -> None:
     names = layer_telemetry.layers_of(model)
     every = [feature_map.layer for feature_map in ARCHITECTURES[model].feature_maps()]
-    assert len(names) == len(set(names)) == min(len(every), layer_telemetry.LAYERS)
+    assert len(names) == len(set(names)) == min(len(every), layer_telemetry.MAX_LAYERS)
     assert (names[0], names[-1]) == (every[0], every[-1])
     assert sorted(names, key=every.index) == list(names)
 

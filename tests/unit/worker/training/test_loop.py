@@ -1,4 +1,4 @@
-"""An attempt reports what it does, stops when asked, and says why when it fails."""
+"""An attempt reports its progress, stops on request, and reports the reason of a failure."""
 
 import dataclasses
 import math
@@ -34,7 +34,7 @@ def test_an_attempt_reports_its_start_rows_checkpoints_and_end_in_order(attempt:
     assert record.finished.outcome == "succeeded"
 
 
-def test_it_says_what_it_is_about_to_run(attempt: Any, make_spec: Any) -> None:
+def test_the_first_event_describes_the_attempt(attempt: Any, make_spec: Any) -> None:
     started = attempt(make_spec()).events[0]
 
     assert isinstance(started, Started)
@@ -86,7 +86,7 @@ def test_an_eval_row_is_what_the_checkpoint_of_that_epoch_evaluates_to(
     assert record.checkpoints[-1].metrics == values
 
 
-def test_with_a_holdout_that_is_what_is_evaluated(attempt: Any, make_spec: Any) -> None:
+def test_with_a_holdout_the_held_out_images_are_evaluated(attempt: Any, make_spec: Any) -> None:
     record = attempt(make_spec(dataset={"train_limit": 80, "holdout": 16}))
 
     assert set(record.rows[-1][3]) == {"holdout_loss", "holdout_error"}
@@ -113,7 +113,7 @@ def test_it_learns(attempt: Any, make_spec: Any) -> None:
 
 
 @pytest.mark.parametrize("every_epochs", [1, 2, 3])
-def test_a_checkpoint_is_taken_every_so_many_epochs_and_at_the_last(
+def test_a_checkpoint_is_taken_every_n_epochs_and_after_the_last(
     attempt: Any, make_spec: Any, every_epochs: int
 ) -> None:
     record = attempt(make_spec(epochs=4, dataset={"train_limit": 16}, checkpoint={"every_epochs": every_epochs}))
@@ -123,9 +123,7 @@ def test_a_checkpoint_is_taken_every_so_many_epochs_and_at_the_last(
     ]
 
 
-def test_checkpoints_by_the_clock_lie_within_the_epoch_too_and_never_twice_at_a_step(
-    attempt: Any, make_spec: Any
-) -> None:
+def test_timed_checkpoints_are_taken_within_an_epoch_and_once_per_step(attempt: Any, make_spec: Any) -> None:
     record = attempt(make_spec(checkpoint={"every_s": 1e-9, "every_epochs": 2}))
 
     assert [(checkpoint.epoch, checkpoint.step) for checkpoint in record.checkpoints] == [
@@ -148,7 +146,7 @@ def test_a_pause_takes_a_checkpoint_before_the_next_step(attempt: Any, make_spec
     assert record.checkpoints[-1].step == stop_at
 
 
-def test_a_pause_right_after_a_checkpoint_does_not_take_it_again(attempt: Any, make_spec: Any) -> None:
+def test_a_pause_right_after_a_checkpoint_takes_no_other(attempt: Any, make_spec: Any) -> None:
     # Four steps and one batch of evaluation ask for orders before it.
     record = attempt(make_spec(), stop="pause", stop_at=5)
 
@@ -156,7 +154,7 @@ def test_a_pause_right_after_a_checkpoint_does_not_take_it_again(attempt: Any, m
     assert [checkpoint.step for checkpoint in record.checkpoints] == [4]
 
 
-def test_a_pause_asked_for_during_an_evaluation_waits_for_its_row(attempt: Any, make_spec: Any) -> None:
+def test_a_pause_requested_during_an_evaluation_waits_for_its_end(attempt: Any, make_spec: Any) -> None:
     record = attempt(make_spec(checkpoint={"every_epochs": 2}), stop="pause", stop_at=4)
 
     assert record.finished.outcome == "paused"
@@ -219,7 +217,7 @@ def test_the_first_bad_step_is_named_when_many_are_read_at_once(
         normalization={"type": "none"}, batch_size=2, optimizer={"type": "sgd", "learning_rate": 1e18}, epochs=1
     )
     read_each = failure(attempt(spec))
-    monkeypatch.setattr(loop.Training, "steps_unread", 16)
+    monkeypatch.setattr(loop.Training, "steps_per_read", 16)
     monkeypatch.setattr(loop, "TRAIN_ROWS_PER_EPOCH", 1)
     read_late = failure(attempt(spec))
 
@@ -274,12 +272,12 @@ def test_a_full_disk_fails_the_attempt_and_may_pass(attempt: Any, make_spec: Any
     assert not record.checkpoints
 
 
-def test_an_error_of_the_report_leaves_train(make_spec: Any, synthetic: ImageDataset) -> None:
-    def unheard(_: Any) -> None:
+def test_an_error_of_the_report_is_raised(make_spec: Any, synthetic: ImageDataset) -> None:
+    def refuse(_: Any) -> None:
         raise ConnectionError("nobody listens")
 
     with pytest.raises(ConnectionError, match="nobody listens"):
-        train(make_spec(), synthetic, report=unheard, save=lambda *_: None)
+        train(make_spec(), synthetic, report=refuse, save=lambda *_: None)
 
 
 def test_the_dataset_may_be_read_only_and_is_never_written_to(

@@ -1,4 +1,4 @@
-"""The learning rate of a step follows from the spec and the step; the optimizers are the textbook's."""
+"""The learning rate is a function of the spec and the step; the optimizers agree with their definitions."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def rates(spec: Any) -> list[float]:
 
 @pytest.fixture
 def make(make_spec: Any) -> Any:
-    """Ten epochs of one step at a rate of 0.1, with the schedule given."""
+    """A spec of ten epochs of one step with a learning rate of 0.1 and the given schedule."""
     return lambda **schedule: make_spec(
         epochs=10, batch_size=64, learning_rate_scaling={"rule": "none"}, schedule=schedule
     )

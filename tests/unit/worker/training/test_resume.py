@@ -1,4 +1,4 @@
-"""A training that was stopped anywhere and resumed ends as one that was left alone, bit for bit (on a CPU)."""
+"""A training that is stopped at any step and resumed is bit-identical to an uninterrupted one (on a CPU)."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def rows_after(record: Any, step: int) -> list[Any]:
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_resumed_from_any_checkpoint_the_weights_and_the_rows_are_those_of_one_left_alone(
+def test_a_training_resumed_from_any_checkpoint_has_equal_weights_and_rows(
     attempt: Any, make_spec: Any, normalization: str, optimizer: str
 ) -> None:
     spec = make_spec(
@@ -46,7 +46,7 @@ def test_resumed_from_any_checkpoint_the_weights_and_the_rows_are_those_of_one_l
         assert resumed.rows == rows_after(alone, step)
 
 
-def test_a_row_that_a_stop_cut_in_two_is_still_the_average_of_all_its_images(attempt: Any, make_spec: Any) -> None:
+def test_a_row_interrupted_by_a_pause_averages_over_all_its_images(attempt: Any, make_spec: Any) -> None:
     spec = make_spec(batch_size=2, epochs=1)
     alone = attempt(spec)
     paused = attempt(spec, stop="pause", stop_at=5)
@@ -56,7 +56,7 @@ def test_a_row_that_a_stop_cut_in_two_is_still_the_average_of_all_its_images(att
     assert paused.rows + resumed.rows == alone.rows
 
 
-def test_stopped_again_and_again_it_still_ends_the_same(attempt: Any, make_spec: Any) -> None:
+def test_a_training_paused_repeatedly_has_equal_weights_and_rows(attempt: Any, make_spec: Any) -> None:
     spec = make_spec(dataset={"test_limit": 10})
     alone = attempt(spec)
     rows: list[Any] = []
@@ -70,7 +70,7 @@ def test_stopped_again_and_again_it_still_ends_the_same(attempt: Any, make_spec:
     assert part.weights == alone.weights
 
 
-def test_resumed_from_its_last_checkpoint_there_is_nothing_left_to_do(attempt: Any, make_spec: Any) -> None:
+def test_a_training_resumed_from_its_last_checkpoint_finishes_at_once(attempt: Any, make_spec: Any) -> None:
     spec = make_spec()
     again = attempt(spec, resume=attempt(spec).checkpoints[-1])
 
@@ -78,7 +78,7 @@ def test_resumed_from_its_last_checkpoint_there_is_nothing_left_to_do(attempt: A
     assert again.finished.outcome == "succeeded"
 
 
-def test_a_rerun_is_the_same_and_another_seed_is_not(attempt: Any, make_spec: Any) -> None:
+def test_a_rerun_is_identical_and_another_seed_differs(attempt: Any, make_spec: Any) -> None:
     torch.manual_seed(1)
     first = attempt(make_spec())
     torch.manual_seed(2)
@@ -89,7 +89,7 @@ def test_a_rerun_is_the_same_and_another_seed_is_not(attempt: Any, make_spec: An
     assert first.weights != other.weights
 
 
-def test_how_often_checkpoints_are_taken_changes_nothing(attempt: Any, make_spec: Any) -> None:
+def test_the_frequency_of_checkpoints_does_not_change_the_weights(attempt: Any, make_spec: Any) -> None:
     assert attempt(make_spec()).weights == attempt(make_spec(checkpoint=EVERY_STEP)).weights
 
 

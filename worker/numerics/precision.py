@@ -1,4 +1,4 @@
-"""In which numbers a training computes: precision, and what makes a GPU repeat itself."""
+"""The precision and the memory format that a training computes in, and reproducible results on a GPU."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,31 +10,32 @@ from worker.spec import TrainingSpec
 
 Precision = Literal["float32", "bfloat16"]
 
-# Measured on a CPU with resnet20: a step takes 6 to 25 % less time than in the contiguous format, at every batch size
-# from 2 to 128. One format for training and evaluation, because the last bits of a convolution depend on it.
+# Measured with resnet20 on a CPU: a step takes 6 to 25 % less time than in the contiguous format, at every batch size
+# from 2 to 128. Training and evaluation share one format because the last bits of a convolution depend on it.
 MEMORY_FORMAT = torch.channels_last
 
 
 def choose_precision(spec: TrainingSpec, device: torch.device) -> Precision:
-    """The spec's precision; "auto" is bfloat16 on a GPU that has it, else float32."""
+    """Return the precision of the spec; "auto" is bfloat16 on a GPU that supports it, otherwise float32."""
     if spec.precision != "auto":
         return spec.precision
     return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """Activations in `precision`; weights and their updates stay float32."""
+    """Return a context in which activations have `precision`; weights and optimizer updates stay in float32."""
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 @contextmanager
-def numerics(spec: TrainingSpec, device: torch.device) -> Iterator[None]:
-    """On a GPU: float32 means float32 (no TF32), and with `deterministic` every operation repeats bit for bit.
+def numeric_settings(spec: TrainingSpec, device: torch.device) -> Iterator[None]:
+    """Apply torch's global numeric settings for a training on a GPU, and restore them afterwards.
 
-    A CPU needs nothing: its operations repeat at the same number of threads. `deterministic` on a GPU needs
-    CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment before the process first touches it.
+    Float32 convolutions do not use TF32. With `spec.deterministic`, every operation gives the same bits each time; this
+    also needs CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment before the process first uses the GPU. A CPU needs no
+    settings: its results are reproducible for a given number of threads.
     """
     if device.type != "cuda":
         yield

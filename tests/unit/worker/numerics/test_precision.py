@@ -1,11 +1,11 @@
-"""Precision is the spec's, and "auto" what the device is good at."""
+"""The precision is that of the spec; "auto" depends on the device."""
 
 from typing import Any
 
 import pytest
 import torch
 
-from worker.training.precision import autocast, choose_precision, numerics
+from worker.numerics.precision import autocast, choose_precision, numeric_settings
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -42,11 +42,9 @@ def test_activations_have_the_precision_and_weights_keep_theirs(precision: Any, 
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_on_a_gpu_float32_is_no_tf32_and_determinism_is_only_for_the_training(
-    make_spec: Any, deterministic: bool
-) -> None:
+def test_on_a_gpu_float32_is_not_tf32_and_the_settings_are_restored(make_spec: Any, deterministic: bool) -> None:
     before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
-    with numerics(make_spec(deterministic=deterministic), GPU):
+    with numeric_settings(make_spec(deterministic=deterministic), GPU):
         assert not torch.backends.cudnn.allow_tf32
         assert torch.backends.cudnn.benchmark is not deterministic
         assert torch.are_deterministic_algorithms_enabled() is deterministic

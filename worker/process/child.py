@@ -1,0 +1,121 @@
+"""The training process from within: one thread receives messages, the main thread trains.
+
+`python -m worker.process` runs it. The process ends when the other end of its connection is closed.
+"""
+
+import os
+import queue
+import threading
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from worker.checkpoints.checkpoint import Checkpoint
+from worker.data import mapped_files
+from worker.data.datasets import ImageDataset
+from worker.distributed.process_group import SINGLE_WORKER, ProcessGroup, join
+from worker.distributed.rank import RankInfo
+from worker.events import CheckpointTaken, Event, Finished, StopRequest
+from worker.process.messages import Configure, LeaseRenewed, Listening, Ready, RenewLease, Reported, Start, Stop
+from worker.process.warmup import warm_up
+from worker.spec import TrainingSpec
+from worker.training.failures import failure_of
+from worker.training.loop import train
+
+
+class Child:
+    """Trains the attempts that arrive over a connection, one after another."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._send_lock = threading.Lock()
+        self._starts: queue.SimpleQueue[Start] = queue.SimpleQueue()
+        self._attempt_id = ""
+        self._request: StopRequest | None = None
+        self._lease_renewed_at = 0.0
+        self._dataset: tuple[Path | str, ImageDataset] | None = None
+
+    def run(self) -> None:
+        """Train every attempt that arrives; the process exits when the connection is closed."""
+        configuration: Configure = self._connection.recv()
+        self._lease_s = configuration.lease_s
+        torch.set_num_threads(configuration.threads)
+        self._device = "cuda:0" if configuration.gpu and torch.cuda.is_available() else "cpu"
+        warm_up(self._device)
+        threading.Thread(target=self._receive, daemon=True).start()
+        self._send(Ready(self._device))
+        while True:
+            self._train(self._starts.get())
+
+    def _receive(self) -> None:
+        try:
+            while True:
+                match self._connection.recv():
+                    case Start() as start:
+                        self._attempt_id, self._request = start.attempt_id, None
+                        self._lease_renewed_at = time.monotonic()
+                        self._starts.put(start)
+                    case Stop(attempt_id, request) if attempt_id == self._attempt_id and self._request != "cancel":
+                        self._request = request
+                    case RenewLease():
+                        self._lease_renewed_at = time.monotonic()
+                        self._send(LeaseRenewed())
+        except (EOFError, OSError):
+            os._exit(0)
+
+    def _send(self, message: Ready | Reported | Listening | LeaseRenewed) -> None:
+        try:
+            with self._send_lock:
+                self._connection.send(message)
+        except OSError:
+            # The actor is gone: a training that continued would take resources from its successor.
+            os._exit(0)
+
+    def _control(self) -> StopRequest | None:
+        if time.monotonic() - self._lease_renewed_at > self._lease_s:
+            return "cancel"
+        return self._request
+
+    def _train(self, start: Start) -> None:
+        def report(event: Event) -> None:
+            self._send(Reported(start.attempt_id, event, None))
+
+        def save(event: CheckpointTaken, checkpoint: Checkpoint) -> None:
+            self._send(Reported(start.attempt_id, event, checkpoint.files))
+
+        group: ProcessGroup = SINGLE_WORKER
+        try:
+            if start.rank_info is not None:
+                group = self._join(start.attempt_id, start.rank_info)
+            train(
+                TrainingSpec.model_validate(start.spec),
+                self._load(start.dataset),
+                device=self._device,
+                report=report,
+                save=save,
+                control=self._control,
+                resume=Checkpoint.from_files(start.checkpoint) if start.checkpoint else None,
+                group=group,
+            )
+        except Exception as error:
+            report(Finished(outcome="failed", failure=failure_of(error, None)))
+        finally:
+            group.close()
+
+    def _join(self, attempt_id: str, rank_info: RankInfo) -> ProcessGroup:
+        return join(
+            rank_info,
+            attempt_id,
+            torch.device(self._device),
+            on_listening=lambda address: self._send(Listening(attempt_id, address)),
+            cancelled=lambda: self._control() == "cancel",
+        )
+
+    def _load(self, dataset: Path | ImageDataset) -> ImageDataset:
+        """Return the dataset; the object of the previous attempt if it is the same, whose copy on the GPU remains."""
+        key = dataset if isinstance(dataset, Path) else dataset.name
+        if self._dataset is None or self._dataset[0] != key:
+            self._dataset = (key, mapped_files.read(dataset) if isinstance(dataset, Path) else dataset)
+        return self._dataset[1]

@@ -1,0 +1,93 @@
+"""The messages between the actor and its training process. They are pickled by the name of this module.
+
+To the process: `Configure` once, then `Start`, `Stop` and `RenewLease`. From it: `Ready` once, then `Reported`,
+`Listening` and `LeaseRenewed`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worker.data.datasets import ImageDataset
+from worker.distributed.rank import RankInfo
+from worker.events import Event, StopRequest
+
+Files = Mapping[str, bytes]
+"""Content of each file of a checkpoint, by name."""
+
+
+@dataclass(frozen=True)
+class Configure:
+    """The first message to the process.
+
+    Attributes:
+        threads: CPU threads to train with.
+        lease_s: A training is cancelled if its lease is not renewed for this many seconds.
+        gpu: Whether to train on the GPU.
+    """
+
+    threads: int
+    lease_s: float
+    gpu: bool
+
+
+@dataclass(frozen=True)
+class Ready:
+    """torch is loaded and warmed up; `device` is the device that the process trains on."""
+
+    device: str
+
+
+@dataclass(frozen=True)
+class Start:
+    """Train an attempt.
+
+    Attributes:
+        attempt_id: Id of the attempt.
+        spec: The spec, as JSON values.
+        dataset: Path of the mapped files of the dataset, or the dataset itself.
+        checkpoint: Files of the checkpoint to resume from.
+        rank_info: Rank of this worker, if the job has several.
+    """
+
+    attempt_id: str
+    spec: dict[str, Any]
+    dataset: Path | ImageDataset
+    checkpoint: Files | None
+    rank_info: RankInfo | None = None
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Pause or cancel the attempt."""
+
+    attempt_id: str
+    request: StopRequest
+
+
+@dataclass(frozen=True)
+class RenewLease:
+    """Renew the lease of the training."""
+
+
+@dataclass(frozen=True)
+class LeaseRenewed:
+    """The answer to `RenewLease`, which shows that the process is alive."""
+
+
+@dataclass(frozen=True)
+class Reported:
+    """An event of an attempt, with the files if it is a checkpoint."""
+
+    attempt_id: str
+    event: Event
+    files: Files | None
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Rank 0 waits for the other workers of its attempt at `address`, host:port."""
+
+    attempt_id: str
+    address: str
