@@ -91,7 +91,7 @@ def run(
     output: Annotated[Path | None, typer.Option(help="Folder for checkpoints; default: none are kept.")] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(help="Checkpoint to resume from, or a folder of them: its latest."),
+        typer.Option(help="Checkpoint to resume from, or a folder whose latest is used."),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; results depend on their number.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if available.")] = None,
