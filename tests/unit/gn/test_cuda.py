@@ -38,7 +38,7 @@ def _tiles(request: pytest.FixtureRequest, kernels: ModuleType, monkeypatch: pyt
     if request.param == "split":
         monkeypatch.setattr(kernels, "_LARGEST_FUSED", {"forward": 0, "backward": 0})
         monkeypatch.setattr(kernels, "_SPLIT_TILE", 32)
-    return request.param
+    return str(request.param)
 
 
 @pytest.mark.parametrize("layout", [torch.clone, channels_last], ids=["contiguous", "channels_last"])

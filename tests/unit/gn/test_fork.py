@@ -1,6 +1,7 @@
 """A result that is used in two places: `fork` changes what its gradient costs, and nothing else."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -90,7 +91,8 @@ def test_a_gradient_is_that_of_the_result_it_is_asked_for() -> None:
 def test_second_derivatives_are_those_of_finite_differences(activation: str | None) -> None:
     def summed(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
         y, z = gn.group_norm(x, 2, weight, bias, residual=residual, activation=activation, fork=True)
-        return y * z + z
+        total: Tensor = y * z + z
+        return total
 
     given = leaves((2, 4, 3), torch.float64, torch.clone, residual=True)
     assert torch.autograd.gradgradcheck(summed, tuple(given.values()))
@@ -174,7 +176,8 @@ def test_vmap_maps_over_both() -> None:
 def test_a_subclass_of_tensor_is_told() -> None:
     class Recorded(Tensor):
         @classmethod
-        def __torch_function__(cls, function, types, args=(), kwargs=None):
+        def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             return kwargs["fork"]
 
-    assert gn.group_norm(torch.ones(2, 4, 3).as_subclass(Recorded), 2, fork=True) is True
+    found: Any = gn.group_norm(torch.ones(2, 4, 3).as_subclass(Recorded), 2, fork=True)
+    assert found is True

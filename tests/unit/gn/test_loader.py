@@ -4,6 +4,7 @@ import stat
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ print(float(gn.group_norm(x, 2, activation="relu").sum()))
 
 
 @pytest.fixture(name="cache")
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache, and a loader that has loaded nothing yet."""
     monkeypatch.setenv("GN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(extension, "_operators", {})

@@ -1,12 +1,13 @@
 """What torch does to functions holds of gn.group_norm: derivatives of derivatives, compilation, vmap, autocast."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
-from torch._functorch.aot_autograd import make_boxed_func
+from torch._functorch._aot_autograd.utils import make_boxed_func
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import gn
@@ -17,7 +18,7 @@ from tests.unit.gn.test_functional import arguments, channels_last
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 
 
-def function(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, activation: str | None = "silu") -> Tensor:
+def function(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, *, activation: str | None = "silu") -> Tensor:
     return gn.group_norm(x, 2, weight, bias, residual=residual, activation=activation)
 
 
@@ -108,7 +109,7 @@ def test_compiles_into_one_graph_with_the_same_gradients(
     compiled: Callable[..., Callable[..., Tensor]], layout: Callable[[Tensor], Tensor]
 ) -> None:
     def network(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
-        return function(x * 2, weight, bias, residual, "relu").sin()
+        return function(x * 2, weight, bias, residual, activation="relu").sin()
 
     run = compiled(network, backend="aot_eager")
     results = []
@@ -234,7 +235,7 @@ def test_a_checkpointed_layer_has_the_same_gradients() -> None:
 def test_a_subclass_of_tensor_may_take_the_function_over() -> None:
     class Recorded(Tensor):
         @classmethod
-        def __torch_function__(cls, function, types, args=(), kwargs=None):
+        def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             return "taken over" if function is gn.group_norm else NotImplemented
 
     assert gn.group_norm(torch.ones(2, 4, 3).as_subclass(Recorded), 2) == "taken over"
