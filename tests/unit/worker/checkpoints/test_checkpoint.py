@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def test_a_full_disk_leaves_no_files_behind(taken: Checkpoint, tmp_path: Path, m
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
 
     with pytest.raises(OSError, match="No space left"):
         write_checkpoint(taken, tmp_path / "step-1")
@@ -74,7 +75,7 @@ def test_equal_weights_are_equal_bytes_whatever_their_memory_format(make_spec: A
 
     def saved(memory_format: torch.memory_format) -> bytes:
         model = build_model(spec.model, spec.normalization, seed=0)
-        model.to(memory_format=memory_format)
+        model.to(memory_format=memory_format)  # type: ignore[call-overload]
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         captured = checkpoint.capture(spec, model, optimizer, checkpoint.Position(), {})
         return captured.files["model.safetensors"]

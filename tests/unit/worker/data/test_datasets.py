@@ -119,7 +119,8 @@ def test_an_archive_beside_it_is_unpacked_without_a_network(published: Published
 
 
 def test_a_missing_dataset_is_downloaded_once_without_leftovers(published: Published, tmp_path: Path) -> None:
-    data_dir, told = tmp_path / "new" / "data", []
+    data_dir = tmp_path / "new" / "data"
+    told: list[str] = []
 
     check(load("cifar10", data_dir, told.append, archive=published.archive))
     check(load("cifar10", data_dir, told.append, archive=published.archive))

@@ -89,7 +89,7 @@ def test_the_values_of_the_first_layer_agree_with_the_definitions(
 ) -> None:
     spec = make_spec(normalization={"type": "batch"}, batch_size=10)
     model = build_model(spec.model, spec.normalization, seed=0)
-    layer = model.get_submodule("stem_norm")
+    layer: Any = model.get_submodule("stem_norm")
     with torch.no_grad():
         layer.running_mean.normal_(generator=torch.Generator().manual_seed(1))
         layer.running_var.uniform_(0.5, 2, generator=torch.Generator().manual_seed(2))

@@ -21,8 +21,9 @@ from worker.training.loop import train
 
 def failure(record: Any) -> Failure:
     assert record.finished.outcome == "failed"
-    assert record.finished.failure is not None
-    return record.finished.failure
+    found = record.finished.failure
+    assert isinstance(found, Failure)
+    return found
 
 
 def test_an_attempt_reports_its_start_rows_checkpoints_and_end_in_order(attempt: Any, make_spec: Any) -> None:
@@ -283,9 +284,10 @@ def test_an_error_of_the_report_is_raised(make_spec: Any, synthetic: ImageDatase
 def test_the_dataset_may_be_read_only_and_is_never_written_to(
     attempt: Any, make_spec: Any, synthetic: ImageDataset
 ) -> None:
-    frozen = dataclasses.replace(
-        synthetic, **{name: array.copy() for name, array in vars(synthetic).items() if isinstance(array, np.ndarray)}
-    )
+    copies: dict[str, Any] = {
+        name: array.copy() for name, array in vars(synthetic).items() if isinstance(array, np.ndarray)
+    }
+    frozen = dataclasses.replace(synthetic, **copies)
     for array in vars(frozen).values():
         if isinstance(array, np.ndarray):
             array.flags.writeable = False
