@@ -177,7 +177,7 @@ def test_prometheus_takes_its_configuration() -> None:
 
 @pytest.mark.parametrize("override", ["replicas.yml", "hosts.yml"])
 def test_an_override_is_about_services_that_exist_and_loosens_nothing(override: str) -> None:
-    loader = type("Loader", (yaml.SafeLoader,), {})
+    loader: Any = type("Loader", (yaml.SafeLoader,), {})
     loader.add_constructor("!reset", lambda _loader, _node: [])
     services = yaml.load((DOCKER / override).read_text(), Loader=loader)["services"]
     for name, service in services.items():

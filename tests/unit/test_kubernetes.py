@@ -193,8 +193,12 @@ def ray_flags(role: str) -> dict[str, str | None]:
     assert common is not None
     assert own is not None
     words = [word for word in shlex.split(f"{own[1]} {common[1]}") if word.startswith("--")]
-    flags = dict([*word.removeprefix("--").split("=", 1), None][:2] for word in words)
-    return {name: value for name, value in flags.items() if name not in ("head", "block", "port", "address")}
+    flags = [word.removeprefix("--").partition("=") for word in words]
+    return {
+        name: value if equals else None
+        for name, equals, value in flags
+        if name not in ("head", "block", "port", "address")
+    }
 
 
 def test_kuberay_starts_ray_as_the_script_does() -> None:

@@ -141,7 +141,7 @@ def running() -> Iterator[StandIn]:
 
 def a_job(**fields: Any) -> Json:
     """A job as the API shows it."""
-    job = {
+    job: Json = {
         "id": "job_1",
         "name": "",
         "status": "queued",

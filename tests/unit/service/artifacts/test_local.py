@@ -182,7 +182,12 @@ def test_a_file_is_hashed_once_until_it_is_touched(store: LocalArtifacts, monkey
     store.write("job_1", "ckpt_1", FILES, EXPECTED)
     hashed: list[Any] = []
     digest = hashlib.file_digest
-    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: (hashed.append(file), digest(file, name))[1])
+
+    def counted(file: Any, name: str) -> Any:
+        hashed.append(file)
+        return digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
     for _ in range(3):
         path = store.verified("job_1", "ckpt_1", "manifest.json", EXPECTED["manifest.json"])
     assert len(hashed) == 1

@@ -210,7 +210,7 @@ def test_the_copies_that_were_used_longest_ago_make_room(tmp_path: Path) -> None
 def refusal(code: str, message: str) -> Exception:
     """What s3fs raises where a server refuses with `code`."""
     answer = {"Error": {"Code": code, "Message": message}}
-    error: Exception = translate_boto_error(ClientError(answer, "PutObject"))  # type: ignore[arg-type]
+    error: Exception = translate_boto_error(ClientError(answer, "PutObject"))
     return error
 
 

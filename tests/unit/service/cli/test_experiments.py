@@ -5,6 +5,7 @@ import io
 import json
 import re
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet
@@ -260,7 +261,7 @@ class TestWatch:
         def interrupt(_seconds: float) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(experiments.time, "sleep", interrupt)
+        monkeypatch.setattr(time, "sleep", interrupt)
         ended = run("--url", watched.url, "experiment", "watch", "experiment_1")
         assert ended.code == Exit.INTERRUPTED
         assert "`normlab experiment cancel experiment_1` stops them" in ended.err

@@ -34,7 +34,9 @@ def test_what_the_first_brought_to_its_end_counts(outcome: Outcome) -> None:
 
 
 def test_a_failure_is_told_with_its_rank_whoever_else_was_lost_by_it() -> None:
-    for endings in ([PEER, WorkerGone("away"), failed("diverged", "nan")], [None, PEER, failed("diverged", "nan")]):
+    diverged = failed("diverged", "nan")
+    both: list[list[Finished | WorkerGone | None]] = [[PEER, WorkerGone("away"), diverged], [None, PEER, diverged]]
+    for endings in both:
         decided = verdict(endings)
         assert isinstance(decided, Failure)
         assert (decided.code, decided.message) == ("diverged", "rank 2: nan")

@@ -140,7 +140,7 @@ def test_a_changed_file_is_refused(write: Callable[..., Path]) -> None:
 
 def test_a_missing_file_is_refused(write: Callable[..., Path]) -> None:
     path = write()
-    rewrite(path, lambda members: members.pop("experiment.json") and None)
+    rewrite(path, lambda members: members.__delitem__("experiment.json"))
     assert "no experiment.json" in refused(path)
 
 

@@ -225,7 +225,7 @@ class TestExtended:
 class TestStudies:
     @pytest.mark.parametrize("name", STUDIES)
     @pytest.mark.parametrize("model", [None, *ARCHITECTURES])
-    def test_every_one_can_be_run_on_every_model(self, name: str, model: str | None) -> None:
+    def test_every_one_can_be_run_on_every_model(self, name: Any, model: str | None) -> None:
         given = request(builtin=name, grid={}, base={"model": model} if model else {})
         planned = expand(given)
         assert planned

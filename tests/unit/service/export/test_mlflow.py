@@ -67,7 +67,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ) as process:
         assert process.stdout is not None
         try:
-            said = b"".join(itertools.takewhile(lambda line: b"startup complete" not in line, process.stdout))
+            said = b"".join(itertools.takewhile(lambda line: b"startup complete" not in bytes(line), process.stdout))
             assert process.poll() is None, said.decode()
             threading.Thread(target=process.stdout.read, daemon=True).start()
             yield f"http://127.0.0.1:{port}"

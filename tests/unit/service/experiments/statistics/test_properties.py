@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -33,7 +34,7 @@ def means(analysis: Analysis) -> list[float | None]:
 
 
 def p_values(analysis: Analysis) -> list[float | None]:
-    tests = [*analysis.comparisons, *(analysis.interaction.contrasts if analysis.interaction else ())]
+    tests: list[Any] = [*analysis.comparisons, *(analysis.interaction.contrasts if analysis.interaction else ())]
     return [p for test in tests for p in (test.p, test.p_adjusted)]
 
 

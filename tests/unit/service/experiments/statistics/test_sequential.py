@@ -17,7 +17,7 @@ PLAN = SeedPlan(seeds=(0, 1, 2, 3, 4, 5, 6, 7, 8, 9), looks=(3, 5, 10))
 
 def wanted(look: Look | None) -> dict[tuple[str, str], tuple[int, ...]]:
     assert look is not None
-    return {tuple(w.cell): w.seeds for w in look.wanted}
+    return {(w.cell[0], w.cell[1]): w.seeds for w in look.wanted}
 
 
 def run(values: NDArray[np.float64], plan: SeedPlan) -> tuple[list[Observation], Analysis]:
