@@ -31,10 +31,11 @@ class Service:
 
     def worker_pid(self, job: str) -> int:
         """The process that trains `job`."""
-        return self.until(
+        pid: int = self.until(
             lambda: next((w["pid"] for w in self.client.cluster()["workers"] if w["job"] == job and w["pid"]), None),
             f"the worker of {job}",
         )
+        return pid
 
     def wait_for_step(self, job: str, step: int) -> dict[str, Any]:
         """The job, once it has reached `step`."""
@@ -44,7 +45,8 @@ class Service:
             assert found["status"] not in ("succeeded", "failed", "cancelled"), f"{found['status']}: {found['error']}"
             return found if (found["progress"] or {}).get("step", 0) >= step else None
 
-        return self.until(there, f"{job} to reach step {step}")
+        found: dict[str, Any] = self.until(there, f"{job} to reach step {step}")
+        return found
 
     def until(self, condition: Callable[[], Any], what: str) -> Any:
         """Asks until the answer is something; the service has no stream of everything a test wants to know."""
@@ -74,7 +76,8 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
         def start(**settings: Any) -> Service:
             home = tmp_path_factory.mktemp("home")
             data_dir = os.environ.get("NORMLAB_DATA_DIR") or str(home / "data")
-            chosen = Settings(**({"home": home, "data_dir": data_dir, "port": 0, "dispatcher_lease_s": 2} | settings))
+            defaults: dict[str, Any] = {"home": home, "data_dir": data_dir, "port": 0, "dispatcher_lease_s": 2}
+            chosen = Settings(**(defaults | settings))
             supervisor = stack.enter_context(Supervisor(chosen))
             supervisor.wait_ready()
             client = stack.enter_context(Client(supervisor.url, patience_s=PATIENCE_S, retry_s=PATIENCE_S))

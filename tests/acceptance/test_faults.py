@@ -14,7 +14,7 @@ from tests.integration.dispatcher.conftest import command_of, descendants
 
 pytestmark = pytest.mark.ray
 
-STUDY = {
+STUDY: dict[str, Any] = {
     "model": "resnet20",
     "normalization": {"type": "group", "num_groups": 8},
     "batch_size": 16,

@@ -93,7 +93,7 @@ async def test_no_page_breaks_a_rule_in_either_theme_or_is_wider_than_the_screen
     for name, path in addresses.items():
         page = await visit.open(path)
         for theme in ("light", "dark"):
-            await page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+            await page.emulate_media(color_scheme=theme)
             await settled(page)
             broken[f"{name}, {theme}"] = await violations(page)
         for width in (360, 2560):

@@ -30,7 +30,7 @@ BEYOND_SCHEMAS = [positive_data_acceptance]
 TOKEN = "testers-token"
 schemathesis.openapi.media_type("application/x-tar", strategies.binary())
 SCHEMA = schemathesis.openapi.from_path(PATH)
-OPERATIONS = {operation.ok().label: operation.ok() for operation in SCHEMA.get_all_operations()}
+OPERATIONS = {operation.ok().label: operation.ok() for operation in SCHEMA.get_all_operations()}  # type: ignore[union-attr]
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from httpx2 import AsyncClient
 from service import app as app_module
 from service.api import tailer as tailer_module
 from service.api.routes import events
+from service.store import events as stored_events
 from tests.integration.api.conftest import Listening
 from tests.integration.api.reporter import Reporter
 from tests.integration.api.test_jobs import submit
@@ -301,7 +302,9 @@ async def test_a_stream_is_only_for_those_who_ask_for_one(http: AsyncClient, acc
 @pytest.mark.parametrize("given", ["x", "-1", "1.5", "²", "9" * 30])
 async def test_a_start_that_is_no_id_is_refused_before_the_stream(http: AsyncClient, path: str, given: str) -> None:
     path = path.format(job=await submit(http))
-    by_header = await http.get(path, headers=[("Accept", STREAM["Accept"]), ("Last-Event-ID", given.encode("latin-1"))])
+    by_header = await http.get(
+        path, headers={b"Accept": STREAM["Accept"].encode(), b"Last-Event-ID": given.encode("latin-1")}
+    )
     by_parameter = await http.get(path, params={"after": given}, headers=STREAM)
     for answer in (by_header, by_parameter):
         assert answer.status_code == 422
@@ -340,7 +343,7 @@ async def test_a_client_that_reads_slowly_falls_behind_and_misses_nothing(
     job = await submit(http)
     await reporter.start()
     response = events.EventStream(tailer, 0, job_id=job)
-    content = response.body_iterator.__aiter__()
+    content: Any = response.body_iterator
     received = [await anext(content) for _ in range(2)]
     reads = tailer.reads
     for n in range(8):
@@ -410,7 +413,7 @@ async def test_no_connection_is_held_while_a_stream_waits(app: FastAPI, http: As
 async def test_a_quiet_stream_is_kept_alive(app: FastAPI, http: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "KEEPALIVE_S", 0.05)
     tailer = app.state.services.tailer
-    content = events.EventStream(tailer, 0).body_iterator.__aiter__()
+    content: Any = events.EventStream(tailer, 0).body_iterator
     assert await anext(content) == b"retry: 1000\n\n"
     assert await anext(content) == b": ping\n\n"
     await content.aclose()
@@ -424,7 +427,7 @@ async def test_a_database_that_fails_for_a_while_breaks_no_stream(
     await reporter.start()
     task = asyncio.create_task(http.get(f"/v1/jobs/{job}/events", headers=STREAM, timeout=30))
     failed = asyncio.Event()
-    after = tailer_module.events.after
+    after = stored_events.after
 
     async def fail(*arguments: Any, **options: Any) -> Any:
         if options.get("job_id") is None:
@@ -432,10 +435,10 @@ async def test_a_database_that_fails_for_a_while_breaks_no_stream(
             raise OSError("the database is gone")
         return await after(*arguments, **options)
 
-    monkeypatch.setattr(tailer_module.events, "after", fail)
+    monkeypatch.setattr(stored_events, "after", fail)
     await failed.wait()
     await reporter.log("while it was gone")
-    monkeypatch.setattr(tailer_module.events, "after", after)
+    monkeypatch.setattr(stored_events, "after", after)
     await reporter.finish()
     answer = await asyncio.wait_for(task, 20)
     assert answer.text.count("while it was gone") == 1
@@ -444,7 +447,8 @@ async def test_a_database_that_fails_for_a_while_breaks_no_stream(
 
 async def test_a_stream_ends_when_its_client_leaves(listen: Callable[[], Listening]) -> None:
     listening = listen()
-    tailer = listening.server.config.app.state.services.tailer
+    app: Any = listening.server.config.app
+    tailer = app.state.services.tailer
     async with stream(listening.url, "/v1/events"):
         await until(lambda: len(tailer) > 0)
     await until(lambda: len(tailer) == 0)

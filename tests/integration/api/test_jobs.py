@@ -361,7 +361,7 @@ async def test_every_order_can_be_paged_through(http: AsyncClient, sort: str) ->
     paged: list[str] = []
     cursor = None
     while True:
-        parameters = {"sort": sort, "limit": 1} | ({"cursor": cursor} if cursor else {})
+        parameters: dict[str, Any] = {"sort": sort, "limit": 1} | ({"cursor": cursor} if cursor else {})
         page = (await http.get("/v1/jobs", params=parameters)).json()
         paged += [job["id"] for job in page["data"]]
         if (cursor := page["next_cursor"]) is None:

@@ -80,7 +80,7 @@ async def test_what_json_can_say_and_a_job_cannot_be(http: AsyncClient, body: by
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application", "\xff", None])
 async def test_a_body_of_another_kind(http: AsyncClient, kind: str | None) -> None:
-    headers = {"Content-Type": kind.encode("latin-1")} if kind else {}
+    headers = {b"Content-Type": kind.encode("latin-1")} if kind else {}
     answer = await http.post("/v1/jobs", content=json.dumps(BODY).encode(), headers=headers)
     assert_problem(answer, 415)
     assert "send application/json" in answer.json()["detail"]
@@ -118,7 +118,7 @@ async def test_no_query_parameter_is_passed_over(http: AsyncClient, path: str) -
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "ü"])
 async def test_an_idempotency_key_that_is_none(http: AsyncClient, key: str) -> None:
-    answer = await http.post("/v1/jobs", json=BODY, headers={"Idempotency-Key": key.encode("latin-1")})
+    answer = await http.post("/v1/jobs", json=BODY, headers={b"Idempotency-Key": key.encode("latin-1")})
     assert_problem(answer, 422)
     assert answer.json()["errors"][0]["header"] == "Idempotency-Key"
     assert (await http.get("/v1/jobs")).json()["data"] == []
@@ -133,7 +133,7 @@ async def test_a_request_keeps_the_id_that_it_came_with(http: AsyncClient, given
 
 @pytest.mark.parametrize("given", ["", "a b", "a" * 129, 'x"; drop', "ü"])
 async def test_a_request_is_given_an_id_where_it_has_none_to_keep(http: AsyncClient, given: str) -> None:
-    answers = [await http.get("/nowhere", headers={"X-Request-ID": given.encode("latin-1")}) for _ in range(2)]
+    answers = [await http.get("/nowhere", headers={b"X-Request-ID": given.encode("latin-1")}) for _ in range(2)]
     ids = {answer.headers["x-request-id"] for answer in answers}
     assert len(ids) == 2
     assert given not in ids
@@ -202,7 +202,7 @@ async def test_without_a_token_nothing_under_v1_answers(app: FastAPI, closed: As
     assert len(operations) >= 15
     for headers in ({}, bearer("wrong-token"), bearer("alices-token2"), bearer("Ä"), {"Authorization": "Basic YTpi"}):
         for method, path in operations:
-            encoded = {name: value.encode("latin-1") for name, value in headers.items()}
+            encoded = {name.encode(): value.encode("latin-1") for name, value in headers.items()}
             answer = await closed.request(method, path, headers=encoded)
             assert answer.status_code == 401, (method, path)
             assert answer.headers["www-authenticate"] == "Bearer"

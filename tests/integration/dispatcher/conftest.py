@@ -218,7 +218,7 @@ class Stack:
         return [event.data["status"] for event in await self.events(job_id) if event.type == "status"]
 
     async def rows(self, job_id: str, kind: str | None = None, **options: Any) -> Sequence[Metric]:
-        kinds = {} if kind is None else {"kinds": [kind]}
+        kinds: dict[str, Any] = {} if kind is None else {"kinds": [kind]}
         async with self.database.read() as session:
             return await metrics.rows(session, job_id, **kinds, **options)
 
