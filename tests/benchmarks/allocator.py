@@ -16,10 +16,11 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Literal
 
 from worker.process.training_process import MALLOC_ENVIRONMENT
 
-CASES = (("resnet20", 8), ("resnet20", 128), ("resnet18", 32))
+CASES: tuple[tuple[Literal["resnet20", "resnet18"], int], ...] = (("resnet20", 8), ("resnet20", 128), ("resnet18", 32))
 
 
 def measure(steps: int, threads: int) -> None:

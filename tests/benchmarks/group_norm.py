@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -57,13 +58,17 @@ class Case:
             return drawn.contiguous(memory_format=FORMATS[memory_format])
 
         # torch's CUDA kernels take no float32 parameters with half input.
-        of = {"device": device, "dtype": DTYPES[dtype] if device == "cuda" else torch.float32, "requires_grad": True}
+        of: Any = {
+            "device": device,
+            "dtype": DTYPES[dtype] if device == "cuda" else torch.float32,
+            "requires_grad": True,
+        }
         weight, bias = torch.ones(shape[1], **of), torch.zeros(shape[1], **of)
         return cls(num_groups, tensor().requires_grad_(), tensor().requires_grad_(), tensor(), weight, bias)
 
     def ours(self, operation: str) -> Tensor:
         residual = self.residual if "add" in operation else None
-        activation = "relu" if "ReLU" in operation else None
+        activation: Literal["relu"] | None = "relu" if "ReLU" in operation else None
         return gn.group_norm(self.x, self.num_groups, self.weight, self.bias, residual=residual, activation=activation)
 
     def torch(self, operation: str) -> Tensor:
@@ -159,8 +164,8 @@ def measure(case: Case, operation: str, arguments: argparse.Namespace) -> dict[s
         names = list(runs)
         copy = seconds(partial(target.copy_, source), repeats, arguments.device)
         for name in names[round_ % len(names) :] + names[: round_ % len(names)]:
-            passes = (seconds(partial(pass_, runs[name]), repeats, arguments.device) for pass_ in (forward, both))
-            times[name].append((*passes, copy))
+            one, two = (seconds(partial(pass_, runs[name]), repeats, arguments.device) for pass_ in (forward, both))
+            times[name].append((one, two, copy))
     return {name: tuple(map(statistics.median, zip(*found, strict=True))) for name, found in times.items()}
 
 

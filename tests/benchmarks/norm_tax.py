@@ -69,7 +69,7 @@ def replaced(network: nn.Module, replacement: Callable[[gn.GroupNorm], nn.Module
 
 
 def step(network: nn.Module, batch: int, memory_format: str, dtype: str) -> Callable[[], None]:
-    network = network.to(memory_format=FORMATS[memory_format])
+    network = network.to(memory_format=FORMATS[memory_format])  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, fused=True)
     images = torch.randn(batch, 3, 32, 32).contiguous(memory_format=FORMATS[memory_format])
     labels = torch.randint(10, (batch,))

@@ -35,7 +35,7 @@ def speed(client: Client, spec: dict[str, Any]) -> float:
     job = client.submit(spec)["id"]
     ended = client.wait(job)
     assert ended["status"] == "succeeded", ended["error"]
-    return statistics.median([row["images_per_s"] for row in client.metrics(job, kind="train")][1:])
+    return float(statistics.median([row["images_per_s"] for row in client.metrics(job, kind="train")][1:]))
 
 
 def measure(client: Client, spec: dict[str, Any], workers: Sequence[int], rounds: int) -> list[dict[int, float]]:

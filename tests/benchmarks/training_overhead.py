@@ -25,7 +25,7 @@ from worker.process.training_process import MALLOC_ENVIRONMENT
 
 def speed(rows: Iterable[dict[str, Any]]) -> float:
     """The median images/s of the rows after the first."""
-    return statistics.median([row["images_per_s"] for row in rows][1:])
+    return float(statistics.median([row["images_per_s"] for row in rows][1:]))
 
 
 def bare(spec: dict[str, Any], folder: Path) -> float:
