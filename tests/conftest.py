@@ -14,6 +14,7 @@ from pytest_postgresql.executors import PostgreSQLExecutor
 
 from service.store import Database, migrate
 from tests.postgres import NotInstalled, administer, create_database, private_server
+from tests.reaper import pytest_configure as pytest_configure
 
 _numbers = count(1)
 
