@@ -78,7 +78,7 @@ def test_every_command_does_what_it_says(service: tuple[str, Path]) -> None:
     (work / "job.json").write_text(shown_job())
     failed = []
     for command in filter(runs_here, all_commands()):
-        with Client(url, retry_s=30) as client:
+        with Client(url, retry_s=120) as client:
             asked = concrete(command, client, url)
         environment = {**os.environ, "NORMLAB_URL": url, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         try:

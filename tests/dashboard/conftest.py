@@ -20,7 +20,7 @@ from service.settings import Settings
 from service.store import Database
 from tests.integration.api.reporter import Reporter
 
-PATIENCE_S = 20
+PATIENCE_S = 120
 EXPECTED = ("Failed to load resource", "Applying inline style violates")
 """Answers that are no success, which pages tell in words; the style sheet for maps of plotly.js, which is refused."""
 

@@ -18,7 +18,7 @@ from service.settings import Settings
 
 FOLDER = Path("service/dashboard/pictures")
 SIZE = {"width": 1440, "height": 960}
-READY_MS = 30_000
+READY_MS = 120_000
 DRAWN = """() => [...document.querySelectorAll(".drawing")]
     .filter((drawing) => drawing.getBoundingClientRect().top < innerHeight)
     .every((drawing) => drawing.querySelector(".main-svg, canvas"))"""

@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 
+from service.api.routes import health
 from service.app import Server, create_app, create_server
 from service.artifacts import LocalArtifacts
 from service.settings import Settings
@@ -36,6 +37,12 @@ def settings(tmp_path: Path, empty_database: Path) -> Settings:
     home.mkdir()
     shutil.copy(empty_database, home / "normlab.db")
     return Settings(home=home, port=0)
+
+
+@pytest.fixture(autouse=True)
+def patient_health(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine the database may take longer to answer than the health checks wait for it."""
+    monkeypatch.setattr(health, "PATIENCE_S", 120)
 
 
 @pytest.fixture
@@ -80,14 +87,14 @@ class Listening:
 
     def __enter__(self) -> "Listening":
         self.thread.start()
-        assert self._listens.wait(20)
+        assert self._listens.wait(120)
         self.url = "http://{}:{}".format(*self.server.servers[0].sockets[0].getsockname()[:2])
         return self
 
     def stop(self) -> None:
         """Ask it to stop, and wait until it has."""
         self.server.should_exit = True
-        self.thread.join(20)
+        self.thread.join(120)
         assert not self.thread.is_alive()
 
     def __exit__(self, *exc_info: object) -> None:

@@ -62,7 +62,7 @@ async def test_a_stream_on_each_replica_tells_every_event_once(clients: list[Asy
     async with reporter.database:
         job = await submit(clients[0])
         streams = [
-            asyncio.create_task(http.get(f"/v1/jobs/{job}/events", headers=STREAM, timeout=30)) for http in clients * 3
+            asyncio.create_task(http.get(f"/v1/jobs/{job}/events", headers=STREAM, timeout=120)) for http in clients * 3
         ]
         await reporter.start()
         for step in (10, 20):
@@ -70,7 +70,7 @@ async def test_a_stream_on_each_replica_tells_every_event_once(clients: list[Asy
             await reporter.progress(step, train_loss=float("inf"))
             await reporter.log(f"nul \0 and half a pair \ud800 at {step}")
         await reporter.finish()
-        answers = await asyncio.wait_for(asyncio.gather(*streams), 20)
+        answers = await asyncio.wait_for(asyncio.gather(*streams), 120)
         page = (await clients[1].get(f"/v1/jobs/{job}/events")).json()["data"]
         for answer in answers:
             ids = [int(line[4:]) for line in answer.text.splitlines() if line.startswith("id: ")]

@@ -51,7 +51,7 @@ async def read(lines: AsyncIterator[str]) -> AsyncIterator[Message]:
 async def stream(url: str, path: str, **headers: str) -> AsyncIterator[AsyncIterator[Message]]:
     """Follow the events at a path of a listening server."""
     async with (
-        AsyncClient(base_url=url, timeout=20) as http,
+        AsyncClient(base_url=url, timeout=120) as http,
         http.stream("GET", path, headers=STREAM | headers) as answer,
     ):
         assert answer.status_code == 200
@@ -167,7 +167,7 @@ async def test_a_stream_without_replay_begins_at_now_and_says_where_that_is(
     await reporter.log("long ago")
     ids = [event["id"] for event in await _page(url, "/v1/events")]
     async with (
-        AsyncClient(base_url=url, timeout=20) as http,
+        AsyncClient(base_url=url, timeout=120) as http,
         http.stream("GET", "/v1/events?replay=false", headers=STREAM) as answer,
     ):
         lines = answer.aiter_lines()
@@ -180,7 +180,7 @@ async def test_a_stream_without_replay_begins_at_now_and_says_where_that_is(
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what another task or thread brings about."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110 - what is awaited has no event of its own
             await asyncio.sleep(0.01)
 
@@ -377,7 +377,7 @@ async def test_a_hundred_streams_ask_the_database_no_more_often_than_one(
         await reporter.log(str(n))
         await asyncio.sleep(tailer.interval_s)
     await reporter.finish()
-    answers = await asyncio.wait_for(asyncio.gather(*streams), 20)
+    answers = await asyncio.wait_for(asyncio.gather(*streams), 120)
     assert tailer.reads - reads <= ticks + 2
     for answer in answers:
         ids = [line for line in answer.text.splitlines() if line.startswith("id: ")]
@@ -399,7 +399,7 @@ async def test_while_nobody_listens_the_database_is_left_alone(app: FastAPI, htt
 async def test_no_connection_is_held_while_a_stream_waits(app: FastAPI, http: AsyncClient) -> None:
     services = app.state.services
     job = await submit(http)
-    task = asyncio.create_task(http.get(f"/v1/jobs/{job}/events", headers=STREAM, timeout=30))
+    task = asyncio.create_task(http.get(f"/v1/jobs/{job}/events", headers=STREAM, timeout=120))
     await until(lambda: len(services.tailer) > 0)
     services.tailer.interval_s = 30
     reads = services.tailer.reads
@@ -425,7 +425,7 @@ async def test_a_database_that_fails_for_a_while_breaks_no_stream(
     monkeypatch.setattr(tailer_module, "AFTER_FAILURE_S", 0.05)
     job = await submit(http)
     await reporter.start()
-    task = asyncio.create_task(http.get(f"/v1/jobs/{job}/events", headers=STREAM, timeout=30))
+    task = asyncio.create_task(http.get(f"/v1/jobs/{job}/events", headers=STREAM, timeout=120))
     failed = asyncio.Event()
     after = stored_events.after
 
@@ -440,7 +440,7 @@ async def test_a_database_that_fails_for_a_while_breaks_no_stream(
     await reporter.log("while it was gone")
     monkeypatch.setattr(stored_events, "after", after)
     await reporter.finish()
-    answer = await asyncio.wait_for(task, 20)
+    answer = await asyncio.wait_for(task, 120)
     assert answer.text.count("while it was gone") == 1
     assert "event: end" in answer.text
 

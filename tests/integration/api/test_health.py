@@ -1,6 +1,7 @@
 """Whether the service works, what it computes with, and what it accepts, as told over HTTP."""
 
 import re
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -68,7 +69,9 @@ async def test_without_a_dispatcher_it_is_not_ready_and_still_reads_and_queues(
     checks = answer.json()["checks"]
     assert (answer.status_code, answer.json()["status"]) == (503, "unavailable")
     assert (checks["database"]["ok"], checks["dispatcher"]["ok"]) == (True, False)
-    assert ("16." in checks["dispatcher"]["detail"]) is ever
+    age = re.search(r"was ([0-9.]+) s ago", checks["dispatcher"]["detail"])
+    assert bool(age) is ever
+    assert age is None or float(age[1]) >= 3 * settings.dispatcher_lease_s + 1
     job = await submit(http)
     assert (await http.get(f"/v1/jobs/{job}")).json()["status"] == "queued"
 
@@ -156,6 +159,7 @@ async def scraped(http: AsyncClient) -> dict[tuple[str, str], float]:
 
 
 async def test_prometheus_reads_the_queue_and_the_requests(http: AsyncClient, reporter: Reporter) -> None:
+    began = time.monotonic()
     job = await submit(http)
     await submit(http)
     await reporter.start()
@@ -167,8 +171,9 @@ async def test_prometheus_reads_the_queue_and_the_requests(http: AsyncClient, re
     assert found["normlab_jobs", "queued"] == 1
     assert found["normlab_jobs", "running"] == 1
     assert found["normlab_jobs", "failed"] == 0
-    assert 0 < found["normlab_queue_oldest_seconds", ""] < 60
-    assert 7 <= found["normlab_dispatcher_heartbeat_age_seconds", ""] < 60
+    took = time.monotonic() - began + 1
+    assert 0 < found["normlab_queue_oldest_seconds", ""] < took
+    assert 7 <= found["normlab_dispatcher_heartbeat_age_seconds", ""] < 7 + took
     assert found["normlab_sse_clients", ""] == 0
     assert found["normlab_database_up", ""] == 1
     assert found["normlab_build_info", normlab_version()] == 1
@@ -219,6 +224,7 @@ async def test_of_a_cluster_whose_dispatcher_is_silent_prometheus_is_told_nothin
 
 
 async def test_prometheus_reads_what_is_trained_and_how_attempts_ended(http: AsyncClient, reporter: Reporter) -> None:
+    began = time.monotonic()
     for _ in range(3):
         await submit(http)
     first = await reporter.start()
@@ -231,8 +237,8 @@ async def test_prometheus_reads_what_is_trained_and_how_attempts_ended(http: Asy
     found = await scraped(http)
     assert [found["normlab_attempts_ended_total", outcome] for outcome in OUTCOMES] == [1, 0, 0, 0, 1]
     assert found["normlab_dispatch_latency_seconds_count", ""] == 3
-    assert found["normlab_dispatch_latency_seconds_bucket", "30.0"] == 3
-    assert 0 < found["normlab_dispatch_latency_seconds_sum", ""] < 90
+    assert found["normlab_dispatch_latency_seconds_bucket", "28800.0"] == 3
+    assert 0 < found["normlab_dispatch_latency_seconds_sum", ""] < 3 * (time.monotonic() - began + 1)
     assert found["normlab_checkpoint_stored_bytes", ""] == 1234
     assert found["normlab_training_images_per_second", ""] == 250
     await http.delete(f"/v1/jobs/{first}")

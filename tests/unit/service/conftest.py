@@ -65,7 +65,7 @@ def serving(settings: Settings) -> Iterator[str]:
     thread = threading.Thread(target=server.run)
     thread.start()
     url = f"http://127.0.0.1:{settings.port}"
-    with Client(url, retry_s=20) as client:
+    with Client(url, retry_s=120) as client:
         client.specification()
     yield url
     server.should_exit = True

@@ -81,7 +81,7 @@ def test_interrupted_it_pauses_with_a_checkpoint(spec: Path, tmp_path: Path) -> 
         events = until(process.stdout, "progress")
         process.send_signal(signal.SIGINT)
         events += until(process.stdout, "finished")
-        assert process.wait(timeout=60) == 3
+        assert process.wait(timeout=120) == 3
     assert events[-1]["outcome"] == "paused"
     assert events[-2]["type"] == "checkpoint"
     assert read_checkpoint(latest(tmp_path / "out")).step == events[-2]["step"]

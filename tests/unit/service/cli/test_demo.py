@@ -138,7 +138,7 @@ class TestRun:
     ) -> None:
         def terminate(*_: object) -> bool:
             os.kill(os.getpid(), 15)
-            threading.Event().wait(20)
+            threading.Event().wait(120)
             return True
 
         monkeypatch.setattr(demo, "_fetch", terminate)

@@ -29,7 +29,7 @@ def service() -> Iterator[StandIn]:
 
 @pytest.fixture
 def client(service: StandIn) -> Iterator[Client]:
-    with Client(service.url, backoff_s=0.001, retry_s=0.2, patience_s=0.2) as client:
+    with Client(service.url, backoff_s=0.001, retry_s=2, patience_s=2) as client:
         yield client
 
 

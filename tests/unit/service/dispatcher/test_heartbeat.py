@@ -1,6 +1,7 @@
 """The health check of dispatchers: as good as the lease is fresh."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ async def test_a_lease_that_is_renewed_is_a_heartbeat(database_url: str, tmp_pat
         assert await heartbeat.look(settings) is None
         async with database.write() as session:
             await leases.release(session, "dispatcher", "one")
-        assert await heartbeat.look(settings) == "The last heartbeat was 0 s ago."
+        assert re.fullmatch(r"The last heartbeat was \d+ s ago\.", str(await heartbeat.look(settings)))
 
 
 async def test_a_database_that_does_not_answer_is_said(free_tcp_port: int, tmp_path: Path) -> None:

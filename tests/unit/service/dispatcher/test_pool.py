@@ -45,7 +45,7 @@ def pool(cluster: Room, **settings: Any) -> Pool:
 
 
 async def until_ready(pool: Pool, cluster: Room, count: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while len(pool.ready()) < count:
             await cluster.ready.wait()
             cluster.ready.clear()

@@ -18,7 +18,7 @@ from tests.unit.service.conftest import serving
 from tests.unit.service.store.acting import Worker, row
 
 Answer = TypeVar("Answer")
-PATIENCE_S = 20
+PATIENCE_S = 120
 
 
 class Lab:

@@ -48,7 +48,7 @@ while True:
 """
 
 
-def until(met: Callable[[], object], timeout_s: float = 20) -> None:
+def until(met: Callable[[], object], timeout_s: float = 120) -> None:
     """Wait for something that other processes do."""
     deadline = time.monotonic() + timeout_s
     while not met():
@@ -148,7 +148,7 @@ class TestChild:
         sleeper = child(tmp_path, SLEEPER)
         process = sleeper.start()
         until(lambda: sleeper.last_words() == "up")
-        sleeper.stop(patience_s=20)
+        sleeper.stop(patience_s=120)
         assert not process.alive
         assert sleeper.pid is None
 
@@ -305,7 +305,7 @@ class TestSupervisor:
         (settings.home / "supervisor.json").write_text(left)
         said: list[str] = []
         with Supervisor(settings, said.append):
-            assert stubborn.wait(20) == -signal.SIGKILL
+            assert stubborn.wait(120) == -signal.SIGKILL
             assert not folder.exists()
         assert said[0] == "ended what a killed predecessor had left running"
 

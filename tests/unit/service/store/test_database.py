@@ -34,7 +34,7 @@ async def test_readers_see_what_is_committed_and_do_not_wait_for_the_writer(data
     async with database.write() as writing:
         await jobs.create(writing, request())
         await writing.flush()
-        async with asyncio.timeout(5), database.read() as reading:
+        async with asyncio.timeout(120), database.read() as reading:
             assert (await jobs.count_by_status(reading))[Status.QUEUED] == 0
     async with database.read() as reading:
         assert (await jobs.count_by_status(reading))[Status.QUEUED] == 1

@@ -60,7 +60,7 @@ async def test_a_follower_misses_nothing_under_concurrent_writers(database: Data
             async with database.read() as session:
                 seen.extend(event.id for event in await events.after(session, seen[-1] if seen else 0, limit=3))
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         await asyncio.gather(follow(), *(write(n) for n in range(4)))
     async with database.read() as session:
         assert [event.id for event in await events.after(session, 0)] == seen
@@ -77,7 +77,7 @@ async def test_transactions_that_change_jobs_in_opposite_order_do_not_deadlock(d
             for job_id in (first, second):
                 await jobs.resume(session, job_id)
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         await asyncio.gather(*(turn(*pair) for pair in [(one, other), (other, one)] * 4))
     async with database.read() as session:
         assert (await jobs.count_by_status(session))[Status.QUEUED] == 2

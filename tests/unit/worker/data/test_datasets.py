@@ -137,7 +137,7 @@ def test_two_processes_can_download_at_once(published: Published, tmp_path: Path
     def fetch(_: int) -> ImageDataset:
         def wait(line: str) -> None:
             if line.startswith("unpacking"):
-                both_started.wait(timeout=30)
+                both_started.wait(timeout=120)
 
         return load("cifar10", tmp_path, wait, archive=published.archive)
 
