@@ -19,8 +19,9 @@ ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 SOURCES := gn worker service tests
+JAVASCRIPT := service/dashboard/static
 
-.PHONY: help install demo up test test-containers test-network test-mlflow test-readme test-campaign check bench screenshots openapi lock clean
+.PHONY: help install demo up test test-containers test-network test-mlflow test-readme test-campaign check format bench screenshots openapi lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,10 +68,18 @@ test-readme: $(INSTALLED) ## run the commands of the README
 test-campaign: $(INSTALLED) ## minutes of kills and freezes at random; NORMLAB_CAMPAIGN_S and NORMLAB_CAMPAIGN_SEED
 	@$(BIN)/python -m pytest -m campaign tests/acceptance/test_campaign.py $(ARGS)
 
-check: $(INSTALLED) ## lint, formatting, types
+check: $(INSTALLED) ## lint and formatting of Python and JavaScript, and the types
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/oxlint --deny-warnings $(JAVASCRIPT)
+	$(BIN)/oxfmt --check $(JAVASCRIPT)
 	$(BIN)/mypy
+
+format: $(INSTALLED) ## format Python and JavaScript, and mend what the linters can
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/oxlint --fix $(JAVASCRIPT)
+	$(BIN)/oxfmt $(JAVASCRIPT)
 
 bench: $(INSTALLED) ## measure what the README claims of speed
 	@set -e; for benchmark in tests/benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark $(ARGS); done

@@ -3,7 +3,6 @@
 import { get, send } from "./api.js";
 import { button, confirmed, menu } from "./parts.js";
 import { Resource } from "./resource.js";
-import { url } from "./url.js";
 import { h } from "./view.js";
 
 export class Views {
