@@ -3,7 +3,8 @@
 #   PYTHON     the interpreter .venv is made with; default: the first of python3, python3.13, 3.12, 3.11 that is new enough
 #   PIP_ARGS   more arguments for pip. On Linux, PyPI's torch brings gigabytes of CUDA libraries; without a GPU:
 #              make test PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
-#   PROCESSES  that run tests at once; default 2
+#   PROCESSES  that run tests, or check types, at once; default 2. mypy gives up on a process that takes 3 s to start, as
+#              it may on a machine that is busy with other work: make check PROCESSES=0
 #   ARGS       arguments for the command that a target runs: make test ARGS="-k store"
 
 .DEFAULT_GOAL := help
@@ -73,7 +74,7 @@ check: $(INSTALLED) ## lint and formatting of Python and JavaScript, and the typ
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/oxlint --deny-warnings $(JAVASCRIPT)
 	$(BIN)/oxfmt --check $(JAVASCRIPT)
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers=$(PROCESSES)
 
 format: $(INSTALLED) ## format Python and JavaScript, and mend what the linters can
 	$(BIN)/ruff check --fix $(SOURCES)
