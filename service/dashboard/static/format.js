@@ -105,7 +105,8 @@ export function cut(name) {
 export function distinct(names) {
   const words = names.map((name) => name.split(" "));
   let common = 0;
-  while (names.length > 1 && words.every((one) => common < one.length - 1 && one[common] === words[0][common])) common++;
+  while (names.length > 1 && words.every((one) => common < one.length - 1 && one[common] === words[0][common]))
+    common++;
   return words.map((one) => one.slice(common).join(" "));
 }
 

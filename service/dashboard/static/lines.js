@@ -86,7 +86,8 @@ export function extent(series, { logX, logY, fromZero }) {
 }
 
 function widened([low, high], log, share) {
-  if (low === high) return log ? [low / 2, high * 2] : [low - (Math.abs(low) || 1) / 2, high + (Math.abs(high) || 1) / 2];
+  if (low === high)
+    return log ? [low / 2, high * 2] : [low - (Math.abs(low) || 1) / 2, high + (Math.abs(high) || 1) / 2];
   if (log) return [low / (high / low) ** share, high * (high / low) ** share];
   const more = (high - low) * share;
   return [low === 0 ? 0 : low - more, high + more];

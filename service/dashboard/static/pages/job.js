@@ -257,8 +257,11 @@ export default function jobPage(shell, id) {
           ),
         it.waits_for && h("div", { key: "waits" }, notice("info", "It waits for workers", it.waits_for)),
         live(it),
-        tabs("Parts of the job", TABS.filter(([tab]) => tab !== "layers" || it.spec.telemetry), url.get("tab", "overview"), (tab) =>
-          url.with({ tab: tab === "overview" ? null : tab }),
+        tabs(
+          "Parts of the job",
+          TABS.filter(([tab]) => tab !== "layers" || it.spec.telemetry),
+          url.get("tab", "overview"),
+          (tab) => url.with({ tab: tab === "overview" ? null : tab }),
         ),
         content(it),
         links(it),

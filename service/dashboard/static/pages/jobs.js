@@ -167,7 +167,12 @@ export default function jobsPage(shell) {
       h(
         "th",
         { class: "name", scope: "row" },
-        h("a", { href: `/jobs/${job.id}`, title: name }, h("span", { class: tail ? "truncated head" : "truncated" }, head), tail),
+        h(
+          "a",
+          { href: `/jobs/${job.id}`, title: name },
+          h("span", { class: tail ? "truncated head" : "truncated" }, head),
+          tail,
+        ),
       ),
       columns.map((column) =>
         h("td", { key: column, class: COLUMNS[column].number ? "number" : null }, COLUMNS[column].cell(job, options())),

@@ -139,7 +139,12 @@ export default function newPage(shell) {
   /** What the dry run needs before it can say anything. */
   function waiting({ found, waited }) {
     if (found.size) return "The fields that are marked need another value.";
-    const names = waited.map((path) => fields().find((field) => field.path === path)?.label.toLowerCase() ?? path);
+    const names = waited.map(
+      (path) =>
+        fields()
+          .find((field) => field.path === path)
+          ?.label.toLowerCase() ?? path,
+    );
     return names.length ? `Give the ${names.join(", the ")} to see what it would cost.` : "Asking the service…";
   }
 
@@ -147,12 +152,7 @@ export default function newPage(shell) {
     const { data, problem } = preview;
     if (problem && problem.status !== 422)
       return problem.status === 404 ? null : problemNotice(problem, () => preview.reload());
-    if (!data || problem)
-      return h(
-        "p",
-        { class: "muted" },
-        problem ? waiting(said) : "Asking the service…",
-      );
+    if (!data || problem) return h("p", { class: "muted" }, problem ? waiting(said) : "Asking the service…");
     const { cost: it } = data;
     return [
       facts(

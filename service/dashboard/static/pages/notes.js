@@ -20,11 +20,7 @@ export class Notes {
         "header",
         {},
         h("h2", {}, "Notes and labels"),
-        h(
-          "div",
-          { class: "actions" },
-          !this.editing && button("Edit", () => this.#edit(true), { kind: "quiet" }),
-        ),
+        h("div", { class: "actions" }, !this.editing && button("Edit", () => this.#edit(true), { kind: "quiet" })),
       ),
       this.editing ? this.#form(job) : this.#text(job),
     );
@@ -49,7 +45,10 @@ export class Notes {
     return h(
       "form",
       { class: "body live editor", onsubmit: (event) => this.#save(event, job) },
-      labelled("Name", h("input", { name: "name", maxlength: "200", autocomplete: "off", hook: begin(job.name, true) })),
+      labelled(
+        "Name",
+        h("input", { name: "name", maxlength: "200", autocomplete: "off", hook: begin(job.name, true) }),
+      ),
       labelled(
         "Labels",
         h("input", {

@@ -38,8 +38,7 @@ export function sortable(key, text, field, number = false) {
         class: "sort",
         type: "button",
         title: "Shift adds it to what the jobs are sorted by",
-        onclick: (event) =>
-          url.change({ sort: chosen(sortedBy(), field, event.shiftKey).join(","), cursor: null }),
+        onclick: (event) => url.change({ sort: chosen(sortedBy(), field, event.shiftKey).join(","), cursor: null }),
       },
       text,
       at >= 0 && shape(descending ? ICONS.down : ICONS.up, at > 0 ? (descending ? "descending" : "ascending") : null),

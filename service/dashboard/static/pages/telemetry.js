@@ -94,7 +94,11 @@ function strips(rows, quantity, title, help, there) {
             {},
             h("th", { scope: "col" }, "layer \\ epoch"),
             rows.map((row, n) =>
-              h("th", { key: row.epoch, scope: "col" }, numbers || n % 5 === 0 || n === rows.length - 1 ? row.epoch : ""),
+              h(
+                "th",
+                { key: row.epoch, scope: "col" },
+                numbers || n % 5 === 0 || n === rows.length - 1 ? row.epoch : "",
+              ),
             ),
           ),
         ),
@@ -116,7 +120,13 @@ function strips(rows, quantity, title, help, there) {
       "div",
       { class: "below" },
       h("small", {}, "Input at the top, output at the bottom. "),
-      h("span", { class: "scale push" }, significant(heat.least, 2), h("span", { class: "ramp" }), significant(heat.most, 2)),
+      h(
+        "span",
+        { class: "scale push" },
+        significant(heat.least, 2),
+        h("span", { class: "ramp" }),
+        significant(heat.most, 2),
+      ),
     ),
   );
 }
