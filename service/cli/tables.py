@@ -114,7 +114,8 @@ def job_table(job: Json) -> Table:
         ended = attempt["outcome"] or "runs"
         reason = f": {attempt['reason']}" if attempt["reason"] else ""
         device = f" on {attempt['device']}" if attempt["device"] else ""
-        table.add_row(f"attempt {attempt['number']}", Text(f"{attempt['worker']}{device}, {ended}{reason}"))
+        workers = ", ".join(worker["worker"] for worker in attempt["workers"])
+        table.add_row(f"attempt {attempt['number']}", Text(f"{workers}{device}, {ended}{reason}"))
     for change in job.get("history", ()):
         reason = f"  {change['reason']}" if change.get("reason") else ""
         table.add_row(_clock(change["time"]), Text(f"{change['status']}{reason}"))

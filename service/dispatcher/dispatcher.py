@@ -19,7 +19,7 @@ from service.dispatcher.pool import Pool, Slot
 from service.jobs import Status
 from service.settings import Settings
 from service.store import Database, attempts, jobs
-from service.store.attempts import Seat, Short
+from service.store.attempts import FreeWorker, NotEnoughWorkers
 from service.store.tables import Attempt, Job
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Dispatcher:
         self._following: dict[str, tuple[Follower, asyncio.Task[None]]] = {}
         self._cancelling_since: dict[str, float] = {}
         self._nodes: Sequence[Node] = ()
-        self._next_up: Short | None = None
+        self._next_up: NotEnoughWorkers | None = None
         self._connected = False
 
     async def run(self) -> None:
@@ -108,9 +108,12 @@ class Dispatcher:
                 worker.kill()
         for attempt_id, (job, attempt) in active.items():
             found = held.get(attempt_id, {})
-            names = [entry["worker"] for entry in attempt.workers or ({"worker": attempt.worker},)]
+            names = [entry["worker"] for entry in attempt.workers]
             if not (gone := [name for name in names if name not in found]):
-                logger.info("attempt goes on", extra={"job": job.id, "attempt": attempt.id, "worker": attempt.worker})
+                logger.info(
+                    "attempt goes on",
+                    extra={"job": job.id, "attempt": attempt.id, "worker": attempt.workers[0]["worker"]},
+                )
                 self._follow(job, attempt, [self._pool.adopt(*found[name], busy=True) for name in names], adopted=True)
                 continue
             logger.warning("attempt lost", extra={"job": job.id, "attempt": attempt.id})
@@ -180,16 +183,18 @@ class Dispatcher:
 
     async def _claim(self, free: Sequence[Slot]) -> int:
         """Give out the next job; returns how many workers it took."""
-        seats = [Seat(slot.worker.name, slot.node) for slot in free]
+        workers = [FreeWorker(slot.worker.name, slot.node) for slot in free]
         next_up = self._next_up.job_id if self._next_up else None
         async with self._database.write() as session:
             await self._leadership.assert_held(session)
-            claimed = await attempts.claim(session, seats, slots=self._room, next_up=next_up)
-        self._next_up = claimed if isinstance(claimed, Short) else None
-        if claimed is None or isinstance(claimed, Short):
+            claimed = await attempts.claim(session, workers, slots=self._room, next_up=next_up)
+        self._next_up = claimed if isinstance(claimed, NotEnoughWorkers) else None
+        if claimed is None or isinstance(claimed, NotEnoughWorkers):
             return 0
         job, attempt = claimed
-        logger.info("attempt begins", extra={"job": job.id, "attempt": attempt.id, "worker": attempt.worker})
+        logger.info(
+            "attempt begins", extra={"job": job.id, "attempt": attempt.id, "worker": attempt.workers[0]["worker"]}
+        )
         self._follow(job, attempt, free[: job.num_workers])
         return job.num_workers
 

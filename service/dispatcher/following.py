@@ -65,7 +65,9 @@ class Follower:
         self._loading: asyncio.Task[Any] | None = None
         self._writing = asyncio.Lock()
         self._gang = Gang([slot.worker for slot in slots], attempt.id, job.spec)
-        self._log = logging.LoggerAdapter(logger, {"job": job.id, "attempt": attempt.id, "worker": attempt.worker})
+        self._log = logging.LoggerAdapter(
+            logger, {"job": job.id, "attempt": attempt.id, "worker": attempt.workers[0]["worker"]}
+        )
 
     async def run(self, *, adopted: bool = False) -> None:
         """See the attempt through; its workers are free or gone afterwards. Raises `LeadershipLost`."""

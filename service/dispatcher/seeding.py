@@ -30,7 +30,7 @@ async def keep(database: Database, leadership: Leadership, interval_s: float = I
         await asyncio.sleep(interval_s)
         try:
             async with database.read() as session:
-                waiting = await experiments.at_a_look(session)
+                waiting = await experiments.due_for_interim_analysis(session)
             for experiment_id in waiting:
                 if experiment_id in given_up:
                     continue
@@ -55,7 +55,7 @@ async def decide(session: AsyncSession, experiment_id: str) -> Sequence[str]:
     function of the jobs, and the database takes one job a cell and seed, so it is made once however often it is asked.
     """
     experiment = await experiments.get(session, experiment_id, lock=True)
-    if not experiment.deciding or experiment.wish is not None:
+    if not experiment.deciding or experiment.requested_state is not None:
         return []
     request = experiments.request_of(experiment)
     plan = results.seed_plan(request)

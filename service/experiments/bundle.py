@@ -25,8 +25,10 @@ from worker.spec import TrainingSpec
 
 __all__ = ["FORMAT", "Bundle", "BundleError", "BundleWriter"]
 
-FORMAT = 1
-"""Version of the format; a reader refuses others."""
+FORMAT = 2
+"""Version of the format that is written."""
+READABLE_FORMATS = (1, 2)
+"""Version 1 had `worker` and `node` beside the `workers` of an attempt, and `wish` for `requested_state`."""
 MANIFEST = "manifest.json"
 _Id = Field(pattern=r"^[a-z]{1,20}_[0-9a-z]{1,40}$")
 _Count = Field(ge=0, lt=2**31)
@@ -47,9 +49,17 @@ class ExperimentFile(_Line):
     name: str
     request: dict[str, Any]
     priority: int
-    wish: Literal["paused", "cancelled"] | None
+    requested_state: Literal["paused", "cancelled"] | None
     created_at: AwareDatetime
     updated_at: AwareDatetime
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_version_1(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "wish" in data:
+            data = dict(data)
+            data["requested_state"] = data.pop("wish")
+        return data
 
 
 class JobLine(_Line):
@@ -85,15 +95,20 @@ class JobLine(_Line):
         return self
 
 
+class AttemptWorker(_Line):
+    """A worker of an attempt, and the host name of its machine."""
+
+    worker: str
+    node: str
+
+
 class AttemptLine(_Line):
-    """One run of a job on a worker, or on several."""
+    """One run of a job. `workers` has a `worker` and its `node` for each rank."""
 
     id: str = _Id
     job_id: str
     number: int = _Count
-    worker: str
-    node: str
-    workers: list[dict[str, str]] | None = None
+    workers: list[AttemptWorker]
     device: str | None
     precision: str | None
     versions: dict[str, Any] | None
@@ -103,6 +118,15 @@ class AttemptLine(_Line):
     ended_at: AwareDatetime | None
     outcome: str | None
     reason: str | None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_version_1(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "worker" in data:
+            data = dict(data)
+            first = {"worker": data.pop("worker"), "node": data.pop("node", None)}
+            data["workers"] = data.get("workers") or [first]
+        return data
 
 
 class MetricLine(_Line):
@@ -271,8 +295,9 @@ class Bundle:
             written = json.loads(self._content(MANIFEST)).get("format")
         except (ValueError, AttributeError) as error:
             raise BundleError(f"{MANIFEST} of the bundle is no JSON object") from error
-        if written != FORMAT:
-            raise BundleError(f"the bundle has format {written!r}, and this version of normlab reads {FORMAT}")
+        if written not in READABLE_FORMATS:
+            readable = " and ".join(map(str, READABLE_FORMATS))
+            raise BundleError(f"the bundle has format {written!r}, and this version of normlab reads {readable}")
         return self._parse(MANIFEST, Manifest, self._content(MANIFEST))
 
     def _verify(self) -> None:

@@ -221,7 +221,7 @@ def _training(experiment: Json, results: Json) -> list[Block]:
 
 def _machines(jobs: Sequence[Json], versions: Mapping[str, str]) -> list[Block]:
     attempts = [attempt for job in jobs for attempt in job["attempts"]]
-    devices = Counter(f"{attempt['device']} on {attempt['node']}" for attempt in attempts if attempt["device"])
+    devices = Counter(f"{attempt['device']} on {_nodes(attempt)}" for attempt in attempts if attempt["device"])
     computed = sorted({_versions(attempt["versions"]) for attempt in attempts if attempt["versions"]})
     times = sorted(attempt["started_at"] for attempt in attempts)
     items = [f"{device}: {count} attempts" for device, count in sorted(devices.items())]
@@ -230,6 +230,10 @@ def _machines(jobs: Sequence[Json], versions: Mapping[str, str]) -> list[Block]:
         items.append(f"from {times[0]} on")
     items.append(f"reported by {_versions(versions)}")
     return [Bullets(items)]
+
+
+def _nodes(attempt: Json) -> str:
+    return ", ".join(dict.fromkeys(worker["node"] for worker in attempt["workers"]))
 
 
 def _jobs(results: Json, jobs: Sequence[Json], number: Number) -> DataTable:

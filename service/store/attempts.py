@@ -1,4 +1,4 @@
-"""Attempts: claim a job, record what its worker reports, end it. Only the dispatcher writes here."""
+"""Attempts: claim a job, record what its workers report, end it. Only the dispatcher writes them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,50 +17,59 @@ from worker import events as reports
 from worker.events import Failure, Finished, Started
 
 RETRY_DELAY_S = 2.0
-"""Before the first further attempt after an error that may pass; doubled for each one after it."""
-REMEMBERED_CLAIMS = 16
-"""So many claims are looked back on to share workers evenly."""
+"""Delay of the first retry after an error that may pass; it doubles with every further retry."""
+FAIR_SHARE_WINDOW = 16
+"""Number of recent claims that are counted to share workers evenly between experiments."""
 
 
 class Fenced(Exception):
-    """A report of an attempt that is not, or no longer, the job's current one."""
+    """A write for an attempt that is not the current attempt of its job."""
 
 
 @dataclass(frozen=True)
-class Seat:
-    """A free worker, and the node it is on."""
+class FreeWorker:
+    """A worker without an attempt, and its node."""
 
     worker: str
     node: str
 
 
 @dataclass(frozen=True)
-class Short:
-    """The next job needs more workers than are free."""
+class NotEnoughWorkers:
+    """The next job of the queue needs more workers than are free."""
 
     job_id: str
     num_workers: int
 
 
 async def claim(
-    session: AsyncSession, free: Sequence[Seat], *, slots: int | None = None, next_up: str | None = None
-) -> tuple[Job, Attempt] | Short | None:
-    """Give the next queued job to as many of the `free` workers as it needs, all or none. None where none waits.
+    session: AsyncSession, free: Sequence[FreeWorker], *, slots: int | None = None, next_up: str | None = None
+) -> tuple[Job, Attempt] | NotEnoughWorkers | None:
+    """Start an attempt of the next queued job on as many of the `free` workers as it needs.
 
-    The highest priority goes first. Among equals experiments share (jobs of no experiment share as one): first the one
-    that the fewest workers train for, then the one that got the fewest of the last claims, so that a small experiment
-    waits for the end of a large one not even on a single worker. Within an experiment the longest waiting goes first.
+    Jobs with the highest priority go first. Experiments of equal priority share the workers; jobs without an experiment
+    count as one. The experiment that holds the fewest workers goes first, then the one with the fewest recent claims:
+    so a small experiment does not wait for the end of a large one, even on a single worker. Within an experiment the
+    job that has waited longest goes first.
 
-    Where the next job needs more workers than are free, nothing else is given out meanwhile, or small jobs would keep
-    it from ever starting: `Short` says which it is, and as `next_up` it stays the next of its priority. A job that
-    needs more than all `slots` is passed over, or it would keep everything else from starting.
+    While the next job needs more workers than are free, no other job starts: a stream of small jobs would delay it
+    forever.
+
+    Args:
+        free: The workers that can take an attempt, in the order of preference.
+        slots: The number of workers that the cluster has room for. A job that needs more is passed over, because it
+            would block all others. None: no limit.
+        next_up: The job that was last returned in `NotEnoughWorkers`; it stays the first of its priority.
+
+    Returns:
+        The job and its new attempt; `NotEnoughWorkers` if the next job has to wait; None if the queue is empty.
     """
     now = datetime.now(UTC)
     group = func.coalesce(Job.experiment_id, "")
     jobs_by_group = select(group.label("experiment"), func.count().label("jobs")).group_by(group)
     workers_by_group = select(group.label("experiment"), func.sum(Job.num_workers).label("workers")).group_by(group)
     held = workers_by_group.where(Job.status.in_(ACTIVE)).subquery()
-    last = select(Attempt.job_id).order_by(Attempt.id.desc()).limit(REMEMBERED_CLAIMS).subquery()
+    last = select(Attempt.job_id).order_by(Attempt.id.desc()).limit(FAIR_SHARE_WINDOW).subquery()
     served = jobs_by_group.join(last, last.c.job_id == Job.id).subquery()
     waiting = (
         select(Job.id)
@@ -72,7 +81,8 @@ async def claim(
             true() if slots is None else Job.num_workers <= slots,
         )
         .order_by(
-            # Not the bare column: SQLite would walk its index over all jobs to save sorting those few that wait.
+            # An expression instead of the column: for the column, SQLite scans its index over all jobs to avoid the
+            # sort of the few that wait.
             (Job.priority + 0).desc(),
             case((Job.id == (next_up or ""), 0), else_=1),
             func.coalesce(held.c.workers, 0),
@@ -89,15 +99,12 @@ async def claim(
     if job is None:
         return None
     if job.num_workers > len(free):
-        return Short(job.id, job.num_workers)
-    seats = free[: job.num_workers]
+        return NotEnoughWorkers(job.id, job.num_workers)
     attempt = Attempt(
         id=new_id("attempt"),
         job_id=job.id,
         number=job.attempts + 1,
-        worker=seats[0].worker,
-        node=seats[0].node,
-        workers=[asdict(seat) for seat in seats] if len(seats) > 1 else None,
+        workers=[asdict(worker) for worker in free[: job.num_workers]],
         last_seq=0,
         resumed_from_step=0,
         started_at=now,
@@ -113,7 +120,7 @@ async def claim(
 
 @dataclass(frozen=True)
 class Pending:
-    """A job that the dispatcher has to see to."""
+    """A job that needs the dispatcher: a queued one, or one to pause or cancel."""
 
     job_id: str
     status: Status
@@ -121,9 +128,9 @@ class Pending:
 
 
 async def pending(session: AsyncSession, limit: int, largest: int) -> Sequence[Pending]:
-    """What the dispatcher has to see to: every job that is to pause or to be cancelled, and up to `limit` that wait.
+    """All jobs that are to pause or to be cancelled, and up to `limit` queued jobs of at most `largest` workers.
 
-    Of those that wait, none that needs more than `largest` workers. One statement, for it is asked many times a second.
+    It is a single statement, because the dispatcher runs it many times per second.
     """
     now = datetime.now(UTC)
     asked = select(Job.id, Job.status, Job.num_workers).where(Job.status.in_((Status.PAUSING, Status.CANCELLING)))
@@ -135,7 +142,7 @@ async def pending(session: AsyncSession, limit: int, largest: int) -> Sequence[P
 
 
 async def active(session: AsyncSession) -> Sequence[tuple[Job, Attempt]]:
-    """The jobs that workers hold, each with its current attempt."""
+    """The jobs on workers, each with its current attempt."""
     query = select(Job, Attempt).join(Attempt, Attempt.id == Job.attempt_id).where(Job.status.in_(ACTIVE))
     return [(job, attempt) for job, attempt in await session.execute(query)]
 
@@ -143,10 +150,18 @@ async def active(session: AsyncSession) -> Sequence[tuple[Job, Attempt]]:
 async def record(
     session: AsyncSession, attempt_id: str, reported: Sequence[reports.Event], stored: Mapping[int, str]
 ) -> Job:
-    """Write what a worker reported, once: what was recorded before is passed over.
+    """Write the reported events. Events that were recorded before are skipped.
 
-    `stored` maps the sequence numbers of `CheckpointTaken` events to the ids under which the artifact store has their
-    files. Raises `Fenced`.
+    Args:
+        attempt_id: The attempt that reported them.
+        reported: The events, in the order of their sequence numbers.
+        stored: For the sequence number of each `CheckpointTaken` event, the id of its checkpoint in the artifact store.
+
+    Returns:
+        The job of the attempt.
+
+    Raises:
+        Fenced: If the attempt is not the current one of its job.
     """
     job, attempt = await _current(session, attempt_id)
     for event in reported:
@@ -203,12 +218,16 @@ async def _finish(session: AsyncSession, job: Job, attempt: Attempt, event: Fini
     elif failure is not None:
         await _fail(session, job, failure)
     else:
-        # The worker stopped unasked: it was told by a dispatcher that is gone, or missed its polls.
-        await _lose(session, job, "the worker gave the attempt up", max_lost=None)
+        # Nobody requested this stop: an earlier dispatcher did, or the lease of the worker expired.
+        await _lose(session, job, "the worker stopped the attempt", max_lost=None)
 
 
 async def fail(session: AsyncSession, attempt_id: str, failure: Failure) -> Job:
-    """End an attempt by an error that the worker could not report itself. Raises `Fenced`."""
+    """End an attempt with a failure that its workers did not report.
+
+    Raises:
+        Fenced: If the attempt is not the current one of its job.
+    """
     job, attempt = await _current(session, attempt_id)
     await _end(session, attempt, "failed", failure.message)
     if job.status is Status.CANCELLING:
@@ -219,9 +238,12 @@ async def fail(session: AsyncSession, attempt_id: str, failure: Failure) -> Job:
 
 
 async def lose(session: AsyncSession, attempt_id: str, reason: str, max_lost: int) -> Job:
-    """End an attempt whose worker is gone: its job is queued again, from its last checkpoint. Raises `Fenced`.
+    """End an attempt whose worker is gone, and queue its job again from the last checkpoint.
 
-    A job that lost its worker `max_lost` times without a new checkpoint in between fails: it may be what ends them.
+    A job that loses its worker `max_lost` times without a new checkpoint fails, because it may be the cause.
+
+    Raises:
+        Fenced: If the attempt is not the current one of its job.
     """
     job, attempt = await _current(session, attempt_id)
     await _end(session, attempt, "lost", reason)

@@ -31,7 +31,7 @@ async def create(session: AsyncSession, request: ExperimentRequest, planned: Seq
         name=request.name,
         request=request.model_dump(mode="json", exclude_unset=True),
         priority=request.priority,
-        wish=None,
+        requested_state=None,
         deciding=request.seeds is not None,
         created_at=now,
         updated_at=now,
@@ -87,7 +87,7 @@ async def counts(session: AsyncSession, experiment_ids: Sequence[str]) -> dict[s
 async def cancel(session: AsyncSession, experiment_id: str) -> Experiment:
     """Stop every job that has not ended, for good. Raises `NotFound`, or `Conflict` where all have ended otherwise."""
     experiment = await get(session, experiment_id, lock=True)
-    if experiment.wish == CANCELLED:
+    if experiment.requested_state == CANCELLED:
         return experiment
     unfinished = await _in_state(session, experiment_id, frozenset(Status) - TERMINAL)
     if not unfinished and not experiment.deciding:
@@ -96,7 +96,7 @@ async def cancel(session: AsyncSession, experiment_id: str) -> Experiment:
     waiting = [job for job in unfinished if job.status not in ACTIVE]
     await jobs.change_all(session, held, Status.CANCELLING, "requested")
     await jobs.change_all(session, waiting, Status.CANCELLED, "requested")
-    _note(experiment, CANCELLED)
+    _request_state(experiment, CANCELLED)
     experiment.deciding = False
     return experiment
 
@@ -104,7 +104,7 @@ async def cancel(session: AsyncSession, experiment_id: str) -> Experiment:
 async def pause(session: AsyncSession, experiment_id: str) -> Experiment:
     """Stop every job at a checkpoint until it is resumed. Raises `NotFound`, or `Conflict` where it has ended."""
     experiment = await get(session, experiment_id, lock=True)
-    if experiment.wish == CANCELLED:
+    if experiment.requested_state == CANCELLED:
         raise Conflict(f"Experiment {experiment_id} has been cancelled and cannot be paused.")
     unfinished = await _in_state(session, experiment_id, frozenset(Status) - TERMINAL)
     if not unfinished and not experiment.deciding:
@@ -113,20 +113,20 @@ async def pause(session: AsyncSession, experiment_id: str) -> Experiment:
     waiting = [job for job in unfinished if job.status is Status.QUEUED]
     await jobs.change_all(session, held, Status.PAUSING, "requested")
     await jobs.change_all(session, waiting, Status.PAUSED, "requested")
-    _note(experiment, PAUSED)
+    _request_state(experiment, PAUSED)
     return experiment
 
 
 async def resume(session: AsyncSession, experiment_id: str) -> Experiment:
     """Queue every paused job again. Raises `NotFound`, or `Conflict` where the experiment has been cancelled."""
     experiment = await get(session, experiment_id, lock=True)
-    if experiment.wish == CANCELLED:
+    if experiment.requested_state == CANCELLED:
         raise Conflict(f"Experiment {experiment_id} has been cancelled and cannot be resumed.")
     paused = await _in_state(session, experiment_id, frozenset({Status.PAUSED}))
     for job in paused:
         job.not_before = None
     await jobs.change_all(session, paused, Status.QUEUED, "resumed")
-    _note(experiment, None)
+    _request_state(experiment, None)
     return experiment
 
 
@@ -152,11 +152,13 @@ async def extend(
 
     `experiment` must have been read with `lock`. Raises `Conflict` where it has been cancelled.
     """
-    if experiment.wish == CANCELLED:
+    if experiment.requested_state == CANCELLED:
         raise Conflict(f"Experiment {experiment.id} has been cancelled: nothing can be added to it.")
     known = set(await seeds_of_cells(session, experiment.id))
     new = [(job.cell, job.request) for job in planned if (job.cell, job.request.seed) not in known]
-    status: Literal[Status.QUEUED, Status.PAUSED] = Status.PAUSED if experiment.wish == PAUSED else Status.QUEUED
+    status: Literal[Status.QUEUED, Status.PAUSED] = (
+        Status.PAUSED if experiment.requested_state == PAUSED else Status.QUEUED
+    )
     added = await jobs.create_all(session, new, experiment.id, status)
     experiment.request = request.model_dump(mode="json", exclude_unset=True)
     experiment.updated_at = datetime.now(UTC)
@@ -169,10 +171,10 @@ async def seeds_of_cells(session: AsyncSession, experiment_id: str) -> Sequence[
     return [(cell, seed) for cell, seed in await session.execute(query) if cell is not None]
 
 
-async def at_a_look(session: AsyncSession) -> Sequence[str]:
-    """The experiments with sequential seeds of which every job has ended, so that it is time to decide on more."""
+async def due_for_interim_analysis(session: AsyncSession) -> Sequence[str]:
+    """The experiments with sequential seeds whose jobs have all ended, oldest first."""
     unfinished = select(Job.id).where(Job.experiment_id == Experiment.id, Job.status.not_in(TERMINAL))
-    query = select(Experiment.id).where(Experiment.deciding, Experiment.wish.is_(None), ~unfinished.exists())
+    query = select(Experiment.id).where(Experiment.deciding, Experiment.requested_state.is_(None), ~unfinished.exists())
     return (await session.scalars(query.order_by(Experiment.created_at, Experiment.id))).all()
 
 
@@ -204,8 +206,8 @@ async def _in_state(session: AsyncSession, experiment_id: str, states: frozenset
     return (await session.scalars(query)).all()
 
 
-def _note(experiment: Experiment, wish: str | None) -> None:
-    experiment.wish = wish
+def _request_state(experiment: Experiment, state: str | None) -> None:
+    experiment.requested_state = state
     experiment.updated_at = datetime.now(UTC)
 
 

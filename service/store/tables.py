@@ -179,9 +179,10 @@ class Job(Table):
 
 
 class Experiment(Table):
-    """A grid of jobs. `wish` is what people last asked of all of them: "paused", "cancelled", or nothing.
+    """A grid of jobs.
 
-    `deciding` says that its seeds are sequential and that further ones may still be wanted.
+    `requested_state` is what a person last requested for all of them: "paused", "cancelled", or null. `deciding` is
+    true while its seeds are sequential and further interim analyses may add some.
     """
 
     __tablename__ = "experiments"
@@ -190,7 +191,7 @@ class Experiment(Table):
     name: Mapped[str]
     request: Mapped[dict[str, Any]]
     priority: Mapped[int]
-    wish: Mapped[str | None]
+    requested_state: Mapped[str | None]
     deciding: Mapped[bool] = mapped_column(index=True)
     created_at: Mapped[datetime] = mapped_column(index=True)
     updated_at: Mapped[datetime]
@@ -209,16 +210,14 @@ class JobLabel(Table):
 
 
 class Attempt(Table):
-    """One run of a job. `worker` and `node` are of the first of its `workers`, which are there if they are several."""
+    """One run of a job. `workers` lists a `worker` and its `node` for each rank, in the order of the ranks."""
 
     __tablename__ = "attempts"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
     number: Mapped[int]
-    worker: Mapped[str]
-    node: Mapped[str]
-    workers: Mapped[list[dict[str, str]] | None] = mapped_column(JSONObject)
+    workers: Mapped[list[dict[str, str]]] = mapped_column(JSONObject)
     device: Mapped[str | None]
     precision: Mapped[str | None]
     versions: Mapped[dict[str, Any] | None]

@@ -215,7 +215,7 @@ async def start(database: Database, count: int) -> tuple[str, list[tuple[str, in
         experiment = await experiments.create(session, request, expand(request))
         rows: list[dict[str, Any]] = []
         for number in range(count):
-            claimed = await attempts.claim(session, [attempts.Seat(f"worker-{number}", "node-1")])
+            claimed = await attempts.claim(session, [attempts.FreeWorker(f"worker-{number}", "node-1")])
             assert isinstance(claimed, tuple)
             job, attempt = claimed
             steps = TrainingSpec.model_validate(job.spec).steps_per_epoch

@@ -41,6 +41,7 @@ from service.store.tables import Attempt, Job, Metric, MetricSummary
 from tests.postgres import create_database, private_server
 
 EPOCHS = 100
+WORKERS = [{"worker": "worker", "node": "node"}]
 GRID = {
     "normalization": [{"type": kind} for kind in ("batch", "layer", "instance", "group")],
     "batch_size": [2, 4, 8, 16, 32],
@@ -119,7 +120,7 @@ async def requests(http: AsyncClient, database: Database, ran: str) -> dict[str,
 
     async def claim() -> None:
         async with database.write() as session:
-            assert await attempts.claim(session, [attempts.Seat("worker", "node")], slots=8) is not None
+            assert await attempts.claim(session, [attempts.FreeWorker("worker", "node")], slots=8) is not None
 
     async def submit_thousand() -> None:
         answer = await http.post("/v1/experiments", json=BODY)
@@ -128,7 +129,7 @@ async def requests(http: AsyncClient, database: Database, ran: str) -> dict[str,
     async def look() -> None:
         async with database.read() as session:
             await attempts.pending(session, 3, 2)
-            await experiments.at_a_look(session)
+            await experiments.due_for_interim_analysis(session)
 
     cursor = (await http.get("/v1/jobs?limit=200")).json()["next_cursor"]
     by_error = (await http.get("/v1/jobs?limit=200&sort=test_error")).json()["next_cursor"]
@@ -210,9 +211,9 @@ async def train(database: Database, experiment_id: str, planned: list[PlannedJob
         held: list[dict[str, Any]] = []
         for number, job_id in enumerate(job_ids):
             attempt = new_id("attempt")
-            held.append({"id": attempt, "job_id": job_id, "number": 1, "worker": "w", "node": "n", "device": "cpu"})
+            held.append({"id": attempt, "job_id": job_id, "number": 1, "workers": WORKERS})
             held[-1] |= {"last_seq": EPOCHS, "resumed_from_step": 0, "started_at": now, "precision": "float32"}
-            held[-1] |= {"ended_at": now + timedelta(seconds=100), "outcome": "succeeded"}
+            held[-1] |= {"device": "cpu", "ended_at": now + timedelta(seconds=100), "outcome": "succeeded"}
             summary: dict[str, Any] = {}
             for epoch in range(1, EPOCHS + 1):
                 error = 0.9 / epoch + (number * epoch * 7919 % 1000) / 10_000

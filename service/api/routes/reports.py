@@ -97,7 +97,7 @@ async def jobs_of(session: AsyncSession, experiment_id: str) -> Sequence[dict[st
             "attempts": [
                 {
                     "device": attempt.device,
-                    "node": attempt.node,
+                    "workers": attempt.workers,
                     "versions": attempt.versions,
                     "started_at": attempt.started_at.isoformat(timespec="seconds"),
                 }

@@ -250,11 +250,11 @@ def _fields(experiment: Experiment, counted: Mapping[Status, int]) -> dict[str, 
 def _status(experiment: Experiment, counted: Mapping[Status, int]) -> ExperimentStatus:
     present = {status for status, count in counted.items() if count}
     unfinished = present - TERMINAL
-    if experiment.wish == experiments.CANCELLED:
+    if experiment.requested_state == experiments.CANCELLED:
         return ExperimentStatus.CANCELLING if unfinished else ExperimentStatus.CANCELLED
     if not unfinished and not experiment.deciding:
         return ExperimentStatus.FINISHED
-    if experiment.wish == experiments.PAUSED:
+    if experiment.requested_state == experiments.PAUSED:
         return ExperimentStatus.PAUSING if unfinished & ACTIVE else ExperimentStatus.PAUSED
     return ExperimentStatus.QUEUED if present == {Status.QUEUED} else ExperimentStatus.RUNNING
 

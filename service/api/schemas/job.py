@@ -54,22 +54,20 @@ class MetricSummary(BaseModel):
 
 
 class AttemptWorkerView(BaseModel):
-    """One of the workers of an attempt."""
+    """A worker of an attempt."""
 
     worker: str
-    node: str
+    node: str = Field(description="the host name of its machine")
 
 
 class AttemptView(BaseModel):
-    """One run of a job on a worker, or on several."""
+    """One run of a job on one worker or several."""
 
     id: str
     number: int = Field(description="from 1")
     outcome: str | None = Field(description="succeeded, failed, paused, cancelled or lost; null while it runs")
     reason: str | None
-    worker: str = Field(description="the first of its workers, which reports")
-    node: str
-    workers: list[AttemptWorkerView] = Field(description="all of them, by rank")
+    workers: list[AttemptWorkerView] = Field(description="in the order of their ranks; rank 0 reports")
     device: str | None
     versions: dict[str, Any] | None
     started_at: datetime
@@ -272,12 +270,7 @@ def _attempt_view(attempt: Attempt) -> AttemptView:
         number=attempt.number,
         outcome=attempt.outcome,
         reason=attempt.reason,
-        worker=attempt.worker,
-        node=attempt.node,
-        workers=[
-            AttemptWorkerView.model_validate(entry)
-            for entry in attempt.workers or ({"worker": attempt.worker, "node": attempt.node},)
-        ],
+        workers=[AttemptWorkerView.model_validate(worker) for worker in attempt.workers],
         device=attempt.device,
         versions=attempt.versions,
         started_at=attempt.started_at,

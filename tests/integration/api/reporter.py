@@ -25,9 +25,9 @@ class Reporter:
 
     async def claim(self, workers: int = 1) -> str:
         """Take the next job, on so many workers. Returns its id."""
-        seats = [attempts.Seat(f"worker-{number}", f"node-{number}") for number in range(1, workers + 1)]
+        free = [attempts.FreeWorker(f"worker-{number}", f"node-{number}") for number in range(1, workers + 1)]
         async with self.database.write() as session:
-            claimed = await attempts.claim(session, seats)
+            claimed = await attempts.claim(session, free)
         assert isinstance(claimed, tuple)
         self.job, self.attempt, self.seq = claimed[0].id, claimed[1].id, 0
         return self.job

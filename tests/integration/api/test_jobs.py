@@ -94,7 +94,7 @@ async def test_a_job_tells_what_its_attempts_did(http: AsyncClient, reporter: Re
         (2, "succeeded", None),
     ]
     attempt = job["attempts"][1]
-    assert (attempt["worker"], attempt["node"], attempt["device"]) == ("worker-1", "node-1", "cpu")
+    assert (attempt["workers"], attempt["device"]) == ([{"worker": "worker-1", "node": "node-1"}], "cpu")
     assert (attempt["versions"], attempt["resumed_from_step"]) == ({"torch": "2.13.0"}, 20)
     assert [entry["status"] for entry in job["history"]] == [
         "queued",

@@ -194,7 +194,7 @@ class Stack:
             held = {worker["id"]: worker["pid"] for worker in told if worker["attempt"] == job.attempt_id}
             if not (attempts := await self.attempts(job_id)):
                 return None
-            names = [worker["worker"] for worker in attempts[-1].workers or ({"worker": attempts[-1].worker},)]
+            names = [worker["worker"] for worker in attempts[-1].workers]
             return [held[name] for name in names] if all(map(held.get, names)) else None
 
         return await self.until(there, f"the workers of {job_id}")

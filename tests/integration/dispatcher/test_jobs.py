@@ -46,7 +46,11 @@ async def test_a_worker_trains_one_job_after_another_and_the_same_spec_ends_in_t
     for job_id in (first, second, other_seed):
         await stack.wait(job_id)
 
-    workers = {attempt.worker for job_id in (first, second, other_seed) for attempt in await stack.attempts(job_id)}
+    workers = {
+        attempt.workers[0]["worker"]
+        for job_id in (first, second, other_seed)
+        for attempt in await stack.attempts(job_id)
+    }
     assert len(workers) < 3
     assert await stack.weights(first) == await stack.weights(second) != await stack.weights(other_seed)
 
@@ -77,7 +81,7 @@ async def test_a_cancelled_job_is_cancelled_once_its_worker_is_free(stack: Any) 
     (attempt,) = await stack.attempts(job_id)
     next_job = await stack.submit(epochs=1)
     assert (await stack.wait(next_job)).status is Status.SUCCEEDED
-    assert (await stack.attempts(next_job))[0].worker == attempt.worker
+    assert (await stack.attempts(next_job))[0].workers == attempt.workers
 
 
 async def test_a_paused_job_goes_on_where_it_was_and_ends_as_if_it_had_not_been_paused(stack: Any) -> None:

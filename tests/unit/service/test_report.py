@@ -81,7 +81,7 @@ def experiment(**changed: Any) -> dict[str, Any]:
 def job(job_id: str, **changed: Any) -> dict[str, Any]:
     attempt = {
         "device": "cpu",
-        "node": "node-1",
+        "workers": [{"worker": "worker-1", "node": "node-1"}],
         "versions": {"torch": "2.13.0", "normlab": "0.1.0"},
         "started_at": "2026-11-23T12:00:00Z",
     }

@@ -71,9 +71,9 @@ async def deciding(database: Database, experiment_id: str) -> bool:
         return (await experiments.get(session, experiment_id)).deciding
 
 
-async def at_a_look(database: Database) -> list[str]:
+async def due(database: Database) -> list[str]:
     async with database.read() as session:
-        return list(await experiments.at_a_look(session))
+        return list(await experiments.due_for_interim_analysis(session))
 
 
 async def test_only_undecided_cells_get_more_seeds_until_all_are_spent(database: Database) -> None:
@@ -82,12 +82,12 @@ async def test_only_undecided_cells_get_more_seeds_until_all_are_spent(database:
     spent = []
     while await deciding(database, id_):
         await run_all(database, resolved_at_2)
-        assert await at_a_look(database) == [id_]
+        assert await due(database) == [id_]
         await decide(database, id_)
         spent.append({cell: len(given) for cell, given in (await seeds(database, id_)).items()})
     assert spent[-1] == {("batch", 2): 3, ("group", 2): 3, ("batch", 32): 10, ("group", 32): 10}
     assert all(later >= earlier for earlier, later in zip(spent[0].values(), spent[1].values(), strict=True))
-    assert await at_a_look(database) == []
+    assert await due(database) == []
     assert (await seeds(database, id_))["batch", 32] == list(range(10))
 
 
@@ -113,11 +113,11 @@ async def test_nothing_is_decided_while_a_job_has_not_ended(database: Database) 
     id_ = await create(database)
     worker = await Worker.run(database)
     await run_all(database, resolved_at_2)
-    assert await at_a_look(database) == []
+    assert await due(database) == []
     assert await decide(database, id_) == 0
     assert await deciding(database, id_)
     await worker.finish()
-    assert await at_a_look(database) == [id_]
+    assert await due(database) == [id_]
 
 
 async def test_a_failed_job_holds_nothing_up(database: Database) -> None:
@@ -132,21 +132,21 @@ async def test_nothing_is_decided_for_one_that_is_paused_or_cancelled(database: 
     await run_all(database, resolved_at_2)
     async with database.write() as session:
         await experiments.pause(session, id_)
-    assert await at_a_look(database) == []
+    assert await due(database) == []
     assert await decide(database, id_) == 0
     async with database.write() as session:
         await experiments.resume(session, id_)
-    assert await at_a_look(database) == [id_]
+    assert await due(database) == [id_]
     async with database.write() as session:
         await experiments.cancel(session, id_)
-    assert await at_a_look(database) == []
+    assert await due(database) == []
     assert await decide(database, id_) == 0
 
 
 async def test_experiments_with_fixed_seeds_are_left_alone(database: Database) -> None:
     id_ = await create(database, seeds=None)
     await run_all(database, resolved_at_2)
-    assert await at_a_look(database) == []
+    assert await due(database) == []
     assert await decide(database, id_) == 0
 
 
@@ -176,7 +176,7 @@ async def test_a_database_that_is_away_is_waited_for(
 ) -> None:
     id_ = await create(database)
     await run_all(database, resolved_at_2)
-    found = experiments.at_a_look
+    found = experiments.due_for_interim_analysis
     answers = iter([OSError("away")])
 
     async def sometimes(session: Any) -> Any:
@@ -184,7 +184,7 @@ async def test_a_database_that_is_away_is_waited_for(
             raise error
         return await found(session)
 
-    monkeypatch.setattr(experiments, "at_a_look", sometimes)
+    monkeypatch.setattr(experiments, "due_for_interim_analysis", sometimes)
     with caplog.at_level("WARNING"), pytest.raises(LeadershipLost):
         await seeding.keep(database, cast(Leadership, Holder(writes=0)), interval_s=0)
     assert "no seeds decided, will try again: away" in caplog.text
@@ -220,7 +220,7 @@ async def test_an_experiment_whose_jobs_are_all_gone_wants_no_more(database: Dat
         for job_id in (await session.scalars(select(Job.id))).all():
             await jobs.cancel(session, job_id)
             await jobs.delete(session, job_id)
-    assert await at_a_look(database) == [id_]
+    assert await due(database) == [id_]
     assert await decide(database, id_) == 0
     assert not await deciding(database, id_)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from service.experiments.bundle import FORMAT, AttemptLine, Bundle, BundleError, BundleWriter, JobLine
+from service.experiments.bundle import AttemptLine, Bundle, BundleError, BundleWriter, JobLine
 from service.jobs import JobRequest, Status
 from worker.events import File
 
@@ -21,7 +21,7 @@ EXPERIMENT = {
     "name": "Grüße",
     "request": {"grid": {"seed": [0]}},
     "priority": 0,
-    "wish": None,
+    "requested_state": None,
     "created_at": NOW.isoformat(),
     "updated_at": NOW.isoformat(),
 }
@@ -160,10 +160,10 @@ def test_another_format_is_refused(write: Callable[..., Path]) -> None:
     path = write()
 
     def newer(members: dict[str, bytes]) -> None:
-        members["manifest.json"] = members["manifest.json"].replace(b'"format": 1', b'"format": 2')
+        members["manifest.json"] = members["manifest.json"].replace(b'"format": 2', b'"format": 3')
 
     rewrite(path, newer)
-    assert refused(path) == f"the bundle has format 2, and this version of normlab reads {FORMAT}"
+    assert refused(path) == "the bundle has format 3, and this version of normlab reads 1 and 2"
 
 
 @pytest.mark.parametrize(

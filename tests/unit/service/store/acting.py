@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from service.jobs import JobRequest, Status
 from service.store import Database, attempts, events, jobs, metrics
-from service.store.attempts import Seat
+from service.store.attempts import FreeWorker
 from service.store.identifiers import new_id
 from worker.events import CheckpointTaken, Event, Failure, File, Finished, Log, Metrics, Outcome, Started
 from worker.metrics import MetricKind
@@ -57,7 +57,7 @@ class Worker:
     @classmethod
     async def claim(cls, database: Database, *names: str) -> "Worker":
         """Take the next job, with as many workers as it needs of `names`."""
-        free = [Seat(name, "node-1") for name in names or ("worker-1",)]
+        free = [FreeWorker(name, "node-1") for name in names or ("worker-1",)]
         async with database.write() as session:
             claimed = await attempts.claim(session, free)
         assert isinstance(claimed, tuple), "no job waits"

@@ -8,7 +8,7 @@ from sqlalchemy import update
 
 from service.jobs import Status
 from service.store import Database, attempts, checkpoints, events, jobs
-from service.store.attempts import Fenced, Pending, Seat, Short
+from service.store.attempts import Fenced, FreeWorker, NotEnoughWorkers, Pending
 from service.store.tables import Job
 from tests.unit.service.store.acting import (
     FINAL,
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.anyio
 
 async def claim(database: Database, name: str = "worker-1") -> str | None:
     async with database.write() as session:
-        claimed = await attempts.claim(session, [Seat(name, "node-1")])
-        assert not isinstance(claimed, Short)
+        claimed = await attempts.claim(session, [FreeWorker(name, "node-1")])
+        assert not isinstance(claimed, NotEnoughWorkers)
         return claimed and claimed[0].id
 
 
@@ -110,11 +110,11 @@ class TestSeveralWorkers:
     @staticmethod
     async def give(
         database: Database, free: int, slots: int | None = None, next_up: str | None = None
-    ) -> str | Short | None:
+    ) -> str | NotEnoughWorkers | None:
         """The job that is given to some of the `free` workers."""
         async with database.write() as session:
-            seats = [Seat(f"worker-{number}", f"node-{number}") for number in range(free)]
-            given = await attempts.claim(session, seats, slots=slots, next_up=next_up)
+            workers = [FreeWorker(f"worker-{number}", f"node-{number}") for number in range(free)]
+            given = await attempts.claim(session, workers, slots=slots, next_up=next_up)
         return given[0].id if isinstance(given, tuple) else given
 
     async def test_it_takes_as_many_as_it_needs_and_names_them_by_rank(self, database: Database) -> None:
@@ -123,20 +123,19 @@ class TestSeveralWorkers:
         async with database.read() as session:
             (attempt,) = await jobs.attempts(session, job_id)
         assert attempt.workers == [{"worker": f"worker-{n}", "node": f"node-{n}"} for n in range(2)]
-        assert (attempt.worker, attempt.node) == ("worker-0", "node-0")
 
-    async def test_one_worker_alone_is_named_as_ever(self, database: Database) -> None:
+    async def test_one_worker_alone_is_named_the_same_way(self, database: Database) -> None:
         job_id = await create(database)
         await self.give(database, free=3)
         async with database.read() as session:
             (attempt,) = await jobs.attempts(session, job_id)
-        assert (attempt.worker, attempt.workers) == ("worker-0", None)
+        assert attempt.workers == [{"worker": "worker-0", "node": "node-0"}]
 
     async def test_where_too_few_are_free_it_takes_none_and_nobody_overtakes_it(self, database: Database) -> None:
         running = await Worker.run(database) if await create(database) else None
         gang = await create(database, num_workers=2)
         small = await create(database)
-        assert await self.give(database, free=1, slots=2) == Short(gang, 2)
+        assert await self.give(database, free=1, slots=2) == NotEnoughWorkers(gang, 2)
         assert await status(database, gang) is Status.QUEUED
         assert running is not None
         await running.finish()
@@ -148,10 +147,10 @@ class TestSeveralWorkers:
         await self.give(database, free=1)
         async with database.write() as session:
             (gang,) = await jobs.create_all(session, [("gang", request(num_workers=2))], "one")
-        assert await self.give(database, free=1) == Short(gang, 2)
+        assert await self.give(database, free=1) == NotEnoughWorkers(gang, 2)
         await TestSharing.experiment(database, "other", 1)
         # "other" has no worker and would go first.
-        assert await self.give(database, free=1, next_up=gang) == Short(gang, 2)
+        assert await self.give(database, free=1, next_up=gang) == NotEnoughWorkers(gang, 2)
         assert isinstance(await self.give(database, free=1), str)
 
     async def test_a_higher_priority_goes_before_the_next(self, database: Database) -> None:
@@ -207,7 +206,8 @@ async def test_a_claim_names_the_attempt_and_its_worker(database: Database) -> N
     await worker.start(resumed_from_step=0)
     async with database.read() as session:
         (attempt,) = await jobs.attempts(session, job_id)
-        assert (attempt.id, attempt.number, attempt.worker, attempt.node) == (worker.attempt, 1, "gpu-7", "node-1")
+        assert (attempt.id, attempt.number) == (worker.attempt, 1)
+        assert attempt.workers == [{"worker": "gpu-7", "node": "node-1"}]
         assert (attempt.device, attempt.versions, attempt.ended_at) == ("cpu", {"torch": "2.13.0"}, None)
         (held,) = await attempts.active(session)
         assert (held[0].id, held[1].id) == (job_id, worker.attempt)

@@ -1,5 +1,8 @@
 """An experiment is the same in the database it is taken into as in the one it came from."""
 
+import io
+import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +97,48 @@ async def test_what_was_taken_in_is_what_was_there(database: Database, experimen
     assert (taken.id, is_new) == (experiment, True)
     assert await everything(database, experiment) == before
     assert any(before["summaries"].values())
+
+
+async def test_a_bundle_of_format_1_is_read(database: Database, experiment: str, tmp_path: Path) -> None:
+    """It had the first worker of an attempt in two fields, and another name for the requested state."""
+    path = await export(database, experiment, tmp_path)
+    before = await everything(database, experiment)
+
+    def as_format_1(name: str, line: dict[str, Any]) -> dict[str, Any]:
+        if name == "experiment.json":
+            line["wish"] = line.pop("requested_state")
+        if name == "attempts.jsonl":
+            workers = line.pop("workers")
+            line |= workers[0] | {"workers": workers if len(workers) > 1 else None}
+        if name == "manifest.json":
+            line["format"] = 1
+        return line
+
+    (tmp_path / "old").mkdir()
+    writer = BundleWriter(tmp_path / "old")
+    with Bundle(path) as bundle:
+        for name in bundle.manifest.files:
+            text = (tmp_path / name).read_text()
+            lines = [text] if name == "experiment.json" else text.splitlines()
+            with writer.lines(name) as add:
+                add([json.dumps(as_format_1(name, json.loads(line))) for line in lines])
+    writer.pack(tmp_path / "new.tar", experiment, "0.1.0")
+    with tarfile.open(tmp_path / "new.tar") as new, tarfile.open(tmp_path / "old.tar", "w") as old:
+        for member in new:
+            content = new.extractfile(member)
+            assert content is not None
+            data = content.read()
+            if member.name == "manifest.json":
+                data = json.dumps(as_format_1(member.name, json.loads(data))).encode()
+                member.size = len(data)
+            old.addfile(member, io.BytesIO(data))
+    async with database.write() as session:
+        await experiments.delete(session, experiment)
+    with Bundle(tmp_path / "old.tar") as bundle:
+        async with database.write() as session:
+            await bundles.take_in(session, bundle)
+
+    assert await everything(database, experiment) == before
 
 
 async def test_what_is_here_already_stays_as_it_is(database: Database, experiment: str, tmp_path: Path) -> None:

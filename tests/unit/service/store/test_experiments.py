@@ -142,7 +142,7 @@ class TestSteering:
             await do(database, experiments.pause, id_)
             assert count(await statuses(database, id_)) == {Status.PAUSING: 1, Status.PAUSED: 3}
         async with database.write() as session:
-            assert await attempts.claim(session, [attempts.Seat("worker-2", "node-1")]) is None
+            assert await attempts.claim(session, [attempts.FreeWorker("worker-2", "node-1")]) is None
         await worker.finish("paused")
         for _ in range(2):
             await do(database, experiments.resume, id_)

@@ -19,7 +19,7 @@ from sqlalchemy.exc import OperationalError
 
 from service.jobs import Status
 from service.store import Database, migrate
-from service.store.tables import Attempt, Idempotency, Job, JobLabel, MetricSummary, Table
+from service.store.tables import Attempt, Experiment, Idempotency, Job, JobLabel, MetricSummary, Table
 from tests.postgres import administer, create_database
 
 pytestmark = pytest.mark.anyio
@@ -122,14 +122,51 @@ async def test_what_an_older_release_stored_is_kept(empty_database_url: str) -> 
             run = await session.get(Attempt, "attempt_1")
             assert run is not None
             assert (run.job_id, run.last_seq, run.precision) == ("job_1", 3, None)
+            assert run.workers == [{"worker": "w", "node": "n"}]
             answer = await session.get(Idempotency, ("ann", "k"))
             assert answer is not None
             assert answer.answer == "job_1"
             assert await session.get(JobLabel, ("job_1", "study")) is not None
 
 
+async def test_the_workers_of_attempts_and_the_requested_states_are_kept(empty_database_url: str) -> None:
+    at = "2026-01-01 00:00:00+00:00"
+    job = {"id": "job_1", "name": "", "spec": "{}", "priority": 0, "max_retries": 2, "model": "vgg", "seed": 0}
+    job |= {"normalization": "batch", "batch_size": 2, "status": "succeeded", "attempts": 2, "failures": 0, "losses": 0}
+    job |= {"summary": "{}", "created_at": at, "updated_at": at, "queued_at": at}
+    alone = {"job_id": "job_1", "worker": "w's", "node": 'n"1', "last_seq": 1, "resumed_from_step": 0, "started_at": at}
+    pair = '[{"worker": "w0", "node": "n0"}, {"worker": "w1", "node": "n1"}]'
+    experiment = {"name": "", "request": "{}", "priority": 0, "deciding": False, "created_at": at, "updated_at": at}
+    rows = [
+        ("jobs", job),
+        ("attempts", alone | {"id": "attempt_1", "number": 1}),
+        ("attempts", alone | {"id": "attempt_2", "number": 2, "worker": "w0", "node": "n0", "workers": pair}),
+        ("experiments", experiment | {"id": "exp_1", "wish": "paused"}),
+        ("experiments", experiment | {"id": "exp_2"}),
+    ]
+
+    def to_the_one_before(connection: Connection) -> None:
+        command.upgrade(migrate._configuration(connection), "0005")
+        for table, row in rows:
+            values = ", ".join(_literal(value) for value in row.values())
+            connection.exec_driver_sql(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({values})")
+
+    async with Database(empty_database_url) as database:
+        async with database.migrate() as connection:
+            await connection.run_sync(to_the_one_before)
+        await migrate.upgrade(database)
+        async with database.read() as session:
+            found = (await session.scalars(select(Attempt).order_by(Attempt.number))).all()
+            assert [attempt.workers for attempt in found] == [
+                [{"worker": "w's", "node": 'n"1'}],
+                [{"worker": "w0", "node": "n0"}, {"worker": "w1", "node": "n1"}],
+            ]
+            states = await session.execute(select(Experiment.id, Experiment.requested_state).order_by(Experiment.id))
+            assert [tuple(row) for row in states] == [("exp_1", "paused"), ("exp_2", None)]
+
+
 def _literal(value: object) -> str:
-    return f"'{value}'" if isinstance(value, str) else str(value)
+    return "'{}'".format(value.replace("'", "''")) if isinstance(value, str) else str(value)
 
 
 async def test_upgrading_again_changes_nothing(database: Database, caplog: pytest.LogCaptureFixture) -> None:
