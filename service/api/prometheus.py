@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -18,12 +18,13 @@ from prometheus_client.registry import Collector
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.cluster_report import ClusterReport, WorkerActivity
 from service.jobs import Status
 from service.store import checkpoints, counters, jobs, leases
 from service.store.tables import Job
 
 OUTCOMES = ("succeeded", "paused", "cancelled", "failed", "lost")
-WORKER_STATES = ("starting", "idle", "busy")
+WORKER_STATES: tuple[WorkerActivity, ...] = get_args(WorkerActivity)
 
 
 class Telemetry:
@@ -81,14 +82,13 @@ class Telemetry:
 class Stored:
     """What the database knew of the whole service at one moment.
 
-    `report` is what the dispatcher last said of the cluster, None where it has been silent for longer than its lease:
-    nobody knows then what is free.
+    `report` is the dispatcher's report on the cluster, or None once its lease has expired and the report is outdated.
     """
 
     jobs: Mapping[Status, int]
     queue_oldest_s: float
     heartbeat_age_s: float
-    report: Mapping[str, Any] | None
+    report: ClusterReport | None
     images_per_s: float
     attempts: Mapping[str, float]
     latency: tuple[list[tuple[str, float]], float]
@@ -104,7 +104,7 @@ class Stored:
             jobs=await jobs.count_by_status(session),
             queue_oldest_s=_age_s(now, await jobs.oldest_queued_at(session), never=0.0),
             heartbeat_age_s=_age_s(now, lease.renewed_at if lease else None, never=float("inf")),
-            report=lease.report if lease and lease.expires_at > now else None,
+            report=ClusterReport.read(lease.report) if lease and lease.expires_at > now else None,
             images_per_s=sum((progress or {}).get("images_per_s") or 0.0 for progress in running),
             attempts=await counters.read(session, counters.ATTEMPTS_ENDED),
             latency=await counters.latency(session),
@@ -147,13 +147,13 @@ class _WholeService(Collector):
             yield from self.state.metrics()
 
 
-def _cluster(report: Mapping[str, Any]) -> Iterator[Metric]:
-    slots, workers = report.get("slots", {}), report.get("workers", [])
-    connected = (report.get("ray") or {}).get("status") == "connected"
-    by_state = {state: sum(worker["state"] == state for worker in workers) for state in WORKER_STATES}
-    busy_and_free = {state: slots.get(state, 0) for state in ("busy", "free")}
-    yield _gauge("normlab_ray_up", "1 where the dispatcher reaches Ray", float(connected))
-    yield _gauge("normlab_nodes", "Machines of the Ray cluster", len(report.get("nodes", [])))
+def _cluster(report: ClusterReport) -> Iterator[Metric]:
+    by_state: dict[str, int] = {
+        state: sum(worker.state == state for worker in report.workers) for state in WORKER_STATES
+    }
+    busy_and_free = {"busy": report.slots.busy, "free": report.slots.free}
+    yield _gauge("normlab_ray_up", "1 where the dispatcher reaches Ray", float(report.ray.status == "connected"))
+    yield _gauge("normlab_nodes", "Machines of the Ray cluster", len(report.nodes))
     yield _gauge("normlab_slots", "Places where one worker can train", busy_and_free, "state")
     yield _gauge("normlab_workers", "Training workers in each state", by_state, "state")
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from service.api.prometheus import Stored, Telemetry
+from service.cluster_report import ClusterReport, RayReport
 from service.store import counters
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +18,7 @@ MONITORING = ROOT / "docker" / "monitoring"
 RULES: list[dict[str, Any]] = [
     rule for group in yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"] for rule in group["rules"]
 ]
-REPORT = {"ray": {"status": "connected"}, "slots": {}, "nodes": [], "workers": []}
+REPORT = ClusterReport(ray=RayReport(status="connected"))
 
 
 def metric_families() -> dict[str, str]:

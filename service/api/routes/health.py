@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.api.context import Context, Services
+from service.cluster_report import ClusterReport
 from service.store import leases
 
 PATIENCE_S = 2.0
@@ -80,7 +81,8 @@ async def _readiness(context: Services) -> Readiness:
     else:
         age_s = (now - lease.renewed_at).total_seconds()
         heartbeat = f"Its last heartbeat was {age_s:.1f} s ago"
-        ray = (lease.report.get("ray") or {}).get("status", "not reported")
+        report = ClusterReport.read(lease.report)
+        ray = report.ray.status if report else "not reported"
         if age_s > LEASES * context.settings.dispatcher_lease_s:
             dispatcher = Check(ok=False, detail=f"{heartbeat}: jobs are queued, and wait.")
         elif lease.expires_at <= now:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.api.schemas.job import AsTrainingSpec
+from service.cluster_report import ClusterReport
 from service.experiments import costs, results
 from service.experiments.builtin import BuiltIn, StudyName
 from service.experiments.confounds import Confound, Severity
@@ -178,7 +179,8 @@ async def dry_run(session: AsyncSession, request: ExperimentRequest, planned: Se
     specs = [job.request.training for job in planned]
     speeds = await stored.speeds(session, sorted({spec.model for spec in specs}))
     lease = await leases.get(session, "dispatcher")
-    slots = ((lease.report.get("slots") or {}).get("total") if lease is not None else None) or None
+    report = ClusterReport.read(lease.report if lease else None)
+    slots = report.slots.total or None if report else None
     estimate = costs.estimate(specs, speeds, slots)
     cells = len({job.cell for job in planned})
     return DryRun(

@@ -10,6 +10,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.cluster_report import ClusterReport
 from service.jobs import ACTIVE, Status
 from service.store import checkpoints, events, jobs, leases
 from service.store.tables import Attempt, Checkpoint, Event, Job
@@ -252,14 +253,15 @@ async def _waits_for(session: AsyncSession, job: Job) -> str | None:
     if job.status is not Status.QUEUED or job.num_workers == 1:
         return None
     lease = await leases.get(session, "dispatcher")
-    report = lease.report if lease else {}
-    slots = report.get("slots", {}).get("total")
-    if slots is not None and job.num_workers > slots:
+    report = ClusterReport.read(lease.report if lease else None)
+    if report is None:
+        return None
+    if job.num_workers > (slots := report.slots.total):
         return (
             f"It needs {job.num_workers} workers at once, and the cluster has room for {slots}: it starts when there "
             "is room for as many, and holds up no other job meanwhile."
         )
-    if (report.get("next_up") or {}).get("job") == job.id:
+    if report.next_up is not None and report.next_up.job == job.id:
         return f"It is next, and starts once {job.num_workers} workers are free at once: no other job starts before."
     return None
 

@@ -137,6 +137,24 @@ async def test_of_a_cluster_whose_dispatcher_is_away_the_last_report_is_told(
     assert {key: cluster[key] for key in REPORT} == REPORT
 
 
+@pytest.mark.parametrize("report", [{}, {"ray": "up"}, REPORT | {"workers": [{"id": "w1", "state": "resting"}]}])
+async def test_a_report_of_another_version_counts_as_none(
+    http: AsyncClient, reporter: Reporter, report: dict[str, Any]
+) -> None:
+    pair = await submit(http, num_workers=2)
+    await reporter.heartbeat(report)
+    cluster = (await http.get("/v1/cluster")).json()
+    assert (cluster["dispatcher"]["alive"], cluster["ray"]["status"]) == (True, "unreachable")
+    assert (cluster["workers"], cluster["queue"]["next_up"], cluster["queue"]["too_large"]) == ([], None, 0)
+    ready = (await http.get("/readyz")).json()
+    assert "Ray is not reported" in ready["checks"]["dispatcher"]["detail"]
+    assert ("normlab_ray_up", "") not in await scraped(http)
+    assert (await http.get(f"/v1/jobs/{pair}")).json()["waits_for"] is None
+    grid = {"normalization": [{"type": "batch"}, {"type": "group"}], "batch_size": [2]}
+    planned = await http.post("/v1/experiments?dry_run=true", json={"grid": grid})
+    assert planned.json()["cost"]["slots"] is None
+
+
 async def test_of_a_cluster_that_nobody_reported_nothing_is_claimed(http: AsyncClient) -> None:
     cluster = (await http.get("/v1/cluster")).json()
     assert cluster["dispatcher"] == {"alive": False, "holder": None, "renewed_at": None}

@@ -1,0 +1,80 @@
+"""The state of the Ray cluster, as the dispatcher reports it with its lease and the API serves it."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, Field, ValidationError
+
+logger = logging.getLogger(__name__)
+
+WorkerActivity = Literal["starting", "idle", "busy"]
+
+
+class RayReport(BaseModel):
+    """The connection to the Ray cluster."""
+
+    status: Literal["connected", "unreachable"]
+    address: str | None = Field(default=None, description="host:port")
+
+
+class SlotsReport(BaseModel):
+    """The training workers that the cluster has room for."""
+
+    total: int = 0
+    busy: int = 0
+    free: int = 0
+
+
+class NodeReport(BaseModel):
+    """One machine."""
+
+    id: str
+    address: str | None = None
+    cpus: float = 0
+    gpus: float = 0
+    alive: bool = True
+
+
+class WorkerReport(BaseModel):
+    """One training worker."""
+
+    id: str
+    node: str | None = None
+    pid: int | None = Field(default=None, description="its process on the node")
+    device: str | None = None
+    state: WorkerActivity
+    attempt: str | None = None
+    job: str | None = None
+
+
+class NextUp(BaseModel):
+    """The next job of the queue, while it needs more workers than are free."""
+
+    job: str
+    num_workers: int
+
+
+class ClusterReport(BaseModel):
+    """The Ray cluster, its nodes, and the training workers on them."""
+
+    ray: RayReport
+    slots: SlotsReport = SlotsReport()
+    nodes: list[NodeReport] = Field(default_factory=list)
+    workers: list[WorkerReport] = Field(default_factory=list)
+    next_up: NextUp | None = None
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any] | None) -> Self | None:
+        """Validate a stored report.
+
+        Returns:
+            None if there is no report, or if it is not valid here, as a report of another version may be.
+        """
+        if not stored:
+            return None
+        try:
+            return cls.model_validate(stored)
+        except ValidationError as error:
+            logger.warning("the stored report on the cluster is not valid: %s", error)
+            return None
