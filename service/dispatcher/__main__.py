@@ -1,7 +1,7 @@
-"""`python -m service.dispatcher`: one dispatcher, until it is told to stop or has to start anew.
+"""`python -m service.dispatcher`: runs one dispatcher.
 
-Exit codes: 0 stopped by a signal, 2 the settings are wrong, 75 to be started again (Ray went away, another dispatcher
-took over, or the database is not up or not migrated yet).
+Exit codes: 0 it was stopped by a signal; 2 the settings are not valid; 75 it has to be started again, because Ray is
+gone, another dispatcher is active, or the database does not answer or is not migrated.
 """
 
 import asyncio
@@ -21,19 +21,19 @@ from service.dispatcher.leadership import LeadershipLost
 from service.settings import Settings
 from service.store import Database, migrate
 
-TRY_AGAIN = 75
+RESTART = 75
 logger = logging.getLogger("service.dispatcher")
 
 
 async def dispatch(settings: Settings) -> int:
-    """Run a dispatcher until SIGTERM or SIGINT; returns the exit code."""
+    """Run a dispatcher until SIGTERM or SIGINT, and return the exit code."""
     loop = asyncio.get_running_loop()
     async with Database(settings.database) as database:
         try:
             await migrate.settle(database)
         except (migrate.SchemaMismatch, SQLAlchemyError) as error:
             logger.error("%s", error)
-            return TRY_AGAIN
+            return RESTART
         dispatcher = Dispatcher(settings, database, open_artifacts(settings.artifacts), Cluster(settings))
         running = asyncio.create_task(dispatcher.run())
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -45,19 +45,19 @@ async def dispatch(settings: Settings) -> int:
         assert reason is not None, "a dispatcher ends only by an error"
         if isinstance(reason, BaseExceptionGroup) and reason.split((ClusterGone, LeadershipLost))[1] is None:
             logger.error("%s", "; ".join(map(str, reason.exceptions)))
-            return TRY_AGAIN
+            return RESTART
         raise reason
 
 
 def main() -> int:
-    """Read the settings and run."""
+    """Read the settings, run a dispatcher, and return the exit code."""
     try:
         settings = Settings()
     except ValidationError as error:
         print(error, file=sys.stderr)
         return 2
     if settings.ray_address is None:
-        print("NORMLAB_RAY_ADDRESS is not set: give host:port of the Ray cluster", file=sys.stderr)
+        print("NORMLAB_RAY_ADDRESS is not set: set it to host:port of the Ray cluster", file=sys.stderr)
         return 2
     logs.configure(settings.log_level)
     with suppress(KeyboardInterrupt):

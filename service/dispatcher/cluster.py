@@ -1,6 +1,6 @@
-"""The Ray cluster: its slots, its training workers, its object store.
+"""The Ray cluster: its nodes, its training workers, its object store.
 
-Every exception of Ray becomes one of two of ours: `WorkerGone` for one worker, `ClusterGone` for all of them.
+An exception of Ray becomes `WorkerGone` if it concerns one worker, `ClusterGone` if it concerns the cluster.
 """
 
 import asyncio
@@ -34,21 +34,21 @@ __all__ = [
 ]
 
 ANSWER_TIMEOUT_S = 10.0
-"""A worker that does not answer a call within this, beyond what the call may wait, counts as gone."""
+"""A worker that does not answer a call within this time, plus the time the call may wait, counts as gone."""
 CONNECT_TIMEOUT_S = 2.0
 
 
 class ClusterGone(Exception):
-    """Ray cannot be reached."""
+    """The Ray cluster cannot be reached."""
 
 
 class WorkerGone(Exception):
-    """A worker ended, cannot be reached, or does not answer."""
+    """A worker has ended, cannot be reached, or does not answer."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A machine of the cluster, and how many workers fit on it."""
+    """A machine of the cluster. `slots` is the number of workers that fit on it."""
 
     id: str
     address: str
@@ -58,61 +58,69 @@ class Node:
 
 
 class Worker:
-    """A training worker: the calls of `worker.process.actor.TrainingWorker`, awaited."""
+    """A training worker: an asynchronous client of `worker.process.actor.TrainingWorker`.
+
+    Every call raises `WorkerGone` if the worker has ended, cannot be reached, or does not answer.
+    """
 
     def __init__(self, name: str, actor: Any) -> None:
         self.name = name
         self._actor = actor
 
     async def prepare(self) -> WorkerState:
-        """Wait, however long, until it is scheduled, and warm. Raises `WorkerGone`."""
+        """Wait without a time limit until the worker is scheduled and warm."""
         state: WorkerState = await _answer(self._actor.prepare.remote(), None)
         return state
 
     async def describe(self) -> WorkerState:
-        """Where it is and what it does. Raises `WorkerGone`."""
+        """The node, the device and the attempt of the worker."""
         state: WorkerState = await _answer(self._actor.describe.remote(), ANSWER_TIMEOUT_S)
         return state
 
     async def receive(self, dataset: Any) -> None:
-        """Have the images of `Cluster.load_dataset` on its node. Raises `WorkerGone`."""
+        """Transfer a dataset from `Cluster.load_dataset` to the node of the worker."""
         await _answer(self._actor.receive.remote(dataset), 10 * ANSWER_TIMEOUT_S)
 
     async def start(
         self, attempt_id: str, spec: dict[str, Any], dataset: Any, checkpoint: Any, rank: int = 0, address: str = ""
     ) -> None:
-        """Begin an attempt on a dataset from `Cluster.load_dataset`, as the worker `rank` of several if there are.
+        """Start an attempt.
 
-        `checkpoint` is the files, a reference to them from `share`, or None; `address` is where the first of several
-        workers listens. Raises `WorkerGone`.
+        Args:
+            attempt_id: The attempt.
+            spec: The training spec, as JSON.
+            dataset: A reference from `Cluster.load_dataset`.
+            checkpoint: A reference from `share` to the files to resume from, or None.
+            rank: The rank of the worker in the attempt.
+            address: host:port at which rank 0 listens for the others; empty for rank 0 itself.
         """
-        # The first worker of a node waits for the images to reach it.
+        # On the first start on a node, the images are transferred within this call.
         started = self._actor.start.remote(attempt_id, spec, dataset, checkpoint, rank, address or None)
         await _answer(started, 10 * ANSWER_TIMEOUT_S)
 
     async def rendezvous(self, attempt_id: str) -> str | None:
-        """Where the first of several workers listens for the others; None where it does not. Raises `WorkerGone`."""
+        """The host:port at which rank 0 listens for the others, or None if it does not listen."""
         asked = self._actor.rendezvous.remote(attempt_id, ANSWER_TIMEOUT_S)
         address: str | None = await _answer(asked, 2 * ANSWER_TIMEOUT_S)
         return address
 
     async def poll(self, attempt_id: str, after_seq: int, wait_s: float) -> Report:
-        """The events after `after_seq`, at the latest after `wait_s`. Raises `WorkerGone`."""
+        """The events after `after_seq`, as soon as there are any, or none after `wait_s` seconds. Renews the lease."""
         polled = self._actor.poll.remote(attempt_id, after_seq, wait_s)
         report: Report = await _answer(polled, wait_s + ANSWER_TIMEOUT_S)
         return report
 
     async def request(self, attempt_id: str, request: Request) -> None:
-        """Ask the attempt to pause or to cancel. Raises `WorkerGone`."""
+        """Request that the attempt pauses or stops for good."""
         await _answer(self._actor.request.remote(attempt_id, request), ANSWER_TIMEOUT_S)
 
     async def fetch(self, files: Any) -> Mapping[str, bytes]:
-        """The files of a checkpoint that a report refers to. Raises `WorkerGone`."""
+        """The files of a checkpoint that a report refers to."""
         fetched: Mapping[str, bytes] = await _answer(files, 6 * ANSWER_TIMEOUT_S)
         return fetched
 
     def kill(self) -> None:
-        """End it at once, whatever it does."""
+        """Kill the worker."""
         try:
             ray.kill(self._actor)
         except (RayError, ValueError):
@@ -120,7 +128,7 @@ class Worker:
 
 
 class Cluster:
-    """A connection to Ray as its driver."""
+    """The connection to a Ray cluster, as its driver."""
 
     def __init__(self, settings: Settings) -> None:
         assert settings.ray_address is not None
@@ -128,16 +136,16 @@ class Cluster:
         self._settings = settings
 
     async def connect(self) -> None:
-        """Connect, or raise `ClusterGone`."""
+        """Connect. Raises `ClusterGone` if that is not possible."""
         await self.check()
         try:
             await asyncio.to_thread(self._connect)
-            # Ray answers a signal with a stack trace before it lets Python have it: give Python its handlers back.
+            # Ray installs handlers that print a stack trace on a signal: restore those of Python.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.getsignal(number))
         except (ConnectionError, RuntimeError, RayError) as error:
             ray.shutdown()
-            raise ClusterGone(f"Ray at {self.address} does not let this driver in: {error}") from error
+            raise ClusterGone(f"Ray at {self.address} refused the connection: {error}") from error
 
     def _connect(self) -> None:
         ray.init(
@@ -148,7 +156,7 @@ class Cluster:
         )
 
     async def check(self) -> None:
-        """Raise `ClusterGone` unless the head of the cluster accepts connections."""
+        """Check that the head of the cluster accepts connections. Raises `ClusterGone` if it does not."""
         host, _, port = self.address.rpartition(":")
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -158,20 +166,20 @@ class Cluster:
         writer.close()
 
     def disconnect(self) -> None:
-        """Leave; the workers stay."""
+        """Disconnect. The workers keep running."""
         ray.shutdown()
 
     async def nodes(self) -> Sequence[Node]:
-        """The living machines of the cluster."""
+        """The machines of the cluster that are alive."""
         return [_node(node, self._settings) for node in await asyncio.to_thread(ray.nodes) if node["Alive"]]
 
     async def load_dataset(self, name: DatasetName, data_dir: Path, progress: Callable[[str], None]) -> Any:
-        """Load a dataset here and put it where the workers of every node read it. Raises `DatasetError`."""
+        """Load a dataset into the object store. Returns a reference to it. Raises `DatasetError`."""
         dataset = await asyncio.to_thread(load, name, data_dir, progress)
         return await asyncio.to_thread(ray.put, dataset)
 
     def start_worker(self, name: str) -> Worker:
-        """Ask Ray for one more worker. It outlives this driver; `Worker.prepare` waits for it."""
+        """Request another worker from Ray. It outlives this driver; `Worker.prepare` waits until it is ready."""
         settings = self._settings
         actor = ray.remote(TrainingWorker).options(
             name=name,
@@ -186,7 +194,7 @@ class Cluster:
         return Worker(name, prepared)
 
     async def workers(self) -> Sequence[Worker]:
-        """The workers that exist, whoever asked for them."""
+        """All existing workers, including those of earlier drivers."""
         return await asyncio.to_thread(self._workers)
 
     def _workers(self) -> Sequence[Worker]:
@@ -200,7 +208,7 @@ class Cluster:
 
 
 async def share(files: Mapping[str, bytes]) -> Any:
-    """A reference to files that several workers are to have."""
+    """Put files into the object store. Returns a reference to them."""
     return await asyncio.to_thread(ray.put, dict(files))
 
 

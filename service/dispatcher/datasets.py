@@ -1,4 +1,4 @@
-"""The datasets: each loaded once, when the first job needs it, and shared by all workers through Ray."""
+"""The datasets: each is loaded once, when the first job needs it, and all workers read it from Ray's object store."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from worker.spec import DatasetName
 
 
 class Datasets:
-    """What is loaded, or on its way. A failure is not kept: the next job that needs the dataset tries again."""
+    """The datasets that are loaded or being loaded. After a failure the next job that needs the dataset tries again."""
 
     def __init__(self, cluster: Cluster, data_dir: Path) -> None:
         self._cluster = cluster
@@ -19,7 +19,18 @@ class Datasets:
         self._listeners: dict[DatasetName, list[Callable[[str], None]]] = {}
 
     async def get(self, name: DatasetName, progress: Callable[[str], None]) -> Any:
-        """A reference for `Worker.start`; `progress` hears of a download. Raises `DatasetError`."""
+        """Load a dataset, unless it is loaded.
+
+        Args:
+            name: The dataset.
+            progress: Called with a sentence when a download begins and ends.
+
+        Returns:
+            A reference for `Worker.start`.
+
+        Raises:
+            DatasetError: If it cannot be loaded.
+        """
         task = self._loading.get(name)
         if task is None or (task.done() and task.exception() is not None):
             task = self._loading[name] = asyncio.create_task(self._load(name))

@@ -1,7 +1,7 @@
-"""`python -m service.dispatcher.heartbeat`: whether there is an active dispatcher, for the health checks of containers.
+"""`python -m service.dispatcher.heartbeat`: the health check of the containers that run a dispatcher.
 
-The answer is the lease in the database, so one that stands by is as healthy as the active one: as soon as nobody renews
-the lease, neither is. Exit codes: 0 it was renewed within its time, 1 it was not, or the database does not answer.
+It checks the lease in the database. A dispatcher that stands by is therefore as healthy as the active one. Exit codes:
+0 if the lease is valid, 1 if it has expired or the database does not answer.
 """
 
 import asyncio
@@ -13,13 +13,13 @@ from service.dispatcher.leadership import ROLE
 from service.settings import Settings
 from service.store import Database, leases
 
-PATIENCE_S = 5.0
+TIMEOUT_S = 5.0
 
 
-async def look(settings: Settings) -> str | None:
-    """What is wrong with the heartbeat, or None."""
+async def check(settings: Settings) -> str | None:
+    """Check the lease. Returns a sentence that says what is wrong, or None."""
     try:
-        async with asyncio.timeout(PATIENCE_S), Database(settings.database) as database, database.read() as session:
+        async with asyncio.timeout(TIMEOUT_S), Database(settings.database) as database, database.read() as session:
             lease = await leases.get(session, ROLE)
             now = await leases.now(session)
     except (SQLAlchemyError, OSError) as error:  # a TimeoutError is an OSError
@@ -32,8 +32,8 @@ async def look(settings: Settings) -> str | None:
 
 
 def main() -> int:
-    """Look once."""
-    if wrong := asyncio.run(look(Settings())):
+    """Check once, and return the exit code."""
+    if wrong := asyncio.run(check(Settings())):
         print(wrong, file=sys.stderr)
         return 1
     return 0

@@ -1,16 +1,16 @@
-"""Being the one active dispatcher."""
+"""Leadership: the lease that makes one dispatcher the active one, and the transactions it permits."""
 
 import asyncio
 import logging
 import secrets
 import socket
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.cluster_report import ClusterReport
 from service.store import Database, leases
 
 ROLE = "dispatcher"
@@ -18,13 +18,13 @@ logger = logging.getLogger(__name__)
 
 
 class LeadershipLost(Exception):
-    """Another dispatcher took over; this one must not write another word."""
+    """Another dispatcher is active; this one must not write to the database."""
 
 
 class Leadership:
-    """The lease on the role of the dispatcher, renewed in the background with a report of how things stand."""
+    """The lease on the role of the dispatcher, renewed in the background together with a report on the cluster."""
 
-    def __init__(self, database: Database, lease_s: float, report: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, database: Database, lease_s: float, report: Callable[[], ClusterReport]) -> None:
         self.holder = f"{socket.gethostname()}-{secrets.token_hex(6)}"
         self._database = database
         self._lease_s = lease_s
@@ -41,31 +41,45 @@ class Leadership:
         logger.info("this dispatcher is active", extra={"holder": self.holder})
 
     async def keep(self) -> None:
-        """Renew for ever. Raises `LeadershipLost` once another holds the role."""
+        """Renew the lease forever.
+
+        Raises:
+            LeadershipLost: If another dispatcher holds the role.
+        """
         while True:
             await asyncio.sleep(self._lease_s / 4)
             try:
                 held = await self._renew_once()
             except (SQLAlchemyError, OSError) as error:
-                # Whoever cannot reach the database cannot write to it either; the holder is checked at every write.
+                # Without the database nothing can be written either, and every write checks the holder.
                 logger.warning("the lease could not be renewed: %s", error)
                 continue
             if not held:
                 raise LeadershipLost(f"another dispatcher took over from {self.holder}")
 
-    async def assert_held(self, session: AsyncSession) -> None:
-        """Check the role within a transaction that writes. Raises `LeadershipLost`."""
-        try:
-            await leases.assert_held(session, ROLE, self.holder)
-        except leases.NotHeld as error:
-            raise LeadershipLost(str(error)) from error
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncSession]:
+        """A write transaction that holds only while this dispatcher is the active one.
+
+        All other modules of the dispatcher write through this context.
+
+        Raises:
+            LeadershipLost: If another dispatcher holds the role; nothing is written.
+        """
+        async with self._database.write() as session:
+            try:
+                await leases.assert_held(session, ROLE, self.holder)
+            except leases.NotHeld as error:
+                raise LeadershipLost(str(error)) from error
+            yield session
 
     async def release(self) -> None:
-        """Let the next one take over at once."""
+        """Release the role, so that the next dispatcher takes over at once."""
         with suppress(SQLAlchemyError, OSError):
             async with self._database.write() as session:
                 await leases.release(session, ROLE, self.holder)
 
     async def _renew_once(self) -> bool:
+        report = self._report().model_dump(mode="json")
         async with self._database.write() as session:
-            return await leases.acquire(session, ROLE, self.holder, self._lease_s, self._report())
+            return await leases.acquire(session, ROLE, self.holder, self._lease_s, report)

@@ -1,4 +1,4 @@
-"""The warm pool: training workers that are ready, busy, or on their way."""
+"""The warm pool: the training workers that start, are idle or are busy."""
 
 import asyncio
 import logging
@@ -6,23 +6,23 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
 
+from service.cluster_report import WorkerActivity, WorkerReport
 from service.dispatcher.cluster import Cluster, Worker, WorkerGone, WorkerState
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 START_DELAY_S = (1.0, 30.0)
-"""After a worker that failed to start, the next one waits so long, doubling up to the second number."""
+"""Delay before the next start after a worker failed to start: it doubles from the first value to the second."""
 
 
 @dataclass
 class Slot:
-    """A worker, and what it is good for now."""
+    """A worker and its state."""
 
     worker: Worker
-    state: Literal["starting", "idle", "busy"]
+    state: WorkerActivity
     node: str = ""
     device: str = ""
     pid: int | None = None
@@ -32,7 +32,7 @@ class Slot:
 
 
 class Pool:
-    """As many workers as there is work for, within the slots of the cluster; some are kept warm for what comes next."""
+    """Starts as many workers as the jobs need, within the slots of the cluster, and keeps some warm for later jobs."""
 
     def __init__(self, cluster: Cluster, settings: Settings, on_idle: Callable[[], None]) -> None:
         self._cluster = cluster
@@ -44,18 +44,18 @@ class Pool:
         self._not_before = 0.0
 
     def adopt(self, worker: Worker, state: WorkerState, *, busy: bool) -> Slot:
-        """Take over a worker that an earlier dispatcher started."""
+        """Add a worker that an earlier dispatcher started."""
         slot = Slot(worker, "busy" if busy else "idle", node=state.node, device=state.device, pid=state.pid)
         self._slots[worker.name] = slot
         return slot
 
     def ready(self) -> Sequence[Slot]:
-        """The workers that are ready, the one used last first: its caches are the warmest."""
+        """The idle workers, the most recently used first, because its caches are the warmest."""
         ready = [slot for slot in self._slots.values() if slot.state == "idle"]
         return sorted(ready, key=lambda slot: slot.idle_since, reverse=True)
 
     def ceiling(self, capacity: int) -> int:
-        """Workers at most, in a cluster that has room for `capacity` today."""
+        """The maximum number of workers, in a cluster that has room for `capacity` now."""
         return self._settings.max_workers or capacity
 
     def occupy(self, slot: Slot, job_id: str, attempt_id: str) -> None:
@@ -63,22 +63,27 @@ class Pool:
         slot.state, slot.job_id, slot.attempt_id = "busy", job_id, attempt_id
 
     def give_back(self, slot: Slot) -> None:
-        """A worker is free again."""
+        """Mark a worker as idle."""
         slot.state, slot.job_id, slot.attempt_id = "idle", None, None
         slot.idle_since = time.monotonic()
         self._on_idle()
 
     def discard(self, slot: Slot) -> None:
-        """A worker is gone, or no longer to be trusted."""
+        """Kill a worker, and remove it from the pool."""
         self._slots.pop(slot.worker.name, None)
         if task := self._starting.pop(slot.worker.name, None):
             task.cancel()
         slot.worker.kill()
 
     def adjust(self, waiting: int, capacity: int) -> None:
-        """Ask for workers while jobs wait for `waiting` of them, and end those that nobody needed for long.
+        """Start workers for queued jobs, and end workers that were idle for `worker_idle_s` seconds.
 
-        With a ceiling above `capacity` Ray is asked for more than it has room for: the demand an autoscaler acts on.
+        With a ceiling above `capacity`, Ray is asked for more workers than it has room for: an autoscaler acts on this
+        demand.
+
+        Args:
+            waiting: The number of workers that the queued jobs need.
+            capacity: The number of workers that the cluster has room for now.
         """
         busy = sum(slot.state == "busy" for slot in self._slots.values())
         wanted = min(max(self._settings.warm_workers, busy + waiting), self.ceiling(capacity))
@@ -93,29 +98,29 @@ class Pool:
                 self.discard(slot)
 
     def _withdraw(self, surplus: int) -> None:
-        """No longer ask for workers that there is no room for, the newest first."""
-        coming = [slot for slot in self._slots.values() if slot.state == "starting"]
-        for slot in coming[::-1][: max(0, surplus)]:
-            logger.info("worker no longer asked for", extra={"worker": slot.worker.name})
+        """Withdraw the requests for workers that Ray has no room for, the newest first."""
+        starting = [slot for slot in self._slots.values() if slot.state == "starting"]
+        for slot in starting[::-1][: max(0, surplus)]:
+            logger.info("worker no longer requested", extra={"worker": slot.worker.name})
             self.discard(slot)
 
-    def report(self) -> list[dict[str, Any]]:
-        """The workers, for people."""
+    def report(self) -> list[WorkerReport]:
+        """The state of each worker."""
         return [
-            {
-                "id": slot.worker.name,
-                "node": slot.node,
-                "pid": slot.pid,
-                "device": slot.device,
-                "state": slot.state,
-                "job": slot.job_id,
-                "attempt": slot.attempt_id,
-            }
+            WorkerReport(
+                id=slot.worker.name,
+                node=slot.node,
+                pid=slot.pid,
+                device=slot.device,
+                state=slot.state,
+                job=slot.job_id,
+                attempt=slot.attempt_id,
+            )
             for slot in self._slots.values()
         ]
 
     def stop(self) -> None:
-        """Stop waiting for workers that have not come yet."""
+        """Stop waiting for workers that are starting."""
         for task in self._starting.values():
             task.cancel()
 

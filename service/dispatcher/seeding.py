@@ -1,4 +1,4 @@
-"""Sequential seeds: once the jobs of a look have ended, the cells that are undecided get those of the next."""
+"""Sequential seeds: when the jobs of an interim analysis have ended, undecided cells get the seeds of the next one."""
 
 import asyncio
 import logging
@@ -20,26 +20,29 @@ from service.store.listing import JobFilter
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 1.0
-"""How often it is looked whether an experiment is at a look."""
+"""Pause between two checks for experiments that are due for an interim analysis."""
 
 
 async def keep(database: Database, leadership: Leadership, interval_s: float = INTERVAL_S) -> None:
-    """Decide for ever. Raises `LeadershipLost`."""
+    """Run the interim analyses that are due, forever.
+
+    Raises:
+        LeadershipLost: If another dispatcher is active.
+    """
     given_up: set[str] = set()
     while True:
         await asyncio.sleep(interval_s)
         try:
             async with database.read() as session:
-                waiting = await experiments.due_for_interim_analysis(session)
-            for experiment_id in waiting:
+                due = await experiments.due_for_interim_analysis(session)
+            for experiment_id in due:
                 if experiment_id in given_up:
                     continue
                 try:
-                    async with database.write() as session:
-                        await leadership.assert_held(session)
+                    async with leadership.write() as session:
                         added = await decide(session, experiment_id)
                 except (ServiceError, ValueError, AssertionError):
-                    # What stands in one experiment's way, as a spec of another release, is no reason to stop the rest.
+                    # One experiment that cannot be analyzed, such as one of another release, must not stop the others.
                     logger.exception("no seeds can be decided", extra={"experiment": experiment_id})
                     given_up.add(experiment_id)
                 else:
@@ -49,10 +52,14 @@ async def keep(database: Database, leadership: Leadership, interval_s: float = I
 
 
 async def decide(session: AsyncSession, experiment_id: str) -> Sequence[str]:
-    """Queue the seeds of the next look, in the cells that need them. Returns the ids of the new jobs.
+    """Run the interim analysis of an experiment, and queue the seeds of the next one in the cells that need them.
 
-    Nothing happens while a job of the experiment has not ended: to look earlier would be to peek. The decision is a
-    function of the jobs, and the database takes one job a cell and seed, so it is made once however often it is asked.
+    Nothing is decided while a job of the experiment has not ended, because an unplanned analysis would invalidate the
+    error rates. The decision is a function of the jobs, and the database accepts one job for each cell and seed, so a
+    repeated decision adds nothing.
+
+    Returns:
+        The ids of the new jobs.
     """
     experiment = await experiments.get(session, experiment_id, lock=True)
     if not experiment.deciding or experiment.requested_state is not None:
@@ -64,18 +71,19 @@ async def decide(session: AsyncSession, experiment_id: str) -> Sequence[str]:
     if any(run.status not in TERMINAL for run in runs):
         return []
     table = results.tabulate(runs, results.question_of(request))
-    look = undecided_cells(table.observations, plan, cells=list(table.cells))
+    following = undecided_cells(table.observations, plan, cells=list(table.cells))
     added: Sequence[str] = []
-    if look is not None:
-        wanted = {(*wish.cell, seed) for wish in look.wanted for seed in wish.seeds}
-        planned = expand(request, plan.seeds[: look.seeds])
-        chosen = [job for job in planned if _place(job, request.rows, request.columns) in wanted]
+    if following is not None:
+        wanted = {(*undecided.cell, seed) for undecided in following.wanted for seed in undecided.seeds}
+        planned = expand(request, plan.seeds[: following.seeds])
+        chosen = [job for job in planned if _coordinates(job, request.rows, request.columns) in wanted]
         added = await experiments.extend(session, experiment, request, chosen)
     experiment.deciding = bool(added)
     return added
 
 
-def _place(job: PlannedJob, rows: str, columns: str) -> tuple[str, str, int]:
+def _coordinates(job: PlannedJob, rows: str, columns: str) -> tuple[str, str, int]:
+    """The labels of a job's cell, and its seed."""
     spec = job.request.training.model_dump(mode="json")
     row, column = (axes.label(name, axes.read(spec, name)) for name in (rows, columns))
     return row, column, job.request.seed

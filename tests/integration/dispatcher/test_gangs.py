@@ -98,7 +98,7 @@ async def test_a_dispatcher_that_finds_a_part_of_it_ends_that_and_queues_the_job
 
     attempt = await stack.until(lost, "the attempt to be lost")
     assert attempt.outcome == "lost"
-    assert attempt.reason == f"worker {attempt.workers[1]['worker']} was gone when the dispatcher came back"
+    assert attempt.reason == f"worker {attempt.workers[1]['worker']} was gone when the dispatcher started again"
     await stack.wait(job_id, Status.RUNNING)
     assert first not in await stack.training_processes(job_id)
     await stack.cancel(job_id)

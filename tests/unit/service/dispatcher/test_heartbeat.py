@@ -20,19 +20,19 @@ def pointing_at(url: str, tmp_path: Path) -> Settings:
 
 async def test_a_lease_that_is_renewed_is_a_heartbeat(database_url: str, tmp_path: Path) -> None:
     settings = pointing_at(database_url, tmp_path)
-    assert await heartbeat.look(settings) == "No dispatcher has ever run here."
+    assert await heartbeat.check(settings) == "No dispatcher has ever run here."
     async with Database(database_url) as database:
         async with database.write() as session:
             await leases.acquire(session, "dispatcher", "one", 60, {})
-        assert await heartbeat.look(settings) is None
+        assert await heartbeat.check(settings) is None
         async with database.write() as session:
             await leases.release(session, "dispatcher", "one")
-        assert re.fullmatch(r"The last heartbeat was \d+ s ago\.", str(await heartbeat.look(settings)))
+        assert re.fullmatch(r"The last heartbeat was \d+ s ago\.", str(await heartbeat.check(settings)))
 
 
 async def test_a_database_that_does_not_answer_is_said(free_tcp_port: int, tmp_path: Path) -> None:
     nobody = pointing_at(f"postgresql://normlab:secret@127.0.0.1:{free_tcp_port}/normlab", tmp_path)
-    assert await heartbeat.look(nobody) == "The database does not answer (OperationalError)."
+    assert await heartbeat.check(nobody) == "The database does not answer (OperationalError)."
 
 
 def test_the_command_says_what_is_wrong_and_exits_accordingly(

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.dispatcher import seeding
 from service.dispatcher.leadership import Leadership, LeadershipLost
@@ -150,23 +152,26 @@ async def test_experiments_with_fixed_seeds_are_left_alone(database: Database) -
     assert await decide(database, id_) == 0
 
 
-class Holder:
-    """Holds the role for so many writes."""
+class Holder(Leadership):
+    """Holds the role for a number of writes."""
 
-    def __init__(self, writes: int) -> None:
-        self.writes = writes
+    def __init__(self, database: Database, writes: int) -> None:
+        self.database, self.writes = database, writes
 
-    async def assert_held(self, _session: object) -> None:
-        self.writes -= 1
-        if self.writes < 0:
-            raise LeadershipLost("another one took over")
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncSession]:
+        async with self.database.write() as session:
+            self.writes -= 1
+            if self.writes < 0:
+                raise LeadershipLost("another one took over")
+            yield session
 
 
 async def test_it_goes_on_until_another_dispatcher_takes_over(database: Database) -> None:
     first, second = await create(database), await create(database)
     await run_all(database, resolved_at_2)
     with pytest.raises(LeadershipLost):
-        await seeding.keep(database, cast(Leadership, Holder(writes=1)), interval_s=0)
+        await seeding.keep(database, Holder(database, writes=1), interval_s=0)
     decided = [id_ for id_ in (first, second) if len((await seeds(database, id_))["batch", 32]) > 3]
     assert len(decided) == 1, "the second one was refused, and nothing of it was written"
 
@@ -186,7 +191,7 @@ async def test_a_database_that_is_away_is_waited_for(
 
     monkeypatch.setattr(experiments, "due_for_interim_analysis", sometimes)
     with caplog.at_level("WARNING"), pytest.raises(LeadershipLost):
-        await seeding.keep(database, cast(Leadership, Holder(writes=0)), interval_s=0)
+        await seeding.keep(database, Holder(database, writes=0), interval_s=0)
     assert "no seeds decided, will try again: away" in caplog.text
     assert await deciding(database, id_)
 
@@ -208,7 +213,7 @@ async def test_an_experiment_that_cannot_be_decided_is_no_reason_to_stop_the_oth
 
     monkeypatch.setattr(seeding, "decide", sometimes)
     with pytest.raises(LeadershipLost):
-        await seeding.keep(database, cast(Leadership, Holder(writes=9)), interval_s=0)
+        await seeding.keep(database, Holder(database, writes=9), interval_s=0)
     assert asked == [broken, whole, whole], "the broken one is not asked again and again"
     assert "no seeds can be decided" in caplog.text
     assert "of another release" in caplog.text

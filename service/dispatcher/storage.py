@@ -1,0 +1,186 @@
+"""What one attempt reads from and writes to the database and the artifact store."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.artifacts import ArtifactStore
+from service.dispatcher.cluster import WorkerGone
+from service.dispatcher.leadership import Leadership
+from service.dispatcher.outcome import Outcome
+from service.errors import CorruptFile, StorageFull, StorageUnavailable
+from service.store import Database, attempts, checkpoints, events
+from service.store.tables import Attempt, Checkpoint
+from worker.events import CheckpointTaken, Event, Failure, File, Finished, LogLevel
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 1.0
+"""Pause before another try while the database or the artifact store is unavailable."""
+STORAGE_FULL_TRIES = 3
+STORAGE_FULL_RETRY_S = 2.0
+
+Result = TypeVar("Result")
+Files = Mapping[str, bytes]
+
+
+class AttemptStorage:
+    """The rows and checkpoints of one attempt.
+
+    While the database or the artifact store is unavailable, every method except `log` waits for it. Once another
+    dispatcher is active, a method that writes raises `LeadershipLost`.
+    """
+
+    def __init__(
+        self, attempt: Attempt, database: Database, artifacts: ArtifactStore, leadership: Leadership, max_lost: int
+    ) -> None:
+        self._job_id, self._attempt_id = attempt.job_id, attempt.id
+        self._database, self._artifacts, self._leadership = database, artifacts, leadership
+        self._max_lost = max_lost
+        self._logging: set[asyncio.Task[None]] = set()
+        self._log = logging.LoggerAdapter(logger, {"job": attempt.job_id, "attempt": attempt.id})
+
+    async def latest_checkpoint(self) -> Files | None:
+        """Read the newest checkpoint of the job whose files are intact. A damaged one is logged and skipped."""
+        candidates = await self._until_available("not resumed", self._checkpoints)
+        for candidate in candidates:
+            try:
+                read = partial(self._read, candidate)
+                return await self._until_available("not resumed", read, unavailable=StorageUnavailable)
+            except CorruptFile as error:
+                await self.log(f"did not resume from the checkpoint at step {candidate.step}: {error}", "warning")
+        return None
+
+    async def record(
+        self,
+        reported: Sequence[Event],
+        fetch: Callable[[int], Awaitable[Files]],
+        *,
+        keep_last: int,
+        exclusive: asyncio.Lock,
+        before_retry: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Store the checkpoints among the reported events, then record all events in one transaction.
+
+        Args:
+            reported: Events of the attempt, in order.
+            fetch: Returns the files of the checkpoint with a sequence number.
+            keep_last: The number of checkpoints that the job keeps beside its best one.
+            exclusive: Held during each try, and not between them.
+            before_retry: Called before every further try.
+
+        Raises:
+            Fenced: If the attempt is not the current one of its job.
+            StorageFull: If the artifact store stays without room for a checkpoint.
+        """
+
+        async def store() -> None:
+            async with exclusive:
+                await self._record(reported, await self._store_checkpoints(reported, fetch), keep_last)
+
+        await self._until_available("not recorded", store, before_retry)
+
+    async def end(self, outcome: Outcome) -> None:
+        """Record the end of the attempt, unless the job has another attempt by now."""
+
+        async def store() -> None:
+            async with self._leadership.write() as session:
+                match outcome:
+                    case Finished():
+                        await attempts.record(session, self._attempt_id, [outcome], {})
+                    case Failure():
+                        await attempts.fail(session, self._attempt_id, outcome)
+                    case WorkerGone():
+                        await attempts.lose(session, self._attempt_id, str(outcome), self._max_lost)
+
+        try:
+            await self._until_available("not recorded", store)
+        except attempts.Fenced as error:
+            self._log.warning("the end of the attempt is not recorded: %s", error)
+
+    async def log(self, message: str, level: LogLevel) -> None:
+        """Add a line to the log of the job. It is lost if the database is unavailable."""
+        data = {"level": level, "message": message}
+        with suppress(SQLAlchemyError, OSError):
+            async with self._leadership.write() as session:
+                now = datetime.now(UTC)
+                await events.add(session, self._job_id, "log", data, now, attempt_id=self._attempt_id)
+
+    def log_soon(self, message: str) -> None:
+        """Add a line to the log of the job in the background."""
+        task = asyncio.create_task(self.log(message, "info"))
+        self._logging.add(task)
+        task.add_done_callback(self._logged)
+
+    def _logged(self, task: asyncio.Task[None]) -> None:
+        self._logging.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.warning("a line is missing from the log of the job: %s", error)
+
+    async def _until_available(
+        self,
+        consequence: str,
+        access: Callable[[], Awaitable[Result]],
+        before_retry: Callable[[], Awaitable[None]] | None = None,
+        *,
+        unavailable: type[Exception] | tuple[type[Exception], ...] = (SQLAlchemyError, OSError),
+    ) -> Result:
+        """Repeat `access` until neither the database nor the artifact store is unavailable.
+
+        Raises:
+            StorageFull: If the artifact store is full at `STORAGE_FULL_TRIES` tries.
+        """
+        full = 0
+        while True:
+            try:
+                return await access()
+            except StorageFull as error:
+                full += 1
+                await self.log(str(error), "error")
+                if full == STORAGE_FULL_TRIES:
+                    raise
+                pause_s = STORAGE_FULL_RETRY_S
+            except unavailable as error:
+                self._log.warning("%s, will try again: %s", consequence, error)
+                pause_s = RETRY_S
+            await asyncio.sleep(pause_s)
+            if before_retry is not None:
+                await before_retry()
+
+    async def _checkpoints(self) -> Sequence[Checkpoint]:
+        async with self._database.read() as session:
+            return await checkpoints.of_job(session, self._job_id)
+
+    async def _read(self, checkpoint: Checkpoint) -> Files:
+        expected = {name: File.model_validate(file) for name, file in checkpoint.files.items()}
+        return await asyncio.to_thread(self._artifacts.read, self._job_id, checkpoint.id, expected)
+
+    async def _store_checkpoints(
+        self, reported: Sequence[Event], fetch: Callable[[int], Awaitable[Files]]
+    ) -> Mapping[int, str]:
+        stored: dict[int, str] = {}
+        for event in reported:
+            if isinstance(event, CheckpointTaken):
+                files = await fetch(event.seq)
+                # The id is a function of attempt and step, so that a retry writes the same checkpoint again.
+                checkpoint_id = f"checkpoint_{self._attempt_id.removeprefix('attempt_')}{event.step:09}"
+                await asyncio.to_thread(self._artifacts.write, self._job_id, checkpoint_id, files, event.files)
+                stored[event.seq] = checkpoint_id
+        return stored
+
+    async def _record(self, reported: Sequence[Event], stored: Mapping[int, str], keep_last: int) -> None:
+        superfluous: list[str] = []
+        async with self._leadership.write() as session:
+            await attempts.record(session, self._attempt_id, reported, stored)
+            if stored:
+                rows = await checkpoints.of_job(session, self._job_id)
+                superfluous = [row.id for row in checkpoints.superfluous(rows, keep_last)]
+                await checkpoints.remove(session, superfluous)
+        for checkpoint_id in superfluous:
+            await asyncio.to_thread(self._artifacts.delete_checkpoint, self._job_id, checkpoint_id)

@@ -1,0 +1,186 @@
+"""Attempts without Ray: the workers are scripted, everything else is the real thing on a database of its own."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from service.artifacts import ArtifactStore, open_artifacts
+from service.cluster_report import ClusterReport, RayReport
+from service.dispatcher import attempt as attempt_module
+from service.dispatcher import storage as storage_module
+from service.dispatcher.attempt import AttemptRun
+from service.dispatcher.cluster import Cluster, Report, Request, Worker, WorkerGone, WorkerState
+from service.dispatcher.datasets import Datasets
+from service.dispatcher.leadership import Leadership
+from service.dispatcher.pool import Pool
+from service.dispatcher.storage import AttemptStorage
+from service.settings import Settings
+from service.store import Database, attempts, events, jobs
+from service.store.attempts import FreeWorker
+from service.store.tables import Attempt, Job
+from tests.unit.service.store.acting import create
+from worker.events import Event, Finished
+
+NEVER = 1000.0
+
+
+class Scripted(Worker):
+    """A worker that reports and ends as it is told, and notes what is requested of it."""
+
+    def __init__(
+        self,
+        ending: Finished | Exception | None,
+        *,
+        reports: Sequence[Event] = (),
+        files: Mapping[str, bytes] | None = None,
+        receives: bool = True,
+        device: str = "cpu",
+        asked: list[str] | None = None,
+    ) -> None:
+        super().__init__("scripted", None)
+        last = [ending] if isinstance(ending, Finished) else []
+        self._events = [event.model_copy(update={"seq": seq}) for seq, event in enumerate([*reports, *last], 1)]
+        self._ending, self._files, self._receives = ending, files, receives
+        self.device = device
+        self.asked: list[str] = [] if asked is None else asked
+        self.requested: list[Request] = []
+        self.polls: list[tuple[int, float]] = []
+        self.killed = False
+
+    async def receive(self, dataset: Any) -> None:
+        self.asked.append("receive")
+        if not self._receives:
+            raise WorkerGone("no room for the images")
+
+    async def start(
+        self, attempt_id: str, spec: dict[str, Any], dataset: Any, checkpoint: Any, rank: int = 0, address: str = ""
+    ) -> None:
+        self.asked.append(f"start {rank} {address}".strip())
+        self.checkpoint = checkpoint
+
+    async def rendezvous(self, attempt_id: str) -> str | None:
+        self.asked.append("rendezvous")
+        return "10.0.0.1:7"
+
+    async def poll(self, attempt_id: str, after_seq: int, wait_s: float) -> Report:
+        self.polls.append((after_seq, wait_s))
+        if waiting := [event for event in self._events if event.seq > after_seq]:
+            return Report(waiting, {event.seq: self._files for event in waiting})
+        if isinstance(self._ending, Exception):
+            raise self._ending
+        await asyncio.sleep(NEVER)
+        return Report([], {})
+
+    async def fetch(self, files: Any) -> Mapping[str, bytes]:
+        return cast(Mapping[str, bytes], files)
+
+    async def request(self, attempt_id: str, request: Request) -> None:
+        self.requested.append(request)
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+class Images(Datasets):
+    """Datasets that are loaded, once they may be."""
+
+    def __init__(self) -> None:
+        self.loaded = asyncio.Event()
+        self.loaded.set()
+        self.asked = asyncio.Event()
+
+    async def get(self, name: Any, progress: Any) -> Any:
+        self.asked.set()
+        await self.loaded.wait()
+        return f"the images of {name}"
+
+
+@dataclass
+class Bench:
+    """Starts attempts on scripted workers."""
+
+    database: Database
+    leadership: Leadership
+    artifacts: ArtifactStore
+    pool: Pool
+    images: Images = field(default_factory=Images)
+
+    async def claim(self, *workers: Scripted, **fields: Any) -> AttemptRun:
+        """An attempt of a new job on the workers."""
+        await create(self.database, num_workers=len(workers), **{"batch_size": 8} | fields)
+        return await self.claim_next(*workers)
+
+    async def claim_next(self, *workers: Scripted) -> AttemptRun:
+        """An attempt of the next queued job on the workers."""
+        for rank, worker in enumerate(workers):
+            worker.name = f"worker-{rank}"
+        free = [FreeWorker(worker.name, "node-1") for worker in workers]
+        async with self.leadership.write() as session:
+            claimed = await attempts.claim(session, free)
+        assert isinstance(claimed, tuple)
+        job, attempt = claimed
+        slots = [
+            self.pool.adopt(worker, WorkerState("node-1", 1, worker.device, attempt.id, False), busy=True)
+            for worker in workers
+        ]
+        return AttemptRun(job, attempt, slots, self.storage(attempt), self.images, self.pool)
+
+    def storage(self, attempt: Attempt) -> AttemptStorage:
+        """What the attempt reads and writes."""
+        return AttemptStorage(attempt, self.database, self.artifacts, self.leadership, max_lost=3)
+
+    async def run(self, *workers: Scripted, **fields: Any) -> Attempt:
+        """Run an attempt of a new job to its end."""
+        run = await self.claim(*workers, **fields)
+        await run.run()
+        return await self.attempt(run)
+
+    async def attempt(self, run: AttemptRun) -> Attempt:
+        async with self.database.read() as session:
+            return next(one for one in await jobs.attempts(session, run.job_id) if one.id == run.attempt_id)
+
+    async def job(self, run: AttemptRun) -> Job:
+        async with self.database.read() as session:
+            return await jobs.get(session, run.job_id)
+
+    async def logged(self, run: AttemptRun) -> list[tuple[str, str]]:
+        """The lines of the job's log."""
+        async with self.database.read() as session:
+            lines = await events.of_type(session, run.job_id, "log")
+        return [(line.data["level"], line.data["message"]) for line in lines]
+
+    def idle(self) -> set[str]:
+        """The workers that were given back."""
+        return {slot.worker.name for slot in self.pool.ready()}
+
+    async def replace_leader(self) -> None:
+        """Another dispatcher takes over."""
+        await self.leadership.release()
+        await Leadership(self.database, 60, no_report).acquire()
+
+
+def no_report() -> ClusterReport:
+    return ClusterReport(ray=RayReport(status="unreachable"))
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, sqlite_template: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    async def share(files: Any) -> Any:
+        return files
+
+    monkeypatch.setattr(attempt_module, "share", share)
+    monkeypatch.setattr(attempt_module, "SETTLE_S", 0.01)
+    monkeypatch.setattr(storage_module, "RETRY_S", 0)
+    monkeypatch.setattr(storage_module, "STORAGE_FULL_RETRY_S", 0)
+    settings = Settings(home=tmp_path)
+    url = f"sqlite+aiosqlite:///{shutil.copy(sqlite_template, tmp_path / 'normlab.db')}"
+    async with Database(url) as database:
+        leadership = Leadership(database, 60, no_report)
+        await leadership.acquire()
+        pool = Pool(cast(Cluster, None), settings, lambda: None)
+        yield Bench(database, leadership, open_artifacts(settings.artifacts), pool)
