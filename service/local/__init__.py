@@ -1,1 +1,1 @@
-"""The deployment on one machine, `normlab up`: supervisor, child processes, a private Ray, `normlab doctor`."""
+"""The deployment on one machine, `normlab up`: supervisor, child processes, private Ray; and `normlab doctor`."""

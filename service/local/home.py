@@ -1,7 +1,7 @@
-"""HOME, and the one supervisor that may work there.
+"""NORMLAB_HOME, which one supervisor uses at a time.
 
-A supervisor holds a lock on HOME and writes down which processes it started, so that the next one can end what a killed
-predecessor left behind, and so that the command line finds the service.
+A supervisor locks it and records the processes it starts. After a kill, the next supervisor ends the processes that are
+left; the command line reads the address of the service from the record.
 """
 
 import fcntl
@@ -19,12 +19,12 @@ LOCK = "supervisor.lock"
 
 
 class InUse(Exception):
-    """Another supervisor works in this HOME."""
+    """Another supervisor uses this home."""
 
 
 @dataclass
 class Process:
-    """A process, told from a later one with the same id by when it started."""
+    """A process, identified by its id and its start time, because ids are reused."""
 
     pid: int
     started: str
@@ -36,25 +36,25 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether the process still runs."""
         return self.started != "" and _start_of(self.pid) == self.started
 
 
 @dataclass
 class State:
-    """What a supervisor has started, and where its service listens."""
+    """The processes that a supervisor has started, and the address of its service."""
 
     supervisor: Process
     url: str
     mark: str = field(default_factory=lambda: secrets.token_hex(16))
-    """Stands in the environment of everything it started, and of what that started."""
+    """The value of an environment variable of all processes that it started, directly or not."""
     children: dict[str, Process] = field(default_factory=dict)
     folders: list[str] = field(default_factory=list)
-    """Temporary folders to be removed."""
+    """Temporary folders to remove at the end."""
 
 
 class Home:
-    """A context in which HOME is ours alone. Raises `InUse`."""
+    """A context that holds the lock on a home. Entering it raises `InUse` if another supervisor holds the lock."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -84,14 +84,14 @@ class Home:
         self._lock.close()
 
     def write(self, state: State) -> None:
-        """Keep `state` for whoever comes next."""
+        """Store the state, atomically."""
         scratch = self.path / (STATE + ".new")
         scratch.write_text(json.dumps(asdict(state), indent=1))
         os.replace(scratch, self.path / STATE)
 
 
 def read_state(home: Path) -> State | None:
-    """What the supervisor of `home` last wrote, whether or not it still runs."""
+    """The stored state of the supervisor of `home`, or None. The supervisor may have ended since."""
     try:
         document = json.loads((home / STATE).read_text())
         return State(
@@ -106,13 +106,13 @@ def read_state(home: Path) -> State | None:
 
 
 def address_of(home: Path) -> str | None:
-    """Where the service of `home` listens, if one runs."""
+    """The address of the service that runs in `home`, or None."""
     state = read_state(home)
     return state.url if state and state.supervisor.alive else None
 
 
 def address_of_this_machine() -> str | None:
-    """Where the service of this user's HOME listens, if one runs."""
+    """The address of the service that runs in the home of this user, or None."""
     from service.settings import Settings
 
     home = os.environ.get("NORMLAB_HOME") or Settings.model_fields["home"].default
@@ -120,9 +120,12 @@ def address_of_this_machine() -> str | None:
 
 
 def _start_of(pid: int) -> str | None:
-    """When the process started, in whatever form the system tells; None when there is none, or it is a zombie."""
+    """The start time of a process, in a form that depends on the system; None if it does not run, or is a zombie.
+
+    Not by psutil: its start times shift when the clock is set, and these are compared after days.
+    """
     try:
-        # The name in parentheses may hold anything.
+        # Fields of proc_pid_stat(5) after the name, which may contain parentheses and spaces.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         if Path("/proc/self/stat").exists():

@@ -1,4 +1,4 @@
-"""A Ray cluster of this machine's own: one head, reachable with a token alone, beside any other Ray."""
+"""A private Ray cluster of one node, protected by a token and independent of other Ray clusters on the machine."""
 
 import contextlib
 import importlib.util
@@ -15,15 +15,15 @@ from service.local.processes import child_named
 from service.settings import Settings
 
 MEMORY_PER_WORKER = 1536 << 20
-"""Bytes that a training worker is given room for."""
-MOST_OBJECT_STORE = 1 << 30
-LEAST_OBJECT_STORE = 100 << 20
-LONGEST_TEMPORARY_FOLDER = 40
-"""Ray puts Unix sockets some 60 characters below, and their paths end at 107."""
+"""Bytes of memory that are planned for a training worker."""
+MAX_OBJECT_STORE = 1 << 30
+MIN_OBJECT_STORE = 100 << 20
+MAX_TEMPORARY_FOLDER = 40
+"""Length of a path: Ray appends about 60 characters for its Unix sockets, whose paths are limited to 107."""
 
 
 class PrivateRay:
-    """Where the next head is to run; a new place every time, because the old one may still be in use."""
+    """The head of a private Ray cluster. Each start uses a new port and folder, because the old ones may be in use."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -43,26 +43,26 @@ class PrivateRay:
         return max(1, min(available_cpus() // self._settings.cpus_per_worker, available_memory() // MEMORY_PER_WORKER))
 
     def environment(self) -> dict[str, str]:
-        """What every process that is to talk to it needs."""
+        """The environment of the head and of every process that connects to it."""
         return {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self._token,
             "RAY_USAGE_STATS_ENABLED": "0",
-            # What it drains for 30 s by default is stopped by the dispatcher, or lives in checkpoints.
+            # By default Ray drains for 30 s; the dispatcher has stopped its jobs, or they resume from checkpoints.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             "AUTOSCALER_METRIC_PORT": "0",
-            # By default Ray is nice about its workers, and whatever runs beside them pushes the training aside.
+            # By default Ray lowers the priority of its workers, and other processes slow the training down.
             "RAY_worker_niceness": "0",
         }
 
     def command(self) -> list[str]:
-        """Choose a new place and say how to start a head there."""
+        """Choose a new port and folder, and return the command that starts a head there."""
         self.remove()
         self._raylet = None
         self.port = free_port()
         root = tempfile.gettempdir()
         self.folder = Path(
-            tempfile.mkdtemp(prefix="normlab-", dir=root if len(root) < LONGEST_TEMPORARY_FOLDER else "/tmp")
+            tempfile.mkdtemp(prefix="normlab-", dir=root if len(root) < MAX_TEMPORARY_FOLDER else "/tmp")
         )
         command = [
             sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--block",
@@ -83,11 +83,11 @@ class PrivateRay:
             return True
         return False
 
-    def is_hollow(self, head: int) -> bool:
-        """Whether the raylet of the process `head` is gone.
+    def raylet_exited(self, head: int) -> bool:
+        """Whether the raylet of the process `head` has exited.
 
-        It leaves by itself where an agent of it dies. The head takes that for a shutdown it was told of, so it stays
-        and answers, and nothing runs on it any more.
+        A raylet exits when one of its agents dies. The head treats this as a regular shutdown: it keeps running and
+        answering, but can no longer run anything.
         """
         if self._raylet is None:
             self._raylet = child_named(head, "raylet")
@@ -102,12 +102,12 @@ class PrivateRay:
 
 
 def client_server_port() -> list[str]:
-    """What keeps a head off port 10001: with gRPC there, it starts a server for Ray's clients, unasked."""
+    """Options that move the server for Ray clients, which a head starts if gRPC is installed, off port 10001."""
     return [f"--ray-client-server-port={free_port()}"] if importlib.util.find_spec("grpc") else []
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nothing listens on."""
+    """A free TCP port."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
@@ -115,7 +115,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def available_cpus() -> int:
-    """CPUs this process may use: its affinity, and the quota of its container."""
+    """The number of CPUs of this process, within its affinity and the quota of its container."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -124,7 +124,7 @@ def available_cpus() -> int:
 
 
 def available_memory() -> int:
-    """Bytes of memory of this machine, or of its container."""
+    """Bytes of memory of this machine, within the limit of its container."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError):
         memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
@@ -135,4 +135,4 @@ def _object_store() -> int:
     room = available_memory() // 4
     with contextlib.suppress(OSError):
         room = min(room, shutil.disk_usage("/dev/shm").free // 2)
-    return max(LEAST_OBJECT_STORE, min(MOST_OBJECT_STORE, room))
+    return max(MIN_OBJECT_STORE, min(MAX_OBJECT_STORE, room))

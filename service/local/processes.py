@@ -1,4 +1,4 @@
-"""Child processes that start again when they die, and leave nothing behind when they are stopped."""
+"""Supervised child processes: they are restarted when they die, and stopped with all that they started."""
 
 import contextlib
 import os
@@ -9,36 +9,32 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import psutil
 from pydantic import SecretStr
 
 from service.local.home import Process, State
 from service.settings import PREFIX, Settings
 
 MARK = "NORMLAB_SUPERVISOR"
+"""The environment variable that marks the processes of a supervisor."""
 STEADY_S = 10.0
-"""A child that ran for so long had started well: its next death is a first one again."""
-DEATHS_AT_ONCE = 5
+"""After a run of this length, the count of early deaths starts again at one."""
+MAX_EARLY_DEATHS = 5
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 10.0
 KEPT_LOGS = 3
 SOURCE = Path(__file__).parents[2]
-
-# Has the system end the child when its supervisor dies, and then becomes the child. In a process of its own because
-# nothing may run between fork and exec of a process with threads.
-_LAUNCHER = """
-import ctypes, os, signal, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
+LAUNCHER = Path(__file__).with_name("launcher.py")
 
 
 class Child:
-    """One supervised process, in a session of its own, its output in a log file.
+    """One supervised process, in a session of its own, with its output in a log file.
 
-    `command` and `environment` are asked anew at every start.
+    Args:
+        name: For people.
+        command: Called at every start for the program and its arguments.
+        environment: Called at every start for the environment.
+        log: The file of standard output and standard error. Those of earlier runs are kept.
     """
 
     def __init__(
@@ -56,24 +52,25 @@ class Child:
         self._started = 0.0
         self._deaths = 0
         self.start_at = 0.0
-        """When it is to start (time.monotonic), while it does not run."""
+        """When it is to start again, by `time.monotonic`."""
         rotate(log)
 
     @property
     def pid(self) -> int | None:
-        """Of the running process."""
+        """The process id, or None if it does not run."""
         return self._popen.pid if self._popen else None
 
     @property
-    def hopeless(self) -> bool:
-        """Whether it died so often right after its start that another one is no use."""
-        return self._deaths >= DEATHS_AT_ONCE
+    def keeps_dying(self) -> bool:
+        """Whether it died `MAX_EARLY_DEATHS` times in a row soon after its start."""
+        return self._deaths >= MAX_EARLY_DEATHS
 
     def start(self) -> Process:
         """Start it now."""
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *self._command()],
+                # By its path and without site-packages: it starts sooner, whatever import path the environment has.
+                [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *self._command()],
                 env=dict(self._environment()),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -84,7 +81,11 @@ class Child:
         return Process.of(self._popen.pid)
 
     def died(self) -> str | None:
-        """How it ended, if it ran and does no more; the next start is then set."""
+        """Detect the end of the process, and schedule the next start.
+
+        Returns:
+            How it ended, or None if it has not ended since the last call.
+        """
         if self._popen is None or (code := self._popen.poll()) is None:
             return None
         kill_session(self._popen.pid)
@@ -100,30 +101,30 @@ class Child:
                 self._popen.terminate()
 
     def kill(self) -> None:
-        """Send SIGKILL: it counts as dead once it is."""
+        """Send SIGKILL. `died` reports it once the process has ended."""
         if self._popen is not None:
             self._popen.kill()
 
-    def stop(self, patience_s: float) -> None:
-        """End it: SIGTERM, and SIGKILL for all that is left of its session after `patience_s` seconds."""
+    def stop(self, timeout_s: float) -> None:
+        """Send SIGTERM, and after `timeout_s` seconds SIGKILL to all processes left in its session."""
         if self._popen is None:
             return
         self.ask_to_end()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._popen.wait(patience_s)
+            self._popen.wait(timeout_s)
         kill_session(self._popen.pid)
         self._popen.wait()
         self._popen = None
 
-    def last_words(self, lines: int = 8) -> str:
-        """The end of its log."""
+    def log_tail(self, lines: int = 8) -> str:
+        """The last lines of its log."""
         with contextlib.suppress(OSError):
             return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
         return ""
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """What a child is told: this process's environment, the settings, and how to find our code."""
+    """The environment of a child: that of this process, the settings, and the import path of this package."""
     environment = dict(os.environ)
     for name in settings.model_fields_set | {"home"}:
         value = getattr(settings, name)
@@ -136,7 +137,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
 
 
 def rotate(log: Path) -> None:
-    """Make room for a new log: `x.log` becomes `x.log.1`, and so on."""
+    """Rename `x.log` to `x.log.1`, `x.log.1` to `x.log.2`, and so on."""
     for number in range(KEPT_LOGS - 1, -1, -1):
         old = log.with_name(f"{log.name}.{number}") if number else log
         if old.exists():
@@ -144,41 +145,31 @@ def rotate(log: Path) -> None:
 
 
 def kill_session(leader: int) -> None:
-    """Kill what is left of the session that the child `leader` began."""
-    if not Path("/proc/self").exists():
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(leader, signal.SIGKILL)
-    while members := [pid for pid in _pids() if _session_of(pid) == leader and Process.of(pid).alive]:
+    """Kill all processes in the session of the child `leader`."""
+    while members := [pid for pid in psutil.pids() if _session_of(pid) == leader and Process.of(pid).alive]:
         for pid in members:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
 
 def child_named(parent: int, name: str) -> Process | None:
-    """A child of the process `parent` by its name, where there is /proc to find it in."""
-    for pid in _pids():
-        with contextlib.suppress(OSError):
-            command, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")
-            if command == name and int(rest.split()[1]) == parent:
-                return Process.of(pid)
+    """The child of the process `parent` with this name, or None if there is none."""
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(parent).children():
+            if child.name() == name:
+                return Process.of(child.pid)
     return None
 
 
-def end_what_is_left(state: State) -> bool:
-    """Kill what the supervisor that wrote `state` started and did not end; says whether there was anything."""
+def kill_left_behind(state: State) -> bool:
+    """Kill all processes that the supervisor of `state` started. Returns whether there were any."""
     sessions = {child.pid for child in state.children.values() if child.alive}
-    marked = [pid for pid in _pids() if _is_marked(pid, state.mark)]
+    marked = [pid for pid in psutil.pids() if _is_marked(pid, state.mark)]
     sessions |= {session for pid in marked if (session := _session_of(pid)) is not None}
     sessions.discard(os.getsid(0))
     for session in sessions:
         kill_session(session)
     return bool(sessions)
-
-
-def _pids() -> list[int]:
-    with contextlib.suppress(OSError):
-        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    return []
 
 
 def _session_of(pid: int) -> int | None:
@@ -188,6 +179,6 @@ def _session_of(pid: int) -> int | None:
 
 
 def _is_marked(pid: int, mark: str) -> bool:
-    with contextlib.suppress(OSError):
-        return f"{MARK}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    with contextlib.suppress(psutil.Error):
+        return bool(psutil.Process(pid).environ().get(MARK) == mark)
     return False

@@ -1,6 +1,6 @@
 """The embedded deployment, `normlab up`: a private Ray, the dispatcher and the api as children of one process.
 
-What dies is started again; what was started is ended with the supervisor, however it ends.
+A child that dies is restarted. All children end with the supervisor, even if it is killed.
 """
 
 import os
@@ -18,23 +18,25 @@ from typing import Self
 from service.client import Client, ClientError
 from service.local.home import Home, InUse, Process, State
 from service.local.private_ray import PrivateRay, free_port
-from service.local.processes import MARK, Child, child_environment, end_what_is_left, rotate
+from service.local.processes import MARK, Child, child_environment, kill_left_behind, rotate
 from service.settings import PREFIX, Settings
 
-LOOK_S = 0.05
+POLL_S = 0.05
 STOP_S = {"api": 8.0, "dispatcher": 10.0, "ray": 5.0}
-"""In this order they are asked to end, and killed after so many seconds."""
-READY_S = 120.0
+"""The order in which children are stopped, and the seconds after which each is killed."""
+READY_TIMEOUT_S = 120.0
 
 
 class CannotStart(Exception):
-    """The service cannot run here; the text says why."""
+    """The service cannot start; the message says why."""
 
 
 class Supervisor:
-    """Runs the service in a context: everything is started on entry, everything is gone on exit.
+    """A context in which the service runs: it is started on entry and stopped on exit.
 
-    `say` is told what a person should know. A port of 0 takes a free one; `url` says which.
+    Args:
+        settings: The settings of the service. With port 0 it listens on a free port, which `url` names.
+        say: Called with messages for a person.
     """
 
     def __init__(self, settings: Settings, say: Callable[[str], object] = lambda line: None) -> None:
@@ -48,22 +50,22 @@ class Supervisor:
         self._thread: threading.Thread | None = None
         self._port = settings.port
         self.error: str | None = None
-        """Why it gave up, if it did."""
+        """Why it stopped by itself, or None."""
 
     @property
     def url(self) -> str:
-        """Where the api listens."""
+        """The address of the api."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._settings.host, self._settings.host)
         return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
 
     @property
     def pids(self) -> dict[str, int]:
-        """The process id of each child that runs now."""
+        """The process id of each running child, by name."""
         return {name: pid for name, child in self._children.items() if (pid := child.pid) is not None}
 
     @property
     def slots(self) -> int | None:
-        """Training workers that fit; None for a Ray cluster of somebody else's."""
+        """The number of training workers that fit on the private Ray; None with another Ray cluster."""
         return self._ray.slots if self._ray else None
 
     def __enter__(self) -> Self:
@@ -76,7 +78,7 @@ class Supervisor:
         self.stop()
 
     def start(self) -> None:
-        """Start everything, without waiting until it works. Raises `CannotStart`."""
+        """Start the children, without waiting until they are ready. Raises `CannotStart`."""
         try:
             self._home.__enter__()
         except InUse as error:
@@ -84,7 +86,7 @@ class Supervisor:
         except OSError as error:
             raise CannotStart(f"HOME is {self._settings.home}, which cannot be used: {error.strerror}") from error
         try:
-            self._clean_up_after_predecessor()
+            self._clean_up_after_kill()
             self._port = self._choose_port()
             self._state = State(Process.of(os.getpid()), self.url)
             self._home.write(self._state)
@@ -97,7 +99,7 @@ class Supervisor:
         self._thread.start()
 
     def stop(self) -> None:
-        """End everything, in bounded time. Harmless to repeat."""
+        """Stop the children, within a bounded time. A second call has no effect."""
         if self._thread is None:
             return
         self._stopping.set()
@@ -105,10 +107,10 @@ class Supervisor:
         self._thread = None
         self._home.__exit__(None, None, None)
 
-    def wait_ready(self, timeout_s: float = READY_S) -> None:
-        """Return once jobs that are submitted will run. Raises `CannotStart`."""
+    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Wait until submitted jobs will run. Raises `CannotStart` after `timeout_s` seconds."""
         deadline = time.monotonic() + timeout_s
-        lacks = "the api does not answer"
+        reason = "the api does not answer"
         with Client(self.url, retry_s=0) as client:
             while time.monotonic() < deadline:
                 if self.error:
@@ -120,26 +122,26 @@ class Supervisor:
                 else:
                     if found["status"] == "ready":
                         return
-                    lacks = " ".join(check["detail"] for check in found["checks"].values())
-                self._stopping.wait(LOOK_S)
+                    reason = " ".join(check["detail"] for check in found["checks"].values())
+                self._stopping.wait(POLL_S)
                 if self._stopping.is_set():
                     return
-        raise CannotStart(f"The service was not ready after {timeout_s:.0f} s ({lacks}). Logs: {self._home.logs}")
+        raise CannotStart(f"The service was not ready after {timeout_s:.0f} s ({reason}). Logs: {self._home.logs}")
 
     def wait(self) -> None:
-        """Return when it has stopped. Raises `CannotStart` if it gave up."""
+        """Wait until it stops. Raises `CannotStart` if it stopped by itself."""
         thread = self._thread
         while thread is not None and thread.is_alive():
             thread.join(1)
         if self.error:
             raise CannotStart(self.error)
 
-    def _clean_up_after_predecessor(self) -> None:
+    def _clean_up_after_kill(self) -> None:
         left = self._home.left_behind
         if left is None:
             return
-        if end_what_is_left(left):
-            self._say("ended what a killed predecessor had left running")
+        if kill_left_behind(left):
+            self._say("ended the processes of a supervisor that was killed")
         for folder in left.folders:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -149,8 +151,8 @@ class Supervisor:
             return free_port(host)
         if not can_listen(host, port):
             raise CannotStart(
-                f"Port {port} of {host} is in use, or not ours to take: "
-                "give another with --port or NORMLAB_PORT; 0 takes a free one."
+                f"Port {port} of {host} is in use or not permitted: "
+                "choose another with --port or NORMLAB_PORT; 0 selects a free one."
             )
         return port
 
@@ -167,14 +169,14 @@ class Supervisor:
                 check=False,
             )
         if ended.returncode:
-            words = log.read_text(errors="replace").strip().splitlines()
-            raise CannotStart("\n".join(["The database cannot be brought up to date:", *words[-4:]]))
+            lines = log.read_text(errors="replace").strip().splitlines()
+            raise CannotStart("\n".join(["The database cannot be migrated:", *lines[-4:]]))
 
     def _environment(self) -> dict[str, str]:
         return child_environment(self._settings) | {PREFIX + "PORT": str(self._port), MARK: self._state.mark}
 
     def _ray_environment(self) -> dict[str, str]:
-        """What only those are told who talk to Ray."""
+        """The environment of the processes that connect to Ray, with its token."""
         if self._ray is None:
             return self._environment()
         return self._environment() | self._ray.environment() | {PREFIX + "RAY_ADDRESS": self._ray.address}
@@ -193,32 +195,32 @@ class Supervisor:
         return children | child("api", module("service.app"), self._environment)
 
     def _run(self) -> None:
-        """Look after the children until told to stop. They die with this thread: it must be the one to start them."""
+        """Supervise the children until the stop. This thread starts them, because they end with the thread that did."""
         try:
             while not self._stopping.is_set() and self.error is None:
                 for child in self._children.values():
-                    self._look_after(child)
-                self._stopping.wait(LOOK_S)
+                    self._supervise(child)
+                self._stopping.wait(POLL_S)
         except Exception as error:
             self.error = f"The supervisor failed: {error}"
         finally:
-            for name, patience_s in STOP_S.items():
+            for name, timeout_s in STOP_S.items():
                 if name in self._children:
-                    self._children[name].stop(patience_s)
-            end_what_is_left(self._state)
+                    self._children[name].stop(timeout_s)
+            kill_left_behind(self._state)
             if self._ray:
                 self._ray.remove()
 
-    def _look_after(self, child: Child) -> None:
-        if child.name == "ray" and child.pid is not None and self._ray and self._ray.is_hollow(child.pid):
+    def _supervise(self, child: Child) -> None:
+        if child.name == "ray" and child.pid is not None and self._ray and self._ray.raylet_exited(child.pid):
             child.kill()
         if how := child.died():
             if child.name == "ray" and "dispatcher" in self.pids:
                 self._children["dispatcher"].ask_to_end()
-            if child.hopeless:
+            if child.keeps_dying:
                 self.error = (
                     f"The {child.name} {how}, again and again right after its start. "
-                    f"Its log, {child.log}, ends with:\n{child.last_words()}"
+                    f"Its log, {child.log}, ends with:\n{child.log_tail()}"
                 )
                 return
             self._say(f"the {child.name} {how}; it starts again")
@@ -235,7 +237,7 @@ class Supervisor:
 
 
 def can_listen(host: str, port: int) -> bool:
-    """Whether a server can be started at this address."""
+    """Whether a server can listen at this address."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -281,9 +283,9 @@ def serve(settings: Settings, say: Callable[[str], object] = lambda line: print(
 
 
 def introduction(supervisor: Supervisor, settings: Settings) -> str:
-    """Where the service listens and what it works with, for people."""
+    """A summary of the address, the folders and the Ray cluster of the service."""
     if supervisor.slots is None:
-        ray = f"{settings.ray_address}, not ours"
+        ray = f"{settings.ray_address}, an existing cluster"
     else:
         ray = "private, on the GPUs" if settings.gpus_per_worker else f"private, {supervisor.slots} CPU slots"
     return "\n".join(

@@ -15,7 +15,7 @@ import pytest
 
 from service.local.home import Home, InUse, Process, State, address_of, read_state
 from service.local.private_ray import PrivateRay, available_cpus, available_memory, free_port
-from service.local.processes import Child, child_environment, end_what_is_left, rotate
+from service.local.processes import LAUNCHER, Child, child_environment, child_named, kill_left_behind, rotate
 from service.local.supervisor import CannotStart, Supervisor, can_listen
 from service.settings import Settings
 
@@ -147,8 +147,8 @@ class TestChild:
     def test_stops_when_asked(self, tmp_path: Path) -> None:
         sleeper = child(tmp_path, SLEEPER)
         process = sleeper.start()
-        until(lambda: sleeper.last_words() == "up")
-        sleeper.stop(patience_s=120)
+        until(lambda: sleeper.log_tail() == "up")
+        sleeper.stop(timeout_s=120)
         assert not process.alive
         assert sleeper.pid is None
 
@@ -156,23 +156,23 @@ class TestChild:
         parent = f"import subprocess, sys\np = subprocess.Popen([sys.executable, '-S', '-c', {STUBBORN!r}])\n"
         stubborn = child(tmp_path, [sys.executable, "-S", "-c", f"{parent}print(p.pid, flush=True)\n{STUBBORN}"])
         stubborn.start()
-        until(lambda: stubborn.last_words().count("\n") == 2)
-        grandchild = int(next(line for line in stubborn.last_words().splitlines() if line.isdigit()))
-        stubborn.stop(patience_s=0.05)
+        until(lambda: stubborn.log_tail().count("\n") == 2)
+        grandchild = int(next(line for line in stubborn.log_tail().splitlines() if line.isdigit()))
+        stubborn.stop(timeout_s=0.05)
         until(lambda: not alive(grandchild))
 
     def test_that_dies_says_how_and_is_due_again_later_each_time(self, tmp_path: Path) -> None:
         dying = child(tmp_path, [sys.executable, "-S", "-c", "import sys; sys.exit(7)"])
         pauses = []
         for _ in range(5):
-            assert not dying.hopeless
+            assert not dying.keeps_dying
             dying.start()
             how: list[str] = []
             until(lambda: how.append(ended) if (ended := dying.died()) else how)  # noqa: B023
             assert how == ["ended with exit code 7"]
             pauses.append(dying.start_at - time.monotonic())
         assert pauses == sorted(pauses)
-        assert dying.hopeless
+        assert dying.keeps_dying
 
     def test_that_was_killed_names_the_signal(self, tmp_path: Path) -> None:
         sleeper = child(tmp_path, SLEEPER)
@@ -198,6 +198,11 @@ time.sleep(600)
             parent.kill()
         until(lambda: not alive(pid))
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
+    def test_is_not_launched_for_a_supervisor_that_has_ended(self) -> None:
+        done = subprocess.run([sys.executable, "-I", "-S", LAUNCHER, "1", *SLEEPER], check=False, capture_output=True)
+        assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
+
     def test_keeps_the_logs_of_the_starts_before(self, tmp_path: Path) -> None:
         log = tmp_path / "x.log"
         for start in range(6):
@@ -218,9 +223,9 @@ time.sleep(600)
             assert parent.stdout is not None
             pid = int(parent.stdout.readline())
         assert alive(pid)
-        assert end_what_is_left(state)
+        assert kill_left_behind(state)
         until(lambda: not alive(pid))
-        assert not end_what_is_left(state)
+        assert not kill_left_behind(state)
 
     def test_is_told_the_settings(self, tmp_path: Path) -> None:
         settings = Settings.model_validate({"home": tmp_path, "api_tokens": "me:secret-token", "cpus_per_worker": 2})
@@ -307,7 +312,7 @@ class TestSupervisor:
         with Supervisor(settings, said.append):
             assert stubborn.wait(120) == -signal.SIGKILL
             assert not folder.exists()
-        assert said[0] == "ended what a killed predecessor had left running"
+        assert said[0] == "ended the processes of a supervisor that was killed"
 
     def test_refuses_a_port_that_is_taken(self, supervisor: Supervisor, tmp_path: Path) -> None:
         port = int(supervisor.url.rpartition(":")[2])
@@ -324,7 +329,7 @@ class TestSupervisor:
         settings = settings.model_copy(update={"home": settings.home})
         settings.home.mkdir()
         (settings.home / "normlab.db").write_bytes(b"this is no database" * 100)
-        with pytest.raises(CannotStart, match="database cannot be brought up to date"):
+        with pytest.raises(CannotStart, match="database cannot be migrated"):
             Supervisor(settings).start()
         assert address_of(settings.home) is None
 
@@ -380,6 +385,19 @@ class TestPrivateRay:
         ray = PrivateRay(settings.model_copy(update={"gpus_per_worker": 1.0}))
         assert "--num-gpus=0" not in ray.command()
         ray.remove()
+
+    def test_knows_when_its_raylet_has_exited(self, settings: Settings, tmp_path: Path) -> None:
+        program = tmp_path / "raylet"
+        program.write_text("#!/bin/sh\nread line\n")
+        program.chmod(0o755)
+        ray = PrivateRay(settings)
+        assert not ray.raylet_exited(os.getpid()), "it has not started yet"
+        with subprocess.Popen([program], stdin=subprocess.PIPE) as raylet:
+            until(lambda: child_named(os.getpid(), "raylet"))
+            assert not ray.raylet_exited(os.getpid())
+            assert not ray.raylet_exited(os.getpid())
+            raylet.kill()
+            until(lambda: ray.raylet_exited(os.getpid()))
 
     def test_answers_once_it_listens(self, settings: Settings) -> None:
         ray = PrivateRay(settings)
