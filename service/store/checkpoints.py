@@ -1,4 +1,4 @@
-"""Rows of checkpoints. Their files are in the artifact store."""
+"""The rows of checkpoints. Their files are in the artifact store."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -64,29 +64,29 @@ async def pick(session: AsyncSession, job_id: str, which: Literal["latest", "bes
 
 
 def best(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
-    """The one of the least evaluation error, the earlier of equals; None where none was evaluated."""
+    """The checkpoint with the lowest evaluation error, the earliest of equals; None if none was evaluated."""
     evaluated = [(error, c.step, c) for c in checkpoints if (error := evaluation_error(c.metrics)) is not None]
     return min(evaluated, key=lambda entry: entry[:2])[2] if evaluated else None
 
 
 def superfluous(checkpoints: Sequence[Checkpoint], keep_last: int) -> list[Checkpoint]:
-    """Of a job's checkpoints, newest first, those that are neither among the last `keep_last` nor the best."""
+    """The checkpoints to remove: all but the best and the last `keep_last`. `checkpoints` has the newest first."""
     kept = best(checkpoints)
     return [checkpoint for checkpoint in checkpoints[keep_last:] if checkpoint is not kept]
 
 
 async def remove(session: AsyncSession, checkpoint_ids: Sequence[str]) -> None:
-    """Delete rows; their files are the caller's to delete afterwards."""
+    """Delete rows. The caller deletes the files after the transaction."""
     await _remove(session, Checkpoint.id.in_(checkpoint_ids))
 
 
 async def remove_of_jobs(session: AsyncSession, job_ids: Select[str]) -> None:
-    """Delete the rows of whole jobs, as `remove` does."""
+    """Delete the rows of all checkpoints of these jobs. The caller deletes the files after the transaction."""
     await _remove(session, Checkpoint.job_id.in_(job_ids))
 
 
 async def stored_bytes(session: AsyncSession) -> int:
-    """The size of all checkpoints together."""
+    """The total size of all checkpoints."""
     counted = await counters.read(session, counters.CHECKPOINT_BYTES)
     return int(counted.get(counters.WRITTEN, 0) - counted.get(counters.REMOVED, 0))
 

@@ -1,4 +1,4 @@
-"""The stream of what happened, in the order in which it became visible."""
+"""The event streams of the jobs. Ids increase in the order in which events become visible to readers."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -30,7 +30,7 @@ async def add(
 
 
 async def add_all(session: AsyncSession, rows: Sequence[dict[str, Any]]) -> None:
-    """Append one event to each of many streams; a row has job_id, attempt_id, type, time and data."""
+    """Append events to the streams of several jobs. A row has job_id, attempt_id, type, time and data."""
     if rows:
         await lock_events(session)
         await session.execute(insert(Event), rows)
@@ -44,7 +44,7 @@ async def after(
     jobs: Select[str] | None = None,
     limit: int = 500,
 ) -> Sequence[Event]:
-    """The events after `event_id`, oldest first: of one job, of the jobs a query selects, or of all."""
+    """The events after `event_id`, oldest first: of one job, of the jobs that a query selects, or of all jobs."""
     query = select(Event).where(Event.id > event_id).order_by(Event.id).limit(limit)
     if job_id is not None:
         query = query.where(Event.job_id == job_id)
@@ -54,18 +54,18 @@ async def after(
 
 
 async def last_id(session: AsyncSession) -> int:
-    """The id of the newest event, 0 before the first."""
+    """The id of the newest event, or 0 if there is none."""
     return (await session.scalar(select(func.max(Event.id)))) or 0
 
 
 async def of_type(session: AsyncSession, job_id: str, type_: str) -> Sequence[Event]:
-    """All events of one type of a job, oldest first: its status history, say."""
+    """All events of one type of a job, oldest first."""
     query = select(Event).where(Event.job_id == job_id, Event.type == type_).order_by(Event.id)
     return (await session.scalars(query)).all()
 
 
 async def last_queued_at(session: AsyncSession, job_id: str) -> datetime:
-    """Since when a job that has left the queue had waited in it: since it was queued, or queued again."""
+    """When the job was last queued."""
     history = await of_type(session, job_id, "status")
     return [event.time for event in history if event.data["status"] == "queued"][-1]
 
@@ -79,7 +79,7 @@ async def logs(
     search: str | None = None,
     limit: int = 500,
 ) -> Sequence[Event]:
-    """The log lines of a job after `after_id`, oldest first; `search` is looked for in the message, ignoring case."""
+    """The log lines of a job after `after_id`, oldest first. `search` matches a part of the message, ignoring case."""
     query = select(Event).where(Event.job_id == job_id, Event.type == "log", Event.id > after_id)
     if levels:
         query = query.where(Event.data["level"].as_string().in_(levels))

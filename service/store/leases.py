@@ -1,4 +1,4 @@
-"""Roles that only one process may hold at a time."""
+"""Leases: each role is held by at most one process at a time."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,11 +11,11 @@ from service.store.tables import Lease
 
 
 class NotHeld(Exception):
-    """The role went to another holder; whatever this one was about to write must not be written."""
+    """Another process holds the role; this one must not write."""
 
 
 async def now(session: AsyncSession) -> datetime:
-    """The database's clock, which all holders share; SQLite's is this machine's."""
+    """The time of the clock that all holders share: that of the database, or of this machine for SQLite."""
     if session.get_bind().dialect.name == "postgresql":
         time: datetime | None = await session.scalar(select(func.clock_timestamp()))
         assert time is not None
@@ -24,7 +24,17 @@ async def now(session: AsyncSession) -> datetime:
 
 
 async def acquire(session: AsyncSession, role: str, holder: str, lease_s: float, report: dict[str, Any]) -> bool:
-    """Take or renew the role for `lease_s` more seconds; false where another holds it."""
+    """Take or renew a role.
+
+    Args:
+        role: The role.
+        holder: The id of this process.
+        lease_s: The seconds until the lease expires.
+        report: Stored with the lease, for readers.
+
+    Returns:
+        Whether this process holds the role now.
+    """
     time = await now(session)
     values = {
         "holder": holder,
@@ -44,19 +54,19 @@ async def acquire(session: AsyncSession, role: str, holder: str, lease_s: float,
 
 
 async def assert_held(session: AsyncSession, role: str, holder: str) -> None:
-    """Check, within the transaction that writes, that the role is still `holder`'s. Raises `NotHeld`."""
+    """Check, in a write transaction, that `holder` holds the role until its end. Raises `NotHeld`."""
     query = select(Lease.holder).where(Lease.role == role).with_for_update(read=True)
     if await session.scalar(query) != holder:
         raise NotHeld(f"{role} is no longer held by {holder}")
 
 
 async def release(session: AsyncSession, role: str, holder: str) -> None:
-    """Give the role up at once, so that the next holder need not wait."""
+    """Release the role, so that the next holder does not wait until the lease expires."""
     lease = await session.get(Lease, role, with_for_update=True)
     if lease is not None and lease.holder == holder:
         lease.expires_at = await now(session) - timedelta(seconds=1)
 
 
 async def get(session: AsyncSession, role: str) -> Lease | None:
-    """The role's lease, or None where nobody ever held it."""
+    """The last lease of the role, or None if it was never held."""
     return await session.get(Lease, role)

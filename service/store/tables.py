@@ -34,7 +34,7 @@ NAMING = {
 
 
 class UTCDateTime(TypeDecorator[datetime]):
-    """A point in time; SQLite keeps no time zone, so it is stored and read as UTC."""
+    """A point in time, stored as UTC: SQLite stores no time zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -42,7 +42,7 @@ class UTCDateTime(TypeDecorator[datetime]):
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
-        assert value.tzinfo is not None, "a time without a zone"
+        assert value.tzinfo is not None, "a time without a time zone"
         value = value.astimezone(UTC)
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
@@ -53,7 +53,7 @@ class UTCDateTime(TypeDecorator[datetime]):
 
 
 class PlainText(TypeDecorator[str]):
-    """Text as both databases can hold it: what one of them cannot (NUL, half a surrogate pair) becomes U+FFFD."""
+    """Text that both databases can store: NUL and unpaired surrogates become U+FFFD."""
 
     impl = Text
     cache_ok = True
@@ -63,7 +63,7 @@ class PlainText(TypeDecorator[str]):
 
 
 class JSONObject(TypeDecorator[dict[str, Any]]):
-    """A JSON object as both databases can hold it: its strings as `PlainText`, null for a number that is not finite."""
+    """A JSON value that both databases can store: strings as in `PlainText`, null for a number that is not finite."""
 
     impl = JSON(none_as_null=True)
     cache_ok = True
@@ -76,7 +76,7 @@ class JSONObject(TypeDecorator[dict[str, Any]]):
 
 
 def storable(value: Any) -> Any:
-    """`value` with every string and number in it as both databases can hold it."""
+    """A copy of `value` with all strings and numbers as both databases can store them."""
     match value:
         case str():
             return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", value)
@@ -91,7 +91,7 @@ def storable(value: Any) -> Any:
 
 
 class StatusText(TypeDecorator[Status]):
-    """A status by its name."""
+    """A status, stored by its name."""
 
     impl = Text
     cache_ok = True
@@ -118,7 +118,7 @@ class Table(DeclarativeBase):
 
 
 class Job(Table):
-    """What was asked for, where it stands, and the summary of what came of it."""
+    """A job: its request, its status, and the summary of its metrics."""
 
     __tablename__ = "jobs"
 
@@ -155,10 +155,10 @@ class Job(Table):
     finished_at: Mapped[datetime | None]
 
     __table_args__ = (
-        # All that a claim looks at of the jobs that wait.
+        # Covers the columns of queued jobs that a claim reads.
         Index("ix_jobs_waiting", "status", "queued_at", "priority", "experiment_id", "not_before", "id", "num_workers"),
         Index("ix_jobs_experiment_id_status_retry_of", "experiment_id", "status", "retry_of"),
-        # The pages of the job list: what it is filtered by, then its order.
+        # The pages of the job list: the columns of a filter, then those of the order.
         Index("ix_jobs_created_at_id", "created_at", "id"),
         Index("ix_jobs_status_created_at_id", "status", "created_at", "id"),
         Index("ix_jobs_experiment_id_created_at_id", "experiment_id", "created_at", "id"),
@@ -230,7 +230,7 @@ class Attempt(Table):
 
 
 class Event(Table):
-    """What happened to a job, in order: the stream people follow. `seq` is the number the worker gave its report."""
+    """An event in the stream of a job. `seq` is the sequence number of the report that it records, if any."""
 
     __tablename__ = "events"
 
@@ -251,7 +251,7 @@ class Event(Table):
 
 
 class Metric(Table):
-    """A row of metrics. A superseded row was reported by an attempt that was lost beyond its last checkpoint."""
+    """A row of metrics. A row is superseded if a later attempt resumed from a checkpoint before it."""
 
     __tablename__ = "metrics"
 
@@ -282,7 +282,7 @@ class Metric(Table):
 
 
 class MetricSummary(Table):
-    """The last and the best value of one metric of a job, as its summary has them: for jobs to be sorted by."""
+    """The last and the best value of one metric of a job, copied from its summary to sort jobs by them."""
 
     __tablename__ = "summaries"
 
@@ -298,7 +298,7 @@ class MetricSummary(Table):
 
 
 class View(Table):
-    """An address of the dashboard that somebody gave a name."""
+    """A saved view: a name for an address of the dashboard."""
 
     __tablename__ = "views"
 
@@ -309,7 +309,7 @@ class View(Table):
 
 
 class Checkpoint(Table):
-    """A checkpoint in the artifact store. A row stands only for files that are whole there."""
+    """A checkpoint in the artifact store. The row is inserted after all files are stored."""
 
     __tablename__ = "checkpoints"
 
@@ -326,7 +326,7 @@ class Checkpoint(Table):
 
 
 class Idempotency(Table):
-    """The answer a key was given: a repeat of the request gets the same job or experiment, whose id is `answer`."""
+    """An idempotency key of a client. A repeated request gets the job or experiment with the id `answer`."""
 
     __tablename__ = "idempotency"
 
@@ -338,7 +338,7 @@ class Idempotency(Table):
 
 
 class Lease(Table):
-    """Who holds a role until when, and what it last said of itself."""
+    """The holder of a role, the time at which its lease expires, and its last report."""
 
     __tablename__ = "leases"
 
@@ -350,7 +350,7 @@ class Lease(Table):
 
 
 class Counter(Table):
-    """A number that only grows."""
+    """A counter. Its value never decreases."""
 
     __tablename__ = "counters"
 
