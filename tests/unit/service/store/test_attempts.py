@@ -133,39 +133,39 @@ class TestSeveralWorkers:
 
     async def test_where_too_few_are_free_it_takes_none_and_nobody_overtakes_it(self, database: Database) -> None:
         running = await Worker.run(database) if await create(database) else None
-        gang = await create(database, num_workers=2)
+        large = await create(database, num_workers=2)
         small = await create(database)
-        assert await self.give(database, free=1, slots=2) == NotEnoughWorkers(gang, 2)
-        assert await status(database, gang) is Status.QUEUED
+        assert await self.give(database, free=1, slots=2) == NotEnoughWorkers(large, 2)
+        assert await status(database, large) is Status.QUEUED
         assert running is not None
         await running.finish()
-        assert await self.give(database, free=2, slots=2) == gang
+        assert await self.give(database, free=2, slots=2) == large
         assert await self.give(database, free=1, slots=2) == small
 
     async def test_the_next_stays_the_next_while_others_get_fewer_workers(self, database: Database) -> None:
         await TestSharing.experiment(database, "one", 1)
         await self.give(database, free=1)
         async with database.write() as session:
-            (gang,) = await jobs.create_all(session, [("gang", request(num_workers=2))], "one")
-        assert await self.give(database, free=1) == NotEnoughWorkers(gang, 2)
+            (large,) = await jobs.create_all(session, [("large", request(num_workers=2))], "one")
+        assert await self.give(database, free=1) == NotEnoughWorkers(large, 2)
         await TestSharing.experiment(database, "other", 1)
         # "other" has no worker and would go first.
-        assert await self.give(database, free=1, next_up=gang) == NotEnoughWorkers(gang, 2)
+        assert await self.give(database, free=1, next_up=large) == NotEnoughWorkers(large, 2)
         assert isinstance(await self.give(database, free=1), str)
 
     async def test_a_higher_priority_goes_before_the_next(self, database: Database) -> None:
-        gang = await create(database, num_workers=2)
+        large = await create(database, num_workers=2)
         urgent = await create(database, priority=1)
-        assert await self.give(database, free=1, next_up=gang) == urgent
+        assert await self.give(database, free=1, next_up=large) == urgent
 
     async def test_what_needs_more_than_there_are_slots_is_passed_over_until_there_are(
         self, database: Database
     ) -> None:
-        gang = await create(database, num_workers=3)
+        large = await create(database, num_workers=3)
         small = await create(database)
         assert await self.give(database, free=2, slots=2) == small
         assert await self.give(database, free=1, slots=2) is None
-        assert await self.give(database, free=3, slots=3) == gang
+        assert await self.give(database, free=3, slots=3) == large
 
     async def test_a_job_counts_for_its_experiment_with_all_its_workers(self, database: Database) -> None:
         await TestSharing.experiment(database, "wide", 2, num_workers=3)

@@ -14,12 +14,12 @@ from tests.integration.dispatcher.conftest import actor_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.ray]
 
-GANG = {"num_workers": 2, "batch_size": 8}
-STUDY = GANG | conftest.STUDY
+PAIR = {"num_workers": 2, "batch_size": 8}
+STUDY = PAIR | conftest.STUDY
 
 
 async def test_two_workers_train_a_job_and_the_attempt_names_both(stack: Any) -> None:
-    job_id = await stack.submit(**GANG)
+    job_id = await stack.submit(**PAIR)
     job = await stack.wait(job_id)
 
     assert job.status is Status.SUCCEEDED
@@ -113,18 +113,18 @@ async def test_a_pause_and_a_cancellation_reach_all_its_workers(stack: Any) -> N
     await stack.wait(job_id)
     await stack.assert_as_if_undisturbed(job_id, **STUDY)
 
-    long = await stack.submit(**GANG, epochs=200)
+    long = await stack.submit(**PAIR, epochs=200)
     await stack.wait_for_step(long, 3)
     await stack.cancel(long)
     assert (await stack.wait(long)).status is Status.CANCELLED
-    assert (await stack.wait(await stack.submit(**GANG, epochs=1))).status is Status.SUCCEEDED
+    assert (await stack.wait(await stack.submit(**PAIR, epochs=1))).status is Status.SUCCEEDED
     workers = [attempt.workers for id_ in (job_id, long) for attempt in await stack.attempts(id_)]
-    assert len({worker["worker"] for gang in workers for worker in gang}) == 2, "the same two all the time"
+    assert len({worker["worker"] for group in workers for worker in group}) == 2, "the same two all the time"
 
 
 async def test_a_failure_is_told_by_the_worker_that_had_it_and_not_by_those_it_left(stack: Any) -> None:
     job_id = await stack.submit(
-        **GANG,
+        **PAIR,
         normalization={"type": "none"},
         epochs=30,
         optimizer={"type": "sgd", "learning_rate": 1e18, "momentum": 0.0},
@@ -139,16 +139,16 @@ async def test_a_failure_is_told_by_the_worker_that_had_it_and_not_by_those_it_l
 async def test_small_jobs_neither_overtake_it_nor_wait_longer_than_for_its_start(stack: Any) -> None:
     running = await stack.submit(epochs=200)
     await stack.wait(running, Status.RUNNING)
-    gang = await stack.submit(**GANG, epochs=1)
+    pair = await stack.submit(**PAIR, epochs=1)
     small = [await stack.submit(epochs=1) for _ in range(2)]
 
     async def waits() -> bool | None:
-        return True if ((await stack.report())["next_up"] or {}).get("job") == gang else None
+        return True if ((await stack.report())["next_up"] or {}).get("job") == pair else None
 
     await stack.until(waits, "the job of two workers to be the next")
     assert [(await stack.job(job_id)).status for job_id in small] == [Status.QUEUED] * 2
     await stack.cancel(running)
-    started = [(await stack.wait(job_id)).started_at for job_id in (gang, *small)]
+    started = [(await stack.wait(job_id)).started_at for job_id in (pair, *small)]
     assert started == sorted(started)
 
 
