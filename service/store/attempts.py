@@ -56,6 +56,7 @@ async def claim(
     forever.
 
     Args:
+        session: A write transaction.
         free: The workers that can take an attempt, in the order of preference.
         slots: The number of workers that the cluster has room for. A job that needs more is passed over, because it
             would block all others. None: no limit.
@@ -153,6 +154,7 @@ async def record(
     """Write the reported events. Events that were recorded before are skipped.
 
     Args:
+        session: A write transaction.
         attempt_id: The attempt that reported them.
         reported: The events, in the order of their sequence numbers.
         stored: For the sequence number of each `CheckpointTaken` event, the id of its checkpoint in the artifact store.

@@ -27,6 +27,7 @@ async def acquire(session: AsyncSession, role: str, holder: str, lease_s: float,
     """Take or renew a role.
 
     Args:
+        session: A write transaction.
         role: The role.
         holder: The id of this process.
         lease_s: The seconds until the lease expires.

@@ -14,7 +14,7 @@ from service.jobs import Status
 from service.store import attempts, checkpoints, jobs, metrics
 from tests.unit.service.dispatcher.conftest import Bench, Scripted
 from tests.unit.service.store.acting import row, started
-from worker.events import CheckpointTaken, Failure, File, Finished, Outcome
+from worker.events import CheckpointTaken, Event, Failure, File, Finished, Outcome
 
 pytestmark = pytest.mark.anyio
 
@@ -333,7 +333,7 @@ async def test_a_dispatcher_that_stops_leaves_the_attempt_to_the_next_one(bench:
 
 
 async def test_no_more_checkpoints_are_kept_than_the_spec_says(bench: Bench) -> None:
-    reports = [started(), *(checkpoint(step) for step in (1, 2, 3))]
+    reports: list[Event] = [started(), *(checkpoint(step) for step in (1, 2, 3))]
     run = await bench.claim(Scripted(ended(), reports=reports, files=FILES), checkpoint={"keep_last": 1})
     await run.run()
     async with bench.database.read() as session:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from service.dispatcher.cluster import WorkerGone
-from service.dispatcher.outcome import decide_outcome
+from service.dispatcher.outcome import Ending, decide_outcome
 from worker.events import Failure, Finished, Outcome
 
 
@@ -28,7 +28,11 @@ def test_what_the_first_brought_to_its_end_counts(outcome: Outcome) -> None:
 
 
 def test_a_failure_is_told_with_its_rank_whoever_else_was_lost_by_it() -> None:
-    for endings in ([PEER, WorkerGone("away"), failed("diverged", "nan")], [None, PEER, failed("diverged", "nan")]):
+    cases: list[list[Ending]] = [
+        [PEER, WorkerGone("away"), failed("diverged", "nan")],
+        [None, PEER, failed("diverged", "nan")],
+    ]
+    for endings in cases:
         decided = decide_outcome(endings)
         assert isinstance(decided, Failure)
         assert (decided.code, decided.message) == ("diverged", "rank 2: nan")

@@ -395,5 +395,5 @@ async def test_text_that_a_database_cannot_hold_is_held_otherwise(database: Data
 
 def test_a_failed_attempt_and_no_other_says_why() -> None:
     for outcome, failure in (("failed", None), ("succeeded", FINAL), ("paused", PASSING)):
-        with pytest.raises(ValueError, match=f"outcome is {outcome} and failure is"):
+        with pytest.raises(ValueError, match=f"outcome is {outcome}, failure is"):
             Finished.model_validate({"outcome": outcome, "failure": failure and failure.model_dump()})
