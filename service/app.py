@@ -8,22 +8,24 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import uvicorn
 from fastapi import Depends, FastAPI
+from pydantic.json_schema import models_json_schema
 
 from service import logs
-from service.api import openapi, routes
+from service.api import routes
 from service.api.context import Services
 from service.api.http import problems
 from service.api.http.auth import authorize
+from service.api.http.field_problems import known_parameters_only
 from service.api.http.middleware import RequestMiddleware
 from service.api.prometheus import Telemetry
 from service.api.tailer import Tailer
 from service.artifacts import LocalArtifacts, open_artifacts
 from service.settings import Settings
 from service.store import Database, migrate
-from service.validation import known_parameters_only
 from service.version import normlab_version
 
 STREAMS_END_S = 5
@@ -63,8 +65,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(router, dependencies=[Depends(authorize), Depends(known_parameters_only)])
     for router in routes.OPEN:
         app.include_router(router)
-    app.openapi = partial(openapi.describe, app)  # type: ignore[method-assign]
+    app.openapi = partial(_describe, app)  # type: ignore[method-assign]
     return app
+
+
+def _describe(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI description, with the schema of the problems that every route may answer."""
+    if app.openapi_schema is None:
+        schema = FastAPI.openapi(app)
+        template = "#/components/schemas/{model}"
+        _, problem = models_json_schema([(problems.Problem, "serialization")], ref_template=template)
+        schema["components"]["schemas"] |= problem["$defs"]
+        app.openapi_schema = schema
+    return app.openapi_schema
 
 
 class Server(uvicorn.Server):

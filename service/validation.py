@@ -1,54 +1,15 @@
-"""Which field of a request is wrong, and what would be accepted instead."""
+"""Explanations of validation errors: the invalid field, and a sentence that says which values are accepted."""
 
 import difflib
 import types
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from fastapi import Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from pydantic_core.core_schema import ErrorType
 
 _STANDARD = frozenset(get_args(ErrorType))
 _SHOWN = 80
-
-
-class FieldProblem(BaseModel):
-    """What is wrong with one field of the body, one query or path parameter, or one header."""
-
-    pointer: str | None = Field(default=None, description="JSON pointer (RFC 6901) into the body")
-    parameter: str | None = Field(default=None, description="name of the query or path parameter")
-    header: str | None = Field(default=None, description="name of the header")
-    detail: str = Field(description="the value, and what would be accepted")
-
-
-async def known_parameters_only(request: Request) -> None:
-    """Refuse the query parameters of a request to a route that has none; the others refuse by themselves."""
-    if not request.scope["route"].dependant.query_params and (given := request.query_params):
-        raise RequestValidationError(
-            [
-                {"type": "extra_forbidden", "loc": ("query", name), "msg": "Not accepted", "input": value}
-                for name, value in given.multi_items()
-            ]
-        )
-
-
-def field_problems(errors: Sequence[Any], route: APIRoute) -> list[FieldProblem]:
-    """pydantic's errors about a request to `route`, each with its field and a sentence."""
-    return [_field_problem(error, route) for error in errors]
-
-
-def _field_problem(error: Mapping[str, Any], route: APIRoute) -> FieldProblem:
-    place, *loc = error["loc"]
-    path, detail = explain(error, loc, _annotation(place, route), f"the {place}")
-    if place == "body":
-        return FieldProblem(pointer=pointer(path), detail=detail)
-    name = str(path[0]) if path else ""
-    return (
-        FieldProblem(header=name, detail=detail) if place == "header" else FieldProblem(parameter=name, detail=detail)
-    )
 
 
 def explain(
@@ -110,14 +71,6 @@ def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
 def _item(annotation: Any) -> Any:
     arguments = get_args(annotation)
     return arguments[0] if arguments and get_origin(annotation) in (list, tuple) else None
-
-
-def _annotation(place: str, route: APIRoute) -> Any:
-    if place == "body" and route.body_field is not None:
-        return route.body_field.field_info.annotation
-    if place == "query":
-        return next((field.field_info.annotation for field in route.dependant.query_params), None)
-    return None
 
 
 def _sentence(error: Mapping[str, Any], name: str, holder: Any) -> str:

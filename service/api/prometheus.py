@@ -15,12 +15,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.jobs import Status
-from service.store import checkpoints, counters, jobs, leases
-from service.store.tables import Job
+from service.store import Session, checkpoints, counters, jobs, leases
 
 OUTCOMES = ("succeeded", "paused", "cancelled", "failed", "lost")
 WORKER_STATES = ("starting", "idle", "busy")
@@ -62,7 +59,7 @@ class Telemetry:
         self.requests.labels(method, route, str(status)).inc()
         self.durations.labels(method, route).observe(duration_s)
 
-    async def refresh(self, session: AsyncSession) -> None:
+    async def refresh(self, session: Session) -> None:
         """Bring up to date what the database knows."""
         self._whole.state = await Stored.read(session)
         self.database_up.set(1)
@@ -95,17 +92,16 @@ class Stored:
     checkpoint_bytes: int
 
     @classmethod
-    async def read(cls, session: AsyncSession) -> "Stored":
+    async def read(cls, session: Session) -> "Stored":
         """Eight statements, each answered from an index or a handful of rows."""
         now = await leases.now(session)
         lease = await leases.get(session, "dispatcher")
-        running = await session.scalars(select(Job.progress).where(Job.status == Status.RUNNING))
         return cls(
             jobs=await jobs.count_by_status(session),
             queue_oldest_s=_age_s(now, await jobs.oldest_queued_at(session), never=0.0),
             heartbeat_age_s=_age_s(now, lease.renewed_at if lease else None, never=float("inf")),
             report=lease.report if lease and lease.expires_at > now else None,
-            images_per_s=sum((progress or {}).get("images_per_s") or 0.0 for progress in running),
+            images_per_s=await jobs.running_images_per_s(session),
             attempts=await counters.read(session, counters.ATTEMPTS_ENDED),
             latency=await counters.latency(session),
             checkpoint_bytes=await checkpoints.stored_bytes(session),

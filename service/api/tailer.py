@@ -12,14 +12,10 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
-from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
-
 from service.api.schemas.job import ProgressView, progress_of
-from service.jobs import ACTIVE
-from service.store import Database, events
+from service.store import Database, DatabaseError, events, jobs, listing
 from service.store.listing import JobFilter
-from service.store.tables import Event, Job
+from service.store.tables import Event
 
 INTERVAL_S = 0.2
 ENDING_S = 2.0
@@ -148,7 +144,7 @@ class Tailer:
             await self._wanted.wait()
             try:
                 await self._follow()
-            except (SQLAlchemyError, OSError):
+            except (DatabaseError, OSError):
                 log.exception("Following the events failed; trying again")
                 await self._pause(AFTER_FAILURE_S)
 
@@ -175,7 +171,7 @@ class Tailer:
         async with self.database.read() as session:
             self.reads += 1
             found = await events.after(session, self._tail, limit=PAGE)
-            active = (await session.scalars(select(Job).where(Job.status.in_(ACTIVE)))).all()
+            active = await jobs.active(session)
             wanted: dict[int, set[str]] = {}
             concerned = {event.job_id for event in found} | {job.id for job in active}
             selections: dict[str, set[str]] = {}
@@ -183,8 +179,7 @@ class Tailer:
                 if subscription.filter is not None and concerned:
                     key = repr(subscription.filter)
                     if key not in selections:
-                        query = subscription.filter.job_ids().where(Job.id.in_(concerned))
-                        selections[key] = set((await session.scalars(query)).all())
+                        selections[key] = await listing.among(session, subscription.filter, concerned)
                     wanted[id(subscription)] = selections[key]
         if found:
             self._tail = found[-1].id

@@ -9,8 +9,23 @@ from typing import Any, Self
 import psycopg
 from sqlalchemy import event, make_url, text
 from sqlalchemy.engine import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.exc import IntegrityError as ConstraintViolated
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import SQLAlchemyError as DatabaseError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession as Session
 from sqlalchemy.pool import ConnectionPoolEntry
+
+__all__ = [
+    "ConstraintViolated",
+    "Database",
+    "DatabaseError",
+    "Session",
+    "is_disk_full",
+    "is_unavailable",
+    "lock_events",
+]
 
 BUSY_TIMEOUT_S = 10
 EVENTS_LOCK = 0x6E6F726D
@@ -54,13 +69,13 @@ class Database:
         await self.engine.dispose()
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncSession]:
+    async def read(self) -> AsyncIterator[Session]:
         """A transaction that only reads."""
         async with self._sessions() as session, session.begin():
             yield session
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncSession]:
+    async def write(self) -> AsyncIterator[Session]:
         """A transaction that writes: committed at the end, rolled back on an exception."""
         async with self._writing_sessions() as session, session.begin():
             yield session
@@ -82,7 +97,7 @@ class Database:
                 await connection.invalidate()
 
 
-async def lock_events(session: AsyncSession) -> None:
+async def lock_events(session: Session) -> None:
     """Take the right to add events until the transaction ends, so that ids become visible in their order.
 
     A reader that follows events by id would otherwise pass by one that got its id early and was committed late. SQLite
@@ -114,8 +129,13 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if kind else "BEGIN")
 
 
+def is_unavailable(error: BaseException) -> bool:
+    """Return whether the database did not answer or was too busy, so that a repeat may succeed."""
+    return isinstance(error, OperationalError | InterfaceError | PoolTimeout)
+
+
 def is_disk_full(error: BaseException) -> bool:
-    """Whether the database refused a write for want of space."""
+    """Return whether the database refused a write because its disk is full."""
     origin = getattr(error, "orig", error)
     if isinstance(origin, psycopg.errors.DiskFull):
         return True

@@ -98,6 +98,16 @@ async def get(session: AsyncSession, job_id: str, *, lock: bool = False) -> Job:
     return job
 
 
+async def find(session: AsyncSession, job_id: str) -> Job | None:
+    """Return one job, None if it does not exist."""
+    return await session.get(Job, job_id)
+
+
+async def probe(session: AsyncSession) -> None:
+    """Read from the jobs table. Raises `DatabaseError` if the database or its schema is not there."""
+    await session.execute(select(Job.id).limit(1))
+
+
 async def change_status(session: AsyncSession, job: Job, to: Status, reason: str | None = None) -> None:
     """Move a job to another state and write the event, in the caller's transaction.
 
@@ -221,8 +231,19 @@ async def delete(session: AsyncSession, job_id: str) -> None:
 
 
 async def of_ids(session: AsyncSession, job_ids: Sequence[str]) -> Sequence[Job]:
-    """Those of some jobs that there are."""
+    """Return the jobs with these ids, in no particular order; ids of no job are skipped."""
     return (await session.scalars(select(Job).where(Job.id.in_(job_ids)))).all()
+
+
+async def active(session: AsyncSession) -> Sequence[Job]:
+    """Return the jobs that hold a worker."""
+    return (await session.scalars(select(Job).where(Job.status.in_(ACTIVE)))).all()
+
+
+async def running_images_per_s(session: AsyncSession) -> float:
+    """Return how many images per second all running jobs train on together."""
+    running = await session.scalars(select(Job.progress).where(Job.status == Status.RUNNING))
+    return sum(((progress or {}).get("images_per_s") or 0.0 for progress in running), 0.0)
 
 
 async def labels(session: AsyncSession, job_ids: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -1,6 +1,6 @@
 """Finding jobs: filters, order, and pages that stay put while jobs are added."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -60,6 +60,11 @@ class JobFilter:
     def job_ids(self) -> Select[str]:
         """A query for the ids of these jobs."""
         return self.apply(select(Job.id))
+
+
+async def among(session: AsyncSession, filter_: JobFilter, job_ids: Collection[str]) -> set[str]:
+    """Return those of `job_ids` that the filter selects."""
+    return set((await session.scalars(filter_.job_ids().where(Job.id.in_(job_ids)))).all())
 
 
 async def page(

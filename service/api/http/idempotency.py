@@ -6,10 +6,9 @@ from typing import Annotated
 
 from fastapi import Header
 from pydantic import BaseModel
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.errors import Unprocessable
-from service.store import jobs
+from service.store import Session, jobs
 
 IdempotencyKey = Annotated[
     str | None,
@@ -29,7 +28,7 @@ def fingerprint(request: BaseModel) -> str:
     return hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()
 
 
-async def answered(session: AsyncSession, client: str, key: str, print_: str) -> str | None:
+async def answered(session: Session, client: str, key: str, print_: str) -> str | None:
     """The id of what the key made, None where it is new. Raises `Unprocessable` where it was used for another body."""
     answer = await jobs.answered(session, client, key)
     if answer is None:

@@ -9,15 +9,15 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 
+from service.api.http.field_problems import FieldProblem, field_problems
 from service.errors import InvalidFields, ServiceError, Unauthorized
-from service.store.database import is_disk_full
-from service.validation import FieldProblem, field_problems, pointer
+from service.store import DatabaseError
+from service.store.database import is_disk_full, is_unavailable
+from service.validation import pointer
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 50
@@ -81,8 +81,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid_request)
-    app.add_exception_handler(DBAPIError, _database_error)
-    app.add_exception_handler(PoolTimeout, _database_error)
+    app.add_exception_handler(DatabaseError, _database_error)
 
 
 def request_id_of(request: Request) -> str:
@@ -145,7 +144,7 @@ def _database_error(request: Request, error: Exception) -> ProblemResponse:
     log.error("The database failed", exc_info=error)
     if is_disk_full(error):
         return ProblemResponse(request_id, 507, "The database has no room left on its disk.", "Storage full")
-    if isinstance(error, OperationalError | InterfaceError | PoolTimeout):
+    if is_unavailable(error):
         detail = "The database does not answer, or is too busy. Nothing was changed; try again."
         return ProblemResponse(request_id, 503, detail, headers={"Retry-After": "1"})
     return ProblemResponse(request_id, 500, INTERNAL)

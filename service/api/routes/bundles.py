@@ -10,16 +10,15 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
-from sqlalchemy.exc import IntegrityError
 from starlette.background import BackgroundTask
 
 from service.api.context import Context, ExperimentId, Services
 from service.api.http.problems import describe
-from service.api.routes.results import ResultsQuery, experiment_results
+from service.api.result_query import ResultsQuery, experiment_results
 from service.api.schemas.experiment import ExperimentDetail, experiment_detail, experiment_url
 from service.errors import Unprocessable
 from service.experiments.bundle import Bundle, BundleError, BundleWriter
-from service.store import bundles, checkpoints, experiments
+from service.store import ConstraintViolated, bundles, checkpoints, experiments
 from service.store.tables import Checkpoint
 from worker.events import File
 
@@ -84,7 +83,7 @@ async def take_in(request: Request, context: Context, response: Response) -> Exp
                 experiment, is_new = await bundles.take_in(session, bundle)
         except BundleError as error:
             raise Unprocessable(f"Nothing was imported: {error}.") from error
-        except IntegrityError as error:
+        except ConstraintViolated as error:
             message = "Nothing was imported: the bundle has a row twice, or one that belongs to something else here."
             raise Unprocessable(message) from error
     log.info("experiment imported", extra={"experiment": experiment.id, "new": is_new})

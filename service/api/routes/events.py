@@ -10,7 +10,6 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.types import Receive, Scope, Send
 
 from service.api.context import Context, JobId
@@ -20,9 +19,9 @@ from service.api.http.problems import describe
 from service.api.schemas.job import ProgressView, progress_of
 from service.api.tailer import PAGE, Progress, Subscription, Tailer
 from service.jobs import TERMINAL
-from service.store import events, jobs
+from service.store import Session, events, jobs
 from service.store.listing import JobFilter
-from service.store.tables import Event, Job
+from service.store.tables import Event
 
 KEEPALIVE_S = 15.0
 RECONNECT_MS = 1000
@@ -172,7 +171,7 @@ class EventStream(EventSourceResponse):
             async with self._tailer.database.read() as session:
                 selection = self._filter.job_ids() if self._filter else None
                 # The job first: where it has ended by now, all its events are there.
-                job = await session.get(Job, self._job_id) if self._job_id else None
+                job = await jobs.find(session, self._job_id) if self._job_id else None
                 found = await events.after(session, self._sent, job_id=self._job_id, jobs=selection, limit=PAGE)
         encoded = [self._advance(event) for event in found]
         if len(found) == PAGE:
@@ -204,7 +203,7 @@ class EventStream(EventSourceResponse):
         return format_sse_event(data_str=json.dumps({"status": status}), event="end")
 
 
-async def _start(session: AsyncSession, query: EventsQuery, last_event_id: int | None) -> int:
+async def _start(session: Session, query: EventsQuery, last_event_id: int | None) -> int:
     """The id after which to begin: a stream's own Last-Event-ID goes before what the address says."""
     if last_event_id is not None:
         return last_event_id

@@ -7,8 +7,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.api.context import Context, ExperimentId, Services
 from service.api.filters import Text
@@ -29,7 +27,7 @@ from service.api.schemas.experiment import (
 )
 from service.experiments.builtin import STUDIES
 from service.experiments.request import ExperimentRequest, PlannedJob, expand
-from service.store import Database, experiments, jobs
+from service.store import ConstraintViolated, Database, Session, experiments, jobs
 from service.store.tables import Experiment
 
 router = APIRouter(prefix="/v1/experiments", tags=["experiments"])
@@ -109,7 +107,7 @@ async def submit(
     make = (context.database, client.name, idempotency_key, print_, resolved, planned)
     try:
         experiment = await _create_once(*make)
-    except IntegrityError:
+    except ConstraintViolated:
         # Another replica was given the same key at the same time and was first: its experiment is the answer.
         experiment = await _create_once(*make)
     response.headers["Location"] = experiment_url(experiment.id)
@@ -216,7 +214,7 @@ async def resume(context: Context, experiment_id: ExperimentId) -> ExperimentDet
 
 
 async def _done(
-    context: Services, verb: Callable[[AsyncSession, str], Awaitable[Experiment]], experiment_id: str
+    context: Services, verb: Callable[[Session, str], Awaitable[Experiment]], experiment_id: str
 ) -> ExperimentDetail:
     """The experiment after the verb; it is looked at once others may write again."""
     async with context.database.write() as session:

@@ -8,11 +8,9 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
-from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 
 from service.api.context import Context, Services
-from service.store import leases
+from service.store import DatabaseError, jobs, leases
 
 PATIENCE_S = 2.0
 LEASES = 3
@@ -65,10 +63,10 @@ async def ready(context: Context) -> Readiness | Response:
 async def _readiness(context: Services) -> Readiness:
     try:
         async with asyncio.timeout(PATIENCE_S), context.database.read() as session:
-            await session.execute(text("SELECT 1 FROM jobs LIMIT 1"))
+            await jobs.probe(session)
             now = await leases.now(session)
             lease = await leases.get(session, "dispatcher")
-    except (SQLAlchemyError, OSError, TimeoutError) as error:
+    except (DatabaseError, OSError, TimeoutError) as error:
         log.warning("The database does not answer", exc_info=error)
         database = Check(ok=False, detail=f"The database does not answer ({type(error).__name__}).")
         dispatcher = Check(ok=False, detail="Unknown: its heartbeat is in the database.")
@@ -105,7 +103,7 @@ async def scrape(context: Context) -> Response:
     try:
         async with asyncio.timeout(PATIENCE_S), context.database.read() as session:
             await telemetry.refresh(session)
-    except (SQLAlchemyError, OSError, TimeoutError):
+    except (DatabaseError, OSError, TimeoutError):
         log.exception("The database does not answer")
         telemetry.database_is_down()
     return Response(telemetry.render(), media_type=CONTENT_TYPE_LATEST)

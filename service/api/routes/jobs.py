@@ -6,7 +6,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Query, Response
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import IntegrityError
 
 from service.api.context import Context, JobId
 from service.api.filters import JobFilterQuery, Text
@@ -16,7 +15,7 @@ from service.api.http.idempotency import IdempotencyKey
 from service.api.http.problems import describe
 from service.api.schemas.job import JobDetail, JobView, job_detail, job_url, job_views
 from service.jobs import JobChange, JobRequest
-from service.store import Database, jobs, listing, ordering
+from service.store import ConstraintViolated, Database, jobs, listing, ordering
 from service.store.tables import Job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -60,7 +59,7 @@ async def submit(
     """Queue a training. What cannot work is refused at once, and nothing is stored."""
     try:
         job = await _create_once(context.database, client.name, idempotency_key, request)
-    except IntegrityError:
+    except ConstraintViolated:
         # Another replica was given the same key at the same time and was first: its job is the answer.
         job = await _create_once(context.database, client.name, idempotency_key, request)
     response.headers["Location"] = job_url(job.id)

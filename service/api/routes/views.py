@@ -5,12 +5,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-from sqlalchemy.exc import IntegrityError
 
 from service.api.context import Context, ViewId
 from service.api.http.problems import describe
 from service.errors import Conflict
-from service.store import views
+from service.store import ConstraintViolated, views
 
 router = APIRouter(prefix="/v1/views", tags=["views"])
 
@@ -59,7 +58,7 @@ async def create(context: Context, request: Annotated[ViewRequest, Body()]) -> V
     try:
         async with context.database.write() as session:
             view = await views.create(session, request.name, request.path)
-    except IntegrityError as error:
+    except ConstraintViolated as error:
         raise Conflict(f"There is a view named {request.name} already.") from error
     return ViewView.model_validate(view, from_attributes=True)
 

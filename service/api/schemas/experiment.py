@@ -7,7 +7,6 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.api.schemas.job import AsTrainingSpec
 from service.experiments import costs, results
@@ -17,7 +16,7 @@ from service.experiments.request import ExperimentRequest, PlannedJob, expand
 from service.experiments.runs import Run, Speed
 from service.experiments.statistics import SeedPlan
 from service.jobs import ACTIVE, TERMINAL, Status
-from service.store import experiments, leases
+from service.store import Session, experiments, leases
 from service.store import results as stored
 from service.store.listing import JobFilter
 from service.store.tables import Experiment
@@ -144,13 +143,13 @@ def experiment_url(experiment_id: str) -> str:
     return f"/v1/experiments/{experiment_id}"
 
 
-async def experiment_views(session: AsyncSession, found: Sequence[Experiment]) -> list[ExperimentView]:
+async def experiment_views(session: Session, found: Sequence[Experiment]) -> list[ExperimentView]:
     """Several experiments, by the states of their jobs alone."""
     counted = await experiments.counts(session, [experiment.id for experiment in found])
     return [ExperimentView(**_fields(experiment, counted.get(experiment.id, {}))) for experiment in found]
 
 
-async def experiment_detail(session: AsyncSession, experiment: Experiment) -> ExperimentDetail:
+async def experiment_detail(session: Session, experiment: Experiment) -> ExperimentDetail:
     """One experiment."""
     request = experiments.request_of(experiment)
     counted = (await experiments.counts(session, [experiment.id])).get(experiment.id, {})
@@ -173,7 +172,7 @@ def _detail(
     )
 
 
-async def dry_run(session: AsyncSession, request: ExperimentRequest, planned: Sequence[PlannedJob]) -> DryRun:
+async def dry_run(session: Session, request: ExperimentRequest, planned: Sequence[PlannedJob]) -> DryRun:
     """What the request would make."""
     specs = [job.request.training for job in planned]
     speeds = await stored.speeds(session, sorted({spec.model for spec in specs}))
