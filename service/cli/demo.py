@@ -72,7 +72,7 @@ def run(settings: Settings, *, leave: bool = False, size: Size | None = None) ->
             with Client(url, next((token for token, (_, writes) in settings.tokens.items() if writes), None)) as client:
                 experiment = _train(client, request(dataset, size), out)
                 out.print()
-                out.print(results_grid(client.results(experiment)))
+                out.print(results_grid(client.experiments.results(experiment)))
             out.print()
             _say(out, footnote(dataset, size))
             _say(out, f"See it at {url}/experiments/{experiment}, or with `normlab results {experiment}`.")
@@ -135,13 +135,13 @@ def _fetch(settings: Settings, out: Console) -> bool:
 
 def _train(client: Client, wanted: Json, out: Console) -> str:
     """Submit the experiment and show its jobs to their end. Interrupted, none is left behind. Returns its id."""
-    experiment: str = client.submit_experiment(wanted)["id"]
+    experiment: str = client.experiments.submit(wanted)["id"]
     try:
         jobs = [job["id"] for job in client.jobs(experiment=experiment, sort="created_at")]
         ended = to_the_end(client, jobs, Bars(out) if out.is_terminal else Lines(out))
     except KeyboardInterrupt:
         with contextlib.suppress(Exception):
-            client.cancel_experiment(experiment)
+            client.experiments.cancel(experiment)
         raise
     for one in ended:
         if one.status != "succeeded":

@@ -40,7 +40,7 @@ class Selection:
     def is_complete(self, client: Client) -> bool:
         """Whether no further job will belong to it: an experiment may still want more seeds."""
         experiment = self.filters.get("experiment")
-        return experiment is None or client.experiment(experiment)["status"] in ENDED
+        return experiment is None or client.experiments.get(experiment)["status"] in ENDED
 
 
 def export(
