@@ -72,7 +72,7 @@ ARROWS = {
 """What each room of `service` imports of the others. A new arrow is added here, and to the picture above."""
 SQL = ("service.store", "service.dispatcher")
 """Who imports SQLAlchemy."""
-WITHOUT_TORCH = (*LIGHT, "worker.data.datasets")
+WITHOUT_TORCH = (*LIGHT, "worker.data.datasets", "worker.data.download", "worker.data.inspection")
 
 
 def module_of(path: Path) -> str:
