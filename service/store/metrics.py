@@ -129,28 +129,35 @@ async def rows(
 
 @dataclass(frozen=True)
 class Curve:
-    """One metric of one job at every step that counts, in their order."""
+    """One metric of one job, at every step whose row is not superseded, in the order of the steps."""
 
     job_id: str
+    metric: str
     steps: Sequence[int]
     epochs: Sequence[int]
     times: Sequence[datetime]
     values: Sequence[float | None]
 
 
-async def curves(session: AsyncSession, job_ids: Sequence[str], metric: str) -> Sequence[Curve]:
-    """The curves of a metric of jobs, in their order; of jobs that have none yet, empty ones."""
-    kind = "eval" if metric in METRICS and METRICS[metric].kind == "eval" else "train"
+async def curves(session: AsyncSession, job_ids: Sequence[str], metrics: Sequence[str]) -> Sequence[Curve]:
+    """Return the curves of metrics of jobs: for each job in its order, the metrics in theirs. A curve may be empty."""
     query = (
         select(Metric.job_id, Metric.step, Metric.epoch, Metric.time, Metric.values)
-        .where(Metric.job_id.in_(job_ids), Metric.kind == kind, ~Metric.superseded)
+        .where(Metric.job_id.in_(job_ids), Metric.kind.in_({_kind_of(name) for name in metrics}), ~Metric.superseded)
         .order_by(Metric.job_id, Metric.step)
     )
-    found: dict[str, list[tuple[int, int, datetime, float | None]]] = {job_id: [] for job_id in job_ids}
+    found: dict[tuple[str, str], list[tuple[int, int, datetime, float | None]]] = {
+        (job_id, name): [] for job_id in job_ids for name in metrics
+    }
     for job_id, step, epoch, time, values in await session.execute(query):
-        if metric in values:
-            found[job_id].append((step, epoch, time, values[metric]))
+        for name in metrics:
+            if name in values:
+                found[job_id, name].append((step, epoch, time, values[name]))
     return [
-        Curve(job_id, *([row[column] for row in rows] for column in range(4)))  # type: ignore[arg-type]
-        for job_id, rows in found.items()
+        Curve(job_id, name, *([row[column] for row in rows] for column in range(4)))  # type: ignore[arg-type]
+        for (job_id, name), rows in found.items()
     ]
+
+
+def _kind_of(metric: str) -> MetricKind:
+    return "eval" if metric in METRICS and METRICS[metric].kind == "eval" else "train"
