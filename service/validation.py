@@ -15,28 +15,28 @@ _SHOWN = 80
 def explain(
     error: Mapping[str, Any], loc: Sequence[str | int], annotation: Any, whole: str = "the body"
 ) -> tuple[list[str | int], str]:
-    """The path to the field that pydantic's `error` at `loc` means, and a sentence about it."""
+    """Return the path to the invalid field of pydantic's `error`, and a sentence that says what is accepted."""
     path, model = locate(loc, annotation)
     context = error.get("ctx", {})
     if error["type"] not in _STANDARD and "field" in context:
         path.append(context["field"])
     elif error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         path.append(context["discriminator"].strip("'"))
-    # An entry of a list is told by the name of the list: its place is in the pointer.
+    # An entry of a list is named after the list; the pointer has its position.
     name = next((part for part in reversed(path) if isinstance(part, str)), whole)
     return path, _sentence(error, name, model)
 
 
 def pointer(path: Sequence[str | int]) -> str:
-    """A JSON pointer (RFC 6901)."""
+    """Return a path as a JSON pointer (RFC 6901)."""
     return "".join(f"/{_escaped(part)}" for part in path)
 
 
 def locate(loc: Sequence[str | int], annotation: Any) -> tuple[list[str | int], Any]:
-    """The path to the field that a pydantic location means, and the annotation of what holds or is that field.
+    """Return the path to the field at a pydantic location, and the annotation of the field or of what contains it.
 
     pydantic puts the tag of a discriminated union between a field and what is in it, and "[key]" after a bad key of a
-    dictionary; neither is in the body.
+    dictionary; neither is part of the body.
     """
     path: list[str | int] = []
     holder = node = annotation
@@ -103,7 +103,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as it is quoted in an error: short, whatever was sent."""
+    """Return a value as it is quoted in an error, shortened."""
     text = {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
 

@@ -1,7 +1,7 @@
-"""What Prometheus reads at /metrics.
+"""The Prometheus metrics of /metrics.
 
-The api holds no state and has replicas, so whatever is about the whole service is read from the database at the
-scrape, counters too: any replica tells the same. Only requests and event streams are counted by each process.
+Metrics of the whole service, counters included, are read from the database at each scrape, so that all replicas report
+the same. Only requests and event streams are counted by each process.
 """
 
 import shutil
@@ -24,7 +24,7 @@ WORKER_STATES = ("starting", "idle", "busy")
 
 
 class Telemetry:
-    """The metrics of one process, in a registry of their own."""
+    """The metrics of one process, in a registry of its own."""
 
     def __init__(self, version: str, artifacts: Path | None) -> None:
         self.registry = CollectorRegistry()
@@ -55,31 +55,30 @@ class Telemetry:
         )
 
     def observe(self, method: str, route: str, status: int, duration_s: float) -> None:
-        """Count a request under the template of its route."""
+        """Count a request under the path template of its route."""
         self.requests.labels(method, route, str(status)).inc()
         self.durations.labels(method, route).observe(duration_s)
 
     async def refresh(self, session: Session) -> None:
-        """Bring up to date what the database knows."""
+        """Read the metrics of the whole service from the database."""
         self._whole.state = await Stored.read(session)
         self.database_up.set(1)
 
     def database_is_down(self) -> None:
-        """Say so, and nothing of what the database last knew."""
+        """Report that the database is down, and omit the metrics that come from it."""
         self._whole.state = None
         self.database_up.set(0)
 
     def render(self) -> bytes:
-        """The text format."""
+        """Return the metrics in the text format."""
         return generate_latest(self.registry)
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What the database knew of the whole service at one moment.
+    """A snapshot of the whole service from the database.
 
-    `report` is what the dispatcher last said of the cluster, None where it has been silent for longer than its lease:
-    nobody knows then what is free.
+    `report` is the last report of the dispatcher on the cluster, None if its lease has expired.
     """
 
     jobs: Mapping[Status, int]
@@ -93,7 +92,7 @@ class Stored:
 
     @classmethod
     async def read(cls, session: Session) -> "Stored":
-        """Eight statements, each answered from an index or a handful of rows."""
+        """Read the snapshot: eight statements, each of which reads an index or a few rows."""
         now = await leases.now(session)
         lease = await leases.get(session, "dispatcher")
         return cls(
@@ -108,7 +107,7 @@ class Stored:
         )
 
     def metrics(self) -> Iterator[Metric]:
-        """As Prometheus has them."""
+        """Yield the metrics in the form of prometheus_client."""
         statuses = {str(status): count for status, count in self.jobs.items()}
         yield _gauge("normlab_jobs", "Jobs in each state", statuses, "status")
         yield _gauge("normlab_queue_oldest_seconds", "How long the longest-waiting job waits", self.queue_oldest_s)

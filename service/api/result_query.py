@@ -25,32 +25,34 @@ from worker.metrics import OutcomeMetric
 
 
 class ResultsQuery(BaseModel):
-    """Which table."""
+    """The question: which table of which values."""
 
     model_config = ConfigDict(extra="forbid")
 
     metric: OutcomeMetric | None = Field(
         default=None,
-        description="default: what the experiment declared, else test_error; holdout_error where images are held out",
+        description="default: that of the declared outcome, else test_error, or holdout_error for jobs with a holdout",
     )
     statistic: Statistic | None = Field(
         default=None,
-        description="default: what the experiment declared, else final. best: the least value (the most of "
-        "images_per_s); median_last_5: of the last five evaluations, or of all where there are fewer",
+        description="default: that of the declared outcome, else final. best: the least value (for images_per_s the "
+        "greatest); median_last_5: of the last five evaluations, or of all if there are fewer",
     )
-    step: int | None = Field(default=None, ge=0, lt=2**31, description="of the statistic at_step, and only of it")
-    rows: Text | None = Field(default=None, description="field that is compared, as normalization.num_groups")
-    columns: Text | None = Field(default=None, description="field within whose values it is compared")
+    step: int | None = Field(default=None, ge=0, lt=2**31, description="the step of the statistic at_step")
+    rows: Text | None = Field(
+        default=None, description="field whose values are compared, as in normalization.num_groups"
+    )
+    columns: Text | None = Field(default=None, description="field within each value of which they are compared")
     where: list[Annotated[Text, Field(pattern="^[^:]+:")]] = Field(
-        default_factory=list, description="field:label; only jobs with this value of another field"
+        default_factory=list, description="field:label; only jobs with this value of the field"
     )
     confidence: float = Field(default=0.95, ge=0.5, le=0.999)
     table: Literal["cells", "comparisons", "observations"] = Field(
-        default="cells", description="which one CSV and Parquet have"
+        default="cells", description="the table of CSV and Parquet"
     )
 
     def question(self, declared: Question) -> Question:
-        """What is asked, where not given as it was declared. Raises `Unprocessable`."""
+        """Return the question, with `declared` for all that the query omits. Raises `Unprocessable`."""
         given = self.model_dump(include={"metric", "statistic", "rows", "columns", "step"}, exclude_none=True)
         question = replace(declared, **given, where=self._where())
         for name in ("rows", "columns"):
@@ -78,7 +80,7 @@ _ACCEPTED = f"give one of {', '.join(axes.fields())}, or a part of one, as in op
 
 
 class JobResultsQuery(ResultsQuery, JobFilterQuery):
-    """Which table, of which jobs."""
+    """The question, and the jobs."""
 
 
 async def experiment_results(session: Session, experiment: Experiment, query: ResultsQuery | None = None) -> Results:
@@ -108,7 +110,7 @@ async def job_results(database: Database, query: JobResultsQuery) -> Results:
 async def _asked(
     session: Session, filter_: JobFilter, question: Question
 ) -> tuple[Sequence[Run], Question, dict[str, float | None] | None]:
-    """The jobs; the question, with its metric where that is needed; and the values at its step, where it has one."""
+    """Return the jobs, the question, and for the statistic at_step the values at its step."""
     runs = await stored.runs(session, filter_)
     if question.step is None:
         return runs, question, None

@@ -1,4 +1,4 @@
-"""Jobs: create, find, and change their state."""
+"""Queries of jobs, and every change of their state."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ async def create(
     cell: str | None = None,
     retry_of: str | None = None,
 ) -> Job:
-    """Queue a new job."""
+    """Store a new job and queue it."""
     now = datetime.now(UTC)
     job = Job(**_row(request, now), experiment_id=experiment_id, retry_of=retry_of, cell=cell)
     session.add(job)
@@ -40,9 +40,9 @@ async def create_all(
     experiment_id: str,
     status: Literal[Status.QUEUED, Status.PAUSED] = Status.QUEUED,
 ) -> Sequence[str]:
-    """Queue the jobs of an experiment, each with its cell, to be taken in this order. Returns their ids.
+    """Queue the jobs of an experiment, each with its cell, in the given order. Returns their ids.
 
-    The database refuses a second job of one cell and seed.
+    A constraint of the database permits one job per cell and seed.
     """
     if not cells:
         return []
@@ -88,9 +88,9 @@ def _row(request: JobRequest, now: datetime) -> dict[str, Any]:
 
 
 async def get(session: AsyncSession, job_id: str, *, lock: bool = False) -> Job:
-    """One job; `lock` keeps other writers from it until the transaction ends. Raises `NotFound`."""
+    """Return one job; `lock` locks it until the transaction ends. Raises `NotFound`."""
     if lock:
-        # Whoever changes a job also adds an event. With both locks always taken in this order, two never deadlock.
+        # Every change of a job adds an event. To take both locks always in this order prevents deadlocks.
         await lock_events(session)
     job = await session.get(Job, job_id, with_for_update=lock or None, populate_existing=lock)
     if job is None:
@@ -109,7 +109,7 @@ async def probe(session: AsyncSession) -> None:
 
 
 async def change_status(session: AsyncSession, job: Job, to: Status, reason: str | None = None) -> None:
-    """Move a job to another state and write the event, in the caller's transaction.
+    """Change the state of a job and add the event, in the transaction of the caller.
 
     `job` must have been read with `lock`. Raises `AssertionError` for a move that `TRANSITIONS` does not have: callers
     decide by the state they read.
@@ -124,7 +124,7 @@ async def change_status(session: AsyncSession, job: Job, to: Status, reason: str
 
 
 async def change_all(session: AsyncSession, found: Sequence[Job], to: Status, reason: str) -> None:
-    """Move many jobs to another state, as `change_status` moves one; `lock_events` must have been called."""
+    """Change the state of many jobs, as `change_status` does. `lock_events` must have been called."""
     now = datetime.now(UTC)
     for job in found:
         assert to in TRANSITIONS[job.status], f"{job.id} cannot go from {job.status} to {to}"
@@ -247,7 +247,7 @@ async def running_images_per_s(session: AsyncSession) -> float:
 
 
 async def labels(session: AsyncSession, job_ids: Sequence[str]) -> dict[str, dict[str, str]]:
-    """The labels of several jobs."""
+    """Return the labels of several jobs by job."""
     found: dict[str, dict[str, str]] = {}
     for label in await session.scalars(select(JobLabel).where(JobLabel.job_id.in_(job_ids)).order_by(JobLabel.key)):
         found.setdefault(label.job_id, {})[label.key] = label.value
@@ -255,12 +255,12 @@ async def labels(session: AsyncSession, job_ids: Sequence[str]) -> dict[str, dic
 
 
 async def attempts(session: AsyncSession, job_id: str) -> Sequence[Attempt]:
-    """The attempts of a job, oldest first."""
+    """Return the attempts of a job, oldest first."""
     return (await session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number))).all()
 
 
 async def count_by_status(session: AsyncSession) -> dict[Status, int]:
-    """How many jobs there are in each state."""
+    """Return the number of jobs in each state."""
     counted = dict.fromkeys(Status, 0)
     for status, count in await session.execute(select(Job.status, func.count()).group_by(Job.status)):
         counted[status] = count
@@ -268,30 +268,30 @@ async def count_by_status(session: AsyncSession) -> dict[Status, int]:
 
 
 async def oldest_queued_at(session: AsyncSession) -> datetime | None:
-    """Since when the longest-waiting job waits, None where none does."""
+    """Return when the oldest queued job was queued, None if no job is queued."""
     query = select(Job.queued_at).where(Job.status == Status.QUEUED).order_by(Job.queued_at).limit(1)
     found: datetime | None = await session.scalar(query)
     return found
 
 
 async def count_queued_beyond(session: AsyncSession, num_workers: int) -> int:
-    """How many jobs wait that need more than so many workers."""
+    """Return how many queued jobs need more than `num_workers` workers."""
     larger = select(func.count()).where(Job.status == Status.QUEUED, Job.num_workers > num_workers)
     return int(await session.scalar(larger) or 0)
 
 
 async def with_artifacts(session: AsyncSession, job_ids: Sequence[str]) -> set[str]:
-    """Those of `job_ids` that still exist; of the others, artifacts may be removed."""
+    """Return those of `job_ids` that still exist. Artifacts of the others may be removed."""
     return set((await session.scalars(select(Job.id).where(Job.id.in_(job_ids)))).all())
 
 
 async def answered(session: AsyncSession, client: str, key: str) -> Idempotency | None:
-    """What a client's idempotency key was answered with."""
+    """Return the answer that is stored for an idempotency key of a client, None if the key is new."""
     return await session.get(Idempotency, (client, key))
 
 
 async def remember_answer(session: AsyncSession, client: str, key: str, fingerprint: str, answer: str) -> None:
-    """Bind a client's idempotency key to the id of what it made. The primary key refuses a second one."""
+    """Store the id of the resource that an idempotency key created. A second answer violates the primary key."""
     session.add(
         Idempotency(client=client, key=key, fingerprint=fingerprint, answer=answer, created_at=datetime.now(UTC))
     )

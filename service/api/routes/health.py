@@ -1,4 +1,4 @@
-"""Whether the process lives, whether the service works, and the numbers for Prometheus. None of it needs a token."""
+"""Liveness, readiness, and the metrics for Prometheus. None of them needs a token."""
 
 import asyncio
 import logging
@@ -14,27 +14,27 @@ from service.store import DatabaseError, jobs, leases
 
 PATIENCE_S = 2.0
 LEASES = 3
-"""After so many leases without a heartbeat the dispatcher is taken to be gone."""
+"""After this number of leases without a heartbeat the dispatcher counts as gone."""
 
 router = APIRouter(tags=["health"])
 log = logging.getLogger(__name__)
 
 
 class Live(BaseModel):
-    """The process answers."""
+    """The process is alive."""
 
     status: Literal["live"] = "live"
 
 
 class Check(BaseModel):
-    """One thing the service needs."""
+    """The check of one requirement of the service."""
 
     ok: bool
     detail: str
 
 
 class Readiness(BaseModel):
-    """Whether jobs that are submitted will run. Reads, and the queue, work as long as the database does."""
+    """Whether submitted jobs will run. Reads and submissions work as long as the database does."""
 
     status: Literal["ready", "degraded", "unavailable"]
     checks: dict[str, Check]
@@ -42,7 +42,7 @@ class Readiness(BaseModel):
 
 @router.get("/livez", operation_id="live")
 async def live() -> Live:
-    """Answers as long as the process does; asks nothing else."""
+    """Liveness: the process answers. Checks nothing else."""
     return Live()
 
 
@@ -50,10 +50,10 @@ async def live() -> Live:
     "/readyz",
     operation_id="ready",
     response_model=Readiness,
-    responses={503: {"model": Readiness, "description": "Unavailable; `checks` says what"}},
+    responses={503: {"model": Readiness, "description": "Unavailable; `checks` has the reason"}},
 )
 async def ready(context: Context) -> Readiness | Response:
-    """Whether the database answers and the dispatcher's heartbeat is fresh."""
+    """Readiness: the database answers, and the heartbeat of the dispatcher is recent."""
     readiness = await _readiness(context)
     if readiness.status == "unavailable":
         return JSONResponse(readiness.model_dump(), status_code=503)
@@ -97,7 +97,7 @@ async def _readiness(context: Services) -> Readiness:
     responses={200: {"description": "Prometheus's text format", "content": {"text/plain": {}}}},
 )
 async def scrape(context: Context) -> Response:
-    """What the database knows of the whole service now, and the requests and streams of this process."""
+    """Metrics of the whole service from the database, and of the requests and streams of this process."""
     telemetry = context.telemetry
     telemetry.sse_clients.set(len(context.tailer))
     try:

@@ -1,4 +1,4 @@
-"""Reports: what an experiment found, as a document for people."""
+"""Reports: the results of an experiment as a document."""
 
 from platform import python_version
 from typing import Annotated, Any, Literal
@@ -20,7 +20,7 @@ router = APIRouter(tags=["results"])
 
 HTML, MARKDOWN, SVG = "text/html", "text/markdown", "image/svg+xml"
 SHUT = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-"""The page loads nothing and runs nothing; its style stands in it, so that it can be kept as one file."""
+"""The page loads and runs nothing. Its style is inline, so that it can be kept as one file."""
 
 
 @router.get(
@@ -43,15 +43,15 @@ async def show(
     request: Request,
     context: Context,
     experiment_id: ExperimentId,
-    metric: Annotated[OutcomeMetric | None, Query(description="default: what the experiment declared")] = None,
+    metric: Annotated[OutcomeMetric | None, Query(description="default: that of the declared outcome")] = None,
     statistic: Annotated[
-        Literal["final", "best", "median_last_5"] | None, Query(description="default: what the experiment declared")
+        Literal["final", "best", "median_last_5"] | None, Query(description="default: that of the declared outcome")
     ] = None,
     figure: Annotated[
-        str, Query(max_length=300, pattern=r"^[^\s()<>]+$", description="how Markdown refers to the figure")
+        str, Query(max_length=300, pattern=r"^[^\s()<>]+$", description="the URL of the figure in Markdown")
     ] = "figure.svg",
 ) -> Response:
-    """A web page in one file: the answer, its table and figure, every comparison, versions, hardware and hashes."""
+    """The report as one file: results, table and figure, every comparison, versions, hardware and hashes."""
     query = ResultsQuery(metric=metric, statistic=statistic)
     async with context.database.read() as session:
         experiment = await experiments.get(session, experiment_id)
@@ -72,7 +72,7 @@ async def show(
 
 
 def _described(record: JobRecord) -> dict[str, Any]:
-    """A job as a report needs it."""
+    """The parts of a job that a report shows."""
     job, latest = record.job, record.latest_checkpoint
     files = [{"name": name, **file} for name, file in latest.files.items()] if latest else []
     return {

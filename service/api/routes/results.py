@@ -1,4 +1,4 @@
-"""Results: a table of means with intervals, and which differences in it are real."""
+"""Results: a table of means with confidence intervals, and the comparisons of its rows."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -36,7 +36,7 @@ TABLES: dict[int | str, dict[str, Any]] = {
 async def of_experiment(
     request: Request, context: Context, experiment_id: ExperimentId, query: Annotated[ResultsQuery, Query()]
 ) -> Results | Response:
-    """The results of an experiment, also while it runs: of the outcome it declared, unless another one is asked for."""
+    """The results of an experiment, also while it runs; by default of the outcome that it declared."""
     async with context.database.read() as session:
         view = await experiment_results(session, await experiments.get(session, experiment_id), query)
     return _negotiated(request, query, view)
@@ -49,14 +49,14 @@ async def of_experiment(
     responses=describe(401, 406, 422, answers=TABLES),
 )
 async def of_jobs(request: Request, context: Context, query: Annotated[JobResultsQuery, Query()]) -> Results | Response:
-    """The results of any jobs, chosen as in the list of jobs."""
+    """The results of any jobs, selected by the filters of the list of jobs."""
     return _negotiated(request, query, await job_results(context.database, query))
 
 
 def _negotiated(request: Request, query: ResultsQuery, view: Results) -> Results | Response:
     accepted = preferred(request.headers.get("accept"), MEDIA_TYPES)
     if accepted not in (CSV, PARQUET):
-        # Already what the schema says: to have it checked once more would take as long as to compute it.
+        # Serialized here, because FastAPI would validate the model again, which takes as long as its computation.
         return Response(view.model_dump_json(), media_type="application/json")
     rows: Sequence[dict[str, Any]] = result_table.TABLES[query.table](view)
     if accepted == CSV:

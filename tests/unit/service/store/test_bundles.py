@@ -89,7 +89,7 @@ async def test_what_was_taken_in_is_what_was_there(database: Database, experimen
         await experiments.delete(session, experiment)
     with Bundle(path) as bundle:
         async with database.write() as session:
-            taken, is_new = await bundles.take_in(session, bundle)
+            taken, is_new = await bundles.import_bundle(session, bundle)
 
     assert (taken.id, is_new) == (experiment, True)
     assert await everything(database, experiment) == before
@@ -103,7 +103,7 @@ async def test_what_is_here_already_stays_as_it_is(database: Database, experimen
     before = await everything(database, experiment)
     with Bundle(path) as bundle:
         async with database.write() as session:
-            _, is_new = await bundles.take_in(session, bundle)
+            _, is_new = await bundles.import_bundle(session, bundle)
 
     assert not is_new
     assert await everything(database, experiment) == before
@@ -119,7 +119,7 @@ async def test_a_job_that_belongs_elsewhere_here_is_a_conflict_and_nothing_is_st
         await session.delete(await experiments.get(session, experiment))
     with Bundle(path) as bundle, pytest.raises(Conflict, match="is here already, in another experiment"):
         async with database.write() as session:
-            await bundles.take_in(session, bundle)
+            await bundles.import_bundle(session, bundle)
     async with database.read() as session:
         assert await session.scalar(select(func.count()).select_from(Experiment)) == 0
 
@@ -147,7 +147,7 @@ async def test_a_bundle_that_contradicts_itself_is_refused_and_nothing_is_stored
         await experiments.delete(session, experiment)
     with Bundle(tmp_path / "changed.tar") as bundle, pytest.raises(error):
         async with database.write() as session:
-            await bundles.take_in(session, bundle)
+            await bundles.import_bundle(session, bundle)
     async with database.read() as session:
         for table in (Experiment, Job, Metric):
             assert await session.scalar(select(func.count()).select_from(table)) == 0
