@@ -28,6 +28,7 @@ class JSONLines(logging.Formatter):
     """Formats a record as time, level, logger, message, ids, the fields of `extra`, and the traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line of JSON."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),

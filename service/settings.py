@@ -100,6 +100,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the sources of values by precedence: arguments, environment, files that the environment names."""
         return init_settings, env_settings, _FileSecrets(settings_cls)
 
     @field_validator("home", "data_dir")

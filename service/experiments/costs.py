@@ -35,8 +35,10 @@ def images_trained(spec: TrainingSpec) -> int:
 
 
 def images_per_s(spec: TrainingSpec, speeds: Sequence[Speed]) -> float | None:
-    """Return the expected speed: the median per worker of the jobs with the same model and the nearest batch size (by
-    ratio), times the number of workers. None without any such job."""
+    """Return the expected speed of a training run, None if no job with its model is known.
+
+    It is the number of workers times the median speed per worker of the jobs with the nearest batch size, by ratio.
+    """
     alike = [speed for speed in speeds if speed.model == spec.model]
     if not alike:
         return None
@@ -51,7 +53,7 @@ def images_per_s(spec: TrainingSpec, speeds: Sequence[Speed]) -> float | None:
 def estimate(specs: Sequence[TrainingSpec], speeds: Sequence[Speed], slots: int | None) -> Estimate:
     """Estimate the cost of training runs on the kind of device on which the newest of `speeds` was measured.
 
-    `slots` is how many workers train at once, None where that is not known.
+    `slots` is the number of workers that train at once, None if it is unknown.
     """
     if not speeds:
         basis = "Nothing on these models has been trained here yet, so nothing is known of their speed."

@@ -137,7 +137,7 @@ async def change_all(session: AsyncSession, found: Sequence[Job], to: Status, re
 
 
 async def cancel(session: AsyncSession, job_id: str) -> Job:
-    """Ask for a job to be stopped for good. Raises `NotFound`, or `Conflict` where it has ended otherwise."""
+    """Request that a job be stopped for good. Raises `NotFound`, or `Conflict` if it has ended otherwise."""
     job = await get(session, job_id, lock=True)
     if job.status in (Status.CANCELLED, Status.CANCELLING):
         return job
@@ -148,7 +148,7 @@ async def cancel(session: AsyncSession, job_id: str) -> Job:
 
 
 async def pause(session: AsyncSession, job_id: str) -> Job:
-    """Ask for a job to stop at a checkpoint. Raises `NotFound`, or `Conflict` where it is ending or has ended."""
+    """Request that a job stop at a checkpoint. Raises `NotFound`, or `Conflict` if it is ending or has ended."""
     job = await get(session, job_id, lock=True)
     if job.status in (Status.PAUSED, Status.PAUSING):
         return job
@@ -159,7 +159,7 @@ async def pause(session: AsyncSession, job_id: str) -> Job:
 
 
 async def resume(session: AsyncSession, job_id: str) -> Job:
-    """Queue a paused job again. Raises `NotFound`, or `Conflict` where it is not paused and does not run anyway."""
+    """Queue a paused job again. Raises `NotFound`, or `Conflict` unless it is paused, queued or running."""
     job = await get(session, job_id, lock=True)
     if job.status in (Status.QUEUED, Status.STARTING, Status.RUNNING):
         return job
@@ -171,9 +171,9 @@ async def resume(session: AsyncSession, job_id: str) -> Job:
 
 
 async def retry(session: AsyncSession, job_id: str) -> Job:
-    """A new job with the spec of one that failed or was cancelled, the same one each time.
+    """Return the job that retries one that failed or was cancelled; the first call creates it.
 
-    Terminal states are final, so a job is not reopened. Raises `NotFound`, or `Conflict` where it has not failed.
+    Terminal states are final, so a job is not reopened. Raises `NotFound`, or `Conflict` if it has not failed.
     """
     job = await get(session, job_id, lock=True)
     if job.status not in (Status.FAILED, Status.CANCELLED):
@@ -194,9 +194,9 @@ async def retry(session: AsyncSession, job_id: str) -> Job:
 
 
 async def change(session: AsyncSession, job_id: str, wanted: JobChange) -> Job:
-    """Change what people say of a job, in whatever state it is. Raises `NotFound`, `InvalidFields` for too many labels.
+    """Change the name, notes or labels of a job. Raises `NotFound`, or `InvalidFields` for too many labels.
 
-    Those who follow the job are told; a change that changes nothing is not told.
+    Adds an event, unless nothing changed.
     """
     job = await get(session, job_id, lock=True)
     before = (await labels(session, [job_id])).get(job_id, {})
@@ -218,7 +218,7 @@ async def change(session: AsyncSession, job_id: str, wanted: JobChange) -> Job:
 
 
 async def delete(session: AsyncSession, job_id: str) -> None:
-    """Remove a job that has ended, and all its rows. Raises `NotFound`, or `Conflict` where it has not ended."""
+    """Delete a job that has ended, and all its rows. Raises `NotFound`, or `Conflict` if it has not ended."""
     job = await get(session, job_id, lock=True)
     if job.status not in TERMINAL:
         raise Conflict(f"Job {job_id} {_is(job)}: cancel it before it is deleted.")
@@ -226,7 +226,7 @@ async def delete(session: AsyncSession, job_id: str) -> None:
     await session.execute(delete_from(Idempotency).where(Idempotency.answer == job_id))
     await checkpoints.remove_of_jobs(session, select(Job.id).where(Job.id == job_id))
     await session.execute(delete_from(Job).where(Job.id == job_id))
-    # A retry of it stands in its place: one cell and seed has one job that is no retry.
+    # A retry of it takes its place, because a cell and seed has exactly one job that is no retry.
     await session.execute(update(Job).where(Job.retry_of == job_id).values(retry_of=retried))
 
 

@@ -62,6 +62,7 @@ class ProblemResponse(JSONResponse):
         super().__init__(problem.model_dump(exclude_none=True), status_code=status, headers=headers)
 
     def render(self, content: Any) -> bytes:
+        """Return the body as JSON."""
         # ASCII with escapes, because a quoted value may hold a lone surrogate, which UTF-8 cannot encode.
         return json.dumps(content, ensure_ascii=True).encode()
 

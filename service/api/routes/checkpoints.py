@@ -127,6 +127,7 @@ class CheckpointFile(FileResponse):
     """An immutable file, as a whole or in ranges. A range that cannot be satisfied is answered as a problem."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the file, or the ranges of it that the request names."""
         headers = Headers(scope=scope)
         if_range = headers.get("if-range")
         assert self.stat_result is not None

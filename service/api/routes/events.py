@@ -142,6 +142,7 @@ class EventStream(EventSourceResponse):
         super().__init__(self._content, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream, and release its subscription however it ends."""
         try:
             await super().__call__(scope, receive, send)
         finally:

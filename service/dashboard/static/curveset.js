@@ -39,7 +39,8 @@ export class CurveSet {
       const curves = this.metrics.map((metric) => this.curves.get(keyOf(data.job, metric))).filter(Boolean);
       for (const curve of curves) curve.started_at ??= data.time;
       // An attempt that resumes reports again what a lost one had reported beyond the checkpoint.
-      if (curves.some((curve) => curve.step.at(-1) > data.resumed_from_step)) this.resource.reload();
+      const superseded = curves.some((curve) => curve.step.at(-1) > data.resumed_from_step);
+      if (superseded || this.resource.pending) this.resource.reload();
     } else if (type === "metrics") {
       // An answer that is on its way may be older than this event.
       if (this.resource.pending) this.#missed.push(data);

@@ -80,8 +80,11 @@ export default function jobPage(shell, id) {
     if (tab === "logs") logs.load();
   }
 
-  /** The metrics of the job, in an order that does not depend on which of them was reported first. */
-  const metricNames = () => Object.keys(job.data?.summary ?? {}).sort();
+  /** The metrics of the job that have a chart, in an order that does not depend on which was reported first. */
+  const metricNames = () =>
+    Object.keys(job.data?.summary ?? {})
+      .filter((name) => /_(error|loss)$|^images_per_s$|^learning_rate$/.test(name))
+      .sort();
   const loadCurves = () => curves.load([id], metricNames(), drawing().smooth);
 
   function heading(it) {
