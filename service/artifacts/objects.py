@@ -174,7 +174,7 @@ class ObjectArtifacts:
                     f"There is no space left in {self.root} ({told}): "
                     "free some space, or delete jobs that are no longer needed."
                 ) from error
-            raise StorageUnavailable(f"The artifact store at {self.root} failed ({told}).") from error
+            raise StorageUnavailable(f"The artifact store at {self.root} does not answer ({told}).") from error
 
 
 def open_s3(location: str, copies: Path) -> ObjectArtifacts:

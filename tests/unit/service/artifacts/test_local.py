@@ -149,7 +149,7 @@ def test_no_name_leads_out_of_the_store(store: LocalArtifacts, name: str) -> Non
         lambda: store.read("job_1", "ckpt_1", {name: EXPECTED["state.pt"]}),
         lambda: store.write("job_1", "ckpt_1", {name: b""}, described({name: b""})),
     ):
-        with pytest.raises(ValueError, match="no name in the artifact store"):
+        with pytest.raises(ValueError, match="not a valid name of an artifact"):
             attempt()
     assert everything(store) == []
 

@@ -179,7 +179,7 @@ def test_no_name_leads_out_of_the_store(memory: ObjectArtifacts, name: str) -> N
         lambda: memory.read("job_1", "ckpt_1", {name: EXPECTED["state.pt"]}),
         lambda: memory.write("job_1", "ckpt_1", {name: b""}, described({name: b""})),
     ):
-        with pytest.raises(ValueError, match="no name in the artifact store"):
+        with pytest.raises(ValueError, match="not a valid name of an artifact"):
             attempt()
     assert objects(memory) == []
 
@@ -257,7 +257,7 @@ def test_a_store_that_is_away_is_an_error_of_the_disk_to_those_who_try_again(
         lambda: store.read("job_1", "ckpt_1", EXPECTED),
         lambda: store.verified("job_1", "ckpt_1", "state.pt", EXPECTED["state.pt"]),
     ):
-        with pytest.raises(StorageUnavailable, match="failed") as raised:
+        with pytest.raises(StorageUnavailable, match="does not answer") as raised:
             attempt()
         assert isinstance(raised.value, OSError)
         assert raised.value.status == 503
