@@ -88,8 +88,8 @@ bench: $(INSTALLED) ## measure what the README claims of speed
 screenshots: $(INSTALLED) ## take pictures of the dashboard of the service that runs, for the README
 	@$(BIN)/python -m tests.dashboard.screenshots $(ARGS)
 
-openapi: $(INSTALLED) ## write the API's description anew, from the code
-	@$(BIN)/python -m service.api.openapi $(ARGS)
+openapi: $(INSTALLED) ## write service/api/openapi.json from the code
+	@$(BIN)/python -m service.openapi $(ARGS)
 
 # The pins hold for Linux and macOS alike: packages that only one of them needs, as CUDA's, are left to torch's own pins.
 lock: ## pin the newest versions that pyproject.toml allows, torch at 2.13.0

@@ -1,6 +1,6 @@
-"""The HTTP API: `python -m service.app` serves it; `create_app` makes it for any ASGI server.
+"""The HTTP API: `python -m service.app` serves it, `create_app` creates it for any ASGI server.
 
-What it answers is a function of the database and the artifact store alone, so any number of replicas may run.
+Answers depend on the database and the artifact store alone, so any number of replicas may run.
 """
 
 import logging
@@ -8,32 +8,38 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import uvicorn
 from fastapi import Depends, FastAPI
+from pydantic.json_schema import models_json_schema
 
 from service import logs
-from service.api import openapi, routes
+from service.api import routes
 from service.api.context import Services
 from service.api.http import problems
 from service.api.http.auth import authorize
+from service.api.http.field_problems import known_parameters_only
 from service.api.http.middleware import RequestMiddleware
 from service.api.prometheus import Telemetry
 from service.api.tailer import Tailer
 from service.artifacts import LocalArtifacts, open_artifacts
 from service.settings import Settings
 from service.store import Database, migrate
-from service.validation import known_parameters_only
 from service.version import normlab_version
 
 STREAMS_END_S = 5
-"""What is still being sent when the server stops gets so many seconds; event streams end at once."""
+"""Seconds that responses have to complete when the server stops. Event streams end at once."""
 
 log = logging.getLogger("service.app")
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application. Raises `ValueError` where the settings name a place that artifacts cannot be kept in."""
+    """Create the application.
+
+    Raises:
+        ValueError: The settings name a location that cannot hold artifacts.
+    """
     settings = settings or Settings()
     database = Database(settings.database)
     artifacts = open_artifacts(settings.artifacts, copies=settings.home / "artifacts")
@@ -63,15 +69,26 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(router, dependencies=[Depends(authorize), Depends(known_parameters_only)])
     for router in routes.OPEN:
         app.include_router(router)
-    app.openapi = partial(openapi.describe, app)  # type: ignore[method-assign]
+    app.openapi = partial(_describe, app)  # type: ignore[method-assign]
     return app
 
 
+def _describe(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI description, with the schema of the problems that every route may answer."""
+    if app.openapi_schema is None:
+        schema = FastAPI.openapi(app)
+        template = "#/components/schemas/{model}"
+        _, problem = models_json_schema([(problems.Problem, "serialization")], ref_template=template)
+        schema["components"]["schemas"] |= problem["$defs"]
+        app.openapi_schema = schema
+    return app.openapi_schema
+
+
 class Server(uvicorn.Server):
-    """uvicorn, which waits for open answers before it ends: event streams are told to end first."""
+    """uvicorn, which waits for open responses when it stops: event streams are closed first."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say where."""
+        """Listen, and log the address."""
         await super().startup(sockets)
         for server in getattr(self, "servers", []):
             for listener in server.sockets:
@@ -80,14 +97,14 @@ class Server(uvicorn.Server):
                 log.info("listening on %s", url, extra={"url": url})
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End the streams, finish what is being answered, stop."""
+        """Close the event streams, complete other responses, and stop."""
         services: Services = self.config.app.state.services  # type: ignore[union-attr]
         services.tailer.close()
         await super().shutdown(sockets)
 
 
 def create_server(settings: Settings) -> Server:
-    """A server of the API at the address of the settings."""
+    """Create a server at the address of the settings."""
     return Server(
         uvicorn.Config(
             create_app(settings),
@@ -102,7 +119,7 @@ def create_server(settings: Settings) -> Server:
 
 
 def main() -> None:
-    """Serve until a signal says to stop."""
+    """Serve until a signal stops the process."""
     settings = Settings()
     logs.configure(settings.log_level)
     for chatty in ("uvicorn.error", "alembic"):

@@ -1,18 +1,18 @@
-"""What can go wrong for a caller. The API answers each as a problem (RFC 9457)."""
+"""Errors of a caller, each of which the API answers as a problem document (RFC 9457)."""
 
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 
 class ServiceError(Exception):
-    """A request that cannot be carried out; its message is a sentence for the person who asked."""
+    """The base of all errors. The message is a sentence for the person who sent the request."""
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Something went wrong"
 
 
 class NotFound(ServiceError):
-    """No such thing."""
+    """The resource does not exist."""
 
     status = 404
     title = "Not found"
@@ -22,28 +22,28 @@ class NotFound(ServiceError):
 
 
 class Conflict(ServiceError):
-    """The thing is in a state in which this cannot be done."""
+    """The state of the resource does not permit the request."""
 
     status = 409
     title = "Not possible in this state"
 
 
 class Unprocessable(ServiceError):
-    """The request is understood and cannot be meant so."""
+    """The request is well formed and not valid."""
 
     status = 422
     title = "Invalid request"
 
 
 class FieldError(NamedTuple):
-    """What is wrong with one field of a request."""
+    """One invalid field of a request, and the reason."""
 
     path: tuple[str | int, ...]
     detail: str
 
 
 class InvalidFields(Unprocessable):
-    """Fields of the request that each look right and cannot work as they are meant."""
+    """Fields that are valid each by itself, and not in combination."""
 
     def __init__(self, fields: Sequence[FieldError]) -> None:
         self.fields = list(fields)
@@ -52,49 +52,49 @@ class InvalidFields(Unprocessable):
 
 
 class Unauthorized(ServiceError):
-    """No token, or an unknown one."""
+    """The request has no token, or an unknown one."""
 
     status = 401
     title = "Not authorized"
 
 
 class Forbidden(ServiceError):
-    """A token that may not do this."""
+    """The token does not permit the request."""
 
     status = 403
     title = "Not allowed"
 
 
 class NotAcceptable(ServiceError):
-    """None of the media types that the client accepts can be made here."""
+    """The service can produce none of the media types that the client accepts."""
 
     status = 406
     title = "Not acceptable"
 
 
 class RangeNotSatisfiable(ServiceError):
-    """Bytes were asked for that the file does not have."""
+    """The file has none of the requested bytes."""
 
     status = 416
     title = "Range not satisfiable"
 
 
 class CorruptFile(ServiceError):
-    """A stored file is not what it was when it was stored."""
+    """A stored file is missing, or differs from what was stored."""
 
     status = 500
     title = "Corrupt file"
 
 
 class StorageFull(ServiceError):
-    """There is no room for what was to be stored."""
+    """The storage has no space left."""
 
     status = 507
     title = "Storage full"
 
 
 class StorageUnavailable(ServiceError, OSError):
-    """Stored files cannot be reached now; an `OSError`, as it would be of a disk."""
+    """The artifact store cannot be reached. An `OSError`, because a failing disk raises one too."""
 
     status = 503
     title = "The artifact store does not answer"

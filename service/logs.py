@@ -1,4 +1,4 @@
-"""The service's own log: one JSON object a line, with the ids of the request, the job and the attempt it is about."""
+"""The log of the service: one JSON object per line, with the ids of its request, job and attempt."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 @contextmanager
 def about(**ids: str) -> Iterator[None]:
-    """Every line logged within carries these ids: `request`, `job`, `attempt`."""
+    """Add ids (`request`, `job`, `attempt`) to every line that is logged within the context."""
     token = _ids.set((_ids.get() or {}) | ids)
     try:
         yield
@@ -25,9 +25,10 @@ def about(**ids: str) -> Iterator[None]:
 
 
 class JSONLines(logging.Formatter):
-    """time, level, logger and message, the ids, what was passed as `extra`, and the traceback of an exception."""
+    """Formats a record as time, level, logger, message, ids, the fields of `extra`, and the traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line of JSON."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -42,7 +43,7 @@ class JSONLines(logging.Formatter):
 
 
 def configure(level: str, stream: TextIO | None = None) -> None:
-    """Send the log of the whole process to `stream` (standard error), replacing what was set up before."""
+    """Write the log of the whole process to `stream`, by default standard error. Replaces every other handler."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JSONLines())
     logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -1,4 +1,4 @@
-"""What an installation can be told, by environment variables with the prefix NORMLAB_."""
+"""The settings of an installation: environment variables with the prefix NORMLAB_."""
 
 import ipaddress
 import os
@@ -11,11 +11,11 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 PREFIX = "NORMLAB_"
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
-"""SQLAlchemy's names for the databases that a URL may begin with."""
+"""The SQLAlchemy driver for each scheme of a database URL."""
 
 
 class _FileSecrets(PydanticBaseSettingsSource):
-    """NORMLAB_X_FILE names a file that holds NORMLAB_X, as container secrets do."""
+    """Reads NORMLAB_X from the file that NORMLAB_X_FILE names, as container secrets need."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
         path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
@@ -100,6 +100,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the sources of values by precedence: arguments, environment, files that the environment names."""
         return init_settings, env_settings, _FileSecrets(settings_cls)
 
     @field_validator("home", "data_dir")
@@ -126,7 +127,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def tokens(self) -> dict[str, tuple[str, bool]]:
-        """The API tokens: token → (name, may write)."""
+        """The API tokens: token → (name, whether it may write)."""
         tokens: dict[str, tuple[str, bool]] = {}
         entries = (self.api_tokens.get_secret_value() if self.api_tokens else "").split(",")
         for position, entry in enumerate(map(str.strip, entries), start=1):
@@ -146,7 +147,7 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str:
-        """The URL SQLAlchemy connects to."""
+        """The URL of the database, in the form of SQLAlchemy."""
         url = self.database_url.get_secret_value() if self.database_url else f"sqlite:///{self.home / 'normlab.db'}"
         scheme, _, rest = url.partition("://")
         return f"{DRIVERS.get(scheme, scheme)}://{rest}"
@@ -158,7 +159,7 @@ class Settings(BaseSettings):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` can be reached from this machine alone."""
+    """Return whether `host` is a loopback address, which no other machine can reach."""
     if host == "localhost":
         return True
     try:

@@ -1,81 +1,42 @@
-"""Which field of a request is wrong, and what would be accepted instead."""
+"""Explanations of validation errors: the invalid field, and a sentence that says which values are accepted."""
 
 import difflib
 import types
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from fastapi import Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from pydantic_core.core_schema import ErrorType
 
 _STANDARD = frozenset(get_args(ErrorType))
 _SHOWN = 80
 
 
-class FieldProblem(BaseModel):
-    """What is wrong with one field of the body, one query or path parameter, or one header."""
-
-    pointer: str | None = Field(default=None, description="JSON pointer (RFC 6901) into the body")
-    parameter: str | None = Field(default=None, description="name of the query or path parameter")
-    header: str | None = Field(default=None, description="name of the header")
-    detail: str = Field(description="the value, and what would be accepted")
-
-
-async def known_parameters_only(request: Request) -> None:
-    """Refuse the query parameters of a request to a route that has none; the others refuse by themselves."""
-    if not request.scope["route"].dependant.query_params and (given := request.query_params):
-        raise RequestValidationError(
-            [
-                {"type": "extra_forbidden", "loc": ("query", name), "msg": "Not accepted", "input": value}
-                for name, value in given.multi_items()
-            ]
-        )
-
-
-def field_problems(errors: Sequence[Any], route: APIRoute) -> list[FieldProblem]:
-    """pydantic's errors about a request to `route`, each with its field and a sentence."""
-    return [_field_problem(error, route) for error in errors]
-
-
-def _field_problem(error: Mapping[str, Any], route: APIRoute) -> FieldProblem:
-    place, *loc = error["loc"]
-    path, detail = explain(error, loc, _annotation(place, route), f"the {place}")
-    if place == "body":
-        return FieldProblem(pointer=pointer(path), detail=detail)
-    name = str(path[0]) if path else ""
-    return (
-        FieldProblem(header=name, detail=detail) if place == "header" else FieldProblem(parameter=name, detail=detail)
-    )
-
-
 def explain(
     error: Mapping[str, Any], loc: Sequence[str | int], annotation: Any, whole: str = "the body"
 ) -> tuple[list[str | int], str]:
-    """The path to the field that pydantic's `error` at `loc` means, and a sentence about it."""
+    """Return the path to the invalid field of pydantic's `error`, and a sentence that says what is accepted."""
     path, model = locate(loc, annotation)
     context = error.get("ctx", {})
     if error["type"] not in _STANDARD and "field" in context:
         path.append(context["field"])
     elif error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         path.append(context["discriminator"].strip("'"))
-    # An entry of a list is told by the name of the list: its place is in the pointer.
+    # An entry of a list is named after the list; the pointer has its position.
     name = next((part for part in reversed(path) if isinstance(part, str)), whole)
     return path, _sentence(error, name, model)
 
 
 def pointer(path: Sequence[str | int]) -> str:
-    """A JSON pointer (RFC 6901)."""
+    """Return a path as a JSON pointer (RFC 6901)."""
     return "".join(f"/{_escaped(part)}" for part in path)
 
 
 def locate(loc: Sequence[str | int], annotation: Any) -> tuple[list[str | int], Any]:
-    """The path to the field that a pydantic location means, and the annotation of what holds or is that field.
+    """Return the path to the field at a pydantic location, and the annotation of the field or of what contains it.
 
     pydantic puts the tag of a discriminated union between a field and what is in it, and "[key]" after a bad key of a
-    dictionary; neither is in the body.
+    dictionary; neither is part of the body.
     """
     path: list[str | int] = []
     holder = node = annotation
@@ -112,14 +73,6 @@ def _item(annotation: Any) -> Any:
     return arguments[0] if arguments and get_origin(annotation) in (list, tuple) else None
 
 
-def _annotation(place: str, route: APIRoute) -> Any:
-    if place == "body" and route.body_field is not None:
-        return route.body_field.field_info.annotation
-    if place == "query":
-        return next((field.field_info.annotation for field in route.dependant.query_params), None)
-    return None
-
-
 def _sentence(error: Mapping[str, Any], name: str, holder: Any) -> str:
     message: str = error["msg"]
     if error["type"] not in _STANDARD:
@@ -150,7 +103,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as it is quoted in an error: short, whatever was sent."""
+    """Return a value as it is quoted in an error, shortened."""
     text = {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
 

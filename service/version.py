@@ -1,13 +1,13 @@
-"""Which version of normlab this is."""
+"""The version of normlab."""
 
 from importlib.metadata import PackageNotFoundError, version
 
 UNKNOWN = "0.0.0"
-"""Where normlab is not installed: it runs from its source."""
+"""The version of a source tree that is not installed."""
 
 
 def normlab_version() -> str:
-    """The version that is installed, or `UNKNOWN`."""
+    """Return the installed version, or `UNKNOWN`."""
     try:
         return version("normlab")
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""What the routes need of the process that serves them."""
+"""The services that routes depend on, and their path parameters."""
 
 import re
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _IDENTIFIER = re.compile(r"[a-z]{1,20}_[0-9a-z]{1,40}")
 
 @dataclass(frozen=True)
 class Services:
-    """The settings, the two stores, and what follows the events. Nothing here is state that another replica needs."""
+    """The shared objects of one process. None of them holds state that another replica needs."""
 
     settings: Settings
     database: Database
@@ -35,7 +35,7 @@ def _services(request: Request) -> Services:
 
 def _known_form(noun: str) -> AfterValidator:
     def check(id_: str) -> str:
-        # What cannot be an id is not looked up: PostgreSQL refuses some strings altogether.
+        # Rejected before the query, because PostgreSQL refuses some strings, such as those with U+0000.
         if not _IDENTIFIER.fullmatch(id_):
             raise NotFound(noun, repr(id_)[:80])
         return id_

@@ -1,4 +1,4 @@
-"""The query parameters that select jobs."""
+"""The query parameters that filter jobs."""
 
 from datetime import UTC
 from typing import Annotated
@@ -12,7 +12,7 @@ from service.store.listing import JobFilter
 
 def _no_nul(text: str) -> str:
     if "\0" in text:
-        raise PydanticCustomError("nul", "the character U+0000 is in no name, label or id")
+        raise PydanticCustomError("nul", "names, labels and ids cannot contain U+0000")
     return text
 
 
@@ -27,7 +27,7 @@ Text = Annotated[str, Field(max_length=200), AfterValidator(_no_nul)]
 
 
 class JobFilterQuery(BaseModel):
-    """Which jobs. Several values of one parameter mean any of them; several parameters, all of them."""
+    """Filters of jobs. Several values of one parameter mean any of them; several parameters, all of them."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -47,7 +47,7 @@ class JobFilterQuery(BaseModel):
     search: Text | None = Field(default=None, description="part of the name, in any case")
 
     def job_filter(self) -> JobFilter:
-        """What the store is asked."""
+        """Return the filter in the form of the store."""
         labels: dict[str, list[str]] = {}
         for label in self.label:
             key, _, value = label.partition(":")

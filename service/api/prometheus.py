@@ -1,7 +1,7 @@
-"""What Prometheus reads at /metrics.
+"""The Prometheus metrics of /metrics.
 
-The api holds no state and has replicas, so whatever is about the whole service is read from the database at the
-scrape, counters too: any replica tells the same. Only requests and event streams are counted by each process.
+Metrics of the whole service, counters included, are read from the database at each scrape, so that all replicas report
+the same. Only requests and event streams are counted by each process.
 """
 
 import shutil
@@ -15,20 +15,17 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.cluster_report import ClusterReport, WorkerActivity
 from service.jobs import Status
-from service.store import checkpoints, counters, jobs, leases
-from service.store.tables import Job
+from service.store import Session, checkpoints, counters, jobs, leases
 
 OUTCOMES = ("succeeded", "paused", "cancelled", "failed", "lost")
 WORKER_STATES: tuple[WorkerActivity, ...] = get_args(WorkerActivity)
 
 
 class Telemetry:
-    """The metrics of one process, in a registry of their own."""
+    """The metrics of one process, in a registry of its own."""
 
     def __init__(self, version: str, artifacts: Path | None) -> None:
         self.registry = CollectorRegistry()
@@ -59,28 +56,28 @@ class Telemetry:
         )
 
     def observe(self, method: str, route: str, status: int, duration_s: float) -> None:
-        """Count a request under the template of its route."""
+        """Count a request under the path template of its route."""
         self.requests.labels(method, route, str(status)).inc()
         self.durations.labels(method, route).observe(duration_s)
 
-    async def refresh(self, session: AsyncSession) -> None:
-        """Bring up to date what the database knows."""
+    async def refresh(self, session: Session) -> None:
+        """Read the metrics of the whole service from the database."""
         self._whole.state = await Stored.read(session)
         self.database_up.set(1)
 
     def database_is_down(self) -> None:
-        """Say so, and nothing of what the database last knew."""
+        """Report that the database is down, and omit the metrics that come from it."""
         self._whole.state = None
         self.database_up.set(0)
 
     def render(self) -> bytes:
-        """The text format."""
+        """Return the metrics in the text format."""
         return generate_latest(self.registry)
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What the database knew of the whole service at one moment.
+    """A snapshot of the whole service from the database.
 
     `report` is the dispatcher's report on the cluster, or None once its lease has expired and the report is outdated.
     """
@@ -95,24 +92,23 @@ class Stored:
     checkpoint_bytes: int
 
     @classmethod
-    async def read(cls, session: AsyncSession) -> "Stored":
-        """Eight statements, each answered from an index or a handful of rows."""
+    async def read(cls, session: Session) -> "Stored":
+        """Read the snapshot: eight statements, each of which reads an index or a few rows."""
         now = await leases.now(session)
         lease = await leases.get(session, "dispatcher")
-        running = await session.scalars(select(Job.progress).where(Job.status == Status.RUNNING))
         return cls(
             jobs=await jobs.count_by_status(session),
             queue_oldest_s=_age_s(now, await jobs.oldest_queued_at(session), never=0.0),
             heartbeat_age_s=_age_s(now, lease.renewed_at if lease else None, never=float("inf")),
             report=ClusterReport.read(lease.report) if lease and lease.expires_at > now else None,
-            images_per_s=sum((progress or {}).get("images_per_s") or 0.0 for progress in running),
+            images_per_s=await jobs.running_images_per_s(session),
             attempts=await counters.read(session, counters.ATTEMPTS_ENDED),
             latency=await counters.latency(session),
             checkpoint_bytes=await checkpoints.stored_bytes(session),
         )
 
     def metrics(self) -> Iterator[Metric]:
-        """As Prometheus has them."""
+        """Yield the metrics in the form of prometheus_client."""
         statuses = {str(status): count for status, count in self.jobs.items()}
         yield _gauge("normlab_jobs", "Jobs in each state", statuses, "status")
         yield _gauge("normlab_queue_oldest_seconds", "How long the longest-waiting job waits", self.queue_oldest_s)

@@ -1,8 +1,7 @@
-"""Following the events: one reader of the database wakes every open stream of the process.
+"""The event tailer: one reader of the database that feeds all event streams of the process.
 
-A stream that begins, or that fell behind, reads what it missed itself, by id; from then on it is handed what the one
-reader finds. So the database is asked a few times a second, however many streams are open, and never by a stream that
-waits.
+A stream that starts, or that fell behind, reads the missed events itself, by id. From then on it receives those that
+the tailer reads. The database is polled a few times per second, for any number of streams, and never by an idle stream.
 """
 
 import asyncio
@@ -12,28 +11,24 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
-from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
-
 from service.api.schemas.job import ProgressView, progress_of
-from service.jobs import ACTIVE
-from service.store import Database, events
+from service.store import Database, DatabaseError, events, jobs, listing
 from service.store.listing import JobFilter
-from service.store.tables import Event, Job
+from service.store.tables import Event
 
 INTERVAL_S = 0.2
 ENDING_S = 2.0
 AFTER_FAILURE_S = 1.0
 PAGE = 500
 BACKLOG = 2000
-"""Events kept for a stream that does not take them; beyond, it reads them from the database later."""
+"""Events that are buffered for a slow stream. Beyond, it reads them from the database later."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A job's progress, as of now. It has no id: nobody needs one that was missed."""
+    """The current progress of a job. It has no id, because an outdated one is never replayed."""
 
     job_id: str
     view: ProgressView
@@ -41,7 +36,7 @@ class Progress:
 
 @dataclass(eq=False)
 class Subscription:
-    """What one stream is to be told. It wants one job, the jobs of a filter, or all."""
+    """The subscription of one stream: to one job, to the jobs of a filter, or to all."""
 
     job_id: str | None
     filter: JobFilter | None
@@ -51,13 +46,13 @@ class Subscription:
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
 
     def fall_behind(self) -> None:
-        """Have the stream read the database by itself once more."""
+        """Make the stream read the database again."""
         self.backlog.clear()
         self.behind = True
         self._woken.set()
 
     def offer(self, items: Sequence[Event | Progress]) -> None:
-        """Hand over what is new."""
+        """Add new items to the backlog."""
         if self.behind or not items:
             return
         if len(self.backlog) + len(items) > BACKLOG:
@@ -72,18 +67,18 @@ class Subscription:
         self._woken.set()
 
     def catch_up(self) -> None:
-        """The stream is about to read the database: from now on it is handed what is new."""
+        """Note that the stream is about to read the database. New items are added to its backlog from now on."""
         self.take()
         self.behind = False
 
     def take(self) -> Sequence[Event | Progress]:
-        """What was handed over since the last time."""
+        """Return and clear the backlog."""
         taken, self.backlog = self.backlog, []
         self._woken.clear()
         return taken
 
     async def wait(self, timeout_s: float) -> bool:
-        """Wait until there is something to take, to read, or an end; false when nothing came in time."""
+        """Wait for new items, a fallback to the database, or the end. Returns False after `timeout_s`."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._woken.wait()
@@ -93,7 +88,7 @@ class Subscription:
 
 
 class Tailer:
-    """The one reader, and the streams that it wakes. It rests while no stream is open."""
+    """Polls the database for events while streams are open, and distributes them."""
 
     def __init__(self, database: Database, interval_s: float = INTERVAL_S) -> None:
         self.database = database
@@ -107,25 +102,25 @@ class Tailer:
         self._progress: dict[str, ProgressView | None] = {}
 
     def __len__(self) -> int:
-        """How many streams are open."""
+        """The number of open streams."""
         return len(self._subscriptions)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Follow the events for as long as the context is open."""
+        """Run the tailer within the context."""
         task = asyncio.create_task(self._run(), name="tailer")
         try:
             yield
         finally:
             self.close()
-            # Not cancelled unless it must be: a connection that is cancelled while it reads is lost to the pool.
+            # Cancelled only as a last resort: a connection that is cancelled while it reads is lost to the pool.
             await asyncio.wait({task}, timeout=ENDING_S)
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
     def close(self) -> None:
-        """End every stream now, and each that would begin, and the reader."""
+        """End all streams, those that would still start, and the tailer."""
         self.closed = True
         self._closing.set()
         self._wanted.set()
@@ -134,7 +129,7 @@ class Tailer:
 
     @contextmanager
     def subscribe(self, job_id: str | None = None, filter_: JobFilter | None = None) -> Iterator[Subscription]:
-        """Take part; the subscription begins behind."""
+        """Subscribe a stream. It has to read the database first."""
         subscription = Subscription(job_id, filter_, closed=self.closed)
         self._subscriptions.add(subscription)
         self._wanted.set()
@@ -148,8 +143,8 @@ class Tailer:
             await self._wanted.wait()
             try:
                 await self._follow()
-            except (SQLAlchemyError, OSError):
-                log.exception("Following the events failed; trying again")
+            except (DatabaseError, OSError):
+                log.exception("reading events failed; trying again")
                 await self._pause(AFTER_FAILURE_S)
 
     async def _pause(self, duration_s: float) -> None:
@@ -162,7 +157,7 @@ class Tailer:
             self._tail = await events.last_id(session)
             self.reads += 1
         self._progress = {}
-        # Between a stream's own reading and the line above something may have been added that nobody hands over.
+        # Events that were added between the reading of a stream and the line above would be missed otherwise.
         for subscription in self._subscriptions:
             subscription.fall_behind()
         while self._subscriptions and not self.closed:
@@ -175,7 +170,7 @@ class Tailer:
         async with self.database.read() as session:
             self.reads += 1
             found = await events.after(session, self._tail, limit=PAGE)
-            active = (await session.scalars(select(Job).where(Job.status.in_(ACTIVE)))).all()
+            active = await jobs.active(session)
             wanted: dict[int, set[str]] = {}
             concerned = {event.job_id for event in found} | {job.id for job in active}
             selections: dict[str, set[str]] = {}
@@ -183,8 +178,7 @@ class Tailer:
                 if subscription.filter is not None and concerned:
                     key = repr(subscription.filter)
                     if key not in selections:
-                        query = subscription.filter.job_ids().where(Job.id.in_(concerned))
-                        selections[key] = set((await session.scalars(query)).all())
+                        selections[key] = await listing.among(session, subscription.filter, concerned)
                     wanted[id(subscription)] = selections[key]
         if found:
             self._tail = found[-1].id

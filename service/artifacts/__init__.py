@@ -1,6 +1,6 @@
-"""Where the files of checkpoints are kept: in a folder, or in an object store.
+"""Artifact stores: the files of checkpoints, in a folder or in an object store.
 
-Every function blocks; asynchronous callers run them in a thread.
+All functions block; asynchronous callers run them in a thread.
 """
 
 import tempfile
@@ -14,10 +14,14 @@ __all__ = ["ArtifactStore", "LocalArtifacts", "open_artifacts"]
 
 
 def open_artifacts(location: str, copies: Path | None = None) -> ArtifactStore:
-    """The artifact store at a folder, a file:// URL, or s3://bucket/folder.
+    """Open an artifact store.
 
-    Of a store that is elsewhere, files are handed out from copies in a folder, by default a temporary one. Raises
-    `ValueError` for a scheme that is not supported.
+    Args:
+        location: A folder, a file:// URL, or s3://bucket/folder.
+        copies: Folder for local copies of the files of an object store; by default a temporary one.
+
+    Raises:
+        ValueError: The scheme is not supported.
     """
     if "://" not in location:
         return LocalArtifacts(Path(location).expanduser().absolute())

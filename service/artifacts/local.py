@@ -1,6 +1,6 @@
 """Checkpoints in a folder: {root}/{job}/{checkpoint}/{file}.
 
-A checkpoint appears by one rename, after its bytes were checked and are on the disk: what can be listed is whole.
+A checkpoint appears by one rename, once its bytes were verified and synced to the disk: every listed one is complete.
 """
 
 import errno
@@ -24,7 +24,7 @@ _REMEMBERED = 4096
 
 
 class LocalArtifacts:
-    """An artifact store in a folder, which all processes of the service share."""
+    """An artifact store in a folder that all processes of the service share."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -35,7 +35,7 @@ class LocalArtifacts:
         final = self._folder(job_id, checkpoint_id)
         check_all(checkpoint_id, files.get, expected)
         if unexpected := sorted(files.keys() - expected.keys()):
-            raise CorruptFile(f"Checkpoint {checkpoint_id} came with files that nobody announced: {unexpected}.")
+            raise CorruptFile(f"Checkpoint {checkpoint_id} came with unexpected files: {unexpected}.")
         for name in files:
             checked_name(name)
         if self._is_whole(final, expected):
@@ -54,7 +54,7 @@ class LocalArtifacts:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull(
-                    f"There is no room for checkpoint {checkpoint_id} ({sum(map(len, files.values()))} bytes) "
+                    f"There is no space for checkpoint {checkpoint_id} ({sum(map(len, files.values()))} bytes) "
                     f"in {self.root}: free some space, or delete jobs that are no longer needed."
                 ) from error
             raise
@@ -92,13 +92,13 @@ class LocalArtifacts:
         return path
 
     def path(self, job_id: str, checkpoint_id: str, name: str) -> Path:
-        """Where a file lies, if it is there."""
+        """Return the path of a file, whether or not it exists."""
         return self._folder(job_id, checkpoint_id) / checked_name(name)
 
     def delete_checkpoint(self, job_id: str, checkpoint_id: str) -> None:
         """See `ArtifactStore.delete_checkpoint`."""
         folder = self._folder(job_id, checkpoint_id)
-        # Renamed first: what is half deleted must not look like a checkpoint.
+        # Renamed first, so that a partly deleted folder is never listed as a checkpoint.
         doomed = folder.with_name(f"{_TEMPORARY}{checkpoint_id}-{secrets.token_hex(4)}")
         with suppress(FileNotFoundError):
             folder.rename(doomed)

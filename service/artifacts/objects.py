@@ -1,8 +1,8 @@
 """Checkpoints in an object store (S3, by fsspec): {root}/{job}/{checkpoint}/{file}.
 
-Objects cannot be renamed together, so a checkpoint is there once its last object is, the empty `.complete`. What is
-handed out is a copy on the local disk, checked after it was fetched, so that a download never sends bytes that nobody
-has checked; the copies used last are kept.
+Objects cannot be renamed together, so a checkpoint exists once its last object does, the empty `.complete`. Callers get
+a copy on the local disk that was verified after it was fetched, so that a download never sends unverified bytes. The
+copies that were used last are kept.
 """
 
 import errno
@@ -23,18 +23,21 @@ __all__ = ["ObjectArtifacts", "open_s3"]
 
 COMPLETE = ".complete"
 FULL = ("QuotaExceeded", "StorageFull", "InsufficientStorage", "No space left", "minimum free drive")
-"""What S3 servers answer where there is no room; Amazon's own never does."""
+"""What S3 servers answer if they have no space left. Amazon S3 itself never does."""
 COPIES_BYTES = 4 << 30
-"""Copies of more than this together make room for the next one."""
+"""Beyond this total, the least recently used copies are removed."""
 KEPT_S = 600
-"""A copy that was used so recently is not removed: it may be about to be sent."""
+"""A copy that was used within this time is not removed, because it may be about to be sent."""
 
 
 class ObjectArtifacts:
     """An artifact store in an object store.
 
-    `filesystem` is one of fsspec's, without a cache of listings; `root` is a path in it. `copies` is a folder for what
-    is handed out, of about `copies_bytes` at most; replicas may share it.
+    Args:
+        filesystem: A file system of fsspec, without a cache of listings.
+        root: A path in it.
+        copies: Folder for local copies, which replicas may share.
+        copies_bytes: Size that the copies may have together.
     """
 
     def __init__(self, filesystem: Any, root: str, copies: Path, copies_bytes: int = COPIES_BYTES) -> None:
@@ -48,7 +51,7 @@ class ObjectArtifacts:
         folder = self._folder(job_id, checkpoint_id)
         check_all(checkpoint_id, files.get, expected)
         if unexpected := sorted(files.keys() - expected.keys()):
-            raise CorruptFile(f"Checkpoint {checkpoint_id} came with files that nobody announced: {unexpected}.")
+            raise CorruptFile(f"Checkpoint {checkpoint_id} came with unexpected files: {unexpected}.")
         for name in files:
             checked_name(name)
         with self._reaching():
@@ -67,7 +70,7 @@ class ObjectArtifacts:
         return files
 
     def verified(self, job_id: str, checkpoint_id: str, name: str, expected: File) -> Path:
-        """See `ArtifactStore.verified`: a copy, fetched where there is none yet or where it was damaged."""
+        """See `ArtifactStore.verified`. Returns a copy, which is fetched if it is missing or damaged."""
         source = f"{self._folder(job_id, checkpoint_id)}/{checked_name(name)}"
         try:
             path = self._copies.verified(job_id, checkpoint_id, name, expected)
@@ -82,7 +85,7 @@ class ObjectArtifacts:
     def delete_checkpoint(self, job_id: str, checkpoint_id: str) -> None:
         """See `ArtifactStore.delete_checkpoint`."""
         folder = self._folder(job_id, checkpoint_id)
-        # The last object first: what is half deleted must not look like a checkpoint.
+        # The last object first, so that a partly deleted checkpoint is never listed.
         with suppress(FileNotFoundError), self._reaching():
             self._filesystem.rm_file(f"{folder}/{COMPLETE}")
         with suppress(FileNotFoundError), self._reaching():
@@ -120,7 +123,7 @@ class ObjectArtifacts:
         return f"{self.root}/{checked_name(job_id)}/{checked_name(checkpoint_id)}"
 
     def _checkpoints(self, job_id: str) -> dict[str, set[str]]:
-        """The checkpoints of a job, whole or not, and the names of their objects."""
+        """Return all checkpoints of a job, complete or not, with the names of their objects."""
         folder = f"{self.root}/{checked_name(job_id)}"
         with self._reaching():
             found = self._filesystem.find(folder)
@@ -143,7 +146,7 @@ class ObjectArtifacts:
             temporary.unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> None:
-        """Remove the copies that were used least recently until there is room for `size` bytes more."""
+        """Remove the least recently used copies until there is space for `size` more bytes."""
         copies = []
         for path in self._copies.root.glob("*/*/*"):
             with suppress(FileNotFoundError):
@@ -158,7 +161,7 @@ class ObjectArtifacts:
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:
-        """Raises what is wrong with the object store as one of ours; `FileNotFoundError` stays what it is."""
+        """Convert errors of the object store to `StorageFull` or `StorageUnavailable`, except `FileNotFoundError`."""
         try:
             yield
         except FileNotFoundError:
@@ -168,18 +171,17 @@ class ObjectArtifacts:
             full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
             if full or any(sign in f"{told} {error.__cause__}" for sign in FULL):
                 raise StorageFull(
-                    f"There is no room in {self.root} ({told}): "
+                    f"There is no space left in {self.root} ({told}): "
                     "free some space, or delete jobs that are no longer needed."
                 ) from error
-            raise StorageUnavailable(
-                f"The artifact store at {self.root} does not answer as it should ({told})."
-            ) from error
+            raise StorageUnavailable(f"The artifact store at {self.root} does not answer ({told}).") from error
 
 
 def open_s3(location: str, copies: Path) -> ObjectArtifacts:
-    """The store at s3://bucket/folder, by s3fs, which reads AWS_ENDPOINT_URL and AWS's usual places of credentials.
+    """Open the store at s3://bucket/folder with s3fs, which reads AWS_ENDPOINT_URL and the usual AWS credentials.
 
-    Raises `ValueError` where s3fs is not installed.
+    Raises:
+        ValueError: s3fs is not installed.
     """
     try:
         from s3fs import S3FileSystem
@@ -187,7 +189,7 @@ def open_s3(location: str, copies: Path) -> ObjectArtifacts:
         raise ValueError(
             f'NORMLAB_ARTIFACTS_URL is {location}, and s3fs is not installed: pip install "normlab[s3]"'
         ) from error
-    # A store that is away must be noticed well within the lease of the worker whose checkpoint waits.
+    # An unreachable store must be detected well within the lease of the worker whose checkpoint waits.
     patience = {"connect_timeout": 3, "read_timeout": 15, "retries": {"max_attempts": 1}}
     filesystem = S3FileSystem(config_kwargs=patience, use_listings_cache=False, skip_instance_cache=True)
     filesystem.retries = 2

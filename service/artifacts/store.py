@@ -1,4 +1,4 @@
-"""What an artifact store is, and how what it holds is checked."""
+"""The protocol of artifact stores, and the verification of files."""
 
 import hashlib
 import re
@@ -15,56 +15,60 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
 
 class ArtifactStore(Protocol):
-    """Files of checkpoints, written once and verified whenever they are read.
+    """The files of checkpoints. They are written once, and verified whenever they are read.
 
-    `ValueError` for an id or a file name that could lead out of the store.
+    All methods raise `ValueError` for an id or a file name that could lead out of the store.
     """
 
     def write(self, job_id: str, checkpoint_id: str, files: Mapping[str, bytes], expected: Mapping[str, File]) -> None:
-        """Store a checkpoint whole, or not at all; writing the same one again changes nothing.
+        """Store a checkpoint atomically. Idempotent.
 
-        Raises `CorruptFile` where the bytes are not the expected ones, `StorageFull` where there is no room.
+        Raises:
+            CorruptFile: The bytes are not the expected ones.
+            StorageFull: The storage has no space left.
         """
         ...
 
     def read(self, job_id: str, checkpoint_id: str, expected: Mapping[str, File]) -> dict[str, bytes]:
-        """The files of a checkpoint. Raises `CorruptFile` where one is missing or not what was stored."""
+        """Return the files of a checkpoint. Raises `CorruptFile` if one is missing or damaged."""
         ...
 
     def verified(self, job_id: str, checkpoint_id: str, name: str, expected: File) -> Path:
-        """Where a file lies whose bytes were checked since it was last touched. Raises `CorruptFile`."""
+        """Return the path of a local file that was verified since its last change. Raises `CorruptFile`."""
         ...
 
     def delete_checkpoint(self, job_id: str, checkpoint_id: str) -> None:
-        """Remove a checkpoint; one that is gone already is no error."""
+        """Remove a checkpoint, if it exists."""
         ...
 
     def delete_job(self, job_id: str) -> None:
-        """Remove all of a job."""
+        """Remove all checkpoints of a job."""
         ...
 
     def list_jobs(self) -> Sequence[str]:
-        """The jobs that have files here."""
+        """Return the ids of the jobs that have files."""
         ...
 
     def list_checkpoints(self, job_id: str) -> Sequence[str]:
-        """The checkpoints of a job that are here, all of them whole."""
+        """Return the ids of the complete checkpoints of a job."""
         ...
 
     def remove_temporary(self, job_id: str) -> None:
-        """Remove what an interrupted `write` left; nobody else may be writing for this job."""
+        """Remove the remains of interrupted writes. No write for this job may be in progress."""
         ...
 
 
 def checked_name(name: str) -> str:
-    """`name`, if it may be the name of a job, a checkpoint or a file. Raises `ValueError` where it may not."""
+    """Return `name` if it is a valid name of a job, a checkpoint or a file. Raises `ValueError` if not."""
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name in the artifact store: letters, digits, and . _ - after the first")
+        raise ValueError(
+            f"{name!r} is not a valid name of an artifact: give letters, digits, . _ - and no . or - first"
+        )
     return name
 
 
 def check_all(checkpoint_id: str, content_of: Callable[[str], bytes | None], expected: Mapping[str, File]) -> None:
-    """Raise `CorruptFile` unless every expected file is there and is what is expected."""
+    """Raise `CorruptFile` unless every expected file exists with the expected size and sha256."""
     for name, file in expected.items():
         content = content_of(name)
         if content is None:
@@ -74,10 +78,10 @@ def check_all(checkpoint_id: str, content_of: Callable[[str], bytes | None], exp
 
 
 def missing(checkpoint_id: str, name: str) -> CorruptFile:
-    """What to raise for a file that is not there."""
+    """Return the error for a missing file."""
     return CorruptFile(f"The file {name} of checkpoint {checkpoint_id} is missing.")
 
 
 def differs(checkpoint_id: str, name: str) -> CorruptFile:
-    """What to raise for a file with other bytes."""
+    """Return the error for a file whose bytes differ."""
     return CorruptFile(f"The file {name} of checkpoint {checkpoint_id} is not what was stored: its sha256 differs.")

@@ -1,4 +1,4 @@
-"""`normlab demo`: BatchNorm and GroupNorm at batch sizes 2 and 32, small enough to wait for."""
+"""`normlab demo`: BatchNorm and GroupNorm at batch sizes 2 and 32, in a few minutes on two cores."""
 
 import contextlib
 import signal
@@ -27,21 +27,10 @@ Json = dict[str, Any]
 NORMALIZATIONS: Sequence[Json] = ({"type": "batch"}, {"type": "group", "num_groups": 8})
 BATCH_SIZES = (2, 32)
 
-# Shows the download on standard output, and on standard error why there are no images.
-_FETCH = """
-import sys
-from pathlib import Path
-from worker.data.datasets import DatasetError, load
-try:
-    load("cifar10", Path(sys.argv[1]), lambda line: print(line, flush=True))
-except DatasetError as error:
-    sys.exit(str(error))
-"""
-
 
 @dataclass(frozen=True)
 class Size:
-    """How much the demonstration trains. The defaults take two to four minutes on two cores."""
+    """The size of the training runs. The defaults take two to four minutes on two cores."""
 
     train_limit: int = 2500
     test_limit: int = 1000
@@ -49,9 +38,19 @@ class Size:
 
 
 def run(settings: Settings, *, leave: bool = False, size: Size | None = None) -> None:
-    """Train, show the table, and keep serving on a terminal unless told to `leave`.
+    """Train, print the table, and on a terminal keep serving until Ctrl-C.
 
-    Uses the service of this HOME if one runs. Raises `CannotStart`, `Failed`, and `typer.Exit` with 130 after Ctrl-C.
+    Uses the service of this HOME if one runs.
+
+    Args:
+        settings: Those of the service to start, or of the one that runs.
+        leave: Stop the service after the table, also on a terminal.
+        size: The size of the training runs.
+
+    Raises:
+        CannotStart: The service cannot be started.
+        Failed: A job did not succeed.
+        typer.Exit: With status 130, after Ctrl-C.
     """
     out = console()
     size = size or Size()
@@ -72,7 +71,7 @@ def run(settings: Settings, *, leave: bool = False, size: Size | None = None) ->
             with Client(url, next((token for token, (_, writes) in settings.tokens.items() if writes), None)) as client:
                 experiment = _train(client, request(dataset, size), out)
                 out.print()
-                out.print(results_grid(client.results(experiment)))
+                out.print(results_grid(client.experiments.results(experiment)))
             out.print()
             _say(out, footnote(dataset, size))
             _say(out, f"See it at {url}/experiments/{experiment}, or with `normlab results {experiment}`.")
@@ -84,7 +83,7 @@ def run(settings: Settings, *, leave: bool = False, size: Size | None = None) ->
 
 
 def request(dataset: str, size: Size) -> Json:
-    """The experiment: two normalizations by two batch sizes, the longest jobs first."""
+    """Return the experiment: two normalizations by two batch sizes, the longest jobs first."""
     return {
         "name": "BatchNorm and GroupNorm" + ("" if dataset == "cifar10" else f", {dataset} images"),
         "base": {
@@ -99,7 +98,7 @@ def request(dataset: str, size: Size) -> Json:
 
 
 def footnote(dataset: str, size: Size) -> str:
-    """What the table is worth."""
+    """Return the caveats that stand below the table."""
     images = f"{size.train_limit:,} training and {size.test_limit:,} test images"
     if dataset == "cifar10":
         images += " of CIFAR-10"
@@ -112,9 +111,9 @@ def footnote(dataset: str, size: Size) -> str:
 
 
 def _fetch(settings: Settings, out: Console) -> bool:
-    """Have CIFAR-10 in the data folder; False where it is not to be had, and says why."""
+    """Download CIFAR-10 into the data folder unless it is there. Prints why and returns False if that fails."""
     with subprocess.Popen(
-        [sys.executable, "-P", "-c", _FETCH, str(settings.data_dir)],
+        [sys.executable, "-P", "-m", "worker.data.download", str(settings.data_dir)],
         env=child_environment(settings),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -134,14 +133,14 @@ def _fetch(settings: Settings, out: Console) -> bool:
 
 
 def _train(client: Client, wanted: Json, out: Console) -> str:
-    """Submit the experiment and show its jobs to their end. Interrupted, none is left behind. Returns its id."""
-    experiment: str = client.submit_experiment(wanted)["id"]
+    """Submit the experiment, show its jobs until they end, and return its id. Cancels the experiment after Ctrl-C."""
+    experiment: str = client.experiments.submit(wanted)["id"]
     try:
         jobs = [job["id"] for job in client.jobs(experiment=experiment, sort="created_at")]
         ended = to_the_end(client, jobs, Bars(out) if out.is_terminal else Lines(out))
     except KeyboardInterrupt:
         with contextlib.suppress(Exception):
-            client.cancel_experiment(experiment)
+            client.experiments.cancel(experiment)
         raise
     for one in ended:
         if one.status != "succeeded":
@@ -151,7 +150,7 @@ def _train(client: Client, wanted: Json, out: Console) -> str:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM is as Ctrl-C: everything that was started is stopped."""
+    """Handle SIGTERM as Ctrl-C, so that everything that was started is stopped."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

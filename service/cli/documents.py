@@ -31,11 +31,11 @@ def report(
     question = {"metric": metric, "statistic": statistic}
     with connect(context) as client:
         if target.suffix == ".html":
-            written = {target: client.report(experiment, "html", **question)}
+            written = {target: client.experiments.report(experiment, "html", **question)}
         else:
-            written = {target: client.report(experiment, "markdown", figure=figure, **question)}
+            written = {target: client.experiments.report(experiment, "markdown", figure=figure, **question)}
             if f"]({figure})" in written[target]:
-                written[picture] = client.report(experiment, "svg", **question)
+                written[picture] = client.experiments.report(experiment, "svg", **question)
     for path, content in written.items():
         path.write_text(content, encoding="utf-8")
     console().print("  ".join(map(str, written)))
@@ -53,18 +53,18 @@ def bundle(
     if not output.is_dir() and not output.parent.is_dir():
         raise Invalid(f"--output is {output}: the folder {output.parent} does not exist")
     with connect(context) as client:
-        path = client.bundle(experiment, output, checkpoints)
+        path = client.experiments.bundle(experiment, output, checkpoints)
     console().print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
 
 
-def take_in(
+def import_bundle(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="A bundle.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
     """Take in the experiment of a bundle. What is here already stays as it is."""
     with connect(context) as client:
-        found = client.import_bundle(file)
+        found = client.experiments.import_bundle(file)
     if as_json:
         print_json(found)
     else:

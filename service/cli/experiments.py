@@ -23,7 +23,7 @@ from service.cli.grids import (
 )
 from service.cli.session import AsJson, Json, connect, console, print_json, print_json_line
 from service.client import Client
-from service.client.experiments import ENDED
+from service.client.experiments import ENDED, Experiments
 
 app = typer.Typer(
     help="Grids of jobs: submit, watch, pause and extend them as one.",
@@ -64,10 +64,10 @@ def submit(
     out = console()
     with connect(context) as client:
         if dry_run:
-            preview = client.dry_run(request)
+            preview = client.experiments.dry_run(request)
             print_json(preview) if as_json else out.print(preview_table(preview))
             return
-        experiment = client.submit_experiment(request, idempotency_key)
+        experiment = client.experiments.submit(request, idempotency_key)
         if as_json and not watch:
             print_json(experiment)
         elif not as_json:
@@ -89,7 +89,9 @@ def find(
     """List experiments, newest first."""
     with connect(context) as client:
         found = (
-            client.builtin_experiments() if builtin else list(client.experiments(max_experiments=limit, search=search))
+            client.experiments.builtin()
+            if builtin
+            else list(client.experiments.list(max_experiments=limit, search=search))
         )
     out = console()
     if as_json:
@@ -107,7 +109,7 @@ def find(
 def show(context: typer.Context, experiment: ExperimentId, as_json: AsJson = False) -> None:
     """Show one experiment: its grid, where it stands, and what is to be said against it."""
     with connect(context) as client:
-        found = client.experiment(experiment)
+        found = client.experiments.get(experiment)
     if as_json:
         print_json(found)
     else:
@@ -124,19 +126,19 @@ def watch(context: typer.Context, experiment: ExperimentId, as_json: AsJson = Fa
 @app.command()
 def cancel(context: typer.Context, experiments: ExperimentIds, as_json: AsJson = False) -> None:
     """Stop all jobs of experiments for good."""
-    _each(context, experiments, Client.cancel_experiment, as_json)
+    _each(context, experiments, Experiments.cancel, as_json)
 
 
 @app.command()
 def pause(context: typer.Context, experiments: ExperimentIds, as_json: AsJson = False) -> None:
     """Have all jobs take a checkpoint and stop until they are resumed."""
-    _each(context, experiments, Client.pause_experiment, as_json)
+    _each(context, experiments, Experiments.pause, as_json)
 
 
 @app.command()
 def resume(context: typer.Context, experiments: ExperimentIds, as_json: AsJson = False) -> None:
     """Queue all paused jobs again, from their checkpoints."""
-    _each(context, experiments, Client.resume_experiment, as_json)
+    _each(context, experiments, Experiments.resume, as_json)
 
 
 @app.command()
@@ -152,7 +154,7 @@ def extend(
     if seed is None and name is None and priority is None:
         raise Invalid("nothing is to change: give --seed, --name or --priority")
     grid = None if seed is None else {"seed": seed}
-    _each(context, [experiment], lambda c, e: c.change_experiment(e, name=name, priority=priority, grid=grid), as_json)
+    _each(context, [experiment], lambda on, id_: on.change(id_, name=name, priority=priority, grid=grid), as_json)
 
 
 @app.command()
@@ -160,7 +162,7 @@ def delete(context: typer.Context, experiments: ExperimentIds) -> None:
     """Remove experiments that have ended, with their jobs, metrics and checkpoints."""
     with connect(context) as client:
         for experiment in experiments:
-            client.delete_experiment(experiment)
+            client.experiments.delete(experiment)
             console().print(f"{experiment}  deleted")
 
 
@@ -186,9 +188,9 @@ def follow(client: Client, experiment: str, *, as_json: bool = False) -> None:
 def _grid(client: Client, experiment: str, out: Console) -> Json:
     with Live(console=out, auto_refresh=False) as live:
         while True:
-            found = client.experiment(experiment)
+            found = client.experiments.get(experiment)
             standing = Text(f"{found['status']}, {progress_text(found)}: ").append_text(counts_text(found["counts"]))
-            live.update(Group(results_grid(client.results(experiment)), Text(), standing), refresh=True)
+            live.update(Group(results_grid(client.experiments.results(experiment)), Text(), standing), refresh=True)
             if found["status"] in ENDED:
                 return found
             time.sleep(LOOK_S)
@@ -198,7 +200,7 @@ def _lines(client: Client, experiment: str, out: Console, *, as_json: bool) -> J
     """A line whenever something has changed; the results at the end."""
     told: Any = None
     while True:
-        found = client.experiment(experiment)
+        found = client.experiments.get(experiment)
         if (now := (found["status"], found["counts"])) != told:
             told = now
             if as_json:
@@ -208,16 +210,18 @@ def _lines(client: Client, experiment: str, out: Console, *, as_json: bool) -> J
                 out.print(standing.append_text(counts_text(found["counts"])), soft_wrap=True)
         if found["status"] in ENDED:
             if not as_json:
-                out.print(results_grid(client.results(experiment)))
+                out.print(results_grid(client.experiments.results(experiment)))
             return found
         time.sleep(LOOK_S)
 
 
-def _each(context: typer.Context, experiments: list[str], verb: Callable[[Client, str], Json], as_json: bool) -> None:
+def _each(
+    context: typer.Context, experiments: list[str], verb: Callable[[Experiments, str], Json], as_json: bool
+) -> None:
     out = console()
     with connect(context) as client:
         for experiment in experiments:
-            answer = verb(client, experiment)
+            answer = verb(client.experiments, experiment)
             if as_json:
                 print_json(answer)
             else:

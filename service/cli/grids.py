@@ -50,9 +50,11 @@ def experiment_table(experiment: Json) -> Table:
     table.add_row("jobs", counts_text(experiment["counts"]))
     table.add_row("progress", progress_text(experiment))
     if sequential := experiment["sequential"]:
-        looks = ", ".join(map(str, sequential["looks"]))
-        state = f"look {sequential['look']} of {len(sequential['looks'])}" if sequential["deciding"] else "all decided"
-        table.add_row("seeds", f"sequential, looks at {looks}: {state}")
+        analyses = sequential["interim_analyses"]
+        state = (
+            f"analysis {sequential['interim_analysis']} of {len(analyses)}" if sequential["deciding"] else "all decided"
+        )
+        table.add_row("seeds", f"sequential, interim analyses at {', '.join(map(str, analyses))}: {state}")
     for warning in experiment["warnings"]:
         table.add_row(warning["severity"], Text(warning["detail"], style="yellow"))
     return table

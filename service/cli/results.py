@@ -69,9 +69,9 @@ def results(
     with connect(context) as client:
         if format in (Format.CSV, Format.PARQUET):
             kind: TableFormat = "csv" if format is Format.CSV else "parquet"
-            content = client.results_table(experiment, kind, table=table.value, **question)
+            content = client.experiments.results_table(experiment, kind, table=table.value, **question)
         else:
-            found = client.results(experiment, **question)
+            found = client.experiments.results(experiment, **question)
             if format is Format.TABLE and output is None:
                 console().print(results_grid(found))
                 return

@@ -1,23 +1,34 @@
-"""What can go wrong between a client and the service, and how long it is put up with."""
+"""The connection to the service: requests that are retried, event streams and downloads that resume, and the errors."""
 
 import json
+import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import httpx2
 
+from service.settings import is_loopback
+
+Json = dict[str, Any]
+OnProgress = Callable[[int, int], object]
+"""Called with the number of bytes that have arrived, and the size of the file."""
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+_SILENCE_S = 60.0  # the service sends a comment into a quiet stream every 15 s
 _UNAVAILABLE = frozenset({502, 503, 504})
 _BREAKS = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError, httpx2.ProxyError)
 
 
 class ClientError(Exception):
-    """Something the caller asked for did not happen; the text says what and why."""
+    """The base of all errors of the client. The text says what failed and why."""
 
 
 class ApiError(ClientError):
-    """The service refused a request: what its problem document says."""
+    """The service refused a request. The fields are those of its problem document (RFC 9457)."""
 
     def __init__(
         self,
@@ -43,7 +54,7 @@ class ApiError(ClientError):
 
 
 class ConnectionFailed(ClientError):
-    """The service could not be reached, or the connection broke and could not be made again."""
+    """The service cannot be reached, or the connection broke and could not be restored."""
 
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(url, reason)
@@ -58,7 +69,7 @@ class ConnectionFailed(ClientError):
 
 
 class NotNormlab(ClientError):
-    """Something else answers at the address."""
+    """The server at the address is not a normlab service."""
 
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(url, reason)
@@ -70,12 +81,15 @@ class NotNormlab(ClientError):
 
 
 class CorruptDownload(ClientError):
-    """A file arrived whole, and is not the file that was stored."""
+    """A downloaded file does not match the sha256 that the service recorded."""
 
 
 class Attempts:
-    """A context that outlives broken connections and a service that is away for a moment. The pauses between attempts
-    grow, and end with the error once none succeeded for `patience_s` seconds."""
+    """A context manager that suppresses lost connections and "service unavailable", so that its body can be repeated.
+
+    `pause` waits between attempts, longer each time, and raises the last error once no attempt has succeeded for
+    `patience_s` seconds.
+    """
 
     def __init__(self, url: str, first_pause_s: float, patience_s: float, advice: str = "") -> None:
         self._url = url
@@ -102,10 +116,12 @@ class Attempts:
         return False
 
     def succeed(self) -> None:
+        """Note that data arrived: the patience starts again."""
         self._pause_s = self._first_pause_s
         self._failing_since = None
 
     def pause(self) -> None:
+        """Wait before the next attempt. Raises the last error once the patience has run out."""
         self._failing_since = self._failing_since or time.monotonic()
         if time.monotonic() - self._failing_since > self._patience_s:
             raise self.error
@@ -113,14 +129,179 @@ class Attempts:
         self._pause_s = min(2 * self._pause_s, 2.0)
 
 
+@dataclass(frozen=True)
+class Event:
+    """One server-sent event. `id` is empty before the first event that has one."""
+
+    id: str
+    type: str
+    data: Json
+
+
+class Connection:
+    """Sends requests to one service, and repeats them while the connection fails or the service is unavailable.
+
+    Every request of this API may be sent twice: a submission carries an idempotency key, and the verbs are idempotent.
+
+    Args:
+        base_url: Address of the service; by default NORMLAB_URL, else http://127.0.0.1:8000.
+        token: Bearer token; by default NORMLAB_TOKEN, if set.
+        timeout_s: Seconds to wait for each answer.
+        backoff_s: Seconds before the first repeat; each further pause is twice as long, up to 2 s.
+        retry_s: Seconds for which a request is repeated.
+        patience_s: Seconds for which an event stream or a download tries to resume.
+
+    Raises:
+        ValueError: The address is not an HTTP URL.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        token: str | None = None,
+        *,
+        timeout_s: float = 30,
+        backoff_s: float = 0.1,
+        retry_s: float = 1,
+        patience_s: float = 60,
+    ) -> None:
+        self.base_url = (base_url or os.environ.get("NORMLAB_URL") or DEFAULT_URL).rstrip("/")
+        url = httpx2.URL(self.base_url)
+        if url.scheme not in ("http", "https") or not url.host:
+            raise ValueError(f"the address of the service is {self.base_url!r}: give one like {DEFAULT_URL}")
+        token = token or os.environ.get("NORMLAB_TOKEN")
+        self._http = httpx2.Client(
+            base_url=self.base_url,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=timeout_s,
+            trust_env=not is_loopback(url.host),
+            follow_redirects=True,
+        )
+        self._backoff_s = backoff_s
+        self._retry_s = retry_s
+        self._patience_s = patience_s
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def request(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        """Send a request and return the answer. `options` are those of `httpx2.Client.request`.
+
+        Raises:
+            ApiError: The service refused the request, or was still unavailable after `retry_s` seconds.
+            ConnectionFailed: The service could not be reached for `retry_s` seconds.
+        """
+        attempts = Attempts(self.base_url, self._backoff_s, self._retry_s)
+        while True:
+            with attempts:
+                response = self._http.request(method, path, **options)
+                if method == "DELETE" and attempts.lost_an_answer and response.status_code == 404:
+                    return response
+                raise_problem(response)
+                return response
+            attempts.pause()
+
+    def json(self, method: str, path: str, **options: Any) -> Json:
+        """Send a request and return the JSON object of the answer. Raises as `request`, and `NotNormlab`."""
+        return self._decoded(self.request(method, path, **options))
+
+    def pages(self, path: str, cursor: str, filters: Mapping[str, Any]) -> Iterator[Json]:
+        """Yield the entries of a list page after page; `cursor` is the parameter that selects the next page."""
+        params = given(filters)
+        while True:
+            page = self.json("GET", path, params=params)
+            yield from page["data"]
+            if page.get("next_cursor") is None:
+                return
+            params[cursor] = page["next_cursor"]
+
+    def ask_once(self, path: str) -> Json:
+        """Return the JSON object at `path`, whatever the status of the answer, without a repeat."""
+        with Attempts(self.base_url, 0, 0) as attempts:
+            return self._decoded(self._http.get(path))
+        raise attempts.error
+
+    def save(self, path: str, target: Path, **options: Any) -> None:
+        """Write the body of an answer to the file `target`."""
+        attempts = Attempts(self.base_url, self._backoff_s, self._retry_s)
+        while True:
+            with attempts, self._http.stream("GET", path, **options) as response, target.open("wb") as sink:
+                raise_problem(response)
+                for chunk in response.iter_raw():
+                    sink.write(chunk)
+                return
+            attempts.pause()
+
+    def resume(self, path: str, part: Path, size: int, sha256: str, on_progress: OnProgress) -> None:
+        """Append to `part` what it lacks of a file of `size` bytes, by range requests."""
+        kept = f"; what came is in {part}, where the next download goes on"
+        attempts = Attempts(self.base_url, self._backoff_s, self._patience_s, kept)
+        with part.open("ab") as sink:
+            if sink.tell() > size:
+                sink.truncate(0)
+            while (done := sink.seek(0, os.SEEK_END)) < size:
+                on_progress(done, size)
+                headers = {"Accept-Encoding": "identity"}
+                if done:
+                    headers |= {"Range": f"bytes={done}-", "If-Range": f'"{sha256}"'}
+                with attempts, self._http.stream("GET", path, headers=headers) as response:
+                    raise_problem(response)
+                    if response.status_code != 206:
+                        sink.truncate(0)
+                    for chunk in response.iter_raw():
+                        sink.write(chunk)
+                        attempts.succeed()
+                        on_progress(sink.tell(), size)
+                if sink.tell() < size:
+                    attempts.pause()
+            sink.flush()
+            os.fsync(sink.fileno())
+        on_progress(size, size)
+
+    def events(self, path: str, last: str, deadline: float, params: Mapping[str, Any] | None = None) -> Iterator[Event]:
+        """Yield the server-sent events after the id `last`, resuming where the connection breaks, up to `deadline`.
+
+        An event `open` comes first if `last` is empty, and again whenever a stream without an id had to start anew.
+        """
+        attempts = Attempts(self.base_url, self._backoff_s, self._patience_s)
+        while True:
+            with attempts:
+                silence_s = max(min(_SILENCE_S, deadline - time.monotonic()), 0.001)
+                headers = {"Last-Event-ID": last} if last else {}
+                with self._http.sse(path, params=params, headers=headers, timeout=silence_s) as source:
+                    raise_problem(source.response)
+                    if not last:
+                        yield Event("", "open", {})
+                    for sent in source:
+                        attempts.succeed()
+                        last = sent.id or last
+                        if sent.data:
+                            yield Event(last, sent.event, json.loads(sent.data))
+                        if time.monotonic() > deadline:
+                            break
+            if time.monotonic() > deadline:
+                return
+            attempts.pause()
+
+    def _decoded(self, response: httpx2.Response) -> Json:
+        try:
+            document = response.json()
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise NotNormlab(self.base_url, "no JSON object")
+        return document
+
+
 def _reason(error: BaseException) -> str:
-    """`[Errno 111] Connection refused` is for programs: `connection refused`."""
+    """The text of an error without its number: `[Errno 111] Connection refused` becomes `connection refused`."""
     text = re.sub(r"^\[Errno -?\d+\] ", "", str(error))
     return text[:1].lower() + text[1:] or type(error).__name__
 
 
 def raise_problem(response: httpx2.Response) -> None:
-    """Raise the ApiError that `response` stands for, if it is one."""
+    """Raise `ApiError` if `response` is an error."""
     if not response.is_error:
         return
     try:
@@ -138,5 +319,5 @@ def raise_problem(response: httpx2.Response) -> None:
 
 
 def given(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The query parameters that are not None."""
+    """Return the query parameters that are not None."""
     return {name: value for name, value in parameters.items() if value is not None}

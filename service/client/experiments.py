@@ -1,17 +1,14 @@
-"""The part of the client that is about experiments and results."""
+"""The part of the client that works with experiments and results."""
 
 import itertools
 import os
 import uuid
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
-import httpx2
-
-from service.client.connection import given
+from service.client.connection import Connection, given
 
 if TYPE_CHECKING:
     from service.experiments.request import ExperimentRequest
@@ -28,35 +25,41 @@ ENDED = frozenset({"finished", "cancelled"})
 """The statuses an experiment ends with."""
 
 
-class Experiments(ABC):
-    """What a `Client` does with experiments; it brings the requests."""
+class Experiments:
+    """The experiments of a service: `client.experiments`. Methods raise as those of `Client` do."""
 
-    def submit_experiment(
-        self, request: "Mapping[str, Any] | ExperimentRequest", idempotency_key: str | None = None
-    ) -> Json:
-        """Queue an experiment. A key of one's own makes the same submission twice one experiment, over any time."""
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def submit(self, request: "Mapping[str, Any] | ExperimentRequest", idempotency_key: str | None = None) -> Json:
+        """Queue an experiment and return it. A second submission with the same key returns the first experiment."""
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-        return self._json("POST", "/v1/experiments", json=_body(request), headers=headers)
+        return self._connection.json("POST", "/v1/experiments", json=_body(request), headers=headers)
 
     def dry_run(self, request: "Mapping[str, Any] | ExperimentRequest") -> Json:
-        """The jobs that an experiment would make, the confounds in it and what it would cost; nothing is stored."""
-        return self._json("POST", "/v1/experiments", json=_body(request), params={"dry_run": True})
+        """Return the jobs that an experiment would queue, their confounds and their cost. Stores nothing."""
+        return self._connection.json("POST", "/v1/experiments", json=_body(request), params={"dry_run": True})
 
-    def experiments(self, *, max_experiments: int | None = None, search: str | None = None) -> Iterator[Json]:
-        """The experiments, newest first, page after page."""
+    def list(self, *, max_experiments: int | None = None, search: str | None = None) -> Iterator[Json]:
+        """Yield the experiments, newest first, page after page.
+
+        Args:
+            max_experiments: Stop after this number of experiments.
+            search: Part of the name, in any case.
+        """
         filters = given({"search": search, "limit": None if max_experiments is None else min(max_experiments, 100)})
-        return itertools.islice(self._pages("/v1/experiments", "cursor", filters), max_experiments)
+        return itertools.islice(self._connection.pages("/v1/experiments", "cursor", filters), max_experiments)
 
-    def builtin_experiments(self) -> list[Json]:
-        """The experiments that can be submitted by their name alone."""
-        found: list[Json] = self._json("GET", "/v1/experiments/builtin")["data"]
+    def builtin(self) -> Sequence[Json]:
+        """Return the experiments that can be submitted by name."""
+        found: Sequence[Json] = self._connection.json("GET", "/v1/experiments/builtin")["data"]
         return found
 
-    def experiment(self, experiment: str) -> Json:
-        """One experiment: its request, the states of its jobs, progress, warnings."""
-        return self._json("GET", _experiment(experiment))
+    def get(self, experiment: str) -> Json:
+        """Return one experiment: its request, the states of its jobs, progress and warnings."""
+        return self._connection.json("GET", _experiment(experiment))
 
-    def change_experiment(
+    def change(
         self,
         experiment: str,
         *,
@@ -66,74 +69,68 @@ class Experiments(ABC):
     ) -> Json:
         """Rename an experiment, change its priority, or add values to its grid, as in `grid={"seed": [3, 4]}`."""
         change = given({"name": name, "priority": priority, "grid": grid})
-        return self._json("PATCH", _experiment(experiment), json=change)
+        return self._connection.json("PATCH", _experiment(experiment), json=change)
 
-    def cancel_experiment(self, experiment: str) -> Json:
-        """Stop all its jobs for good. Repeating is harmless."""
-        return self._json("POST", _experiment(experiment, "cancel"))
+    def cancel(self, experiment: str) -> Json:
+        """Stop all jobs of an experiment for good. Does nothing to one that is cancelled already."""
+        return self._connection.json("POST", _experiment(experiment, "cancel"))
 
-    def pause_experiment(self, experiment: str) -> Json:
-        """Have all its jobs take a checkpoint and stop until it is resumed."""
-        return self._json("POST", _experiment(experiment, "pause"))
+    def pause(self, experiment: str) -> Json:
+        """Stop all jobs of an experiment at a checkpoint, until it is resumed."""
+        return self._connection.json("POST", _experiment(experiment, "pause"))
 
-    def resume_experiment(self, experiment: str) -> Json:
-        """Queue all its paused jobs again."""
-        return self._json("POST", _experiment(experiment, "resume"))
+    def resume(self, experiment: str) -> Json:
+        """Queue all paused jobs of an experiment again."""
+        return self._connection.json("POST", _experiment(experiment, "resume"))
 
-    def delete_experiment(self, experiment: str) -> None:
-        """Remove an experiment whose jobs have all ended, with them and all that they have."""
-        self._request("DELETE", _experiment(experiment))
+    def delete(self, experiment: str) -> None:
+        """Delete an experiment whose jobs have all ended, with the jobs, their metrics and checkpoints."""
+        self._connection.request("DELETE", _experiment(experiment))
 
     def results(self, experiment: str | None = None, **question: Any) -> Json:
-        """The results of an experiment, or of the jobs that the filters in `question` choose.
+        """Return the results of an experiment, or of the jobs that the filters in `question` select.
 
-        As `GET /v1/results`: metric, statistic, step, rows, columns, where, confidence; and the filters of the jobs.
+        Args:
+            experiment: Id of the experiment, or None for any jobs.
+            question: The query parameters of `GET /v1/results`: metric, statistic, step, rows, columns, where,
+                confidence, and the filters of the jobs.
         """
-        return self._json("GET", _results(experiment), params=given(question))
+        return self._connection.json("GET", _results(experiment), params=given(question))
 
     def results_table(self, experiment: str | None, format: TableFormat, **question: Any) -> bytes:
-        """The same as a flat file; `table` chooses cells, comparisons or observations."""
+        """Return the results as a flat file; `table` selects cells, comparisons or observations."""
         headers = {"Accept": MEDIA_TYPES[format]}
-        return self._request("GET", _results(experiment), params=given(question), headers=headers).content
+        return self._connection.request("GET", _results(experiment), params=given(question), headers=headers).content
 
     def report(self, experiment: str, kind: ReportKind = "html", **question: Any) -> str:
-        """What was found, as a web page, as Markdown, or its figure as SVG; `question`: metric, statistic, figure."""
+        """Return the report as a web page or Markdown, or its figure as SVG; `question`: metric, statistic, figure."""
         headers = {"Accept": REPORTS[kind]}
         path = _experiment(experiment, "report")
-        return self._request("GET", path, params=given(question), headers=headers).text
+        return self._connection.request("GET", path, params=given(question), headers=headers).text
 
     def bundle(self, experiment: str, path: str | os.PathLike[str], checkpoints: Checkpoints = "none") -> Path:
-        """Write an experiment that has ended to the file `path`, or into the folder `path`; it appears once whole."""
+        """Download the bundle of an experiment that has ended to the file `path`, or into the folder `path`.
+
+        The file appears once it is complete. `checkpoints` selects the checkpoints of each job that are included.
+        """
         target = Path(path) / f"{experiment}.tar" if Path(path).is_dir() else Path(path)
         part = target.with_name(f"{target.name}.part")
         try:
-            self._save(_experiment(experiment, "bundle"), part, params={"checkpoints": checkpoints})
+            self._connection.save(_experiment(experiment, "bundle"), part, params={"checkpoints": checkpoints})
             os.replace(part, target)
         finally:
             part.unlink(missing_ok=True)
         return target
 
     def import_bundle(self, path: str | os.PathLike[str]) -> Json:
-        """Take in the experiment of a bundle. What is here already stays as it is."""
+        """Import the experiment of a bundle. An experiment that the service has already is not changed."""
         body = _FileBody(Path(path))
         headers = {"Content-Type": "application/x-tar", "Content-Length": str(Path(path).stat().st_size)}
-        return self._json("POST", "/v1/bundles", content=body, headers=headers)
-
-    @abstractmethod
-    def _json(self, method: str, path: str, **options: Any) -> Json: ...
-
-    @abstractmethod
-    def _request(self, method: str, path: str, **options: Any) -> httpx2.Response: ...
-
-    @abstractmethod
-    def _pages(self, path: str, cursor: str, filters: Mapping[str, Any]) -> Iterator[Json]: ...
-
-    @abstractmethod
-    def _save(self, path: str, target: Path, **options: Any) -> None: ...
+        return self._connection.json("POST", "/v1/bundles", content=body, headers=headers)
 
 
 class _FileBody:
-    """A file as the body of a request, which may be sent again."""
+    """A file as a request body that can be sent more than once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -11,7 +11,6 @@ import sys
 from contextlib import suppress
 
 from pydantic import ValidationError
-from sqlalchemy.exc import SQLAlchemyError
 
 from service import logs
 from service.artifacts import open_artifacts
@@ -19,7 +18,7 @@ from service.dispatcher.cluster import Cluster, ClusterGone
 from service.dispatcher.dispatcher import Dispatcher
 from service.dispatcher.leadership import LeadershipLost
 from service.settings import Settings
-from service.store import Database, migrate
+from service.store import Database, DatabaseError, migrate
 
 RESTART = 75
 logger = logging.getLogger("service.dispatcher")
@@ -31,7 +30,7 @@ async def dispatch(settings: Settings) -> int:
     async with Database(settings.database) as database:
         try:
             await migrate.settle(database)
-        except (migrate.SchemaMismatch, SQLAlchemyError) as error:
+        except (migrate.SchemaMismatch, DatabaseError) as error:
             logger.error("%s", error)
             return RESTART
         dispatcher = Dispatcher(settings, database, open_artifacts(settings.artifacts), Cluster(settings))

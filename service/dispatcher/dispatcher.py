@@ -5,8 +5,6 @@ import logging
 import time
 from collections.abc import Sequence
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from service.artifacts import ArtifactStore
 from service.cluster_report import ClusterReport, NextUp, NodeReport, RayReport, SlotsReport
 from service.dispatcher import seeding
@@ -18,7 +16,7 @@ from service.dispatcher.pool import Pool, Slot
 from service.dispatcher.storage import AttemptStorage
 from service.jobs import Status
 from service.settings import Settings
-from service.store import Database, attempts, jobs
+from service.store import Database, DatabaseError, attempts, jobs
 from service.store.attempts import FreeWorker, NotEnoughWorkers
 from service.store.tables import Attempt, Job
 
@@ -157,7 +155,7 @@ class Dispatcher:
         while True:
             try:
                 waiting = await self._poll_database()
-            except (SQLAlchemyError, OSError) as error:
+            except (DatabaseError, OSError) as error:
                 logger.warning("the database does not answer: %s", error)
                 await asyncio.sleep(CHECK_INTERVAL_S / 2)
                 continue

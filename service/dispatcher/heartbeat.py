@@ -7,11 +7,9 @@ It checks the lease in the database. A dispatcher that stands by is therefore as
 import asyncio
 import sys
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from service.dispatcher.leadership import ROLE
 from service.settings import Settings
-from service.store import Database, leases
+from service.store import Database, DatabaseError, leases
 
 TIMEOUT_S = 5.0
 
@@ -22,7 +20,7 @@ async def check(settings: Settings) -> str | None:
         async with asyncio.timeout(TIMEOUT_S), Database(settings.database) as database, database.read() as session:
             lease = await leases.get(session, ROLE)
             now = await leases.now(session)
-    except (SQLAlchemyError, OSError) as error:  # a TimeoutError is an OSError
+    except (DatabaseError, OSError) as error:  # a TimeoutError is an OSError
         return f"The database does not answer ({type(error).__name__})."
     if lease is None:
         return "No dispatcher has ever run here."

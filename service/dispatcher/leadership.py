@@ -7,11 +7,8 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from service.cluster_report import ClusterReport
-from service.store import Database, leases
+from service.store import Database, DatabaseError, Session, leases
 
 ROLE = "dispatcher"
 logger = logging.getLogger(__name__)
@@ -50,7 +47,7 @@ class Leadership:
             await asyncio.sleep(self._lease_s / 4)
             try:
                 held = await self._renew_once()
-            except (SQLAlchemyError, OSError) as error:
+            except (DatabaseError, OSError) as error:
                 # Without the database nothing can be written either, and every write checks the holder.
                 logger.warning("the lease could not be renewed: %s", error)
                 continue
@@ -58,7 +55,7 @@ class Leadership:
                 raise LeadershipLost(f"another dispatcher took over from {self.holder}")
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncSession]:
+    async def write(self) -> AsyncIterator[Session]:
         """A write transaction that holds only while this dispatcher is the active one.
 
         All other modules of the dispatcher write through this context.
@@ -75,7 +72,7 @@ class Leadership:
 
     async def release(self) -> None:
         """Release the role, so that the next dispatcher takes over at once."""
-        with suppress(SQLAlchemyError, OSError):
+        with suppress(DatabaseError, OSError):
             async with self._database.write() as session:
                 await leases.release(session, ROLE, self.holder)
 

@@ -4,16 +4,13 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from service.dispatcher.leadership import Leadership
 from service.errors import ServiceError
 from service.experiments import axes, results
 from service.experiments.request import PlannedJob, expand
 from service.experiments.statistics import undecided_cells
 from service.jobs import TERMINAL
-from service.store import Database, experiments
+from service.store import Database, DatabaseError, Session, experiments
 from service.store import results as stored
 from service.store.listing import JobFilter
 
@@ -47,11 +44,11 @@ async def keep(database: Database, leadership: Leadership, interval_s: float = I
                     given_up.add(experiment_id)
                 else:
                     logger.info("seeds decided", extra={"experiment": experiment_id, "jobs": len(added)})
-        except (SQLAlchemyError, OSError) as error:
+        except (DatabaseError, OSError) as error:
             logger.warning("no seeds decided, will try again: %s", error)
 
 
-async def decide(session: AsyncSession, experiment_id: str) -> Sequence[str]:
+async def decide(session: Session, experiment_id: str) -> Sequence[str]:
     """Run the interim analysis of an experiment, and queue the seeds of the next one in the cells that need them.
 
     Nothing is decided while a job of the experiment has not ended, because an unplanned analysis would invalidate the

@@ -8,14 +8,12 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from service.artifacts import ArtifactStore
 from service.dispatcher.cluster import WorkerGone
 from service.dispatcher.leadership import Leadership
 from service.dispatcher.outcome import Outcome
 from service.errors import CorruptFile, StorageFull, StorageUnavailable
-from service.store import Database, attempts, checkpoints, events
+from service.store import Database, DatabaseError, attempts, checkpoints, events
 from service.store.tables import Attempt, Checkpoint
 from worker.events import CheckpointTaken, Event, Failure, File, Finished, LogLevel
 
@@ -107,7 +105,7 @@ class AttemptStorage:
     async def log(self, message: str, level: LogLevel) -> None:
         """Add a line to the log of the job. It is lost if the database is unavailable."""
         data = {"level": level, "message": message}
-        with suppress(SQLAlchemyError, OSError):
+        with suppress(DatabaseError, OSError):
             async with self._leadership.write() as session:
                 now = datetime.now(UTC)
                 await events.add(session, self._job_id, "log", data, now, attempt_id=self._attempt_id)
@@ -129,7 +127,7 @@ class AttemptStorage:
         access: Callable[[], Awaitable[Result]],
         before_retry: Callable[[], Awaitable[None]] | None = None,
         *,
-        unavailable: type[Exception] | tuple[type[Exception], ...] = (SQLAlchemyError, OSError),
+        unavailable: type[Exception] | tuple[type[Exception], ...] = (DatabaseError, OSError),
     ) -> Result:
         """Repeat `access` until neither the database nor the artifact store is unavailable.
 

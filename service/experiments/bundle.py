@@ -1,4 +1,4 @@
-"""Bundles: an experiment as one file that another installation takes in, or that a person reads without any.
+"""Bundles: an experiment as one file, which another installation can import, and which can be read without any.
 
 A tar with `manifest.json` (the format's version, what wrote it, size and SHA-256 of every other file),
 `experiment.json`, `results.json` (as the API answered them), `jobs.jsonl`, `attempts.jsonl`, `metrics.jsonl`,
@@ -35,7 +35,7 @@ _Count = Field(ge=0, lt=2**31)
 
 
 class BundleError(ValueError):
-    """A file that is no bundle, is damaged, or is of another version of the format; the message says which."""
+    """The file is no bundle, is damaged, or has another version of the format. The message says which."""
 
 
 class _Line(BaseModel):
@@ -144,7 +144,7 @@ class MetricLine(_Line):
 
 
 class EventLine(_Line):
-    """What happened to a job: a change of its status, its start on a worker, a line of its log."""
+    """An event of a job: a change of its status, its start on a worker, or a line of its log."""
 
     job_id: str
     attempt_id: str | None
@@ -155,7 +155,7 @@ class EventLine(_Line):
 
 
 class CheckpointLine(_Line):
-    """A checkpoint; its files are in the bundle where they were asked for."""
+    """A checkpoint. Its files are in the bundle if the export included them."""
 
     id: str
     job_id: str
@@ -168,7 +168,7 @@ class CheckpointLine(_Line):
 
 
 class Manifest(_Line):
-    """What is in a bundle, and what wrote it."""
+    """The contents of a bundle, and the version that wrote it."""
 
     format: int
     experiment_id: str
@@ -189,13 +189,13 @@ class BundleWriter:
     _paths: dict[str, Path] = field(default_factory=dict)
 
     def add_document(self, name: str, document: Any) -> None:
-        """A file of one JSON document."""
+        """Add a file with one JSON document."""
         with self.lines(name) as add:
             add([json.dumps(document, indent=1, ensure_ascii=False)])
 
     @contextmanager
     def lines(self, name: str) -> Iterator[Callable[[Iterable[str]], None]]:
-        """A file of one JSON document a line, which come in parts."""
+        """Add a file with one JSON document per line, in parts."""
         digest, size = hashlib.sha256(), 0
         path = self.folder / name
 
@@ -212,7 +212,7 @@ class BundleWriter:
         self.add_file(name, path, File(size=size, sha256=digest.hexdigest()))
 
     def add_file(self, name: str, path: Path, file: File) -> None:
-        """A file that lies elsewhere, of known size and SHA-256."""
+        """Add a file outside of `folder`, whose size and SHA-256 are known."""
         self._files[name], self._paths[name] = file, path
 
     def pack(self, path: Path, experiment_id: str, version: str) -> None:
@@ -239,7 +239,7 @@ def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 class Bundle:
-    """A bundle that is read: a context. Nothing is unpacked, and everything is checked before it is used.
+    """A bundle for reading, as a context manager. Nothing is unpacked, and everything is verified before use.
 
     Raises `BundleError`.
     """
@@ -269,11 +269,11 @@ class Bundle:
 
     @property
     def experiment(self) -> ExperimentFile:
-        """What `experiment.json` says."""
+        """The content of `experiment.json`."""
         return self._parse("experiment.json", ExperimentFile, self._content("experiment.json"))
 
     def lines(self, name: str, kind: type[Line]) -> Iterator[Line]:
-        """The lines of a file, each checked. Raises `BundleError` at the first that is not as it should be."""
+        """Yield the lines of a file, validated. Raises `BundleError` at the first invalid one."""
         file = self._tar.extractfile(self._member(name))
         assert file is not None
         with file:

@@ -1,4 +1,4 @@
-"""What jobs will cost, by how fast like jobs trained."""
+"""Cost estimates of jobs, from the speeds of similar jobs."""
 
 import re
 from collections.abc import Sequence
@@ -11,32 +11,34 @@ from worker.spec import TrainingSpec
 
 @dataclass(frozen=True)
 class Estimate:
-    """What jobs will cost. Seconds of training; evaluation and the start of each attempt come on top."""
+    """The estimated cost of jobs in seconds of training, without evaluations and the start of each attempt."""
 
     job_s: tuple[float | None, ...]
-    """Of each job; None where nothing like it ever ran."""
+    """Of each job; None if no similar job ever ran."""
     device_s: float | None
     """Of all jobs on all their workers together."""
     elapsed_s: float | None
-    """From the first to the last, on as many slots as there are."""
+    """From the start of the first to the end of the last, on the given number of slots."""
     basis: str
-    """A sentence on what this stands on."""
+    """A sentence on the basis of the estimate."""
 
 
 def device_kind(device: str) -> str:
-    """`cuda:0 (NVIDIA H200)` without its number: jobs on two such devices are alike."""
+    """Return a device without its index, so that `cuda:0 (NVIDIA H200)` equals `cuda:1 (NVIDIA H200)`."""
     named = re.fullmatch(r"\w+(?::\d+)? \((.*)\)", device)
     return named[1] if named else device
 
 
 def images_trained(spec: TrainingSpec) -> int:
-    """Images in the whole training, each counted every time it is seen."""
+    """Return the number of images in the whole training, over all epochs."""
     return spec.total_steps * spec.global_batch_size
 
 
 def images_per_s(spec: TrainingSpec, speeds: Sequence[Speed]) -> float | None:
-    """The median speed, by worker, of the jobs on the same model whose batch size is nearest, as a ratio, times the
-    workers; None without any such job."""
+    """Return the expected speed of a training run, None if no job with its model is known.
+
+    It is the number of workers times the median speed per worker of the jobs with the nearest batch size, by ratio.
+    """
     alike = [speed for speed in speeds if speed.model == spec.model]
     if not alike:
         return None
@@ -49,9 +51,9 @@ def images_per_s(spec: TrainingSpec, speeds: Sequence[Speed]) -> float | None:
 
 
 def estimate(specs: Sequence[TrainingSpec], speeds: Sequence[Speed], slots: int | None) -> Estimate:
-    """What these trainings will cost on the kind of device that the newest of `speeds` was measured on.
+    """Estimate the cost of training runs on the kind of device on which the newest of `speeds` was measured.
 
-    `slots` is how many workers train at once, None where that is not known.
+    `slots` is the number of workers that train at once, None if it is unknown.
     """
     if not speeds:
         basis = "Nothing on these models has been trained here yet, so nothing is known of their speed."

@@ -1,4 +1,4 @@
-"""Experiments: a grid over the fields of a job, expanded into jobs, each checked before any is stored."""
+"""Requests of experiments: a grid over the fields of a job, and its expansion into validated jobs."""
 
 import hashlib
 import itertools
@@ -19,7 +19,7 @@ from worker.metrics import OutcomeMetric
 from worker.spec import TrainingSpec
 
 MAX_JOBS = 1000
-"""Jobs of one experiment, sequential seeds included."""
+"""The maximal number of jobs of one experiment, sequential seeds included."""
 MAX_NAME = 200
 
 Json = dict[str, Any]
@@ -32,7 +32,7 @@ class _Part(BaseModel):
 
 
 class Seeds(_Part):
-    """Sequential seeds: every cell gets `min`; further ones only cells of which some comparison is not resolved."""
+    """Sequential seeds: every cell gets `min` seeds. Only cells with a comparison that is not resolved get more."""
 
     min: int = Field(default=3, ge=2, le=100, description="seeds that every cell gets")
     max: int = Field(default=10, ge=2, le=100, description="seeds that no cell goes beyond")
@@ -50,7 +50,7 @@ class Seeds(_Part):
 
 
 class Outcome(_Part):
-    """What the experiment is judged by, said in advance: the results show it first, sequential seeds decide on it."""
+    """The outcome, declared in advance: results show it by default, and sequential seeds decide on it."""
 
     metric: OutcomeMetric | None = Field(
         default=None, description="default: test_error, or holdout_error where images are held out"
@@ -87,7 +87,7 @@ class ExperimentRequest(_Part):
     priority: int = Field(default=0, ge=-1000, le=1000, description="of all its jobs; higher goes first")
 
     def resolved(self) -> "ExperimentRequest":
-        """The request with all that the built-in experiment gives, and its seeds in the grid."""
+        """Return the request with all fields of the built-in experiment, and its seeds in the grid."""
         request = self
         if self.builtin is not None:
             base = STUDIES[self.builtin].base | self.base
@@ -103,14 +103,16 @@ class ExperimentRequest(_Part):
         return request
 
     def extended(self, grid: Mapping[str, Sequence[Any]]) -> "ExperimentRequest":
-        """The request with more values in its grid; a value that is there already changes nothing.
+        """Return the request with further values in its grid. Values that the grid has already change nothing.
 
-        Raises `Conflict` where the seeds are sequential, and `InvalidFields` for an axis that the grid does not have.
+        Raises:
+            Conflict: The seeds are sequential.
+            InvalidFields: The grid does not have the axis.
         """
         if grid and self.seeds is not None:
             raise Conflict(
-                "The looks of sequential seeds were planned for this grid, and more values would undo what they "
-                "promise: submit them as an experiment of their own."
+                "The interim analyses of sequential seeds were planned for this grid, and more values would invalidate "
+                "them: submit these values as another experiment."
             )
         unknown = [FieldError(("grid", name), self._no_axis(name)) for name in grid if name not in self.grid]
         if unknown:
@@ -126,12 +128,12 @@ class ExperimentRequest(_Part):
 
     @property
     def rows(self) -> str:
-        """The field that is compared: normalization, unless another one varies and it does not."""
+        """The field whose values are compared: normalization, unless only another one varies."""
         return self.outcome.rows or self._varying("normalization", besides=self.outcome.columns)
 
     @property
     def columns(self) -> str:
-        """The field within whose values it is compared: batch_size, unless another one varies and it does not."""
+        """The field within each value of which they are compared: batch_size, unless only another one varies."""
         return self.outcome.columns or self._varying("batch_size", besides=self.rows)
 
     def _varying(self, usual: str, besides: str | None) -> str:
@@ -142,16 +144,16 @@ class ExperimentRequest(_Part):
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """One job of an experiment: which cell it belongs to, and what it trains."""
+    """One job of an experiment: its cell, and its request."""
 
     cell: str
-    """Digest of the grid's values but for the seed: equal for the jobs of one cell."""
+    """Digest of the values of the grid without the seed: equal for the jobs of one cell."""
     coordinates: Mapping[str, Any]
     request: JobRequest
 
 
 def expand(request: ExperimentRequest, seeds: Sequence[int] | None = None) -> list[PlannedJob]:
-    """The jobs of a resolved request, all cells of one seed before those of the next.
+    """Return the jobs of a resolved request, all cells of one seed before those of the next.
 
     `seeds` stands for grid.seed where the request has `seeds`; default: the first `seeds.min`. Raises `InvalidFields`,
     which names each value of the grid that makes a job invalid.
@@ -220,7 +222,7 @@ def _body(request: ExperimentRequest, coordinates: Mapping[str, Any]) -> Json:
 
 
 def _scaled(body: Json, budget: float) -> Json:
-    """The job at a fraction of its cost: what Wu & He train for 100 epochs on all images becomes a quick look."""
+    """Return the job at the fraction `budget` of its cost: epochs and images are both scaled by its square root."""
     if budget == 1:
         return body
     spec = JobRequest.model_validate(body)
@@ -273,7 +275,7 @@ def _check_axes(request: ExperimentRequest) -> None:
 
 
 def _attributed(error: ValidationError, request: ExperimentRequest, at: Mapping[str, int]) -> Iterator[FieldError]:
-    """What is wrong with one job, at the value of the grid that it came from, else in the base."""
+    """Return the errors of one job, at the values of the grid that cause them, else in the base."""
     for entry in error.errors():
         path, detail = explain(entry, entry["loc"], JobRequest)
         owners = [name for name in at if name in request.grid and _within(path, axes.parts_of(name))]
@@ -289,7 +291,7 @@ def _within(path: Sequence[str | int], parts: Sequence[str]) -> bool:
 
 
 def _check_that_cells_differ(planned: Sequence[PlannedJob]) -> None:
-    """Values that are written differently may mean the same: `group` is `group` with 8 groups."""
+    """Return a canonical value, because different spellings may be equal: `group` is `group` with 8 groups."""
     first: dict[tuple[str, int], PlannedJob] = {}
     for job in planned:
         trained = axes.canonical(job.request.training.model_dump(mode="json", exclude={"recipe"}))

@@ -1,4 +1,4 @@
-"""Results: many jobs as one table of values, rows against columns, and what makes the table questionable."""
+"""Result tables: the values of many jobs by row and column, and warnings about them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,18 +12,18 @@ from service.experiments.confounds import Candidate, Confound, lint
 from service.experiments.costs import device_kind
 from service.experiments.request import ExperimentRequest, Statistic
 from service.experiments.runs import Run
-from service.experiments.statistics import Observation, SeedPlan, plan_looks
+from service.experiments.statistics import Observation, SeedPlan, plan_analyses
 from service.jobs import TERMINAL, Status
 from worker.metrics import OutcomeMetric, default_outcome
 from worker.spec import TrainingSpec
 
 NOT_OF_THE_TRAINING = frozenset({"seed", "recipe", "checkpoint"})
-"""Fields that two jobs of one cell may differ in: the seed is what is repeated, the others decide no weights."""
+"""Fields in which jobs of one cell may differ: the seed, and those that do not influence the weights."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of the jobs. `rows` and `columns` are fields of a spec, `where` labels that other fields must have.
+    """A question about jobs. `rows` and `columns` are fields of a spec, `where` the labels of other fields to select.
 
     `step` belongs to the statistic at_step.
     """
@@ -38,17 +38,17 @@ class Question:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """The jobs of a question, by cell, and the value of each that has one."""
+    """The jobs of a question by cell, and their values."""
 
     question: Question
-    """With the metric that was chosen, where none was asked for."""
+    """With the default metric, if the question names none."""
     rows: Mapping[str, Any]
-    """Label and value of each row, in the order they are shown."""
+    """The label and the value of each row, in display order."""
     columns: Mapping[str, Any]
     cells: Mapping[tuple[str, str], Sequence[Run]]
     observations: Sequence[Observation]
     pooled: Sequence[str]
-    """Fields in which jobs of one cell differ; empty where each cell is one configuration."""
+    """Fields in which jobs of one cell differ; empty if each cell is one configuration."""
 
     @property
     def runs(self) -> list[Run]:
@@ -57,7 +57,7 @@ class ResultTable:
 
 
 def evaluation_metric(specs: Sequence[Mapping[str, Any]]) -> OutcomeMetric:
-    """What jobs are judged by: holdout_error where all hold images out, else test_error."""
+    """Return the default metric: holdout_error if all jobs have a holdout, else test_error."""
     held_out = [bool(axes.read(spec, "dataset.holdout")) for spec in specs]
     return default_outcome(holdout=bool(held_out) and all(held_out))
 
@@ -95,19 +95,19 @@ def tabulate(
 
 
 def seed_plan(request: ExperimentRequest) -> SeedPlan | None:
-    """The plan of an experiment's sequential seeds, None where they were fixed beforehand."""
+    """Return the plan of sequential seeds, None if the seeds are fixed."""
     if request.seeds is None:
         return None
-    return SeedPlan(tuple(range(request.seeds.max)), plan_looks(request.seeds.min, request.seeds.max))
+    return SeedPlan(tuple(range(request.seeds.max)), plan_analyses(request.seeds.min, request.seeds.max))
 
 
 def question_of(request: ExperimentRequest) -> Question:
-    """What an experiment asks: the outcome it declared."""
+    """Return the question of an experiment: the outcome that it declared."""
     return Question(request.outcome.metric, request.outcome.statistic, request.rows, request.columns)
 
 
 def warnings(runs: Sequence[Run]) -> tuple[Confound, ...]:
-    """What besides the rows and columns may explain a difference between these jobs."""
+    """Return the confounds of these jobs: what besides rows and columns may explain a difference."""
     candidates = []
     for run, spec in zip(runs, trainings(runs), strict=True):
         if spec is not None:
@@ -117,12 +117,12 @@ def warnings(runs: Sequence[Run]) -> tuple[Confound, ...]:
 
 
 def planned_warnings(specs: Sequence[TrainingSpec]) -> tuple[Confound, ...]:
-    """The same of jobs that are not there yet, each by its index."""
+    """Return the confounds of planned jobs, each identified by its index."""
     return lint([Candidate(str(index), spec) for index, spec in enumerate(specs)])
 
 
 def pooling(table: ResultTable) -> tuple[Confound, ...]:
-    """The warning that cells hold different configurations."""
+    """Return the warning that cells pool different configurations, if any do."""
     if not table.pooled:
         return ()
     names = ", ".join(table.pooled)
@@ -134,7 +134,7 @@ def pooling(table: ResultTable) -> tuple[Confound, ...]:
 
 
 def undeclared(table: ResultTable, declared: Question) -> tuple[Confound, ...]:
-    """The warning that sequential seeds were spent for another question than the one that is answered."""
+    """Return the warning that the seeds were allocated for another question, if that is so."""
     metric = declared.metric or evaluation_metric([run.spec for run in table.runs])
     asked, meant = (
         (question.metric, question.statistic, question.rows, question.columns)
@@ -150,7 +150,7 @@ def undeclared(table: ResultTable, declared: Question) -> tuple[Confound, ...]:
 
 
 def trainings(runs: Sequence[Run]) -> list[TrainingSpec | None]:
-    """What the jobs train, None for a spec that an older release stored and this one does not understand."""
+    """Return the specs of the jobs, None for a spec of another release that is not valid in this one."""
     read: dict[str, TrainingSpec | None] = {}
     found: list[TrainingSpec | None] = []
     for run in runs:
@@ -165,13 +165,13 @@ def trainings(runs: Sequence[Run]) -> list[TrainingSpec | None]:
 
 
 class _Labels:
-    """The labels of jobs by field, each configuration looked at once."""
+    """The labels of jobs by field, computed once per configuration."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], str] = {}
 
     def of(self, run: Run, name: str) -> str:
-        """The label of one field of a job."""
+        """Return the label of one field of a job."""
         if name == "seed":
             return axes.label(name, run.seed)
         key = (run.configuration, name)
@@ -181,7 +181,7 @@ class _Labels:
 
 
 def _values(runs: Sequence[Run], name: str, labels: _Labels) -> dict[str, Any]:
-    """The values of a field by label: numbers by size, others in the order of their jobs."""
+    """Return the values of a field by label: numbers in increasing order, others in the order of their jobs."""
     values: dict[str, Any] = {}
     for run in runs:
         if (label := labels.of(run, name)) not in values:
@@ -194,7 +194,7 @@ def _values(runs: Sequence[Run], name: str, labels: _Labels) -> dict[str, Any]:
 def _blocks(
     cells: Mapping[tuple[str, str], Sequence[Run]], question: Question
 ) -> tuple[Mapping[str, int], Sequence[str]]:
-    """The block of each job, within which it is compared, and the fields that are pooled in some cell.
+    """Return the block within which each job is compared, and the fields that are pooled in some cell.
 
     The block is the seed. Where a cell has several configurations, it is the seed and the configuration together.
     """
@@ -219,7 +219,7 @@ def _blocks(
 
 
 def _besides(spec: Mapping[str, Any], question: Question) -> dict[str, str]:
-    """The fields of a spec that are neither an axis nor free to differ within a cell."""
+    """Return the fields of a spec that are no axis and may not differ within a cell."""
     shown = (question.rows, question.columns)
     fields = {name: value for name, value in spec.items() if name not in NOT_OF_THE_TRAINING}
     for name in {axes.parts_of(axis)[0] for axis in shown} & fields.keys():
@@ -228,7 +228,7 @@ def _besides(spec: Mapping[str, Any], question: Question) -> dict[str, str]:
 
 
 def _without(value: Any, top: str, axes_: Sequence[str]) -> Any:
-    """A part of a spec without those of its fields that are an axis; nothing of one that is an axis itself."""
+    """Return a part of a spec without the fields that are an axis."""
     if top in axes_:
         return None
     own = {axes.parts_of(name)[1] for name in axes_ if axes.parts_of(name)[0] == top}

@@ -1,4 +1,4 @@
-"""A run: a job as results and costs are made of it."""
+"""Runs: the parts of a job from which results and costs are computed."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +10,7 @@ from service.jobs import Status
 
 @dataclass(frozen=True)
 class Run:
-    """A job, what it was asked for, what became of it, and what its attempts used."""
+    """A job: its spec, its outcome, and the devices and time that its attempts used."""
 
     id: str
     status: Status
@@ -19,20 +19,20 @@ class Run:
     summary: dict[str, Any]
     progress: dict[str, Any] | None = None
     device: str | None = None
-    """What its last attempt ran on."""
+    """The device of its last attempt."""
     precision: str | None = None
     device_s: float = 0.0
-    """Seconds that workers held it, those of each worker, over all attempts."""
+    """Worker seconds over all attempts."""
 
     @cached_property
     def configuration(self) -> str:
-        """Its spec but for the seed, as one text: most jobs share theirs with others, and need be read once only."""
+        """Its spec without the seed, as one text, under which work on equal specs is cached."""
         return axes.canonical({name: value for name, value in self.spec.items() if name != "seed"})
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a job trained, by worker."""
+    """The training speed of a job per worker."""
 
     model: str
     batch_size: int

@@ -1,7 +1,7 @@
-"""Jobs in the formats of other tools: TensorBoard's event files, MLflow's runs. A client of the public API.
+"""Export of jobs to other tools: event files of TensorBoard, runs of MLflow. A client of the public API.
 
-What other tools cannot take back is not given to them: a row is exported once it is final, that is, once a checkpoint
-covers it or its job has ended. So no row of theirs is ever superseded, whatever happens to workers.
+These tools cannot retract a value. A row is therefore exported once it is final: once a checkpoint covers it, or its
+job has ended. Exported rows are never superseded, even if workers are lost.
 """
 
 from service.export.following import Selection, Sink, export

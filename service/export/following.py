@@ -1,4 +1,4 @@
-"""From the service to a sink: once, or for as long as the jobs run."""
+"""Export of selected jobs to a sink, once or until they have ended."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,62 +9,63 @@ from service.client import ApiError, Client
 from service.client.experiments import ENDED
 from service.export.runs import Run
 
-LOOK_S = 1.0
-"""How often an experiment is looked at whose jobs have all ended, while it decides whether more are wanted."""
+POLL_S = 1.0
+"""Interval at which an experiment is polled whose jobs have all ended, until it decides whether to add seeds."""
 
 
 class Sink(Protocol):
-    """Where runs go."""
+    """A destination of runs."""
 
     def update(self, run: Run) -> None:
-        """Bring what is there of a run up to what it is; of one that is as it should be, change nothing.
-
-        Raises `ExportError`.
-        """
+        """Bring the exported run up to date. Idempotent. Raises `ExportError`."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which jobs: these, or those that filters of `GET /v1/jobs` choose; all of them where neither is given."""
+    """The jobs to export: those with the given ids, or those that filters of `GET /v1/jobs` select. Default: all."""
 
     jobs: Sequence[str] = ()
     filters: Mapping[str, Any] = field(default_factory=dict)
 
     def ids(self, client: Client) -> Iterator[str]:
-        """Their ids, the oldest first."""
+        """Yield their ids, oldest first."""
         if self.jobs:
             yield from self.jobs
         else:
             yield from (job["id"] for job in client.jobs(sort="created_at", **self.filters))
 
     def is_complete(self, client: Client) -> bool:
-        """Whether no further job will belong to it: an experiment may still want more seeds."""
+        """Return whether no further job can be selected. A sequential experiment may still add seeds."""
         experiment = self.filters.get("experiment")
-        return experiment is None or client.experiment(experiment)["status"] in ENDED
+        return experiment is None or client.experiments.get(experiment)["status"] in ENDED
 
 
 def export(
     client: Client, selection: Selection, sink: Sink, *, follow: bool, on_update: Callable[[Run], object]
 ) -> None:
-    """Give the jobs of a selection to a sink; with `follow`, what happens to them until all have ended.
+    """Export the selected jobs to a sink; with `follow`, keep exporting until all of them have ended.
 
-    Nothing is missed: events only say which job to look at, and a look takes all that is final. So where the stream
-    of events had to begin anew, all jobs are looked at. Raises `ClientError` and `ExportError`.
+    An event only says which job to read, and every read exports all final rows. If the event stream had to start anew,
+    all jobs are read, so that nothing is missed.
+
+    Raises:
+        ClientError: The service refused a request, or cannot be reached.
+        ExportError: The sink did not accept a run.
     """
     exporter = _Exporter(client, selection, sink, on_update)
     if not follow:
-        exporter.look_at_all()
+        exporter.export_all()
         return
     for event in client.follow(**selection.filters):
         if event.type == "open":
-            exporter.look_at_all()
+            exporter.export_all()
         elif event.type in ("status", "checkpoint") and event.data["job"] in exporter:
-            exporter.look_at(event.data["job"])
+            exporter.export_job(event.data["job"])
         while not exporter.running:
             if selection.is_complete(client):
                 return
-            time.sleep(LOOK_S)
-            exporter.look_at_all()
+            time.sleep(POLL_S)
+            exporter.export_all()
 
 
 class _Exporter:
@@ -76,20 +77,20 @@ class _Exporter:
     def __contains__(self, job: str) -> bool:
         return (not self._selection.jobs or job in self._selection.jobs) and job not in self._ended
 
-    def look_at_all(self) -> None:
-        """Look at every job that may have changed."""
+    def export_all(self) -> None:
+        """Export every job that has not ended at its last export."""
         for job in list(self._selection.ids(self._client)):
             if job not in self._ended:
-                self.look_at(job)
+                self.export_job(job)
 
-    def look_at(self, job: str) -> None:
-        """Read a job, and hand it on."""
+    def export_job(self, job: str) -> None:
+        """Export one job."""
         try:
             run = Run.read(self._client, job)
         except ApiError as error:
             if error.status != 404 or (job in self._selection.jobs and job not in self.running):
                 raise
-            # It was deleted before we looked: what was exported of it stays.
+            # It was deleted before this read; its exported rows stay.
             self._end(job)
             return
         self._sink.update(run)

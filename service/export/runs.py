@@ -1,4 +1,4 @@
-"""A job as other tools have it: parameters, and points of curves."""
+"""A job in the terms of other tools: parameters, and points of curves."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -15,11 +15,11 @@ _PLAIN = frozenset({"train", "eval"})
 
 
 class ExportError(Exception):
-    """The other tool did not take what it was given; the text says why."""
+    """The other tool refused a run. The text says why."""
 
 
 class Point(NamedTuple):
-    """One value of one metric: at a step, at a time in seconds since 1970. Not a number where it was not finite."""
+    """One value of one metric at a step, with its time in seconds since 1970. NaN: not finite."""
 
     name: str
     step: int
@@ -29,19 +29,19 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """A job as the API shows it, and those of its points that are final."""
+    """A job as the API returns it, and its final points."""
 
     job: Json
     points: tuple[Point, ...]
 
     @classmethod
     def read(cls, client: Client, job_id: str) -> "Run":
-        """The run of a job as it stands. Raises `ClientError`."""
+        """Read a job and its final rows. Raises `ClientError`."""
         job = client.job(job_id)
         if job["status"] in TERMINAL:
             final = math.inf
         else:
-            # The checkpoint before the rows: what it covers has been reported by then.
+            # The checkpoint is read before the rows, so that all rows that it covers exist by then.
             final = next((checkpoint["step"] for checkpoint in client.checkpoints(job_id)), -1)
         rows = client.metrics(job_id) if final >= 0 else []
         return cls(job, tuple(point for row in rows if row["step"] <= final for point in _points(row)))
@@ -54,12 +54,12 @@ class Run:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will be added to it."""
+        """Whether no further point can be added."""
         return self.job["status"] in TERMINAL
 
     @property
     def parameters(self) -> dict[str, str | float | bool | None]:
-        """Its spec, flat: `optimizer.learning_rate`."""
+        """Its spec with flat names, as in `optimizer.learning_rate`."""
         return dict(_flat(self.job["spec"]))
 
     @property
@@ -69,7 +69,7 @@ class Run:
 
 
 def seconds(time: str) -> float:
-    """A time of the API in seconds since 1970."""
+    """Return a time of the API in seconds since 1970."""
     return datetime.fromisoformat(time).timestamp()
 
 

@@ -1,4 +1,4 @@
-"""What this machine has, and what of it will be used."""
+"""`normlab doctor`: what this machine has for training, and which of it normlab will use."""
 
 import json
 import platform
@@ -14,49 +14,15 @@ from service.local.processes import child_environment
 from service.settings import Settings
 
 LEAST_DISK = 1 << 30
-LOOK_S = 120.0
+REPORT_TIMEOUT_S = 120.0
 
-# torch and the images are looked at in a process of their own: the first is slow to import, the second are megabytes.
-_TORCH = """
-import json, torch
-cuda = torch.cuda.is_available()
-print(json.dumps({
-    "version": torch.__version__,
-    "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
-    "bfloat16": cuda and torch.cuda.is_bf16_supported(),
-}))
-"""
-_IMAGES = """
-import json, sys
-from pathlib import Path
-from worker.data.datasets import CIFAR10, DatasetError, load
-data_dir = Path(sys.argv[1])
-there = (data_dir / CIFAR10.folder).exists() or (data_dir / CIFAR10.file_name).exists()
-answer = {"there": there, "url": CIFAR10.url, "problem": None}
-if there:
-    try:
-        load("cifar10", data_dir)
-    except DatasetError as error:
-        answer["problem"] = str(error)
-print(json.dumps(answer))
-"""
-_DATABASE = """
-import asyncio, json
-from service.settings import Settings
-from service.store import Database, migrate
-async def look():
-    async with Database(Settings().database) as database:
-        try:
-            await migrate.check(database)
-        except migrate.SchemaMismatch as error:
-            return str(error)
-print(json.dumps(asyncio.run(look())))
-"""
+DEVICES, IMAGES, SCHEMA = "worker.devices", "worker.data.inspection", "service.store.schema_check"
+"""The modules that report, each run in a process of its own: torch is slow to import, the images fill memory."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing a training needs. `note`: it works, but not as well as it could."""
+    """The state of one requirement of training. `note`: training works, but not as well as it could."""
 
     name: str
     ok: bool
@@ -65,7 +31,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Everything a training on this machine needs; it can run when every finding is ok."""
+    """Return the state of every requirement. This machine can train if every finding is ok."""
     return [
         Finding("python", True, f"{platform.python_version()} ({sys.executable})"),
         *_computing(settings),
@@ -80,8 +46,8 @@ def examine(settings: Settings) -> list[Finding]:
 
 def _computing(settings: Settings) -> list[Finding]:
     try:
-        found = _ask(settings, _TORCH)
-    except _NoAnswer as error:
+        found = _report(settings, DEVICES)
+    except _NoReport as error:
         return [Finding("torch", False, f"cannot be imported ({error}): pip install 'normlab[worker]'")]
     torch = Finding("torch", True, found["version"])
     gpus = found["gpus"]
@@ -90,7 +56,7 @@ def _computing(settings: Settings) -> list[Finding]:
         return [torch, Finding("gpu", False, missing)]
     if not gpus:
         return [torch, Finding("gpu", True, "none: training runs on the CPU, in float32", note=True)]
-    precision = "bfloat16" if found["bfloat16"] else "float32, for want of bfloat16"
+    precision = "bfloat16" if found["bfloat16"] else "float32, because it has no bfloat16"
     if not settings.gpus_per_worker:
         unused = f"{', '.join(gpus)}: not used; NORMLAB_GPUS_PER_WORKER=1 trains on it"
         return [torch, Finding("gpu", True, unused, note=True)]
@@ -123,10 +89,10 @@ def _processors(settings: Settings) -> Finding:
 
 def _images(settings: Settings) -> Finding:
     try:
-        found = _ask(settings, _IMAGES, str(settings.data_dir))
-    except _NoAnswer as error:
-        return Finding("cifar10", False, f"cannot be looked at ({error})")
-    if not found["there"]:
+        found = _report(settings, IMAGES, str(settings.data_dir))
+    except _NoReport as error:
+        return Finding("cifar10", False, f"cannot be inspected ({error})")
+    if not found["found"]:
         detail = f"not in {settings.data_dir} yet: the first job downloads it from {found['url']}"
         return Finding("cifar10", True, detail, note=True)
     if found["problem"]:
@@ -139,8 +105,8 @@ def _database(settings: Settings) -> Finding:
         return Finding("database", True, f"none in {settings.home} yet: `normlab up` makes it")
     where = settings.database.rpartition("@")[2] if settings.database_url else str(settings.home / "normlab.db")
     try:
-        found = _ask(settings, _DATABASE)
-    except _NoAnswer as error:
+        found = _report(settings, SCHEMA)
+    except _NoReport as error:
         return Finding("database", False, f"{where}: {error}")
     if found is None:
         return Finding("database", True, f"{where}, up to date")
@@ -160,25 +126,24 @@ def _disk(settings: Settings) -> Finding:
     return Finding("disk", True, detail)
 
 
-def _ask(settings: Settings, program: str, *arguments: str) -> Any:
-    """What `program` prints as JSON. Raises `_NoAnswer` with the last line of its error."""
-    environment = child_environment(settings)
+def _report(settings: Settings, module: str, *arguments: str) -> Any:
+    """Return the JSON that `python -m module` prints. Raises `_NoReport` with the last line of its error."""
     try:
         ended = subprocess.run(
-            [sys.executable, "-P", "-c", program, *arguments],
-            env=environment,
+            [sys.executable, "-P", "-m", module, *arguments],
+            env=child_environment(settings),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=LOOK_S,
+            timeout=REPORT_TIMEOUT_S,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise _NoAnswer(f"no answer in {LOOK_S:.0f} s") from error
+        raise _NoReport(f"no answer in {REPORT_TIMEOUT_S:.0f} s") from error
     if ended.returncode:
-        raise _NoAnswer((ended.stderr.strip().splitlines() or ["no reason given"])[-1])
+        raise _NoReport((ended.stderr.strip().splitlines() or ["no reason given"])[-1])
     return json.loads(ended.stdout)
 
 
-class _NoAnswer(Exception):
+class _NoReport(Exception):
     pass

@@ -1,4 +1,4 @@
-"""Reports: what an experiment found, as one file for people: the answer, its numbers, and how to repeat it."""
+"""Reports: the results of an experiment as one document, with its figure, its statistics, and how to reproduce it."""
 
 from service.report.content import Number, compose, tables
 from service.report.document import Document

@@ -189,11 +189,11 @@ def _procedure(results: Json, number: Number) -> Iterable[str]:
     confidence = _percent(results["confidence"])
     statistic = NAMES.get(results["statistic"], f"at step {results['step']}")
     yield f"{number.title}, {statistic}, on the {results['evaluated_on']} images; n counts seeds."
-    if looks := len(results["looks"]):
-        each = _percent(round(1 - (1 - results["confidence"]) / looks, 6))
+    if analyses := len(results["interim_analyses"]):
+        each = _percent(round(1 - (1 - results["confidence"]) / analyses, 6))
         yield (
             f"± and “interval”: the two-sided {each} interval of the mean by Student's t distribution, wide enough for "
-            f"{confidence} at whichever of the {looks} planned looks one stops."
+            f"{confidence} at whichever of the {analyses} interim analyses one stops."
         )
     else:
         yield f"± and “interval”: the two-sided {confidence} interval of the mean by Student's t distribution."

@@ -1,9 +1,10 @@
-"""What the service remembers: tables, and a module of queries a noun. SQLite and PostgreSQL, one code path.
+"""The database: tables, migrations, and one module of queries for each noun. SQLite and PostgreSQL share one code path.
 
-Every function takes a session and runs in the caller's transaction; the caller opens it with `Database.read()` or
-`Database.write()`, so that what belongs together is committed together.
+Every function takes a session and runs in the transaction of its caller, who opens it with `Database.read()` or
+`Database.write()`. No module outside this package imports SQLAlchemy: the session type and the exceptions that callers
+handle are exported here.
 """
 
-from service.store.database import Database
+from service.store.database import ConstraintViolated, Database, DatabaseError, Session
 
-__all__ = ["Database"]
+__all__ = ["ConstraintViolated", "Database", "DatabaseError", "Session"]

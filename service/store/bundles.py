@@ -1,4 +1,4 @@
-"""Experiments out of the database into a bundle, and out of a bundle into the database."""
+"""Export of experiments from the database to a bundle, and import from a bundle."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,31 +28,31 @@ LINES: dict[str, tuple[type[Attempt | Metric | Event], type[AttemptLine | Metric
     "metrics.jsonl": (Metric, MetricLine),
     "events.jsonl": (Event, EventLine),
 }
-"""Files of a bundle that are rows of a table as they are."""
+"""The files of a bundle whose lines are rows of a table."""
 CHUNK = 1000
 _TOLD = ("status", "started", "log")
 
 
 async def jobs_to_export(session: AsyncSession, experiment_id: str) -> Sequence[Job]:
-    """The jobs of an experiment, oldest first. Raises `Conflict` where one has not ended."""
+    """Return the jobs of an experiment, oldest first. Raises `Conflict` if one has not ended."""
     query = select(Job).where(Job.experiment_id == experiment_id).order_by(Job.created_at, Job.id)
     found = (await session.scalars(query)).all()
     if unfinished := sum(job.status not in TERMINAL for job in found):
         raise Conflict(
-            f"Experiment {experiment_id} has {unfinished} jobs that have not ended, and a bundle is of what has: "
-            "wait for them, or cancel them."
+            f"Experiment {experiment_id} has {unfinished} jobs that have not ended, and a bundle holds ended jobs "
+            "only: wait for them, or cancel them."
         )
     return found
 
 
 def experiment_file(experiment: Experiment) -> dict[str, Any]:
-    """`experiment.json`."""
+    """Return the document `experiment.json`."""
     document: dict[str, Any] = _line(experiment, ExperimentFile).model_dump(mode="json")
     return document
 
 
 async def job_lines(session: AsyncSession, jobs: Sequence[Job]) -> Sequence[str]:
-    """`jobs.jsonl`."""
+    """Return the lines of `jobs.jsonl`."""
     labels: dict[str, dict[str, str]] = {job.id: {} for job in jobs}
     for some in _chunks(labels):
         for label in await session.scalars(select(JobLabel).where(JobLabel.job_id.in_(some))):
@@ -61,7 +61,7 @@ async def job_lines(session: AsyncSession, jobs: Sequence[Job]) -> Sequence[str]
 
 
 async def lines_of(session: AsyncSession, name: str, job_id: str) -> Sequence[str]:
-    """The part of a file of `LINES` that is about one job."""
+    """Return the lines of one job in a file of `LINES`."""
     table, kind = LINES[name]
     query = select(table).where(table.job_id == job_id).order_by(table.id)
     if table is Event:
@@ -70,13 +70,13 @@ async def lines_of(session: AsyncSession, name: str, job_id: str) -> Sequence[st
 
 
 def checkpoint_line(checkpoint: Checkpoint) -> str:
-    """A line of `checkpoints.jsonl`."""
+    """Return the line of a checkpoint in `checkpoints.jsonl`."""
     line: str = _line(checkpoint, CheckpointLine).model_dump_json()
     return line
 
 
-async def take_in(session: AsyncSession, bundle: Bundle) -> tuple[Experiment, bool]:
-    """The experiment of a bundle, and whether it is new here: one that is here already stays as it is.
+async def import_bundle(session: AsyncSession, bundle: Bundle) -> tuple[Experiment, bool]:
+    """Import the experiment of a bundle. Returns it, and whether it is new; an existing one is not changed.
 
     Checkpoints are not taken in: their files are the dispatcher's to write. Raises `BundleError`, or `Conflict` where
     a job of it belongs to something else here; nothing is stored then.

@@ -1,4 +1,4 @@
-"""Cursors: where a page ended, for the next one to go on from."""
+"""Cursors: the position at which a page ended."""
 
 import base64
 import json
@@ -12,13 +12,13 @@ from service.store.ordering import Order, SortKey
 
 
 def write_cursor(order: Order, values: Sequence[Any], row_id: str) -> str:
-    """The place behind a row: the values it is sorted by, and its id."""
+    """Return the cursor of the position after a row, from its sort keys and its id."""
     plain = [value.isoformat() if isinstance(value, datetime) else value for value in values]
     return base64.urlsafe_b64encode(json.dumps([order.text, plain, row_id]).encode()).decode().rstrip("=")
 
 
 def read_cursor(cursor: str, order: Order) -> tuple[Sequence[Any], str]:
-    """What `write_cursor` was given. Raises `Unprocessable` for anything else, and for a cursor of another order."""
+    """Return the arguments of `write_cursor`. Raises `Unprocessable` for another text, or a cursor of another order."""
     try:
         made_for, values, row_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         if made_for != order.text or not isinstance(row_id, str) or "\0" in row_id:

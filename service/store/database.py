@@ -9,8 +9,23 @@ from typing import Any, Self
 import psycopg
 from sqlalchemy import event, make_url, text
 from sqlalchemy.engine import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.exc import IntegrityError as ConstraintViolated
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import SQLAlchemyError as DatabaseError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession as Session
 from sqlalchemy.pool import ConnectionPoolEntry
+
+__all__ = [
+    "ConstraintViolated",
+    "Database",
+    "DatabaseError",
+    "Session",
+    "is_disk_full",
+    "is_unavailable",
+    "lock_events",
+]
 
 BUSY_TIMEOUT_S = 10
 EVENTS_LOCK = 0x6E6F726D
@@ -20,10 +35,10 @@ MIGRATION_LOCK = EVENTS_LOCK + 1
 
 
 class Database:
-    """A pool of connections, and the kinds of transaction: `read()`, `write()`, and `migrate()` for the schema.
+    """A pool of connections with three kinds of transactions: `read()`, `write()`, and `migrate()` for the schema.
 
-    SQLite runs in WAL mode, where readers and the one writer do not wait for each other; a write transaction begins
-    IMMEDIATE, because one that begins as a reader cannot wait for its turn and fails at once.
+    SQLite runs in WAL mode, in which readers and the writer do not block each other. A write transaction begins
+    IMMEDIATE, because one that begins as a reader fails at once instead of waiting for the lock.
     """
 
     def __init__(self, url: str) -> None:
@@ -54,20 +69,20 @@ class Database:
         await self.engine.dispose()
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncSession]:
-        """A transaction that only reads."""
+    async def read(self) -> AsyncIterator[Session]:
+        """Open a transaction that only reads."""
         async with self._sessions() as session, session.begin():
             yield session
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncSession]:
-        """A transaction that writes: committed at the end, rolled back on an exception."""
+    async def write(self) -> AsyncIterator[Session]:
+        """Open a transaction that writes. It is committed at the end, and rolled back on an exception."""
         async with self._writing_sessions() as session, session.begin():
             yield session
 
     @asynccontextmanager
     async def migrate(self) -> AsyncIterator[AsyncConnection]:
-        """The transaction in which the schema is changed; another process that wants to waits for its end."""
+        """Open a transaction that changes the schema. Other processes that migrate wait for its end."""
         async with self.engine.connect() as plain:
             connection = await plain.execution_options(normlab_transaction="migrate")
             try:
@@ -82,18 +97,18 @@ class Database:
                 await connection.invalidate()
 
 
-async def lock_events(session: AsyncSession) -> None:
-    """Take the right to add events until the transaction ends, so that ids become visible in their order.
+async def lock_events(session: Session) -> None:
+    """Lock the events until the transaction ends, so that their ids become visible in order.
 
-    A reader that follows events by id would otherwise pass by one that got its id early and was committed late. SQLite
-    has one writer anyway.
+    Otherwise a reader that follows events by id would miss one that got its id early and was committed late. SQLite has
+    a single writer anyway.
     """
     if session.get_bind().dialect.name == "postgresql":
         await session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": EVENTS_LOCK})
 
 
 def _prepare_sqlite(connection: Any, _record: ConnectionPoolEntry) -> None:
-    # The driver's own transactions would begin late and only for some statements: `_begin_sqlite` begins them instead.
+    # The transactions of the driver begin late, and only for some statements. `_begin_sqlite` begins them instead.
     connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in (
@@ -114,8 +129,13 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if kind else "BEGIN")
 
 
+def is_unavailable(error: BaseException) -> bool:
+    """Return whether the database did not answer or was too busy, so that a repeat may succeed."""
+    return isinstance(error, OperationalError | InterfaceError | PoolTimeout)
+
+
 def is_disk_full(error: BaseException) -> bool:
-    """Whether the database refused a write for want of space."""
+    """Return whether the database refused a write because its disk is full."""
     origin = getattr(error, "orig", error)
     if isinstance(origin, psycopg.errors.DiskFull):
         return True

@@ -1,4 +1,4 @@
-"""Experiments: create, find, steer, extend, and delete them, each with all its jobs in one transaction."""
+"""Queries of experiments, and their changes, each with all of its jobs in one transaction."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ async def create(session: AsyncSession, request: ExperimentRequest, planned: Seq
 
 
 async def get(session: AsyncSession, experiment_id: str, *, lock: bool = False) -> Experiment:
-    """One experiment; `lock` keeps other writers from it until the transaction ends. Raises `NotFound`."""
+    """Return one experiment; `lock` locks it until the transaction ends. Raises `NotFound`."""
     if lock:
         await lock_events(session)
     experiment = await session.get(Experiment, experiment_id, with_for_update=lock or None, populate_existing=lock)
@@ -54,7 +54,7 @@ async def get(session: AsyncSession, experiment_id: str, *, lock: bool = False) 
 async def page(
     session: AsyncSession, *, search: str | None = None, limit: int = 50, cursor: str | None = None
 ) -> tuple[Sequence[Experiment], str | None]:
-    """A page of experiments, newest first, and the cursor of the next or None. Raises `Unprocessable`."""
+    """Return a page of experiments, newest first, and the cursor of the next or None. Raises `Unprocessable`."""
     query = select(Experiment).order_by(Experiment.created_at.desc(), Experiment.id.desc()).limit(limit + 1)
     if search:
         query = query.where(Experiment.name.icontains(search, autoescape=True))
@@ -69,8 +69,8 @@ async def page(
 
 
 async def counts(session: AsyncSession, experiment_ids: Sequence[str]) -> dict[str, dict[Status, int]]:
-    """Of each experiment, how many jobs are in each state that some are in. A job that was retried does not count."""
-    # A retry belongs to the experiment of what it repeats: to look among all jobs would be to read them all.
+    """Return the number of jobs in each state, by experiment. A job that was retried does not count."""
+    # A retry belongs to the experiment of the job that it repeats. Without this filter all jobs would be read.
     retry = select(Job.retry_of).where(Job.retry_of.is_not(None), Job.experiment_id.in_(experiment_ids))
     query = (
         select(Job.experiment_id, Job.status, func.count())
@@ -131,14 +131,14 @@ async def resume(session: AsyncSession, experiment_id: str) -> Experiment:
 
 
 async def rename(session: AsyncSession, experiment: Experiment, name: str) -> None:
-    """Give an experiment another name."""
+    """Rename an experiment."""
     experiment.name = name
     experiment.request = {**experiment.request, "name": name}
     experiment.updated_at = datetime.now(UTC)
 
 
 async def prioritize(session: AsyncSession, experiment: Experiment, priority: int) -> None:
-    """Give an experiment, and every job of it, another priority."""
+    """Change the priority of an experiment and of all its jobs."""
     experiment.priority = priority
     experiment.request = {**experiment.request, "priority": priority}
     experiment.updated_at = datetime.now(UTC)
@@ -148,7 +148,7 @@ async def prioritize(session: AsyncSession, experiment: Experiment, priority: in
 async def extend(
     session: AsyncSession, experiment: Experiment, request: ExperimentRequest, planned: Sequence[PlannedJob]
 ) -> Sequence[str]:
-    """Queue those of the planned jobs whose cell and seed the experiment has none of. Returns their ids.
+    """Queue the planned jobs whose cell and seed the experiment does not have yet. Returns their ids.
 
     `experiment` must have been read with `lock`. Raises `Conflict` where it has been cancelled.
     """
@@ -166,7 +166,7 @@ async def extend(
 
 
 async def seeds_of_cells(session: AsyncSession, experiment_id: str) -> Sequence[tuple[str, int]]:
-    """Every cell and seed that the experiment has a job for."""
+    """Return all pairs of cell and seed for which the experiment has a job."""
     query = select(Job.cell, Job.seed).where(Job.experiment_id == experiment_id, Job.retry_of.is_(None))
     return [(cell, seed) for cell, seed in await session.execute(query) if cell is not None]
 
@@ -179,7 +179,7 @@ async def due_for_interim_analysis(session: AsyncSession) -> Sequence[str]:
 
 
 async def delete(session: AsyncSession, experiment_id: str) -> Sequence[str]:
-    """Remove an experiment whose jobs have all ended, and them. Returns their ids. Raises `NotFound` or `Conflict`."""
+    """Delete an experiment whose jobs have all ended. Returns the ids of its jobs. Raises `NotFound` or `Conflict`."""
     experiment = await get(session, experiment_id, lock=True)
     counted = (await counts(session, [experiment_id])).get(experiment_id, {})
     if unfinished := sum(count for status, count in counted.items() if status not in TERMINAL):
@@ -212,6 +212,6 @@ def _request_state(experiment: Experiment, state: str | None) -> None:
 
 
 def request_of(experiment: Experiment) -> ExperimentRequest:
-    """What was asked for, with what was added since."""
+    """Return the request of an experiment, with all values that were added to its grid."""
     stored: dict[str, Any] = experiment.request
     return ExperimentRequest.model_validate(stored)

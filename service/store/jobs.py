@@ -1,4 +1,4 @@
-"""Jobs: create, find, and change their state."""
+"""Queries of jobs, and every change of their state."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ async def create(
     cell: str | None = None,
     retry_of: str | None = None,
 ) -> Job:
-    """Queue a new job."""
+    """Store a new job and queue it."""
     now = datetime.now(UTC)
     job = Job(**_row(request, now), experiment_id=experiment_id, retry_of=retry_of, cell=cell)
     session.add(job)
@@ -40,9 +40,9 @@ async def create_all(
     experiment_id: str,
     status: Literal[Status.QUEUED, Status.PAUSED] = Status.QUEUED,
 ) -> Sequence[str]:
-    """Queue the jobs of an experiment, each with its cell, to be taken in this order. Returns their ids.
+    """Queue the jobs of an experiment, each with its cell, in the given order. Returns their ids.
 
-    The database refuses a second job of one cell and seed.
+    A constraint of the database permits one job per cell and seed.
     """
     if not cells:
         return []
@@ -88,9 +88,9 @@ def _row(request: JobRequest, now: datetime) -> dict[str, Any]:
 
 
 async def get(session: AsyncSession, job_id: str, *, lock: bool = False) -> Job:
-    """One job; `lock` keeps other writers from it until the transaction ends. Raises `NotFound`."""
+    """Return one job; `lock` locks it until the transaction ends. Raises `NotFound`."""
     if lock:
-        # Whoever changes a job also adds an event. With both locks always taken in this order, two never deadlock.
+        # Every change of a job adds an event. To take both locks always in this order prevents deadlocks.
         await lock_events(session)
     job = await session.get(Job, job_id, with_for_update=lock or None, populate_existing=lock)
     if job is None:
@@ -98,8 +98,18 @@ async def get(session: AsyncSession, job_id: str, *, lock: bool = False) -> Job:
     return job
 
 
+async def find(session: AsyncSession, job_id: str) -> Job | None:
+    """Return one job, None if it does not exist."""
+    return await session.get(Job, job_id)
+
+
+async def probe(session: AsyncSession) -> None:
+    """Read from the jobs table. Raises `DatabaseError` if the database or its schema is not there."""
+    await session.execute(select(Job.id).limit(1))
+
+
 async def change_status(session: AsyncSession, job: Job, to: Status, reason: str | None = None) -> None:
-    """Move a job to another state and write the event, in the caller's transaction.
+    """Change the state of a job and add the event, in the transaction of the caller.
 
     `job` must have been read with `lock`. Raises `AssertionError` for a move that `TRANSITIONS` does not have: callers
     decide by the state they read.
@@ -114,7 +124,7 @@ async def change_status(session: AsyncSession, job: Job, to: Status, reason: str
 
 
 async def change_all(session: AsyncSession, found: Sequence[Job], to: Status, reason: str) -> None:
-    """Move many jobs to another state, as `change_status` moves one; `lock_events` must have been called."""
+    """Change the state of many jobs, as `change_status` does. `lock_events` must have been called."""
     now = datetime.now(UTC)
     for job in found:
         assert to in TRANSITIONS[job.status], f"{job.id} cannot go from {job.status} to {to}"
@@ -127,7 +137,7 @@ async def change_all(session: AsyncSession, found: Sequence[Job], to: Status, re
 
 
 async def cancel(session: AsyncSession, job_id: str) -> Job:
-    """Ask for a job to be stopped for good. Raises `NotFound`, or `Conflict` where it has ended otherwise."""
+    """Request that a job be stopped for good. Raises `NotFound`, or `Conflict` if it has ended otherwise."""
     job = await get(session, job_id, lock=True)
     if job.status in (Status.CANCELLED, Status.CANCELLING):
         return job
@@ -138,7 +148,7 @@ async def cancel(session: AsyncSession, job_id: str) -> Job:
 
 
 async def pause(session: AsyncSession, job_id: str) -> Job:
-    """Ask for a job to stop at a checkpoint. Raises `NotFound`, or `Conflict` where it is ending or has ended."""
+    """Request that a job stop at a checkpoint. Raises `NotFound`, or `Conflict` if it is ending or has ended."""
     job = await get(session, job_id, lock=True)
     if job.status in (Status.PAUSED, Status.PAUSING):
         return job
@@ -149,7 +159,7 @@ async def pause(session: AsyncSession, job_id: str) -> Job:
 
 
 async def resume(session: AsyncSession, job_id: str) -> Job:
-    """Queue a paused job again. Raises `NotFound`, or `Conflict` where it is not paused and does not run anyway."""
+    """Queue a paused job again. Raises `NotFound`, or `Conflict` unless it is paused, queued or running."""
     job = await get(session, job_id, lock=True)
     if job.status in (Status.QUEUED, Status.STARTING, Status.RUNNING):
         return job
@@ -161,9 +171,9 @@ async def resume(session: AsyncSession, job_id: str) -> Job:
 
 
 async def retry(session: AsyncSession, job_id: str) -> Job:
-    """A new job with the spec of one that failed or was cancelled, the same one each time.
+    """Return the job that retries one that failed or was cancelled; the first call creates it.
 
-    Terminal states are final, so a job is not reopened. Raises `NotFound`, or `Conflict` where it has not failed.
+    Terminal states are final, so a job is not reopened. Raises `NotFound`, or `Conflict` if it has not failed.
     """
     job = await get(session, job_id, lock=True)
     if job.status not in (Status.FAILED, Status.CANCELLED):
@@ -184,9 +194,9 @@ async def retry(session: AsyncSession, job_id: str) -> Job:
 
 
 async def change(session: AsyncSession, job_id: str, wanted: JobChange) -> Job:
-    """Change what people say of a job, in whatever state it is. Raises `NotFound`, `InvalidFields` for too many labels.
+    """Change the name, notes or labels of a job. Raises `NotFound`, or `InvalidFields` for too many labels.
 
-    Those who follow the job are told; a change that changes nothing is not told.
+    Adds an event, unless nothing changed.
     """
     job = await get(session, job_id, lock=True)
     before = (await labels(session, [job_id])).get(job_id, {})
@@ -208,7 +218,7 @@ async def change(session: AsyncSession, job_id: str, wanted: JobChange) -> Job:
 
 
 async def delete(session: AsyncSession, job_id: str) -> None:
-    """Remove a job that has ended, and all its rows. Raises `NotFound`, or `Conflict` where it has not ended."""
+    """Delete a job that has ended, and all its rows. Raises `NotFound`, or `Conflict` if it has not ended."""
     job = await get(session, job_id, lock=True)
     if job.status not in TERMINAL:
         raise Conflict(f"Job {job_id} {_is(job)}: cancel it before it is deleted.")
@@ -216,17 +226,28 @@ async def delete(session: AsyncSession, job_id: str) -> None:
     await session.execute(delete_from(Idempotency).where(Idempotency.answer == job_id))
     await checkpoints.remove_of_jobs(session, select(Job.id).where(Job.id == job_id))
     await session.execute(delete_from(Job).where(Job.id == job_id))
-    # A retry of it stands in its place: one cell and seed has one job that is no retry.
+    # A retry of it takes its place, because a cell and seed has exactly one job that is no retry.
     await session.execute(update(Job).where(Job.retry_of == job_id).values(retry_of=retried))
 
 
 async def of_ids(session: AsyncSession, job_ids: Sequence[str]) -> Sequence[Job]:
-    """Those of some jobs that there are."""
+    """Return the jobs with these ids, in no particular order; ids of no job are skipped."""
     return (await session.scalars(select(Job).where(Job.id.in_(job_ids)))).all()
 
 
+async def active(session: AsyncSession) -> Sequence[Job]:
+    """Return the jobs that hold a worker."""
+    return (await session.scalars(select(Job).where(Job.status.in_(ACTIVE)))).all()
+
+
+async def running_images_per_s(session: AsyncSession) -> float:
+    """Return how many images per second all running jobs train on together."""
+    running = await session.scalars(select(Job.progress).where(Job.status == Status.RUNNING))
+    return sum(((progress or {}).get("images_per_s") or 0.0 for progress in running), 0.0)
+
+
 async def labels(session: AsyncSession, job_ids: Sequence[str]) -> dict[str, dict[str, str]]:
-    """The labels of several jobs."""
+    """Return the labels of several jobs by job."""
     found: dict[str, dict[str, str]] = {}
     for label in await session.scalars(select(JobLabel).where(JobLabel.job_id.in_(job_ids)).order_by(JobLabel.key)):
         found.setdefault(label.job_id, {})[label.key] = label.value
@@ -234,12 +255,12 @@ async def labels(session: AsyncSession, job_ids: Sequence[str]) -> dict[str, dic
 
 
 async def attempts(session: AsyncSession, job_id: str) -> Sequence[Attempt]:
-    """The attempts of a job, oldest first."""
+    """Return the attempts of a job, oldest first."""
     return (await session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number))).all()
 
 
 async def count_by_status(session: AsyncSession) -> dict[Status, int]:
-    """How many jobs there are in each state."""
+    """Return the number of jobs in each state."""
     counted = dict.fromkeys(Status, 0)
     for status, count in await session.execute(select(Job.status, func.count()).group_by(Job.status)):
         counted[status] = count
@@ -247,30 +268,30 @@ async def count_by_status(session: AsyncSession) -> dict[Status, int]:
 
 
 async def oldest_queued_at(session: AsyncSession) -> datetime | None:
-    """Since when the longest-waiting job waits, None where none does."""
+    """Return when the oldest queued job was queued, None if no job is queued."""
     query = select(Job.queued_at).where(Job.status == Status.QUEUED).order_by(Job.queued_at).limit(1)
     found: datetime | None = await session.scalar(query)
     return found
 
 
 async def count_queued_beyond(session: AsyncSession, num_workers: int) -> int:
-    """How many jobs wait that need more than so many workers."""
+    """Return how many queued jobs need more than `num_workers` workers."""
     larger = select(func.count()).where(Job.status == Status.QUEUED, Job.num_workers > num_workers)
     return int(await session.scalar(larger) or 0)
 
 
 async def with_artifacts(session: AsyncSession, job_ids: Sequence[str]) -> set[str]:
-    """Those of `job_ids` that still exist; of the others, artifacts may be removed."""
+    """Return those of `job_ids` that still exist. Artifacts of the others may be removed."""
     return set((await session.scalars(select(Job.id).where(Job.id.in_(job_ids)))).all())
 
 
 async def answered(session: AsyncSession, client: str, key: str) -> Idempotency | None:
-    """What a client's idempotency key was answered with."""
+    """Return the answer that is stored for an idempotency key of a client, None if the key is new."""
     return await session.get(Idempotency, (client, key))
 
 
 async def remember_answer(session: AsyncSession, client: str, key: str, fingerprint: str, answer: str) -> None:
-    """Bind a client's idempotency key to the id of what it made. The primary key refuses a second one."""
+    """Store the id of the resource that an idempotency key created. A second answer violates the primary key."""
     session.add(
         Idempotency(client=client, key=key, fingerprint=fingerprint, answer=answer, created_at=datetime.now(UTC))
     )

@@ -1,6 +1,6 @@
-"""Finding jobs: filters, order, and pages that stay put while jobs are added."""
+"""The list of jobs: filters, order, and pages that stay consistent while jobs are added."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -15,14 +15,14 @@ from service.store.ordering import Order
 from service.store.tables import Job, JobLabel, MetricSummary
 
 Place = tuple[Sequence[Any], str]
-"""The values a row is sorted by, and its id."""
+"""The sort keys of a row, and its id."""
 Part = Literal["all", "with", "without"]
-"""Of the jobs: whether they have the metric that they are sorted by first."""
+"""A part of the jobs, by whether they have the metric of the first sort key."""
 
 
 @dataclass(frozen=True)
 class JobFilter:
-    """Which jobs. What is left out does not restrict; several values of one field mean any of them."""
+    """A filter of jobs. Several values of one field mean any of them; an empty field does not restrict."""
 
     status: Sequence[Status] = ()
     normalization: Sequence[str] = ()
@@ -35,7 +35,7 @@ class JobFilter:
     search: str | None = None
 
     def apply(self, query: Select[Any]) -> Select[Any]:
-        """Narrow a query over jobs."""
+        """Add the conditions of the filter to a query of jobs."""
         for column, values in (
             (Job.status, self.status),
             (Job.normalization, self.normalization),
@@ -58,17 +58,22 @@ class JobFilter:
         return query
 
     def job_ids(self) -> Select[str]:
-        """A query for the ids of these jobs."""
+        """Return a query of the ids of these jobs."""
         return self.apply(select(Job.id))
+
+
+async def among(session: AsyncSession, filter_: JobFilter, job_ids: Collection[str]) -> set[str]:
+    """Return those of `job_ids` that the filter selects."""
+    return set((await session.scalars(filter_.job_ids().where(Job.id.in_(job_ids)))).all())
 
 
 async def page(
     session: AsyncSession, filter_: JobFilter, *, sort: str = "-created_at", limit: int = 50, cursor: str | None = None
 ) -> tuple[Sequence[Job], str | None]:
-    """A page of jobs, and the cursor of the next or None. Raises `Unprocessable` for a bad sort or cursor."""
+    """Return a page of jobs, and the cursor of the next or None. Raises `Unprocessable` for a bad sort or cursor."""
     order = Order.parse(sort)
     behind = None if cursor is None else read_cursor(cursor, order)
-    # The keys alone first: what has to be sorted is then no larger than an index.
+    # The sort keys alone are read first, so that the rows to sort are no larger than an index.
     keys: list[Row[Any]] = []
     parts: tuple[Part, ...] = ("with", "without") if order.keys[0].metric else ("all",)
     for part in parts:
@@ -81,7 +86,7 @@ async def page(
 
 
 def _keys(filter_: JobFilter, order: Order, part: Part, behind: Place | None) -> Select[Any] | None:
-    """The ids of jobs, each with what it is sorted by, in their order, behind a place. None where none can follow.
+    """Return a query of ids and sort keys after a place. None if no row can follow.
 
     An order that begins with a metric is read in two parts, the jobs `with` it and those `without`: each of them walks
     an index, which one order with the nulls last would not.
@@ -113,7 +118,7 @@ def _keys(filter_: JobFilter, order: Order, part: Part, behind: Place | None) ->
         query = query.where(_beyond([*terms, (*tied_by, False)], [*behind[0], behind[1]]))
         column, descending, nullable = terms[0]
         if not nullable:
-            # Implied by the above, but in words that an index can be entered with.
+            # Implied by the condition above, in a form that can use an index.
             query = query.where(column <= behind[0][0] if descending else column >= behind[0][0])
     if part == "without":
         terms = terms[1:]
@@ -125,7 +130,7 @@ def _keys(filter_: JobFilter, order: Order, part: Part, behind: Place | None) ->
 
 
 def _beyond(terms: Sequence[tuple[ColumnElement[Any], bool, bool]], values: Sequence[Any]) -> ColumnElement[bool]:
-    """That a row comes after `values` in the order of `terms`, nulls last."""
+    """Return the condition that a row comes after `values` in the order of `terms`, nulls last."""
     (column, descending, nullable), *rest = terms
     value, *others = values
     further: ColumnElement[bool] = false()

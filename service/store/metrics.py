@@ -1,4 +1,4 @@
-"""Rows of metrics, and their summary."""
+"""Rows of metrics, and the summaries of jobs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from worker.events import Metrics
 from worker.metrics import METRICS, MetricKind, OutcomeMetric
 
 SUMMARIZED: tuple[MetricKind, ...] = ("train", "eval")
-"""The kinds of rows that are about the training itself; telemetry is about its layers."""
+"""The kinds of rows that the summary covers; telemetry describes the layers of a model."""
 
 
 async def add(session: AsyncSession, job: Job, attempt_id: str, event: Metrics) -> dict[str, Any]:
-    """Insert a row and bring the job's summary up to date. Returns the row's values, null where not finite."""
+    """Insert a row and update the summary of the job. Returns the values of the row, None for those not finite."""
     values: dict[str, Any] = {name: value if math.isfinite(value) else None for name, value in event.values.items()}
     if None in values.values():
         values["diverged"] = True
@@ -45,7 +45,7 @@ async def add(session: AsyncSession, job: Job, attempt_id: str, event: Metrics) 
 async def supersede(session: AsyncSession, job: Job, beyond_step: int) -> None:
     """Mark the rows beyond `beyond_step` as superseded: an attempt that resumes there reports them again.
 
-    Up to there every row counts, also one that an attempt superseded which resumed earlier and was lost on the way.
+    Rows up to there are live, also those that were superseded by an attempt that resumed earlier and was lost since.
     """
     marked = await session.scalars(
         update(Metric)
@@ -72,7 +72,7 @@ async def supersede(session: AsyncSession, job: Job, beyond_step: int) -> None:
 
 
 async def sort_by_summary(session: AsyncSession, summaries: Mapping[str, dict[str, Any]]) -> None:
-    """Let jobs be sorted by their summaries, by job: what is kept beside these is brought up to date."""
+    """Update the rows by which jobs are sorted from their summaries, by job."""
     kept = {
         (row.job_id, row.name): row
         for row in await session.scalars(select(MetricSummary).where(MetricSummary.job_id.in_(summaries)))
@@ -90,10 +90,10 @@ async def sort_by_summary(session: AsyncSession, summaries: Mapping[str, dict[st
 
 
 def summarize(summary: dict[str, Any], step: int, values: dict[str, Any]) -> dict[str, Any]:
-    """The summary after one more row: of each metric the last and the best value, with their steps.
+    """Return the summary after one more row: the last and the best value of each metric, with their steps.
 
-    The best is the least, for errors and losses, and the most for images_per_s. What is evaluated once an epoch also
-    has its last five values, for their median (Wu & He 2018, section 4.1).
+    The best value is the least, for images_per_s the greatest. Metrics of evaluations also have their last five values,
+    for the median of these (Wu & He 2018, section 4.1).
     """
     summary = dict(summary)
     for name, value in values.items():
@@ -120,7 +120,7 @@ async def rows(
     after_step: int = -1,
     superseded: bool = False,
 ) -> Sequence[Metric]:
-    """The rows of a job in the order of their steps; with `superseded` also those that no longer count."""
+    """Return the rows of a job in the order of their steps; with `superseded`, also the superseded ones."""
     query = select(Metric).where(Metric.job_id == job_id, Metric.kind.in_(kinds), Metric.step > after_step)
     if not superseded:
         query = query.where(~Metric.superseded)
@@ -129,28 +129,35 @@ async def rows(
 
 @dataclass(frozen=True)
 class Curve:
-    """One metric of one job at every step that counts, in their order."""
+    """One metric of one job, at every step whose row is not superseded, in the order of the steps."""
 
     job_id: str
+    metric: str
     steps: Sequence[int]
     epochs: Sequence[int]
     times: Sequence[datetime]
     values: Sequence[float | None]
 
 
-async def curves(session: AsyncSession, job_ids: Sequence[str], metric: str) -> Sequence[Curve]:
-    """The curves of a metric of jobs, in their order; of jobs that have none yet, empty ones."""
-    kind = "eval" if metric in METRICS and METRICS[metric].kind == "eval" else "train"
+async def curves(session: AsyncSession, job_ids: Sequence[str], metrics: Sequence[str]) -> Sequence[Curve]:
+    """Return the curves of metrics of jobs: for each job in its order, the metrics in theirs. A curve may be empty."""
     query = (
         select(Metric.job_id, Metric.step, Metric.epoch, Metric.time, Metric.values)
-        .where(Metric.job_id.in_(job_ids), Metric.kind == kind, ~Metric.superseded)
+        .where(Metric.job_id.in_(job_ids), Metric.kind.in_({_kind_of(name) for name in metrics}), ~Metric.superseded)
         .order_by(Metric.job_id, Metric.step)
     )
-    found: dict[str, list[tuple[int, int, datetime, float | None]]] = {job_id: [] for job_id in job_ids}
+    found: dict[tuple[str, str], list[tuple[int, int, datetime, float | None]]] = {
+        (job_id, name): [] for job_id in job_ids for name in metrics
+    }
     for job_id, step, epoch, time, values in await session.execute(query):
-        if metric in values:
-            found[job_id].append((step, epoch, time, values[metric]))
+        for name in metrics:
+            if name in values:
+                found[job_id, name].append((step, epoch, time, values[name]))
     return [
-        Curve(job_id, *([row[column] for row in rows] for column in range(4)))  # type: ignore[arg-type]
-        for job_id, rows in found.items()
+        Curve(job_id, name, *([row[column] for row in rows] for column in range(4)))  # type: ignore[arg-type]
+        for (job_id, name), rows in found.items()
     ]
+
+
+def _kind_of(metric: str) -> MetricKind:
+    return "eval" if metric in METRICS and METRICS[metric].kind == "eval" else "train"

@@ -1,4 +1,4 @@
-"""Bring the database's schema up to the code's: `python -m service.store.migrate`.
+"""Migrate the database to the schema of this code: `python -m service.store.migrate`.
 
 The revisions are in `service/store/migrations/versions`, oldest first. After a change to `tables.py`,
 `python -m service.store.migrate --revision "what changed"` writes the next one, to be read and corrected by hand.
@@ -24,21 +24,21 @@ from service.store.database import Database
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 WAIT_S = 60.0
-"""How long a database that does not answer yet is waited for: containers start in any order."""
+"""Seconds to wait for a database that does not answer yet, because containers start in any order."""
 
 log = logging.getLogger(__name__)
 
 
 class SchemaMismatch(Exception):
-    """The database's schema is not the one that this code was written for."""
+    """The schema of the database is not that of this code."""
 
 
 class NotMigrated(SchemaMismatch):
-    """The schema is an older one, or none: what the migrations put right."""
+    """The schema is missing or older, and can be migrated."""
 
 
 async def upgrade(database: Database) -> None:
-    """Bring the schema up to the newest revision; nothing happens where it is.
+    """Migrate the schema to the newest revision. Idempotent.
 
     Processes that do this at once wait for one another. Raises `SchemaMismatch` where a newer version of normlab has
     been there, and changes nothing then.
@@ -54,7 +54,7 @@ async def upgrade(database: Database) -> None:
 
 
 async def check(database: Database) -> None:
-    """Raise `SchemaMismatch`, which says what to do, unless the schema is the one of this code."""
+    """Raise `SchemaMismatch`, which says what to do, unless the schema is that of this code."""
     async with database.read() as session:
         revision = await (await session.connection()).run_sync(_revision)
     head = _head()
@@ -70,7 +70,7 @@ async def check(database: Database) -> None:
 
 
 async def wait(database: Database, timeout_s: float | None = None) -> None:
-    """Wait until the database answers. Raises its own error when it has not after `timeout_s` (`WAIT_S`)."""
+    """Wait until the database answers. Raises its error after `timeout_s` seconds, by default `WAIT_S`."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + (WAIT_S if timeout_s is None else timeout_s)
     pause_s = 0.1
@@ -111,7 +111,7 @@ async def settle(database: Database, timeout_s: float | None = None) -> None:
 
 
 def write_revision(message: str, folder: Path = MIGRATIONS) -> Path:
-    """Write the next revision: what `tables.py` has and the newest revision in `folder` has not."""
+    """Write the next revision: the difference between `tables.py` and the newest revision in `folder`."""
 
     def write(connection: Connection) -> Path:
         configuration = _configuration(connection, folder)
@@ -168,7 +168,7 @@ async def _migrate(settings: Settings) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit status: 0, or 1 where the schema cannot be migrated."""
+    """Run the command. Returns its exit status: 0, or 1 if the schema cannot be migrated."""
     parser = argparse.ArgumentParser(prog="python -m service.store.migrate", description="Migrate normlab's database.")
     parser.add_argument("--revision", metavar="MESSAGE", help="write the next revision instead, from tables.py")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""The order of a list of jobs: by their fields, by the last or the best value of a metric, by several of them."""
+"""The order of a list of jobs: by fields, by the last or the best value of a metric, or by several of these."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -13,7 +13,7 @@ BEST = ".best"
 MOST_KEYS = 4
 
 NAMES: tuple[str, ...] = (*get_args(SortField), *(m + end for m in get_args(OutcomeMetric) for end in ("", BEST)))
-"""What jobs can be sorted by."""
+"""The sort keys of jobs."""
 PATTERN = "^-?({one})(,-?({one})){{0,{more}}}$".format(
     one="|".join(name.replace(".", r"\.") for name in NAMES), more=MOST_KEYS - 1
 )
@@ -26,33 +26,33 @@ DESCRIPTION = (
 
 @dataclass(frozen=True)
 class SortKey:
-    """One thing to sort by: a column of the jobs, or a metric and which of its values."""
+    """One sort key: a column of the jobs, or the last or best value of a metric."""
 
     name: str
     descending: bool
 
     @property
     def metric(self) -> str | None:
-        """The metric it is, None where it is a column."""
+        """The metric, None for a column."""
         metric = self.name.removesuffix(BEST)
         return metric if metric in get_args(OutcomeMetric) else None
 
     @property
     def value(self) -> Literal["best", "last"]:
-        """Which value of the metric."""
+        """The column of the value of the metric."""
         return "best" if self.name.endswith(BEST) else "last"
 
 
 @dataclass(frozen=True)
 class Order:
-    """What to sort by, the first thing first; the id decides what is left, in the direction of the last."""
+    """The sort keys in their order. The id breaks ties, in the direction of the last key."""
 
     text: str
     keys: tuple[SortKey, ...]
 
     @classmethod
     def parse(cls, text: str) -> "Order":
-        """Reads `-test_error,created_at`. Raises `Unprocessable`, which lists what there is, for anything else."""
+        """Parse `-test_error,created_at`. Raises `Unprocessable`, which lists the sort keys, for an unknown one."""
         keys = tuple(SortKey(one.removeprefix("-"), one.startswith("-")) for one in text.split(","))
         if len(keys) > MOST_KEYS or any(key.name not in NAMES for key in keys):
             raise Unprocessable(f"sort is {text!r}: give {DESCRIPTION}")

@@ -1,4 +1,4 @@
-"""What became of jobs, as results are made of it: a few columns of many jobs at once."""
+"""The columns of jobs that results are computed from, for many jobs at once."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,13 +14,14 @@ from service.store.listing import JobFilter
 from service.store.tables import Attempt, Job, Metric
 
 MAX_RUNS = 5000
-"""Jobs that one table may be made of."""
+"""The number of jobs that one table may have."""
 
 
 async def runs(session: AsyncSession, filter_: JobFilter) -> Sequence[Run]:
-    """The jobs of a filter, oldest first; a job that was retried is left out, for its retry stands for it.
+    """Return the jobs of a filter, oldest first. A retry replaces the job that it repeats.
 
-    Raises `Unprocessable` where they are more than `MAX_RUNS`.
+    Raises:
+        Unprocessable: There are more than `MAX_RUNS` jobs.
     """
     retried = select(Job.retry_of).where(Job.retry_of.is_not(None))
     if filter_.experiment is not None:
@@ -68,7 +69,7 @@ async def _use(session: AsyncSession, job_ids: Select[Any]) -> dict[str, tuple[s
 
 
 async def values_at(session: AsyncSession, filter_: JobFilter, metric: str, step: int) -> dict[str, float | None]:
-    """The value that each job of a filter reported of a metric at a step; jobs that reported none are left out."""
+    """Return the value of a metric at a step, by job. Jobs without a value are omitted."""
     query = select(Metric.job_id, Metric.values).where(
         Metric.job_id.in_(filter_.job_ids()), Metric.step == step, ~Metric.superseded
     )
@@ -76,7 +77,7 @@ async def values_at(session: AsyncSession, filter_: JobFilter, metric: str, step
 
 
 async def speeds(session: AsyncSession, models: Sequence[str], limit: int = 500) -> Sequence[Speed]:
-    """How fast jobs on these models trained, the newest first."""
+    """Return the speeds of jobs on these models, newest first."""
     images_per_s = Job.summary["images_per_s"]["last"].as_float()
     query = (
         select(Job.model, Job.batch_size, Attempt.device, images_per_s / Job.num_workers)

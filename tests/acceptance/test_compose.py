@@ -122,10 +122,10 @@ def test_an_experiment_from_the_host_has_results(client: Client) -> None:
     grid = {"normalization": [{"type": "batch"}, {"type": "group", "num_groups": 8}], "seed": [0, 1]}
     base = STUDY | {"epochs": 2, "batch_size": 8}
     del base["normalization"]
-    experiment = client.submit_experiment({"name": "two norms", "base": base, "grid": grid})
+    experiment = client.experiments.submit({"name": "two norms", "base": base, "grid": grid})
     for job in client.jobs(experiment=experiment["id"]):
         assert client.wait(job["id"])["status"] == "succeeded"
-    cells = client.results(experiment["id"])["cells"]
+    cells = client.experiments.results(experiment["id"])["cells"]
     assert [cell["n"] for cell in cells] == [2, 2]
     assert all(0 < cell["mean"] < 1 for cell in cells)
 

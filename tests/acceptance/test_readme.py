@@ -119,7 +119,7 @@ def concrete(command: str, client: Client, url: str) -> str:
         command = command.replace("$CHECKPOINT", checkpoint(client))
     of_an_experiment = re.search("experiment|results|export", command)
     if "$ID" in command:
-        newest = next(client.experiments() if of_an_experiment else client.jobs())
+        newest = next(client.experiments.list() if of_an_experiment else client.jobs())
         for job in list(client.jobs(experiment=newest["id"])) if of_an_experiment else [newest]:
             client.wait(job["id"], timeout_s=120)
         command = command.replace("$ID", shlex.quote(newest["id"]))

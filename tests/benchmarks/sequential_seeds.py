@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.experiments.statistics import Analysis, Observation, SeedPlan, analyse, plan_looks, undecided_cells
+from service.experiments.statistics import Analysis, Observation, SeedPlan, analyse, plan_analyses, undecided_cells
 
 TRUE_MEANS = ((0, 0, 0), (0, 0, 2), (0, 1, 2), (0, 2, 4))
 
@@ -27,8 +27,8 @@ def sequentially(values: NDArray[np.float64], plan: SeedPlan) -> tuple[Analysis,
     """The analysis of a sequential experiment, and the trainings it took."""
     cells = [(str(row), "2") for row in range(len(values))]
     observations: list[Observation] = []
-    while look := undecided_cells(observations, plan, cells=cells):
-        for want in look.wanted:
+    while analysis := undecided_cells(observations, plan, cells=cells):
+        for want in analysis.wanted:
             observations += observe(values, want.cell.row, want.seeds)
     return analyse(observations, cells=cells, plan=plan), len(observations)
 
@@ -46,8 +46,8 @@ def main() -> None:
     parser.add_argument("--max", type=int, default=10)
     parser.add_argument("--random-seed", type=int, default=7)
     arguments = parser.parse_args()
-    plan = SeedPlan(tuple(range(arguments.max)), plan_looks(arguments.min, arguments.max))
-    print(f"{arguments.experiments} experiments a line; looks at {', '.join(map(str, plan.looks))}; 95 %")
+    plan = SeedPlan(tuple(range(arguments.max)), plan_analyses(arguments.min, arguments.max))
+    print(f"{arguments.experiments} experiments a line; analyses at {', '.join(map(str, plan.analyses))}; 95 %")
     print(f"{'true means':14} {'error':>7} {'(fixed)':>8} {'power':>7} {'(fixed)':>8} {'seeds':>6} of {arguments.max}")
     for means in TRUE_MEANS:
         rng = np.random.default_rng(arguments.random_seed)

@@ -26,7 +26,7 @@ DRAWN = """() => [...document.querySelectorAll(".drawing")]
 
 def pages(client: Client) -> dict[str, str]:
     """The pages worth a picture, by name. Raises `LookupError` where there is no experiment."""
-    experiment = next(iter(client.experiments()), None)
+    experiment = next(iter(client.experiments.list()), None)
     if experiment is None:
         raise LookupError(f"{client.base_url} has no experiment to take pictures of: submit one, and let it end.")
     jobs = list(client.jobs(experiment=experiment["id"], sort="created_at"))

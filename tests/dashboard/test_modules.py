@@ -68,23 +68,6 @@ async def test_numbers_keep_what_counts(call: Callable[..., Any]) -> None:
     assert await call("format", "metricValue", "test_loss", None) == "–"
 
 
-async def test_smoothing_has_no_pull_towards_its_beginning_and_leaves_gaps_alone(call: Callable[..., Any]) -> None:
-    assert await call("curves", "smoothed", [3, 3, 3, 3], 0.9) == pytest.approx([3, 3, 3, 3])
-    assert await call("curves", "smoothed", [4, None, 2], 0.5) == [4, None, pytest.approx(8 / 3)]
-
-
-async def test_an_average_is_one_of_all_values_however_few_are_drawn(call: Callable[..., Any]) -> None:
-    rows = [
-        {"kind": "train", "step": n, "epoch": 1, "time": "2026-01-01T00:00:00Z", "loss": n % 2} for n in range(6000)
-    ]
-    job = {"started_at": "2026-01-01T00:00:00Z"}
-    drawn = await call("curves", "points", rows, "loss", job, {"x": "step", "smooth": 0.99})
-    assert len(drawn) <= 2001
-    assert (drawn[0]["x"], drawn[-1]["x"]) == (0, 5999)
-    assert drawn[-1]["y"] == pytest.approx(0.5, abs=0.01)
-    assert len(await call("curves", "points", rows, "loss", job, {"x": "step", "smooth": 0})) == 6000
-
-
 async def test_a_row_that_is_reported_again_takes_the_place_of_the_first(call: Callable[..., Any]) -> None:
     rows = [
         {"kind": "eval", "step": 10, "v": 1},

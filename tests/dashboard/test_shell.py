@@ -104,7 +104,7 @@ class TestTokens:
             await page.get_by_role("link", name="Download model.safetensors of step 10").click()
         assert (await (await started.value).path()).read_bytes() == b"the weights"
         await page.get_by_role("button", name="Pause").click()
-        await expect(page.get_by_text("The token of bob reads only").first).to_be_visible()
+        await expect(page.get_by_text("The token of bob is read-only").first).to_be_visible()
 
 
 async def test_going_somewhere_takes_the_focus_along(visit: Visit) -> None:

@@ -115,7 +115,7 @@ def test_the_new_normalization_is_submitted_and_offered(extended: Path, tmp_path
             with Client(address) as client:
                 offered = {entry["type"]: entry for entry in client.specification()["normalizations"]}
                 grid = {"normalization": [{"type": "rms"}, {"type": "group"}], "batch_size": [8]}
-                assert client.dry_run({"name": "two", "grid": grid})["jobs"]
+                assert client.experiments.dry_run({"name": "two", "grid": grid})["jobs"]
             assert "root mean square" in offered["rms"]["description"]
         finally:
             api.terminate()

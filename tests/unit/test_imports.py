@@ -1,6 +1,27 @@
-"""Who may import whom, read from the sources; and how large and how named a file may be."""
+"""Which module may import which, read from the sources; and the size and the name of a file.
+
+The rooms of `service`, each above the rooms that it may import (`ARROWS` has every arrow):
+
+    cli                                   openapi
+     │                                       │
+    export   local                          app      dispatcher
+     │        │                              │           │
+    client ◀──┘                             api          │
+     ┊                                       │           │
+     ┊              report   dashboard   store   artifacts
+     ┊                                       │           │
+     └┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄▶ experiments      │
+                                             │           │
+                                     jobs   validation   │
+                                             │           │
+                            errors   settings   logs   version
+
+The two columns are two programs. The left one is what a person runs, and reaches the right one by HTTP alone: of it, it
+imports types and the report's renderer. The right one is what runs in the service's own processes.
+"""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +35,44 @@ FILES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT 
 LIGHT = ("worker.spec", "worker.architecture", "worker.events", "worker.metrics", "worker.recipes")
 """What the service may know of the worker: they need the standard library and pydantic alone."""
 CLUSTER = "service.dispatcher.cluster"
-WITHOUT_TORCH = (*LIGHT, "worker.data.datasets")
+LAYERS = (
+    ("cli", "openapi"),
+    ("export", "local", "app", "dispatcher"),
+    ("client", "api"),
+    ("report", "dashboard", "store", "artifacts"),
+    ("experiments",),
+    ("jobs", "validation"),
+    ("errors", "settings", "logs", "version"),
+)
+"""The rooms of `service`, its modules at the top among them, from the top floor to the foundation."""
+ARROWS = {
+    "cli": {"client", "export", "local", "report", "settings", "version"},
+    "openapi": {"app", "settings"},
+    "export": {"client"},
+    "local": {"client", "settings"},
+    "app": {"api", "artifacts", "logs", "settings", "store", "version"},
+    "dispatcher": {"artifacts", "errors", "experiments", "jobs", "logs", "settings", "store"},
+    "client": {"experiments", "jobs", "settings"},
+    "api": {
+        "artifacts",
+        "dashboard",
+        "errors",
+        "experiments",
+        "jobs",
+        "logs",
+        "report",
+        "settings",
+        "store",
+        "validation",
+    },
+    "store": {"errors", "experiments", "jobs", "settings"},
+    "artifacts": {"errors"},
+    "experiments": {"errors", "jobs", "validation"},
+}
+"""What each room of `service` imports of the others. A new arrow is added here, and to the picture above."""
+SQL = ("service.store",)
+"""Who imports SQLAlchemy."""
+WITHOUT_TORCH = (*LIGHT, "worker.data.datasets", "worker.data.download", "worker.data.inspection")
 
 
 def module_of(path: Path) -> str:
@@ -46,6 +104,12 @@ def within(name: str, *roots: str) -> bool:
     return any(name == root or name.startswith(f"{root}.") for root in roots)
 
 
+def room_of(name: str) -> str | None:
+    """The room of `service` that a module belongs to; None outside of `service`, and for `service` itself."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "service" and len(parts) > 1 else None
+
+
 def refusal(module: str, imported: str) -> str | None:
     """Why `module` may not import `imported`, or None where it may."""
     package = module.split(".")[0]
@@ -65,6 +129,16 @@ def refusal(module: str, imported: str) -> str | None:
             return f"service imports {', '.join(sorted(LIGHT))}; {CLUSTER} also the actor and the datasets"
     if within(imported, "ray") and module not in ("worker.process.actor", CLUSTER):
         return f"ray is known to worker.process.actor and {CLUSTER} alone"
+    if within(imported, "sqlalchemy", "alembic") and not within(module, *SQL):
+        return "SQL stands in service.store alone: call one of its functions, or add one"
+    if within(module, "service.experiments") and within(imported, "fastapi", "starlette", "uvicorn"):
+        return "experiments are pure: neither a database nor HTTP"
+    routes = "service.api.routes"
+    if within(module, routes) and module != routes and within(imported, routes):
+        return "a router imports no router: move what both need into a module of service.api"
+    here, there = room_of(module), room_of(imported)
+    if here is not None and there not in (None, here, *ARROWS.get(here, ())):
+        return f"service.{here} does not import service.{there}: see ARROWS"
     if within(imported, "torch") and (package == "service" or module in WITHOUT_TORCH):
         return "it works where torch is not installed"
     return None
@@ -97,6 +171,22 @@ def test_a_module_imports_only_what_it_may(path: Path) -> None:
         ("service.dispatcher.pool", "worker.data.datasets"),
         ("service.dispatcher.cluster", "worker.training.loop"),
         ("service.dispatcher.cluster", "torch"),
+        ("service.api.routes.reports", "sqlalchemy"),
+        ("service.api.tailer", "sqlalchemy.ext.asyncio"),
+        ("service.cli.jobs", "sqlalchemy"),
+        ("service.api.routes.reports", "service.api.routes.results"),
+        ("service.api.routes.reports", "service.api.routes"),
+        ("service.experiments.results", "service.store"),
+        ("service.experiments.results", "service.api.filters"),
+        ("service.experiments.results", "sqlalchemy"),
+        ("service.experiments.results", "fastapi"),
+        ("service.experiments.results", "ray"),
+        ("service.store.jobs", "service.api.schemas.job"),
+        ("service.api.context", "service.app"),
+        ("service.api.context", "service.dispatcher"),
+        ("service.cli.jobs", "service.store"),
+        ("service.client.client", "service.api"),
+        ("service.dispatcher.pool", "service.api"),
     ],
 )
 def test_the_rule_refuses_every_other_arrow(module: str, imported: str) -> None:
@@ -115,6 +205,46 @@ def test_the_rule_reads_imports_however_they_are_written(tmp_path: Path, monkeyp
     assert {"ray", "worker.training", "service.store.jobs", "service.api.paging", "gn.module", "torch"} <= found
     assert "torch" not in set(imports(path, at_module_level=True))
     assert "gn.module" in set(imports(path, at_module_level=True))
+
+
+def test_every_arrow_between_rooms_leads_to_a_lower_floor() -> None:
+    floor = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
+    assert set(floor) == {room for path in FILES if (room := room_of(module_of(path)))}, "every room is on one floor"
+    for room, targets in ARROWS.items():
+        for target in targets:
+            assert floor[room] < floor[target], f"{room} → {target} leads up, or across"
+
+
+def test_every_arrow_between_rooms_is_used() -> None:
+    found: dict[str, set[str]] = {}
+    for path in FILES:
+        if (room := room_of(module_of(path))) is not None:
+            found.setdefault(room, set()).update(filter(None, map(room_of, imports(path))))
+    unused = {room: targets - found[room] for room, targets in ARROWS.items() if targets - found[room]}
+    assert not unused, f"remove them from ARROWS: {unused}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    modules = {module_of(path): path for path in FILES}
+    graph = {
+        module: {imported for imported in imports(path) if imported in modules and imported != module}
+        for module, path in modules.items()
+    }
+    for imported in graph.values():
+        # `from package import module` needs the module; what the package itself imports does not matter to it.
+        imported -= {name for name in imported if any(other.startswith(f"{name}.") for other in imported)}
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_no_module_outside_of_the_store_runs_a_statement() -> None:
+    methods = {"execute", "scalar", "scalars", "get", "add", "add_all", "delete", "flush", "merge", "stream"}
+    for path in FILES:
+        if within(module_of(path), *SQL):
+            continue
+        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+            match node:
+                case ast.Call(func=ast.Attribute(value=ast.Name(id="session"), attr=method)) if method in methods:
+                    pytest.fail(f"{path}:{node.lineno} calls session.{method}: SQL stands in service.store alone")
 
 
 def test_an_actor_starts_before_torch_is_imported() -> None:

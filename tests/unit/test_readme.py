@@ -7,7 +7,7 @@ import pytest
 
 from service.cli.exits import Exit
 from service.experiments.confounds import CODES
-from service.experiments.statistics import plan_looks
+from service.experiments.statistics import plan_analyses
 from service.jobs import JobRequest
 from service.settings import PREFIX, Settings
 from tests.documents import read, section
@@ -65,7 +65,7 @@ def test_no_warning_is_documented_that_does_not_exist() -> None:
 
 def test_the_interim_analyses_that_are_named_are_those_that_are_planned() -> None:
     assert '"seeds": {"min": 3, "max": 10}` analyses the table after 3, 5 and 10 seeds' in EXPERIMENTS
-    assert plan_looks(3, 10) == (3, 5, 10)
+    assert plan_analyses(3, 10) == (3, 5, 10)
 
 
 def test_every_field_of_a_job_is_documented() -> None:

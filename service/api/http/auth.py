@@ -1,4 +1,4 @@
-"""Who asks, and what they may do: bearer tokens, some of which only read."""
+"""Authentication and authorization by bearer tokens, some of which are read-only."""
 
 import hashlib
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 @dataclass(frozen=True)
 class Client:
-    """The holder of a token; "anonymous" where none are configured."""
+    """The holder of a token; "anonymous" if none are configured."""
 
     name: str
     may_write: bool
@@ -26,18 +26,18 @@ ANONYMOUS = Client("anonymous", may_write=True)
 
 
 def identify(settings: Settings, token: str | None) -> Client:
-    """The client a token belongs to. Raises `Unauthorized`."""
+    """Return the client that a token belongs to. Raises `Unauthorized`."""
     if not settings.tokens:
         return ANONYMOUS
     if token is None:
-        raise Unauthorized("This needs a token: send the header Authorization: Bearer TOKEN.")
+        raise Unauthorized("A token is required: send the header Authorization: Bearer TOKEN.")
     found = None
     # Every token is compared, each in constant time: how long it takes says nothing about any of them.
     for known, (name, may_write) in settings.tokens.items():
         if compare_digest(_digest(known), _digest(token)):
             found = Client(name, may_write)
     if found is None:
-        raise Unauthorized("The token is not known here.")
+        raise Unauthorized("The token is unknown.")
     return found
 
 
@@ -45,16 +45,21 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode(errors="surrogateescape")).digest()
 
 
-_bearer = HTTPBearer(auto_error=False, description="One of NORMLAB_API_TOKENS, where that is set.")
+_bearer = HTTPBearer(auto_error=False, description="One of NORMLAB_API_TOKENS, if that is set.")
 
 
 async def authorize(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Client:
-    """The client of this request. Raises `Unauthorized`, or `Forbidden` where a token that only reads would write."""
+    """Return the client of this request.
+
+    Raises:
+        Unauthorized: The token is missing or unknown.
+        Forbidden: The token is read-only, and the request writes.
+    """
     client = identify(request.app.state.services.settings, credentials.credentials if credentials else None)
     if not client.may_write and request.method not in READING:
-        raise Forbidden(f"The token of {client.name} reads only; {request.method} needs one that may write.")
+        raise Forbidden(f"The token of {client.name} is read-only; {request.method} needs one that may write.")
     return client
 
 

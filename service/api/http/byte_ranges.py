@@ -5,15 +5,19 @@ import re
 from service.errors import RangeNotSatisfiable
 
 MOST = 100
-"""Ranges of one request; beyond, the whole file is sent."""
+"""Beyond this number of ranges in one request, the whole file is sent."""
 
 _SPEC = re.compile(r"\s*(\d{0,18})-(\d{0,18})\s*", re.ASCII)
 
 
 def byte_ranges(header: str, size: int) -> list[tuple[int, int]]:
-    """The ranges that a file of `size` bytes has, first and last byte included; none where the header is to be ignored.
+    """Parse a Range header for a file of `size` bytes.
 
-    Raises `RangeNotSatisfiable` where the header is well formed and the file has none of its ranges.
+    Returns:
+        The ranges that the file has, as (first, last) byte; none if the header is to be ignored.
+
+    Raises:
+        RangeNotSatisfiable: The header is well formed, and the file has none of its ranges.
     """
     unit, equals, specs = header.partition("=")
     if not equals or unit.strip().lower() != "bytes":

@@ -1,4 +1,4 @@
-"""Around every request: its id, its line in the log, its place in the statistics, and an answer whatever happens."""
+"""ASGI middleware: request id, body limit, access log, metrics, 500 handler."""
 
 import logging
 import re
@@ -16,7 +16,7 @@ from service.api.prometheus import Telemetry
 MAX_BODY_SIZE = 1 << 20
 MAX_BUNDLE_SIZE = 1 << 30
 LARGE_BODIES = {"/v1/bundles": MAX_BUNDLE_SIZE}
-"""Paths to which more may be sent: there the body goes to a file as it comes."""
+"""Limits of paths whose bodies are streamed to a file."""
 UNROUTED = "unrouted"
 
 log = logging.getLogger(__name__)
@@ -25,10 +25,10 @@ _QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 
 
 class RequestMiddleware:
-    """Gives each request an id, `X-Request-ID` where that is sane, answered in the same header and in every problem.
+    """Assigns an id to each request, limits its body, logs and counts it, and answers unhandled exceptions.
 
-    A body beyond its limit is refused. An exception that nothing else answers becomes a 500 that tells only the
-    id; the log has the rest.
+    The id is that of the header `X-Request-ID` if it is well formed. It is returned in the same header and in every
+    problem document; a 500 has nothing but the id, under which the log has the exception.
     """
 
     def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
@@ -36,6 +36,7 @@ class RequestMiddleware:
         self.telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -66,7 +67,7 @@ class RequestMiddleware:
             try:
                 await self.app(scope, limited_receive, noting_send)
             except Exception:
-                log.exception("The request failed")
+                log.exception("unhandled exception")
                 if status:
                     raise
                 await ProblemResponse(request_id, 500, INTERNAL)(scope, receive, noting_send)

@@ -1,12 +1,12 @@
-"""What the Accept header asks for."""
+"""Content negotiation by the Accept header."""
 
 from collections.abc import Sequence
 
 
 def preferred(accept: str | None, offered: Sequence[str]) -> str:
-    """The one of `offered` that the client likes best; the first where it does not say, or likes none of them.
+    """Return the media type of `offered` that the client prefers; the first one if it prefers none of them.
 
-    A media type is taken as meant when it is named: `*/*` does not choose a stream over a page.
+    Only media types that the header names count: `*/*` does not select a stream over a page.
     """
     quality: dict[str, float] = {}
     for entry in (accept or "").lower().split(","):

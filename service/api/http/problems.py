@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details: what a client is told when something cannot be done."""
+"""Problem documents (RFC 9457): the body of every error."""
 
 import http
 import json
@@ -9,19 +9,19 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 
+from service.api.http.field_problems import FieldProblem, field_problems
 from service.errors import InvalidFields, ServiceError, Unauthorized
-from service.store.database import is_disk_full
-from service.validation import FieldProblem, field_problems, pointer
+from service.store import DatabaseError
+from service.store.database import is_disk_full, is_unavailable
+from service.validation import pointer
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 50
-"""So many invalid fields are told; the detail says how many there are."""
+"""Invalid fields that are listed at most; the detail has their number."""
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 log = logging.getLogger(__name__)
@@ -30,16 +30,16 @@ log = logging.getLogger(__name__)
 class Problem(BaseModel):
     """RFC 9457 problem details."""
 
-    type: str = Field(default="about:blank", description="about:blank: the title says it all")
+    type: str = Field(default="about:blank", description="always about:blank: the title describes the type")
     title: str
     status: int
     detail: str
-    request_id: str = Field(description="the log of the service knows this request by it")
-    errors: list[FieldProblem] | None = Field(default=None, description="of a request that did not validate")
+    request_id: str = Field(description="identifies the request in the log of the service")
+    errors: list[FieldProblem] | None = Field(default=None, description="the invalid fields of a request")
 
 
 class ProblemResponse(JSONResponse):
-    """A problem, ready to be sent."""
+    """The response that carries a problem document."""
 
     media_type = MEDIA_TYPE
 
@@ -62,12 +62,13 @@ class ProblemResponse(JSONResponse):
         super().__init__(problem.model_dump(exclude_none=True), status_code=status, headers=headers)
 
     def render(self, content: Any) -> bytes:
-        # ASCII with escapes: a client may have sent half of a surrogate pair, which UTF-8 cannot carry back.
+        """Return the body as JSON."""
+        # ASCII with escapes, because a quoted value may hold a lone surrogate, which UTF-8 cannot encode.
         return json.dumps(content, ensure_ascii=True).encode()
 
 
 def describe(*statuses: int, answers: dict[int | str, dict[str, Any]] | None = None) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route: its `answers`, its own errors, and that every route may answer others."""
+    """Return the `responses` of a route: its `answers`, its own errors, and a default for any other error."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     described: dict[int | str, dict[str, Any]] = dict(answers or {})
     described |= {
@@ -77,16 +78,15 @@ def describe(*statuses: int, answers: dict[int | str, dict[str, Any]] | None = N
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error that leaves a route, or finds none, as a problem."""
+    """Install the exception handlers that answer every error as a problem."""
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid_request)
-    app.add_exception_handler(DBAPIError, _database_error)
-    app.add_exception_handler(PoolTimeout, _database_error)
+    app.add_exception_handler(DatabaseError, _database_error)
 
 
 def request_id_of(request: Request) -> str:
-    """The id this request was given."""
+    """Return the id of a request."""
     found: str = request.scope["request_id"]
     return found
 
@@ -96,8 +96,8 @@ def _service_error(request: Request, error: Exception) -> ProblemResponse:
     if error.status >= 500:
         log.error("%s: %s", error.title, error)
     headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else None
-    told = error.fields[:MAX_ERRORS] if isinstance(error, InvalidFields) else ()
-    errors = [FieldProblem(pointer=pointer(path), detail=detail) for path, detail in told]
+    listed = error.fields[:MAX_ERRORS] if isinstance(error, InvalidFields) else ()
+    errors = [FieldProblem(pointer=pointer(path), detail=detail) for path, detail in listed]
     return ProblemResponse(request_id_of(request), error.status, str(error), error.title, errors, headers=headers)
 
 
@@ -142,10 +142,10 @@ def _invalid_request(request: Request, error: Exception) -> ProblemResponse:
 
 def _database_error(request: Request, error: Exception) -> ProblemResponse:
     request_id = request_id_of(request)
-    log.error("The database failed", exc_info=error)
+    log.error("database error", exc_info=error)
     if is_disk_full(error):
         return ProblemResponse(request_id, 507, "The database has no room left on its disk.", "Storage full")
-    if isinstance(error, OperationalError | InterfaceError | PoolTimeout):
+    if is_unavailable(error):
         detail = "The database does not answer, or is too busy. Nothing was changed; try again."
         return ProblemResponse(request_id, 503, detail, headers={"Retry-After": "1"})
     return ProblemResponse(request_id, 500, INTERNAL)

@@ -38,7 +38,7 @@ PROTECTED = tuple(
         views,
     )
 )
-"""Routers whose requests need a token where tokens are configured."""
+"""Routers whose requests need a token if tokens are configured."""
 
 OPEN = tuple(noun.router for noun in (specification, health, reference, dashboard))
 """Routers that answer without a token."""

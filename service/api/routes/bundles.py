@@ -1,4 +1,4 @@
-"""Bundles: an experiment as one file, and back."""
+"""Bundles: the export and import of an experiment as one file."""
 
 import asyncio
 import logging
@@ -10,16 +10,15 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
-from sqlalchemy.exc import IntegrityError
 from starlette.background import BackgroundTask
 
 from service.api.context import Context, ExperimentId, Services
 from service.api.http.problems import describe
-from service.api.routes.results import ResultsQuery, experiment_results
+from service.api.result_query import ResultsQuery, experiment_results
 from service.api.schemas.experiment import ExperimentDetail, experiment_detail, experiment_url
 from service.errors import Unprocessable
 from service.experiments.bundle import Bundle, BundleError, BundleWriter
-from service.store import bundles, checkpoints, experiments
+from service.store import ConstraintViolated, bundles, checkpoints, experiments
 from service.store.tables import Checkpoint
 from worker.events import File
 
@@ -42,10 +41,10 @@ async def download(
     context: Context,
     experiment_id: ExperimentId,
     with_checkpoints: Annotated[
-        Which, Query(alias="checkpoints", description="of each job, the files of which checkpoints")
+        Which, Query(alias="checkpoints", description="the checkpoints of each job whose files are included")
     ] = "none",
 ) -> Response:
-    """The experiment as one file: specs, metrics, results, versions, and the sha256 of each; its jobs have ended."""
+    """An experiment whose jobs have ended, as one file: specs, metrics, results and versions, with a sha256 of each."""
     async with AsyncExitStack() as cleaning:
         folder = Path(cleaning.enter_context(tempfile.TemporaryDirectory(prefix="normlab-bundle-")))
         path = folder / f"{experiment_id}.tar"
@@ -68,24 +67,27 @@ async def download(
         413,
         422,
         answers={
-            200: {"description": "The experiment was here already, and stays as it is", "model": ExperimentDetail},
+            200: {
+                "description": "The service has the experiment already; nothing was changed",
+                "model": ExperimentDetail,
+            },
             201: {"description": "The experiment", "headers": {"Location": {"schema": {"type": "string"}}}},
         },
     ),
 )
-async def take_in(request: Request, context: Context, response: Response) -> ExperimentDetail:
-    """Take an experiment in from its bundle, under the ids it has there. Checkpoints stay in the bundle."""
+async def import_bundle(request: Request, context: Context, response: Response) -> ExperimentDetail:
+    """Import an experiment from its bundle, with its ids. Checkpoints of the bundle are not imported."""
     with tempfile.NamedTemporaryFile(prefix="normlab-bundle-", suffix=".tar") as file:
         async for block in request.stream():
             file.write(block)
         file.flush()
         try:
             async with _opened(Path(file.name)) as bundle, context.database.write() as session:
-                experiment, is_new = await bundles.take_in(session, bundle)
+                experiment, is_new = await bundles.import_bundle(session, bundle)
         except BundleError as error:
             raise Unprocessable(f"Nothing was imported: {error}.") from error
-        except IntegrityError as error:
-            message = "Nothing was imported: the bundle has a row twice, or one that belongs to something else here."
+        except ConstraintViolated as error:
+            message = "Nothing was imported: a row of the bundle occurs twice, or belongs to another job here."
             raise Unprocessable(message) from error
     log.info("experiment imported", extra={"experiment": experiment.id, "new": is_new})
     response.status_code = 201 if is_new else 200
@@ -96,7 +98,7 @@ async def take_in(request: Request, context: Context, response: Response) -> Exp
 
 @asynccontextmanager
 async def _opened(path: Path) -> AsyncIterator[Bundle]:
-    # All of it is read and checked here, which takes a while.
+    # In a thread, because the whole bundle is read and verified here.
     bundle = await asyncio.to_thread(Bundle(path).__enter__)
     try:
         yield bundle

@@ -1,4 +1,4 @@
-"""Checkpoints: which there are, and their bytes."""
+"""Checkpoints: their lists, and their files."""
 
 import asyncio
 import base64
@@ -26,10 +26,10 @@ BYTES: dict[str, Any] = {"application/octet-stream": BINARY, "application/json":
 
 
 class CheckpointList(BaseModel):
-    """The checkpoints that a job keeps, newest first."""
+    """The stored checkpoints of a job, newest first."""
 
     data: list[CheckpointView]
-    next_cursor: None = Field(default=None, description="a job keeps so few that they are one page")
+    next_cursor: None = Field(default=None, description="always null: all checkpoints of a job fit one page")
 
 
 @router.get("/v1/jobs/{job_id}/checkpoints", operation_id="list_checkpoints", responses=describe(401, 404))
@@ -46,7 +46,7 @@ async def pick(
     job_id: JobId,
     which: Annotated[str, Path(description="`latest`, `best`, or the id of a checkpoint of this job")],
 ) -> CheckpointView:
-    """One checkpoint of a job. The best is that of the least evaluation error."""
+    """One checkpoint of a job. `best` is the one with the lowest evaluation error."""
     async with context.database.read() as session:
         await jobs.get(session, job_id)
         found = await checkpoint_views(session, job_id)
@@ -76,7 +76,7 @@ async def _serve(request: Request, context: Context, checkpoint_id: CheckpointId
         found = await asyncio.to_thread(path.stat)
     except (CorruptFile, FileNotFoundError):
         async with context.database.read() as session:
-            await checkpoints.get(session, checkpoint_id)  # it may have been removed meanwhile: then there is none
+            await checkpoints.get(session, checkpoint_id)  # raises NotFound if it was removed in the meantime
         raise
     headers = {
         "ETag": f'"{file.sha256}"',
@@ -100,15 +100,15 @@ async def _serve(request: Request, context: Context, checkpoint_id: CheckpointId
         answers={
             200: {"description": "The file", "content": BYTES},
             206: {
-                "description": "The ranges that were asked for",
+                "description": "The requested ranges",
                 "content": BYTES | {"multipart/byteranges": BINARY},
             },
-            304: {"description": "The client has it already"},
+            304: {"description": "The client has the current file"},
         },
     ),
 )
 async def download(request: Request, context: Context, checkpoint_id: CheckpointId, name: FileName) -> Response:
-    """The bytes of a file, checked against its sha256 before the first is sent. Takes `Range` and `If-Range`."""
+    """The bytes of a file, verified against its sha256 before the first is sent. Accepts `Range` and `If-Range`."""
     return await _serve(request, context, checkpoint_id, name)
 
 
@@ -116,7 +116,7 @@ async def download(request: Request, context: Context, checkpoint_id: Checkpoint
     "/v1/checkpoints/{checkpoint_id}/files/{name}",
     operation_id="describe_file",
     response_class=FileResponse,
-    responses=describe(401, 404, answers={200: {"description": "What a GET would answer, without the bytes"}}),
+    responses=describe(401, 404, answers={200: {"description": "The headers of a GET, without the body"}}),
 )
 async def describe_file(request: Request, context: Context, checkpoint_id: CheckpointId, name: FileName) -> Response:
     """The headers of a download."""
@@ -124,9 +124,10 @@ async def describe_file(request: Request, context: Context, checkpoint_id: Check
 
 
 class CheckpointFile(FileResponse):
-    """A file that never changes under its name, whole or in ranges; a range that cannot be is a problem."""
+    """An immutable file, as a whole or in ranges. A range that cannot be satisfied is answered as a problem."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the file, or the ranges of it that the request names."""
         headers = Headers(scope=scope)
         if_range = headers.get("if-range")
         assert self.stat_result is not None

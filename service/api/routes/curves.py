@@ -1,6 +1,5 @@
-"""Curves of one metric of many jobs at once, thin enough to be drawn together."""
+"""Curves of metrics of many jobs in one answer, downsampled so that they can be drawn together."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service.api.context import Context
 from service.api.filters import Text
 from service.api.http.problems import describe
+from service.api.series import FEWEST_POINTS, MOST_POINTS, POINTS_TOGETHER, downsample, moving_average, points_each
 from service.store import jobs, metrics
 from service.store.metrics import Curve
 from service.store.tables import Job
@@ -18,108 +18,76 @@ from worker.spec import TrainingSpec
 router = APIRouter(tags=["metrics"])
 
 MOST_JOBS = 500
-POINTS_TOGETHER = 16_000
-FEWEST_POINTS, MOST_POINTS = 40, 2000
+MOST_METRICS = 20
 
 
 class CurveView(BaseModel):
-    """The curve of one job: columns of one length, in the order of the steps."""
+    """The curve of one metric of one job: columns of equal length, in the order of the steps."""
 
     job: str
+    metric: str
     step: list[int]
     epoch: list[int]
     time: list[datetime]
-    value: list[float | None] = Field(description="null where it was not finite")
-    steps_per_epoch: int | None = Field(description="optimizer steps; null where the spec is of another release")
+    value: list[float | None] = Field(description="null: not finite")
+    steps_per_epoch: int | None = Field(description="optimizer steps; null: the spec is of another release")
     started_at: datetime | None = Field(description="when the job began to train")
     smoothed: list[float | None] | None = Field(
-        description="the moving average over all values up to here, those left out too; null where none was asked for"
+        description="moving average over all values up to this step, omitted ones included; null without smoothing"
     )
-    count: int = Field(description="finite values there are, those left out too")
+    count: int = Field(description="number of finite values, omitted ones included")
 
 
 class Curves(BaseModel):
-    """Curves, in the order of the jobs that were asked for."""
+    """Curves in the order of the jobs in the request, and for each job in the order of the metrics."""
 
-    metric: str
-    max_points: int = Field(description="a curve at most")
+    max_points: int = Field(description="points of each curve at most")
     data: list[CurveView]
 
 
 class CurvesQuery(BaseModel):
-    """Of which jobs, which metric, how fine."""
+    """The jobs, the metrics, and the resolution."""
 
     model_config = ConfigDict(extra="forbid")
 
-    job: list[Text] = Field(min_length=1, max_length=MOST_JOBS, description="ids of jobs; unknown ones are left out")
-    metric: Text = "test_error"
+    job: list[Text] = Field(min_length=1, max_length=MOST_JOBS, description="ids of jobs; unknown ones are omitted")
+    metric: list[Text] = Field(default=["test_error"], min_length=1, max_length=MOST_METRICS)
     max_points: int | None = Field(
         default=None,
         ge=2,
         le=MOST_POINTS,
-        description=f"points a curve at most; by default {POINTS_TOGETHER} are shared by the curves, "
-        f"{FEWEST_POINTS} to {MOST_POINTS} each. A curve that is thinned keeps its first and its last point, and the "
-        "least and the greatest value of stretches of equal length, so that its peaks stay",
+        description=f"points of each curve at most; by default the curves share {POINTS_TOGETHER}, with "
+        f"{FEWEST_POINTS} to {MOST_POINTS} each. A downsampled curve keeps its first and its last point, and the least "
+        "and the greatest value of stretches of equal length, so that its peaks stay",
     )
     smoothing: float = Field(
         default=0,
         ge=0,
         lt=1,
-        description="weight of the past in an exponential moving average, unbiased from the first value on",
+        description="weight of the past in a debiased exponential moving average of all values",
     )
 
 
 @router.get("/v1/curves", operation_id="list_curves", responses=describe(401, 422))
 async def find(context: Context, query: Annotated[CurvesQuery, Query()]) -> Curves:
-    """One metric of up to 500 jobs, to be drawn together."""
-    ids = list(dict.fromkeys(query.job))
-    max_points = query.max_points or points_each(len(ids))
+    """Metrics of up to 500 jobs, to be drawn together. A job without values of a metric has an empty curve of it."""
+    ids, names = list(dict.fromkeys(query.job)), list(dict.fromkeys(query.metric))
+    max_points = query.max_points or points_each(len(ids) * len(names))
     async with context.database.read() as session:
-        found = await metrics.curves(session, ids, query.metric)
+        found = await metrics.curves(session, ids, names)
         trained = {job.id: job for job in await jobs.of_ids(session, ids)}
     data = [
         _view(trained[curve.job_id], curve, max_points, query.smoothing) for curve in found if curve.job_id in trained
     ]
-    return Curves(metric=query.metric, max_points=max_points, data=data)
-
-
-def points_each(num_curves: int) -> int:
-    """Points a curve, such that all of them together stay quick to draw."""
-    return max(FEWEST_POINTS, min(MOST_POINTS, POINTS_TOGETHER // num_curves))
-
-
-def thinned(values: Sequence[float | None], max_points: int) -> list[int]:
-    """Which of `values` to keep, at most `max_points`: both ends, and the extremes of stretches of equal length."""
-    if len(values) <= max_points:
-        return list(range(len(values)))
-    kept = {0, len(values) - 1}
-    stretches = (max_points - 2) // 2
-    for number in range(stretches):
-        first, end = (1 + (len(values) - 2) * bound // stretches for bound in (number, number + 1))
-        finite = [index for index in range(first, end) if values[index] is not None]
-        if finite:
-            kept |= {min(finite, key=values.__getitem__), max(finite, key=values.__getitem__)}  # type: ignore[arg-type]
-    return sorted(kept)
-
-
-def smooth(values: Sequence[float | None], weight: float) -> list[float | None]:
-    """An exponential moving average without the pull of its beginning (as Adam corrects its moments)."""
-    total = mass = 0.0
-    averages: list[float | None] = []
-    for value in values:
-        if value is None:
-            averages.append(None)
-            continue
-        total, mass = weight * total + (1 - weight) * value, weight * mass + (1 - weight)
-        averages.append(total / mass)
-    return averages
+    return Curves(max_points=max_points, data=data)
 
 
 def _view(job: Job, curve: Curve, max_points: int, smoothing: float) -> CurveView:
-    kept = thinned(curve.values, max_points)
-    averages = smooth(curve.values, smoothing) if smoothing else None
+    kept = downsample([curve.values], max_points)
+    averages = moving_average(curve.values, smoothing) if smoothing else None
     return CurveView(
         job=curve.job_id,
+        metric=curve.metric,
         step=[curve.steps[index] for index in kept],
         epoch=[curve.epochs[index] for index in kept],
         time=[curve.times[index] for index in kept],

@@ -1,4 +1,4 @@
-"""The dashboard's page at every address it knows, its modules, and plotly.js."""
+"""The files of the dashboard: its page, which is served at every path of it, its modules, and plotly.js."""
 
 import asyncio
 from threading import Lock
@@ -10,7 +10,7 @@ from service.dashboard.assets import ASSETS_URL, Asset, Assets
 from service.errors import NotFound
 
 PAGES = ("/", "/jobs", "/jobs/{id}", "/compare", "/experiments", "/experiments/{id}", "/new", "/cluster")
-"""What the router in the browser knows; it answers the rest of the address itself."""
+"""The paths that the router in the browser handles."""
 
 YEAR_S = 365 * 24 * 3600
 CHANGES = "no-cache"
@@ -43,7 +43,7 @@ _reading = Lock()
 
 
 def assets_of(request: Request) -> Assets:
-    """The application's files, read with the first request."""
+    """Return the files of the dashboard, which are read at the first request."""
     with _reading:
         if not hasattr(request.app.state, "assets"):
             request.app.state.assets = Assets()
@@ -52,7 +52,7 @@ def assets_of(request: Request) -> Assets:
 
 
 async def page(request: Request) -> Response:
-    """The one page: what it shows is decided in the browser, by the address."""
+    """The page of the dashboard. The router in the browser decides what it shows."""
     assets = await asyncio.to_thread(assets_of, request)
     return await _serve(request, assets.page, CHANGES)
 
@@ -63,7 +63,7 @@ for path in PAGES:
 
 @router.get(ASSETS_URL + "/{release}/{name:path}")
 async def asset(request: Request, release: str, name: str) -> Response:
-    """A file of ours. A page of another release, as while an update rolls out, gets today's file, and asks again."""
+    """A module or style sheet. A page of another release gets the file of this one, without caching."""
     assets = await asyncio.to_thread(assets_of, request)
     if name not in assets.files:
         raise NotFound("file", f"{name[:80]} of the dashboard")
@@ -72,7 +72,7 @@ async def asset(request: Request, release: str, name: str) -> Response:
 
 @router.get("/vendor/{name}")
 async def vendor(request: Request, name: str) -> Response:
-    """plotly.js of the installed version."""
+    """plotly.js, of the installed version of plotly."""
     assets = await asyncio.to_thread(assets_of, request)
     if f"/vendor/{name}" != assets.plotly_url:
         raise NotFound("file", f"{name[:80]}: the dashboard uses {assets.plotly_url}")

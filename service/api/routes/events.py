@@ -1,4 +1,4 @@
-"""The events of one job or of many: as a stream that follows them, or as pages."""
+"""The events of one job or of many, as pages or as a stream of server-sent events."""
 
 import json
 from collections.abc import AsyncGenerator, Sequence
@@ -10,7 +10,6 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.types import Receive, Scope, Send
 
 from service.api.context import Context, JobId
@@ -20,9 +19,9 @@ from service.api.http.problems import describe
 from service.api.schemas.job import ProgressView, progress_of
 from service.api.tailer import PAGE, Progress, Subscription, Tailer
 from service.jobs import TERMINAL
-from service.store import events, jobs
+from service.store import Session, events, jobs
 from service.store.listing import JobFilter
-from service.store.tables import Event, Job
+from service.store.tables import Event
 
 KEEPALIVE_S = 15.0
 RECONNECT_MS = 1000
@@ -38,7 +37,7 @@ LastEventId = Annotated[
 
 
 class EventView(BaseModel):
-    """One event; what it carries beyond these fields depends on its type."""
+    """One event. Further fields depend on its type."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -53,11 +52,11 @@ class EventPage(BaseModel):
     """Events, oldest first."""
 
     data: list[EventView]
-    next_cursor: str | None = Field(description="to be given as `after`; null where there are no more for now")
+    next_cursor: str | None = Field(description="pass it as `after`; null: no further events yet")
 
 
 class EventsQuery(BaseModel):
-    """From where, and how many."""
+    """The first event, and the number of events."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -70,7 +69,7 @@ class EventsQuery(BaseModel):
 
 
 class AllEventsQuery(JobFilterQuery, EventsQuery):
-    """From where, how many, and of which jobs."""
+    """The first event, the number of events, and the jobs."""
 
 
 STREAM_OR_PAGE: dict[int | str, dict[str, Any]] = {
@@ -94,7 +93,7 @@ async def job_events(
     query: Annotated[EventsQuery, Query()],
     last_event_id: LastEventId = None,
 ) -> Response | EventPage:
-    """The events of a job. A stream replays those after `Last-Event-ID` or `after`, follows, and ends with the job."""
+    """The events of a job. A stream begins after `Last-Event-ID` or `after`, and ends with the job."""
     async with context.database.read() as session:
         await jobs.get(session, job_id)
         streaming = _wants_stream(request)
@@ -116,7 +115,7 @@ async def all_events(
     query: Annotated[AllEventsQuery, Query()],
     last_event_id: LastEventId = None,
 ) -> Response | EventPage:
-    """The events of all jobs, or of those that a filter names. A stream of them does not end by itself."""
+    """The events of all jobs, or of those that a filter selects. A stream of them has no end."""
     filter_ = query.job_filter()
     async with context.database.read() as session:
         streaming = _wants_stream(request)
@@ -128,7 +127,7 @@ async def all_events(
 
 
 class EventStream(EventSourceResponse):
-    """Server-sent events: what was missed, then what happens, until the job ends, the client leaves or we stop."""
+    """A stream of server-sent events: past ones, then new ones, until the job, the client or the server ends it."""
 
     def __init__(
         self, tailer: Tailer, after: int, *, job_id: str | None = None, filter_: JobFilter | None = None
@@ -143,13 +142,14 @@ class EventStream(EventSourceResponse):
         super().__init__(self._content, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream, and release its subscription however it ends."""
         try:
             await super().__call__(scope, receive, send)
         finally:
             await self._content.aclose()
 
     async def _follow(self) -> AsyncGenerator[bytes]:
-        # The id without an event: a client that hears of nothing before it breaks off still knows where it stood.
+        # An id without an event: a client that is cut off before the first event can still resume at this position.
         yield format_sse_event(retry=RECONNECT_MS, id=str(self._sent) if self._sent else None)
         with self._tailer.subscribe(self._job_id, self._filter) as subscription:
             while not (subscription.closed or self._ended):
@@ -165,14 +165,14 @@ class EventStream(EventSourceResponse):
                     yield KEEPALIVE_COMMENT
 
     async def _catch_up(self, subscription: Subscription) -> list[bytes]:
-        """A page of what the database has beyond what was sent; after the last one the stream is no longer behind."""
+        """Return a page of the events after the last one sent. After the last page the stream is up to date."""
         subscription.catch_up()
-        # Shielded: a client that leaves must not take the connection along, which is lost where it is cancelled.
+        # Shielded, because a database connection that is cancelled is lost to the pool.
         with anyio.CancelScope(shield=True):
             async with self._tailer.database.read() as session:
                 selection = self._filter.job_ids() if self._filter else None
-                # The job first: where it has ended by now, all its events are there.
-                job = await session.get(Job, self._job_id) if self._job_id else None
+                # The job is read before its events: if it has ended, all of its events exist.
+                job = await jobs.find(session, self._job_id) if self._job_id else None
                 found = await events.after(session, self._sent, job_id=self._job_id, jobs=selection, limit=PAGE)
         encoded = [self._advance(event) for event in found]
         if len(found) == PAGE:
@@ -185,7 +185,7 @@ class EventStream(EventSourceResponse):
         return encoded
 
     def _advance(self, item: Event | Progress) -> bytes:
-        """The bytes of an item that was not sent yet; with those of the end, where it is the end."""
+        """Encode an item unless it was sent already; the event that ends the job is followed by `end`."""
         if isinstance(item, Progress):
             if self._told.get(item.job_id) == item.view:
                 return b""
@@ -204,8 +204,8 @@ class EventStream(EventSourceResponse):
         return format_sse_event(data_str=json.dumps({"status": status}), event="end")
 
 
-async def _start(session: AsyncSession, query: EventsQuery, last_event_id: int | None) -> int:
-    """The id after which to begin: a stream's own Last-Event-ID goes before what the address says."""
+async def _start(session: Session, query: EventsQuery, last_event_id: int | None) -> int:
+    """Return the id after which to begin. Last-Event-ID takes precedence over the query."""
     if last_event_id is not None:
         return last_event_id
     return query.after if query.replay else await events.last_id(session)
@@ -222,7 +222,7 @@ def _page(found: Sequence[Event], limit: int) -> EventPage:
 
 def _fields(event: Event) -> dict[str, Any]:
     data = dict(event.data)
-    if "id" in data:  # a checkpoint event tells the id of the checkpoint
+    if "id" in data:  # the id of a checkpoint event is that of the checkpoint
         data["checkpoint"] = data.pop("id")
     return data | {
         "id": event.id,

@@ -1,4 +1,4 @@
-"""Experiments: submit a grid of jobs, look what it would cost, steer it, extend it, and delete it."""
+"""Experiments: submit a grid of jobs, preview its cost, control, extend and delete it."""
 
 import asyncio
 import logging
@@ -7,8 +7,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.api.context import Context, ExperimentId, Services
 from service.api.filters import Text
@@ -29,7 +27,7 @@ from service.api.schemas.experiment import (
 )
 from service.experiments.builtin import STUDIES
 from service.experiments.request import ExperimentRequest, PlannedJob, expand
-from service.store import Database, experiments, jobs
+from service.store import ConstraintViolated, Database, Session, experiments, jobs
 from service.store.tables import Experiment
 
 router = APIRouter(prefix="/v1/experiments", tags=["experiments"])
@@ -40,7 +38,7 @@ class ExperimentPage(BaseModel):
     """Experiments, newest first."""
 
     data: list[ExperimentView]
-    next_cursor: str | None = Field(description="to be given as `cursor`; null on the last page")
+    next_cursor: str | None = Field(description="pass it as `cursor`; null on the last page")
 
 
 class BuiltIns(BaseModel):
@@ -50,7 +48,7 @@ class BuiltIns(BaseModel):
 
 
 class ExperimentsQuery(BaseModel):
-    """Which experiments, and how many."""
+    """The experiments to select, and their number."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -60,27 +58,27 @@ class ExperimentsQuery(BaseModel):
 
 
 class SubmissionQuery(BaseModel):
-    """Whether to submit at all."""
+    """Whether to submit, or to preview."""
 
     model_config = ConfigDict(extra="forbid")
 
-    dry_run: bool = Field(default=False, description="answer what would be made, and make nothing")
+    dry_run: bool = Field(default=False, description="answer a preview, and store nothing")
 
 
 class ExperimentChange(BaseModel):
-    """What is to change; what is left out stays."""
+    """The fields to change. Omitted fields stay as they are."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str | None = Field(default=None, max_length=200)
     priority: int | None = Field(default=None, ge=-1000, le=1000, description="of all its jobs")
     grid: dict[str, list[Any]] = Field(
-        default_factory=dict, description="more values of the grid's fields, such as seed; those that are there stay"
+        default_factory=dict, description="further values of fields of the grid, such as seed"
     )
 
 
 CREATED = {"description": "The experiment", "headers": {"Location": {"schema": {"type": "string"}}}}
-PREVIEW = {"description": "With dry_run: what would be made", "model": DryRun}
+PREVIEW = {"description": "With dry_run: the jobs that would be queued, and their cost", "model": DryRun}
 
 
 @router.post(
@@ -98,7 +96,7 @@ async def submit(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> ExperimentDetail | Response:
-    """Queue every combination of a grid. Where one of them cannot work, nothing is stored."""
+    """Queue every combination of a grid. If one of them is not valid, nothing is stored."""
     resolved = request.resolved()
     planned = expand(resolved)
     if query.dry_run:
@@ -109,8 +107,8 @@ async def submit(
     make = (context.database, client.name, idempotency_key, print_, resolved, planned)
     try:
         experiment = await _create_once(*make)
-    except IntegrityError:
-        # Another replica was given the same key at the same time and was first: its experiment is the answer.
+    except ConstraintViolated:
+        # Another replica received the same key at the same time: its experiment is the answer.
         experiment = await _create_once(*make)
     response.headers["Location"] = experiment_url(experiment.id)
     async with context.database.read() as session:
@@ -138,7 +136,7 @@ async def _create_once(
 
 @router.get("", operation_id="list_experiments", responses=describe(401, 422))
 async def find(context: Context, query: Annotated[ExperimentsQuery, Query()]) -> ExperimentPage:
-    """Experiments, newest first. The order is stable while some are added."""
+    """Experiments, newest first. Pages stay consistent while experiments are added."""
     async with context.database.read() as session:
         found, cursor = await experiments.page(session, search=query.search, limit=query.limit, cursor=query.cursor)
         return ExperimentPage(data=await experiment_views(session, found), next_cursor=cursor)
@@ -146,13 +144,13 @@ async def find(context: Context, query: Annotated[ExperimentsQuery, Query()]) ->
 
 @router.get("/builtin", operation_id="list_builtin_experiments", responses=describe(401))
 async def built_in() -> BuiltIns:
-    """The experiments that can be submitted by their name alone."""
+    """The experiments that can be submitted by name."""
     return BuiltIns(data=[built_in_view(name, study) for name, study in STUDIES.items()])
 
 
 @router.get("/{experiment_id}", operation_id="get_experiment", responses=describe(401, 404))
 async def show(context: Context, experiment_id: ExperimentId) -> ExperimentDetail:
-    """One experiment: where it stands, what is left of it, and what is to be said against it."""
+    """One experiment: its request, its progress, the time left, and the confounds in it."""
     async with context.database.read() as session:
         return await experiment_detail(session, await experiments.get(session, experiment_id))
 
@@ -165,7 +163,7 @@ async def show(context: Context, experiment_id: ExperimentId) -> ExperimentDetai
 async def change(
     context: Context, experiment_id: ExperimentId, wanted: Annotated[ExperimentChange, Body()]
 ) -> ExperimentDetail:
-    """Rename it, change its priority, or add seeds and other values to its grid; a repeat changes nothing."""
+    """Rename an experiment, change its priority, or add values to its grid. Idempotent."""
     async with context.database.write() as session:
         experiment = await experiments.get(session, experiment_id, lock=True)
         if wanted.name is not None:
@@ -183,14 +181,14 @@ async def change(
     "/{experiment_id}", operation_id="delete_experiment", status_code=204, responses=describe(401, 403, 404, 409)
 )
 async def delete(context: Context, experiment_id: ExperimentId) -> None:
-    """Remove an experiment whose jobs have all ended, and them with their metrics and checkpoints."""
+    """Delete an experiment whose jobs have all ended, with the jobs, their metrics and checkpoints."""
     async with context.database.write() as session:
         job_ids = await experiments.delete(session, experiment_id)
     for job_id in job_ids:
         try:
             await asyncio.to_thread(context.artifacts.delete_job, job_id)
         except OSError:
-            # The rows are gone, so nobody can reach the files; the dispatcher removes what belongs to no job.
+            # Without rows the files are unreachable. The dispatcher removes files that belong to no job.
             log.exception("The files of %s could not be removed now", job_id)
 
 
@@ -199,26 +197,26 @@ VERBS = describe(401, 403, 404, 409)
 
 @router.post("/{experiment_id}/cancel", operation_id="cancel_experiment", status_code=202, responses=VERBS)
 async def cancel(context: Context, experiment_id: ExperimentId) -> ExperimentDetail:
-    """Stop all its jobs for good; those that have ended keep what they reached. A repeat changes nothing."""
+    """Stop all jobs of an experiment for good. Jobs that have ended keep their results. Idempotent."""
     return await _done(context, experiments.cancel, experiment_id)
 
 
 @router.post("/{experiment_id}/pause", operation_id="pause_experiment", status_code=202, responses=VERBS)
 async def pause(context: Context, experiment_id: ExperimentId) -> ExperimentDetail:
-    """Stop all its jobs at a checkpoint until it is resumed."""
+    """Stop all jobs of an experiment at a checkpoint, until it is resumed."""
     return await _done(context, experiments.pause, experiment_id)
 
 
 @router.post("/{experiment_id}/resume", operation_id="resume_experiment", status_code=202, responses=VERBS)
 async def resume(context: Context, experiment_id: ExperimentId) -> ExperimentDetail:
-    """Queue all its paused jobs again."""
+    """Queue all paused jobs of an experiment again."""
     return await _done(context, experiments.resume, experiment_id)
 
 
 async def _done(
-    context: Services, verb: Callable[[AsyncSession, str], Awaitable[Experiment]], experiment_id: str
+    context: Services, verb: Callable[[Session, str], Awaitable[Experiment]], experiment_id: str
 ) -> ExperimentDetail:
-    """The experiment after the verb; it is looked at once others may write again."""
+    """Apply a verb, and describe the experiment in a transaction of its own, so that writers do not wait for that."""
     async with context.database.write() as session:
         experiment = await verb(session, experiment_id)
     async with context.database.read() as session:

@@ -1,4 +1,4 @@
-"""Whether the process lives, whether the service works, and the numbers for Prometheus. None of it needs a token."""
+"""Liveness, readiness, and the metrics for Prometheus. None of them needs a token."""
 
 import asyncio
 import logging
@@ -8,36 +8,34 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
-from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 
 from service.api.context import Context, Services
 from service.cluster_report import ClusterReport
-from service.store import leases
+from service.store import DatabaseError, jobs, leases
 
 PATIENCE_S = 2.0
 LEASES = 3
-"""After so many leases without a heartbeat the dispatcher is taken to be gone."""
+"""After this number of leases without a heartbeat the dispatcher counts as gone."""
 
 router = APIRouter(tags=["health"])
 log = logging.getLogger(__name__)
 
 
 class Live(BaseModel):
-    """The process answers."""
+    """The process is alive."""
 
     status: Literal["live"] = "live"
 
 
 class Check(BaseModel):
-    """One thing the service needs."""
+    """The check of one requirement of the service."""
 
     ok: bool
     detail: str
 
 
 class Readiness(BaseModel):
-    """Whether jobs that are submitted will run. Reads, and the queue, work as long as the database does."""
+    """Whether submitted jobs will run. Reads and submissions work as long as the database does."""
 
     status: Literal["ready", "degraded", "unavailable"]
     checks: dict[str, Check]
@@ -45,7 +43,7 @@ class Readiness(BaseModel):
 
 @router.get("/livez", operation_id="live")
 async def live() -> Live:
-    """Answers as long as the process does; asks nothing else."""
+    """Liveness: the process answers. Checks nothing else."""
     return Live()
 
 
@@ -53,10 +51,10 @@ async def live() -> Live:
     "/readyz",
     operation_id="ready",
     response_model=Readiness,
-    responses={503: {"model": Readiness, "description": "Unavailable; `checks` says what"}},
+    responses={503: {"model": Readiness, "description": "Unavailable; `checks` has the reason"}},
 )
 async def ready(context: Context) -> Readiness | Response:
-    """Whether the database answers and the dispatcher's heartbeat is fresh."""
+    """Readiness: the database answers, and the heartbeat of the dispatcher is recent."""
     readiness = await _readiness(context)
     if readiness.status == "unavailable":
         return JSONResponse(readiness.model_dump(), status_code=503)
@@ -66,10 +64,10 @@ async def ready(context: Context) -> Readiness | Response:
 async def _readiness(context: Services) -> Readiness:
     try:
         async with asyncio.timeout(PATIENCE_S), context.database.read() as session:
-            await session.execute(text("SELECT 1 FROM jobs LIMIT 1"))
+            await jobs.probe(session)
             now = await leases.now(session)
             lease = await leases.get(session, "dispatcher")
-    except (SQLAlchemyError, OSError, TimeoutError) as error:
+    except (DatabaseError, OSError, TimeoutError) as error:
         log.warning("The database does not answer", exc_info=error)
         database = Check(ok=False, detail=f"The database does not answer ({type(error).__name__}).")
         dispatcher = Check(ok=False, detail="Unknown: its heartbeat is in the database.")
@@ -101,13 +99,13 @@ async def _readiness(context: Services) -> Readiness:
     responses={200: {"description": "Prometheus's text format", "content": {"text/plain": {}}}},
 )
 async def scrape(context: Context) -> Response:
-    """What the database knows of the whole service now, and the requests and streams of this process."""
+    """Metrics of the whole service from the database, and of the requests and streams of this process."""
     telemetry = context.telemetry
     telemetry.sse_clients.set(len(context.tailer))
     try:
         async with asyncio.timeout(PATIENCE_S), context.database.read() as session:
             await telemetry.refresh(session)
-    except (SQLAlchemyError, OSError, TimeoutError):
+    except (DatabaseError, OSError, TimeoutError):
         log.exception("The database does not answer")
         telemetry.database_is_down()
     return Response(telemetry.render(), media_type=CONTENT_TYPE_LATEST)

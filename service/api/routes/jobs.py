@@ -1,4 +1,4 @@
-"""Jobs: submit, find, stop, go on, and delete them."""
+"""Jobs: submit, list, change, control and delete them."""
 
 import asyncio
 import logging
@@ -6,7 +6,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Query, Response
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import IntegrityError
 
 from service.api.context import Context, JobId
 from service.api.filters import JobFilterQuery, Text
@@ -16,7 +15,7 @@ from service.api.http.idempotency import IdempotencyKey
 from service.api.http.problems import describe
 from service.api.schemas.job import JobDetail, JobView, job_detail, job_url, job_views
 from service.jobs import JobChange, JobRequest
-from service.store import Database, jobs, listing, ordering
+from service.store import ConstraintViolated, Database, jobs, listing, ordering
 from service.store.tables import Job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -26,14 +25,14 @@ CREATED = {"description": "The job", "headers": {"Location": {"schema": {"type":
 
 
 class JobPage(BaseModel):
-    """Jobs, in the order that was asked for."""
+    """A page of jobs, in the order of `sort`."""
 
     data: list[JobView]
-    next_cursor: str | None = Field(description="to be given as `cursor`; null on the last page")
+    next_cursor: str | None = Field(description="pass it as `cursor`; null on the last page")
 
 
 class JobsQuery(JobFilterQuery):
-    """Which jobs, in which order, and how many."""
+    """The jobs to select, their order, and their number."""
 
     sort: Text = Field(
         default="-created_at",
@@ -57,11 +56,11 @@ async def submit(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> JobDetail:
-    """Queue a training. What cannot work is refused at once, and nothing is stored."""
+    """Queue a training job. A job that is not valid is refused, and nothing is stored."""
     try:
         job = await _create_once(context.database, client.name, idempotency_key, request)
-    except IntegrityError:
-        # Another replica was given the same key at the same time and was first: its job is the answer.
+    except ConstraintViolated:
+        # Another replica received the same key at the same time: its job is the answer.
         job = await _create_once(context.database, client.name, idempotency_key, request)
     response.headers["Location"] = job_url(job.id)
     async with context.database.read() as session:
@@ -83,7 +82,7 @@ async def _create_once(database: Database, client: str, key: str | None, request
 
 @router.get("", operation_id="list_jobs", responses=describe(401, 422))
 async def find(context: Context, query: Annotated[JobsQuery, Query()]) -> JobPage:
-    """Jobs by what they are. The order is stable while jobs are added."""
+    """The jobs that match all filters. Pages stay consistent while jobs are added."""
     filter_ = query.job_filter()
     async with context.database.read() as session:
         found, cursor = await listing.page(session, filter_, sort=query.sort, limit=query.limit, cursor=query.cursor)
@@ -99,20 +98,20 @@ async def show(context: Context, job_id: JobId) -> JobDetail:
 
 @router.patch("/{job_id}", operation_id="change_job", responses=describe(400, 401, 403, 404, 413, 415, 422))
 async def change(context: Context, job_id: JobId, wanted: Annotated[JobChange, Body()]) -> JobDetail:
-    """Rename a job, note something on it, set or remove labels; in any state. What it trains never changes."""
+    """Change the name, the notes or the labels of a job, in any status. Its spec never changes."""
     async with context.database.write() as session:
         return await job_detail(session, await jobs.change(session, job_id, wanted))
 
 
 @router.delete("/{job_id}", operation_id="delete_job", status_code=204, responses=describe(401, 403, 404, 409))
 async def delete(context: Context, job_id: JobId) -> None:
-    """Remove a job that has ended: its rows, then the files of its checkpoints."""
+    """Delete a job that has ended, with its metrics and checkpoints."""
     async with context.database.write() as session:
         await jobs.delete(session, job_id)
     try:
         await asyncio.to_thread(context.artifacts.delete_job, job_id)
     except OSError:
-        # The rows are gone, so nobody can reach the files; the dispatcher removes what belongs to no job.
+        # Without rows the files are unreachable. The dispatcher removes files that belong to no job.
         log.exception("The files of %s could not be removed now", job_id)
 
 
@@ -121,21 +120,21 @@ VERBS = describe(401, 403, 404, 409)
 
 @router.post("/{job_id}/cancel", operation_id="cancel_job", status_code=202, responses=VERBS)
 async def cancel(context: Context, job_id: JobId) -> JobDetail:
-    """Stop a job for good. It is cancelled once its worker is free again; a repeat changes nothing."""
+    """Stop a job for good. Its status is cancelled once its worker is free. Idempotent."""
     async with context.database.write() as session:
         return await job_detail(session, await jobs.cancel(session, job_id))
 
 
 @router.post("/{job_id}/pause", operation_id="pause_job", status_code=202, responses=VERBS)
 async def pause(context: Context, job_id: JobId) -> JobDetail:
-    """Stop a job at a checkpoint until it is resumed."""
+    """Stop a job at a checkpoint, until it is resumed."""
     async with context.database.write() as session:
         return await job_detail(session, await jobs.pause(session, job_id))
 
 
 @router.post("/{job_id}/resume", operation_id="resume_job", status_code=202, responses=VERBS)
 async def resume(context: Context, job_id: JobId) -> JobDetail:
-    """Queue a paused job again: it goes on from its checkpoint."""
+    """Queue a paused job again. It continues from its checkpoint."""
     async with context.database.write() as session:
         return await job_detail(session, await jobs.resume(session, job_id))
 
@@ -147,7 +146,7 @@ async def resume(context: Context, job_id: JobId) -> JobDetail:
     responses=describe(401, 403, 404, 409, answers={202: CREATED}),
 )
 async def retry(context: Context, job_id: JobId, response: Response) -> JobDetail:
-    """A new job with the spec of one that failed or was cancelled; a repeat answers the same new job."""
+    """Queue a new job with the spec of one that failed or was cancelled. A repeat answers the same new job."""
     async with context.database.write() as session:
         job = await jobs.retry(session, job_id)
         response.headers["Location"] = job_url(job.id)

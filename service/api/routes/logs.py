@@ -1,4 +1,4 @@
-"""What a job logged."""
+"""The log of a job."""
 
 from datetime import datetime
 from typing import Annotated
@@ -16,7 +16,7 @@ router = APIRouter(tags=["logs"])
 
 
 class LogLine(BaseModel):
-    """One line."""
+    """One line of a log."""
 
     id: int
     time: datetime
@@ -29,11 +29,11 @@ class LogPage(BaseModel):
     """Lines, oldest first."""
 
     data: list[LogLine]
-    next_cursor: str | None = Field(description="to be given as `after`; null where there are no more for now")
+    next_cursor: str | None = Field(description="pass it as `after`; null: no further lines yet")
 
 
 class LogsQuery(BaseModel):
-    """Which lines, and how many."""
+    """The lines to select, and their number."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -45,7 +45,7 @@ class LogsQuery(BaseModel):
 
 @router.get("/v1/jobs/{job_id}/logs", operation_id="list_logs", responses=describe(401, 404, 422))
 async def find(context: Context, job_id: JobId, query: Annotated[LogsQuery, Query()]) -> LogPage:
-    """The lines that the attempts of a job logged for people."""
+    """The log lines of all attempts of a job."""
     async with context.database.read() as session:
         await jobs.get(session, job_id)
         found = await events.logs(

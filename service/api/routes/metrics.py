@@ -1,4 +1,4 @@
-"""The metrics of a job, as rows or as a table, thinned out on request."""
+"""The metrics of a job as rows or as a CSV table, downsampled on request."""
 
 import csv
 import io
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.api.context import Context, JobId
 from service.api.http.negotiation import preferred
 from service.api.http.problems import describe
+from service.api.series import downsample, equidistant
 from service.store import jobs, metrics
 from service.store.tables import Metric
 from worker.metrics import MetricKind
@@ -22,7 +23,7 @@ router = APIRouter(tags=["metrics"])
 
 
 class MetricRow(BaseModel):
-    """The metrics at one step; errors are fractions of 1. A value that is not finite is null."""
+    """The metrics at one step. Errors are fractions of 1; a value that is not finite is null."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, float | None] = Field(init=False)
@@ -31,8 +32,10 @@ class MetricRow(BaseModel):
     epoch: int
     step: int
     time: datetime
-    diverged: bool = Field(default=False, description="true where a value is not finite")
-    superseded: bool = Field(default=False, description="reported by an attempt that was lost; reported again later")
+    diverged: bool = Field(default=False, description="true: a value is not finite")
+    superseded: bool = Field(
+        default=False, description="reported by an attempt that was lost, and reported again by a later one"
+    )
     attempt: str | None = Field(default=None, description="only with superseded=true")
 
 
@@ -43,22 +46,20 @@ class MetricRows(BaseModel):
 
 
 class MetricsQuery(BaseModel):
-    """Which rows, and how many at most."""
+    """The rows to select."""
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: MetricKind | None = Field(
-        default=None, description="null: train and eval; telemetry only where it is asked for"
-    )
+    kind: MetricKind | None = Field(default=None, description="default: train and eval; telemetry only if it is named")
     after_step: int = Field(default=-1, ge=-1, lt=2**31, description="only rows of later steps")
     max_points: int | None = Field(
         default=None,
         ge=2,
         le=100_000,
-        description="at most so many rows of each kind: the first, the last, and the least and the greatest value "
-        "of every metric in stretches of equal length; of telemetry, rows at equal distances",
+        description="rows of each kind at most: the first, the last, and the least and the greatest value of every "
+        "metric in stretches of equal length; of telemetry, rows at equal distances",
     )
-    superseded: bool = Field(default=False, description="also the rows that no longer count")
+    superseded: bool = Field(default=False, description="also the superseded rows")
 
 
 @router.get(
@@ -81,7 +82,7 @@ class MetricsQuery(BaseModel):
 async def find(
     request: Request, context: Context, job_id: JobId, query: Annotated[MetricsQuery, Query()]
 ) -> MetricRows | Response:
-    """The rows of a job: every step that was reported has one that counts."""
+    """The metrics of a job. Every step that was reported has exactly one row that is not superseded."""
     async with context.database.read() as session:
         await jobs.get(session, job_id)
         kinds = metrics.SUMMARIZED if query.kind is None else (query.kind,)
@@ -89,45 +90,29 @@ async def find(
             session, job_id, kinds=kinds, after_step=query.after_step, superseded=query.superseded
         )
     if query.max_points is not None:
-        found = thin_out(found, query.max_points)
+        found = downsampled(found, query.max_points)
     rows = [_row(metric, whole=query.superseded) for metric in found]
     if preferred(request.headers.get("accept"), ["application/json", CSV]) == CSV:
         return Response(_table(rows), media_type=CSV)
     return MetricRows(data=[MetricRow(**row) for row in rows])
 
 
-def thin_out(rows: Sequence[Metric], max_points: int) -> list[Metric]:
-    """At most `max_points` rows of each kind, such that a curve through them has the peaks of the whole.
+def downsampled(rows: Sequence[Metric], max_points: int) -> list[Metric]:
+    """Return at most `max_points` rows of each kind, in their order.
 
-    The first and the last row stay. Those between are cut into stretches of equal length, of each of which the rows
-    stay that hold the least or the greatest value of some metric.
+    Curves of training and evaluation keep their peaks. Telemetry has too many columns for that: of it, rows at equal
+    distances stay.
     """
     kept: set[int] = set()
     for kind in {row.kind for row in rows}:
         of_kind = [row for row in rows if row.kind == kind]
-        if len(of_kind) > max_points:
-            of_kind = (_evenly if kind == "telemetry" else _extremes)(of_kind, max_points)
-        kept |= {row.id for row in of_kind}
+        names = sorted({name for row in of_kind for name in row.values if name != "diverged"})
+        if kind == "telemetry" or not names:
+            indices = equidistant(len(of_kind), max_points)
+        else:
+            indices = downsample([[row.values.get(name) for row in of_kind] for name in names], max_points)
+        kept |= {of_kind[index].id for index in indices}
     return [row for row in rows if row.id in kept]
-
-
-def _evenly(rows: Sequence[Metric], max_points: int) -> list[Metric]:
-    return [rows[number * (len(rows) - 1) // (max_points - 1)] for number in range(max_points)]
-
-
-def _extremes(rows: Sequence[Metric], max_points: int) -> list[Metric]:
-    between = rows[1:-1]
-    names = sorted({name for row in between for name in row.values if name != "diverged"})
-    stretches = (max_points - 2) // (2 * len(names)) if names else 0
-    kept = [rows[0], rows[-1]]
-    for stretch in range(stretches):
-        part = between[len(between) * stretch // stretches : len(between) * (stretch + 1) // stretches]
-        for name in names:
-            finite = [row for row in part if row.values.get(name) is not None]
-            if finite:
-                kept.append(min(finite, key=lambda row: row.values[name]))
-                kept.append(max(finite, key=lambda row: row.values[name]))
-    return kept
 
 
 def _row(metric: Metric, *, whole: bool) -> dict[str, Any]:

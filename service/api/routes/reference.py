@@ -1,4 +1,4 @@
-"""The description of the API: as a file, and as a page to read."""
+"""The description of the API, as an OpenAPI document and as a page."""
 
 from typing import Any
 
@@ -9,19 +9,19 @@ from fastapi.responses import JSONResponse, Response
 router = APIRouter(include_in_schema=False)
 
 APART = "sandbox allow-scripts allow-popups"
-"""The page's scripts are not ours, so it gets an origin of its own: what the dashboard keeps is out of their reach."""
+"""The page loads scripts of a third party. In an origin of its own it cannot read the storage of the dashboard."""
 
 
 @router.get("/openapi.json")
 async def description(request: Request) -> JSONResponse:
-    """What `openapi.json` in the sources says too. A page of any origin may read it."""
+    """The OpenAPI document. Pages of any origin may read it."""
     document: dict[str, Any] = request.app.openapi()
     return JSONResponse(document, headers={"Access-Control-Allow-Origin": "*"})
 
 
 @router.get("/docs")
 async def page(request: Request) -> Response:
-    """The description as a page; the reader's browser needs the network for it."""
+    """Swagger UI, which the browser loads from the network."""
     shown = get_swagger_ui_html(openapi_url="/openapi.json", title=f"{request.app.title}: the HTTP API")
     shown.headers["Content-Security-Policy"] = APART
     return shown

@@ -7,7 +7,6 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.api.schemas.job import AsTrainingSpec
 from service.cluster_report import ClusterReport
@@ -18,7 +17,7 @@ from service.experiments.request import ExperimentRequest, PlannedJob, expand
 from service.experiments.runs import Run, Speed
 from service.experiments.statistics import SeedPlan
 from service.jobs import ACTIVE, TERMINAL, Status
-from service.store import experiments, leases
+from service.store import Session, experiments, leases
 from service.store import results as stored
 from service.store.listing import JobFilter
 from service.store.tables import Experiment
@@ -57,9 +56,9 @@ class ExperimentLinks(BaseModel):
 class SequentialView(BaseModel):
     """Sequential seeds: what was planned, and how far it has come."""
 
-    looks: list[int] = Field(description="numbers of seeds at which it is decided which cells need more")
+    interim_analyses: list[int] = Field(description="numbers of seeds at which it is decided which cells need more")
     seeds: int = Field(description="the most seeds that some cell has been given by now")
-    look: int = Field(description="the look that the present jobs are for, from 1")
+    interim_analysis: int = Field(description="the one that the present jobs are for, from 1")
     deciding: bool = Field(description="whether further seeds may still be wanted")
     procedure: str = Field(description="a sentence")
 
@@ -113,7 +112,7 @@ class CostView(BaseModel):
 
 
 class DryRun(BaseModel):
-    """What a request would make, and what is to be said of it. With sequential seeds, the first look of it."""
+    """The jobs that a request would queue (up to the first interim analysis), their warnings and their cost."""
 
     name: str
     jobs: list[PlannedJobView]
@@ -134,9 +133,10 @@ class BuiltInView(BaseModel):
 
 
 PROCEDURE = (
-    "At each planned look every comparison is tested on the seeds of that look. P values are multiplied by the number "
-    "of looks (Bonferroni) and adjusted for all comparisons of the table (Holm 1979), so that over all looks the "
-    "chance of any false finding is at most 5 %. Seeds are added only to cells with a comparison that is not resolved."
+    "At each interim analysis every comparison is tested on the seeds of that analysis. P values are multiplied by the "
+    "number of analyses (Bonferroni) and adjusted for all comparisons of the table (Holm 1979), so that the chance of "
+    "any false finding over all analyses is at most 5 %. Seeds are added only to cells with a comparison that is not "
+    "resolved."
 )
 
 
@@ -145,13 +145,13 @@ def experiment_url(experiment_id: str) -> str:
     return f"/v1/experiments/{experiment_id}"
 
 
-async def experiment_views(session: AsyncSession, found: Sequence[Experiment]) -> list[ExperimentView]:
+async def experiment_views(session: Session, found: Sequence[Experiment]) -> list[ExperimentView]:
     """Several experiments, by the states of their jobs alone."""
     counted = await experiments.counts(session, [experiment.id for experiment in found])
     return [ExperimentView(**_fields(experiment, counted.get(experiment.id, {}))) for experiment in found]
 
 
-async def experiment_detail(session: AsyncSession, experiment: Experiment) -> ExperimentDetail:
+async def experiment_detail(session: Session, experiment: Experiment) -> ExperimentDetail:
     """One experiment."""
     request = experiments.request_of(experiment)
     counted = (await experiments.counts(session, [experiment.id])).get(experiment.id, {})
@@ -174,7 +174,7 @@ def _detail(
     )
 
 
-async def dry_run(session: AsyncSession, request: ExperimentRequest, planned: Sequence[PlannedJob]) -> DryRun:
+async def dry_run(session: Session, request: ExperimentRequest, planned: Sequence[PlannedJob]) -> DryRun:
     """What the request would make."""
     specs = [job.request.training for job in planned]
     speeds = await stored.speeds(session, sorted({spec.model for spec in specs}))
@@ -213,10 +213,15 @@ def sequential_view(experiment: Experiment, plan: SeedPlan | None, runs: Sequenc
     """How far sequential seeds have come."""
     if plan is None:
         return None
-    seeds = max((run.seed + 1 for run in runs), default=plan.looks[0])
-    look = next((number for number, size in enumerate(plan.looks, 1) if size >= seeds), len(plan.looks))
+    seeds = max((run.seed + 1 for run in runs), default=plan.analyses[0])
+    sizes = plan.analyses
+    current = next((number for number, size in enumerate(sizes, 1) if size >= seeds), len(sizes))
     return SequentialView(
-        looks=list(plan.looks), seeds=seeds, look=look, deciding=experiment.deciding, procedure=PROCEDURE
+        interim_analyses=list(sizes),
+        seeds=seeds,
+        interim_analysis=current,
+        deciding=experiment.deciding,
+        procedure=PROCEDURE,
     )
 
 

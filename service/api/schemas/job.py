@@ -8,11 +8,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, GetJsonSchemaHandler, ValidationError
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.cluster_report import ClusterReport
 from service.jobs import ACTIVE, Status
-from service.store import checkpoints, events, jobs, leases
+from service.store import Session, checkpoints, events, jobs, leases
 from service.store.tables import Attempt, Checkpoint, Event, Job
 from worker.spec import TrainingSpec
 
@@ -207,13 +206,13 @@ def job_fields(job: Job, labels: dict[str, str]) -> dict[str, Any]:
     }
 
 
-async def job_views(session: AsyncSession, found: Sequence[Job]) -> list[JobView]:
+async def job_views(session: Session, found: Sequence[Job]) -> list[JobView]:
     """Several jobs, without attempts and history."""
     labels = await jobs.labels(session, [job.id for job in found])
     return [JobView(**job_fields(job, labels.get(job.id, {}))) for job in found]
 
 
-async def job_detail(session: AsyncSession, job: Job) -> JobDetail:
+async def job_detail(session: Session, job: Job) -> JobDetail:
     """One job with its attempts and its history."""
     labels = await jobs.labels(session, [job.id])
     return JobDetail(
@@ -224,7 +223,7 @@ async def job_detail(session: AsyncSession, job: Job) -> JobDetail:
     )
 
 
-async def checkpoint_views(session: AsyncSession, job_id: str) -> list[CheckpointView]:
+async def checkpoint_views(session: Session, job_id: str) -> list[CheckpointView]:
     """The checkpoints of a job, newest first."""
     found = await checkpoints.of_job(session, job_id)
     best = checkpoints.best(found)
@@ -249,7 +248,7 @@ def checkpoint_view(checkpoint: Checkpoint, *, best: bool) -> CheckpointView:
     )
 
 
-async def _waits_for(session: AsyncSession, job: Job) -> str | None:
+async def _waits_for(session: Session, job: Job) -> str | None:
     if job.status is not Status.QUEUED or job.num_workers == 1:
         return None
     lease = await leases.get(session, "dispatcher")

@@ -76,7 +76,7 @@ class ComparisonView(BaseModel):
     sd: float | None
     interval: Interval | None
     p: float | None = Field(description="paired t test, by itself")
-    p_adjusted: float | None = Field(description="for all comparisons of the table (Holm), and all planned looks")
+    p_adjusted: float | None = Field(description="for all comparisons of the table (Holm), and all interim analyses")
     resolved: bool = Field(description="p_adjusted is below 1 - confidence")
     seeds_needed: int | None = Field(description="how many more would resolve it at the observed mean and spread")
     n_tested: int
@@ -127,7 +127,7 @@ class Results(BaseModel):
     interaction: InteractionView | None
     confidence: float
     family_size: int = Field(description="comparisons that p_adjusted answers for")
-    looks: list[int] = Field(description="planned numbers of seeds of sequential seeds; empty where seeds were fixed")
+    interim_analyses: list[int] = Field(description="numbers of seeds of each, with sequential seeds; else empty")
     sequential: SequentialView | None
     warnings: list[WarningView]
 
@@ -169,7 +169,7 @@ def results_view(
         interaction=None if analysis.interaction is None else InteractionView(**asdict(analysis.interaction)),
         confidence=analysis.confidence,
         family_size=analysis.family_size,
-        looks=list(analysis.looks),
+        interim_analyses=list(analysis.interim_analyses),
         sequential=sequential,
         warnings=warning_views(warnings),
     )

@@ -1,4 +1,4 @@
-/* From rows of metrics to curves. */
+/* How curves are drawn: the controls, the axes, and the points of rows. */
 
 import { duration, isFraction, metricName, metricValue, significant, whole } from "./format.js";
 import { choice } from "./parts.js";
@@ -10,9 +10,6 @@ const X_AXES = [
   ["epoch", "Epoch"],
   ["time", "Time"],
 ];
-
-/** Points of a smoothed curve at most: what was averaged has no spikes to lose. */
-const DRAWN = 2000;
 
 /** How curves are drawn, as the address says. */
 export function drawing() {
@@ -63,41 +60,17 @@ export function drawingControls() {
   );
 }
 
-/** An exponential moving average without the pull of its beginning (as Adam corrects its moments). Nulls stay nulls. */
-export function smoothed(values, weight) {
-  let sum = 0;
-  let mass = 0;
-  return values.map((value) => {
-    if (value === null || value === undefined || !Number.isFinite(value)) return null;
-    sum = weight * sum + (1 - weight) * value;
-    mass = weight * mass + (1 - weight);
-    return sum / mass;
-  });
-}
-
-/** The points of one metric of a job. `rows` are in the order of their steps. */
-export function points(rows, metric, job, { x, smooth }) {
+/** The points of one metric of a job by epoch. `rows` are in the order of their steps. */
+export function points(rows, metric, job) {
   const factor = isFraction(metric) ? 100 : 1;
   const { total_steps: total, epochs } = job.progress ?? {};
   const perEpoch = total && epochs ? total / epochs : null;
-  const start = new Date(job.started_at ?? rows[0]?.time).getTime();
-  const having = rows.filter((row) => metric in row);
-  const values = having.map((row) => (row[metric] === null ? null : row[metric] * factor));
-  const smooths = smooth ? smoothed(values, smooth) : values;
-  const step = smooth ? Math.ceil(having.length / DRAWN) : 1;
-  const points = having.map((row, n) => ({
-    x:
-      x === "step"
-        ? row.step
-        : x === "time"
-          ? (new Date(row.time).getTime() - start) / 1000
-          : perEpoch
-            ? row.step / perEpoch
-            : row.epoch,
-    y: smooths[n],
-    ...(smooth ? { raw: values[n] } : {}),
-  }));
-  return step > 1 ? points.filter((_, n) => n % step === 0 || n === points.length - 1) : points;
+  return rows
+    .filter((row) => metric in row)
+    .map((row) => ({
+      x: perEpoch ? row.step / perEpoch : row.epoch,
+      y: row[metric] === null ? null : row[metric] * factor,
+    }));
 }
 
 /** The axes of a chart of a metric. */

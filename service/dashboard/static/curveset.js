@@ -1,82 +1,84 @@
-/* The curves of one metric of many jobs: read in one answer that is as thin as they are many, then followed live. */
+/* Curves of metrics of jobs: one answer of the service, downsampled and smoothed there, then continued by events. */
 
 import { get } from "./api.js";
 import { isFraction } from "./format.js";
-import { Resource } from "./resource.js";
+import { Resource, throttled } from "./resource.js";
 
 const EMPTY = [];
+const REREAD_MS = 1000;
 
 export class CurveSet {
   #points = new Map();
+  #missed = [];
 
   constructor(shell) {
-    Object.assign(this, { curves: new Map(), metric: null, smoothing: 0, most: Infinity });
+    Object.assign(this, { curves: new Map(), metrics: [], smoothing: 0, most: Infinity });
     this.resource = new Resource(shell.refresh);
+    this.reread = throttled(() => this.resource.reload(), REREAD_MS);
   }
 
-  /** Read the curves of jobs, unless these are there. */
-  load(ids, metric, smoothing) {
-    if (!ids.length) return Promise.resolve();
-    return this.resource.load(JSON.stringify([ids, metric, smoothing]), async (signal) => {
-      const query = { job: ids, metric, smoothing: smoothing || null };
+  /** Read the curves of `metrics`, one or several, of the jobs `ids`, unless these are shown already. */
+  load(ids, metrics, smoothing) {
+    const names = [metrics].flat();
+    if (!ids.length || !names.length) return Promise.resolve();
+    return this.resource.load(JSON.stringify([ids, names, smoothing]), async (signal) => {
+      this.#missed = [];
+      const query = { job: ids, metric: names, smoothing: smoothing || null };
       const answer = await get("/v1/curves", query, { signal });
-      Object.assign(this, { metric, smoothing, most: 3 * answer.max_points });
-      this.curves = new Map(answer.data.map((curve) => [curve.job, withMemory(curve, smoothing)]));
+      Object.assign(this, { metrics: names, smoothing, most: 3 * answer.max_points });
+      this.curves = new Map(answer.data.map((curve) => [keyOf(curve.job, curve.metric), curve]));
       this.#points.clear();
+      this.#missed.splice(0).forEach((data) => this.#append(data));
       return answer;
     });
   }
 
-  /** An event of one of the jobs. */
+  /** Apply an event of one of the jobs. */
   take({ type, data }) {
-    const curve = this.curves.get(data.job);
-    if (!curve) return;
     if (type === "started") {
-      curve.started_at ??= data.time;
-      // What an attempt reported beyond its checkpoint, and is reported again, no longer counts; nor in the average.
-      if (curve.step.at(-1) > data.resumed_from_step) this.resource.reload();
-    } else if (type === "metrics" && this.metric in data && data.step > (curve.step.at(-1) ?? -1)) {
-      append(curve, data, this.metric, this.smoothing);
-      this.#points.delete(data.job);
-      if (curve.step.length > this.most) this.resource.reload();
+      const curves = this.metrics.map((metric) => this.curves.get(keyOf(data.job, metric))).filter(Boolean);
+      for (const curve of curves) curve.started_at ??= data.time;
+      // An attempt that resumes reports again what a lost one had reported beyond the checkpoint.
+      const superseded = curves.some((curve) => curve.step.at(-1) > data.resumed_from_step);
+      if (superseded || this.resource.pending) this.resource.reload();
+    } else if (type === "metrics") {
+      // An answer that is on its way may be older than this event.
+      if (this.resource.pending) this.#missed.push(data);
+      this.#append(data);
     }
   }
 
-  /** The points of a job's curve, the same ones until it changes: `{x, y, raw?}`. */
-  points(id, { x }) {
-    const known = this.#points.get(id);
+  #append(row) {
+    for (const metric of this.metrics) {
+      const curve = this.curves.get(keyOf(row.job, metric));
+      if (!curve || !(metric in row) || row.step <= (curve.step.at(-1) ?? -1)) continue;
+      // A moving average is of all values, and the service has those.
+      if (this.smoothing) return this.reread();
+      for (const column of ["step", "epoch", "time"]) curve[column].push(row[column]);
+      curve.value.push(row[metric]);
+      this.#points.delete(keyOf(row.job, metric));
+      if (curve.step.length > this.most) this.reread();
+    }
+  }
+
+  /** The points of a curve, `{x, y, raw?}`: the same array until the curve changes. */
+  points(job, { x }, metric = this.metrics[0]) {
+    const key = keyOf(job, metric);
+    const known = this.#points.get(key);
     if (known?.x === x) return known.points;
-    const curve = this.curves.get(id);
-    const points = curve ? pointsOf(curve, isFraction(this.metric) ? 100 : 1, x) : EMPTY;
-    this.#points.set(id, { x, points });
+    const curve = this.curves.get(key);
+    const points = curve ? pointsOf(curve, isFraction(metric) ? 100 : 1, x) : EMPTY;
+    this.#points.set(key, { x, points });
     return points;
   }
 
   close() {
+    this.reread.cancel();
     this.resource.close();
   }
 }
 
-/** A curve that can go on: with what its moving average has taken in so far (see the API's `smoothed` and `count`). */
-function withMemory(curve, weight) {
-  const last = curve.smoothed?.findLast((value) => value !== null) ?? 0;
-  const mass = 1 - weight ** curve.count;
-  return { ...curve, mass, sum: last * mass };
-}
-
-function append(curve, row, metric, weight) {
-  const value = row[metric];
-  curve.step.push(row.step);
-  curve.epoch.push(row.epoch);
-  curve.time.push(row.time);
-  curve.value.push(value);
-  if (!curve.smoothed) return;
-  if (value !== null) {
-    curve.sum = weight * curve.sum + (1 - weight) * value;
-    curve.mass = weight * curve.mass + (1 - weight);
-  }
-  curve.smoothed.push(value === null ? null : curve.sum / curve.mass);
-}
+const keyOf = (job, metric) => `${job} ${metric}`;
 
 function pointsOf(curve, factor, x) {
   const start = new Date(curve.started_at ?? curve.time[0]).getTime();

@@ -15,24 +15,24 @@ __all__ = ["CODES", "Candidate", "Confound", "Severity", "lint"]
 _CHECKS = (*design.CHECKS, *normalizations.CHECKS)
 
 CODES: dict[str, str] = {check.code: check.meaning for check in _CHECKS}
-"""What each code means, in a sentence, in the order in which they are reported."""
+"""The meaning of each code, in the order of reporting."""
 
 
 @dataclass(frozen=True)
 class Confound:
-    """Something to know before believing a difference."""
+    """A reason to doubt a difference between jobs."""
 
     code: str
     """Stable, snake_case; one of `CODES`."""
     detail: str
-    """A sentence with the numbers in it."""
+    """A sentence with the numbers of these jobs."""
     jobs: tuple[str, ...]
-    """The ids it is about, in the order given."""
+    """The ids of the jobs concerned, in the given order."""
     severity: Severity = "warning"
 
 
 def lint(jobs: Sequence[Candidate]) -> tuple[Confound, ...]:
-    """What there is to know about these jobs together, each code at most once, in the order of `CODES`."""
+    """Return the confounds of a set of jobs, each code at most once, in the order of `CODES`."""
     study = configurations(jobs)
     confounds = []
     for check in _CHECKS:

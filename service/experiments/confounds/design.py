@@ -1,4 +1,4 @@
-"""What differs between jobs besides what is studied."""
+"""Checks of the design: differences between jobs besides those under study."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
@@ -45,13 +45,13 @@ def settings_change_together(study: Study) -> Finding:
 
 
 _SIZES = {"batch_size", "num_workers"}
-"""What decides the images of a step."""
+"""The fields that determine the images of a step."""
 _MAY_FOLLOW_THE_BATCH_SIZE = {"optimizer.learning_rate", "epochs"}
-"""Scaled with the batch by rule or by hand, or set for equal steps; other codes look at both."""
+"""Fields that may be scaled with the batch size; other codes cover them."""
 
 
 def _settings(spec: TrainingSpec, study: Study) -> dict[str, Hashable]:
-    """What may vary, by name. A part is taken field by field where all jobs have the same type of it."""
+    """Return the fields that may vary, by name. A part of one type in all jobs is split into its fields."""
     settings: dict[str, Hashable] = {}
     for name in FIELDS:
         part = getattr(spec, name)
@@ -68,7 +68,7 @@ def _settings(spec: TrainingSpec, study: Study) -> dict[str, Hashable]:
 
 
 def _crossed(a: str, b: str, values: Sequence[dict[str, Hashable]]) -> bool:
-    """Whether every value of `a` meets the same values of `b`."""
+    """Return whether every value of `a` occurs with the same values of `b`."""
     following = _MAY_FOLLOW_THE_BATCH_SIZE & {a, b}
     if (_SIZES & {a, b} and following) or {a, b} == {"batch_size", "normalization"}:
         return True  # the table itself shows which normalization was tried at which batch size
@@ -124,7 +124,7 @@ def several_devices(study: Study) -> Finding:
 
 @check("Jobs ran in different precisions.")
 def several_precisions(study: Study) -> Finding:
-    """Those that jobs ask for are a setting like any other."""
+    """Numbers of workers that jobs request are a setting like any other."""
     left_to_the_machine = (job for one in study for job in one.jobs if job.spec.precision == "auto")
     return _several(
         ((job.precision, job) for job in left_to_the_machine),
@@ -178,14 +178,14 @@ def synthetic_images(study: Study) -> Finding:
 
 
 def _several(values: Iterable[tuple[str | None, Configuration | Candidate]], sentence: str) -> Finding:
-    """The finding that there is more than one value, of those that are known."""
+    """Return a finding if there is more than one known value."""
     known = [(value, one) for value, one in values if value is not None]
     distinct = dict.fromkeys(value for value, _ in known)
     return (sentence.format(values=listed(distinct)), [one for _, one in known]) if len(distinct) > 1 else None
 
 
 def _alike(fewest: int, most: int) -> bool:
-    """Within what leaving out a last batch does."""
+    """Return whether two counts differ by at most 1 %, as much as a dropped last batch may cause."""
     return most <= 1.01 * fewest
 
 

@@ -1,4 +1,4 @@
-"""What a normalization does that its name does not say."""
+"""Checks of the normalizations: effects that their names do not show."""
 
 import math
 
@@ -136,7 +136,7 @@ def few_values_per_statistic(study: Study) -> Finding:
 
 
 def _values_per_group(spec: TrainingSpec, feature_map: FeatureMap) -> float:
-    """Values of one image behind a statistic of one image; infinite where there is no such statistic."""
+    """Return the number of values in a statistic of one image; infinite without such a statistic."""
     match spec.normalization:
         case GroupNormalization() as groups:
             channels = feature_map.num_channels // groups.groups(feature_map.num_channels)
@@ -154,7 +154,7 @@ def _is_batch(spec: TrainingSpec) -> bool:
 
 
 def _ghost(spec: TrainingSpec) -> int:
-    """The ghost batch's size; 0 where there is none."""
+    """Return the size of the ghost batch, 0 without one."""
     normalization = spec.normalization
     return (normalization.ghost_batch_size or 0) if isinstance(normalization, BatchNormalization) else 0
 

@@ -1,4 +1,4 @@
-"""Jobs as the checks see them, and what a check is."""
+"""The jobs of a study in the form of the checks, and the checks themselves."""
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -8,7 +8,7 @@ from typing import Literal
 from worker.spec import TrainingSpec
 
 Severity = Literal["warning", "note"]
-"""A warning says that a comparison may not mean what it seems; a note says what to know about it."""
+"""A warning questions a comparison; a note gives information about it."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Configuration:
-    """Jobs that differ in nothing but their seed; `spec` is that of the first."""
+    """Jobs that differ in their seed alone; `spec` is that of the first."""
 
     spec: TrainingSpec
     jobs: tuple[Candidate, ...]
@@ -35,12 +35,12 @@ class Configuration:
 
 Study = Sequence[Configuration]
 Finding = tuple[str, Iterable[Configuration | Candidate]] | None
-"""A sentence and what it is about; None where all is well."""
+"""A sentence and the jobs concerned; None if nothing was found."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing to look for. `meaning` says it of any study, what `find` answers says it of this one."""
+    """One check. `meaning` describes it for any study; the result of `find` is about this one."""
 
     code: str
     meaning: str
@@ -49,18 +49,18 @@ class Check:
 
 
 def check(meaning: str, severity: Severity = "warning") -> Callable[[Callable[[Study], Finding]], Check]:
-    """Make a check of a function, whose name is the code."""
+    """Turn a function into a check, with its name as the code."""
     return lambda find: Check(find.__name__, meaning, severity, find)
 
 
 FIELDS = tuple(
     name for name in TrainingSpec.model_fields if name not in {"seed", "recipe", "checkpoint", "deterministic"}
 )
-"""What decides the weights, the seed apart."""
+"""The fields that determine the weights, without the seed."""
 
 
 def configurations(jobs: Iterable[Candidate]) -> list[Configuration]:
-    """The jobs, those together that differ in their seed alone."""
+    """Return the jobs, grouped by their specs without the seed."""
     found: dict[Hashable, list[Candidate]] = defaultdict(list)
     for job in jobs:
         found[tuple(getattr(job.spec, field) for field in FIELDS)].append(job)
@@ -68,12 +68,12 @@ def configurations(jobs: Iterable[Candidate]) -> list[Configuration]:
 
 
 def counted(number: int, noun: str) -> str:
-    """As in: 1 epoch; 1,000 epochs."""
+    """Return a number with its noun, as in "1 epoch" or "1,000 epochs"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def listed(values: Iterable[object]) -> str:
-    """Each value once, as in: a; a and b; a, b and c; a, b, c, d, e, f and 3 more."""
+    """Return the distinct values as a list: a; a and b; a, b and c; a, b, c, d, e, f and 3 more."""
     texts = list(dict.fromkeys(map(str, values)))
     if len(texts) > _LISTED:
         return f"{', '.join(texts[:_LISTED])} and {len(texts) - _LISTED} more"

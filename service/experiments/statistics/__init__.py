@@ -1,7 +1,7 @@
-"""What a table of repeated trainings says, and how sure that is: intervals, paired tests, the interaction, more seeds.
+"""Statistics of repeated training runs: intervals, paired tests, the interaction, and sequential seeds.
 
-Pure functions of observations: no database, no HTTP, no torch. numpy and scipy are imported when a number is asked for,
-so that whoever only reads this package's types starts fast.
+Pure functions of observations: no database, no HTTP, no torch. numpy and scipy are imported within functions, because
+the command line imports the types of this package, and has to start fast.
 """
 
 from service.experiments.statistics.analysis import Analysis, analyse
@@ -9,8 +9,8 @@ from service.experiments.statistics.cells import Cell
 from service.experiments.statistics.comparisons import Comparison
 from service.experiments.statistics.interaction import Contrast, Interaction
 from service.experiments.statistics.observations import CellKey, Observation
-from service.experiments.statistics.plan import SeedPlan, plan_looks
-from service.experiments.statistics.sequential import Look, Wanted, undecided_cells
+from service.experiments.statistics.plan import SeedPlan, plan_analyses
+from service.experiments.statistics.sequential import InterimAnalysis, Wanted, undecided_cells
 
 __all__ = [
     "Analysis",
@@ -19,11 +19,11 @@ __all__ = [
     "Comparison",
     "Contrast",
     "Interaction",
-    "Look",
+    "InterimAnalysis",
     "Observation",
     "SeedPlan",
     "Wanted",
     "analyse",
-    "plan_looks",
+    "plan_analyses",
     "undecided_cells",
 ]

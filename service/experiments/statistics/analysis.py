@@ -1,4 +1,4 @@
-"""The whole table at once."""
+"""The analysis of a whole table: cells, comparisons and interaction."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from service.experiments.statistics.plan import SeedPlan
 
 @dataclass(frozen=True)
 class Analysis:
-    """What a table says."""
+    """The statistics of a table."""
 
     cells: tuple[Cell, ...]
     comparisons: tuple[Comparison, ...]
     interaction: Interaction | None
     confidence: float
     family_size: int
-    """How many comparisons p_adjusted answers for."""
-    looks: tuple[int, ...]
-    """The planned looks of a sequential experiment; empty where the seeds were fixed beforehand."""
+    """The number of comparisons that p_adjusted is adjusted for."""
+    interim_analyses: tuple[int, ...]
+    """Those of a sequential experiment; empty if the seeds were fixed beforehand."""
 
 
 def analyse(
@@ -32,24 +32,28 @@ def analyse(
     confidence: float = 0.95,
     plan: SeedPlan | None = None,
 ) -> Analysis:
-    """Cells, comparisons and interaction of the observations.
+    """Analyse a table of observations.
 
-    `cells` are the (row, column) keys of the design, in the order they are to be shown; give them wherever they are
-    known, for they decide the sign of the comparisons, the first and last column, and which empty cells are there.
-    `plan` is the plan of a sequential experiment; None says that the seeds were fixed beforehand. With a plan every
-    interval is at 1 - (1 - confidence) / looks, so that it holds at whichever look one stops.
+    Args:
+        observations: At most one per cell and seed counts.
+        cells: The (row, column) keys of the design in their order. They decide the sign of the comparisons, the first
+            and the last column, and which cells are empty; default: the cells of the observations.
+        confidence: Of the intervals, and of all decisions.
+        plan: That of a sequential experiment; None if the seeds were fixed beforehand. With a plan of K interim
+            analyses every interval is at 1 - (1 - confidence) / K, so that it holds at whichever of them one stops.
 
-    Raises `ValueError` for a confidence outside 0 to 1, and for an observation that is in none of `cells`.
+    Raises:
+        ValueError: The confidence is outside 0 to 1, or an observation is in none of `cells`.
     """
     checked_confidence(confidence)
     table = Table(observations, cells)
-    num_looks = len(plan.looks) if plan else 1
+    num_analyses = len(plan.analyses) if plan else 1
     comparisons, family_size = compare(table, confidence=confidence, plan=plan)
     return Analysis(
-        cells=tuple(summarize(table, key, confidence=1 - (1 - confidence) / num_looks) for key in table.cells),
+        cells=tuple(summarize(table, key, confidence=1 - (1 - confidence) / num_analyses) for key in table.cells),
         comparisons=comparisons,
         interaction=interact(table, confidence=confidence, plan=plan),
         confidence=confidence,
         family_size=family_size,
-        looks=plan.looks if plan else (),
+        interim_analyses=plan.analyses if plan else (),
     )

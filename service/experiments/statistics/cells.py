@@ -1,4 +1,4 @@
-"""One cell of the table: what its seeds gave."""
+"""The statistics of one cell of the table."""
 
 from dataclasses import dataclass
 
@@ -10,31 +10,30 @@ from service.experiments.statistics.observations import CellKey, Table
 class Cell:
     """The values of one cell, over its seeds.
 
-    `interval` is the two-sided t interval of the mean. It is None with fewer than two values, and where all values are
-    equal: no spread was seen, and a t interval would claim certainty. With one value `sd` is None too; with none, all
-    but the counts are.
+    `interval` is the two-sided t interval of the mean. It is None with fewer than two values, and if all values are
+    equal, because a t interval would claim certainty. With one value `sd` is None too; with none, all but the counts.
     """
 
     row: str
     column: str
     n: int
-    """Seeds with a value."""
+    """The number of seeds with a value."""
     mean: float | None
     sd: float | None
-    """Of one value, with n - 1 in the denominator."""
+    """The standard deviation of a single value, with n - 1 in the denominator."""
     interval: tuple[float, float] | None
     min: float | None
     max: float | None
     without_value: int
-    """Seeds that were tried and gave no value."""
+    """The number of seeds that ended without a value."""
     repeated: int
-    """Jobs left out because another one of the cell has their seed."""
+    """The number of jobs that do not count because another one of the cell has their seed."""
     jobs: tuple[str, ...]
-    """The jobs behind the values, by seed."""
+    """The jobs that gave the values, by seed."""
 
 
 def summarize(table: Table, key: CellKey, *, confidence: float) -> Cell:
-    """The cell `key` of `table`."""
+    """Return the statistics of the cell `key` of `table`."""
     counted = table.counted(key)
     values = list(table.values(key).values())
     mean = estimate(values, confidence=confidence)

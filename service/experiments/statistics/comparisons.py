@@ -1,4 +1,4 @@
-"""Two rows in one column: the paired difference, and whether it is real."""
+"""Comparisons of two rows within one column: the paired difference, and its test."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,48 +14,52 @@ MOST_SEEDS_NEEDED = 1000
 
 @dataclass(frozen=True)
 class Comparison:
-    """Row a minus row b in one column, over the seeds that both cells have a value for.
+    """Row a minus row b in one column, over the seeds for which both cells have a value.
 
-    Two jobs with one seed start from the same convolutions and see the same images, so the seed is a pair, and its
-    difference is free of what the seed does to both.
+    Two jobs with the same seed start from the same convolutions and see the same batches, so they form a pair: effects
+    that the seed has on both cancel in their difference.
     """
 
     column: str
     row_a: str
     row_b: str
     n: int
-    """Seeds with a value in both cells."""
+    """The number of seeds with a value in both cells."""
     difference: float | None
-    """Mean of a - b."""
+    """The mean of a - b."""
     sd: float | None
-    """Of one difference."""
+    """The standard deviation of a single difference."""
     interval: tuple[float, float] | None
-    """Of the difference, at the stated confidence for each comparison by itself, not for all of them together.
+    """The confidence interval of the difference, for each comparison by itself, not for all of them together.
 
-    In a sequential experiment it is wider, and holds at whichever planned look one stops."""
+    In a sequential experiment it is wider, and holds at whichever interim analysis one stops."""
     p: float | None
-    """Two-sided, of the paired t test, for this comparison by itself; in a sequential experiment for all its looks.
+    """Two-sided p of the paired t test, for this comparison by itself; in a sequential experiment, for all its interim
+    analyses.
 
-    None with fewer than two common seeds, and where all differences are equal and not 0: see `Estimate`."""
+    None with fewer than two common seeds, and if all differences are equal and not 0: see `Estimate`."""
     p_adjusted: float | None
     """`p`, adjusted for all comparisons of the table (Holm 1979)."""
     resolved: bool
     """`p_adjusted` is below 1 - confidence."""
     seeds_needed: int | None
-    """How many more seeds would resolve it, if mean and spread of the differences stayed as they are.
+    """The number of further seeds that would resolve it if mean and spread of the differences did not change.
 
-    That is where the difference would just pass, so it is a guess with even odds, not a promise. None where it is
-    resolved, without a p, at a difference of 0, and beyond 1,000."""
+    With these the test would just pass, so the odds are about even. None if it is resolved, without a p, for a
+    difference of 0, and beyond 1,000."""
     n_tested: int
-    """Seeds behind `p`: in a sequential experiment those of the planned look that gave it, else n; 0 without a p."""
+    """The number of seeds that gave `p`: those of one interim analysis in a sequential experiment, else n or 0."""
 
 
 def compare(table: Table, *, confidence: float, plan: SeedPlan | None) -> tuple[tuple[Comparison, ...], int]:
-    """Every two rows of every column, and how many comparisons p_adjusted answers for.
+    """Compare all pairs of rows within every column.
 
-    The family is the whole table, which is stricter than a family a column: a paper quotes the table. Where the seeds
-    were fixed it counts the comparisons that have a p; in a sequential experiment it counts all, because which of them
-    get a p is only seen on the way.
+    The family is the whole table, which is stricter than one family per column, because a paper quotes the table. With
+    fixed seeds it counts the comparisons that have a p value; in a sequential experiment it counts all of them, because
+    which of them will have one depends on the values.
+
+    Returns:
+        The comparisons, and the size of the family that p_adjusted is adjusted for.
     """
     pairs = list(table.pairs())
     tests = [paired_test(table, [(a, 1), (b, -1)], confidence=confidence, plan=plan) for a, b in pairs]
@@ -64,8 +68,8 @@ def compare(table: Table, *, confidence: float, plan: SeedPlan | None) -> tuple[
 
     alpha = 1 - confidence
     resolved = [p is not None and p < alpha for p in adjusted]
-    # What the next comparison has to pass, in Holm's order: those that are resolved are out of the way.
-    threshold = alpha / max(1, family_size - sum(resolved)) / (len(plan.looks) if plan else 1)
+    # The threshold of the next step of Holm's procedure, after the resolved comparisons.
+    threshold = alpha / max(1, family_size - sum(resolved)) / (len(plan.analyses) if plan else 1)
     comparisons = tuple(
         Comparison(
             column=a.column,
@@ -87,7 +91,7 @@ def compare(table: Table, *, confidence: float, plan: SeedPlan | None) -> tuple[
 
 
 def seeds_needed(difference: Estimate, alpha: float) -> int | None:
-    """The smallest number of further values at which a paired t test at `alpha` would pass, mean and sd unchanged."""
+    """Return the least number of further values with which a paired t test at `alpha` passes, mean and sd unchanged."""
     if not difference.mean or not difference.sd:
         return None
     needed = _reach(difference.n, alpha) < abs(difference.mean) / difference.sd
@@ -96,7 +100,7 @@ def seeds_needed(difference: Estimate, alpha: float) -> int | None:
 
 @lru_cache(maxsize=256)
 def _reach(n: int, alpha: float) -> Any:
-    """Half an interval at n + 1, n + 2, ... values of standard deviation 1."""
+    """Half widths of the intervals at n + 1, n + 2, ... values with a standard deviation of 1."""
     import numpy as np
     from scipy.special import stdtrit
 

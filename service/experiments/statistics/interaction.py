@@ -1,4 +1,4 @@
-"""Does the effect of the rows depend on the columns?"""
+"""The interaction: whether the effect of the rows depends on the columns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Contrast:
-    """How much the difference between two rows changes from the first column to the last.
+    """The change of the difference between two rows from the first column to the last.
 
-    (a - b in the last column) - (a - b in the first), over the seeds that all four cells have a value for: a paired t
-    test, which assumes nothing of other cells and no equal variances. Fields as those of `Comparison`.
+    (a - b in the last column) - (a - b in the first), over the seeds for which all four cells have a value: a paired t
+    test, which assumes nothing about other cells and no equal variances. Fields as those of `Comparison`.
     """
 
     row_a: str
@@ -30,7 +30,7 @@ class Contrast:
     interval: tuple[float, float] | None
     p: float | None
     p_adjusted: float | None
-    """`p`, adjusted for all contrasts of the table (Holm 1979): a family of their own, beside the comparisons'."""
+    """`p`, adjusted for all contrasts of the table (Holm 1979): a family separate from that of the comparisons."""
     resolved: bool
 
 
@@ -38,31 +38,33 @@ class Contrast:
 class Interaction:
     """The F test of rows × columns, with the seeds as blocks.
 
-    It asks whether value = row + column + seed does as well as value = cell + seed. It assumes that what a seed does is
-    the same in every cell, and that what remains is independent and normal with one variance in all cells. Where the
-    variance differs much between cells (as BatchNorm's does, growing as the batch shrinks) it is a rough guide, and the
-    contrasts are the safer ones.
+    It tests the model value = row + column + seed against value = cell + seed. It assumes that the effect of a seed is
+    the same in every cell, and that residuals are independent and normal with the same variance in all cells. If the
+    variance differs much between cells (that of BatchNorm grows as the batch shrinks), rely on the contrasts instead.
     """
 
     n: int
-    """Values behind the test."""
+    """The number of values in the test."""
     f: float
     df: int
     """Degrees of freedom of the interaction."""
     df_residual: int
     p: float
-    """In a sequential experiment good for all looks: times their number."""
+    """In a sequential experiment multiplied by the number of interim analyses, and valid for all of them."""
     resolved: bool
     """`p` is below 1 - confidence."""
     contrasts: tuple[Contrast, ...]
 
 
 def interact(table: Table, *, confidence: float, plan: SeedPlan | None) -> Interaction | None:
-    """The interaction of rows and columns, by least squares, so cells and seeds may be missing.
+    """Test the interaction of rows and columns by least squares; cells and seeds may be missing.
 
-    In a sequential experiment it is tested at the last look that every cell has reached: the cells that were sampled
-    further were chosen by their values. None where there is nothing to test: one row or column, no degrees of freedom
-    for the interaction or for the residual, or values that the full model fits exactly.
+    In a sequential experiment it is tested at the last interim analysis that every cell has reached, because the cells
+    with further seeds were selected by their values.
+
+    Returns:
+        None if there is nothing to test: one row or column, no degrees of freedom for the interaction or for the
+        residual, or values that the full model fits exactly.
     """
     seeds: tuple[int, ...] | None = None
     if plan:
@@ -87,7 +89,7 @@ def interact(table: Table, *, confidence: float, plan: SeedPlan | None) -> Inter
     from scipy.special import fdtrc
 
     f = max(0.0, additive - full) / df / (full / df_residual)
-    p = min(1.0, float(fdtrc(df, df_residual, f)) * (len(plan.looks) if plan else 1))
+    p = min(1.0, float(fdtrc(df, df_residual, f)) * (len(plan.analyses) if plan else 1))
     return Interaction(
         n=len(observed),
         f=f,
@@ -100,10 +102,10 @@ def interact(table: Table, *, confidence: float, plan: SeedPlan | None) -> Inter
 
 
 def _residual(factors: Sequence[Sequence[int]], values: Sequence[float]) -> tuple[float, int]:
-    """The residual sum of squares of values = a sum of one level a factor, and the model's rank.
+    """Return the residual sum of squares of the additive model of some factors, and the rank of the model.
 
-    The factor with the most levels is eliminated by hand (subtracting the means of its levels), which leaves normal
-    equations as small as the other factors: counts, so that their rank is seen clearly.
+    The factor with the most levels is eliminated in closed form, by subtracting the means of its levels. The remaining
+    normal equations are small and consist of counts, so that their numerical rank is exact.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""A mean, its t interval and its t test: what cells, comparisons and contrasts are made of."""
+"""The mean, its t interval and its t test, of which cells, comparisons and contrasts consist."""
 
 import math
 import sys
@@ -13,9 +13,9 @@ _ROUNDING = 8 * sys.float_info.epsilon
 class Estimate:
     """The mean of n values.
 
-    With n = 0 everything else is None; with n = 1 all but the mean. Where all values are equal no spread was seen: `sd`
-    is 0 and there is no interval, for a t interval would claim certainty; `p` is 1 if they are all 0, else None, for t
-    would be infinite, and what looks like certainty is more likely one training counted several times.
+    With n = 0 all other fields are None; with n = 1 all but the mean. If all values are equal, `sd` is 0 and there is
+    no interval, because a t interval would claim certainty. `p` is then 1 if they are all 0, else None: t would be
+    infinite, and equal values are more likely one training run that was counted several times.
     """
 
     n: int
@@ -23,21 +23,21 @@ class Estimate:
     sd: float | None
     interval: tuple[float, float] | None
     p: float | None
-    """Two-sided, of the hypothesis that the true mean is 0."""
+    """The two-sided p of the hypothesis that the true mean is 0."""
 
 
 def estimate(values: Sequence[float], *, confidence: float, scale: float | None = None) -> Estimate:
-    """The mean of `values` with its two-sided interval at `confidence` (Student 1908).
+    """Return the mean of `values` with its two-sided interval at `confidence` (Student 1908).
 
-    Values are taken as independent draws of one normal distribution. `scale` is the size of the numbers that the values
-    were computed from, where they are differences: what is smaller than the rounding of those counts as equal.
+    Values are assumed to be independent draws of one normal distribution. For differences, `scale` is the magnitude of
+    the numbers that they were computed from: differences below the rounding error of these count as equal.
     """
     n = len(values)
     if n == 0:
         return Estimate(0, None, None, None, None)
     tolerance = _ROUNDING * (max(map(abs, values)) if scale is None else scale)
     lowest, highest = min(values), max(values)
-    mean = min(max(math.fsum(values) / n, lowest), highest)  # rounding would put it a bit outside of equal values
+    mean = min(max(math.fsum(values) / n, lowest), highest)  # rounding may put the mean outside of equal values
     if n == 1:
         return Estimate(1, mean, None, None, None)
     if highest - lowest <= tolerance:
@@ -50,21 +50,21 @@ def estimate(values: Sequence[float], *, confidence: float, scale: float | None 
 
 @lru_cache(maxsize=4096)
 def t_quantile(df: int, alpha: float) -> float:
-    """What |t| with `df` degrees of freedom exceeds with probability `alpha`."""
+    """Return the value that |t| with `df` degrees of freedom exceeds with probability `alpha`."""
     from scipy.special import stdtrit
 
     return -float(stdtrit(df, alpha / 2))
 
 
 def t_probability(df: int, t: float) -> float:
-    """How probably |t| with `df` degrees of freedom is as large as this or larger."""
+    """Return the probability that |t| with `df` degrees of freedom is at least `t`."""
     from scipy.special import stdtr
 
     return float(2 * stdtr(df, -abs(t)))
 
 
 def checked_confidence(confidence: float) -> float:
-    """`confidence`, or a `ValueError` where it is not between 0 and 1."""
+    """Return `confidence`. Raises `ValueError` unless it is between 0 and 1."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence}: give a number between 0 and 1, as 0.95")
     return confidence

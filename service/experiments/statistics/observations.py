@@ -1,4 +1,4 @@
-"""What was observed: one number a job, and the table they make."""
+"""Observations, one number per job, and their table."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence, Set
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class CellKey(NamedTuple):
-    """A place in the table."""
+    """The key of a cell: its row and its column."""
 
     row: str
     column: str
@@ -16,10 +16,10 @@ class CellKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Observation:
-    """What one ended job contributes to the table.
+    """The contribution of one ended job to the table.
 
-    `value` is None where the job ended without one: it failed, or its loss was no longer finite. A job that has not
-    ended is no observation. Raises `ValueError` where the value is not finite.
+    `value` is None if the job ended without one: it failed, or its loss was not finite. A job that has not ended is no
+    observation. Raises `ValueError` if the value is not finite.
     """
 
     row: str
@@ -34,19 +34,18 @@ class Observation:
 
     @property
     def cell(self) -> CellKey:
-        """The place in the table."""
+        """The key of the cell."""
         return CellKey(self.row, self.column)
 
 
 class Table:
     """Observations by cell and seed.
 
-    A seed counts once in a cell. Of several jobs with one seed the earliest that has a value counts (job ids sort by
-    the time they were made): the retry of a failed job counts, and repeating a job that has a value changes nothing,
-    however the repetition turns out.
+    A seed counts once in a cell. Of several jobs with the same seed, the earliest one with a value counts (job ids sort
+    by their creation time): the retry of a failed job counts, and the repetition of a job with a value never does.
 
-    `cells` are the cells of the design, in the order in which rows and columns are to appear. Without it they are
-    those that were observed, rows and columns sorted, numbers by size. Raises `ValueError` for an observation outside.
+    `cells` are the cells of the design, in the order of its rows and columns; by default those of the observations,
+    with rows and columns sorted, numbers by size. Raises `ValueError` for an observation in none of them.
     """
 
     def __init__(self, observations: Iterable[Observation], cells: Sequence[tuple[str, str]] | None = None) -> None:
@@ -76,20 +75,20 @@ class Table:
                 self._repeated[cell] += 1
 
     def counted(self, cell: tuple[str, str]) -> tuple[Observation, ...]:
-        """The observations of a cell that count, one a seed, by seed."""
+        """Return the observations of a cell that count, by seed: one per seed."""
         by_seed = self._counted[CellKey(*cell)]
         return tuple(by_seed[seed] for seed in sorted(by_seed))
 
     def repeated(self, cell: tuple[str, str]) -> int:
-        """How many observations of a cell do not count, because another one has their seed."""
+        """Return how many observations of a cell do not count because another one has their seed."""
         return self._repeated[CellKey(*cell)]
 
     def ended(self, cell: tuple[str, str]) -> frozenset[int]:
-        """The seeds of a cell that were tried, whether or not they gave a value."""
+        """Return the seeds of a cell that ended, with a value or without."""
         return frozenset(self._counted[CellKey(*cell)])
 
     def values(self, cell: tuple[str, str]) -> dict[int, float]:
-        """The values of a cell by seed."""
+        """Return the values of a cell by seed."""
         return {
             seed: observation.value
             for seed, observation in sorted(self._counted[CellKey(*cell)].items())
@@ -97,12 +96,12 @@ class Table:
         }
 
     def within(self, seeds: Set[int]) -> "Table":
-        """The same table, as if no other seed than these had been tried."""
+        """Return the table of the observations of these seeds alone."""
         inside = [observation for observation in self._observations if observation.seed in seeds]
         return Table(inside, self.cells)
 
     def pairs(self) -> Iterator[tuple[CellKey, CellKey]]:
-        """Every two cells of a column, the upper one first."""
+        """Yield all pairs of cells of a column, the upper one first."""
         for column in self.columns:
             in_column = [cell for cell in self.cells if cell.column == column]
             yield from combinations(in_column, 2)

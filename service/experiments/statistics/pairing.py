@@ -1,4 +1,4 @@
-"""Paired differences over seeds, tested once or at planned looks."""
+"""Paired differences over seeds, tested once or at each of several interim analyses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,40 +10,40 @@ from service.experiments.statistics.plan import SeedPlan
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A paired difference and its p."""
+    """A paired difference and its p value."""
 
     estimate: Estimate
-    """Over all seeds there are. At planned looks the interval is wide enough to hold at whichever of them one stops."""
+    """Over all seeds. With a plan, the interval holds at whichever interim analysis one stops."""
     p: float | None
-    """Two-sided. At planned looks it is good for all of them together."""
+    """Two-sided. With a plan, it is valid for all interim analyses together."""
     n: int
-    """Seeds behind `p`; 0 without one."""
+    """The number of seeds that gave `p`; 0 without a p."""
 
 
 def paired_test(
     table: Table, signs: Sequence[tuple[CellKey, int]], *, confidence: float, plan: SeedPlan | None
 ) -> PairedTest:
-    """The paired t test of the sum of some cells, each with its sign, over the seeds that all of them have a value for.
+    """Test the signed sum of some cells by a paired t test, over the seeds for which all of them have a value.
 
-    With a plan of K looks the sum is tested at each look that all the cells have reached, on the values of that look,
-    and p is K times the smallest of these p (Bonferroni); `service.experiments.statistics.sequential` says why.
+    With a plan of K interim analyses the sum is tested at each analysis that all of the cells have reached, on its
+    values, and p is K times the smallest of these p values (Bonferroni): see the module `sequential`.
     """
     values = [(table.values(cell), sign) for cell, sign in signs]
     common = sorted(set.intersection(*(set(by_seed) for by_seed, _ in values)))
     differences = {seed: sum(sign * by_seed[seed] for by_seed, sign in values) for seed in common}
     scale = max((abs(by_seed[seed]) for by_seed, _ in values for seed in common), default=0.0)
 
-    num_looks = len(plan.looks) if plan else 1
-    overall = estimate(list(differences.values()), confidence=1 - (1 - confidence) / num_looks, scale=scale)
+    num_analyses = len(plan.analyses) if plan else 1
+    overall = estimate(list(differences.values()), confidence=1 - (1 - confidence) / num_analyses, scale=scale)
     if plan is None:
         return PairedTest(overall, overall.p, 0 if overall.p is None else overall.n)
 
     ended = frozenset.intersection(*(table.ended(cell) for cell, _ in signs))
     tests = []
     for seeds in plan.reached(ended):
-        look = [differences[seed] for seed in seeds if seed in differences]
-        if (p := estimate(look, confidence=confidence, scale=scale).p) is not None:
-            tests.append((min(1.0, num_looks * p), len(look)))
+        analysed = [differences[seed] for seed in seeds if seed in differences]
+        if (p := estimate(analysed, confidence=confidence, scale=scale).p) is not None:
+            tests.append((min(1.0, num_analyses * p), len(analysed)))
     p, n = min(tests, key=lambda test: (test[0], -test[1]), default=(None, 0))
     return PairedTest(overall, p, n)
 
@@ -51,9 +51,9 @@ def paired_test(
 def holm(p_values: Sequence[float | None], family_size: int) -> list[float | None]:
     """Holm's step-down adjustment (1979, Scandinavian Journal of Statistics 6, 65-70) for a family of hypotheses.
 
-    Rejecting what comes out below α keeps the probability of any false rejection in the family at most α, however the
-    tests depend on each other. A hypothesis without a p is not rejected and stays None; `family_size` says whether such
-    are counted.
+    To reject the hypotheses with an adjusted p below α keeps the probability of any false rejection in the family at
+    most α, for tests of any dependence. A hypothesis without a p value is not rejected and stays None; `family_size`
+    decides whether it is counted.
     """
     order = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)

@@ -1,4 +1,4 @@
-"""The seeds a sequential experiment may spend, and when it looks at them."""
+"""The seeds of a sequential experiment, and the interim analyses at which more of them are added."""
 
 import math
 from collections.abc import Iterator, Set
@@ -8,49 +8,54 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class SeedPlan:
-    """Which seeds a sequential experiment may spend, in which order, and after how many it looks.
+    """The seeds that a sequential experiment may use, and its interim analyses.
 
-    `seeds` are in the order in which they are spent; `looks` are the numbers of seeds at which decisions are made, the
-    last one all of `seeds`. To be fixed before the first value is seen: a plan that is changed later keeps no error
-    rate. Raises `ValueError` for seeds that repeat and for looks that are not 2 or more, increasing, up to all seeds.
+    It must be fixed before the first value is seen: a plan that is changed later does not control the error rate.
+
+    Raises:
+        ValueError: A seed repeats, or the analyses are not increasing numbers from 2 up to all seeds.
     """
 
     seeds: tuple[int, ...]
-    looks: tuple[int, ...]
+    """In the order in which they are used."""
+    analyses: tuple[int, ...]
+    """The number of seeds per cell at each interim analysis; the last one is of all seeds."""
 
     def __post_init__(self) -> None:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds are {self.seeds}: give each seed once")
-        increasing = all(a < b for a, b in pairwise(self.looks))
-        if not self.looks or self.looks[0] < 2 or not increasing or self.looks[-1] != len(self.seeds):
+        increasing = all(a < b for a, b in pairwise(self.analyses))
+        if not self.analyses or self.analyses[0] < 2 or not increasing or self.analyses[-1] != len(self.seeds):
             raise ValueError(
-                f"looks are {self.looks} at {len(self.seeds)} seeds: give increasing numbers from 2 on, the last one "
-                f"{len(self.seeds)}"
+                f"analyses are {self.analyses} with {len(self.seeds)} seeds: give increasing numbers from 2 on, the "
+                f"last one {len(self.seeds)}"
             )
 
     def reached(self, ended: Set[int]) -> Iterator[tuple[int, ...]]:
-        """The seeds of each look, in order, of which all are in `ended`."""
-        for look in self.looks:
-            if not ended >= set(self.seeds[:look]):
+        """Yield the seeds of each interim analysis, in order, as long as all of them are in `ended`."""
+        for size in self.analyses:
+            if not ended >= set(self.seeds[:size]):
                 return
-            yield self.seeds[:look]
+            yield self.seeds[:size]
 
 
 GROWTH = 1.5
-"""How much larger each look is than the one before. Fewer looks cost less of the error rate, more find out earlier."""
+"""Growth of the number of seeds between analyses. Fewer analyses cost less power, more of them stop earlier."""
 
 
-def plan_looks(minimum: int, maximum: int) -> tuple[int, ...]:
-    """The numbers of seeds to look at: `minimum`, each next one half as large again, and `maximum`.
+def plan_analyses(minimum: int, maximum: int) -> tuple[int, ...]:
+    """Return the numbers of seeds of the interim analyses: `minimum`, each next one half as large again, and `maximum`.
 
-    `plan_looks(3, 10)` is (3, 5, 10). Raises `ValueError` for a minimum below 2 (one seed has no spread) and for a
-    maximum below the minimum.
+    `plan_analyses(3, 10)` is (3, 5, 10).
+
+    Raises:
+        ValueError: `minimum` is below 2 (one seed has no spread), or `maximum` is below `minimum`.
     """
     if minimum < 2:
-        raise ValueError(f"min is {minimum}: give at least 2 seeds, for one has no spread")
+        raise ValueError(f"min is {minimum}: give at least 2 seeds, because one has no spread")
     if maximum < minimum:
         raise ValueError(f"max is {maximum}, below min, {minimum}: give at least {minimum}")
-    looks = [minimum]
-    while (look := math.ceil(looks[-1] * GROWTH)) * GROWTH <= maximum:
-        looks.append(look)
-    return tuple(looks) if maximum == minimum else (*looks, maximum)
+    sizes = [minimum]
+    while (size := math.ceil(sizes[-1] * GROWTH)) * GROWTH <= maximum:
+        sizes.append(size)
+    return tuple(sizes) if maximum == minimum else (*sizes, maximum)

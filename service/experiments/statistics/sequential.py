@@ -1,24 +1,25 @@
-"""Seeds where they are needed: cells that are undecided at a look are sampled up to the next one.
+"""Sequential seeds: cells that are undecided at an interim analysis get the seeds of the next one.
 
-The procedure. K looks are planned (`SeedPlan`). Every cell gets the seeds of the first look. At a look each comparison
-of two rows in a column has a p from the values of each look that both its cells have reached; K times the smallest of
-them, P, is adjusted by Holm over all comparisons of the table, and those below α are resolved. Cells that take part in
-a comparison that is not resolved get the seeds up to the next look; the others get no more.
+Procedure. K interim analyses are planned (`SeedPlan`). Every cell starts with the seeds of the first. Each comparison
+of two rows within a column is tested on the values of each analysis that both of its cells have reached. K times the
+smallest of these p values, P, is adjusted for all comparisons of the table (Holm); those with an adjusted P below α are
+resolved. Cells of a comparison that is not resolved get the seeds up to the next analysis; other cells get none.
 
-Why the probability of resolving any difference that is not there stays at most α (the family-wise error):
+The probability of resolving any difference that does not exist (the family-wise error) is at most α:
 
-1.  Imagine all planned seeds of all cells. Take a comparison whose true difference is 0. Its test at look k is an
-    ordinary paired t test on seeds fixed beforehand, so Pr(p_k ≤ α/K) ≤ α/K, and Pr(min p_k ≤ α/K) ≤ α over the K looks
-    (the union bound): P is a p like any other. What the experiment sees is the smallest over some of the looks, which
-    is no smaller: whatever decides which cells go on, and whenever one stops, P stays valid.
-2.  Holm's procedure (1979) keeps the family-wise error for any p, however they depend on each other: hence for P.
-3.  P can only fall from look to look, and so can what Holm makes of it: what was resolved at a look stays resolved, and
-    counts as resolved in Holm's later steps, with no rule for it. A comparison that later values speak against stays
-    resolved: its share of α was spent. Its interval is of all values, and shows it.
+1.  Consider all planned seeds of all cells, and a comparison whose true difference is 0. Its test at analysis k is an
+    ordinary paired t test on seeds that were fixed beforehand, so Pr(p_k ≤ α/K) ≤ α/K, and Pr(min p_k ≤ α/K) ≤ α over
+    the K analyses (union bound): P is a valid p value. The experiment observes the minimum over some of the analyses,
+    which is no smaller. So P stays valid for every rule that selects the cells to continue, and every stopping time.
+2.  Holm's procedure (1979) controls the family-wise error for p values of any dependence, and hence for P.
+3.  P can only decrease from one analysis to the next, and so can its adjusted value. A comparison that was resolved
+    stays resolved, and counts as resolved in later steps of Holm's procedure, without a special rule. It stays resolved
+    even if later values contradict it, because its share of α has been spent; its interval is of all values, and shows
+    the contradiction.
 
-Simulated by tests/benchmarks/sequential_seeds.py (4,000 experiments a line, one column, three rows, a spread of
-differences of 1, looks at 3, 5 and 10 seeds; fixed: 10 seeds for all at once): family-wise error, power a comparison,
-and seeds spent a cell.
+Simulation, tests/benchmarks/sequential_seeds.py (4,000 experiments a line; one column, three rows, differences with a
+standard deviation of 1, analyses at 3, 5 and 10 seeds; fixed: 10 seeds for every cell): family-wise error, power of a
+comparison, and seeds per cell.
 
     true means       error (fixed)    power (fixed)    seeds
     0, 0, 0          0.041 (0.045)                     10.0
@@ -26,18 +27,17 @@ and seeds spent a cell.
     0, 1, 2                           0.701 (0.842)     9.6
     0, 2, 4                           0.998 (1.000)     7.1
 
-It saves where differences are large beside their spread; a difference that is not there takes all seeds.
+Seeds are saved where differences are large compared with their spread; a difference of 0 takes all of them.
 
-The looks share most of their values, so the true error is below α, at some cost in power. Group sequential designs
-(Pocock 1977, Biometrika 64, 191-199; Jennison & Turnbull 2000, Group Sequential Methods) win it back with boundaries
-for one comparison of normal values of known variance. Here there are a family, a handful of seeds and an estimated
-variance, and the union bound needs no table and no approximation.
+The analyses share most of their values, so the true error is below α, at some cost in power. Group sequential designs
+(Pocock 1977, Biometrika 64, 191-199; Jennison & Turnbull 2000, Group Sequential Methods) recover that power with
+boundaries for one comparison of normal values with a known variance. Here there are a family of comparisons, few seeds
+and an estimated variance, for which the union bound needs neither a table nor an approximation.
 
-A job that ended without a value counts as ended, so it does not hold up the look, and its seed is no pair; that is
-right as long as failing does not depend on what the value would have been. (A failed job that is retried after its look
-changes that look, and may undo what it resolved.) A cell that has no value at all at a look is
-given up: it is sampled no further, and nor are others for the comparison with it. Sampling less is always allowed: see
-step 1.
+A job that ended without a value counts as ended: it does not delay the analysis, and its seed forms no pair. That is
+valid as long as failing does not depend on the value that the job would have had. (A failed job that is retried after
+its analysis changes that analysis, and may undo a result.) A cell without any value at an analysis gets no more seeds,
+and other cells get none for the comparison with it. To sample less is always valid: see step 1.
 """
 
 from collections.abc import Iterable, Sequence
@@ -51,20 +51,20 @@ from service.experiments.statistics.plan import SeedPlan
 
 @dataclass(frozen=True)
 class Wanted:
-    """A cell that is undecided, and its seeds up to the next look that no ended job has tried."""
+    """An undecided cell, and its seeds up to the next interim analysis that no ended job has used."""
 
     cell: CellKey
     seeds: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Look:
-    """The next look: it happens once every wanted seed has ended, with a value or without."""
+class InterimAnalysis:
+    """The next interim analysis. It is due once all wanted seeds have ended, with a value or without."""
 
     number: int
     """From 1."""
     seeds: int
-    """How many seeds each undecided cell has at it."""
+    """The number of seeds of each undecided cell at this analysis."""
     wanted: tuple[Wanted, ...]
 
 
@@ -74,18 +74,22 @@ def undecided_cells(
     *,
     cells: Sequence[tuple[str, str]],
     confidence: float = 0.95,
-) -> Look | None:
-    """The next look and the cells that need seeds for it; None where all is decided or all planned seeds are spent.
+) -> InterimAnalysis | None:
+    """Return the next interim analysis and the cells that need seeds for it.
 
-    Seeds that are queued or running have no observation yet, so they are wanted still: submit only those that have no
-    job. The same observations always get the same answer; nothing else is remembered from look to look.
+    Seeds that are queued or running have no observation yet, and are wanted still: submit only those without a job. The
+    result is a function of the observations alone; nothing is remembered from one analysis to the next.
 
-    Raises `ValueError` for a confidence outside 0 to 1, and for an observation that is in none of `cells`.
+    Returns:
+        None if every comparison is decided or all planned seeds are used.
+
+    Raises:
+        ValueError: The confidence is outside 0 to 1, or an observation is in none of `cells`.
     """
     checked_confidence(confidence)
     table = Table(observations, cells)
     undecided = set(table.cells)
-    for number, size in enumerate(plan.looks, start=1):
+    for number, size in enumerate(plan.analyses, start=1):
         seeds = plan.seeds[:size]
         wanted = tuple(
             Wanted(cell, missing)
@@ -93,13 +97,13 @@ def undecided_cells(
             if cell in undecided and (missing := tuple(seed for seed in seeds if seed not in table.ended(cell)))
         )
         if wanted:
-            return Look(number, size, wanted)
+            return InterimAnalysis(number, size, wanted)
         undecided &= _undecided(table.within(set(seeds)), plan, confidence)
     return None
 
 
 def _undecided(table: Table, plan: SeedPlan, confidence: float) -> set[CellKey]:
-    """The cells of comparisons that are not resolved and have values on both sides."""
+    """Return the cells of the comparisons that are not resolved and have values on both sides."""
     comparisons, _ = compare(table, confidence=confidence, plan=plan)
     return {
         CellKey(row, comparison.column)

@@ -14,11 +14,11 @@ from pydantic import SecretStr
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from service.api.openapi import PATH
 from service.app import create_server
 from service.artifacts import LocalArtifacts
 from service.experiments.request import ExperimentRequest, Seeds, expand
 from service.jobs import JobRequest
+from service.openapi import PATH
 from service.settings import Settings
 from service.store import Database, experiments, jobs, views
 from tests.integration.api.conftest import Listening

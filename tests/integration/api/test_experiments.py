@@ -231,8 +231,8 @@ async def test_sequential_seeds_say_what_was_planned(http: AsyncClient) -> None:
     assert (len(preview["jobs"]), preview["most_jobs"]) == (12, 40)
     id_ = await submit(http, seeds={"min": 3, "max": 10})
     sequential = (await http.get(f"/v1/experiments/{id_}")).json()["sequential"]
-    assert (sequential["looks"][0], sequential["looks"][-1]) == (3, 10)
-    assert (sequential["look"], sequential["seeds"], sequential["deciding"]) == (1, 3, True)
+    assert (sequential["interim_analyses"][0], sequential["interim_analyses"][-1]) == (3, 10)
+    assert (sequential["interim_analysis"], sequential["seeds"], sequential["deciding"]) == (1, 3, True)
     assert "Holm" in sequential["procedure"]
 
 

@@ -82,7 +82,7 @@ async def test_a_table_has_a_column_for_each_metric(http: AsyncClient, job: str,
     assert empty.text == "kind,epoch,step,time\r\n"
 
 
-async def test_thinned_out_rows_keep_the_ends_and_the_peaks(http: AsyncClient, job: str, reporter: Reporter) -> None:
+async def test_downsampled_rows_keep_the_ends_and_the_peaks(http: AsyncClient, job: str, reporter: Reporter) -> None:
     for step in range(1, 61):
         loss = {20: 9.0, 40: -9.0}.get(step, 1 + step % 2)
         await reporter.metrics("train", 1, step, train_loss=loss)
@@ -154,7 +154,9 @@ async def test_telemetry_comes_where_it_is_asked_for(http: AsyncClient, job: str
     assert set((await http.get(f"/v1/jobs/{job}")).json()["summary"]) == {"test_error"}
 
 
-async def test_curves_of_many_jobs_come_at_once_and_thin(http: AsyncClient, job: str, reporter: Reporter) -> None:
+async def test_curves_of_many_jobs_come_in_one_answer_downsampled(
+    http: AsyncClient, job: str, reporter: Reporter
+) -> None:
     for epoch in range(1, 61):
         await reporter.metrics("eval", epoch, 10 * epoch, test_error=0.9 if epoch == 31 else 0.5)
     waiting = await submit(http)
@@ -163,6 +165,7 @@ async def test_curves_of_many_jobs_come_at_once_and_thin(http: AsyncClient, job:
     assert [curve["job"] for curve in whole["data"]] == [waiting, job]
     assert whole["data"][0] == {
         "job": waiting,
+        "metric": "test_error",
         "step": [],
         "epoch": [],
         "time": [],
@@ -180,6 +183,31 @@ async def test_curves_of_many_jobs_come_at_once_and_thin(http: AsyncClient, job:
     assert thin["count"] == 60
     at = thin["step"].index(310)
     assert thin["smoothed"][at] == pytest.approx(0.7, abs=1e-6), "over all values, not over those that are left"
+
+
+async def test_curves_of_several_metrics_come_in_one_answer(http: AsyncClient, job: str, reporter: Reporter) -> None:
+    for epoch in (1, 2):
+        await reporter.metrics("train", epoch, 10 * epoch - 5, train_loss=2.0 / epoch)
+        await reporter.metrics("eval", epoch, 10 * epoch, test_error=0.5 / epoch)
+    query = f"job={job}&metric=train_loss&metric=test_error&metric=train_loss&metric=none"
+    found = (await http.get(f"/v1/curves?{query}")).json()["data"]
+    assert [(curve["metric"], curve["step"], curve["value"]) for curve in found] == [
+        ("train_loss", [5, 15], [2.0, 1.0]),
+        ("test_error", [10, 20], [0.5, 0.25]),
+        ("none", [], []),
+    ]
+
+
+async def test_an_average_is_of_all_values_however_few_are_answered(
+    http: AsyncClient, job: str, reporter: Reporter
+) -> None:
+    for step in range(200):
+        await reporter.metrics("train", 1, step, train_loss=float(step % 2))
+    query = f"job={job}&metric=train_loss&smoothing=0.95&max_points=20"
+    [curve] = (await http.get(f"/v1/curves?{query}")).json()["data"]
+    assert len(curve["step"]) <= 20
+    assert (curve["step"][0], curve["step"][-1]) == (0, 199)
+    assert curve["smoothed"][-1] == pytest.approx(0.5, abs=0.03)
 
 
 @pytest.mark.parametrize("query", ["", "job=job_1&smoothing=1", "job=job_1&max_points=1", "job=job_1&metrics=x"])

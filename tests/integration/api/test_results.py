@@ -226,8 +226,8 @@ async def test_sequential_seeds_are_judged_by_their_plan(http: AsyncClient, repo
         await reporter.finish()
     path = f"/v1/experiments/{id_}/results"
     found = await results(http, path)
-    assert found["looks"][0] == 2
-    assert found["looks"][-1] == 4
+    assert found["interim_analyses"][0] == 2
+    assert found["interim_analyses"][-1] == 4
     assert found["sequential"]["deciding"] is True
     codes = {warning["code"] for warning in found["warnings"]}
     assert "outcome_not_declared" not in codes

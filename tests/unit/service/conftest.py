@@ -107,6 +107,6 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     grid = {"normalization": [{"type": "batch"}, {"type": "group"}], "batch_size": [2, 32], "seed": [0, 1]}
     with serving(settings) as url:
         with Client(url) as client:
-            id_ = client.submit_experiment({"name": "ran", "grid": grid})["id"]
+            id_ = client.experiments.submit({"name": "ran", "grid": grid})["id"]
         asyncio.run(train())
         yield url, id_

@@ -60,7 +60,7 @@ def results_of(values: dict[tuple[str, str], list[float]], **changed: Any) -> di
         "confidence": 0.95,
         "family_size": analysis.family_size,
         "sequential": None,
-        "looks": [],
+        "interim_analyses": [],
         "warnings": [],
     } | changed
 
@@ -163,11 +163,11 @@ def test_it_says_how_to_repeat_it(report: Any) -> None:
 
 def test_warnings_and_the_sequential_procedure_are_in_it(report: Any) -> None:
     warning = {"code": "unequal_optimizer_steps", "detail": "The jobs take unequal numbers of steps.", "jobs": []}
-    sequential = {"sequential": {"procedure": "At each planned look."}, "looks": [3, 10]}
+    sequential = {"sequential": {"procedure": "At each interim analysis."}, "interim_analyses": [3, 10]}
     text = report(results_of(VALUES, warnings=[warning], **sequential))
 
     assert "- The jobs take unequal numbers of steps. (unequal\\_optimizer\\_steps)" in text
-    assert "- At each planned look." in text
+    assert "- At each interim analysis." in text
     assert "the two-sided 97.5 % interval of the mean" in text
 
 

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
+from service.api.http.field_problems import FieldProblem, field_problems
 from service.jobs import JobRequest
-from service.validation import FieldProblem, field_problems, locate, shown
+from service.validation import locate, shown
 from worker.spec import Normalization
 
 

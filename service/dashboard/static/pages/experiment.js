@@ -119,7 +119,7 @@ export default function experimentPage(shell, id) {
           h(
             "p",
             { class: "muted" },
-            `Sequential seeds: look ${it.sequential.look} of ${it.sequential.looks.length} (${it.sequential.looks.join(", ")} seeds). ${it.sequential.procedure}`,
+            `Sequential seeds: interim analysis ${it.sequential.interim_analysis} of ${it.sequential.interim_analyses.length} (at ${it.sequential.interim_analyses.join(", ")} seeds). ${it.sequential.procedure}`,
           ),
       ),
     );

@@ -3,7 +3,8 @@
 import { get, withQuery } from "../api.js";
 import { jobButtons } from "../actions.js";
 import { chart } from "../chart.js";
-import { axesOf, drawing, drawingControls, points, withRow } from "../curves.js";
+import { axesOf, drawing, drawingControls, withRow } from "../curves.js";
+import { CurveSet } from "../curveset.js";
 import {
   duration,
   flat,
@@ -15,7 +16,7 @@ import {
   titleOf,
   whole,
 } from "../format.js";
-import { advance, metricsIn } from "../live.js";
+import { advance } from "../live.js";
 import { errorOf, labelTags, share } from "../metrics.js";
 import { copyButton, facts, notice, problemNotice, progressBar, tabs } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
@@ -35,34 +36,27 @@ const TABS = [
   ["checkpoints", "Checkpoints"],
   ["spec", "Specification"],
 ];
-const MAX_POINTS = 2000;
-const EVERY_POINT = 100_000;
 const REREAD_MS = 1000;
 
 export default function jobPage(shell, id) {
   const job = new Resource(shell.refresh);
-  const metrics = new Resource(shell.refresh);
+  const curves = new CurveSet(shell);
   const checkpoints = new Resource(shell.refresh);
   const telemetry = new Resource(shell.refresh);
   const logs = new LogView(shell, id);
   const notes = new Notes(shell, id, (answer) => (job.data = answer));
   const reread = throttled(() => job.reload(), REREAD_MS);
-  let stamp = 0;
   let opened = false;
 
   function onevent(event) {
     const { type, data } = event;
     if (job.data) job.data = advance(job.data, event);
-    if (type === "metrics") {
-      const rows = data.kind === "telemetry" ? telemetry : metrics;
-      if (rows.data) rows.data = withRow(rows.data, data);
-      stamp++;
-    }
-    if (type === "started" && metrics.data) {
-      metrics.data = metrics.data.filter((row) => row.step <= data.resumed_from_step);
-      telemetry.data = telemetry.data?.filter((row) => row.step <= data.resumed_from_step) ?? null;
-      stamp++;
-    }
+    curves.take(event);
+    if (type === "metrics" && data.kind !== "telemetry") loadCurves();
+    if (type === "metrics" && data.kind === "telemetry" && telemetry.data)
+      telemetry.data = withRow(telemetry.data, data);
+    if (type === "started" && telemetry.data)
+      telemetry.data = telemetry.data.filter((row) => row.step <= data.resumed_from_step);
     if (type === "log") logs.add(data);
     if (type === "checkpoint" && checkpoints.key) checkpoints.reload();
     if (["status", "started", "end"].includes(type)) reread();
@@ -74,12 +68,7 @@ export default function jobPage(shell, id) {
       opened = true;
       await shell.live(`/v1/jobs/${id}/events`, {}, onevent);
     }
-    job.load(id, (signal) => get(`/v1/jobs/${id}`, {}, { signal }));
-    // A moving average is one of all values, so then they are all read, and thinned once it is computed.
-    const most = drawing().smooth ? EVERY_POINT : MAX_POINTS;
-    metrics.load(`${id} ${most}`, async (signal) => {
-      return (await get(`/v1/jobs/${id}/metrics`, { max_points: most }, { signal })).data;
-    });
+    job.load(id, (signal) => get(`/v1/jobs/${id}`, {}, { signal })).then(loadCurves);
     const tab = url.get("tab", "overview");
     if (tab === "checkpoints")
       checkpoints.load(id, async (signal) => (await get(`/v1/jobs/${id}/checkpoints`, {}, { signal })).data);
@@ -90,6 +79,13 @@ export default function jobPage(shell, id) {
       });
     if (tab === "logs") logs.load();
   }
+
+  /** The metrics of the job that have a chart, in an order that does not depend on which was reported first. */
+  const metricNames = () =>
+    Object.keys(job.data?.summary ?? {})
+      .filter((name) => /_(error|loss)$|^images_per_s$|^learning_rate$/.test(name))
+      .sort();
+  const loadCurves = () => curves.load([id], metricNames(), drawing().smooth);
 
   function heading(it) {
     return h(
@@ -156,9 +152,9 @@ export default function jobPage(shell, id) {
   }
 
   function overview(it) {
-    const rows = metrics.data ?? [];
     const how = drawing();
-    const names = [...new Set(rows.flatMap(metricsIn))];
+    const names = metricNames();
+    const { data: read, problem } = curves.resource;
     const groups = [
       ["error", "Error", names.filter((name) => name.endsWith("_error"))],
       ["loss", "Loss", names.filter((name) => name.endsWith("_loss"))],
@@ -168,10 +164,10 @@ export default function jobPage(shell, id) {
     const evaluated = (name) => (name.startsWith("train") ? 1 : 0);
     return [
       drawingControls(),
-      metrics.problem && problemNotice(metrics.problem, () => metrics.reload()),
+      problem && problemNotice(problem, () => curves.resource.reload()),
       h(
         "div",
-        { class: "columns", key: "charts", "aria-busy": String(!metrics.data && !metrics.problem) },
+        { class: "columns", key: "charts", "aria-busy": String(names.length > 0 && !read && !problem) },
         groups.map(([key, title, shown]) => {
           const axes = {
             ...axesOf(shown[0] ?? (key === "error" ? "test_error" : key), how),
@@ -181,10 +177,9 @@ export default function jobPage(shell, id) {
             .sort((a, b) => evaluated(a) - evaluated(b))
             .map((name) => ({
               name: metricName(name),
-              points: points(rows, name, it, how),
+              points: curves.points(id, how, name),
               colour: evaluated(name),
               dash: 0,
-              stamp: `${stamp} ${JSON.stringify(how)}`,
             }));
           const note = key === "images_per_s" ? stepTime(it) : null;
           return chart({ key, title, note, series, axes });
@@ -268,7 +263,7 @@ export default function jobPage(shell, id) {
       ];
     },
     close() {
-      for (const resource of [job, metrics, checkpoints, telemetry]) resource.close();
+      for (const resource of [job, curves, checkpoints, telemetry]) resource.close();
       logs.close();
       reread.cancel();
     },

@@ -29,7 +29,7 @@ export function telemetryCards(telemetry, job) {
   const there = QUANTITIES.filter(([name]) => Object.keys(rows.at(-1)).some((key) => key.endsWith(`/${name}`)));
   const [quantity, title, help] = there.find(([name]) => name === url.get("quantity")) ?? there[0];
   const errors = ["eval_mode_error", "train_mode_error"].filter((name) => rows.some((row) => name in row));
-  const how = { x: "epoch", smooth: 0, logX: false, logY: false };
+  const how = { x: "epoch", logX: false, logY: false };
   return [
     strips(rows, quantity, title, help, there),
     errors.length
@@ -39,7 +39,7 @@ export function telemetryCards(telemetry, job) {
           note: "error on the same images: by running averages, and by each batch's own statistics",
           series: errors.map((name, n) => ({
             name: name === "eval_mode_error" ? "evaluation mode" : "training mode",
-            points: points(rows, name, job, how),
+            points: points(rows, name, job),
             colour: n,
             stamp: String(rows.length),
           })),

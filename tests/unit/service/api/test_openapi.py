@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from service.api.http.problems import MEDIA_TYPE
-from service.api.openapi import PATH, render
 from service.app import create_app
+from service.openapi import PATH, render
 from service.settings import Settings
 
 
@@ -34,7 +34,7 @@ def references(part: Any) -> Iterator[str]:
 
 def test_the_committed_file_is_what_the_application_says(description: dict[str, Any]) -> None:
     assert PATH.read_text(encoding="utf-8") == render(description), (
-        "the API has changed: write the file anew with `python -m service.api.openapi`, and read what changed"
+        "the API has changed: run `make openapi` and review the difference"
     )
 
 

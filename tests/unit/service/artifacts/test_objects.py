@@ -118,7 +118,7 @@ def test_a_damaged_object_is_never_handed_out(store: ObjectArtifacts, damage: by
     [
         (FILES | {"state.pt": b"torn"}, r"state\.pt of checkpoint ckpt_1 is not what was stored"),
         ({name: FILES[name] for name in ("state.pt", "manifest.json")}, r"model\.safetensors .* missing"),
-        (FILES | {"more": b""}, "nobody announced: .*more"),
+        (FILES | {"more": b""}, "unexpected files: .*more"),
     ],
 )
 def test_bytes_that_are_not_the_announced_ones_leave_nothing(
@@ -179,7 +179,7 @@ def test_no_name_leads_out_of_the_store(memory: ObjectArtifacts, name: str) -> N
         lambda: memory.read("job_1", "ckpt_1", {name: EXPECTED["state.pt"]}),
         lambda: memory.write("job_1", "ckpt_1", {name: b""}, described({name: b""})),
     ):
-        with pytest.raises(ValueError, match="no name in the artifact store"):
+        with pytest.raises(ValueError, match="not a valid name of an artifact"):
             attempt()
     assert objects(memory) == []
 
@@ -229,7 +229,7 @@ def test_a_full_store_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, e
         raise error
 
     monkeypatch.setattr(store._filesystem, "pipe_file", refuse)
-    with pytest.raises(StorageFull, match=r"There is no room in .*free some space"):
+    with pytest.raises(StorageFull, match=r"There is no space left in .*free some space"):
         store.write("job_1", "ckpt_1", FILES, EXPECTED)
 
 
@@ -257,7 +257,7 @@ def test_a_store_that_is_away_is_an_error_of_the_disk_to_those_who_try_again(
         lambda: store.read("job_1", "ckpt_1", EXPECTED),
         lambda: store.verified("job_1", "ckpt_1", "state.pt", EXPECTED["state.pt"]),
     ):
-        with pytest.raises(StorageUnavailable, match="does not answer as it should") as raised:
+        with pytest.raises(StorageUnavailable, match="does not answer") as raised:
             attempt()
         assert isinstance(raised.value, OSError)
         assert raised.value.status == 503

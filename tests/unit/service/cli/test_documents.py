@@ -68,7 +68,7 @@ def test_a_bundle_goes_from_one_installation_to_another(run: Run, ran: Ran, api:
     again = run("--url", api, "experiment", "import", str(path), "--json")
     assert again.json["id"] == id_
     with Client(url) as here, Client(api) as there:
-        assert there.results(id_) == here.results(id_)
+        assert there.experiments.results(id_) == here.experiments.results(id_)
 
 
 def test_what_is_no_bundle_is_refused_with_a_sentence(run: Run, api: str, tmp_path: Path) -> None:
@@ -95,14 +95,14 @@ def test_a_bundle_is_fetched_and_sent_again_where_the_service_was_away(service: 
     service.on("GET", "/v1/experiments/e/bundle", away, Answer(b"bundle"))
     service.on("POST", "/v1/bundles", away, Answer({"id": "e"}, status=201))
     with Client(service.url, backoff_s=0.01) as client:
-        path = client.bundle("e", tmp_path / "b.tar")
+        path = client.experiments.bundle("e", tmp_path / "b.tar")
         assert path.read_bytes() == b"bundle"
-        assert client.import_bundle(path) == {"id": "e"}
+        assert client.experiments.import_bundle(path) == {"id": "e"}
     assert [request.body for request in service.requests if request.method == "POST"] == [b"bundle", b"bundle"]
 
 
 def test_a_refused_bundle_raises(service: StandIn, tmp_path: Path) -> None:
     service.on("GET", "/v1/experiments/e/bundle", Answer({"status": 409, "title": "Conflict"}, status=409))
     with Client(service.url) as client, pytest.raises(ApiError):
-        client.bundle("e", tmp_path / "b.tar")
+        client.experiments.bundle("e", tmp_path / "b.tar")
     assert list(tmp_path.iterdir()) == []

@@ -27,17 +27,17 @@ def client(service: StandIn) -> Iterator[Client]:
 def test_a_submission_is_one_however_often_it_has_to_be_sent(service: StandIn, client: Client) -> None:
     service.on("POST", "/v1/experiments", CUT, Answer({"id": "experiment_1"}, 201))
     request = ExperimentRequest.model_validate({"grid": GRID})
-    assert client.submit_experiment(request) == {"id": "experiment_1"}
+    assert client.experiments.submit(request) == {"id": "experiment_1"}
     first, second = service.to("POST", "/v1/experiments")
     assert first.body == second.body == {"grid": GRID}
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
-    client.submit_experiment({"builtin": "labml"}, "mine")
+    client.experiments.submit({"builtin": "labml"}, "mine")
     assert service.requests[-1].headers["idempotency-key"] == "mine"
 
 
 def test_a_dry_run_says_so(service: StandIn, client: Client) -> None:
     service.on("POST", "/v1/experiments", Answer({"jobs": []}))
-    assert client.dry_run({"grid": GRID}) == {"jobs": []}
+    assert client.experiments.dry_run({"grid": GRID}) == {"jobs": []}
     assert service.requests[0].query == {"dry_run": ["true"]}
     assert "idempotency-key" not in service.requests[0].headers
 
@@ -45,41 +45,41 @@ def test_a_dry_run_says_so(service: StandIn, client: Client) -> None:
 def test_experiments_come_page_after_page(service: StandIn, client: Client) -> None:
     pages = [{"data": [{"id": "a"}, {"id": "b"}], "next_cursor": "c"}, {"data": [{"id": "d"}], "next_cursor": None}]
     service.on("GET", "/v1/experiments", *map(Answer, pages))
-    assert [entry["id"] for entry in client.experiments(search="x")] == ["a", "b", "d"]
+    assert [entry["id"] for entry in client.experiments.list(search="x")] == ["a", "b", "d"]
     assert [request.query for request in service.requests] == [{"search": ["x"]}, {"search": ["x"], "cursor": ["c"]}]
 
 
 def test_at_most_so_many_are_asked_for(service: StandIn, client: Client) -> None:
     service.on("GET", "/v1/experiments", Answer({"data": [{"id": "a"}, {"id": "b"}], "next_cursor": "c"}))
-    assert [entry["id"] for entry in client.experiments(max_experiments=2)] == ["a", "b"]
+    assert [entry["id"] for entry in client.experiments.list(max_experiments=2)] == ["a", "b"]
     assert [request.query for request in service.requests] == [{"limit": ["2"]}]
 
 
 def test_a_change_names_what_changes(service: StandIn, client: Client) -> None:
     service.on("PATCH", ONE, Answer({"id": "experiment_1"}))
-    client.change_experiment("experiment_1", grid={"seed": [3]})
-    client.change_experiment("experiment_1", name="", priority=0)
+    client.experiments.change("experiment_1", grid={"seed": [3]})
+    client.experiments.change("experiment_1", name="", priority=0)
     assert [request.body for request in service.requests] == [{"grid": {"seed": [3]}}, {"name": "", "priority": 0}]
 
 
 @pytest.mark.parametrize("verb", ["cancel", "pause", "resume"])
 def test_verbs_go_to_their_routes(service: StandIn, client: Client, verb: str) -> None:
     service.on("POST", f"{ONE}/{verb}", Answer({"status": "x"}, 202))
-    assert getattr(client, f"{verb}_experiment")("experiment_1") == {"status": "x"}
+    assert getattr(client.experiments, verb)("experiment_1") == {"status": "x"}
 
 
 def test_a_deletion_whose_answer_was_lost_is_one(service: StandIn, client: Client) -> None:
     service.on("DELETE", ONE, CUT, problem(404, "There is no experiment experiment_1."))
-    client.delete_experiment("experiment_1")
+    client.experiments.delete("experiment_1")
     with pytest.raises(ApiError):
-        client.delete_experiment("experiment_1")
+        client.experiments.delete("experiment_1")
 
 
 def test_results_are_of_an_experiment_or_of_any_jobs(service: StandIn, client: Client) -> None:
     service.on("GET", f"{ONE}/results", Answer({"cells": [1]}))
     service.on("GET", "/v1/results", Answer({"cells": [2]}))
-    assert client.results("experiment_1", metric="test_loss", step=None) == {"cells": [1]}
-    assert client.results(label=["study:paper"], statistic="best") == {"cells": [2]}
+    assert client.experiments.results("experiment_1", metric="test_loss", step=None) == {"cells": [1]}
+    assert client.experiments.results(label=["study:paper"], statistic="best") == {"cells": [2]}
     assert [request.query for request in service.requests] == [
         {"metric": ["test_loss"]},
         {"label": ["study:paper"], "statistic": ["best"]},
@@ -89,10 +89,10 @@ def test_results_are_of_an_experiment_or_of_any_jobs(service: StandIn, client: C
 @pytest.mark.parametrize(("kind", "accept"), [("csv", "text/csv"), ("parquet", "application/vnd.apache.parquet")])
 def test_a_flat_table_is_bytes(service: StandIn, client: Client, kind: str, accept: str) -> None:
     service.on("GET", f"{ONE}/results", Answer(b"row,column\n"))
-    assert client.results_table("experiment_1", kind, table="cells") == b"row,column\n"  # type: ignore[arg-type]
+    assert client.experiments.results_table("experiment_1", kind, table="cells") == b"row,column\n"  # type: ignore[arg-type]
     assert service.requests[0].headers["accept"] == accept
 
 
 def test_the_built_in_ones_are_a_list(service: StandIn, client: Client) -> None:
     service.on("GET", "/v1/experiments/builtin", Answer({"data": [{"name": "labml"}]}))
-    assert client.builtin_experiments() == [{"name": "labml"}]
+    assert client.experiments.builtin() == [{"name": "labml"}]

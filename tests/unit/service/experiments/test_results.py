@@ -160,7 +160,7 @@ class TestSequential:
         plan = results.seed_plan(self.REQUEST)
         assert plan is not None
         assert plan.seeds == (0, 1, 2, 3, 4, 5)
-        assert (plan.looks[0], plan.looks[-1]) == (3, 6)
+        assert (plan.analyses[0], plan.analyses[-1]) == (3, 6)
         assert results.seed_plan(ExperimentRequest()) is None
 
     def test_another_question_than_the_declared_one_is_told(self) -> None:

@@ -132,11 +132,11 @@ def test_a_restart_of_the_api_loses_nothing(lab: Lab, kept: Kept, follow: Follow
 def test_jobs_that_an_experiment_gets_later_belong_to_it(lab: Lab, kept: Kept, follow: Follow) -> None:
     grid = {"batch_size": [2], "seed": [0]}
     request = {"name": "grows", "base": {"normalization": {"type": "group"}}, "grid": grid}
-    experiment = lab.client.submit_experiment(request)["id"]
+    experiment = lab.client.experiments.submit(request)["id"]
     alien = lab.submit()
     following = follow(kept, experiment=experiment)
     following.until(lambda run: run.job["status"] == "queued")
-    lab.client.change_experiment(experiment, grid={"seed": [0, 1]})
+    lab.client.experiments.change(experiment, grid={"seed": [0, 1]})
     following.until(lambda run: run.job["spec"]["seed"] == 1)
     for _ in range(3):
         worker = lab.train()

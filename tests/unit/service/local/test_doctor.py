@@ -12,7 +12,7 @@ from service.local.doctor import Finding, examine
 from service.settings import Settings
 
 TORCH = {"version": "2.13.0", "gpus": [], "bfloat16": False}
-IMAGES = {"there": True, "url": "https://example.org/images.tar.gz", "problem": None}
+IMAGES = {"found": True, "url": "https://example.org/images.tar.gz", "problem": None}
 
 
 @pytest.fixture
@@ -22,16 +22,16 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    """What the programs that look at torch, the images and the database would find."""
-    found: dict[str, object] = {doctor._TORCH: TORCH, doctor._IMAGES: IMAGES, doctor._DATABASE: None}
+    """What the modules that inspect torch, the images and the database would report."""
+    found: dict[str, object] = {doctor.DEVICES: TORCH, doctor.IMAGES: IMAGES, doctor.SCHEMA: None}
 
-    def ask(_settings: Settings, program: str, *_arguments: str) -> object:
-        answer = found[program]
+    def report(_settings: Settings, module: str, *_arguments: str) -> object:
+        answer = found[module]
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    monkeypatch.setattr(doctor, "_ask", ask)
+    monkeypatch.setattr(doctor, "_report", report)
     return found
 
 
@@ -46,7 +46,7 @@ def test_this_machine_can_train(settings: Settings) -> None:
 
 
 def test_torch_that_cannot_be_imported_says_what_to_install(settings: Settings, answers: dict[str, object]) -> None:
-    answers[doctor._TORCH] = doctor._NoAnswer("ModuleNotFoundError: No module named 'torch'")
+    answers[doctor.DEVICES] = doctor._NoReport("ModuleNotFoundError: No module named 'torch'")
     assert finding("torch", settings) == Finding(
         "torch",
         False,
@@ -55,16 +55,16 @@ def test_torch_that_cannot_be_imported_says_what_to_install(settings: Settings, 
 
 
 def test_damaged_images_are_a_fault_and_missing_ones_are_not(settings: Settings, answers: dict[str, object]) -> None:
-    answers[doctor._IMAGES] = {**IMAGES, "problem": "data_batch_1 is damaged"}
+    answers[doctor.IMAGES] = {**IMAGES, "problem": "data_batch_1 is damaged"}
     assert finding("cifar10", settings) == Finding("cifar10", False, "data_batch_1 is damaged")
-    answers[doctor._IMAGES] = {**IMAGES, "there": False}
+    answers[doctor.IMAGES] = {**IMAGES, "found": False}
     found = finding("cifar10", settings)
     assert (found.ok, found.note) == (True, True)
     assert "downloads it from https://example.org" in found.detail
 
 
 def test_a_gpu_that_lies_idle_is_pointed_out(settings: Settings, answers: dict[str, object]) -> None:
-    answers[doctor._TORCH] = {**TORCH, "gpus": ["H200"], "bfloat16": True}
+    answers[doctor.DEVICES] = {**TORCH, "gpus": ["H200"], "bfloat16": True}
     assert "NORMLAB_GPUS_PER_WORKER=1" in finding("gpu", settings).detail
     used = settings.model_copy(update={"gpus_per_worker": 1.0})
     assert finding("gpu", used) == Finding("gpu", True, "H200: trains in bfloat16")
@@ -95,9 +95,9 @@ def test_a_database_of_a_newer_version_is_a_fault_and_an_old_one_is_not(
     settings.home.mkdir()
     (settings.home / "normlab.db").touch()
     assert "up to date" in finding("database", settings).detail
-    answers[doctor._DATABASE] = "The database is older: run `python -m service.store.migrate`."
+    answers[doctor.SCHEMA] = "The database is older: run `python -m service.store.migrate`."
     assert finding("database", settings).ok
-    answers[doctor._DATABASE] = "The database was made by a newer normlab."
+    answers[doctor.SCHEMA] = "The database was made by a newer normlab."
     assert not finding("database", settings).ok
 
 
@@ -105,7 +105,7 @@ def test_a_database_is_never_shown_with_its_password(settings: Settings, answers
     elsewhere = Settings.model_validate(
         {"home": settings.home, "database_url": "postgresql://me:secret@127.0.0.1:1/normlab"}
     )
-    answers[doctor._DATABASE] = doctor._NoAnswer("connection refused")
+    answers[doctor.SCHEMA] = doctor._NoReport("connection refused")
     found = finding("database", elsewhere)
     assert found == Finding("database", False, "127.0.0.1:1/normlab: connection refused")
 
@@ -119,7 +119,7 @@ def test_the_command_tells_people_and_programs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if fault:
-        answers[doctor._IMAGES] = {**IMAGES, "problem": "data_batch_1 is damaged"}
+        answers[doctor.IMAGES] = {**IMAGES, "problem": "data_batch_1 is damaged"}
     monkeypatch.setattr(sys, "argv", ["normlab", "doctor", "--home", str(settings.home)])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -92,7 +92,7 @@ async def test_what_was_taken_in_is_what_was_there(database: Database, experimen
         await experiments.delete(session, experiment)
     with Bundle(path) as bundle:
         async with database.write() as session:
-            taken, is_new = await bundles.take_in(session, bundle)
+            taken, is_new = await bundles.import_bundle(session, bundle)
 
     assert (taken.id, is_new) == (experiment, True)
     assert await everything(database, experiment) == before
@@ -136,7 +136,7 @@ async def test_a_bundle_of_format_1_is_read(database: Database, experiment: str,
         await experiments.delete(session, experiment)
     with Bundle(tmp_path / "old.tar") as bundle:
         async with database.write() as session:
-            await bundles.take_in(session, bundle)
+            await bundles.import_bundle(session, bundle)
 
     assert await everything(database, experiment) == before
 
@@ -148,7 +148,7 @@ async def test_what_is_here_already_stays_as_it_is(database: Database, experimen
     before = await everything(database, experiment)
     with Bundle(path) as bundle:
         async with database.write() as session:
-            _, is_new = await bundles.take_in(session, bundle)
+            _, is_new = await bundles.import_bundle(session, bundle)
 
     assert not is_new
     assert await everything(database, experiment) == before
@@ -164,7 +164,7 @@ async def test_a_job_that_belongs_elsewhere_here_is_a_conflict_and_nothing_is_st
         await session.delete(await experiments.get(session, experiment))
     with Bundle(path) as bundle, pytest.raises(Conflict, match="is here already, in another experiment"):
         async with database.write() as session:
-            await bundles.take_in(session, bundle)
+            await bundles.import_bundle(session, bundle)
     async with database.read() as session:
         assert await session.scalar(select(func.count()).select_from(Experiment)) == 0
 
@@ -192,7 +192,7 @@ async def test_a_bundle_that_contradicts_itself_is_refused_and_nothing_is_stored
         await experiments.delete(session, experiment)
     with Bundle(tmp_path / "changed.tar") as bundle, pytest.raises(error):
         async with database.write() as session:
-            await bundles.take_in(session, bundle)
+            await bundles.import_bundle(session, bundle)
     async with database.read() as session:
         for table in (Experiment, Job, Metric):
             assert await session.scalar(select(func.count()).select_from(table)) == 0

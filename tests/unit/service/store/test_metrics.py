@@ -195,11 +195,12 @@ async def test_curves_of_several_jobs_come_in_the_order_asked_for(database: Data
     await worker.report(row(1, test_error=0.5), row(1, "train", train_loss=1.0), row(2, test_error=float("nan")))
     await (await Worker.run(database)).report(row(1, test_loss=0.5))
     async with database.read() as session:
-        found = await metrics.curves(session, [third, second, first], "test_error")
-        [trained] = await metrics.curves(session, [first], "train_loss")
+        found = await metrics.curves(session, [third, second, first], ["test_error"])
+        trained, tested = await metrics.curves(session, [first], ["train_loss", "test_error"])
     assert [(curve.job_id, curve.steps, curve.values) for curve in found] == [
         (third, [], []),
         (second, [], []),
         (first, [1, 2], [0.5, None]),
     ]
-    assert (trained.steps, trained.epochs, trained.values) == ([1], [1], [1.0])
+    assert (trained.metric, trained.steps, trained.epochs, trained.values) == ("train_loss", [1], [1], [1.0])
+    assert (tested.metric, tested.values) == ("test_error", [0.5, None])

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worker.data import datasets
+from worker.data import datasets, download
 from worker.data.datasets import Archive, DatasetError, ImageDataset, class_balanced, load, split
+from worker.data.inspection import dataset_report
 
 FOLDER = "cifar-10-batches-py"
 
@@ -302,3 +303,26 @@ def test_a_split_keeps_its_images_as_the_limits_grow_and_the_holdout_apart(synth
     assert not set(held.train) & set(held.eval)
     assert np.bincount(synthetic.train_labels[held.eval]).tolist() == [3] * 10
     assert [small.held_out, held.held_out] == [False, True]
+
+
+class TestInspection:
+    def test_missing_files_are_no_problem(self, published: Published, tmp_path: Path) -> None:
+        report = dataset_report(tmp_path, published.archive)
+        assert report == {"found": False, "url": published.archive.url, "problem": None}
+        assert published.requests == []
+
+    def test_intact_files_are_found(self, published: Published, tmp_path: Path) -> None:
+        published.unpack(tmp_path)
+        report = dataset_report(tmp_path, published.archive)
+        assert (report["found"], report["problem"]) == (True, None)
+
+    def test_a_damaged_file_is_named(self, published: Published, tmp_path: Path) -> None:
+        published.unpack(tmp_path)
+        (tmp_path / FOLDER / "test_batch").write_bytes(b"")
+        assert "test_batch is damaged" in str(dataset_report(tmp_path, published.archive)["problem"])
+
+
+def test_the_download_command_says_why_there_are_no_images(tmp_path: Path) -> None:
+    (tmp_path / FOLDER).mkdir()
+    with pytest.raises(SystemExit, match="data_batch_1 is missing"):
+        download.main([str(tmp_path)])

@@ -215,7 +215,7 @@ def test_in_a_sequential_experiment_it_is_tested_where_every_cell_has_been() -> 
     values = np.random.default_rng(11).normal(size=(2, 2, 6))
     ragged = values.copy()
     ragged[0, 0, 3:] = np.nan
-    plan = SeedPlan(seeds=tuple(range(6)), looks=(3, 6))
+    plan = SeedPlan(seeds=tuple(range(6)), analyses=(3, 6))
 
     found = analyse(table_of(ragged), plan=plan).interaction
 
@@ -247,4 +247,4 @@ def test_contrasts_are_a_family_of_those_that_have_a_p_and_at_planned_looks_of_a
 def test_before_the_first_look_there_is_nothing_to_test() -> None:
     values = np.random.default_rng(12).normal(size=(2, 2, 2))
 
-    assert analyse(table_of(values), plan=SeedPlan(seeds=(0, 1, 2), looks=(3,))).interaction is None
+    assert analyse(table_of(values), plan=SeedPlan(seeds=(0, 1, 2), analyses=(3,))).interaction is None

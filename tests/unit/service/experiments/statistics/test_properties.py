@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 import service.experiments.statistics
 from service.experiments.statistics import Analysis, Observation, SeedPlan, analyse
 
-PLANS = st.sampled_from([None, SeedPlan(seeds=(0, 1, 2, 3), looks=(2, 4)), SeedPlan(seeds=(3, 1, 0, 2), looks=(3, 4))])
+PLANS = st.sampled_from(
+    [None, SeedPlan(seeds=(0, 1, 2, 3), analyses=(2, 4)), SeedPlan(seeds=(3, 1, 0, 2), analyses=(3, 4))]
+)
 # Multiples of 1/64 well below 2**20: sums, shifts and doublings of them are exact, so equality can be asked for.
 VALUES = st.none() | st.integers(-(2**14), 2**14).map(lambda value: value / 64)
 

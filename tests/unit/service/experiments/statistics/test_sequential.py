@@ -1,4 +1,4 @@
-"""Planned looks: who gets more seeds, and that looking often costs no more errors than promised."""
+"""Interim analyses: which cells get more seeds, and that repeated testing keeps the error rate."""
 
 from itertools import pairwise
 
@@ -9,15 +9,23 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from service.experiments.statistics import Analysis, Look, Observation, SeedPlan, analyse, plan_looks, undecided_cells
+from service.experiments.statistics import (
+    Analysis,
+    InterimAnalysis,
+    Observation,
+    SeedPlan,
+    analyse,
+    plan_analyses,
+    undecided_cells,
+)
 from tests.unit.service.experiments.statistics.tables import comparison, observe, observe_rows
 
-PLAN = SeedPlan(seeds=(0, 1, 2, 3, 4, 5, 6, 7, 8, 9), looks=(3, 5, 10))
+PLAN = SeedPlan(seeds=(0, 1, 2, 3, 4, 5, 6, 7, 8, 9), analyses=(3, 5, 10))
 
 
-def wanted(look: Look | None) -> dict[tuple[str, str], tuple[int, ...]]:
-    assert look is not None
-    return {(w.cell[0], w.cell[1]): w.seeds for w in look.wanted}
+def wanted(analysis: InterimAnalysis | None) -> dict[tuple[str, str], tuple[int, ...]]:
+    assert analysis is not None
+    return {(w.cell[0], w.cell[1]): w.seeds for w in analysis.wanted}
 
 
 def run(values: NDArray[np.float64], plan: SeedPlan) -> tuple[list[Observation], Analysis]:
@@ -25,88 +33,88 @@ def run(values: NDArray[np.float64], plan: SeedPlan) -> tuple[list[Observation],
     rows = [str(row) for row in range(len(values))]
     cells = [(row, "2") for row in rows]
     observations: list[Observation] = []
-    while look := undecided_cells(observations, plan, cells=cells):
-        for want in look.wanted:
+    while analysis := undecided_cells(observations, plan, cells=cells):
+        for want in analysis.wanted:
             row = want.cell.row
             observations += observe(row, "2", {seed: float(values[int(row), seed]) for seed in want.seeds})
     return observations, analyse(observations, cells=cells, plan=plan)
 
 
 @pytest.mark.parametrize(
-    ("minimum", "maximum", "looks"),
+    ("minimum", "maximum", "sizes"),
     [(3, 10, (3, 5, 10)), (3, 3, (3,)), (2, 3, (2, 3)), (3, 4, (3, 4)), (5, 8, (5, 8)), (3, 30, (3, 5, 8, 12, 18, 30))],
 )
-def test_looks_are_few_and_grow(minimum: int, maximum: int, looks: tuple[int, ...]) -> None:
-    assert plan_looks(minimum, maximum) == looks
+def test_analyses_are_few_and_grow(minimum: int, maximum: int, sizes: tuple[int, ...]) -> None:
+    assert plan_analyses(minimum, maximum) == sizes
 
 
 @settings(deadline=None)
 @example(minimum=3, more=1)
 @given(st.integers(2, 50), st.integers(0, 500))
 def test_any_minimum_and_maximum_make_a_plan(minimum: int, more: int) -> None:
-    looks = plan_looks(minimum, minimum + more)
+    sizes = plan_analyses(minimum, minimum + more)
 
-    SeedPlan(seeds=tuple(range(minimum + more)), looks=looks)
-    assert looks[0] == minimum
+    SeedPlan(seeds=tuple(range(minimum + more)), analyses=sizes)
+    assert sizes[0] == minimum
 
 
 @pytest.mark.parametrize(
     ("minimum", "maximum", "message"), [(1, 5, "min is 1: give at least 2"), (4, 3, "max is 3, below")]
 )
-def test_looks_that_cannot_be(minimum: int, maximum: int, message: str) -> None:
+def test_analyses_that_cannot_be_planned(minimum: int, maximum: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        plan_looks(minimum, maximum)
+        plan_analyses(minimum, maximum)
 
 
-@pytest.mark.parametrize("looks", [(), (1, 3), (3, 3), (3, 2), (2,), (2, 4)])
-def test_a_plan_looks_at_increasing_numbers_up_to_all_seeds(looks: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="at 3 seeds: give increasing numbers from 2 on, the last one 3"):
-        SeedPlan(seeds=(0, 1, 2), looks=looks)
+@pytest.mark.parametrize("sizes", [(), (1, 3), (3, 3), (3, 2), (2,), (2, 4)])
+def test_a_plan_has_increasing_numbers_up_to_all_seeds(sizes: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="with 3 seeds: give increasing numbers from 2 on, the last one 3"):
+        SeedPlan(seeds=(0, 1, 2), analyses=sizes)
 
 
 def test_a_plan_spends_a_seed_once() -> None:
     with pytest.raises(ValueError, match="give each seed once"):
-        SeedPlan(seeds=(0, 1, 1), looks=(3,))
+        SeedPlan(seeds=(0, 1, 1), analyses=(3,))
 
 
 def test_every_cell_starts_with_the_seeds_of_the_first_look() -> None:
-    plan = SeedPlan(seeds=(7, 3, 5, 4), looks=(3, 4))
+    plan = SeedPlan(seeds=(7, 3, 5, 4), analyses=(3, 4))
 
-    look = undecided_cells([], plan, cells=[("a", "2"), ("b", "2")])
+    analysis = undecided_cells([], plan, cells=[("a", "2"), ("b", "2")])
 
-    assert look is not None
-    assert (look.number, look.seeds) == (1, 3)
-    assert wanted(look) == {("a", "2"): (7, 3, 5), ("b", "2"): (7, 3, 5)}
+    assert analysis is not None
+    assert (analysis.number, analysis.seeds) == (1, 3)
+    assert wanted(analysis) == {("a", "2"): (7, 3, 5), ("b", "2"): (7, 3, 5)}
 
 
 def test_nothing_is_decided_before_every_cell_has_reached_the_look() -> None:
     apart = observe_rows({"a": [9.0, 9.1, 9.2], "b": [1.0, 1.0, 1.0], "c": [5.0, 5.0]})
 
-    look = undecided_cells(apart, PLAN, cells=[(row, "2") for row in "abc"])
+    analysis = undecided_cells(apart, PLAN, cells=[(row, "2") for row in "abc"])
 
-    assert look is not None
-    assert look.number == 1
-    assert wanted(look) == {("c", "2"): (2,)}
+    assert analysis is not None
+    assert analysis.number == 1
+    assert wanted(analysis) == {("c", "2"): (2,)}
 
 
 def test_only_undecided_cells_get_more_seeds() -> None:
     """c is far from a and b, which are alike."""
     table = observe_rows({"a": [1.0, 1.2, 0.9], "b": [1.1, 1.0, 1.0], "c": [90.0, 90.1, 90.1]})
 
-    look = undecided_cells(table, PLAN, cells=[(row, "2") for row in "abc"])
+    analysis = undecided_cells(table, PLAN, cells=[(row, "2") for row in "abc"])
 
-    assert look is not None
-    assert (look.number, look.seeds) == (2, 5)
-    assert wanted(look) == {("a", "2"): (3, 4), ("b", "2"): (3, 4)}
+    assert analysis is not None
+    assert (analysis.number, analysis.seeds) == (2, 5)
+    assert wanted(analysis) == {("a", "2"): (3, 4), ("b", "2"): (3, 4)}
 
 
 def test_columns_are_decided_by_themselves() -> None:
     table = observe_rows({"a": [1.0, 1.1, 1.2], "b": [90.0, 90.0, 90.1]}, "2")
     table += observe_rows({"a": [1.0, 1.1, 1.2], "b": [1.1, 1.0, 1.2]}, "32")
 
-    look = undecided_cells(table, PLAN, cells=[(row, column) for row in "ab" for column in ("2", "32")])
+    analysis = undecided_cells(table, PLAN, cells=[(row, column) for row in "ab" for column in ("2", "32")])
 
-    assert wanted(look) == {("a", "32"): (3, 4), ("b", "32"): (3, 4)}
+    assert wanted(analysis) == {("a", "32"): (3, 4), ("b", "32"): (3, 4)}
 
 
 def test_it_ends_where_all_is_decided() -> None:
@@ -131,10 +139,10 @@ def test_one_cell_alone_has_nothing_to_decide_after_its_first_look() -> None:
 def test_a_job_that_failed_does_not_hold_up_the_look() -> None:
     table = observe_rows({"a": [1.0, None, 1.2], "b": [1.1, 1.0, 1.3]})
 
-    look = undecided_cells(table, PLAN, cells=[("a", "2"), ("b", "2")])
+    analysis = undecided_cells(table, PLAN, cells=[("a", "2"), ("b", "2")])
 
-    assert look is not None
-    assert look.number == 2
+    assert analysis is not None
+    assert analysis.number == 2
 
 
 def test_a_cell_without_any_value_is_given_up_and_holds_nobody() -> None:
@@ -245,15 +253,15 @@ def test_the_order_in_which_jobs_end_decides_nothing(seed: int, rows: int) -> No
     values = rng.normal(size=(rows, 10)) + 2 * rng.normal(size=rows)[:, None]
     cells = [(str(row), "2") for row in range(rows)]
     one_by_one: list[Observation] = []
-    while look := undecided_cells(one_by_one, PLAN, cells=cells):
-        waiting = [(want.cell.row, seed) for want in look.wanted for seed in want.seeds]
+    while analysis := undecided_cells(one_by_one, PLAN, cells=cells):
+        waiting = [(want.cell.row, seed) for want in analysis.wanted for seed in want.seeds]
         row, next_seed = waiting[rng.integers(len(waiting))]
         one_by_one += observe(row, "2", {next_seed: float(values[int(row), next_seed])})
 
-    all_together, analysis = run(values, PLAN)
+    all_together, final = run(values, PLAN)
 
     assert {(o.row, o.seed) for o in one_by_one} == {(o.row, o.seed) for o in all_together}
-    assert analyse(one_by_one, cells=cells, plan=PLAN) == analysis
+    assert analyse(one_by_one, cells=cells, plan=PLAN) == final
 
 
 @pytest.mark.parametrize("different", [0, 1], ids=["all alike", "one apart"])

@@ -1,12 +1,12 @@
-"""Metrics thinned out for a chart: fewer rows, the same peaks."""
+"""Metrics downsampled and smoothed for a chart: fewer rows, the same peaks, averages of all values."""
 
 from datetime import UTC, datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.routes.curves import FEWEST_POINTS, MOST_POINTS, POINTS_TOGETHER, points_each, smooth, thinned
-from service.api.routes.metrics import thin_out
+from service.api.routes.metrics import downsampled
+from service.api.series import FEWEST_POINTS, MOST_POINTS, POINTS_TOGETHER, downsample, moving_average, points_each
 from service.store.tables import Metric
 
 VALUES = st.none() | st.floats(-1e6, 1e6)
@@ -40,7 +40,7 @@ def test_what_is_kept_is_few_and_in_order_with_the_ends_of_each_kind(
     max_points: int,
 ) -> None:
     whole = sorted(rows("train", train, 0) + rows("eval", evaluation, 1000), key=lambda row: (row.step, row.id))
-    kept = thin_out(whole, max_points)
+    kept = downsampled(whole, max_points)
     assert kept == [row for row in whole if row in kept]
     for kind, series in (("train", train), ("eval", evaluation)):
         steps = [row.step for row in kept if row.kind == kind]
@@ -56,7 +56,7 @@ def test_the_least_and_the_greatest_of_every_metric_stay(
     series: list[tuple[float | None, float | None]], max_points: int
 ) -> None:
     whole = rows("train", series, 0)
-    kept = thin_out(whole, max_points)
+    kept = downsampled(whole, max_points)
     for name in ("loss", "error"):
         before = [row.values[name] for row in whole if row.values[name] is not None]
         after = [row.values[name] for row in kept if row.values[name] is not None]
@@ -64,9 +64,9 @@ def test_the_least_and_the_greatest_of_every_metric_stay(
             assert (min(after), max(after)) == (min(before), max(before))
 
 
-def test_telemetry_is_thinned_evenly() -> None:
+def test_telemetry_is_downsampled_evenly() -> None:
     whole = rows("telemetry", [(n / 10, 1 - n / 10) for n in range(100)], 0)
-    assert [row.step for row in thin_out(whole, 10)] == list(range(0, 100, 11))
+    assert [row.step for row in downsampled(whole, 10)] == list(range(0, 100, 11))
 
 
 CURVE = st.lists(VALUES, max_size=300)
@@ -74,7 +74,7 @@ CURVE = st.lists(VALUES, max_size=300)
 
 @given(CURVE, st.integers(2, 60))
 def test_a_curve_keeps_its_ends_and_its_peaks(values: list[float | None], max_points: int) -> None:
-    kept = thinned(values, max_points)
+    kept = downsample([values], max_points)
     assert kept == sorted(set(kept))
     assert len(kept) <= max_points
     if len(values) <= max_points:
@@ -87,11 +87,11 @@ def test_a_curve_keeps_its_ends_and_its_peaks(values: list[float | None], max_po
         assert (min(left), max(left)) == (min(finite), max(finite))  # type: ignore[type-var]
 
 
-def test_a_spike_of_one_step_stays_however_thin_the_curve() -> None:
+def test_a_spike_of_one_step_stays_however_few_points_are_left() -> None:
     for at in (1, 500, 998):
         values = [0.1] * 1000
         values[at] = 0.9
-        assert at in thinned(values, 4)
+        assert at in downsample([values], 4)
 
 
 def test_points_are_shared_by_the_curves() -> None:
@@ -103,7 +103,7 @@ def test_points_are_shared_by_the_curves() -> None:
 
 @given(CURVE, st.floats(0, 0.99))
 def test_a_moving_average_stays_within_what_it_averages(values: list[float | None], weight: float) -> None:
-    averages = smooth(values, weight)
+    averages = moving_average(values, weight)
     assert [value is None for value in averages] == [value is None for value in values]
     finite = [value for value in values if value is not None]
     for n, average in enumerate(value for value in averages if value is not None):
@@ -112,5 +112,10 @@ def test_a_moving_average_stays_within_what_it_averages(values: list[float | Non
 
 
 def test_a_moving_average_is_not_drawn_to_its_beginning() -> None:
-    assert smooth([1.0, 1.0, 1.0], 0.9) == [1.0, 1.0, 1.0]
-    assert smooth([0.0, None, 1.0], 0.5) == [0.0, None, 2 / 3]
+    assert moving_average([1.0, 1.0, 1.0], 0.9) == [1.0, 1.0, 1.0]
+    assert moving_average([0.0, None, 1.0], 0.5) == [0.0, None, 2 / 3]
+
+
+def test_rows_without_a_value_are_downsampled_too() -> None:
+    whole = [Metric(id=n, kind="train", epoch=1, step=n, time=datetime.now(UTC), values={}) for n in range(10)]
+    assert [row.step for row in downsampled(whole, 4)] == [0, 3, 6, 9]

@@ -1,0 +1,144 @@
+"""The question that a client asks of results, and the computation of its answer."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.api.filters import JobFilterQuery, Text
+from service.api.schemas.experiment import sequential_view
+from service.api.schemas.result import Results, results_view
+from service.errors import Unprocessable
+from service.experiments import axes, results
+from service.experiments.confounds import Confound
+from service.experiments.request import Statistic
+from service.experiments.results import Question
+from service.experiments.runs import Run
+from service.experiments.statistics import analyse
+from service.store import Database, Session, experiments
+from service.store import results as stored
+from service.store.listing import JobFilter
+from service.store.tables import Experiment
+from worker.metrics import OutcomeMetric
+
+
+class ResultsQuery(BaseModel):
+    """The question: which table of which values."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    metric: OutcomeMetric | None = Field(
+        default=None,
+        description="default: that of the declared outcome, else test_error, or holdout_error for jobs with a holdout",
+    )
+    statistic: Statistic | None = Field(
+        default=None,
+        description="default: that of the declared outcome, else final. best: the least value (for images_per_s the "
+        "greatest); median_last_5: of the last five evaluations, or of all if there are fewer",
+    )
+    step: int | None = Field(default=None, ge=0, lt=2**31, description="the step of the statistic at_step")
+    rows: Text | None = Field(
+        default=None, description="field whose values are compared, as in normalization.num_groups"
+    )
+    columns: Text | None = Field(default=None, description="field within each value of which they are compared")
+    where: list[Annotated[Text, Field(pattern="^[^:]+:")]] = Field(
+        default_factory=list, description="field:label; only jobs with this value of the field"
+    )
+    confidence: float = Field(default=0.95, ge=0.5, le=0.999)
+    table: Literal["cells", "comparisons", "observations"] = Field(
+        default="cells", description="the table of CSV and Parquet"
+    )
+
+    def question(self, declared: Question) -> Question:
+        """Return the question, with `declared` for all that the query omits. Raises `Unprocessable`."""
+        given = self.model_dump(include={"metric", "statistic", "rows", "columns", "step"}, exclude_none=True)
+        question = replace(declared, **given, where=self._where())
+        for name in ("rows", "columns"):
+            if not axes.is_field(value := getattr(question, name)):
+                raise Unprocessable(f"{name} is {value!r}: {_ACCEPTED}")
+        if question.rows == question.columns:
+            raise Unprocessable(f"rows and columns are both {question.rows}: give two fields.")
+        if (question.step is None) == (question.statistic == "at_step"):
+            raise Unprocessable("step and the statistic at_step belong together: give both, or neither.")
+        if question.statistic == "median_last_5" and not (question.metric or "test").startswith(("test", "holdout")):
+            raise Unprocessable(f"median_last_5 is of evaluations, and {question.metric} is not one: give another.")
+        return question
+
+    def _where(self) -> dict[str, list[str]]:
+        where: dict[str, list[str]] = {}
+        for entry in self.where:
+            name, _, label = entry.partition(":")
+            if not axes.is_field(name):
+                raise Unprocessable(f"where names the field {name!r}: {_ACCEPTED}")
+            where.setdefault(name, []).append(label)
+        return where
+
+
+_ACCEPTED = f"give one of {', '.join(axes.fields())}, or a part of one, as in optimizer.learning_rate."
+
+
+class JobResultsQuery(ResultsQuery, JobFilterQuery):
+    """The question, and the jobs."""
+
+
+async def experiment_results(session: Session, experiment: Experiment, query: ResultsQuery | None = None) -> Results:
+    """Return the results of an experiment, by default of the outcome that it declared.
+
+    Raises:
+        Unprocessable: The question does not fit together, or names a field that no job has.
+    """
+    query = query or ResultsQuery()
+    question = query.question(results.question_of(experiments.request_of(experiment)))
+    asked = await _asked(session, JobFilter(experiment=experiment.id), question)
+    # In a thread: with many jobs the computation would delay other requests.
+    return await asyncio.to_thread(_answer, *asked, query.confidence, experiment)
+
+
+async def job_results(database: Database, query: JobResultsQuery) -> Results:
+    """Return the results of the jobs that the query selects.
+
+    Raises:
+        Unprocessable: The question does not fit together, or names a field that no job has.
+    """
+    async with database.read() as session:
+        asked = await _asked(session, query.job_filter(), query.question(Question()))
+    return await asyncio.to_thread(_answer, *asked, query.confidence)
+
+
+async def _asked(
+    session: Session, filter_: JobFilter, question: Question
+) -> tuple[Sequence[Run], Question, dict[str, float | None] | None]:
+    """Return the jobs, the question, and for the statistic at_step the values at its step."""
+    runs = await stored.runs(session, filter_)
+    if question.step is None:
+        return runs, question, None
+    metric = question.metric or results.evaluation_metric([run.spec for run in runs])
+    values = await stored.values_at(session, filter_, metric, question.step)
+    return runs, replace(question, metric=metric), values
+
+
+def _answer(
+    runs: Sequence[Run],
+    question: Question,
+    values: dict[str, float | None] | None,
+    confidence: float,
+    experiment: Experiment | None = None,
+) -> Results:
+    table = results.tabulate(runs, question, values)
+    warnings: list[Confound] = [*results.warnings(table.runs), *results.pooling(table)]
+    cells = list(table.cells)
+    if experiment is None:
+        return results_view(table, analyse(table.observations, cells=cells, confidence=confidence), warnings)
+    request = experiments.request_of(experiment)
+    plan = results.seed_plan(request)
+    if plan is not None:
+        warnings += results.undeclared(table, results.question_of(request))
+    return results_view(
+        table,
+        analyse(table.observations, cells=cells, confidence=confidence, plan=plan),
+        warnings,
+        experiment={"id": experiment.id, "name": experiment.name, "budget": request.budget},
+        sequential=sequential_view(experiment, plan, table.runs),
+    )

@@ -1,0 +1,24 @@
+"""Whether the database of the settings has the schema of this code, as JSON: `python -m service.store.schema_check`.
+
+Prints null, or a sentence that says what differs.
+"""
+
+import asyncio
+import json
+
+from service.settings import Settings
+from service.store import Database, migrate
+
+
+async def schema_problem(url: str) -> str | None:
+    """Return what differs between the schema of the database at `url` and that of this code, None if nothing does."""
+    async with Database(url) as database:
+        try:
+            await migrate.check(database)
+        except migrate.SchemaMismatch as error:
+            return str(error)
+    return None
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(schema_problem(Settings().database))))

@@ -1,0 +1,12 @@
+"""The report of the doctor on torch and the GPUs."""
+
+import torch
+
+from worker.devices import device_report
+
+
+def test_it_names_every_gpu_that_torch_can_use() -> None:
+    report = device_report()
+    assert report["version"] == torch.__version__
+    assert len(report["gpus"]) == (torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    assert report["gpus"] or not report["bfloat16"]
