@@ -132,31 +132,36 @@ def select(x: Tensor) -> Backend:
     return reference
 
 
-def run_extension(call: Call, return_skip: bool) -> Sequence[Tensor]:
+def run_extension(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    residual: Tensor | None,
+    activation: str | None,
+    return_skip: bool,
+) -> Sequence[Tensor]:
     """Compute a call in the C++ extension, forward and, through autograd, backward.
 
-    The arguments need not be valid. The extension accepts valid calls on plain CPU tensors, which are nearly all calls
-    of a training, and checks them faster than Python can.
-
-    Args:
-        call: The arguments of the caller, unchecked.
-        return_skip: Whether to return the output twice.
+    The arguments are those of `group_norm`, unchecked. The extension accepts valid calls on plain CPU tensors, which
+    are nearly all calls of a training, and checks them faster than Python can. No `Call` is made: it would add 0.5 µs
+    to the 1.2 µs that Python takes here.
 
     Returns:
         The output, once or twice; nothing if the extension does not accept the call, is not built or not selected.
     """
-    x, num_groups, weight, bias, eps, residual, activation = call
     if (
-        type(x) in PLAIN_TYPES
+        not torch.compiler.is_compiling()
+        and selected() == "auto"
+        and type(x) in PLAIN_TYPES
         and type(weight) in PLAIN_TYPES
         and type(bias) in PLAIN_TYPES
         and type(residual) in PLAIN_TYPES
         and type(num_groups) is int
         and (activation is None or type(activation) is str)
         and x.is_cpu
-        and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
-        and selected() == "auto"
         and (operator := extension.operator(x.dtype))
     ):
         return operator(x, num_groups, weight, bias, eps, residual, cpu.ACTIVATIONS.get(activation, -1), return_skip)

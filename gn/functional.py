@@ -103,10 +103,10 @@ def group_norm(
             activation=activation,
             return_skip=return_skip,
         )
-    call = Call(x, num_groups, weight, bias, eps, residual, activation)
-    # The extension checks the arguments itself: at batch 2 the checks below take longer than the kernels.
-    if outputs := backends.run_extension(call, return_skip):
+    # The extension checks the arguments itself: at batch 2 everything below takes longer than the kernels.
+    if outputs := backends.run_extension(x, num_groups, weight, bias, eps, residual, activation, return_skip):
         return (outputs[0], outputs[1]) if return_skip else outputs[0]
+    call = Call(x, num_groups, weight, bias, eps, residual, activation)
     _check(call)
     if residual is not None and residual.dtype != x.dtype:
         call = call._replace(residual=residual.to(x.dtype))

@@ -84,8 +84,10 @@ def _backward_fake(call: Call, dy: Tensor, statistics: Tensor, needs_dx: bool) -
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Result) -> None:
-    call = Call(*inputs)
-    y, statistics = output
+    _save(ctx, Call(*inputs), *output)
+
+
+def _save(ctx: Any, call: Call, y: Tensor, statistics: Tensor) -> None:
     ctx.set_materialize_grads(False)
     ctx.settings = call.num_groups, call.eps, call.activation
     ctx.save_for_backward(call.x, call.weight, call.bias, call.saved_residual(y), statistics)
@@ -130,9 +132,10 @@ class _GroupNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        result = _forward(Call(*arguments))
-        _setup_context(ctx, arguments, result)
-        return result[0]
+        call = Call(*arguments)
+        y, statistics = _forward(call)
+        _save(ctx, call, y, statistics)
+        return y
 
     backward = staticmethod(_gradients_of_inputs)
 

@@ -25,8 +25,7 @@ _PROBLEM = struct.Struct("7qd12q")
 
 def library(dtype: torch.dtype) -> loader.Kernels | None:
     """Return the kernels for `dtype`, compiled on first use; None if none exist or they cannot be compiled."""
-    element = ELEMENTS.get(dtype)
-    if element is None:
+    if (element := ELEMENTS.get(dtype)) is None:
         return None
     found = loader.library(element)
     return found if isinstance(found, loader.Kernels) else None
@@ -91,7 +90,7 @@ def _run(call: Call, y: Tensor | None, statistics: Tensor, gradients: tuple[Tens
         statistics.data_ptr(),
         *map(_address, gradients),
     )
-    kernels = library(x.dtype)
-    assert kernels is not None
+    kernels = loader.library(ELEMENTS[x.dtype])
+    assert isinstance(kernels, loader.Kernels)
     channels_innermost = elements == samples * channels or not x.is_contiguous()
     (kernels.channels_last if channels_innermost else kernels.contiguous)(problem)

@@ -181,9 +181,11 @@ def _backward_split(
         count = shape.group_channels * shape.positions
         means = weighted.reshape(2, shape.samples, shape.groups, -1).sum(3) / count
         if dresidual is not None:
-            # It is the gradient of what went into the activation.
-            dy, activation = dresidual, "none"
-        split.project[grid](dy, x, weight, bias, statistics, means, dx, *sizes, ACTIVATION=activation, **options)
+            # dresidual is dz, the gradient of the input of the activation.
+            dy, activation = dresidual, None
+        split.project[grid](
+            dy, x, weight, bias, statistics, means, dx, *sizes, ACTIVATION=activation or "none", **options
+        )
     dbias, dweight = sums.sum(1)
     return dweight, dbias
 
