@@ -1,6 +1,6 @@
-"""A fused GroupNorm: `activation(group_norm(x) + residual)` in one pass, forward and backward.
+"""A fused GroupNorm: `activation(group_norm(x) + residual)` in one operator, forward and backward.
 
-The package stands alone: it imports torch and nothing else.
+The package imports torch and nothing else.
 """
 
 from gn.backends import backend

@@ -1,4 +1,4 @@
-"""group_norm(): checks its arguments and picks a backend."""
+"""`group_norm`, the differentiable function, and the checks of its arguments."""
 
 from typing import Literal, overload
 
@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from gn import operators, reference
+from gn import backends, operators
+from gn.call import Call
+from gn.reference import ACTIVATIONS
 
 __all__ = ["Activation", "group_norm"]
 
 Activation = Literal["relu", "silu", "gelu"]
+"""The names of the activations; "gelu" is the exact GELU, computed with the error function."""
 
 _HALVES = (torch.bfloat16, torch.float16)
 _DTYPES = (torch.float32, *_HALVES, torch.float64)
@@ -26,7 +29,7 @@ def group_norm(
     *,
     residual: Tensor | None = None,
     activation: Activation | None = None,
-    fork: Literal[False] = False,
+    return_skip: Literal[False] = False,
 ) -> Tensor: ...
 
 
@@ -40,7 +43,7 @@ def group_norm(
     *,
     residual: Tensor | None = None,
     activation: Activation | None = None,
-    fork: Literal[True],
+    return_skip: Literal[True],
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -53,36 +56,43 @@ def group_norm(
     *,
     residual: Tensor | None = None,
     activation: Activation | None = None,
-    fork: bool = False,
+    return_skip: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """`activation(group_norm(x) + residual)`: Group Normalization (Wu and He, 2018, arXiv:1803.08494), fused.
+    """Compute `activation(group_norm(x) + residual)` in one operator, forward and backward.
 
-    Each sample's channels are split into `num_groups` groups; each group is normalized by its own mean and (biased)
-    variance over its channels and all positions. One group is LayerNorm over (C, *), C groups are InstanceNorm.
+    Group Normalization (Wu and He, 2018, arXiv:1803.08494) splits the channels of each sample into `num_groups` groups.
+    It normalizes each group by the mean and the (biased) variance over its channels and all positions. One group is
+    LayerNorm over (C, *); C groups are InstanceNorm.
+
+    Statistics are computed in float32, in float64 for a float64 `x`.
 
     Args:
-        x: (N, C, *), any number of trailing dimensions, in any memory format, which the result shares.
-        num_groups: how many groups; it divides C.
-        weight: (C,), of the dtype of `x`, or float32 where `x` is bfloat16 or float16.
-        bias: (C,), of the same dtype as `weight`.
-        eps: added to the variance.
-        residual: (N, C, *), added before the activation.
-        activation: None, "relu", "silu" or "gelu" (the exact one, by the error function).
-        fork: return the result twice, for a network that uses it in two places, as a residual network does. The two
-            gradients are then added up where they are read, not by autograd, which writes their sum to memory first;
-            the gradients are the same, bit for bit. Neither of the two may be changed in place.
+        x: (N, C, *), with any number of trailing dimensions, in bfloat16, float16, float32 or float64. The output has
+            its memory format.
+        num_groups: A divisor of C.
+        weight: (C,), of the dtype of `x`; for a bfloat16 or float16 `x` also float32.
+        bias: (C,), of the dtypes of `weight`; both have the same one.
+        eps: Added to the variance.
+        residual: (N, C, *), added before the activation, in the dtype of `x`.
+        activation: None, "relu", "silu" or "gelu" (exact, by the error function).
+        return_skip: Return the output twice, for a network that uses it in two places: as the input of the next layer
+            and of a skip connection. Backward then adds the two gradients while it reads them; autograd would first
+            write their sum to memory. The gradients are equal bit for bit. Neither output may be modified in place.
 
     Returns:
-        (N, C, *), of the dtype of `x`, or a pair of it. Statistics are in float32 at least, whatever that dtype is.
+        (N, C, *), of the dtype of `x`; with `return_skip` a pair of that.
 
     Raises:
-        ValueError: an unknown activation, a residual of another shape, or a single value in every group.
-        RuntimeError: a shape, dtype or device of the other arguments that `torch.nn.functional.group_norm` refuses too.
+        ValueError: The activation is unknown, `residual` has another shape than `x`, or every group has a single value.
+        TypeError: `num_groups` is no int, or `weight` or `bias` is no tensor.
+        NotImplementedError: The dtype of `x` is not supported.
+        RuntimeError: Another argument has a shape, dtype or device that `torch.nn.functional.group_norm` refuses as
+            well; or the backend "kernels" is selected and has no kernel for the dtype and device of `x`.
         ZeroDivisionError: `num_groups` is zero.
     """
     if has_torch_function_variadic(x, weight, bias, residual):
         return handle_torch_function(
-            group_norm,  # type: ignore[arg-type]  # by its overloads
+            group_norm,  # type: ignore[arg-type]  # because of its overloads
             (x, weight, bias, residual),
             x,
             num_groups,
@@ -91,26 +101,21 @@ def group_norm(
             eps,
             residual=residual,
             activation=activation,
-            fork=fork,
+            return_skip=return_skip,
         )
-    # To check the arguments here takes longer than some calls.
-    if results := operators.ordinary_group_norm(x, num_groups, weight, bias, eps, residual, activation, fork):
-        return (results[0], results[1]) if fork else results[0]
-    _check(x, num_groups, weight, bias, residual, activation)
+    # The extension checks the arguments itself: at batch 2 everything below takes longer than the kernels.
+    if outputs := backends.run_extension(x, num_groups, weight, bias, eps, residual, activation, return_skip):
+        return (outputs[0], outputs[1]) if return_skip else outputs[0]
+    call = Call(x, num_groups, weight, bias, eps, residual, activation)
+    _check(call)
     if residual is not None and residual.dtype != x.dtype:
-        residual = residual.to(x.dtype)
-    pair = operators.group_norm(x, num_groups, weight, bias, eps, residual, activation)
-    return pair if fork else pair[0]
+        call = call._replace(residual=residual.to(x.dtype))
+    y = operators.group_norm(call)
+    return (y, y) if return_skip else y
 
 
-def _check(
-    x: Tensor,
-    num_groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: str | None,
-) -> None:
+def _check(call: Call) -> None:
+    x, num_groups, weight, bias, _, residual, activation = call
     if x.dim() < 2:
         raise RuntimeError(f"Expected at least 2 dimensions for input tensor but received {x.dim()}")
     if not isinstance(num_groups, int | torch.SymInt):
@@ -142,8 +147,8 @@ def _check(
             raise ValueError(f"residual must have the shape of x, {list(x.shape)}, got {list(residual.shape)}")
         if residual.device != x.device:
             raise RuntimeError(f"Expected residual on the device of x, {x.device}, got {residual.device}")
-    if activation is not None and activation not in reference.ACTIVATIONS:
-        known = ", ".join(map(repr, reference.ACTIVATIONS))
+    if activation is not None and activation not in ACTIVATIONS:
+        known = ", ".join(map(repr, ACTIVATIONS))
         raise ValueError(f"activation must be None or one of {known}, got {activation!r}")
 
 

@@ -1,4 +1,4 @@
-"""GroupNorm, the layer."""
+"""The layer `GroupNorm`."""
 
 import torch
 from torch import Tensor, nn
@@ -10,19 +10,22 @@ __all__ = ["GroupNorm"]
 
 
 class GroupNorm(nn.GroupNorm):
-    """`torch.nn.GroupNorm`, with the addition of a residual and an activation fused into it.
+    """A `torch.nn.GroupNorm` with a fused residual addition and activation.
+
+    Without a residual and an activation it computes what `torch.nn.GroupNorm` computes, and loads its state dict.
 
     Args:
-        num_groups: how many groups the channels are split into; it divides `num_channels`.
+        num_groups: The number of groups; a divisor of `num_channels`.
         num_channels: C of the input, (N, C, *).
-        eps: added to the variance.
-        affine: learn a weight, and a bias, per channel.
-        device, dtype: of the parameters.
-        bias: with `affine`, learn a bias too.
-        activation: None, "relu", "silu" or "gelu", applied to the result.
+        eps: Added to the variance.
+        affine: Learn a weight and a bias per channel.
+        device: The device of the parameters.
+        dtype: The dtype of the parameters.
+        bias: With `affine`, learn a bias too.
+        activation: None, "relu", "silu" or "gelu", applied to the sum of the normalized input and the residual.
 
     Raises:
-        ValueError: `num_groups` does not divide `num_channels`, or the activation is not known.
+        ValueError: `num_groups` does not divide `num_channels`, or the activation is unknown.
         ZeroDivisionError: `num_groups` is zero.
     """
 
@@ -46,21 +49,30 @@ class GroupNorm(nn.GroupNorm):
             known = ", ".join(map(repr, ACTIVATIONS))
             raise ValueError(f"activation must be None or one of {known}, got {activation!r}")
         super().__init__(num_groups, num_channels, eps, affine, device, dtype)
-        # torch before 2.12 does not take `bias` itself.
+        # torch before 2.12 has no `bias` argument.
         if not bias:
             self.register_parameter("bias", None)
         self.activation = activation
 
     def forward(  # type: ignore[override]
-        self, input: Tensor, residual: Tensor | None = None, *, fork: bool = False
+        self, input: Tensor, residual: Tensor | None = None, *, return_skip: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """`activation(group_norm(input) + residual)`, (N, C, *); a pair of it with `fork`, as in `group_norm`."""
+        """Compute `activation(group_norm(input) + residual)`; see `gn.group_norm` for its errors.
+
+        Args:
+            input: (N, C, *), in bfloat16, float16, float32 or float64.
+            residual: (N, C, *), added before the activation.
+            return_skip: Return the output twice, for a network that uses it in two places.
+
+        Returns:
+            (N, C, *), of the dtype of `input`; with `return_skip` a pair of that.
+        """
         arguments = (input, self.num_groups, self.weight, self.bias, self.eps)
-        if fork:
-            return group_norm(*arguments, residual=residual, activation=self.activation, fork=True)
+        if return_skip:
+            return group_norm(*arguments, residual=residual, activation=self.activation, return_skip=True)
         return group_norm(*arguments, residual=residual, activation=self.activation)
 
     def extra_repr(self) -> str:
-        """The arguments, as `torch.nn.GroupNorm` shows them, and the activation where there is one."""
+        """Return the arguments as `torch.nn.GroupNorm` shows them, followed by the activation if it is not None."""
         activation = "" if self.activation is None else f", activation={self.activation!r}"
         return super().extra_repr() + activation

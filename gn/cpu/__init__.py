@@ -1,1 +1,1 @@
-"""The CPU backend: C++ kernels, compiled on first use for the machine they run on."""
+"""The CPU backend: C++ kernels, compiled on first use for the CPU of this machine."""

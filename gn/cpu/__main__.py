@@ -1,4 +1,4 @@
-"""`python -m gn.cpu` compiles everything ahead, so that no process has to wait for it, or do without it."""
+"""`python -m gn.cpu` compiles the kernels and the extension ahead of time, so that no process waits for them."""
 
 import sys
 import time
@@ -7,7 +7,7 @@ from gn.cpu import builder, extension, kernels, loader
 
 
 def main() -> int:
-    """Builds the kernels of every dtype and the extension; the exit status is 1, after a sentence, where it cannot."""
+    """Compile the kernels of every dtype and the extension; return the exit status, 1 after a failure."""
     began = time.monotonic()
     try:
         for dtype in kernels.CODES:

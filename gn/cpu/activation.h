@@ -1,4 +1,4 @@
-// The activations and their derivatives.
+// The activations and their gradients.
 #pragma once
 
 #include "vector.h"
@@ -11,7 +11,7 @@ struct Identity {
 };
 
 struct Relu {
-    // Written with <= so that NaN goes through, forward and backward, as it does in torch.
+    // The comparison is <= so that NaN propagates forward and backward, as in torch.
     static Vector value(Vector z) { return z <= 0.0f ? Vector{} : z; }
     static Vector gradient(Vector z, Vector dy) { return z <= 0.0f ? Vector{} : dy; }
 };
@@ -26,8 +26,8 @@ struct Silu {
 };
 
 struct Gelu {
-    // The normal distribution function, by a Chebyshev fit of erfc (Press et al., Numerical Recipes, 6.2): the
-    // relative error is below 1.2e-7 everywhere.
+    // The normal distribution function, by a Chebyshev approximation of erfc (Press et al., Numerical Recipes, section
+    // 6.2). Its relative error is below 1.2e-7 everywhere.
     static Vector cumulative(Vector z) {
         const Vector x = (z < 0.0f ? -z : z) * 0.70710678f;
         const Vector t = 1.0f / (1.0f + 0.5f * x);

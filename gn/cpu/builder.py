@@ -1,8 +1,8 @@
-"""Compiles shared libraries on first use, and keeps them.
+"""Compiles shared libraries on first use, and caches them on disk.
 
-A library is named after what went into it: the sources, the command, the compiler's version and the CPU. It ends in
-the SHA-256 of all before, so that one that was cut short or damaged is noticed and built anew, not run. It appears
-under its name by a rename, so that processes that start together see it whole or not at all.
+The name of a library contains a hash of its sources, the command, the version of the compiler and the CPU. Its file
+ends in the SHA-256 of the preceding content, so that a truncated or damaged library is detected and rebuilt. A rename
+publishes it, so that concurrent processes see either no file or a complete one.
 """
 
 import contextlib
@@ -25,21 +25,21 @@ COMPILERS = ("c++", "g++", "clang++")
 
 
 class BuildError(RuntimeError):
-    """There is no compiler, or it failed."""
+    """A library cannot be compiled or loaded: there is no compiler, it failed, or the cache cannot be written."""
 
 
 def cache_directory() -> Path:
-    """`GN_CACHE_DIR`, else `gn` in the user's cache directory."""
+    """Return `$GN_CACHE_DIR`, else `$XDG_CACHE_HOME/gn`, else `~/.cache/gn`."""
     if directory := os.environ.get("GN_CACHE_DIR"):
         return Path(directory)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gn"
 
 
 def compiler() -> tuple[str, ...]:
-    """The command, from `CXX` or the PATH.
+    """Return the command of the C++ compiler, from `CXX` or the PATH.
 
     Raises:
-        BuildError: there is none.
+        BuildError: Neither names one.
     """
     if command := os.environ.get("CXX"):
         return tuple(shlex.split(command))
@@ -50,25 +50,28 @@ def compiler() -> tuple[str, ...]:
 
 
 def native_flag() -> str:
-    """The flag for the instructions of this machine's CPU."""
+    """Return the compiler flag that enables all instructions of this machine's CPU."""
     return "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
 
 
 def link_flags() -> tuple[str, ...]:
-    """What links a shared library whose missing symbols torch has loaded, or will have."""
+    """Return the flags that link a shared library; torch provides its undefined symbols when it is loaded."""
     return ("-shared", "-fPIC", "-Wl,-undefined,dynamic_lookup" if platform.system() == "Darwin" else "-Wl,-z,now")
 
 
 class Library:
-    """A library and its place in the cache.
+    """A shared library and its path in the cache.
 
     Args:
-        name: what its file's name begins with.
-        sources: patterns of the files in `gn/cpu` it is made of.
-        settings: all else that goes into it: the command, versions.
+        name: The prefix of its file name.
+        sources: Glob patterns of its source files in `gn/cpu`.
+        settings: Everything else the content depends on: the command, versions.
+
+    Attributes:
+        file: Its file name.
 
     Raises:
-        BuildError: the compiler does not tell its version.
+        BuildError: The compiler does not report its version.
     """
 
     def __init__(self, name: str, sources: Iterable[str], settings: Iterable[str]) -> None:
@@ -80,20 +83,24 @@ class Library:
         self.file = f"{name}-{digest.hexdigest()[:32]}.so"
 
     def find(self) -> Path | None:
-        """The library, if it is there and whole."""
+        """Return the path of the library if the cache has an intact one."""
         path = cache_directory() / self.file
         return path if _intact(path) else None
 
     def build(
         self, make: Callable[[Path], Path], *, last_resort: bool = True, abandoned: threading.Event | None = None
     ) -> Path:
-        """The library, which `make` makes in the empty folder it is given, unless it is there or another process does.
+        """Return the path of the library, built unless the cache has it.
 
-        Where the cache cannot be written it lies in a new temporary folder, or, with `last_resort` off, is not built.
-        Once it is `abandoned` there is no more waiting for another process.
+        While another process builds the same library, wait for it.
+
+        Args:
+            make: Builds the library in the empty folder it is given, and returns its path.
+            last_resort: If the cache cannot be written, build in a new temporary folder instead of raising.
+            abandoned: Once set, stop waiting for another process.
 
         Raises:
-            BuildError: it could not be built.
+            BuildError: The library could not be built.
         """
         if path := self.find():
             return path
@@ -101,7 +108,7 @@ class Library:
         path = directory / self.file
         with _lock(path, abandoned):
             if not _intact(path):
-                # Of a process that was killed while it held the lock.
+                # Folders of processes that were killed while they held the lock.
                 for leftover in directory.glob(f".build-{path.stem}-*"):
                     shutil.rmtree(leftover, ignore_errors=True)
                 with tempfile.TemporaryDirectory(dir=directory, prefix=f".build-{path.stem}-") as folder:
@@ -110,10 +117,14 @@ class Library:
 
 
 def run(command: Iterable[str], *, started: Callable[["subprocess.Popen[str]"], None] | None = None) -> str:
-    """What the command prints; `started` is told of a process in a group of its own.
+    """Run a command and return its standard output.
+
+    Args:
+        command: The program and its arguments.
+        started: Called with the process, which then runs in a process group of its own.
 
     Raises:
-        BuildError: it cannot be run, or fails: with the first line that says "error".
+        BuildError: The command cannot be run, or exits with an error; the message has its first line with "error".
     """
     command = list(command)
     pipe = subprocess.PIPE
@@ -144,7 +155,7 @@ def _version(command: tuple[str, ...]) -> str:
 
 @cache
 def _processor() -> str:
-    """What the flag for native instructions depends on."""
+    """The properties of the CPU that the flag for native instructions depends on."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(errors="replace").split("\n\n")[0].splitlines()
         described = ("model name", "flags", "Features", "CPU part", "CPU implementer")
@@ -181,7 +192,7 @@ def _writable(directory: Path, last_resort: bool) -> Path:
 
 @contextlib.contextmanager
 def _lock(path: Path, abandoned: threading.Event | None = None) -> Iterator[None]:
-    """Lets one process compile while the others wait for it, unless they have `abandoned` it."""
+    """Hold the lock of a library, so that one process compiles while the others wait, unless `abandoned` is set."""
     try:
         import fcntl
     except ImportError:
@@ -200,5 +211,5 @@ def _lock(path: Path, abandoned: threading.Event | None = None) -> Iterator[None
         try:
             yield
         finally:
-            # Closing would not do: a process forked meanwhile has the file open too.
+            # Closing the file is not enough: a process forked in the meantime has it open too.
             fcntl.flock(file, fcntl.LOCK_UN)

@@ -1,5 +1,6 @@
-// (N, C, *) with the channels innermost. A sample is read as a matrix whose rows are one pixel, or several where
-// there are few channels, so that rows are whole vectors; what belongs to a channel becomes a value per column.
+// Kernels for (N, C, *) with the channels innermost. A sample is a matrix whose rows are one pixel each, or several
+// pixels if there are few channels, so that a row is a whole number of vectors. A value per channel becomes a value per
+// column.
 #pragma once
 
 #include <numeric>
@@ -21,7 +22,7 @@ struct ChannelsLast {
         return pixels;
     }
 
-    // Tiles cut the channels at whole vectors, and not into pieces shorter than a few cache lines.
+    // Whether the channels can be cut into `slices` pieces that start at whole vectors and span several cache lines.
     static bool divisible(const Problem& p, int64_t slices) {
         const int64_t channels = p.channels / slices;
         return pixels_per_row(p) == 1 && p.groups % slices == 0 && channels % (4 * lanes) == 0;
@@ -29,7 +30,7 @@ struct ChannelsLast {
 
     static int64_t scratch(const Problem& p) { return ChannelValues::size(p, pixels_per_row(p) * p.channels); }
 
-    // The columns of a tile: those of a row's first pixel are the channels.
+    // The columns of a tile. The columns of the first pixel of a row are the channels.
     struct Matrix : ChannelValues {
         const int64_t pixels, stride, size, column_end;
 
@@ -38,13 +39,13 @@ struct ChannelsLast {
               stride(pixels * p.channels), size(p.positions * p.channels),
               column_end(pixels == 1 ? channel_end : stride) {}
 
-        // Copies the first pixel's columns to those of the row's other pixels.
+        // Copies the columns of the first pixel to those of the other pixels of the row.
         void spread(Columns& columns, int64_t channels) const {
             float* v = columns.values;
             for (int64_t i = 1; i < pixels; ++i) std::copy(v, v + channels, v + i * channels);
         }
 
-        // Adds the columns of the row's other pixels to the first pixel's.
+        // Adds the columns of the other pixels of the row to those of the first pixel.
         void gather(Columns& columns, int64_t channels) const {
             float* v = columns.values;
             for (int64_t i = 1; i < pixels; ++i)
@@ -55,8 +56,8 @@ struct ChannelsLast {
             std::fill(columns.values + channel_begin, columns.values + column_end, 0.0f);
         }
 
-        // Calls body(rows, at, column, count) for every vector of columns, several rows at a time: element `at` and
-        // those `stride` apart below it. `count` is less than `lanes` only where the sample ends.
+        // Calls body(rows, at, column, count) for every vector of columns and for several rows at a time. The vector of
+        // row r starts at element at + r * stride. `count` is less than `lanes` only at the end of the sample.
         template <class Body>
         GN_INLINE void for_each(Body body) const {
             constexpr std::integral_constant<int, 8> several;
@@ -101,7 +102,7 @@ struct ChannelsLast {
                             m.means(m.second_sum, group, count, p.positions)};
             for (int64_t k = 0; k < count; ++k) moments.pivot[k] = m.hi.values[(group + k) * p.group_channels()];
             const Integers lose_digits = moments.lose_digits();
-            m.fill(m.slope, group, count, lose_digits ? broadcast(1) : Vector{});  // no slopes in a forward pass
+            m.fill(m.slope, group, count, lose_digits ? broadcast(1) : Vector{});  // a forward pass has no slopes
             some_lose_digits |= any(lose_digits, count);
             moments.statistics(p.eps).write(p, sample, group, count);
         });
@@ -112,7 +113,7 @@ struct ChannelsLast {
         for (Columns* columns : {&m.hi, &m.scale, &m.shift}) m.spread(*columns, p.channels);
     }
 
-    // Sets m.hi to the mean of some of each group's values.
+    // Sets m.hi to the mean of a few values of each group.
     template <class Element>
     void set_near_mean(Matrix& m, Tile tile, const Element* x) const {
         for (int64_t c = m.channel_begin; c < m.channel_end; c += lanes) {
@@ -127,7 +128,7 @@ struct ChannelsLast {
         m.spread(m.hi, p.channels);
     }
 
-    // Sets the variances that m.slope marks anew, from a second pass about the means.
+    // Recomputes the variances of the groups that m.slope marks, in a second pass about the means.
     template <class Element>
     void set_variances(Matrix& m, Tile tile, int64_t sample, const Element* x) const {
         for_groups(tile.group_begin, tile.group_end, [&](int64_t group, int64_t count) {
@@ -193,7 +194,7 @@ struct ChannelsLast {
             });
             if (!p.dx) continue;
             for (Columns* columns : {&m.slope, &m.offset}) m.spread(*columns, p.channels);
-            // Where there is a residual, the activation's gradient has just been stored as the residual's.
+            // With a residual, dresidual already is dz, the gradient of the input of the activation.
             if constexpr (residual)
                 project<Element, Identity, true>(m, sample, {p.dresidual, nullptr, sample * m.size});
             else
@@ -202,7 +203,7 @@ struct ChannelsLast {
         m.finish(tile.block);
     }
 
-    // The sums of dz and of dz (x - hi) over every channel.
+    // Computes the sums of dz and of dz (x - hi) over the positions of each channel.
     template <class Element, class Activation, bool residual>
     void gradient_sums(Matrix& m, int64_t sample) const {
         const Element* x = static_cast<const Element*>(p.x) + sample * m.size;

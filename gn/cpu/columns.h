@@ -1,4 +1,4 @@
-// What the kernels of both memory formats know of each channel while they work on a sample.
+// The values per channel that the kernels of both memory formats keep while they process a sample.
 #pragma once
 
 #include "parameters.h"
@@ -6,7 +6,8 @@
 
 namespace gn {
 
-// A float32 for each channel, or for each column of a matrix. It may be read and written by whole vectors to its end.
+// A float32 per channel, or per column of a matrix. The memory is padded, so that whole vectors can be read and written
+// up to the end.
 struct Columns {
     float* values;
     GN_INLINE Vector operator[](int64_t column) const { return load(values + column); }
@@ -14,20 +15,20 @@ struct Columns {
     GN_INLINE void add(int64_t column, Vector v) { set(column, (*this)[column] + v); }
 };
 
-// With d = x - hi, what comes before the activation is d * scale + shift (+ residual), and the gradient of x is
-// dz * scale + d * slope + offset, dz being the gradient of what comes before the activation.
+// With d = x - hi, the input of the activation is z = d * scale + shift (+ residual), and the gradient of x is
+// dz * scale + d * slope + offset, where dz is the gradient of z.
 //
-// Groups are worked on in their order and a vector of channels at a time, so what is set beyond the last channel of one
-// is set anew by the next.
+// Groups are processed in order, a vector of channels at a time. The next group overwrites what was written past the
+// last channel of a group.
 struct ChannelValues {
     const Problem& p;
     const Parameters& parameters;
     const int64_t channel_begin, channel_end;
     Columns hi, scale, shift, slope, offset;
-    Columns first_sum, second_sum;  // over the positions of a sample; backward, of dz and of dz * d
+    Columns first_sum, second_sum;  // over the positions of a sample; in backward of dz and of dz * d
     Columns dweight, dbias;         // over the samples of a block
 
-    // How many floats it needs.
+    // The number of floats that `memory` must hold.
     static int64_t size(const Problem& p, int64_t columns) { return 7 * (columns + lanes) + 2 * (p.channels + lanes); }
 
     ChannelValues(const Problem& p, const Parameters& parameters, Tile tile, int64_t columns, float* memory)
@@ -48,7 +49,7 @@ struct ChannelValues {
         for (int64_t c = begin; c < end; c += lanes) body(c, std::min<int64_t>(end - c, lanes));
     }
 
-    // The means over the values of each of the groups [group, group + count), if there are `values` of them a channel.
+    // The means over the groups [group, group + count), given sums per channel over `values` values each.
     GN_INLINE Vector means(const Columns& channel_sums, int64_t group, int64_t count, int64_t values) const {
         Vector by_group[lanes] = {};
         for (int64_t k = 0; k < count; ++k)
@@ -56,13 +57,13 @@ struct ChannelValues {
         return sums(by_group) / float(p.group_channels() * values);
     }
 
-    // Sets a channel's value to its group's.
+    // Sets the value of each channel to that of its group.
     GN_INLINE void fill(Columns& columns, int64_t group, int64_t count, Vector by_group) {
         for (int64_t k = 0; k < count; ++k)
             for_group(group + k, [&](int64_t c, int64_t) { columns.set(c, broadcast(by_group[k])); });
     }
 
-    // Sets what follows from the statistics alone.
+    // Sets hi, scale and shift, which depend only on the statistics and the parameters.
     GN_INLINE void centre(int64_t group, int64_t count, const Statistics& s) {
         for (int64_t k = 0; k < count; ++k)
             for_group(group + k, [&](int64_t c, int64_t) {
@@ -73,8 +74,8 @@ struct ChannelValues {
             });
     }
 
-    // Adds a sample's sums to those of its block, and sets what the gradient of x needs:
-    // rstd (weight dz - mean(weight dz) - x̂ mean(weight dz x̂)), the means over a group.
+    // Adds the sums of a sample to those of its block, and sets slope and offset for the gradient of x,
+    // rstd (weight dz - mean(weight dz) - x̂ mean(weight dz x̂)), with means over the group.
     GN_INLINE void accumulate(int64_t group, int64_t count, const Statistics& s) {
         Vector weighted_dz[lanes] = {}, weighted_dz_normalized[lanes] = {};
         for (int64_t k = 0; k < count; ++k)
@@ -93,7 +94,7 @@ struct ChannelValues {
         fill(offset, group, count, -s.rstd * (sums(weighted_dz) * each) - slopes * s.lo);
     }
 
-    // Hands the sums of a block over, once its samples are done.
+    // Writes the sums of a block after its last sample.
     void finish(int64_t block) const {
         const int64_t row = block * p.channels;
         std::copy(dweight.values + channel_begin, dweight.values + channel_end, &parameters.dweight[row + channel_begin]);
@@ -101,7 +102,7 @@ struct ChannelValues {
     }
 };
 
-// Calls body(group, count) for [begin, end), as many groups at a time as statistics are known of side by side.
+// Calls body(group, count) for [begin, end), with as many groups at a time as a vector has lanes.
 template <class Body>
 GN_INLINE void for_groups(int64_t begin, int64_t end, Body body) {
     for (int64_t group = begin; group < end; group += lanes) body(group, std::min<int64_t>(end - group, lanes));

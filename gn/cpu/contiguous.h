@@ -1,5 +1,5 @@
-// (N, C, *) with the positions innermost: a channel is a row of memory, and a few groups stay in cache while they are
-// worked on.
+// Kernels for (N, C, *) with the positions innermost. A channel is a row of memory, and a few groups stay in cache
+// while they are processed.
 #pragma once
 
 #include <type_traits>
@@ -10,7 +10,7 @@
 
 namespace gn {
 
-// Float32 sums stay as short as this; longer ones are in double.
+// The largest number of elements that are added in float32; longer sums are accumulated in double.
 constexpr int64_t chunk = 512 * lanes;
 
 template <int count>
@@ -25,7 +25,7 @@ struct Partial {
     }
 };
 
-// Adds up `sums` values over [begin, end): body(at, count, partial) adds those of `count` elements to its partial sums.
+// Accumulates `sums` sums over [begin, end). body(at, count, partial) adds the terms of `count` elements to `partial`.
 template <int sums, class Body>
 GN_INLINE Partial<sums> accumulate(int64_t begin, int64_t end, Body body) {
     Partial<sums> a, b, c, d;
@@ -64,7 +64,7 @@ GN_INLINE void for_each(int64_t size, Body body) {
     if (i < size) body(i, size - i);
 }
 
-// The channels of a few groups of a sample, a row of memory each.
+// The channels of a few groups of a sample; each is a row of memory.
 struct Rows {
     int64_t begin, end;  // channels
     int64_t size;        // elements of a row
@@ -85,7 +85,7 @@ struct Rows {
     }
 };
 
-// What belongs to a channel, for a whole row.
+// The values per channel that apply to a whole row.
 struct RowValues {
     const float *hi, *scale, *shift, *slope, *offset;
 
@@ -98,12 +98,12 @@ struct Contiguous {
     const Problem& p;
     const Parameters& parameters;
 
-    // Any tile will do.
+    // Groups can be cut anywhere.
     static bool divisible(const Problem&, int64_t) { return true; }
 
     static int64_t scratch(const Problem& p) { return ChannelValues::size(p, p.channels); }
 
-    // Calls body(group, count) for groups that stay in the first-level cache together.
+    // Calls body(group, count) for as many groups as fit in the L1 cache together.
     template <class Element, class Body>
     GN_INLINE void for_groups(Tile tile, Body body) const {
         const int64_t bytes = p.group_channels() * p.positions * int64_t(sizeof(Element));
@@ -148,7 +148,7 @@ struct Contiguous {
         return s;
     }
 
-    // The means of some of the values of each of `count` groups of `size` elements.
+    // The means of a few values of each of `count` groups of `size` elements.
     template <class Element>
     GN_INLINE static Vector near_means(const Element* x, int64_t size, int64_t count) {
         Vector some[lanes] = {};
@@ -201,7 +201,7 @@ struct Contiguous {
                 gradient_sums<Element, Activation, residual>(values, rows);
                 values.accumulate(group, count, s);
                 if (!p.dx) return;
-                // Where there is a residual, the activation's gradient has just been stored as the residual's.
+                // With a residual, dresidual already is dz, the gradient of the input of the activation.
                 if constexpr (residual)
                     project<Element, Identity>(values, rows, {p.dresidual, nullptr, rows.offset});
                 else
@@ -210,7 +210,7 @@ struct Contiguous {
         values.finish(tile.block);
     }
 
-    // The sums of dz and of dz (x - hi) over each channel.
+    // Computes the sums of dz and of dz (x - hi) over the positions of each channel.
     template <class Element, class Activation, bool residual>
     GN_INLINE void gradient_sums(ChannelValues& values, const Rows rows) const {
         int64_t channel = rows.begin;
@@ -234,8 +234,8 @@ struct Contiguous {
         }
     }
 
-    // Of the channels [channel, channel_end), over the chunk of positions that begins at `position`: vectors whose
-    // lanes add up to the sums.
+    // Computes the same sums of the channels [channel, channel_end) over the chunk of positions that starts at
+    // `position`. Each result is a vector whose lanes are partial sums.
     template <class Element, class Activation, bool residual>
     void partial_sums(const ChannelValues& values, const Rows rows, int64_t channel, int64_t channel_end,
                       int64_t position, Vector* sum_dz, Vector* sum_dz_d) const {

@@ -1,8 +1,8 @@
-// torch.ops.gn.eager_group_norm: the kernels and their gradient, called without a step through Python.
+// torch.ops.gn.eager_group_norm: calls the kernels, forward and backward, without executing Python.
 //
-// At small batches a layer takes less time than Python takes to call it, forward and backward. This does what
-// gn/operators.py does for a plain tensor, by the same kernels; a backward pass that is itself differentiated or
-// transformed goes there.
+// At small batches Python takes longer to call a layer than the layer takes to run. This file does what gn/operators.py
+// does for plain tensors, with the same kernels. A backward pass that is itself differentiated or transformed calls
+// gn/operators.py.
 
 #include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -26,14 +26,14 @@ using torch::autograd::variable_list;
 
 constexpr const char* activations[] = {nullptr, "relu", "silu", "gelu"};
 
-// Set by extension.py, by element and by whether the channels are innermost.
+// The kernels by element type and by whether the channels are innermost. extension.py sets them.
 Kernel kernels[3][2];
 
 int64_t code(at::ScalarType element) {
     return element == at::kFloat ? 0 : element == at::kBFloat16 ? 1 : 2;
 }
 
-// The functions of gn/layout.py.
+// The functions of gn/layout.py and Call.parameter_dtype of gn/call.py.
 
 bool channels_innermost(const Tensor& x) {
     if (x.dim() < 3) return false;
@@ -63,7 +63,7 @@ const void* read(const Tensor& tensor) { return tensor.defined() ? tensor.const_
 void* written(const Tensor& tensor) { return tensor.defined() ? tensor.mutable_data_ptr() : nullptr; }
 Tensor contiguous(const Tensor& tensor) { return tensor.defined() ? tensor.contiguous() : tensor; }
 
-// The rest of the problem is set already.
+// Sets the fields that forward and backward share, and calls the kernel.
 void run(Problem& problem, const Tensor& x, const Tensor& weight, const Tensor& bias) {
     const Tensor weights = contiguous(weight), biases = contiguous(bias);
     problem.parameter = code(parameter_dtype(weight, bias));
@@ -90,13 +90,15 @@ Forward forward(const Tensor& input, int64_t groups, const Tensor& weight, const
     return result;
 }
 
-// A gradient that is not asked for is not defined, or, from Python, empty.
-// `other` is the gradient of the result's second use, where there is one.
-Gradients backward(const Tensor& upstream, const Tensor& other, const Tensor& input, const Tensor& statistics, int64_t groups,
-                   const Tensor& weight, const Tensor& bias, const Tensor& kept, int64_t activation, bool needs_dx) {
+// A gradient that is not requested is undefined. `other` is the gradient of the second output, if there is one; `saved`
+// is what Call.saved_residual of gn/call.py returns.
+Gradients backward(const Tensor& input, int64_t groups, const Tensor& weight, const Tensor& bias, const Tensor& saved,
+                   int64_t activation, const Tensor& upstream, const Tensor& other, const Tensor& statistics,
+                   bool needs_dx) {
     const Tensor x = dense(input), dy = like(upstream, x);
-    const Tensor other_dy = other.defined() ? like(other, x) : other, residual = kept.defined() ? like(kept, x) : kept;
-    const Tensor dx = needs_dx ? at::empty_like(x) : Tensor(), dresidual = kept.defined() ? at::empty_like(x) : kept;
+    const Tensor other_dy = other.defined() ? like(other, x) : other;
+    const Tensor residual = saved.defined() ? like(saved, x) : saved;
+    const Tensor dx = needs_dx ? at::empty_like(x) : Tensor(), dresidual = saved.defined() ? at::empty_like(x) : saved;
     const Tensor dweight = at::empty({x.size(1)}, x.options().dtype(parameter_dtype(weight, bias)));
     const Tensor dbias = at::empty_like(dweight);
     Problem problem{};
@@ -110,19 +112,19 @@ Gradients backward(const Tensor& upstream, const Tensor& other, const Tensor& in
     return {dx, dweight, dbias, dresidual};
 }
 
-// Whether something transforms all tensors, or watches.
+// Whether a torch.func transformation or a dispatch mode is active.
 bool is_transformed() {
     return c10::impl::TorchDispatchModeTLS::any_modes_set() ||
            c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
 }
 
-// Whether the gradient is to be differentiated, or is not plain: operators.py knows what to do.
+// Whether the gradients will be differentiated, transformed, or are not plain: gn/operators.py handles these.
 bool is_special(const Tensor& dy, const Tensor& other, const Tensor& x) {
     return at::GradMode::is_enabled() || dy.key_set() != x.key_set() ||
            (other.defined() && other.key_set() != x.key_set()) || is_transformed();
 }
 
-// Whether there is nothing about the tensor but its elements, in this machine's memory.
+// Whether the tensor is an ordinary one in CPU memory: no subclass, no lazy negation, no forward-mode gradient.
 bool is_plain(const Tensor& tensor) {
     using namespace c10;
     static const DispatchKeySet plain = at::empty({0}).key_set() - autograd_dispatch_keyset_with_ADInplaceOrView;
@@ -130,8 +132,8 @@ bool is_plain(const Tensor& tensor) {
            !torch::autograd::isFwGradDefined(tensor);
 }
 
-// Whether this is a call as most are. Of any other functional.py says what is wrong, or operators.py what to do.
-bool is_ordinary(const Tensor& x, int64_t groups, const Tensor& weight, const Tensor& bias, const Tensor& residual,
+// Whether the arguments are valid and plain. For all others gn/functional.py raises an error or calls gn/operators.py.
+bool is_accepted(const Tensor& x, int64_t groups, const Tensor& weight, const Tensor& bias, const Tensor& residual,
                  int64_t activation) {
     const auto element = x.scalar_type();
     if (is_transformed() || !is_plain(x) || activation < 0 || groups < 1 || x.dim() < 2) return false;
@@ -148,15 +150,16 @@ bool is_ordinary(const Tensor& x, int64_t groups, const Tensor& weight, const Te
 
 struct GroupNorm : torch::autograd::Function<GroupNorm> {
     static variable_list forward(AutogradContext* ctx, const Tensor& x, int64_t groups, const Given& weight,
-                                 const Given& bias, double eps, const Given& residual, int64_t activation, bool fork) {
+                                 const Given& bias, double eps, const Given& residual, int64_t activation,
+                                 bool return_skip) {
         const Tensor w = weight.value_or(Tensor()), b = bias.value_or(Tensor()), r = residual.value_or(Tensor());
         const auto [y, statistics] = gn::forward(x, groups, w, b, eps, r, activation);
         ctx->set_materialize_grads(false);
         ctx->saved_data["arguments"] = std::vector<double>{double(groups), double(activation), double(r.defined()), eps};
-        // As operators.py does: of a ReLU the result, which the network keeps anyway.
+        // As Call.saved_residual does: for a ReLU the output, which the network keeps anyway.
         ctx->save_for_backward({x, statistics, w, b, !activation || !r.defined() ? Tensor() : activation == 1 ? y : r});
-        // Views, since autograd lets nobody change one of several views in place: the other would not know.
-        return fork ? variable_list{y.alias(), y.alias()} : variable_list{y};
+        // Views, because autograd raises an error when one of several views is modified in place.
+        return return_skip ? variable_list{y.alias(), y.alias()} : variable_list{y};
     }
 
     static variable_list backward(AutogradContext* ctx, const variable_list& upstream) {
@@ -164,48 +167,48 @@ struct GroupNorm : torch::autograd::Function<GroupNorm> {
         Tensor dy = upstream[0].defined() ? upstream[0] : second, other = upstream[0].defined() ? second : Tensor();
         if (!dy.defined()) return variable_list(8);
         const auto saved = ctx->get_saved_variables();
-        const Tensor &x = saved[0], &statistics = saved[1], &weight = saved[2], &bias = saved[3], &kept = saved[4];
+        const Tensor &x = saved[0], &statistics = saved[1], &weight = saved[2], &bias = saved[3];
+        const Tensor& residual = saved[4];
         const auto arguments = ctx->saved_data["arguments"].toDoubleVector();
         const auto groups = int64_t(arguments[0]), activation = int64_t(arguments[1]);
         const bool has_residual = arguments[2] != 0;
         const bool needs_dx = ctx->needs_input_grad(0), special = is_special(dy, other, x);
-        // Where there is no activation the gradient of the residual is the upstream one, so that is needed whole.
-        if (other.defined() && (special || (has_residual && !kept.defined()))) dy = dy.add(other), other = Tensor();
+        // Without an activation the upstream gradient is returned as the gradient of the residual: it needs the sum.
+        if (other.defined() && (special || (has_residual && !residual.defined()))) dy = dy.add(other), other = Tensor();
         auto [dx, dweight, dbias, dresidual] =
-            special ? in_python(dy, x, statistics, groups, weight, bias, arguments[3], kept,
-                                activation, needs_dx)
-                    : gn::backward(dy, other, x, statistics, groups, weight, bias, kept, activation, needs_dx);
-        // What was not given has no gradient.
+            special ? in_python(x, groups, weight, bias, arguments[3], residual, activation, dy, statistics, needs_dx)
+                    : gn::backward(x, groups, weight, bias, residual, activation, dy, other, statistics, needs_dx);
+        // The operator gn::gradients returns empty tensors where autograd expects undefined ones.
         if (!needs_dx) dx = Tensor();
         if (!weight.defined()) dweight = Tensor();
         if (!bias.defined()) dbias = Tensor();
-        if (!kept.defined()) dresidual = has_residual ? dy : Tensor();
+        if (!residual.defined()) dresidual = has_residual ? dy : Tensor();
         return {dx, Tensor(), dweight, dbias, Tensor(), dresidual, Tensor(), Tensor()};
     }
 
-    static Gradients in_python(const Tensor& dy, const Tensor& x, const Tensor& statistics, int64_t groups,
-                               const Tensor& weight, const Tensor& bias, double eps, const Tensor& kept,
-                               int64_t activation, bool needs_dx) {
+    static Gradients in_python(const Tensor& x, int64_t groups, const Tensor& weight, const Tensor& bias, double eps,
+                               const Tensor& residual, int64_t activation, const Tensor& dy, const Tensor& statistics,
+                               bool needs_dx) {
         static const auto gradients =
             c10::Dispatcher::singleton()
                 .findSchemaOrThrow("gn::gradients", "")
-                .typed<Gradients(const Tensor&, const Tensor&, const Tensor&, int64_t, const Given&, const Given&,
-                                 double, const Given&, std::optional<std::string_view>, bool)>();
+                .typed<Gradients(const Tensor&, c10::SymInt, const Given&, const Given&, double, const Given&,
+                                 std::optional<std::string_view>, const Tensor&, const Tensor&, bool)>();
         const auto given = [](const Tensor& tensor) { return tensor.defined() ? Given(tensor) : std::nullopt; };
         const char* const name = activations[activation];
-        return gradients.call(dy, x, statistics, groups, given(weight), given(bias), eps, given(kept),
-                              name ? std::optional<std::string_view>(name) : std::nullopt, needs_dx);
+        return gradients.call(x, groups, given(weight), given(bias), eps, given(residual),
+                              name ? std::optional<std::string_view>(name) : std::nullopt, dy, statistics, needs_dx);
     }
 };
 
-// The result, twice where it forks; nothing where the call is not an ordinary one.
+// Returns the output, with return_skip twice; an empty list if the arguments are not valid and plain.
 variable_list eager_group_norm(const Tensor& x, int64_t groups, const Given& weight, const Given& bias, double eps,
-                               const Given& residual, int64_t activation, bool fork) {
+                               const Given& residual, int64_t activation, bool return_skip) {
     const Tensor w = weight.value_or(Tensor()), b = bias.value_or(Tensor()), r = residual.value_or(Tensor());
-    if (!is_ordinary(x, groups, w, b, r, activation)) return {};
+    if (!is_accepted(x, groups, w, b, r, activation)) return {};
     if (torch::autograd::compute_requires_grad(x, w, b, r))
-        return GroupNorm::apply(x, groups, weight, bias, eps, residual, activation, fork);
-    return variable_list(1 + fork, forward(x, groups, w, b, eps, r, activation).y);
+        return GroupNorm::apply(x, groups, weight, bias, eps, residual, activation, return_skip);
+    return variable_list(1 + return_skip, forward(x, groups, w, b, eps, r, activation).y);
 }
 
 }  // namespace gn
@@ -218,6 +221,6 @@ extern "C" void gn_use(int element, gn::Kernel contiguous, gn::Kernel channels_l
 TORCH_LIBRARY_FRAGMENT(gn, library) {
     library.def(
         "eager_group_norm(Tensor x, int num_groups, Tensor? weight, Tensor? bias, float eps, Tensor? residual, "
-        "int activation, bool fork) -> Tensor[]",
+        "int activation, bool return_skip) -> Tensor[]",
         torch::dispatch(c10::DispatchKey::CompositeImplicitAutograd, TORCH_FN(gn::eager_group_norm)));
 }

@@ -1,8 +1,8 @@
-"""`torch.ops.gn.eager_group_norm`, which calls the kernels and their gradients without a step through Python.
+"""Builds and loads `torch.ops.gn.eager_group_norm`, which calls the kernels without executing Python.
 
-At small batches Python takes longer to call a layer than the layer takes. Compiling against torch's headers takes
-many seconds, though, so it is done beside whatever the process does, at the lowest priority, once for each torch. Until
-then, and where it cannot be done, `gn.cpu.kernels` is called, with the same results bit for bit.
+At small batches Python takes longer to call a layer than the layer takes to run. Compiling against torch's headers
+takes many seconds, so a thread does it in the background, at the lowest priority, once for each version of torch. Until
+then, and where it cannot be compiled, `gn.cpu.kernels` computes the same results, bit for bit.
 """
 
 import atexit
@@ -27,27 +27,28 @@ from gn.cpu.builder import BuildError
 __all__ = ["Extension", "build", "operator"]
 
 Operator = Callable[[Tensor, int, Tensor | None, Tensor | None, float, Tensor | None, int, bool], list[Tensor]]
+"""The fields of a `Call`, with the activation as its code, and `return_skip`."""
 
 TORCH = Path(torch.__file__).parent
 FLAGS = ("-std=c++20", "-O1", "-fPIC", "-w", f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")
 
 
 def operator(dtype: torch.dtype) -> Operator | None:
-    """`torch.ops.gn.eager_group_norm` for `dtype`, or None until it has been built, which the first call begins."""
+    """Return `torch.ops.gn.eager_group_norm` once it can compute `dtype`, else None; the first call starts a build."""
     return _operators.get(dtype) or _prepared(dtype)
 
 
 def build() -> Path:
-    """The extension's file, built now unless it was before.
+    """Compile the extension, unless the cache has it, and return its path.
 
     Raises:
-        BuildError: it cannot be built, or kept.
+        BuildError: The extension cannot be compiled, or the cache cannot be written.
     """
     return _library().build(_compile, last_resort=False)
 
 
 class Extension:
-    """The extension on its way: looked for, being built, loaded, or, after a warning, not to be had."""
+    """The state of the extension in this process: not requested, being built, loaded, or failed after a warning."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -56,7 +57,7 @@ class Extension:
         self._failed = False
 
     def library(self) -> ctypes.CDLL | None:
-        """The extension once it is there; never waits for it."""
+        """Return the loaded extension, or None while it is being built and if it failed; never blocks."""
         if self._loaded is None and not self._failed:
             with self._lock:
                 self._advance()
@@ -90,7 +91,7 @@ def _prepared(dtype: torch.dtype) -> Operator | None:
 
 def _load(path: Path) -> ctypes.CDLL:
     if hasattr(torch.ops.gn, "eager_group_norm"):
-        raise BuildError("another copy of gn has loaded its own")  # a second one would end the process
+        raise BuildError("another copy of gn has loaded its own")  # torch aborts if an operator is registered twice
     return ctypes.CDLL(str(path))
 
 
@@ -115,7 +116,7 @@ def _compile(
 
 
 def _begin() -> Future[Path]:
-    """The extension's file, now if it was built before."""
+    """The path of the extension: available at once if the cache has it, else after a build in the background."""
     library = _library()
     if (path := library.find()) is None:
         return _Build(library).file
@@ -125,7 +126,7 @@ def _begin() -> Future[Path]:
 
 
 class _Build:
-    """Builds the extension beside what the process does, and gives up where the process ends first."""
+    """A build of the extension on a thread, abandoned when the process exits."""
 
     def __init__(self, library: builder.Library) -> None:
         self.file: Future[Path] = Future()
@@ -159,7 +160,7 @@ class _Build:
         self._thread.join()
 
     def _kill(self) -> None:
-        """Ends the compiler and all it has started."""
+        """Kill the compiler and its child processes."""
         assert self._compiler is not None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._compiler.pid, signal.SIGKILL)

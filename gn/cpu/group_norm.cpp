@@ -1,8 +1,8 @@
-// activation(group_norm(x) + residual) and its gradients, for one memory format, GN_LAYOUT (Contiguous or ChannelsLast),
-// and one type of element, GN_ELEMENT (float, BFloat16 or Float16: a library for each, because few processes need more
-// than one).
+// activation(group_norm(x) + residual) and its gradients, for one memory format and one element type. GN_LAYOUT is
+// Contiguous or ChannelsLast. GN_ELEMENT is float, BFloat16 or Float16; each has its own library, because few processes
+// need more than one.
 //
-// A plain C interface without torch's headers, so that it compiles in seconds on the machine it runs on.
+// The interface is plain C without torch's headers, so that the file compiles in seconds on the machine it runs on.
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -14,9 +14,9 @@
 namespace gn {
 namespace {
 
-// Results from 32 MiB up come from the system every time, at least with glibc, and touching their 4 KiB pages for the
-// first time takes longer than writing them. Asking for 2 MiB pages changes nothing but that. What is smaller may lie in
-// a heap, whose pages are there already, or come and go in smaller pieces: there it made some calls slow.
+// Advises the operating system to back large results with 2 MiB pages. glibc maps allocations of 32 MiB and more anew
+// each time, and the page faults of 4 KiB pages take longer than writing the results. Smaller results may lie in a heap
+// whose pages are already mapped; advising those made some calls slow.
 void prefer_huge_pages(void* memory, int64_t bytes) {
 #if defined(MADV_HUGEPAGE)
     constexpr uintptr_t page = 4096;
@@ -27,7 +27,7 @@ void prefer_huge_pages(void* memory, int64_t bytes) {
 #endif
 }
 
-// The number of groups of tiles into which the groups are cut, so that every thread has work where samples are few.
+// The number of slices into which the groups are cut, so that every thread has work when there are few samples.
 template <class Layout>
 int64_t slices(const Problem& p) {
     int64_t count = 1;
@@ -35,13 +35,13 @@ int64_t slices(const Problem& p) {
     return count;
 }
 
-// Calls work(tile, scratch) for every tile. The scratch memory is taken beforehand: threads that ask for it at the same
-// time wait for each other.
+// Calls work(tile, scratch) for every tile. Scratch memory is allocated in advance, because threads that allocate at
+// the same time wait for each other.
 template <class Layout, class Work>
 void for_each_tile(const Problem& p, Work work) {
     const int64_t cuts = slices<Layout>(p), tiles = p.blocks() * cuts;
     const int threads = int(p.useful_threads());
-    const int64_t apart = Layout::scratch(p) + 8 * lanes;  // no cache line is of two threads
+    const int64_t apart = Layout::scratch(p) + 8 * lanes;  // threads share no cache line
     const std::unique_ptr<float[]> scratch(new float[threads * apart]);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int thread = 0; thread < threads; ++thread)
@@ -98,7 +98,7 @@ void with_parameters(const Problem& p) {
 #define GN_JOIN(a, b) a##b
 #define GN_NAME(layout) GN_JOIN(gn_group_norm_, layout)
 
-// Forward where `dy` is null, else backward.
+// The forward pass if `dy` is null, else the backward pass.
 extern "C" void GN_NAME(GN_LAYOUT)(const gn::Problem* problem) {
     switch (problem->parameter) {
         case 0: return gn::with_parameters<float>(*problem);

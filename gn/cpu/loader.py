@@ -1,7 +1,6 @@
-"""The kernels: compiled for this machine on first use, and loaded."""
+"""Compiles the C++ kernels for this machine on first use, and loads them."""
 
 import ctypes
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -20,25 +19,35 @@ FLAGS = ("-std=c++17", "-O2", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", 
 
 @dataclass(frozen=True)
 class Kernels:
-    """Those for one type of element, by memory format; each takes a problem, packed as in `problem.h`."""
+    """The C functions for one element type, one for each memory format.
+
+    Each takes a `Problem`, packed as `problem.h` defines it.
+    """
 
     contiguous: Any
     channels_last: Any
 
 
 def build(element: str, *, last_resort: bool = True) -> Path:
-    """The file of the kernels for `element`, built now unless it was before; `last_resort` as in `Library.build`.
+    """Compile the kernels for `element`, unless the cache has them.
+
+    Args:
+        element: The C++ element type: "float", "BFloat16" or "Float16".
+        last_resort: See `Library.build`.
+
+    Returns:
+        The path of the shared library.
 
     Raises:
-        BuildError: it cannot be built.
+        BuildError: The kernels cannot be compiled.
     """
     command = (*builder.compiler(), *FLAGS, builder.native_flag(), f"-DGN_ELEMENT={element}")
 
     def make(folder: Path) -> Path:
-        with ThreadPoolExecutor(len(LAYOUTS)) as at_once:
-            objects = list(at_once.map(lambda layout: _compile(command, layout, folder), LAYOUTS))
+        with ThreadPoolExecutor(len(LAYOUTS)) as compilers:
+            objects = list(compilers.map(lambda layout: _compile(command, layout, folder), LAYOUTS))
         shared = folder / "group_norm.so"
-        # Not linked against an OpenMP library: the one torch has loaded serves, so that there is one set of threads.
+        # Not linked against OpenMP: the library that torch has loaded resolves the symbols, so both share one pool.
         builder.run([*builder.compiler(), *builder.link_flags(), "-o", str(shared), *objects])
         return shared
 
@@ -46,18 +55,20 @@ def build(element: str, *, last_resort: bool = True) -> Path:
 
 
 @cache
-def library(element: str) -> Kernels | None:
-    """The kernels for `element` (float, BFloat16 or Float16), or None, and a warning, where they cannot be had."""
+def library(element: str) -> Kernels | BuildError:
+    """Return the kernels for `element`, compiled and loaded on the first call.
+
+    Args:
+        element: The C++ element type: "float", "BFloat16" or "Float16".
+
+    Returns:
+        The kernels, or the error if they cannot be compiled or loaded. Either is cached, so that a machine without a
+        compiler tries once a process.
+    """
     try:
         return _load(build(element))
     except (BuildError, OSError, RuntimeError) as error:
-        _warn(str(error))
-        return None
-
-
-@cache
-def _warn(reason: str) -> None:
-    warnings.warn(f"gn: no fused kernels, the slower reference is used instead: {reason}", RuntimeWarning, stacklevel=2)
+        return BuildError(str(error))
 
 
 def _compile(command: tuple[str, ...], layout: str, folder: Path) -> str:
@@ -74,7 +85,7 @@ def _load(path: Path) -> Kernels:
     try:
         loaded = ctypes.CDLL(str(path))
     except OSError:
-        # A torch that keeps its OpenMP library to itself, or has none.
+        # This torch does not export the symbols of its OpenMP library, or has none.
         ctypes.CDLL("libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
         loaded = ctypes.CDLL(str(path))
     kernels = [loaded[f"gn_group_norm_{layout}"] for layout in LAYOUTS]

@@ -1,4 +1,4 @@
-// The weight and the bias, and their gradients.
+// The weight and bias, and their gradients.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 
 namespace gn {
 
-// The parameters in float32, readable by whole vectors to their end, and, backward, the sums of their gradients by block.
+// The parameters in float32, padded to whole vectors, and in backward the sums of their gradients per block.
 struct Parameters {
     std::unique_ptr<float[]> weight, bias, dweight, dbias;
 

@@ -1,7 +1,7 @@
-// What one call computes, and how the work is cut up.
+// The arguments of a kernel, and how the work is divided among threads.
 //
-// Sums over the batch are taken in blocks of samples that depend on the shape alone, each block by one thread and in
-// order, then over the blocks in order: the result is the same, bit for bit, for any number of threads.
+// Sums over the batch are computed per block of samples, by one thread and in order, and then over the blocks in order.
+// The blocks depend only on the shape, so results are equal bit for bit for any number of threads.
 #pragma once
 
 #include <algorithm>
@@ -9,20 +9,20 @@
 
 namespace gn {
 
-// Filled in by kernels.py, field by field (every field has eight bytes), and by extension.cpp.
+// kernels.py packs it field by field (each has eight bytes), and extension.cpp fills it in.
 struct Problem {
     int64_t parameter, activation, threads;
     int64_t samples, channels, groups, positions;
     double eps;
     const void *x, *weight, *bias;
-    const void* residual;  // of a ReLU's backward: y, whose sign tells what the residual would
+    const void* residual;  // in the backward pass of a ReLU: y, which is positive where z is
     void* y;
     float* statistics;  // (3, samples, groups): hi, lo and rstd
-    const void *dy, *other_dy;  // a result that was used twice has two gradients, to be added up; else null
+    const void *dy, *other_dy;  // other_dy is the gradient of the second output, to be added to dy; or null
     void *dx, *dweight, *dbias, *dresidual;
 
     int64_t elements() const { return samples * channels * positions; }
-    // Waking a second thread for fewer elements takes longer than the work.
+    // For fewer elements, waking a second thread takes longer than the work.
     int64_t useful_threads() const { return std::min<int64_t>(threads, 1 + elements() / (1 << 15)); }
     int64_t group_channels() const { return channels / groups; }
     int64_t blocks() const { return std::min<int64_t>(samples, 64); }

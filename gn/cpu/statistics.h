@@ -1,5 +1,4 @@
-// What is known of a group once it has been read: its mean and 1 / its standard deviation. Several groups side by side,
-// at most one for each lane of a vector.
+// The mean and 1 / the standard deviation of groups; a vector holds the values of several groups, one per lane.
 #pragma once
 
 #include "problem.h"
@@ -12,11 +11,11 @@ GN_INLINE Vector square_root(Vector v) {
     return v;
 }
 
-// The mean of a group is hi + lo; a float32 alone would be wrong by 5e-4 for values near 1e4.
+// The mean of a group is hi + lo; a single float32 is wrong by 5e-4 for values near 1e4.
 struct Statistics {
     Vector hi, lo, rstd;
 
-    // Of those groups whose lane of `where` is set: no group's result may depend on the others it is worked on with.
+    // Sets only the lanes marked in `where`: the result of a group must not depend on the groups processed with it.
     GN_INLINE void set_variance(Integers where, Vector variance, double eps) {
         rstd = where ? 1.0f / square_root(variance + float(eps)) : rstd;
     }
@@ -34,10 +33,10 @@ struct Statistics {
     }
 };
 
-// Of groups, each about a pivot: the means of d = x - pivot and of its square, from one pass over the values.
+// The means of d = x - pivot and of d² for several groups, computed in one pass over the values.
 //
-// The variance is the difference of two numbers, so it loses digits where the pivot is not near the mean. It is a mean
-// of some of the values, and where that was not near enough the squares are added up again, about the mean.
+// The variance is a difference of two numbers, and loses digits if the pivot is far from the mean. The pivot is the
+// mean of a few values of the group. If it turns out to be too far, a second pass computes the variance about the mean.
 struct Moments {
     Vector pivot, first, second;
 
@@ -46,7 +45,7 @@ struct Moments {
     GN_INLINE Integers lose_digits() const { return second > 4.0f * variance(); }
 
     GN_INLINE Statistics statistics(double eps) const {
-        // The sum and, exactly, what its rounding took away (Knuth 1969).
+        // The rounded sum and its exact rounding error (Knuth, 1969: TwoSum).
         const Vector hi = pivot + first, added = hi - pivot;
         return {hi, (pivot - (hi - added)) + (first - added), 1.0f / square_root(variance() + float(eps))};
     }
@@ -58,7 +57,7 @@ GN_INLINE bool any(Integers lanes_, int64_t count) {
     return found != 0;
 }
 
-// Where to look for the pivot: at places as far apart as may be, since neighbours are alike.
+// The positions of the values whose mean is the pivot: evenly spaced, because neighbouring values are similar.
 constexpr int64_t probes = 4;
 inline int64_t probe(int64_t k, int64_t size) { return (2 * k + 1) * size / (2 * probes); }
 

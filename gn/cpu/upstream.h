@@ -1,12 +1,11 @@
-// The gradient that comes from above.
+// The gradient of the output.
 #pragma once
 
 #include "vector.h"
 
 namespace gn {
 
-// Of a result that was used in two places it is the sum of two, rounded as autograd would have rounded it, who would
-// have written it down.
+// An output that was returned twice has two gradients. Their sum is rounded to the element type, as autograd rounds it.
 template <class Element>
 struct Upstream {
     const Element *dy, *other;

@@ -1,4 +1,4 @@
-// A vector of float32 as wide as the machine's registers, and how it is read from and written to each element type.
+// A vector of float32 as wide as the registers of the machine, and its conversions from and to each element type.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 #include <immintrin.h>
 #endif
 
-// The compiler's own judgement leaves calls in the innermost loops.
+// Without these attributes the compiler leaves function calls in the innermost loops.
 #define GN_INLINE inline __attribute__((always_inline))
 #define GN_LAMBDA __attribute__((always_inline))
 
@@ -23,7 +23,7 @@ constexpr int lanes = 8;
 constexpr int lanes = 4;
 #endif
 
-// The count of elements that fill a vector.
+// The number of elements in a full vector.
 constexpr int64_t whole = lanes;
 
 typedef float Vector __attribute__((vector_size(lanes * 4)));
@@ -51,7 +51,7 @@ GN_INLINE float sum(typename Floats<count>::type v) {
 
 GN_INLINE float sum(Vector v) { return sum<lanes>(v); }
 
-// The lanes of `a` and `b`, one after the other, that index(0), index(1), ... name.
+// Lane i of the result is lane index(i) of the concatenation of `a` and `b`.
 template <class Index, std::size_t... lane>
 GN_INLINE Vector select(Vector a, Vector b, Index index, std::index_sequence<lane...>) {
 #if defined(__clang__)
@@ -61,8 +61,8 @@ GN_INLINE Vector select(Vector a, Vector b, Index index, std::index_sequence<lan
 #endif
 }
 
-// The sums of `lanes` vectors. Each step adds the halves of two vectors and puts the results side by side, so that sums
-// in `parts` lanes each become sums in half as many.
+// The horizontal sums of `lanes` vectors, one per lane. Each step adds the halves of two vectors and packs the results
+// into one, so that the number of partial sums per vector halves from `parts` to 1.
 template <int parts = lanes>
 __attribute__((noinline)) Vector sums(Vector (&vectors)[lanes]) {
     if constexpr (parts == 1) {
@@ -88,8 +88,8 @@ GN_INLINE Vector load(const float* p) {
 
 GN_INLINE void store(float* p, Vector v) { std::memcpy(p, &v, sizeof v); }
 
-// Asks for a line of memory that is about to be read, or written, to come into the second-level cache. The hardware does
-// so by itself only within a page and in order.
+// Prefetches a cache line that will be read, or written, into the L2 cache. The hardware prefetches by itself only
+// within a page and in order.
 GN_INLINE void will_read(const void* p) { __builtin_prefetch(p, 0, 2); }
 GN_INLINE void will_write(const void* p) { __builtin_prefetch(p, 1, 2); }
 
@@ -181,7 +181,7 @@ GN_INLINE void store_first(Element* p, Vector v, int64_t count) {
 }
 #endif
 
-// The first `count` elements, and zeros.
+// Loads the first `count` elements, and zeros for the rest.
 template <class Element>
 GN_INLINE Vector load(const Element* p, int64_t count) {
     return count >= lanes ? load(p) : load_first(p, count);
@@ -192,7 +192,7 @@ GN_INLINE void store(Element* p, Vector v, int64_t count) {
     count >= lanes ? store(p, v) : store_first(p, v, count);
 }
 
-// What `v` becomes when it is stored.
+// `v` rounded to the element type and converted back.
 template <class Element>
 GN_INLINE Vector rounded(Vector v) {
     if constexpr (sizeof(Element) == sizeof(float)) return v;
@@ -201,7 +201,7 @@ GN_INLINE Vector rounded(Vector v) {
     return load(buffer);
 }
 
-// The first `count` lanes of `v`, and zeros.
+// The first `count` lanes of `v`, and zeros for the rest.
 GN_INLINE Vector first(Vector v, int64_t count) {
     if (count >= lanes) return v;
     Integers index;
@@ -210,10 +210,10 @@ GN_INLINE Vector first(Vector v, int64_t count) {
 }
 
 GN_INLINE Vector exp(Vector x) {
-    // exp(x) = 2^n exp(r), |r| <= log(2) / 2. The comparisons let NaN through.
+    // exp(x) = 2^n exp(r), |r| <= log(2) / 2. The comparisons propagate NaN.
     x = x < -87.0f ? broadcast(-87.0f) : x;
     x = x > 88.0f ? broadcast(88.0f) : x;
-    const Vector rounding = broadcast(12582912.0f);  // 1.5 * 2^23: adding it leaves an integer
+    const Vector rounding = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
     const Vector n = (x * 1.44269504f + rounding) - rounding;
     const Vector r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     Vector p = broadcast(1.0f / 720);

@@ -1,1 +1,1 @@
-"""The CUDA backend: Triton kernels for both layouts, forward and backward."""
+"""The CUDA backend: Triton kernels for both memory layouts, forward and backward."""

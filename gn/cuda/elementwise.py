@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""What the kernels do to a tile: the way into and out of an activation. Both layouts and all dtypes share it."""
+"""Activations and their derivatives, applied to a tile in float32."""
 
 import triton
 import triton.language as tl
@@ -9,7 +9,7 @@ __all__ = ["activate", "derivative", "upstream"]
 
 @triton.jit
 def activate(z, ACTIVATION: tl.constexpr):
-    """The activation of `z`. Of a ReLU, written with <= so that NaN goes through, as it does in torch."""
+    """Return the activation of `z`. The ReLU uses <= so that it propagates NaN, as torch does."""
     if ACTIVATION == "relu":
         z = tl.where(z <= 0, 0.0, z)
     elif ACTIVATION == "silu":
@@ -21,7 +21,7 @@ def activate(z, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def derivative(z, ACTIVATION: tl.constexpr):
-    """That of the activation at `z`, for "silu" and "gelu"."""
+    """Return the derivative of the activation at `z`, for "silu" and "gelu"."""
     if ACTIVATION == "silu":
         sigmoid = tl.sigmoid(z)
         slope = sigmoid * (1 + z * (1 - sigmoid))
@@ -33,7 +33,7 @@ def derivative(z, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def upstream(dy, z, ACTIVATION: tl.constexpr):
-    """The gradient of what goes into the activation, `z`, from that of what comes out."""
+    """Return the gradient of the input `z` of the activation, given the gradient `dy` of its output."""
     if ACTIVATION == "relu":
         dy = tl.where(z <= 0, 0.0, dy)
     elif ACTIVATION != "none":

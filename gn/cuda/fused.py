@@ -1,8 +1,8 @@
 # mypy: ignore-errors
-"""Kernels for groups that fit on chip: every tensor is read once and written once.
+"""Triton kernels for groups that fit on chip: every tensor is read once and written once.
 
-A program owns some whole groups of a run of samples. Its tile is (groups, channels of a group, positions), each padded
-to a power of two; the strides of channel and position say how x lies in memory, so both layouts are native.
+A program processes whole groups of consecutive samples. Its tile is (groups, channels of a group, positions), each
+padded to a power of two. The strides of channel and position describe the layout of x, so neither layout needs a copy.
 """
 
 import triton
@@ -15,6 +15,7 @@ __all__ = ["backward", "forward"]
 
 @triton.jit
 def _tile(group_block, G, D: tl.constexpr, P, stride_c, stride_p, BG: tl.constexpr, BD: tl.constexpr, BP: tl.constexpr):
+    """The groups and channels of a tile, which of them exist, its offsets, and the mask of its elements."""
     group = group_block * BG + tl.arange(0, BG)[:, None, None]
     within = tl.arange(0, BD)[None, :, None]
     position = tl.arange(0, BP)[None, None, :]
@@ -35,12 +36,13 @@ def forward(
     N, G, D: tl.constexpr, P, stride_c, stride_p,
     ACTIVATION: tl.constexpr, BG: tl.constexpr, BD: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
+    """Write y and the statistics, (3, N, G), of BG groups of one sample."""
     sample = tl.program_id(0)
     group, channel, inside, offset, mask = _tile(tl.program_id(1), G, D, P, stride_c, stride_p, BG, BD, BP)
     start = sample.to(tl.int64) * G * D * P
     x = tl.load(x_ + start + offset, mask, 0.0).to(tl.float32)
 
-    # The mean is hi + lo: a float32 alone would be wrong by 5e-4 for values near 1e4.
+    # The mean is hi + lo: a single float32 is wrong by 5e-4 for values near 1e4.
     count = D * P
     hi = _total(x) / count
     d = tl.where(mask, x - hi, 0.0)
@@ -68,7 +70,10 @@ def backward(
     N, G, D: tl.constexpr, P, stride_c, stride_p,
     ACTIVATION: tl.constexpr, SAMPLES: tl.constexpr, BG: tl.constexpr, BD: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
-    """`dweight` and `dbias` are (blocks of SAMPLES samples, C): sums in a fixed order, without atomics."""
+    """Write dx, dresidual and the partial sums of dweight and dbias of BG groups of SAMPLES samples.
+
+    The partial sums are (blocks of SAMPLES samples, C), computed in a fixed order without atomics.
+    """
     block = tl.program_id(0)
     group, channel, learned, offset, inside = _tile(tl.program_id(1), G, D, P, stride_c, stride_p, BG, BD, BP)
     weight = tl.full((BG, BD, 1), 1.0, tl.float32)

@@ -1,15 +1,16 @@
-"""Launches the kernels: lays out what they read, allocates what they write, cuts the work into tiles."""
+"""The CUDA backend: prepares the arguments of the Triton kernels, allocates their results, and launches them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 import triton
 from torch import Tensor
 
 from gn import layout
+from gn.call import Call, Gradients, Result
 from gn.cuda import fused, split
 
 __all__ = ["backward", "forward"]
@@ -17,7 +18,7 @@ __all__ = ["backward", "forward"]
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-# The elements of a tile: as many as stay in the registers of a program.
+# The largest tiles, in elements, that stay in the registers of a program.
 _LARGEST_FUSED = {"forward": 1 << 15, "backward": 1 << 14}
 _FUSED_TILE = 1 << 12
 _SPLIT_TILE = 1 << 12
@@ -33,9 +34,10 @@ class _Shape:
     channels_innermost: bool
 
     @classmethod
-    def of(cls, x: Tensor, num_groups: int) -> "_Shape":
+    def of(cls, call: Call) -> "_Shape":
+        x = call.x
         samples, channels = x.shape[:2]
-        return cls(samples, channels, num_groups, x.numel() // (samples * channels), not x.is_contiguous())
+        return cls(samples, channels, call.num_groups, x.numel() // (samples * channels), not x.is_contiguous())
 
     @property
     def group_channels(self) -> int:
@@ -43,17 +45,17 @@ class _Shape:
 
     @property
     def strides(self) -> tuple[int, int]:
-        """Of channel and position."""
+        """The strides of channel and position, in elements."""
         return (1, self.channels) if self.channels_innermost else (self.positions, 1)
 
     def fused_tile(self, most: int) -> tuple[int, int, int] | None:
-        """Groups, channels of a group and positions of a program, or None where one group is too large."""
+        """Groups, channels of a group and positions of a program; None if one group exceeds `most` elements."""
         channels, positions = map(triton.next_power_of_2, (self.group_channels, self.positions))
         if channels * positions > most:
             return None
         groups = max(1, min(triton.next_power_of_2(self.groups), _FUSED_TILE // (channels * positions)))
         if self.channels_innermost:
-            # A row of memory that is shorter than 64 bytes wastes the rest of its sectors.
+            # A row of memory shorter than 64 bytes wastes the rest of its sectors.
             groups = max(
                 groups, min(triton.next_power_of_2(self.groups), 32 // channels, most // (channels * positions))
             )
@@ -74,34 +76,23 @@ class _Shape:
         return grid, {"WIDE": wide, "BC": channels, "BP": positions, "num_warps": _warps(channels * positions)}
 
 
-def _on_its_device(launch: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Triton launches on the current device, which need not be that of the first tensor."""
+def _on_its_device(launch: Callable[Concatenate[Call, _P], _R]) -> Callable[Concatenate[Call, _P], _R]:
+    """Triton launches on the current device, which may be another than that of the tensors."""
 
     @wraps(launch)
-    def run(*arguments: _P.args, **options: _P.kwargs) -> _R:
-        x = arguments[0]
-        assert isinstance(x, Tensor)
-        with torch.cuda.device(x.get_device()):
-            return launch(*arguments, **options)
+    def run(call: Call, /, *arguments: _P.args, **options: _P.kwargs) -> _R:
+        with torch.cuda.device(call.x.get_device()):
+            return launch(call, *arguments, **options)
 
     return run
 
 
 @_on_its_device
-def forward(
-    x: Tensor,
-    num_groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    residual: Tensor | None,
-    activation: str | None,
-) -> tuple[Tensor, Tensor]:
-    """See `gn.reference.group_norm`. `x`, (N, C, *), is dense, with the positions or the channels innermost."""
-    shape = _Shape.of(x, num_groups)
+def forward(call: Call) -> Result:
+    """Compute the output and the statistics; see `gn.backends.Backend.forward`."""
+    x, num_groups, weight, bias, eps, residual, activation = _with_native_layouts(call)
+    shape = _Shape.of(call)
     y = torch.empty_like(x)
-    residual = None if residual is None else layout.like(residual, x)
-    weight, bias = _contiguous(weight), _contiguous(bias)
     if (tile := shape.fused_tile(_LARGEST_FUSED["forward"])) is None:
         statistics = _statistics(x, shape, eps)
         grid, options = shape.split_launch()
@@ -120,54 +111,35 @@ def forward(
 
 
 @_on_its_device
-def backward(
-    dy: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    num_groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: str | None,
-    needs_dx: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See `gn.reference.group_norm_backward`."""
-    shape = _Shape.of(x, num_groups)
-    dy = layout.like(dy, x)
+def backward(call: Call, dy: Tensor, statistics: Tensor, needs_dx: bool) -> Gradients:
+    """Compute the gradients; see `gn.backends.Backend.backward`."""
+    call = _with_native_layouts(call)
+    x = call.x
+    shape = _Shape.of(call)
     dx = torch.empty_like(x) if needs_dx else None
-    dresidual = None
-    if residual is not None:
-        residual, dresidual = layout.like(residual, x), torch.empty_like(x)
-    weight, bias = _contiguous(weight), _contiguous(bias)
+    dresidual = None if call.residual is None else torch.empty_like(x)
     run = _backward_split if shape.fused_tile(_LARGEST_FUSED["backward"]) is None else _backward_fused
-    dweight, dbias = run(shape, dy, x, statistics, weight, bias, residual, activation or "none", dx, dresidual)
-    dtype = layout.parameter_dtype(x, weight, bias)
-    nothing = x.new_empty(0)
+    dweight, dbias = run(shape, call, layout.like(dy, x), statistics, dx, dresidual)
+    dtype = call.parameter_dtype()
+    empty = x.new_empty(0)
     return (
-        nothing if dx is None else dx,
+        empty if dx is None else dx,
         dweight.to(dtype),
         dbias.to(dtype),
-        nothing if dresidual is None else dresidual,
+        empty if dresidual is None else dresidual,
     )
 
 
 def _backward_fused(
-    shape: _Shape,
-    dy: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: str,
-    dx: Tensor | None,
-    dresidual: Tensor | None,
+    shape: _Shape, call: Call, dy: Tensor, statistics: Tensor, dx: Tensor | None, dresidual: Tensor | None
 ) -> tuple[Tensor, Tensor]:
+    """Launch one program for some groups of some samples; return the gradients of weight and bias in float32."""
+    x, _, weight, bias, _, residual, activation = call
     tile = shape.fused_tile(_LARGEST_FUSED["backward"])
     assert tile is not None
     groups, channels, positions = tile
     columns = triton.cdiv(shape.groups, groups)
-    # Several samples a program, as long as every processor has enough programs.
+    # A program takes several samples if every multiprocessor still gets enough programs.
     spare = shape.samples * columns // (_PROGRAMS_PER_PROCESSOR * _processors(x))
     samples = min(triton.next_power_of_2(max(1, spare)), 32)
     blocks = triton.cdiv(shape.samples, samples)
@@ -175,24 +147,17 @@ def _backward_fused(
     fused.backward[(blocks, columns)](
         dy, x, weight, bias, residual, statistics, dx, dweight, dbias, dresidual,
         shape.samples, shape.groups, shape.group_channels, shape.positions, *shape.strides,
-        ACTIVATION=activation, SAMPLES=samples, BG=groups, BD=channels, BP=positions,
+        ACTIVATION=activation or "none", SAMPLES=samples, BG=groups, BD=channels, BP=positions,
         num_warps=_warps(groups * channels * positions),
     )  # fmt: skip
     return dweight.sum(0), dbias.sum(0)
 
 
 def _backward_split(
-    shape: _Shape,
-    dy: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: str,
-    dx: Tensor | None,
-    dresidual: Tensor | None,
+    shape: _Shape, call: Call, dy: Tensor, statistics: Tensor, dx: Tensor | None, dresidual: Tensor | None
 ) -> tuple[Tensor, Tensor]:
+    """Launch programs that reduce, then programs that apply; return the gradients of weight and bias in float32."""
+    x, _, weight, bias, _, residual, activation = call
     grid, options = shape.split_launch()
     sizes = _split_sizes(shape)
     dz, dz_normalized = x.new_empty((2, shape.samples, grid[2], shape.channels), dtype=torch.float32)
@@ -207,7 +172,7 @@ def _backward_split(
         dz,
         dz_normalized,
         *sizes,
-        ACTIVATION=activation,
+        ACTIVATION=activation or "none",
         **options,
     )
     sums = torch.stack((dz.sum(1), dz_normalized.sum(1)))
@@ -216,15 +181,17 @@ def _backward_split(
         count = shape.group_channels * shape.positions
         means = weighted.reshape(2, shape.samples, shape.groups, -1).sum(3) / count
         if dresidual is not None:
-            # It is the gradient of what went into the activation.
-            dy, activation = dresidual, "none"
-        split.project[grid](dy, x, weight, bias, statistics, means, dx, *sizes, ACTIVATION=activation, **options)
+            # dresidual is dz, the gradient of the input of the activation.
+            dy, activation = dresidual, None
+        split.project[grid](
+            dy, x, weight, bias, statistics, means, dx, *sizes, ACTIVATION=activation or "none", **options
+        )
     dbias, dweight = sums.sum(1)
     return dweight, dbias
 
 
 def _statistics(x: Tensor, shape: _Shape, eps: float) -> Tensor:
-    """Puts together the moments of tiles (Chan, Golub and LeVeque, 1979)."""
+    """The statistics, (3, N, G), combined from the moments of tiles (Chan, Golub and LeVeque, 1979)."""
     grid, options = shape.split_launch()
     tiles = grid[2]
     mean, correction, square = x.new_empty((3, shape.samples, tiles, shape.channels), dtype=torch.float32)
@@ -247,8 +214,14 @@ def _split_sizes(shape: _Shape) -> tuple[int, ...]:
     return shape.channels, shape.positions, *shape.strides, groups, shape.groups, shape.group_channels
 
 
-def _contiguous(parameter: Tensor | None) -> Tensor | None:
-    return None if parameter is None else parameter.contiguous()
+def _with_native_layouts(call: Call) -> Call:
+    """The call with contiguous parameters, and its residual in the layout of `x`."""
+    x, _, weight, bias, _, residual, _ = call
+    return call._replace(
+        weight=None if weight is None else weight.contiguous(),
+        bias=None if bias is None else bias.contiguous(),
+        residual=None if residual is None else layout.like(residual, x),
+    )
 
 
 def _warps(elements: int) -> int:

@@ -1,7 +1,7 @@
 # mypy: ignore-errors
-"""Kernels for groups too large for one program: many programs reduce a sample's tiles, then as many apply the result.
+"""Triton kernels for groups too large for one program: a first launch reduces tiles, a second applies the result.
 
-A tile is (channels, positions). What the tiles of a channel found is put together in torch, in a fixed order.
+A tile is (channels, positions). torch combines the results of the tiles of a channel in a fixed order.
 """
 
 import triton
@@ -14,7 +14,7 @@ __all__ = ["apply", "gradient_sums", "moments", "project"]
 
 @triton.jit
 def _tile(C, P, stride_c, stride_p, WIDE: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr):
-    """The tile's channels, its number among those of the sample's positions, its offsets, and what is inside."""
+    """The channels of a tile, its offsets, and the mask of its elements."""
     sample = tl.program_id(0)
     channel = tl.program_id(1) * BC + tl.arange(0, BC)[:, None]
     position = tl.program_id(2) * BP + tl.arange(0, BP)[None, :]
@@ -28,6 +28,7 @@ def _tile(C, P, stride_c, stride_p, WIDE: tl.constexpr, BC: tl.constexpr, BP: tl
 
 @triton.jit
 def _normalized(x_, statistics_, offset, mask, channel, C, NG, G, D):
+    """x̂ and 1 / sqrt(variance + eps) of a tile."""
     at = statistics_ + tl.program_id(0) * G + channel // D
     inside = channel < C
     hi = tl.load(at, inside, 0.0)
@@ -51,7 +52,7 @@ def moments(
     x_, mean_, correction_, square_, C, P, stride_c, stride_p,
     WIDE: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
-    """Of each channel in each tile the mean, its correction, and the sum of squares about it: (N, tiles, C)."""
+    """Write the mean, its correction and the sum of squares about it of each channel in each tile: (N, tiles, C)."""
     channel, offset, mask = _tile(C, P, stride_c, stride_p, WIDE, BC, BP)
     x = tl.load(x_ + offset, mask, 0.0).to(tl.float32)
     count = tl.minimum(P - tl.program_id(2) * BP, BP)
@@ -70,6 +71,7 @@ def apply(
     x_, weight_, bias_, residual_, y_, statistics_, C, P, stride_c, stride_p, NG, G, D,
     ACTIVATION: tl.constexpr, WIDE: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
+    """Write the output of a tile."""
     channel, offset, mask = _tile(C, P, stride_c, stride_p, WIDE, BC, BP)
     normalized, _ = _normalized(x_, statistics_, offset, mask, channel, C, NG, G, D)
     z = _affine(normalized, weight_, bias_, channel, C)
@@ -84,7 +86,7 @@ def gradient_sums(
     C, P, stride_c, stride_p, NG, G, D,
     ACTIVATION: tl.constexpr, WIDE: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
-    """Of each channel in each tile the sums of dz and of dz x̂: (N, tiles, C)."""
+    """Write dresidual, and the sums of dz and of dz x̂ of each channel in each tile: (N, tiles, C)."""
     channel, offset, mask = _tile(C, P, stride_c, stride_p, WIDE, BC, BP)
     normalized, _ = _normalized(x_, statistics_, offset, mask, channel, C, NG, G, D)
     z = _affine(normalized, weight_, bias_, channel, C)
@@ -104,7 +106,7 @@ def project(
     dy_, x_, weight_, bias_, statistics_, means_, dx_, C, P, stride_c, stride_p, NG, G, D,
     ACTIVATION: tl.constexpr, WIDE: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
-    """`means` are those of weight dz and of weight dz x̂ over each group: (2, N, G)."""
+    """Write dx of a tile; `means` are the means of weight dz and of weight dz x̂ over each group, (2, N, G)."""
     channel, offset, mask = _tile(C, P, stride_c, stride_p, WIDE, BC, BP)
     normalized, rstd = _normalized(x_, statistics_, offset, mask, channel, C, NG, G, D)
     z = _affine(normalized, weight_, bias_, channel, C)

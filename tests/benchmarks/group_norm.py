@@ -1,11 +1,11 @@
-"""How fast gn.group_norm is, next to torch's, and next to a copy of the bytes it must move.
+"""The speed of gn.group_norm, compared with torch's and with a copy of the bytes that it must move.
 
     python tests/benchmarks/group_norm.py [--device cpu|cuda] [--network resnet18|resnet20] [--batch 2 32 128]
         [--rounds 9] [--threads 2] [--without-compile] [--json group_norm.json]
 
-Every contender of a case runs once a round, in an order that rotates, so that a slow moment falls on each in turn; the
-table shows medians over the rounds, of the forward pass and of forward and backward together. With one thread it is the
-processor's time that is measured, not the clock's, so that other work on the machine counts for less.
+Every implementation runs once per round, in an order that rotates, so that a slow period affects all of them alike. The
+table shows medians over the rounds, of the forward pass and of forward and backward together. With one thread it
+measures CPU time instead of wall time, so that other work on the machine matters less.
 """
 
 import argparse
@@ -42,7 +42,7 @@ TENSORS_MOVED = {"GN": 5, "GN+ReLU": 5, "GN+add+ReLU": 8}
 
 @dataclass(frozen=True)
 class Case:
-    """The inputs that all contenders share."""
+    """The inputs that all implementations share."""
 
     num_groups: int
     x: Tensor
@@ -108,13 +108,13 @@ class Row:
     memory_format: str
     dtype: str
     operation: str
-    contender: str
+    implementation: str
     forward: float
     both: float
     copy: float
 
 
-def contenders(case: Case, operation: str, device: str, compiled: bool) -> dict[str, Callable[[], Tensor]]:
+def implementations(case: Case, operation: str, device: str, compiled: bool) -> dict[str, Callable[[], Tensor]]:
     found: dict[str, Callable[[], Tensor]] = {
         "gn": partial(case.ours, operation),
         "torch": partial(case.torch, operation),
@@ -129,7 +129,7 @@ def contenders(case: Case, operation: str, device: str, compiled: bool) -> dict[
 
 
 def seconds(run: Callable[[], object], repeats: int, device: str) -> float:
-    """Of one of `repeats` runs, one after another."""
+    """The mean time of one of `repeats` consecutive runs."""
     clock = time.perf_counter if torch.get_num_threads() > 1 or device == "cuda" else time.process_time
     if device == "cuda":
         torch.cuda.synchronize()
@@ -142,7 +142,7 @@ def seconds(run: Callable[[], object], repeats: int, device: str) -> float:
 
 
 def measure(case: Case, operation: str, arguments: argparse.Namespace) -> dict[str, tuple[float, float, float]]:
-    """Of every contender the medians of forward, of both passes, and of the copy, in seconds."""
+    """The medians of forward, of both passes and of the copy, in seconds, of every implementation."""
 
     def forward(run: Callable[[], Tensor]) -> None:
         with torch.no_grad():
@@ -152,7 +152,7 @@ def measure(case: Case, operation: str, arguments: argparse.Namespace) -> dict[s
         run().backward(case.dy)
         case.forget()
 
-    runs = contenders(case, operation, arguments.device, not arguments.without_compile)
+    runs = implementations(case, operation, arguments.device, not arguments.without_compile)
     source = torch.empty(TENSORS_MOVED[operation] * case.x.nbytes // 2, dtype=torch.uint8, device=arguments.device)
     target = torch.empty_like(source)
     for run in runs.values():
@@ -186,19 +186,19 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=list(DTYPES))
     parser.add_argument("--operation", choices=OPERATIONS, nargs="+", default=list(OPERATIONS))
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--without-compile", action="store_true", help="it takes most of the time")
+    parser.add_argument("--without-compile", action="store_true", help="leave out torch.compile, the slowest part")
     parser.add_argument("--json", type=Path, default=Path("group_norm.json"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.device == "cpu":
-        extension.build()  # else it would come in the middle, from a compiler beside what is measured
+        extension.build()  # otherwise a compiler would run in the background of the measurement
     batches = arguments.batch or ((2, 32, 128, 512) if arguments.device == "cuda" else (2, 32, 128))
 
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     print(f"{hardware(arguments.device)}; {versions}; medians of {arguments.rounds} rounds, µs")
-    print(f"{'shape':>18} {'format':>13} {'dtype':>8} {'operation':>11} {'contender':>14} {'forward':>9} {'both':>9}"
-          f" {'÷ gn':>6} {'÷ copy':>6}")  # fmt: skip
+    print(f"{'shape':>18} {'format':>13} {'dtype':>8} {'operation':>11} {'implementation':>14} {'forward':>9}"
+          f" {'both':>9} {'÷ gn':>6} {'÷ copy':>6}")  # fmt: skip
     rows: list[Row] = []
     num_groups, stages = SHAPES[arguments.network]
     for batch, (channels, size), memory_format, dtype, operation in itertools.product(

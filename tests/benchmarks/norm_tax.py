@@ -1,12 +1,11 @@
-"""What GroupNorm costs a training step: the step with it ÷ the step of the same network without any normalization.
+"""The cost of GroupNorm in a training step: the time with it ÷ the time of the same network without normalization.
 
     python tests/benchmarks/norm_tax.py [--model resnet20 resnet18] [--batch 128 8] [--rounds 7] [--threads 2]
 
-Four networks that differ in nothing else: none; gn's GroupNorm; the same without `fork`, so that autograd adds up the
-gradients of results used twice; and the same layers computed by torch. They take turns within a round, and each round
-runs them in another order; the table shows medians over the rounds. With one thread it is the processor's time that is
-measured, not the clock's, so that other work on the machine counts for less. The allocator and the optimizer are those
-of a worker.
+Four networks that differ only in their normalization: none; gn's GroupNorm; the same without `return_skip`, so that
+autograd adds the gradients of outputs used twice; and the same layers computed by torch. Each round runs all of them,
+in an order that changes; the table shows medians over the rounds. With one thread it measures CPU time instead of wall
+time, so that other work on the machine matters less. The allocator and the optimizer are those of a training worker.
 """
 
 import argparse
@@ -35,7 +34,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class TorchGroupNorm(nn.GroupNorm):
-    """gn's layer, by torch's operations."""
+    """gn's layer, computed by torch's operations."""
 
     def __init__(self, ours: gn.GroupNorm) -> None:
         super().__init__(ours.num_groups, ours.num_channels, ours.eps, ours.affine)
@@ -48,8 +47,8 @@ class TorchGroupNorm(nn.GroupNorm):
         return F.relu(y, inplace=True) if self.activation else y
 
 
-class Unforked(nn.Module):
-    """gn's layer, which the model does not know as such, and so uses one result twice."""
+class WithoutSkip(nn.Module):
+    """gn's layer, wrapped so that the model does not recognize it and uses a single output twice."""
 
     def __init__(self, ours: gn.GroupNorm) -> None:
         super().__init__()
@@ -104,33 +103,33 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", default=["resnet20", "resnet18"])
     parser.add_argument("--batch", type=int, nargs="+", default=[128, 8])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=4, help="a round")
+    parser.add_argument("--steps", type=int, default=4, help="steps per round")
     parser.add_argument("--json", type=Path, default=Path("norm_tax.json"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    extension.build()  # else it would come in the middle, from a compiler beside what is measured
+    extension.build()  # otherwise a compiler would run in the background of the measurement
 
     print(f"{torch.get_num_threads()} threads; torch {torch.__version__}; Python {platform.python_version()}; "
           f"medians of {arguments.rounds} rounds of {arguments.steps} steps, ms")  # fmt: skip
-    print(f"{'model':>9} {'batch':>5} {'format':>13} {'dtype':>8} {'none':>8} {'gn':>8} {'unforked':>8} {'torch':>8}"
-          f" {'tax of gn':>9} {'unforked':>9} {'of torch':>9}")  # fmt: skip
+    print(f"{'model':>9} {'batch':>5} {'format':>13} {'dtype':>8} {'none':>8} {'gn':>8} {'no skip':>8} {'torch':>8}"
+          f" {'gn/none':>9} {'no skip/none':>12} {'torch/none':>10}")  # fmt: skip
     rows = []
     for model, batch, memory_format, dtype in itertools.product(arguments.model, arguments.batch, FORMATS, DTYPES):
         group, none = GroupNormalization(), NoNormalization()
         networks = {
             "none": build_model(model, none, seed=0),
             "gn": build_model(model, group, seed=0),
-            "unforked": replaced(build_model(model, group, seed=0), Unforked),
+            "without skip": replaced(build_model(model, group, seed=0), WithoutSkip),
             "torch": replaced(build_model(model, group, seed=0), TorchGroupNorm),
         }
         steps = {name: step(network, batch, memory_format, dtype) for name, network in networks.items()}
         found = measure(steps, arguments.rounds, arguments.steps)
-        taxes = {name: found[name] / found["none"] for name in ("gn", "unforked", "torch")}
-        rows.append({"model": model, "batch": batch, "format": memory_format, "dtype": dtype, "ms": found} | taxes)
+        ratios = {name: found[name] / found["none"] for name in ("gn", "without skip", "torch")}
+        rows.append({"model": model, "batch": batch, "format": memory_format, "dtype": dtype, "ms": found} | ratios)
         print(f"{model:>9} {batch:>5} {memory_format:>13} {dtype:>8} {found['none']:8.1f} {found['gn']:8.1f}"
-              f" {found['unforked']:8.1f} {found['torch']:8.1f}"
-              f" {taxes['gn']:9.2f} {taxes['unforked']:9.2f} {taxes['torch']:9.2f}", flush=True)  # fmt: skip
+              f" {found['without skip']:8.1f} {found['torch']:8.1f}"
+              f" {ratios['gn']:9.2f} {ratios['without skip']:12.2f} {ratios['torch']:10.2f}", flush=True)  # fmt: skip
     for model, batch in itertools.product(arguments.model, arguments.batch):
         alike = [row for row in rows if (row["model"], row["batch"]) == (model, batch)]
         best = {name: min(row["ms"][name] for row in alike) for name in ("none", "gn", "torch")}

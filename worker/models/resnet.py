@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from worker.architecture import IMAGE_CHANNELS, NUM_CLASSES, ResNetArchitecture
 from worker.models.layers import Convolution, Linear
-from worker.normalizations.layers import Forked, NoNorm, forked, normalize
+from worker.normalizations.layers import NoNorm, OutputAndSkip, normalize, with_skip
 from worker.spec import Normalization
 
 
@@ -38,12 +38,12 @@ class ResidualBlock(nn.Module):
             self.shortcut = Convolution(in_channels, out_channels, 1, stride=stride, bias=False)
             self.shortcut_norm = normalize(normalization, out_channels)
 
-    def forward(self, inputs: Forked) -> Forked:
+    def forward(self, inputs: OutputAndSkip) -> OutputAndSkip:
         """Return the output (N, C', H', W') of the block for inputs (N, C, H, W), both twice."""
         x, skipping = inputs
         residual = self.join(skipping)
         x = self.norm1(self.conv1(x))
-        return forked(self.norm2, self.conv2(x), residual)
+        return with_skip(self.norm2, self.conv2(x), residual)
 
     def join(self, x: Tensor) -> Tensor:
         """Return the shortcut, `x` in the shape of the output of the block."""
@@ -89,6 +89,6 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (N, 10) of images (N, 3, 32, 32)."""
-        x, _ = self.stages(forked(self.stem_norm, self.stem(images)))
+        x, _ = self.stages(with_skip(self.stem_norm, self.stem(images)))
         logits: Tensor = self.classifier(x.mean((2, 3)))
         return logits

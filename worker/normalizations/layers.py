@@ -50,14 +50,22 @@ def normalize(normalization: Normalization, num_channels: int, activation: Activ
             return NoNorm(activation)
 
 
-Forked = tuple[Tensor, Tensor]
-"""One result, for use in two places."""
+OutputAndSkip = tuple[Tensor, Tensor]
+"""The same output twice: the input of the next layer, and of the skip connection past it."""
 
 
-def forked(layer: nn.Module, x: Tensor, residual: Tensor | None = None) -> Forked:
-    """`layer(x, residual)`, in the way that makes its gradient the cheapest where it is used in two places."""
+def with_skip(layer: nn.Module, x: Tensor, residual: Tensor | None = None) -> OutputAndSkip:
+    """Return `layer(x, residual)` twice, for use in two places.
+
+    gn's backward adds the two gradients while it reads them, which moves fewer bytes than autograd's sum.
+
+    Args:
+        layer: A layer of `normalize`.
+        x: (N, C, H, W).
+        residual: (N, C, H, W), added before the activation.
+    """
     if isinstance(layer, gn.GroupNorm):
-        pair: Forked = layer(x, residual, fork=True)
+        pair: OutputAndSkip = layer(x, residual, return_skip=True)
         return pair
     y = layer(x, residual)
     return y, y

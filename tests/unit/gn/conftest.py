@@ -32,8 +32,8 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(params=backends.BACKENDS)
+@pytest.fixture(params=backends.NAMES)
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """What follows holds of the kernels and of the reference."""
+    """The test runs with every backend."""
     with backends.backend(request.param):
         yield request.param

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import gn
+from gn.call import Call
 from tests.unit.gn import oracle
 from tests.unit.gn.test_functional import arguments, channels_last
 
@@ -58,9 +59,11 @@ def test_values_and_gradients_are_those_of_float64(
     given = {name: tensor.to(DEVICE) for name, tensor in arguments(size, torch.float32).items()}
     dy, residual = given.pop("dy"), given.pop("residual") if with_residual else None
     x, weight, bias = layout(given["x"]), given["weight"], given["bias"]
-    y, statistics = kernels.forward(x, num_groups, weight, bias, 1e-5, residual, activation)
-    kept = y if activation == "relu" and with_residual else residual
-    gradients = kernels.backward(dy, x, statistics, num_groups, weight, bias, kept, activation, True)
+    call = Call(x, num_groups, weight, bias, 1e-5, residual, activation)
+    y, statistics = kernels.forward(call)
+    # Unlike autograd, keep the residual without an activation too, so that its gradient is computed.
+    call = call._replace(residual=y if activation == "relu" and with_residual else residual)
+    gradients = kernels.backward(call, dy, statistics, True)
 
     expected = oracle.group_norm(x, num_groups, weight, bias, 1e-5, residual, activation, dy)
     assert y.stride() == gradients[0].stride() == x.stride()
@@ -77,8 +80,9 @@ def test_values_and_gradients_are_those_of_float64(
 def test_half_precision_is_rounded_once(kernels: ModuleType, dtype: torch.dtype) -> None:
     given = {name: tensor.to(DEVICE) for name, tensor in arguments((2, 6, 5), dtype).items()}
     x, weight, bias, dy = given["x"], given["weight"], given["bias"], given["dy"]
-    y, statistics = kernels.forward(x, 3, weight, bias, 1e-5, None, "relu")
-    dx, *_ = kernels.backward(dy, x, statistics, 3, weight, bias, None, "relu", True)
+    call = Call(x, 3, weight, bias, activation="relu")
+    y, statistics = kernels.forward(call)
+    dx, *_ = kernels.backward(call, dy, statistics, True)
     expected = oracle.group_norm(x, 3, weight, bias, activation="relu", dy=dy)
     assert y.dtype == dx.dtype == dtype
     assert statistics.dtype == torch.float32
@@ -89,15 +93,16 @@ def test_half_precision_is_rounded_once(kernels: ModuleType, dtype: torch.dtype)
 @pytest.mark.usefixtures("tiles")
 def test_a_mean_far_from_zero_costs_no_digits(kernels: ModuleType) -> None:
     x = (torch.randn(2, 4, 30, generator=torch.Generator().manual_seed(0)) + 1e4).to(DEVICE)
-    y, _ = kernels.forward(x, 2, None, None, 1e-5, None, None)
+    y, _ = kernels.forward(Call(x, 2))
     assert oracle.error(y, oracle.group_norm(x, 2)["y"]) < 1e-5
 
 
 @pytest.mark.usefixtures("tiles")
 def test_what_is_not_asked_for_is_not_computed(kernels: ModuleType) -> None:
     x, dy = torch.randn(2, 2, 4, 6, device=DEVICE)
-    statistics = kernels.forward(x, 2, None, None, 1e-5, None, None)[1]
-    dx, dweight, dbias, dresidual = kernels.backward(dy, x, statistics, 2, None, None, None, None, False)
+    call = Call(x, 2)
+    statistics = kernels.forward(call)[1]
+    dx, dweight, dbias, dresidual = kernels.backward(call, dy, statistics, False)
     assert dx.numel() == dresidual.numel() == 0
     expected = oracle.group_norm(x, 2, dy=dy)
     assert oracle.error(dweight, expected["weight"]) < 1e-5
@@ -107,8 +112,9 @@ def test_what_is_not_asked_for_is_not_computed(kernels: ModuleType) -> None:
 def test_nan_goes_through_relu(kernels: ModuleType) -> None:
     x = torch.randn(2, 4, 6, device=DEVICE)
     x[0, 0, 0] = torch.nan
-    y, statistics = kernels.forward(x, 2, None, None, 1e-5, None, "relu")
-    dx, *_ = kernels.backward(torch.ones_like(x), x, statistics, 2, None, None, None, "relu", True)
+    call = Call(x, 2, activation="relu")
+    y, statistics = kernels.forward(call)
+    dx, *_ = kernels.backward(call, torch.ones_like(x), statistics, True)
     for result in (y, dx):
         assert result[0, :2].isnan().all()
         assert not result[0, 2:].isnan().any()

@@ -29,10 +29,10 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("GN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(extension, "_operators", {})
     loader.library.cache_clear()
-    loader._warn.cache_clear()
+    backends._warn.cache_clear()
     yield tmp_path / "cache"
     loader.library.cache_clear()
-    loader._warn.cache_clear()
+    backends._warn.cache_clear()
 
 
 def compiler(tmp_path: Path, script: str) -> str:
@@ -143,9 +143,36 @@ def test_a_backend_that_is_not_known_is_refused() -> None:
         pass
 
 
+def test_the_backend_of_kernels_refuses_what_no_kernel_takes() -> None:
+    x = torch.randn(2, 4, 3).double()
+    message = (
+        r"backend 'kernels' has no kernel for torch.float64 on cpu: kernels take torch.float32, torch.bfloat16, "
+        r"torch.float16; backend 'auto' falls back to the reference"
+    )
+    with gn.backend("kernels"), pytest.raises(RuntimeError, match=message):
+        gn.group_norm(x, 2)
+    with gn.backend("auto"):
+        torch.testing.assert_close(gn.group_norm(x, 2), torch.nn.functional.group_norm(x, 2))
+
+
+def test_the_backend_of_kernels_refuses_to_compute_without_a_compiler(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", compiler(tmp_path, "exit 3"))
+    for _ in range(2):
+        with gn.backend("kernels"), pytest.raises(RuntimeError, match=r"torch.float32 on cpu: .* exits with 3"):
+            gn.group_norm(torch.randn(2, 4, 3), 2)
+
+
+def test_the_backend_of_kernels_takes_what_has_no_values() -> None:
+    with gn.backend("kernels"):
+        assert gn.group_norm(torch.empty(0, 4, 3, dtype=torch.float64), 2).shape == (0, 4, 3)
+        assert gn.group_norm(torch.empty(2, 4, 3, device="meta"), 2).is_meta
+
+
 def test_the_environment_chooses_the_backend_of_a_process() -> None:
     program = "import gn.backends; print(gn.backends.selected())"
-    for name in backends.BACKENDS:
+    for name in backends.NAMES:
         command = [sys.executable, "-c", program]
         done = subprocess.run(command, cwd=ROOT, env={"GN_BACKEND": name}, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == name

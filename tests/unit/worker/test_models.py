@@ -110,19 +110,20 @@ def test_a_residual_block_starts_as_its_shortcut(model: ModelName, type: str) ->
             torch.testing.assert_close(y, block.join(x).relu())
 
 
-def test_what_a_residual_network_uses_twice_is_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_whose_output_a_residual_network_uses_twice_return_a_skip(monkeypatch: pytest.MonkeyPatch) -> None:
     network = build_model("resnet20", normalization("group"), seed=0)
     names = {module: name for name, module in network.named_modules()}
-    forked = []
+    returned_twice = []
     forward = gn.GroupNorm.forward
 
-    def recorded(layer: gn.GroupNorm, *given: Tensor, fork: bool = False) -> object:
-        forked.extend([names[layer]] * fork)
-        return forward(layer, *given, fork=fork)
+    def recorded(layer: gn.GroupNorm, *given: Tensor, return_skip: bool = False) -> object:
+        returned_twice.extend([names[layer]] * return_skip)
+        return forward(layer, *given, return_skip=return_skip)
 
     monkeypatch.setattr(gn.GroupNorm, "forward", recorded)
     network(torch.randn(2, 3, 32, 32))
-    assert forked == ["stem_norm", *(f"stages.{stage}.{block}.norm2" for stage in range(3) for block in range(3))]
+    norms = [f"stages.{stage}.{block}.norm2" for stage in range(3) for block in range(3)]
+    assert returned_twice == ["stem_norm", *norms]
 
 
 def test_the_initialization_is_a_function_of_the_seed_and_leaves_the_global_generator_alone() -> None:
