@@ -18,11 +18,10 @@ from prometheus_client.registry import Collector
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.jobs import Status
+from service.jobs import OUTCOMES, Status
 from service.store import checkpoints, counters, jobs, leases
 from service.store.tables import Job
 
-OUTCOMES = ("succeeded", "paused", "cancelled", "failed", "lost")
 WORKER_STATES = ("starting", "idle", "busy")
 
 

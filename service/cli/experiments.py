@@ -23,7 +23,7 @@ from service.cli.grids import (
 )
 from service.cli.session import AsJson, Json, connect, console, print_json, print_json_line
 from service.client import Client
-from service.client.experiments import ENDED
+from service.experiments.status import ENDED
 
 app = typer.Typer(
     help="Grids of jobs: submit, watch, pause and extend them as one.",

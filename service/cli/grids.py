@@ -43,8 +43,9 @@ def experiment_table(experiment: Json) -> Table:
     if experiment["name"]:
         table.add_row("name", Text(experiment["name"]))
     table.add_row("status", Text(experiment["status"], style=STATUS_STYLES.get(experiment["status"], "")))
-    for name, values in experiment["grid"].items():
-        table.add_row(f"{len(values)} {name}", Text(", ".join(value_text(value) for value in values)))
+    for axis in experiment["axes"]:
+        labels = [value["label"] for value in axis["values"]]
+        table.add_row(f"{len(labels)} {axis['field']}", Text(", ".join(labels)))
     if experiment["budget"] < 1:
         table.add_row("budget", f"{experiment['budget']:g} of the cost")
     table.add_row("jobs", counts_text(experiment["counts"]))
@@ -128,16 +129,6 @@ def progress_text(experiment: Json) -> str:
     """`42 %, 3:07 left`."""
     left = f", {duration(experiment['eta_s'])} left" if experiment["eta_s"] is not None else ""
     return f"{100 * experiment['progress']:.0f} %{left}"
-
-
-def value_text(value: Any) -> str:
-    """A value of a grid in a few letters: `group 8`, `sgd learning_rate 0.1`."""
-    if not isinstance(value, Mapping):
-        return str(value)
-    rest = [
-        f"{entry}" if name == "num_groups" else f"{name} {entry}" for name, entry in value.items() if name != "type"
-    ]
-    return " ".join([*([str(value["type"])] if "type" in value else []), *rest])
 
 
 def _comparisons(tested: Iterable[Json], number: Number) -> Table:

@@ -9,7 +9,6 @@ from service.cli.exits import Invalid
 from service.cli.session import AsJson, JobId, Json, connect, console, print_json
 from service.cli.tables import job_table, jobs_table
 from service.client import Client
-from service.client.titles import title_of
 
 JobIds = Annotated[list[str], typer.Argument(help="Ids of the jobs.", show_default=False)]
 
@@ -97,4 +96,4 @@ def _each(context: typer.Context, jobs: list[str], verb: Callable[[Client, str],
             if as_json:
                 print_json(answer)
             else:
-                out.print(f"{answer['id']}  {title_of(answer)}  {answer['status']}")
+                out.print(f"{answer['id']}  {answer['title']}  {answer['status']}")

@@ -10,7 +10,6 @@ import typer
 from service.cli.exits import Invalid
 from service.cli.session import AsJson, Json, connect, console, print_json
 from service.cli.watching import follow
-from service.client.titles import title_of
 
 
 def submit(
@@ -81,7 +80,7 @@ def submit(
             print_json(job)
         elif not as_json:
             out = console()
-            out.print(f"{job['id']}  {title_of(job)}  {job['status']}")
+            out.print(f"{job['id']}  {job['title']}  {job['status']}")
             if not watch:
                 out.print(f"normlab watch {job['id']} follows it.", style="dim")
         if watch:

@@ -7,7 +7,6 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from service.client.titles import name_of, normalization_of
 from worker.metrics import default_outcome
 
 Json = dict[str, Any]
@@ -71,7 +70,7 @@ def jobs_table(jobs: Iterable[Json]) -> Table:
         table.add_row(
             job["id"],
             status_text(job["status"]),
-            normalization_of(spec),
+            job["normalization"],
             str(spec["batch_size"]),
             spec["model"],
             str(spec["seed"]),
@@ -79,7 +78,7 @@ def jobs_table(jobs: Iterable[Json]) -> Table:
             per_cent(summary.get("last")),
             per_cent(summary.get("best")),
             duration(age_s(job["created_at"])),
-            Text(name_of(job)),
+            Text(job["title"]),
         )
     return table
 
@@ -99,7 +98,7 @@ def job_table(job: Json) -> Table:
     if job["error"]:
         at = "" if job["error"].get("step") is None else f" (step {job['error']['step']})"
         table.add_row("error", Text(f"{job['error']['message']}{at}", style="red"))
-    table.add_row("trains", f"{spec['model']}, {normalization_of(spec)}, batch size {spec['batch_size']}, {images}")
+    table.add_row("trains", f"{spec['model']}, {job['normalization']}, batch size {spec['batch_size']}, {images}")
     table.add_row("seed", str(spec["seed"]))
     if job["labels"]:
         table.add_row("labels", Text(" ".join(f"{key}={value}" for key, value in job["labels"].items())))

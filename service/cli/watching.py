@@ -15,8 +15,8 @@ from rich.text import Text
 from service.cli.exits import Exit
 from service.cli.session import AsJson, Json, connect, console, print_json_line
 from service.cli.tables import STYLES, duration, error_metric, per_cent
-from service.client import TERMINAL, Client, Event
-from service.client.titles import title_of
+from service.client import Client, Event
+from service.jobs import TERMINAL
 
 
 def watch(
@@ -82,7 +82,7 @@ class Followed:
         """A job as the API shows it."""
         progress = job["progress"] or {}
         metric = error_metric(job["spec"])
-        followed = cls(job["id"], title_of(job), metric, job["spec"]["epochs"], job["status"])
+        followed = cls(job["id"], job["title"], metric, job["spec"]["epochs"], job["status"])
         followed._take(progress)
         followed.error = (job["summary"].get(metric) or {}).get("last")
         followed.failure = (job["error"] or {}).get("message")

@@ -1,11 +1,10 @@
-"""The Python client of the HTTP API: `Client`, its errors, and the titles of jobs."""
+"""The Python client of the HTTP API: `Client` and its errors."""
 
-from service.client.client import DEFAULT_URL, TERMINAL, Client, Event
+from service.client.client import DEFAULT_URL, Client, Event
 from service.client.connection import ApiError, ClientError, ConnectionFailed, CorruptDownload, NotNormlab
 
 __all__ = [
     "DEFAULT_URL",
-    "TERMINAL",
     "ApiError",
     "Client",
     "ClientError",

@@ -59,8 +59,6 @@ CheckpointRef = str | tuple[str, str]
 """The id of a checkpoint, or (job, "best") or (job, "latest")."""
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
-"""The statuses a job ends with."""
 
 _SILENCE_S = 60.0  # the service sends a comment into a quiet stream every 15 s
 

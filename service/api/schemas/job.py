@@ -10,9 +10,11 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.experiments import axes
 from service.jobs import ACTIVE, Status
 from service.store import checkpoints, events, jobs, leases
 from service.store.tables import Attempt, Checkpoint, Event, Job
+from service.titles import job_title
 from worker.spec import TrainingSpec
 
 
@@ -100,8 +102,10 @@ class JobView(BaseModel):
 
     id: str
     name: str
+    title: str = Field(description="how to name it for people: its name, or a description of what it trains")
     notes: str
     status: Status
+    normalization: str = Field(description="its normalization with every parameter that is not the default")
     spec: Annotated[dict[str, Any], AsTrainingSpec()] = Field(description="as it will run, every default filled in")
     labels: dict[str, str]
     priority: int
@@ -185,8 +189,10 @@ def job_fields(job: Job, labels: dict[str, str]) -> dict[str, Any]:
     return {
         "id": job.id,
         "name": job.name,
+        "title": job_title(job.name, job.spec),
         "notes": job.notes,
         "status": job.status,
+        "normalization": axes.label("normalization", job.spec["normalization"]),
         "spec": job.spec,
         "labels": labels,
         "priority": job.priority,

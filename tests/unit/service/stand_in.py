@@ -9,6 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from service.experiments import axes
+from service.titles import job_title
+
 Json = dict[str, Any]
 
 
@@ -141,7 +144,7 @@ def running() -> Iterator[StandIn]:
 
 def a_job(**fields: Any) -> Json:
     """A job as the API shows it."""
-    job = {
+    job: Json = {
         "id": "job_1",
         "name": "",
         "status": "queued",
@@ -161,4 +164,6 @@ def a_job(**fields: Any) -> Json:
         "attempts": [],
         "history": [],
     }
-    return job | fields
+    job |= fields
+    label = axes.label("normalization", job["spec"]["normalization"])
+    return {"title": job_title(job["name"], job["spec"]), "normalization": label} | job
