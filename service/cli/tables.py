@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from worker.metrics import default_outcome
+from worker.metrics import METRICS
 
 Json = dict[str, Any]
 
@@ -31,11 +31,6 @@ def grid(*columns: str, right: Iterable[str] = ()) -> Table:
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", no_wrap=True, overflow="fold")
     return table
-
-
-def error_metric(spec: Json) -> str:
-    """The metric that a job is judged by."""
-    return default_outcome(holdout=bool(spec["dataset"].get("holdout")))
 
 
 def per_cent(value: float | None) -> str:
@@ -66,7 +61,7 @@ def jobs_table(jobs: Iterable[Json]) -> Table:
     table = grid(*columns, right=right)
     for job in jobs:
         spec = job["spec"]
-        summary = job["summary"].get(error_metric(spec)) or {}
+        summary = job["summary"].get(job["metric"]) or {}
         table.add_row(
             job["id"],
             status_text(job["status"]),
@@ -121,7 +116,8 @@ def job_table(job: Json) -> Table:
 
 
 def _summary(metric: str, values: Json) -> str:
-    show = per_cent if metric.endswith("_error") else "{:.4g}".format
+    percent = metric in METRICS and METRICS[metric].format == "percent"
+    show = per_cent if percent else "{:.4g}".format
     return f"last {show(values['last'])}, best {show(values['best'])} at step {values['best_step']}"
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from service.cli.exits import Exit
 from service.cli.session import AsJson, Json, connect, console, print_json_line
-from service.cli.tables import STYLES, duration, error_metric, per_cent
+from service.cli.tables import STYLES, duration, per_cent
 from service.client import Client, Event
 from service.jobs import TERMINAL
 
@@ -81,7 +81,7 @@ class Followed:
     def of(cls, job: Json) -> "Followed":
         """A job as the API shows it."""
         progress = job["progress"] or {}
-        metric = error_metric(job["spec"])
+        metric: str = job["metric"]
         followed = cls(job["id"], job["title"], metric, job["spec"]["epochs"], job["status"])
         followed._take(progress)
         followed.error = (job["summary"].get(metric) or {}).get("last")

@@ -56,7 +56,7 @@ def label(field: str, value: Any) -> str:
     """Name a value of a field. Two complete values of a field share a label only if they are equal.
 
     A part is named by its type and every parameter that is not the default: `batch`, `group (32)`,
-    `group (16 channels)`, `batch (ghost_batch_size 16)`, `sgd (learning_rate 0.2)`.
+    `group (16 channels)`, `batch (ghost batches of 16)`, `sgd (learning_rate 0.2)`.
     """
     match value:
         case None:
@@ -108,6 +108,8 @@ def _part_label(field: str, part: Mapping[str, Any]) -> str:
             shown += [] if value is None else [f"{value}"]
         elif name == "channels_per_group":
             shown += [] if value is None else [f"{value} channels"]
+        elif name == "ghost_batch_size":
+            shown += [] if value is None else [f"ghost batches of {value}"]
         elif name not in _NAMES and (name not in defaults or value != defaults[name]):
             shown.append(f"{name} {label(name, value)}")
     return f"{kind} ({', '.join(shown)})" if shown else kind

@@ -7,9 +7,10 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from service.experiments.request import ExperimentRequest
-from service.experiments.status import ENDED, EXPERIMENT_ACTIONS, ExperimentStatus
+from service.experiments.status import ENDED, EXPERIMENT_ACTIONS, ExperimentAction, ExperimentStatus
 from service.jobs import ACTIONS, ACTIVE, TERMINAL, Action, JobRequest, Status
 from worker.architecture import ARCHITECTURES
+from worker.metrics import METRICS, Metric
 from worker.recipes import RECIPES
 from worker.spec import DATASET_SIZES, NoNormalization
 
@@ -48,17 +49,23 @@ class DatasetView(BaseModel):
 
 
 class StatusView(BaseModel):
-    """A status of an experiment."""
+    """A status."""
 
     name: str
     description: str = Field(description="a sentence, for people")
     ended: bool = Field(description="whether nothing runs any more in this status")
-    actions: list[Action] = Field(description="what can be asked for in this status")
+
+
+class ExperimentStatusView(StatusView):
+    """A status of an experiment."""
+
+    actions: list[ExperimentAction] = Field(description="what can be asked of an experiment in this status")
 
 
 class JobStatusView(StatusView):
     """A status of a job."""
 
+    actions: list[Action] = Field(description="what can be asked of a job in this status")
     active: bool = Field(description="whether a worker holds the job")
 
 
@@ -73,8 +80,9 @@ class SpecificationView(BaseModel):
     normalizations: list[NormalizationView]
     recipes: dict[str, dict[str, Any]] = Field(description="the fields that each recipe fills, where not given")
     datasets: list[DatasetView]
+    metrics: list[Metric] = Field(description="in the order in which people are shown them")
     statuses: list[JobStatusView] = Field(description="of jobs")
-    experiment_statuses: list[StatusView]
+    experiment_statuses: list[ExperimentStatusView]
 
 
 @router.get("/v1/specification", operation_id="get_specification")
@@ -116,6 +124,7 @@ def _specification() -> SpecificationView:
         ],
         recipes={str(name): fields for name, fields in RECIPES.items()},
         datasets=[DatasetView(name=name, train=train, test=test) for name, (train, test) in DATASET_SIZES.items()],
+        metrics=list(METRICS.values()),
         statuses=[
             JobStatusView(
                 name=status,
@@ -127,7 +136,7 @@ def _specification() -> SpecificationView:
             for status in Status
         ],
         experiment_statuses=[
-            StatusView(
+            ExperimentStatusView(
                 name=status,
                 description=status.description,
                 ended=status in ENDED,

@@ -15,6 +15,7 @@ from service.jobs import ACTIVE, Status
 from service.store import checkpoints, events, jobs, leases
 from service.store.tables import Attempt, Checkpoint, Event, Job
 from service.titles import job_title
+from worker.metrics import OutcomeMetric, default_outcome
 from worker.spec import TrainingSpec
 
 
@@ -106,6 +107,7 @@ class JobView(BaseModel):
     notes: str
     status: Status
     normalization: str = Field(description="its normalization with every parameter that is not the default")
+    metric: OutcomeMetric = Field(description="what it is judged by: the error on the images that it evaluates on")
     spec: Annotated[dict[str, Any], AsTrainingSpec()] = Field(description="as it will run, every default filled in")
     labels: dict[str, str]
     priority: int
@@ -193,6 +195,7 @@ def job_fields(job: Job, labels: dict[str, str]) -> dict[str, Any]:
         "notes": job.notes,
         "status": job.status,
         "normalization": axes.label("normalization", job.spec["normalization"]),
+        "metric": default_outcome(holdout=bool(axes.read(job.spec, "dataset.holdout"))),
         "spec": job.spec,
         "labels": labels,
         "priority": job.priority,

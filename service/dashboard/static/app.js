@@ -10,6 +10,7 @@ import { chooseTheme, theme } from "./themes.js";
 import { url } from "./url.js";
 import { Views } from "./views.js";
 import { h, render } from "./view.js";
+import { readVocabulary } from "./vocabulary.js";
 
 const ROUTES = [
   [/^\/$/, "experiments"],
@@ -87,7 +88,11 @@ async function navigate() {
   stream?.close();
   stream = null;
   page = null;
-  const { default: create } = await import(`./pages/${next.name}.js`);
+  const [{ default: create }] = await Promise.all([
+    import(`./pages/${next.name}.js`),
+    // A page that cannot read the vocabulary still says what is wrong with the service.
+    readVocabulary().catch(() => null),
+  ]);
   if (route !== next) return;
   page = create(shell, next.id);
   page.load?.();

@@ -4,6 +4,7 @@ import { duration, isFraction, metricName, metricValue, significant, whole } fro
 import { choice } from "./parts.js";
 import { url } from "./url.js";
 import { h } from "./view.js";
+import { metricOf } from "./vocabulary.js";
 
 const X_AXES = [
   ["step", "Step"],
@@ -111,7 +112,7 @@ export function axesOf(metric, { x, logX, logY }) {
     y: metricName(metric, { unit: true }),
     logX,
     logY,
-    fromZero: metric === "learning_rate" || metric === "images_per_s",
+    fromZero: Boolean(metricOf(metric).from_zero),
     formatX: formatX[x],
     formatY: format,
   };

@@ -1,22 +1,23 @@
 /* Numbers, times and names as people read them. */
 
+import { metricOf } from "./vocabulary.js";
+
 const EMPTY = "–";
 
-/** Errors are fractions of 1 in the API and per cent here; losses and rates keep their unit. */
+/** A value of a metric, with its unit. Errors are fractions in the API and per cent here. */
 export function metricValue(name, value, digits = 2) {
   if (value === null || value === undefined || !Number.isFinite(value)) return EMPTY;
-  if (isFraction(name)) return `${(100 * value).toFixed(digits)} %`.replace(/^-/, "−");
-  if (name === "images_per_s") return whole(value);
-  return significant(value, 4);
+  const { format } = metricOf(name);
+  if (format === "percent") return `${(100 * value).toFixed(digits)} %`.replace(/^-/, "−");
+  return format === "integer" ? whole(value) : significant(value, 4);
 }
 
 /** Whether a metric is a fraction of 1 that is shown in per cent. */
-export const isFraction = (name) => name.endsWith("_error");
+export const isFraction = (name) => metricOf(name).format === "percent";
 
-/** "test error" for "test_error", with its unit where it has one. */
+/** The name of a metric, with its unit where it is shown in per cent. */
 export function metricName(name, { unit = false } = {}) {
-  if (name === "images_per_s") return "images/s";
-  return name.replaceAll("_", " ") + (unit && isFraction(name) ? " (%)" : "");
+  return metricOf(name).title + (unit && isFraction(name) ? " (%)" : "");
 }
 
 /** A number with so many significant digits, without an exponent where that is readable. */
@@ -76,18 +77,6 @@ export function bytes(count) {
   for (let size = count; size >= 1000 && power < units.length - 1; size /= 1000) power++;
   return power ? `${(count / 1000 ** power).toFixed(1)} ${units[power]}` : `${count} B`;
 }
-
-/** A normalization of a spec in a few letters: "group · 8 groups". */
-export function normalization(spec) {
-  const { type, num_groups: groups, channels_per_group: channels } = spec?.normalization ?? {};
-  if (type === "group" && groups) return `group · ${groups}`;
-  if (type === "group" && channels) return `group · ${channels} ch`;
-  return type ?? EMPTY;
-}
-
-/** What a job is called; one without a name, by what it trains. */
-export const titleOf = (job) =>
-  job.name || `${normalization(job.spec)} at ${job.spec.batch_size}, seed ${job.spec.seed}`;
 
 const LONG = 44;
 const TAIL = 30;

@@ -166,4 +166,4 @@ def a_job(**fields: Any) -> Json:
     }
     job |= fields
     label = axes.label("normalization", job["spec"]["normalization"])
-    return {"title": job_title(job["name"], job["spec"]), "normalization": label} | job
+    return {"title": job_title(job["name"], job["spec"]), "normalization": label, "metric": "test_error"} | job

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 import service
-from service.experiments.status import ENDED, EXPERIMENT_ACTIONS, ExperimentStatus
+from service.experiments.status import ENDED, EXPERIMENT_ACTIONS, ExperimentAction, ExperimentStatus
 from service.jobs import ACTIONS, ACTIVE, TERMINAL, TRANSITIONS, Action, JobRequest, Status, state_diagram
 from worker.spec import TrainingSpec
 
@@ -79,10 +79,10 @@ def test_what_cannot_be_meant_is_refused(given: dict[str, object], sentence: str
 def test_every_status_of_a_job_and_an_experiment_says_what_can_be_done() -> None:
     assert set(ACTIONS) == set(Status)
     assert set(EXPERIMENT_ACTIONS) == set(ExperimentStatus)
-    sentences = [member.description for kind in (Status, ExperimentStatus, Action) for member in kind]
+    sentences = [member.description for kind in (Status, ExperimentStatus, Action, ExperimentAction) for member in kind]
     assert all(sentence[0].isupper() and sentence.endswith(".") for sentence in sentences)
     assert all(Action.DELETE in ACTIONS[status] for status in TERMINAL)
-    assert {status for status, actions in EXPERIMENT_ACTIONS.items() if Action.DELETE in actions} == ENDED
+    assert {status for status, actions in EXPERIMENT_ACTIONS.items() if ExperimentAction.DELETE in actions} == ENDED
 
 
 def test_the_readme_draws_the_transitions_and_explains_every_status() -> None:

@@ -21,7 +21,7 @@ def spec(**fields: Any) -> dict[str, Any]:
         (
             "",
             {"normalization": {"type": "batch", "ghost_batch_size": 2}, "batch_size": 16, "seed": 3},
-            "batch (ghost_batch_size 2), batch size 16, model resnet20, seed 3",
+            "batch (ghost batches of 2), batch size 16, model resnet20, seed 3",
         ),
         ("gn", {"dataset": {"name": "synthetic"}}, "gn [synthetic]"),
         ("a synthetic run", {"dataset": {"name": "synthetic"}}, "a synthetic run"),

@@ -5,6 +5,7 @@ import { choice, notice } from "../parts.js";
 import { shape } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
+import { metricOf } from "../vocabulary.js";
 
 const YES = "M3 8.5 6.5 12 13 4.5";
 const OPEN = "M8 1.75a6.25 6.25 0 1 0 0 12.5 6.25 6.25 0 0 0 0-12.5Z";
@@ -122,7 +123,7 @@ function verdict(one, metric) {
     "span",
     { class: "status status-succeeded" },
     shape(YES),
-    metric === "images_per_s" ? "resolved" : `${less} has less`,
+    metricOf(metric).better === "higher" ? "resolved" : `${less} has less`,
   );
 }
 

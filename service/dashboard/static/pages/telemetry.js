@@ -43,7 +43,7 @@ export function telemetryCards(telemetry, job) {
             colour: n,
             stamp: String(rows.length),
           })),
-          axes: { ...axesOf("test_error", how), y: "error (%)" },
+          axes: { ...axesOf(errors[0], how), y: "error (%)" },
           height: 260,
         })
       : null,

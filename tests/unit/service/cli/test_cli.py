@@ -302,8 +302,8 @@ class TestFigures:
         out = Console(width=200, record=True)
         with out.capture() as shown:
             out.print(jobs_table([a_job(spec=job["spec"]) for job in jobs]))
-        assert "batch (ghost_batch_size 8)" in shown.get()
-        assert "batch (ghost_batch_size 16)" in shown.get()
+        assert "batch (ghost batches of 8)" in shown.get()
+        assert "batch (ghost batches of 16)" in shown.get()
 
 
 def test_every_exit_code_is_explained_in_the_help(run: Run) -> None:

@@ -58,7 +58,7 @@ def test_different_values_have_different_labels() -> None:
     ("field", "value", "label"),
     [
         ("normalization", {"type": "group"}, "group (8)"),
-        ("normalization", {"type": "batch", "ghost_batch_size": 16}, "batch (ghost_batch_size 16)"),
+        ("normalization", {"type": "batch", "ghost_batch_size": 16}, "batch (ghost batches of 16)"),
         ("normalization", {"type": "group", "num_groups": 0}, "group (0)"),
         ("normalization", {"type": "unknown"}, "unknown"),
         ("normalization", "batch", "batch"),
