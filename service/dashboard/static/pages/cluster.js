@@ -1,7 +1,7 @@
 /* What there is to train on, what runs where, and what waits. */
 
 import { get } from "../api.js";
-import { ago, titleOf, whole } from "../format.js";
+import { ago, whole } from "../format.js";
 import { emptyState, facts, notice, problemNotice } from "../parts.js";
 import { Resource } from "../resource.js";
 import { shape, statusMark } from "../status.js";
@@ -115,7 +115,7 @@ export default function clusterPage(shell) {
             statusMark({ busy: "running", idle: "queued", starting: "starting" }[worker.state]).children[0],
             ` ${worker.state}`,
           ),
-          h("td", {}, worker.job ? h("a", { href: `/jobs/${worker.job}` }, job ? titleOf(job) : worker.job) : "–"),
+          h("td", {}, worker.job ? h("a", { href: `/jobs/${worker.job}` }, job ? job.title : worker.job) : "–"),
           h("td", {}, worker.device ?? "–"),
           h("td", {}, worker.node ?? "–"),
           h("td", { class: "number" }, worker.pid ?? "–"),

@@ -5,16 +5,17 @@ import { chart } from "../chart.js";
 import { drawing, drawingControls } from "../curves.js";
 import { duration, isFraction, metricName, metricValue, whole } from "../format.js";
 import { advance } from "../live.js";
-import { METRICS, share } from "../metrics.js";
+import { share } from "../metrics.js";
 import { button, facts, linkButton, picker, problemNotice, progressBar } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
-import { isActive, statusMark } from "../status.js";
+import { statusMark } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
+import { experimentStatus, isActive, outcomes, specification } from "../vocabulary.js";
 import { CellCurves } from "./cellcurves.js";
 import { comparisonsCard, confounds } from "./comparisons.js";
 import { cellKey, heatmap } from "./heatmap.js";
-import { ENDED, steering } from "./steering.js";
+import { steering } from "./steering.js";
 
 const STATISTICS = [
   ["final", "final"],
@@ -37,7 +38,7 @@ export default function experimentPage(shell, id) {
   const progressed = throttled(() => experiment.reload(), REREAD_MS);
   let opened = false;
 
-  const metric = () => url.get("metric", results.data?.metric ?? "test_error");
+  const metric = () => url.get("metric", results.data?.metric ?? outcomes()[0]);
   const statistic = () => url.get("statistic", results.data?.statistic ?? "final");
   const question = () => ({ metric: url.get("metric"), statistic: url.get("statistic") });
   const chosen = () => url.all("cell");
@@ -73,7 +74,7 @@ export default function experimentPage(shell, id) {
         (
           await get(
             "/v1/jobs",
-            { experiment: id, status: ["starting", "running", "pausing", "cancelling"], limit: 200 },
+            { experiment: id, status: specification.statuses.filter((one) => one.active).map((one) => one.name), limit: 200 },
             { signal },
           )
         ).data,
@@ -104,7 +105,7 @@ export default function experimentPage(shell, id) {
         facts(
           [
             ["Done", `${Math.floor(100 * it.progress)} %`],
-            ["Time left", ENDED.includes(it.status) ? "–" : duration(it.eta_s)],
+            ["Time left", experimentStatus(it.status).ended ? "–" : duration(it.eta_s)],
             ["Computed", duration(device)],
             ...Object.entries(it.counts)
               .filter(([, count]) => count)
@@ -141,7 +142,7 @@ export default function experimentPage(shell, id) {
           { class: "actions" },
           picker(
             "Metric",
-            METRICS.map((name) => [name, metricName(name)]),
+            outcomes().map((name) => [name, metricName(name)]),
             metric(),
             (value) => url.change({ metric: value }),
             { hiddenLabel: true },

@@ -7,6 +7,7 @@ import { Resource, throttled } from "../resource.js";
 import { statusMark } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
+import { experimentStatus } from "../vocabulary.js";
 
 const REREAD_MS = 2000;
 
@@ -148,6 +149,6 @@ export default function experimentsPage(shell) {
 
 /** The state of an experiment, with the shape of the like state of a job. */
 export function experimentMark(status) {
-  const mark = statusMark(status === "finished" ? "succeeded" : status);
+  const mark = statusMark(status === "finished" ? "succeeded" : status, experimentStatus(status).description);
   return { ...mark, children: [mark.children[0], status] };
 }

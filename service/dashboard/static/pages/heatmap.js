@@ -1,7 +1,7 @@
 /* The results as a table that is coloured: rows against columns, with means, intervals and what runs. */
 
-import { isFraction, metricName, metricValue, plain } from "../format.js";
-import { texts } from "../schema.js";
+import { isFraction, metricName, metricValue } from "../format.js";
+import { toParameters, withValue } from "../request.js";
 import { statusMark } from "../status.js";
 import { h } from "../view.js";
 
@@ -118,7 +118,6 @@ function stateOf(status, count, done) {
 const words = (field) => field.replaceAll("_", " ");
 
 function submitAddress({ rows, columns }, row, column) {
-  const of = (field, value) =>
-    value !== null && typeof value === "object" ? texts(value, `${field}.`) : { [field]: plain(value) };
-  return `/new?${new URLSearchParams({ ...of(rows.field, row.value), ...of(columns.field, column.value) })}`;
+  const request = withValue(withValue({}, rows.field, row.value), columns.field, column.value);
+  return `/new?${new URLSearchParams(toParameters(request))}`;
 }

@@ -9,19 +9,18 @@ import {
   flat,
   metricName,
   metricValue,
-  normalization,
   plain,
   significant,
-  titleOf,
   whole,
 } from "../format.js";
 import { advance, metricsIn } from "../live.js";
-import { errorOf, labelTags, share } from "../metrics.js";
+import { labelTags, share } from "../metrics.js";
 import { copyButton, facts, notice, problemNotice, progressBar, tabs } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
-import { isActive, statusMark } from "../status.js";
+import { statusMark } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
+import { isActive, metricOf } from "../vocabulary.js";
 import { attemptsCard, historyCard } from "./attempts.js";
 import { checkpointTable } from "./checkpoints.js";
 import { LogView } from "./logs.js";
@@ -95,7 +94,7 @@ export default function jobPage(shell, id) {
     return h(
       "div",
       { class: "heading", key: "heading" },
-      h("h1", {}, titleOf(it)),
+      h("h1", {}, it.title),
       statusMark(it.status),
       h(
         "div",
@@ -105,7 +104,7 @@ export default function jobPage(shell, id) {
       h(
         "p",
         {},
-        `${normalization(it.spec)} · batch size ${sizeOf(it.spec)} · ${it.spec.model} · seed ${it.spec.seed} · `,
+        `${it.normalization} · batch size ${sizeOf(it.spec)} · ${it.spec.model} · seed ${it.spec.seed} · `,
         h("span", { class: "hash" }, it.id),
         copyButton(it.id, "Copy the id of the job", shell.say),
         labelTags(it),
@@ -114,7 +113,7 @@ export default function jobPage(shell, id) {
   }
 
   function live(it) {
-    const error = errorOf(it);
+    const error = it.metric;
     const { summary, progress } = it;
     const speed = progress?.images_per_s ?? summary.images_per_s?.last;
     const took = it.started_at
@@ -159,11 +158,12 @@ export default function jobPage(shell, id) {
     const rows = metrics.data ?? [];
     const how = drawing();
     const names = [...new Set(rows.flatMap(metricsIn))];
+    const measuring = (quantity) => names.filter((name) => metricOf(name).quantity === quantity);
     const groups = [
-      ["error", "Error", names.filter((name) => name.endsWith("_error"))],
-      ["loss", "Loss", names.filter((name) => name.endsWith("_loss"))],
-      ["images_per_s", "Throughput", names.filter((name) => name === "images_per_s")],
-      ["learning_rate", "Learning rate", names.filter((name) => name === "learning_rate")],
+      ["error", "Error", measuring("error")],
+      ["loss", "Loss", measuring("loss")],
+      ["images_per_s", "Throughput", measuring("throughput")],
+      ["learning_rate", "Learning rate", measuring("learning_rate")],
     ];
     const evaluated = (name) => (name.startsWith("train") ? 1 : 0);
     return [
@@ -174,7 +174,7 @@ export default function jobPage(shell, id) {
         { class: "columns", key: "charts", "aria-busy": String(!metrics.data && !metrics.problem) },
         groups.map(([key, title, shown]) => {
           const axes = {
-            ...axesOf(shown[0] ?? (key === "error" ? "test_error" : key), how),
+            ...axesOf(shown[0] ?? (key === "error" ? it.metric : key), how),
             ...(key === "error" ? { y: "error (%)" } : key === "loss" ? { y: "loss" } : {}),
           };
           const series = shown
@@ -232,7 +232,7 @@ export default function jobPage(shell, id) {
   }
 
   return {
-    title: () => (job.data ? titleOf(job.data) : id),
+    title: () => (job.data ? job.data.title : id),
     load,
     view() {
       const it = job.data;

@@ -1,14 +1,14 @@
 /* All jobs: a table, pages of which the service makes. */
 
 import { download, get, send, withQuery } from "../api.js";
-import { cut, distinct, titleOf } from "../format.js";
+import { cut, distinct } from "../format.js";
 import { advance } from "../live.js";
 import { COLUMNS, DEFAULT_COLUMNS } from "../metrics.js";
 import { button, confirmed, emptyState, linkButton, picker, problemNotice } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
-import { verbs } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
+import { jobStatus } from "../vocabulary.js";
 import { groupedTable, loadGroups } from "./groups.js";
 import { filterBar, filterOf, headOf, isFiltered, options, sortOf } from "./jobfilter.js";
 import { sortable, sortedBy } from "./sorting.js";
@@ -90,7 +90,7 @@ export default function jobsPage(shell) {
   }
 
   async function each(verb, question) {
-    const chosen = (jobs.data?.data ?? []).filter((job) => selected().includes(job.id) && verbs(job.status)[verb]);
+    const chosen = (jobs.data?.data ?? []).filter((job) => selected().includes(job.id) && jobStatus(job.status).actions.includes(verb));
     if (!chosen.length) return shell.say(`None of the selected jobs on this page can do that now.`);
     if (!confirmed(question(chosen.length))) return;
     const answers = await Promise.allSettled(chosen.map((job) => send("POST", `/v1/jobs/${job.id}/${verb}`)));
@@ -107,7 +107,7 @@ export default function jobsPage(shell) {
   function table(rows) {
     const columns = url.list("columns", DEFAULT_COLUMNS).filter((name) => COLUMNS[name]);
     // Of one experiment all names begin alike, and end in what tells them apart.
-    const titles = rows.map(titleOf);
+    const titles = rows.map((job) => job.title);
     const names = url.get("experiment") ? distinct(titles) : titles;
     const all = rows.length > 0 && rows.every((job) => selected().includes(job.id));
     const some = rows.some((job) => selected().includes(job.id));
@@ -154,7 +154,7 @@ export default function jobsPage(shell) {
 
   function row(job, shown, index, columns) {
     const picked = selected().includes(job.id);
-    const name = titleOf(job);
+    const name = job.title;
     const [head, tail] = cut(shown);
     return h(
       "tr",
