@@ -1,4 +1,4 @@
-"""How experiments and their results look on a terminal."""
+"""Tables of experiments and their results on a terminal."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ SHORT = {"queued": "wait", "starting": "run", "running": "run", "pausing": "paus
 
 
 def experiments_table(found: Iterable[Json]) -> Table:
-    """One line an experiment."""
+    """Lay out experiments, one per row."""
     table = grid("ID", "STATUS", "JOBS", "DONE", "ROWS", "COLUMNS", "AGE", "NAME", right=("JOBS", "DONE", "AGE"))
     for experiment in found:
         table.add_row(
@@ -35,7 +35,7 @@ def experiments_table(found: Iterable[Json]) -> Table:
 
 
 def experiment_table(experiment: Json) -> Table:
-    """Where one experiment stands, and what is to be said against it."""
+    """Lay out one experiment: its grid, its progress and its warnings."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -60,12 +60,12 @@ def experiment_table(experiment: Json) -> Table:
 
 
 def preview_table(preview: Json) -> Table:
-    """What a dry run says."""
+    """Lay out the answer to a dry run."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     jobs = len(preview["jobs"])
-    more = f", up to {preview['most_jobs']} where seeds are needed" if preview["most_jobs"] > jobs else ""
+    more = f", up to {preview['most_jobs']} if every cell needs all seeds" if preview["most_jobs"] > jobs else ""
     table.add_row("would make", f"{jobs} jobs in {preview['cells']} cells{more}")
     cost = preview["cost"]
     if cost["device_s"] is not None:
@@ -78,7 +78,7 @@ def preview_table(preview: Json) -> Table:
 
 
 def results_grid(results: Json) -> RenderableType:
-    """Rows against columns: mean and half the interval, with what still runs; then the comparisons and warnings."""
+    """Lay out results: means with half their intervals by row and column, then comparisons and warnings."""
     number = Number(results["metric"])
     cells = {(cell["row"], cell["column"]): cell for cell in results["cells"]}
     columns = [value["label"] for value in results["columns"]["values"]]
@@ -96,7 +96,7 @@ def results_grid(results: Json) -> RenderableType:
 
 
 def cell_text(cell: Json | None, number: Number) -> Text:
-    """A cell: `12.34 ± 0.56 (3)`, and what of it has not ended or has failed."""
+    """Format a cell as `12.34 ± 0.56 (3)`, with the jobs that have not succeeded."""
     if cell is None:
         return Text(NONE, style="dim")
     text = Text()
@@ -113,7 +113,7 @@ def cell_text(cell: Json | None, number: Number) -> Text:
 
 
 def resolved_text(comparison: Json) -> Text:
-    """Whether a difference is real, or how many more seeds might tell."""
+    """Format whether a difference is resolved, or how many more seeds might resolve it."""
     if comparison["resolved"]:
         return Text("yes", style="green")
     more = comparison["seeds_needed"]
@@ -121,12 +121,12 @@ def resolved_text(comparison: Json) -> Text:
 
 
 def counts_text(counts: Mapping[str, int]) -> Text:
-    """`3 succeeded, 1 running`."""
+    """Format counts as `3 succeeded, 1 running`."""
     return Text(", ").join(Text(f"{count} ").append_text(status_text(status)) for status, count in counts.items())
 
 
 def progress_text(experiment: Json) -> str:
-    """`42 %, 3:07 left`."""
+    """Format progress as `42 %, 3:07 left`."""
     left = f", {duration(experiment['eta_s'])} left" if experiment["eta_s"] is not None else ""
     return f"{100 * experiment['progress']:.0f} %{left}"
 

@@ -1,4 +1,4 @@
-"""How jobs, checkpoints and the cluster look on a terminal."""
+"""Tables of jobs on a terminal, and the formats that all tables share."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ STYLES = {
 
 
 def grid(*columns: str, right: Iterable[str] = ()) -> Table:
-    """An empty table: quiet, aligned, nothing cut off."""
+    """Make an empty table without borders that does not cut its contents off."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", no_wrap=True, overflow="fold")
@@ -34,12 +34,12 @@ def grid(*columns: str, right: Iterable[str] = ()) -> Table:
 
 
 def per_cent(value: float | None) -> str:
-    """A fraction of 1 in per cent."""
+    """Format a fraction in per cent."""
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as 42 s, 3:07 or 2:03:04."""
+    """Format seconds as `42 s`, `3:07` or `2:03:04`."""
     if seconds is None:
         return "–"
     minutes, rest = divmod(round(seconds), 60)
@@ -50,12 +50,12 @@ def duration(seconds: float | None) -> str:
 
 
 def status_text(status: str) -> Text:
-    """A status by name and colour."""
+    """Format a status with its colour."""
     return Text(status, style=STYLES.get(status, ""))
 
 
 def jobs_table(jobs: Iterable[Json]) -> Table:
-    """One line a job."""
+    """Lay out jobs, one per row."""
     right = ("BATCH", "EPOCH", "ERROR", "BEST", "AGE")
     columns = ("ID", "STATUS", "NORMALIZATION", "BATCH", "MODEL", "SEED", "EPOCH", "ERROR", "BEST", "AGE", "NAME")
     table = grid(*columns, right=right)
@@ -79,7 +79,7 @@ def jobs_table(jobs: Iterable[Json]) -> Table:
 
 
 def job_table(job: Json) -> Table:
-    """Everything of one job that a person asks for."""
+    """Lay out one job: its specification, progress, metrics, attempts and history."""
     spec = job["spec"]
     dataset = spec["dataset"]
     images = f"{dataset['name']}, {dataset.get('train_limit') or 'all'} training images"

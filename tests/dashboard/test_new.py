@@ -121,7 +121,7 @@ async def test_what_nobody_filled_in_yet_is_not_wrong_yet(visit: Visit) -> None:
     await expect(before).to_contain_text("Computing time")
     await batch_size.fill("")
     await expect(batch_size).to_have_attribute("aria-invalid", "true")
-    await expect(before).to_contain_text("The fields that are marked need another value.")
+    await expect(before).to_contain_text("Correct the marked fields to see what it would cost.")
 
 
 async def test_telemetry_is_switched_on_and_off(visit: Visit, submit: Callable[..., str]) -> None:

@@ -5,7 +5,7 @@ import { button, confirmed, linkButton } from "./parts.js";
 import { url } from "./url.js";
 import { jobStatus } from "./vocabulary.js";
 
-/** The buttons of a job. `changed(job)` is given what the service answers. */
+/** The buttons of a job. `changed(job)` receives the answer of the service. */
 export function jobButtons(job, shell, changed) {
   const { actions } = jobStatus(job.status);
   const ask = async (verb, question = null) => {
@@ -31,14 +31,14 @@ export function jobButtons(job, shell, changed) {
     actions.includes("pause") && button("Pause", () => ask("pause"), { key: "pause" }),
     actions.includes("resume") && button("Resume", () => ask("resume"), { key: "resume", kind: "primary" }),
     actions.includes("cancel") &&
-      button("Cancel", () => ask("cancel", "Stop this job for good? Its checkpoints stay."), {
+      button("Cancel", () => ask("cancel", "Stop this job for good? Its checkpoints are kept."), {
         key: "cancel",
         kind: "danger",
       }),
     actions.includes("retry") && button("Retry", () => ask("retry"), { key: "retry", kind: "primary" }),
     linkButton("Compare", url.with({ selected: job.id, experiment: job.experiment }, "/jobs"), {
       key: "compare",
-      title: "Choose others to compare it with",
+      title: "Select other jobs to compare it with",
     }),
     linkButton("Clone", url.with({ from: job.id }, "/new"), { key: "clone" }),
     actions.includes("delete") &&

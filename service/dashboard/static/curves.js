@@ -1,4 +1,4 @@
-/* From rows of metrics to curves. */
+/* Curves from rows of metrics. */
 
 import { duration, isFraction, metricName, metricValue, significant, whole } from "./format.js";
 import { choice } from "./parts.js";
@@ -12,10 +12,10 @@ const X_AXES = [
   ["time", "Time"],
 ];
 
-/** Points of a smoothed curve at most: what was averaged has no spikes to lose. */
+/** Maximum number of points of a smoothed curve, which has no spikes that thinning could hide. */
 const DRAWN = 2000;
 
-/** How curves are drawn, as the address says. */
+/** The display options of curves, from the address. */
 export function drawing() {
   const smooth = Number(url.get("smooth", "0"));
   const chosen = url.get("x", "epoch");
@@ -27,7 +27,7 @@ export function drawing() {
   };
 }
 
-/** The controls of how curves are drawn. */
+/** The controls of the display options. */
 export function drawingControls() {
   const { x, smooth, logX, logY } = drawing();
   const check = (text, name, on) =>
@@ -64,7 +64,7 @@ export function drawingControls() {
   );
 }
 
-/** An exponential moving average without the pull of its beginning (as Adam corrects its moments). Nulls stay nulls. */
+/** Bias-corrected exponential moving average, as in Adam (Kingma & Ba 2014). Nulls stay null. */
 export function smoothed(values, weight) {
   let sum = 0;
   let mass = 0;
@@ -76,7 +76,7 @@ export function smoothed(values, weight) {
   });
 }
 
-/** The points of one metric of a job. `rows` are in the order of their steps. */
+/** The points of one metric of a job. `rows` are ordered by step. */
 export function points(rows, metric, job, { x, smooth }) {
   const factor = isFraction(metric) ? 100 : 1;
   const { total_steps: total, epochs } = job.progress ?? {};
@@ -105,7 +105,7 @@ export function points(rows, metric, job, { x, smooth }) {
 export function axesOf(metric, { x, logX, logY }) {
   const format = (value) =>
     value === null ? "not finite" : metricValue(metric, isFraction(metric) ? value / 100 : value);
-  const words = { step: "optimizer step", epoch: "epoch", time: "seconds since its start" };
+  const words = { step: "optimizer step", epoch: "epoch", time: "seconds since the start" };
   const formatX = { step: whole, epoch: (value) => significant(value, 5), time: duration };
   return {
     x: words[x],
@@ -118,7 +118,7 @@ export function axesOf(metric, { x, logX, logY }) {
   };
 }
 
-/** Put a row in its place among rows ordered by step; the same step of the same kind is replaced. */
+/** Insert a row into rows ordered by step. It replaces a row of the same step and kind. */
 export function withRow(rows, row) {
   const next = rows.filter((one) => one.kind !== row.kind || one.step !== row.step);
   const at = next.findLastIndex((one) => one.step <= row.step);

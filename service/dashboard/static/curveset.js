@@ -1,4 +1,4 @@
-/* The curves of one metric of many jobs: read in one answer that is as thin as they are many, then followed live. */
+/* The curves of one metric of many jobs: read in one request, thinned by the service, then followed live. */
 
 import { get } from "./api.js";
 import { isFraction } from "./format.js";
@@ -14,7 +14,7 @@ export class CurveSet {
     this.resource = new Resource(shell.refresh);
   }
 
-  /** Read the curves of jobs, unless these are there. */
+  /** Read the curves of jobs, unless they are loaded. */
   load(ids, metric, smoothing) {
     if (!ids.length) return Promise.resolve();
     return this.resource.load(JSON.stringify([ids, metric, smoothing]), async (signal) => {
@@ -27,13 +27,13 @@ export class CurveSet {
     });
   }
 
-  /** An event of one of the jobs. */
+  /** Apply an event of one of the jobs. */
   take({ type, data }) {
     const curve = this.curves.get(data.job);
     if (!curve) return;
     if (type === "started") {
       curve.started_at ??= data.time;
-      // What an attempt reported beyond its checkpoint, and is reported again, no longer counts; nor in the average.
+      // A row that a later attempt reports again is replaced, also in the moving average.
       if (curve.step.at(-1) > data.resumed_from_step) this.resource.reload();
     } else if (type === "metrics" && this.metric in data && data.step > (curve.step.at(-1) ?? -1)) {
       append(curve, data, this.metric, this.smoothing);
@@ -42,7 +42,7 @@ export class CurveSet {
     }
   }
 
-  /** The points of a job's curve, the same ones until it changes: `{x, y, raw?}`. */
+  /** The points `{x, y, raw?}` of the curve of a job; the same array until the curve changes. */
   points(id, { x }) {
     const known = this.#points.get(id);
     if (known?.x === x) return known.points;
@@ -57,7 +57,7 @@ export class CurveSet {
   }
 }
 
-/** A curve that can go on: with what its moving average has taken in so far (see the API's `smoothed` and `count`). */
+/** A curve with the state of its moving average, to be continued (see `smoothed` and `count` of the API). */
 function withMemory(curve, weight) {
   const last = curve.smoothed?.findLast((value) => value !== null) ?? 0;
   const mass = 1 - weight ** curve.count;
@@ -93,8 +93,7 @@ function pointsOf(curve, factor, x) {
   );
 }
 
-/** Several curves as one: at each x that some of them has, and that some have reached, the mean, the least and the
- * greatest of those; between its points a curve is straight. */
+/** The mean, minimum and maximum of several curves at every x of any of them, by linear interpolation. */
 export function banded(curves) {
   const finite = curves.map((points) => points.filter(({ y }) => y !== null)).filter((points) => points.length);
   if (finite.length === 1) return finite[0].map(({ x, y }) => ({ x, y }));

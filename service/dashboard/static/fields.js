@@ -1,4 +1,4 @@
-/* The fields of a form as inputs, each with its help and what the service said of it. */
+/* The fields of a form as inputs, each with its help and its problem. */
 
 import { fallbackOf } from "./schema.js";
 import { h } from "./view.js";
@@ -61,7 +61,7 @@ export function fieldset(title, fields, form, { folded = false } = {}) {
 
 const FOLD = {
   mount: (element, { wanted, wrong }) => Object.assign(element, { wanted, open: wanted || wrong }),
-  // A job that is cloned fills fields in after they were drawn.
+  // A cloned job fills the fields in after they were drawn.
   update(element, { wanted, wrong }) {
     if (wrong || (wanted && !element.wanted)) element.open = true;
     element.wanted = wanted;

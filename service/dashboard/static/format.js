@@ -1,4 +1,4 @@
-/* Numbers, times and names as people read them. */
+/* Numbers, times and names as text. */
 
 import { metricOf } from "./vocabulary.js";
 
@@ -20,7 +20,7 @@ export function metricName(name, { unit = false } = {}) {
   return metricOf(name).title + (unit && isFraction(name) ? " (%)" : "");
 }
 
-/** A number with so many significant digits, without an exponent where that is readable. */
+/** A number with `digits` significant digits; very large and very small ones with an exponent. */
 export function significant(value, digits = 4) {
   if (value === 0) return "0";
   const size = Math.abs(value);
@@ -53,7 +53,7 @@ export function duration(seconds) {
   return `${Math.floor(s / 86_400)} d ${Math.floor((s % 86_400) / 3600)} h`;
 }
 
-/** How long ago a time was. */
+/** A time as its distance from now. */
 export function ago(time, now = Date.now()) {
   if (!time) return EMPTY;
   const seconds = Math.max(0, (now - new Date(time).getTime()) / 1000);
@@ -62,7 +62,7 @@ export function ago(time, now = Date.now()) {
     : `${duration(seconds < 60 ? Math.round(seconds) : seconds).replace(/ \d+ (s|min|h)$/, "")} ago`;
 }
 
-/** A time in the clock of this browser, to the second. */
+/** A time in the time zone of the browser, to the second. */
 export function clock(time) {
   if (!time) return EMPTY;
   const d = new Date(time);
@@ -82,7 +82,7 @@ const LONG = 44;
 const TAIL = 30;
 const ENDING = 44;
 
-/** A name as what may be cut of it and what may not: the end is what tells the jobs of an experiment apart. */
+/** A name as two parts: the head may be truncated, the tail tells the jobs of an experiment apart. */
 export function cut(name) {
   if (name.length <= LONG) return [name, ""];
   const colon = name.lastIndexOf(": ") + 1;
@@ -90,7 +90,7 @@ export function cut(name) {
   return at < 0 ? [name.slice(0, -TAIL), name.slice(-TAIL)] : [name.slice(0, at), name.slice(at)];
 }
 
-/** Names without the words that all of them begin with; as they are where one would be nothing else. */
+/** Names without the words that all of them start with; no name becomes empty. */
 export function distinct(names) {
   const words = names.map((name) => name.split(" "));
   let common = 0;

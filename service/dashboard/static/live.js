@@ -1,8 +1,8 @@
-/* Events of the stream, applied to the jobs that a page shows. */
+/* Applies events of the stream to the jobs of a page. */
 
 import { isActive, jobStatus, metricOf } from "./vocabulary.js";
 
-/** The job after an event. A new object where something changed, the same where nothing did. */
+/** The job after an event: a new object if something changed, else the same. */
 export function advance(job, { type, data }) {
   if (data.job !== job.id) return job;
   if (type === "progress") {

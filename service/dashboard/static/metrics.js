@@ -13,7 +13,7 @@ export function metricsOf(jobs) {
   return [...known.filter((name) => found.has(name)), ...[...found].filter((name) => !known.includes(name)).sort()];
 }
 
-/** How much of a job is done, of 1. */
+/** The fraction of a job that is done. */
 export function share(job) {
   if (job.status === "succeeded") return 1;
   const { step, total_steps: total } = job.progress ?? {};
@@ -48,7 +48,7 @@ export function labelTags(job) {
   );
 }
 
-/** Columns of the table of jobs: their head, what is in them, and by what the service can sort. */
+/** The columns of the table of jobs: head, cell, and the field that the service sorts by. */
 export const COLUMNS = {
   status: { head: "Status", cell: (job) => statusMark(job.status), sort: "status" },
   normalization: { head: "Normalization", cell: (job) => job.normalization, sort: "normalization" },

@@ -16,12 +16,12 @@ const SHAPES = {
   cancelled: "M8 1.75a6.25 6.25 0 1 0 0 12.5 6.25 6.25 0 0 0 0-12.5ZM3.6 3.6l8.8 8.8",
 };
 
-/** An icon of the status and its name; what it means is the tooltip. */
+/** The icon and the name of a status, with its meaning as a tooltip. */
 export function statusMark(status, meaning = jobStatus(status).description) {
   return h("span", { class: `status status-${status}`, title: meaning }, shape(SHAPES[status] ?? SHAPES.queued), status);
 }
 
-/** A line drawing of 16 by 16. */
+/** An icon of 16 by 16 units. */
 export function shape(path, label = null) {
   const name = label ? { role: "img", "aria-label": label } : { "aria-hidden": "true" };
   return h("svg", { class: "icon", viewBox: "0 0 16 16", ...name }, h("path", { d: path }));

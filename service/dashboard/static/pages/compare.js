@@ -1,4 +1,4 @@
-/* Jobs beside one another: what differs in their specifications, their metrics, their curves. */
+/* A comparison of jobs: the differences of their specifications, their metrics and their curves. */
 
 import { get } from "../api.js";
 import { chart, pointing } from "../chart.js";
@@ -153,7 +153,7 @@ export default function comparePage(shell) {
     return h(
       "section",
       { class: "card", key: "metrics" },
-      h("header", {}, h("h2", {}, "Metrics"), h("small", {}, "the leading value of each row is marked ✓")),
+      h("header", {}, h("h2", {}, "Metrics"), h("small", {}, "the best value of each row is marked ✓")),
       h(
         "div",
         { class: "scroll", tabindex: "0", role: "region", "aria-label": "Metrics" },

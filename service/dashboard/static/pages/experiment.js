@@ -1,4 +1,4 @@
-/* One experiment: its answer, as it comes in. */
+/* One experiment: its results while its jobs run. */
 
 import { get } from "../api.js";
 import { chart } from "../chart.js";
@@ -56,7 +56,7 @@ export default function experimentPage(shell, id) {
   function onevent(event) {
     if (active.data) active.data = active.data.map((job) => advance(job, event));
     curves.take(event);
-    // A value counts once its job has ended; until then only the progress is another.
+    // A job has a value once it has ended; until then only the progress changes.
     if (event.type === "status") reread();
     else if (event.type === "metrics") progressed();
     shell.refresh();
@@ -120,7 +120,7 @@ export default function experimentPage(shell, id) {
           h(
             "p",
             { class: "muted" },
-            `Sequential seeds: look ${it.sequential.look} of ${it.sequential.looks.length} (${it.sequential.looks.join(", ")} seeds). ${it.sequential.procedure}`,
+            `Sequential seeds: analysis ${it.sequential.look} of ${it.sequential.looks.length} (${it.sequential.looks.join(", ")} seeds). ${it.sequential.procedure}`,
           ),
       ),
     );
@@ -136,7 +136,7 @@ export default function experimentPage(shell, id) {
         "header",
         {},
         h("h2", {}, `${metricName(metric()).replace(/^./, (c) => c.toUpperCase())}, mean over seeds`),
-        h("small", {}, "the stronger the colour, the higher"),
+        h("small", {}, "a stronger colour is a higher value"),
         h(
           "div",
           { class: "actions" },

@@ -1,4 +1,4 @@
-/* One job: where it stands, how it got there, and what it left. */
+/* One job: its progress, metrics, layers, logs, checkpoints and specification. */
 
 import { get, withQuery } from "../api.js";
 import { jobButtons } from "../actions.js";
@@ -74,7 +74,7 @@ export default function jobPage(shell, id) {
       await shell.live(`/v1/jobs/${id}/events`, {}, onevent);
     }
     job.load(id, (signal) => get(`/v1/jobs/${id}`, {}, { signal }));
-    // A moving average is one of all values, so then they are all read, and thinned once it is computed.
+    // A moving average needs all values, so they are read completely and thinned afterwards.
     const most = drawing().smooth ? EVERY_POINT : MAX_POINTS;
     metrics.load(`${id} ${most}`, async (signal) => {
       return (await get(`/v1/jobs/${id}/metrics`, { max_points: most }, { signal })).data;
@@ -203,7 +203,7 @@ export default function jobPage(shell, id) {
       h(
         "header",
         {},
-        h("h2", {}, "As it runs, every default filled in"),
+        h("h2", {}, "The specification, with every default"),
         h("div", { class: "actions" }, copyButton(JSON.stringify(it.spec, null, 2), "Copy as JSON", shell.say)),
       ),
       h(
@@ -272,10 +272,10 @@ export default function jobPage(shell, id) {
   };
 }
 
-/** How long an optimizer step takes at the speed of now. */
+/** The duration of an optimizer step at the current speed. */
 function stepTime({ spec: { batch_size: size, num_workers: workers = 1 }, progress, summary }) {
   const speed = progress?.images_per_s ?? summary.images_per_s?.last;
-  return speed ? `${significant((1000 * size * workers) / speed, 3)} ms a step` : null;
+  return speed ? `${significant((1000 * size * workers) / speed, 3)} ms per step` : null;
 }
 
 /** "2" for one worker, "2 × 4 workers" for several. */

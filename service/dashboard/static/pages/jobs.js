@@ -1,4 +1,4 @@
-/* All jobs: a table, pages of which the service makes. */
+/* All jobs, as a table with pages. */
 
 import { download, get, send, withQuery } from "../api.js";
 import { cut, distinct } from "../format.js";
@@ -91,14 +91,14 @@ export default function jobsPage(shell) {
 
   async function each(verb, question) {
     const chosen = (jobs.data?.data ?? []).filter((job) => selected().includes(job.id) && jobStatus(job.status).actions.includes(verb));
-    if (!chosen.length) return shell.say(`None of the selected jobs on this page can do that now.`);
+    if (!chosen.length) return shell.say(`No selected job on this page allows this action now.`);
     if (!confirmed(question(chosen.length))) return;
     const answers = await Promise.allSettled(chosen.map((job) => send("POST", `/v1/jobs/${job.id}/${verb}`)));
     const refused = answers.filter((answer) => answer.status === "rejected");
     shell.say(
       refused.length
         ? refused[0].reason.detail
-        : `${chosen.length} ${chosen.length === 1 ? "job" : "jobs"}: ${verb} asked for.`,
+        : `${chosen.length} ${chosen.length === 1 ? "job" : "jobs"}: ${verb} requested.`,
       refused.length ? "bad" : "info",
     );
     jobs.reload();
@@ -106,7 +106,7 @@ export default function jobsPage(shell) {
 
   function table(rows) {
     const columns = url.list("columns", DEFAULT_COLUMNS).filter((name) => COLUMNS[name]);
-    // Of one experiment all names begin alike, and end in what tells them apart.
+    // The names of the jobs of an experiment start with the same words.
     const titles = rows.map((job) => job.title);
     const names = url.get("experiment") ? distinct(titles) : titles;
     const all = rows.length > 0 && rows.every((job) => selected().includes(job.id));
@@ -215,7 +215,7 @@ export default function jobsPage(shell) {
           key: text,
           kind: "quiet",
           icon: "download",
-          title: "Every job of the filter with its value of the metric",
+          title: "Every filtered job with its value of the metric",
         }),
       ),
       h(
@@ -267,7 +267,7 @@ export default function jobsPage(shell) {
       h(
         "section",
         { class: "card", key: "card", "aria-busy": String(jobs.pending) },
-        rows.length ? table(rows) : emptyState("No job is like that", "Loosen the filter to see more."),
+        rows.length ? table(rows) : emptyState("No job is like that", "Change the filter to see more."),
         below(),
       ),
     ];

@@ -28,7 +28,7 @@ export default function newPage(shell) {
   const kind = () => url.get("kind", "job");
   const touched = new Set();
   let tried = false;
-  /** What is filled in: the request, but for what is added to it when nothing is said. */
+  /** The request as it is filled in, without the usual grid and the usual normalization. */
   const filled = () => fromParameters(location.search);
   const raw = (path) =>
     textAt(kind() === "job" ? filled() : { grid: grid(), ...filled() }, path) ||
@@ -51,22 +51,22 @@ export default function newPage(shell) {
     if (path === "seeds") next = withSeeds(next, text === "on");
     put(next);
   };
-  /** Sequential seeds stand in place of an axis of seeds. */
+  /** Sequential seeds replace the axis of seeds. */
   const withSeeds = (request, sequential) => {
     const { seed: _, ...others } = grid();
     return request.builtin && !request.grid
       ? request
       : { ...request, grid: sequential ? others : { ...others, seed: USUAL_GRID.seed } };
   };
-  /** Whether one has been there: what nobody could fill in yet is not wrong yet. */
+  /** Whether a field has been visited: until then, a missing value is not shown as a problem. */
   const visited = (path) => tried || touched.has(path) || raw(path) !== "";
   const builtIn = () => builtIns.data?.find((one) => one.name === filled().builtin)?.request;
-  /** The grid that is edited; null where the built-in experiment gives it. */
+  /** The grid to edit; null if the built-in experiment defines it. */
   function grid() {
     const { builtin, grid: given } = filled();
     return given ?? (builtin ? null : USUAL_GRID);
   }
-  /** What fills the fields that are left empty, before the defaults do: a built-in experiment, then a recipe. */
+  /** The defaults of empty fields that go before those of the schema: of a built-in experiment, then of a recipe. */
   const recipe = () => {
     const base = kind() === "experiment" ? builtIn()?.base : null;
     const name = raw(kind() === "job" ? "recipe" : "base.recipe") || base?.recipe;
@@ -74,7 +74,7 @@ export default function newPage(shell) {
   };
   const fields = () => (kind() === "job" ? jobFields() : [...experimentFields(), ...axisFields(grid() ?? {}), ...jobFields()]);
 
-  /** The fields of a job; in an experiment of every job, without those that the grid or the experiment gives. */
+  /** The fields of a job; of an experiment, those of every job that neither the grid nor the experiment defines. */
   function jobFields() {
     const { job } = specification.data;
     if (kind() === "job") return fieldsOf(job, { chosen: raw, recipe: recipe() });
@@ -99,7 +99,7 @@ export default function newPage(shell) {
   function body() {
     const request = filled();
     if (kind() === "experiment") return request.builtin || request.grid ? request : { ...request, grid: grid() };
-    // A link may leave out of which type a part is, where that is the usual one.
+    // A link may leave out the type of a part if it is the default.
     const typed = jobFields().reduce((job, { union, fallback }) => {
       const part = union && valueAt(job, union);
       return part && part.type === undefined && fallback ? withValue(job, `${union}.type`, fallback) : job;
@@ -107,7 +107,7 @@ export default function newPage(shell) {
     return { ...typed, normalization: { type: "group", ...typed.normalization } };
   }
 
-  /** What the service would make of it, as an experiment: a job is one of a single cell. */
+  /** The request of the dry run: a job is an experiment of a single cell. */
   function dryRun() {
     const wanted = body();
     const { priority: _, name: __, ...base } = wanted;
@@ -119,7 +119,7 @@ export default function newPage(shell) {
     preview.load(JSON.stringify(wanted), (signal) => send("POST", "/v1/experiments?dry_run=true", wanted, { signal }));
   }, PREVIEW_MS);
 
-  /** The request that made a job or an experiment: what is submitted again makes an equal one. */
+  /** The request that made a job or an experiment. Submitted again, it makes an equal one. */
   async function requestOf(id) {
     const path = kind() === "job" ? `/v1/jobs/${id}` : `/v1/experiments/${id}`;
     const stored = parseJson(await (await ask(path)).text());
@@ -163,7 +163,7 @@ export default function newPage(shell) {
     shell.refresh();
   }
 
-  /** The sentences about fields, of the refused submission or else of the dry run; and those that are about none. */
+  /** The problems of fields, of the refused submission or else of the dry run, and the problems of no field. */
   function problems() {
     const source = refused ?? (preview.problem?.status === 422 ? preview.problem : null);
     const found = new Map();
@@ -182,9 +182,9 @@ export default function newPage(shell) {
     return { found, waited, rest: source && !source.fields.length ? [source.detail] : rest };
   }
 
-  /** What the dry run needs before it can say anything. */
+  /** What is missing for a dry run. */
   function waiting({ found, waited }) {
-    if (found.size) return "The fields that are marked need another value.";
+    if (found.size) return "Correct the marked fields to see what it would cost.";
     const names = waited.map((path) => fields().find((field) => field.path === path)?.label.toLowerCase() ?? path);
     return names.length ? `Give the ${names.join(", the ")} to see what it would cost.` : "Asking the service…";
   }
@@ -298,7 +298,7 @@ export default function newPage(shell) {
       return values(name).find((one) => JSON.stringify(one.value) === value)?.label;
     };
     const change = (next, added = null) => {
-      // A field is given by the grid or by every job, never by both.
+      // The grid or every job defines a field, never both.
       const request = added ? withValue(filled(), `base.${added}`, undefined) : filled();
       put({ ...request, grid: next });
     };
@@ -310,7 +310,7 @@ export default function newPage(shell) {
     ];
   }
 
-  /** The request of the other kind that says as much of the same as it can. */
+  /** The request as one of the other kind, with all fields that both have. */
   function converted(to) {
     const request = filled();
     const { name, priority } = request;
@@ -348,8 +348,8 @@ export default function newPage(shell) {
           "p",
           {},
           kind() === "job"
-            ? "One training. Only the normalization and the batch size are needed; what is left empty is filled by the recipe or by its default."
-            : "A grid of trainings, to say which normalization is better at which batch size, and whether the difference is real.",
+            ? "One training run. Only the normalization and the batch size are required; the recipe or a default fills every empty field."
+            : "A grid of training runs that tests which normalization is better at which batch size, and whether the difference is real.",
         ),
       );
       if (!specification.data)
@@ -357,7 +357,7 @@ export default function newPage(shell) {
           heading,
           specification.problem
             ? problemNotice(specification.problem, () => specification.reload())
-            : h("div", { class: "empty", "aria-busy": "true" }, "Reading what a job can say…"),
+            : h("div", { class: "empty", "aria-busy": "true" }, "Loading the form…"),
         ];
       const said = problems();
       const { found } = said;

@@ -8,8 +8,8 @@ import { h } from "../view.js";
 import { experimentStatus } from "../vocabulary.js";
 import { experimentMark } from "./experiments.js";
 
-/** The heading of an experiment as a view. `changed(experiment)` is given what the service answers, `asked()` the
- * question of its results. */
+/** The heading of an experiment as a view. `changed(experiment)` receives the answer of the service; `asked()` is the
+ * query of its results. */
 export function steering(shell, id, { changed, asked }) {
   async function ask(verb, question = null) {
     if (question && !confirmed(question)) return;
