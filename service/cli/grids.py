@@ -52,8 +52,9 @@ def experiment_table(experiment: Json) -> Table:
     table.add_row("progress", progress_text(experiment))
     if sequential := experiment["sequential"]:
         looks = ", ".join(map(str, sequential["looks"]))
-        state = f"look {sequential['look']} of {len(sequential['looks'])}" if sequential["deciding"] else "all decided"
-        table.add_row("seeds", f"sequential, looks at {looks}: {state}")
+        analysis = f"analysis {sequential['look']} of {len(sequential['looks'])}"
+        state = analysis if sequential["deciding"] else "finished"
+        table.add_row("seeds", f"sequential, interim analyses at {looks} seeds: {state}")
     for warning in experiment["warnings"]:
         table.add_row(warning["severity"], Text(warning["detail"], style="yellow"))
     return table

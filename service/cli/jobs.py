@@ -96,4 +96,4 @@ def _each(context: typer.Context, jobs: list[str], verb: Callable[[Client, str],
             if as_json:
                 print_json(answer)
             else:
-                out.print(f"{answer['id']}  {answer['title']}  {answer['status']}")
+                out.print(f"{answer['id']}  {answer['title']}  {answer['status']}", markup=False)

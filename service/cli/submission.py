@@ -102,7 +102,7 @@ def submit(
             print_json(job)
         elif not as_json:
             out = console()
-            out.print(f"{job['id']}  {job['title']}  {job['status']}")
+            out.print(f"{job['id']}  {job['title']}  {job['status']}", markup=False)
             if not watch:
                 out.print(f"normlab watch {job['id']} follows it.", style="dim")
         if watch:

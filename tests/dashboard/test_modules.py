@@ -211,6 +211,12 @@ async def test_a_request_comes_back_from_the_address_as_it_was(page: Page, reque
     assert found == request_
 
 
+async def test_a_link_may_list_the_values_of_an_axis_without_brackets(call: Callable[..., Any]) -> None:
+    assert await call("request", "fromParameters", "grid.batch_size=4,none&grid.seed=3&grid.model=vgg") == {
+        "grid": {"batch_size": [4, "none"], "seed": [3], "model": ["vgg"]}
+    }
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [

@@ -38,7 +38,7 @@ export function toParameters(request, prefix = "") {
 export function fromParameters(search) {
   let request = {};
   for (const [path, text] of new URLSearchParams(search))
-    if (!FORM.has(path)) request = withValue(request, path, valueOf(text));
+    if (!FORM.has(path)) request = withValue(request, path, path.startsWith("grid.") ? axisOf(text) : valueOf(text));
   return request;
 }
 
@@ -80,6 +80,12 @@ export function listOf(text) {
       .filter(Boolean)
       .map(valueOf);
   }
+}
+
+/** The values of an axis in the address; a link may list them without brackets. */
+function axisOf(text) {
+  const value = valueOf(text);
+  return Array.isArray(value) ? value : listOf(text);
 }
 
 const isWord = (text) => isUnquoted(text) && text === text.trim() && !/[,[\]{}]/.test(text);

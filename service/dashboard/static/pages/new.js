@@ -5,7 +5,7 @@ import { fieldset } from "../fields.js";
 import { duration, whole } from "../format.js";
 import { choice, copyButton, facts, notice, problemNotice } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
-import { fromParameters, parseJson, toParameters, valueAt, withValue } from "../request.js";
+import { fromParameters, isObject, parseJson, toParameters, valueAt, withValue } from "../request.js";
 import { fieldAt, fieldsOf, textAt, withText } from "../schema.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
@@ -64,7 +64,7 @@ export default function newPage(shell) {
   /** The grid to edit; null if the built-in experiment defines it. */
   function grid() {
     const { builtin, grid: given } = filled();
-    return given ?? (builtin ? null : USUAL_GRID);
+    return isObject(given) ? given : builtin ? null : USUAL_GRID;
   }
   /** The defaults of empty fields that go before those of the schema: of a built-in experiment, then of a recipe. */
   const recipe = () => {

@@ -215,7 +215,7 @@ RESULTS: Json = {
 @pytest.fixture
 def watched(service: StandIn, monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """A service whose experiment ends at the second look."""
-    monkeypatch.setattr(experiments, "LOOK_S", 0.0)
+    monkeypatch.setattr(experiments, "POLL_INTERVAL_S", 0.0)
     service.on("GET", "/v1/experiments/experiment_1", Answer(EXPERIMENT), Answer(EXPERIMENT), Answer(DONE))
     service.on("GET", "/v1/experiments/experiment_1/results", Answer(RESULTS))
     return service
