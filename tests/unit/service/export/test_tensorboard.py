@@ -36,7 +36,7 @@ SPEC: dict[str, Any] = {
 
 def a_run(*points: Point, status: str = "running", **spec: Any) -> Run:
     job = {"id": "job_1", "name": "", "status": status, "spec": SPEC | spec, "created_at": AT, "finished_at": AT}
-    return Run(job, points)
+    return Run(job | {"normalization": "group (8)"}, points)
 
 
 def points(*values: float) -> list[Point]:
