@@ -194,7 +194,7 @@ def job_fields(job: Job, labels: dict[str, str]) -> dict[str, Any]:
         "title": job_title(job.name, job.spec),
         "notes": job.notes,
         "status": job.status,
-        "normalization": axes.label("normalization", job.spec["normalization"]),
+        "normalization": axes.label("normalization", axes.read(job.spec, "normalization")),
         "metric": default_outcome(holdout=bool(axes.read(job.spec, "dataset.holdout"))),
         "spec": job.spec,
         "labels": labels,
