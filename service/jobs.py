@@ -1,6 +1,7 @@
-"""The life of a job: its states, and which may follow which.
+"""The life of a job: its statuses, which may follow which, and what may be done in each.
 
-A run of a job on a worker is an attempt. `service.store.jobs.change_status` is the one function that changes a state.
+A run of a job on its workers is an attempt. Only `service.store.jobs.change_status` changes a status.
+`python -m service.jobs` prints the state diagram of `service/README.md`.
 """
 
 from collections.abc import Mapping
@@ -16,19 +17,8 @@ Label = Annotated[str, Field(min_length=1, max_length=100)]
 Labels = TypeVar("Labels", bound=Mapping[str, str | None])
 
 
-class Status(StrEnum):
-    """Where a job stands."""
-
-    QUEUED = "queued", "waits for a free worker"
-    STARTING = "starting", "a worker has it and builds the model"
-    RUNNING = "running", "a worker trains it"
-    PAUSING = "pausing", "its worker was asked to take a checkpoint and stop"
-    PAUSED = "paused", "stopped at a checkpoint until it is resumed"
-    CANCELLING = "cancelling", "its worker was asked to stop"
-    LOST = "lost", "its worker, node or cluster went away; it is queued again at once, from its last checkpoint"
-    SUCCEEDED = "succeeded", "trained to its last epoch"
-    FAILED = "failed", "ended by an error of its own; the error says which"
-    CANCELLED = "cancelled", "stopped for good on request, its worker free again"
+class Described(StrEnum):
+    """A string enumeration whose members each carry a sentence, for people."""
 
     description: str
 
@@ -37,6 +27,31 @@ class Status(StrEnum):
         member._value_ = value
         member.description = description
         return member
+
+
+class Status(Described):
+    """The status of a job."""
+
+    QUEUED = "queued", "Waits for a free worker."
+    STARTING = "starting", "Assigned to a worker, which is building the model."
+    RUNNING = "running", "A worker is training the model."
+    PAUSING = "pausing", "The worker was asked to save a checkpoint and stop."
+    PAUSED = "paused", "Stopped at a checkpoint until it is resumed."
+    CANCELLING = "cancelling", "The worker was asked to stop."
+    LOST = "lost", "The worker, its node or the cluster disappeared. The job is queued again, from its last checkpoint."
+    SUCCEEDED = "succeeded", "Trained to the last epoch."
+    FAILED = "failed", "Ended by an error of the training itself, which the job reports."
+    CANCELLED = "cancelled", "Stopped for good on request. Its worker is free again."
+
+
+class Action(Described):
+    """What a client may ask of a job."""
+
+    PAUSE = "pause", "Save a checkpoint and stop until the job is resumed."
+    RESUME = "resume", "Return a paused job to the queue. It continues from its last checkpoint."
+    CANCEL = "cancel", "Stop the job for good. Its checkpoints are kept."
+    RETRY = "retry", "Queue a new job with the same specification."
+    DELETE = "delete", "Delete the job with its metrics, logs and checkpoints."
 
 
 TRANSITIONS: dict[Status, frozenset[Status]] = {
@@ -55,11 +70,38 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.FAILED: frozenset(),
     Status.CANCELLED: frozenset(),
 }
-"""Which states may follow which. What has no successor is final."""
+"""The statuses that may follow each status. A status without a successor is terminal."""
+
+ACTIONS: dict[Status, frozenset[Action]] = {
+    Status.QUEUED: frozenset({Action.PAUSE, Action.CANCEL}),
+    Status.STARTING: frozenset({Action.PAUSE, Action.CANCEL}),
+    Status.RUNNING: frozenset({Action.PAUSE, Action.CANCEL}),
+    Status.PAUSING: frozenset({Action.CANCEL}),
+    Status.PAUSED: frozenset({Action.RESUME, Action.CANCEL}),
+    Status.CANCELLING: frozenset(),
+    Status.LOST: frozenset(),
+    Status.SUCCEEDED: frozenset({Action.DELETE}),
+    Status.FAILED: frozenset({Action.RETRY, Action.DELETE}),
+    Status.CANCELLED: frozenset({Action.RETRY, Action.DELETE}),
+}
+"""The actions that change a job in each status. Repeating the action that led to a status changes nothing."""
 
 TERMINAL = frozenset(status for status, successors in TRANSITIONS.items() if not successors)
+"""The statuses that do not change any more."""
 ACTIVE = frozenset({Status.STARTING, Status.RUNNING, Status.PAUSING, Status.CANCELLING})
-"""The states in which a worker holds the job."""
+"""The statuses in which a worker holds the job."""
+OUTCOMES = (Status.SUCCEEDED, Status.PAUSED, Status.CANCELLED, Status.FAILED, Status.LOST)
+"""How an attempt can end."""
+
+
+def state_diagram() -> str:
+    """Draw `TRANSITIONS` as a Mermaid state diagram."""
+    lines = ["stateDiagram-v2", f"    [*] --> {Status.QUEUED}"]
+    for status, successors in TRANSITIONS.items():
+        lines += [f"    {status} --> {successor}" for successor in Status if successor in successors]
+        if status in TERMINAL:
+            lines.append(f"    {status} --> [*]")
+    return "\n".join(lines)
 
 
 MOST_LABELS = 32
@@ -107,3 +149,7 @@ class JobChange(BaseModel):
     )
 
     _labels_can_be_filtered = field_validator("labels")(_can_be_filtered)
+
+
+if __name__ == "__main__":
+    print(state_diagram())

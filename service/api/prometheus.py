@@ -17,10 +17,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from service.cluster_report import ClusterReport, WorkerActivity
-from service.jobs import Status
+from service.jobs import OUTCOMES, Status
 from service.store import Session, checkpoints, counters, jobs, leases
 
-OUTCOMES = ("succeeded", "paused", "cancelled", "failed", "lost")
 WORKER_STATES: tuple[WorkerActivity, ...] = get_args(WorkerActivity)
 
 

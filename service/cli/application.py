@@ -1,4 +1,4 @@
-"""The command itself: what it is made of, and how it ends."""
+"""The `normlab` command: its subcommands and its exit codes."""
 
 import os
 import sys
@@ -54,7 +54,8 @@ def _print_version(wanted: bool) -> None:
 def options(
     context: typer.Context,
     url: Annotated[
-        str | None, typer.Option(help="Address of the service; default: NORMLAB_URL, else the one running here.")
+        str | None,
+        typer.Option(help="URL of the service. Default: NORMLAB_URL, or the service that runs on this machine."),
     ] = None,
     version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
 ) -> None:
@@ -63,14 +64,14 @@ def options(
 
 
 def main() -> None:
-    """The entry point: run a command, end with its exit code, and never with a traceback for what a user can cause."""
+    """Run the command and exit with its code. An error that a user can cause is printed without a traceback."""
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit) as ended:
         if isinstance(ended, SystemExit) and not isinstance(ended.__context__, BrokenPipeError):
             raise
-        # Whoever read our output has seen enough.
+        # The reader of the output closed the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = Exit.OK
     except typer.Abort:

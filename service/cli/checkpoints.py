@@ -41,12 +41,14 @@ def find(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
 
 def download(
     context: typer.Context,
-    checkpoint: Annotated[str, typer.Argument(help="JOB (its best), JOB/latest, JOB/best, or a checkpoint's id.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="JOB (its best checkpoint), JOB/latest, JOB/best, or the id of a checkpoint.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="File or folder to write to.")] = Path(),
-    file: Annotated[str, typer.Option(help="Which file of the checkpoint.")] = "model.safetensors",
+    file: Annotated[str, typer.Option(help="Name of a file of the checkpoint.")] = "model.safetensors",
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a file of a checkpoint, by default its weights. A download that was cut goes on where it broke."""
+    """Download a file of a checkpoint, by default its weights. An interrupted download resumes where it stopped."""
     with connect(context) as client:
         job, slash, which = checkpoint.partition("/")
         if slash:

@@ -17,12 +17,14 @@ def report(
     context: typer.Context,
     experiment: ExperimentId,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="NAME.html or NAME.md; default: the experiment's id .html")
+        Path | None, typer.Option("--output", "-o", help="NAME.html or NAME.md. Default: EXPERIMENT.html.")
     ] = None,
-    metric: Annotated[str | None, typer.Option(help="Default: what the experiment declared.")] = None,
-    statistic: Annotated[str | None, typer.Option(help="final, best or median_last_5.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Metric of the results. Default: the declared outcome of the experiment.")
+    ] = None,
+    statistic: Annotated[str | None, typer.Option(help="One of final, best and median_last_5.")] = None,
 ) -> None:
-    """Write what was found as a file: the answer, its table and figure, and all it takes to repeat it."""
+    """Write a report: findings, table, figure, and everything needed to repeat the experiment."""
     target = output or Path(f"{experiment}.html")
     if target.suffix not in (".html", ".md"):
         raise Invalid(f"--output is {target}: give a name that ends in .html or .md")
@@ -46,10 +48,10 @@ def bundle(
     experiment: ExperimentId,
     output: Annotated[Path, typer.Option("--output", "-o", help="File or folder to write to.")] = Path(),
     checkpoints: Annotated[
-        Checkpoints, typer.Option(help="Of each job, the files of which checkpoints: none, best, latest or all.")
+        Checkpoints, typer.Option(help="Checkpoints of each job to include: none, best, latest or all.")
     ] = "none",
 ) -> None:
-    """Write an experiment that has ended as one file, for another installation or for an archive."""
+    """Write a finished experiment to one file, for another installation or an archive."""
     if not output.is_dir() and not output.parent.is_dir():
         raise Invalid(f"--output is {output}: the folder {output.parent} does not exist")
     with connect(context) as client:
@@ -59,10 +61,10 @@ def bundle(
 
 def import_bundle(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="A bundle.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="Path of the bundle.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """Take in the experiment of a bundle. What is here already stays as it is."""
+    """Import the experiment of a bundle. Jobs that already exist are not changed."""
     with connect(context) as client:
         found = client.experiments.import_bundle(file)
     if as_json:

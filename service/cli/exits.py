@@ -1,4 +1,4 @@
-"""How a command ends."""
+"""Exit codes, and the errors that lead to them."""
 
 from enum import IntEnum
 
@@ -29,15 +29,15 @@ EXIT_CODES = {
 
 
 class Failed(Exception):
-    """What was asked for did not work; the text says why."""
+    """The operation failed; the message says why."""
 
 
 class Invalid(Exception):
-    """The command cannot be understood; the text says what would be."""
+    """The command is invalid; the message says what would be accepted."""
 
 
 def exit_code_of(error: Exception) -> Exit | None:
-    """The exit code for an error that a user can cause; None for a defect of ours."""
+    """Return the exit code of an error that a user can cause, or None for any other error."""
     match error:
         case Invalid() | typer.TyperException():
             return Exit.INVALID

@@ -1,4 +1,4 @@
-"""`normlab experiment`: grids of jobs, submitted, watched and steered as one."""
+"""`normlab experiment`: submit, watch, pause and extend grids of jobs."""
 
 import sys
 import time
@@ -23,38 +23,46 @@ from service.cli.grids import (
 )
 from service.cli.session import AsJson, Json, connect, console, print_json, print_json_line
 from service.client import Client
-from service.client.experiments import ENDED, Experiments
+from service.client.experiments import Experiments
+from service.experiments.status import ENDED
 
 app = typer.Typer(
-    help="Grids of jobs: submit, watch, pause and extend them as one.",
+    help="Submit, watch, pause and extend experiments: grids of jobs.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 ExperimentId = Annotated[str, typer.Argument(help="Id of the experiment.", show_default=False)]
 ExperimentIds = Annotated[list[str], typer.Argument(help="Ids of the experiments.", show_default=False)]
-LOOK_S = 2.0
-"""How often a watched experiment is looked at."""
+POLL_INTERVAL_S = 2.0
+"""Seconds between two requests for a watched experiment."""
 
 
 @app.command()
 def submit(
     context: typer.Context,
     what: Annotated[
-        str, typer.Argument(help="A file of YAML or JSON, - for standard input, or the name of a built-in experiment.")
+        str, typer.Argument(help="A YAML or JSON file, - for standard input, or the name of a built-in experiment.")
     ],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would make, what confounds it and what it costs.")
+        bool, typer.Option("--dry-run", help="Print the jobs, the warnings and the cost without submitting anything.")
     ] = False,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow it to its end.")] = False,
-    budget: Annotated[float | None, typer.Option(help="About this fraction of the cost: fewer epochs, images.")] = None,
-    name: Annotated[str | None, typer.Option(help="For people.")] = None,
-    priority: Annotated[int | None, typer.Option(help="Higher goes first.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="So many seeds a cell, from 0 on.")] = None,
-    idempotency_key: Annotated[str | None, typer.Option(help="The same key twice makes one experiment.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow the experiment until it ends.")] = False,
+    budget: Annotated[
+        float | None, typer.Option(help="Fraction of the cost to spend: fewer epochs and images.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the experiment.")] = None,
+    priority: Annotated[int | None, typer.Option(help="Jobs of a higher priority start first.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds of each cell, counted from 0.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Submissions with the same key create one experiment.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit an experiment: normlab experiment submit paper-batch-size --budget 0.05 --watch"""
+    """Submit an experiment.
+
+    Example: normlab experiment submit paper-batch-size --budget 0.05 --watch
+    """
     request = _read(what)
     given = {"budget": budget, "name": name, "priority": priority}
     request |= {field: value for field, value in given.items() if value is not None}
@@ -81,9 +89,9 @@ def submit(
 @app.command("list")
 def find(
     context: typer.Context,
-    search: Annotated[str | None, typer.Option(help="Only with this in the name.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
-    builtin: Annotated[bool, typer.Option("--builtin", help="Those that can be submitted by name instead.")] = False,
+    search: Annotated[str | None, typer.Option(help="Only experiments whose name contains this text.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of experiments.")] = 20,
+    builtin: Annotated[bool, typer.Option("--builtin", help="List the built-in experiments instead.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List experiments, newest first."""
@@ -107,7 +115,7 @@ def find(
 
 @app.command()
 def show(context: typer.Context, experiment: ExperimentId, as_json: AsJson = False) -> None:
-    """Show one experiment: its grid, where it stands, and what is to be said against it."""
+    """Show an experiment: its grid, its progress and its warnings."""
     with connect(context) as client:
         found = client.experiments.get(experiment)
     if as_json:
@@ -118,20 +126,20 @@ def show(context: typer.Context, experiment: ExperimentId, as_json: AsJson = Fal
 
 @app.command()
 def watch(context: typer.Context, experiment: ExperimentId, as_json: AsJson = False) -> None:
-    """Follow an experiment to its end; Ctrl-C stops watching, not the jobs. Ends with 1 unless all succeeded."""
+    """Follow an experiment to its end. Ctrl-C stops watching, not the jobs. Exit with 1 unless all jobs succeeded."""
     with connect(context) as client:
         follow(client, experiment, as_json=as_json)
 
 
 @app.command()
 def cancel(context: typer.Context, experiments: ExperimentIds, as_json: AsJson = False) -> None:
-    """Stop all jobs of experiments for good."""
+    """Stop all jobs of the experiments for good."""
     _each(context, experiments, Experiments.cancel, as_json)
 
 
 @app.command()
 def pause(context: typer.Context, experiments: ExperimentIds, as_json: AsJson = False) -> None:
-    """Have all jobs take a checkpoint and stop until they are resumed."""
+    """Save a checkpoint of every job and stop until the experiments are resumed."""
     _each(context, experiments, Experiments.pause, as_json)
 
 
@@ -145,21 +153,21 @@ def resume(context: typer.Context, experiments: ExperimentIds, as_json: AsJson =
 def extend(
     context: typer.Context,
     experiment: ExperimentId,
-    seed: Annotated[list[int] | None, typer.Option(min=0, help="One more seed of every cell; may be repeated.")] = None,
-    name: Annotated[str | None, typer.Option(help="Another name.")] = None,
-    priority: Annotated[int | None, typer.Option(help="Another priority of all its jobs.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(min=0, help="Seed to add to every cell. May be repeated.")] = None,
+    name: Annotated[str | None, typer.Option(help="New name.")] = None,
+    priority: Annotated[int | None, typer.Option(help="New priority of all jobs.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add seeds to an experiment, also while it runs; or rename it, or change its priority."""
+    """Add seeds to an experiment, even while it runs, rename it, or change its priority."""
     if seed is None and name is None and priority is None:
-        raise Invalid("nothing is to change: give --seed, --name or --priority")
+        raise Invalid("nothing to change: give --seed, --name or --priority")
     grid = None if seed is None else {"seed": seed}
     _each(context, [experiment], lambda on, id_: on.change(id_, name=name, priority=priority, grid=grid), as_json)
 
 
 @app.command()
 def delete(context: typer.Context, experiments: ExperimentIds) -> None:
-    """Remove experiments that have ended, with their jobs, metrics and checkpoints."""
+    """Delete experiments that have ended, with their jobs, metrics and checkpoints."""
     with connect(context) as client:
         for experiment in experiments:
             client.experiments.delete(experiment)
@@ -167,7 +175,11 @@ def delete(context: typer.Context, experiments: ExperimentIds) -> None:
 
 
 def follow(client: Client, experiment: str, *, as_json: bool = False) -> None:
-    """Show the grid of an experiment filling in. Raises `typer.Exit`: 1 unless all succeeded, 130 after Ctrl-C."""
+    """Show the results of an experiment while its jobs end.
+
+    Raises:
+        typer.Exit: With 1 unless every job succeeded, with 130 after Ctrl-C.
+    """
     out = console()
     try:
         if as_json or not out.is_terminal:
@@ -193,11 +205,11 @@ def _grid(client: Client, experiment: str, out: Console) -> Json:
             live.update(Group(results_grid(client.experiments.results(experiment)), Text(), standing), refresh=True)
             if found["status"] in ENDED:
                 return found
-            time.sleep(LOOK_S)
+            time.sleep(POLL_INTERVAL_S)
 
 
 def _lines(client: Client, experiment: str, out: Console, *, as_json: bool) -> Json:
-    """A line whenever something has changed; the results at the end."""
+    """Print a line for each change, and the results at the end."""
     told: Any = None
     while True:
         found = client.experiments.get(experiment)
@@ -212,7 +224,7 @@ def _lines(client: Client, experiment: str, out: Console, *, as_json: bool) -> J
             if not as_json:
                 out.print(results_grid(client.experiments.results(experiment)))
             return found
-        time.sleep(LOOK_S)
+        time.sleep(POLL_INTERVAL_S)
 
 
 def _each(
@@ -230,7 +242,7 @@ def _each(
 
 
 def _read(what: str) -> Json:
-    """The request: a file where `what` looks like one, else the name of a built-in experiment."""
+    """Read the request from a file, or make one from the name of a built-in experiment."""
     path = Path(what)
     if what != "-" and not path.suffix and not path.exists():
         return {"builtin": what}

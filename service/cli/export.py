@@ -1,4 +1,4 @@
-"""`normlab export`: jobs in the formats of other tools."""
+"""`normlab export`: export jobs to TensorBoard and MLflow."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -13,28 +13,26 @@ from service.cli.session import connect, console
 from service.client import Client
 from service.export import ExportError, Run, Selection, Sink, export
 
-app = typer.Typer(
-    help="Jobs in the formats of other tools: TensorBoard, MLflow.", no_args_is_help=True, rich_markup_mode=None
-)
+app = typer.Typer(help="Export jobs to other tools: TensorBoard, MLflow.", no_args_is_help=True, rich_markup_mode=None)
 
-Jobs = Annotated[list[str] | None, typer.Argument(help="Ids of the jobs; none: all that the options choose.")]
+Jobs = Annotated[list[str] | None, typer.Argument(help="Ids of the jobs. Default: all jobs that the options select.")]
 Experiment = Annotated[str | None, typer.Option("--experiment", "-e", help="All jobs of this experiment.")]
 Labels = Annotated[list[str] | None, typer.Option("--label", help="Only jobs with this KEY=VALUE.")]
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the jobs have ended.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Continue until the jobs have ended.")]
 RETRY_S = (1.0, 60.0)
-"""For how long the service may be away; while jobs are followed, for longer: it is being restarted, say."""
+"""Seconds to wait for a service that does not answer; longer while jobs are followed, as it may be restarting."""
 
 
 @app.command()
 def tensorboard(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="What tensorboard --logdir is to show.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Folder for tensorboard --logdir.", show_default=False)],
     jobs: Jobs = None,
     experiment: Experiment = None,
     label: Labels = None,
     follow: Follow = False,
 ) -> None:
-    """Write TensorBoard's event files, a folder a job. A second export adds what is new."""
+    """Write TensorBoard event files, one folder per job. A second export adds new values."""
     from service.export.tensorboard import TensorBoardSink
 
     selection = _selection(jobs, experiment, label)
@@ -48,17 +46,19 @@ def mlflow(
     context: typer.Context,
     jobs: Jobs = None,
     tracking_uri: Annotated[
-        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="Address of the server, or sqlite:///FILE.")
+        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="URL of the MLflow server, or sqlite:///FILE.")
     ] = None,
     experiment: Experiment = None,
     label: Labels = None,
     experiment_name: Annotated[
-        str, typer.Option(envvar="MLFLOW_EXPERIMENT_NAME", help="MLflow's experiment; made where there is none.")
+        str, typer.Option(envvar="MLFLOW_EXPERIMENT_NAME", help="MLflow experiment. Created if it does not exist.")
     ] = "normlab",
-    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Also the weights of the best ones.")] = False,
+    checkpoints: Annotated[
+        bool, typer.Option("--checkpoints", help="Include the weights of the best checkpoints.")
+    ] = False,
     follow: Follow = False,
 ) -> None:
-    """Give MLflow a run a job. A second export brings the same runs up to date."""
+    """Export each job as an MLflow run. A second export updates the same runs."""
     from service.export.mlflow import MLflowSink
 
     if not tracking_uri:
@@ -94,7 +94,7 @@ def _run(client: Client, selection: Selection, open_sink: Callable[[], Sink], fo
     except ExportError as error:
         raise Failed(str(error)) from error
     except KeyboardInterrupt:
-        errors.print("Stopped; what was exported stays. The same command goes on where it is.", soft_wrap=True)
+        errors.print("Stopped. The same command continues from here.", soft_wrap=True)
         raise typer.Exit(Exit.INTERRUPTED) from None
     plural = "" if len(counted) == 1 else "s"
     console().print(f"{len(counted)} job{plural}, {counted.total()} points")

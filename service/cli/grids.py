@@ -1,4 +1,4 @@
-"""How experiments and their results look on a terminal."""
+"""Tables of experiments and their results on a terminal."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ SHORT = {"queued": "wait", "starting": "run", "running": "run", "pausing": "paus
 
 
 def experiments_table(found: Iterable[Json]) -> Table:
-    """One line an experiment."""
+    """Lay out experiments, one per row."""
     table = grid("ID", "STATUS", "JOBS", "DONE", "ROWS", "COLUMNS", "AGE", "NAME", right=("JOBS", "DONE", "AGE"))
     for experiment in found:
         table.add_row(
@@ -35,7 +35,7 @@ def experiments_table(found: Iterable[Json]) -> Table:
 
 
 def experiment_table(experiment: Json) -> Table:
-    """Where one experiment stands, and what is to be said against it."""
+    """Lay out one experiment: its grid, its progress and its warnings."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -43,30 +43,31 @@ def experiment_table(experiment: Json) -> Table:
     if experiment["name"]:
         table.add_row("name", Text(experiment["name"]))
     table.add_row("status", Text(experiment["status"], style=STATUS_STYLES.get(experiment["status"], "")))
-    for name, values in experiment["grid"].items():
-        table.add_row(f"{len(values)} {name}", Text(", ".join(value_text(value) for value in values)))
+    for axis in experiment["axes"]:
+        labels = [value["label"] for value in axis["values"]]
+        table.add_row(f"{len(labels)} {axis['field']}", Text(", ".join(labels)))
     if experiment["budget"] < 1:
         table.add_row("budget", f"{experiment['budget']:g} of the cost")
     table.add_row("jobs", counts_text(experiment["counts"]))
     table.add_row("progress", progress_text(experiment))
     if sequential := experiment["sequential"]:
         analyses = sequential["interim_analyses"]
-        state = (
-            f"analysis {sequential['interim_analysis']} of {len(analyses)}" if sequential["deciding"] else "all decided"
-        )
-        table.add_row("seeds", f"sequential, interim analyses at {', '.join(map(str, analyses))}: {state}")
+        analysis = f"analysis {sequential['interim_analysis']} of {len(analyses)}"
+        state = analysis if sequential["deciding"] else "finished"
+        planned = ", ".join(map(str, analyses))
+        table.add_row("seeds", f"sequential, interim analyses at {planned} seeds: {state}")
     for warning in experiment["warnings"]:
         table.add_row(warning["severity"], Text(warning["detail"], style="yellow"))
     return table
 
 
 def preview_table(preview: Json) -> Table:
-    """What a dry run says."""
+    """Lay out the answer to a dry run."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     jobs = len(preview["jobs"])
-    more = f", up to {preview['most_jobs']} where seeds are needed" if preview["most_jobs"] > jobs else ""
+    more = f", up to {preview['most_jobs']} if every cell needs all seeds" if preview["most_jobs"] > jobs else ""
     table.add_row("would make", f"{jobs} jobs in {preview['cells']} cells{more}")
     cost = preview["cost"]
     if cost["device_s"] is not None:
@@ -79,7 +80,7 @@ def preview_table(preview: Json) -> Table:
 
 
 def results_grid(results: Json) -> RenderableType:
-    """Rows against columns: mean and half the interval, with what still runs; then the comparisons and warnings."""
+    """Lay out results: means with half their intervals by row and column, then comparisons and warnings."""
     number = Number(results["metric"])
     cells = {(cell["row"], cell["column"]): cell for cell in results["cells"]}
     columns = [value["label"] for value in results["columns"]["values"]]
@@ -97,7 +98,7 @@ def results_grid(results: Json) -> RenderableType:
 
 
 def cell_text(cell: Json | None, number: Number) -> Text:
-    """A cell: `12.34 ± 0.56 (3)`, and what of it has not ended or has failed."""
+    """Format a cell as `12.34 ± 0.56 (3)`, with the jobs that have not succeeded."""
     if cell is None:
         return Text(NONE, style="dim")
     text = Text()
@@ -114,7 +115,7 @@ def cell_text(cell: Json | None, number: Number) -> Text:
 
 
 def resolved_text(comparison: Json) -> Text:
-    """Whether a difference is real, or how many more seeds might tell."""
+    """Format whether a difference is resolved, or how many more seeds might resolve it."""
     if comparison["resolved"]:
         return Text("yes", style="green")
     more = comparison["seeds_needed"]
@@ -122,24 +123,14 @@ def resolved_text(comparison: Json) -> Text:
 
 
 def counts_text(counts: Mapping[str, int]) -> Text:
-    """`3 succeeded, 1 running`."""
+    """Format counts as `3 succeeded, 1 running`."""
     return Text(", ").join(Text(f"{count} ").append_text(status_text(status)) for status, count in counts.items())
 
 
 def progress_text(experiment: Json) -> str:
-    """`42 %, 3:07 left`."""
+    """Format progress as `42 %, 3:07 left`."""
     left = f", {duration(experiment['eta_s'])} left" if experiment["eta_s"] is not None else ""
     return f"{100 * experiment['progress']:.0f} %{left}"
-
-
-def value_text(value: Any) -> str:
-    """A value of a grid in a few letters: `group 8`, `sgd learning_rate 0.1`."""
-    if not isinstance(value, Mapping):
-        return str(value)
-    rest = [
-        f"{entry}" if name == "num_groups" else f"{name} {entry}" for name, entry in value.items() if name != "type"
-    ]
-    return " ".join([*([str(value["type"])] if "type" in value else []), *rest])
 
 
 def _comparisons(tested: Iterable[Json], number: Number) -> Table:

@@ -1,4 +1,4 @@
-"""`normlab jobs`, `show`, and the verbs."""
+"""`normlab jobs`, `show`, `cancel`, `pause`, `resume`, `retry` and `delete`."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -9,21 +9,20 @@ from service.cli.exits import Invalid
 from service.cli.session import AsJson, JobId, Json, connect, console, print_json
 from service.cli.tables import job_table, jobs_table
 from service.client import Client
-from service.client.titles import title_of
 
 JobIds = Annotated[list[str], typer.Argument(help="Ids of the jobs.", show_default=False)]
 
 
 def find(
     context: typer.Context,
-    status: Annotated[list[str] | None, typer.Option(help="Only in this state; may be repeated.")] = None,
-    normalization: Annotated[list[str] | None, typer.Option(help="Only this normalization.")] = None,
-    batch_size: Annotated[list[int] | None, typer.Option(help="Only this batch size.")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="Only this model.")] = None,
-    experiment: Annotated[str | None, typer.Option(help="Only of this experiment.")] = None,
-    label: Annotated[list[str] | None, typer.Option(help="Only with this KEY=VALUE.")] = None,
-    search: Annotated[str | None, typer.Option(help="Only with this in the name.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    status: Annotated[list[str] | None, typer.Option(help="Only jobs in this status. May be repeated.")] = None,
+    normalization: Annotated[list[str] | None, typer.Option(help="Only jobs with this normalization.")] = None,
+    batch_size: Annotated[list[int] | None, typer.Option(help="Only jobs with this batch size.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Only jobs that train this model.")] = None,
+    experiment: Annotated[str | None, typer.Option(help="Only jobs of this experiment.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Only jobs with this label, as KEY=VALUE.")] = None,
+    search: Annotated[str | None, typer.Option(help="Only jobs whose name contains this text.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of jobs.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
@@ -52,7 +51,7 @@ def find(
 
 
 def show(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
-    """Show one job: what it trains, where it stands, and what became of each attempt."""
+    """Show a job: its specification, its progress and its attempts."""
     with connect(context) as client:
         found = client.job(job)
     if as_json:
@@ -67,7 +66,7 @@ def cancel(context: typer.Context, jobs: JobIds, as_json: AsJson = False) -> Non
 
 
 def pause(context: typer.Context, jobs: JobIds, as_json: AsJson = False) -> None:
-    """Have jobs take a checkpoint and stop until they are resumed."""
+    """Save a checkpoint of each job and stop until it is resumed."""
     _each(context, jobs, Client.pause, as_json)
 
 
@@ -77,12 +76,12 @@ def resume(context: typer.Context, jobs: JobIds, as_json: AsJson = False) -> Non
 
 
 def retry(context: typer.Context, jobs: JobIds, as_json: AsJson = False) -> None:
-    """Queue a new job for each that failed or was cancelled; prints the new ones."""
+    """Queue a new job for each job that failed or was cancelled, and print the new jobs."""
     _each(context, jobs, Client.retry, as_json)
 
 
 def delete(context: typer.Context, jobs: JobIds) -> None:
-    """Remove jobs that have ended, with their metrics and checkpoints."""
+    """Delete jobs that have ended, with their metrics and checkpoints."""
     with connect(context) as client:
         for job in jobs:
             client.delete(job)
@@ -97,4 +96,4 @@ def _each(context: typer.Context, jobs: list[str], verb: Callable[[Client, str],
             if as_json:
                 print_json(answer)
             else:
-                out.print(f"{answer['id']}  {title_of(answer)}  {answer['status']}")
+                out.print(f"{answer['id']}  {answer['title']}  {answer['status']}", markup=False)

@@ -1,4 +1,4 @@
-"""`normlab logs`: what the attempts of a job wrote for people."""
+"""`normlab logs`: the log of a job."""
 
 from datetime import datetime
 from typing import Annotated
@@ -15,9 +15,9 @@ LEVELS = ("debug", "info", "warning", "error")
 def read(
     context: typer.Context,
     job: JobId,
-    level: Annotated[str, typer.Option(help="Nothing below: debug, info, warning or error.")] = "info",
-    search: Annotated[str | None, typer.Option(help="Only lines with this in them.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    level: Annotated[str, typer.Option(help="Lowest level to print: debug, info, warning or error.")] = "info",
+    search: Annotated[str | None, typer.Option(help="Only lines that contain this text.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until the job ends.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the log of a job."""

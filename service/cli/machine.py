@@ -1,4 +1,4 @@
-"""`normlab up`, `cluster`, `doctor`, `demo`: the service and the machine it stands on."""
+"""`normlab up`, `cluster`, `doctor` and `demo`: the service and the machine that it runs on."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def up(
-    host: Annotated[str | None, typer.Option(help="Address to listen on; default: NORMLAB_HOST or 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on, 0 takes a free one; default: 8000.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: NORMLAB_HOST, or 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 chooses a free port. Default: 8000.")] = None,
     home: Annotated[Path | None, typer.Option(help="Folder of the database and the checkpoints.")] = None,
 ) -> None:
-    """Run the whole service on this machine, until Ctrl-C."""
+    """Run the whole service on this machine until Ctrl-C."""
     from service.local.supervisor import CannotStart, serve
 
     try:
@@ -45,7 +45,7 @@ def _sentence(loc: tuple[int | str, ...], message: str) -> str:
 
 
 def cluster(context: typer.Context, as_json: AsJson = False) -> None:
-    """Show what there is to train on: Ray, its nodes, the workers, the queue."""
+    """Show the cluster: Ray, its nodes, the workers and the queue."""
     with connect(context) as client:
         found = client.cluster()
     if as_json:
@@ -73,7 +73,7 @@ def doctor(
     home: Annotated[Path | None, typer.Option(help="Folder of the database and the checkpoints.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what this machine has and what will be used; ends with 1 where no job can be trained."""
+    """Check what this machine offers for training. Exit with 1 if no job can be trained."""
     from service.local.doctor import examine
 
     findings = examine(_settings(home=home))
@@ -93,9 +93,9 @@ def doctor(
 
 
 def demo(
-    leave: Annotated[bool, typer.Option("--exit", help="End after the table, also on a terminal.")] = False,
+    leave: Annotated[bool, typer.Option("--exit", help="Exit after the table, even on a terminal.")] = False,
     home: Annotated[Path | None, typer.Option(help="Folder of the database and the checkpoints.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on, 0 takes a free one; default: 8000.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 chooses a free port. Default: 8000.")] = None,
 ) -> None:
     """Train BatchNorm and GroupNorm at batch sizes 2 and 32 for a few minutes, and show the table."""
     from service.cli.demo import run

@@ -1,10 +1,10 @@
-"""`normlab results`: the table of an experiment, or of any jobs."""
+"""`normlab results`: the results of an experiment, or of any jobs."""
 
 import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from rich.console import Console
@@ -14,10 +14,11 @@ from service.cli.grids import results_grid
 from service.cli.session import WIDTH_OF_A_PIPE, AsJson, Json, connect, console
 from service.client.experiments import TableFormat
 from service.report import as_markdown, tables
+from worker.metrics import OutcomeMetric
 
 
 class Format(StrEnum):
-    """How results are written."""
+    """An output format of results."""
 
     TABLE = "table"
     CSV = "csv"
@@ -27,7 +28,7 @@ class Format(StrEnum):
 
 
 class FlatTable(StrEnum):
-    """Which table CSV and Parquet have."""
+    """A table that CSV and Parquet can hold."""
 
     CELLS = "cells"
     COMPARISONS = "comparisons"
@@ -36,17 +37,26 @@ class FlatTable(StrEnum):
 
 def results(
     context: typer.Context,
-    experiment: Annotated[str | None, typer.Argument(help="Id of the experiment; none: all jobs.")] = None,
-    metric: Annotated[str | None, typer.Option(help="As test_error; default: what the experiment declared.")] = None,
-    statistic: Annotated[str | None, typer.Option(help="final, best, median_last_5 or at_step.")] = None,
-    step: Annotated[int | None, typer.Option(help="Of the statistic at_step.")] = None,
-    rows: Annotated[str | None, typer.Option(help="Field that is compared, as normalization.")] = None,
-    columns: Annotated[str | None, typer.Option(help="Field within whose values, as batch_size.")] = None,
-    where: Annotated[list[str] | None, typer.Option(help="Only jobs with this FIELD=LABEL; may be repeated.")] = None,
-    confidence: Annotated[float | None, typer.Option(help="Of the intervals; default: 0.95.")] = None,
-    format: Annotated[Format, typer.Option("--format", "-f", help="How it is written.")] = Format.TABLE,
-    table: Annotated[FlatTable, typer.Option(help="Which one CSV and Parquet have.")] = FlatTable.CELLS,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file instead of standard output.")] = None,
+    experiment: Annotated[str | None, typer.Argument(help="Id of the experiment. Default: all jobs.")] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="One of " + ", ".join(get_args(OutcomeMetric)) + ". Default: the declared outcome of the experiment."
+        ),
+    ] = None,
+    statistic: Annotated[str | None, typer.Option(help="One of final, best, median_last_5 and at_step.")] = None,
+    step: Annotated[int | None, typer.Option(help="Step of the statistic at_step.")] = None,
+    rows: Annotated[str | None, typer.Option(help="Field whose values are compared, such as normalization.")] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Field within whose values rows are compared, such as batch_size.")
+    ] = None,
+    where: Annotated[list[str] | None, typer.Option(help="Only jobs with this FIELD=LABEL. May be repeated.")] = None,
+    confidence: Annotated[float | None, typer.Option(help="Confidence level of the intervals. Default: 0.95.")] = None,
+    format: Annotated[Format, typer.Option("--format", "-f", help="Output format.")] = Format.TABLE,
+    table: Annotated[FlatTable, typer.Option(help="Table to write as CSV or Parquet.")] = FlatTable.CELLS,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write instead of standard output.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show means with their intervals, and which differences are real."""
@@ -56,7 +66,7 @@ def results(
         if "=" not in entry:
             raise Invalid(f"--where is {entry!r}: give it as FIELD=LABEL")
     if format is Format.PARQUET and output is None and sys.stdout.isatty():
-        raise Invalid("Parquet is not for a terminal: give --output FILE")
+        raise Invalid("Parquet cannot be printed on a terminal: give --output FILE")
     question: dict[str, Any] = {
         "metric": metric,
         "statistic": statistic,

@@ -1,4 +1,4 @@
-"""What every command shares: the client of the service, and where output goes."""
+"""The client and the output that every command uses."""
 
 import json
 import os
@@ -19,7 +19,7 @@ WIDTH_OF_A_PIPE = 200
 
 
 def connect(context: typer.Context, retry_s: float = 1) -> Client:
-    """The client of the service that `--url`, NORMLAB_URL or the supervisor of this machine names.
+    """Connect to the service that `--url`, NORMLAB_URL or the supervisor of this machine names.
 
     `retry_s`: for how long a service that is away is waited for.
     """
@@ -32,15 +32,15 @@ def connect(context: typer.Context, retry_s: float = 1) -> Client:
 
 
 def console() -> Console:
-    """Standard output: as wide as the terminal; in a pipe as wide as it takes, and without colours."""
+    """Make a console of standard output: as wide as the terminal; in a pipe, wide enough for any table."""
     return Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE, highlight=False, soft_wrap=False)
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on standard output."""
+    """Print a JSON document on standard output."""
     print(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def print_json_line(document: Any) -> None:
-    """One JSON document on one line, at once."""
+    """Print a JSON document on one line and flush it."""
     print(json.dumps(document, ensure_ascii=False), flush=True)

@@ -1,55 +1,76 @@
-"""`normlab submit`: a job from flags, from a file, or from both."""
+"""`normlab submit`: submit a job given by flags, a file, or both."""
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from service.cli.exits import Invalid
 from service.cli.session import AsJson, Json, connect, console, print_json
 from service.cli.watching import follow
-from service.client.titles import title_of
+from worker.architecture import ModelName
+from worker.recipes import RecipeName
+from worker.spec import DATASET_SIZES, Normalization, Optimizer, Schedule
+
+
+def _one_of(names: Iterable[str]) -> str:
+    *others, last = names
+    return f"One of {', '.join(others)} and {last}."
+
+
+def _types(union: Any) -> list[str]:
+    """List the types of a part of a job, in the order in which the specification defines them."""
+    members, *_ = get_args(union)
+    return [member.model_fields["type"].default for member in get_args(members)]
 
 
 def submit(
     context: typer.Context,
     file: Annotated[
-        str | None, typer.Argument(help="A job as JSON; - reads standard input. Flags go over what it says.")
+        str | None, typer.Argument(help="A JSON file with a job, - for standard input. Flags override it.")
     ] = None,
     normalization: Annotated[
-        str | None, typer.Option("--normalization", "-n", help="batch, sync_batch, layer, instance, group or none.")
+        str | None, typer.Option("--normalization", "-n", help=_one_of(_types(Normalization)))
     ] = None,
-    num_groups: Annotated[int | None, typer.Option(help="Groups of a group normalization.")] = None,
+    num_groups: Annotated[int | None, typer.Option(help="Number of groups of group normalization.")] = None,
     channels_per_group: Annotated[
-        int | None, typer.Option(help="Channels of a group, instead of --num-groups.")
+        int | None, typer.Option(help="Channels of each group, instead of --num-groups.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", help="Images of a worker a step.")] = None,
-    num_workers: Annotated[int | None, typer.Option(help="Workers that train the model together.")] = None,
-    model: Annotated[str | None, typer.Option(help="resnet20, resnet56, resnet18 or vgg.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="labml or wu-he: fills what is not given.")] = None,
-    epochs: Annotated[int | None, typer.Option()] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="At the reference batch size.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="sgd or adam.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="constant, multistep or cosine.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="cifar10 or synthetic.")] = None,
-    train_limit: Annotated[int | None, typer.Option(help="Only so many training images.")] = None,
-    test_limit: Annotated[int | None, typer.Option(help="Only so many test images.")] = None,
-    holdout: Annotated[int | None, typer.Option(help="Training images kept aside to evaluate on.")] = None,
-    augmentation: Annotated[str | None, typer.Option(help="crop_flip or none.")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")] = None,
-    deterministic: Annotated[bool | None, typer.Option(help="Bit-identical on a GPU too.")] = None,
-    name: Annotated[str | None, typer.Option(help="For people.")] = None,
-    label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, to find the job by; may be repeated.")] = None,
-    priority: Annotated[int | None, typer.Option(help="Higher goes first.")] = None,
-    max_retries: Annotated[int | None, typer.Option(help="Attempts after an error that may pass.")] = None,
-    idempotency_key: Annotated[str | None, typer.Option(help="The same key twice makes one job.")] = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow the job to its end.")] = False,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", help="Images per step and worker.")] = None,
+    num_workers: Annotated[int | None, typer.Option(help="Number of workers that train the model together.")] = None,
+    model: Annotated[str | None, typer.Option(help=_one_of(get_args(ModelName)))] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help=f"{_one_of(get_args(RecipeName))} Fills every field that is not given.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the initialization and the data.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Learning rate at the reference batch size.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help=_one_of(_types(Optimizer)))] = None,
+    schedule: Annotated[str | None, typer.Option(help=_one_of(_types(Schedule)))] = None,
+    dataset: Annotated[str | None, typer.Option(help=_one_of(DATASET_SIZES))] = None,
+    train_limit: Annotated[int | None, typer.Option(help="Maximum number of training images.")] = None,
+    test_limit: Annotated[int | None, typer.Option(help="Maximum number of test images.")] = None,
+    holdout: Annotated[int | None, typer.Option(help="Number of training images to hold out and evaluate on.")] = None,
+    augmentation: Annotated[str | None, typer.Option(help="One of crop_flip and none.")] = None,
+    precision: Annotated[str | None, typer.Option(help="One of auto, float32 and bfloat16.")] = None,
+    deterministic: Annotated[bool | None, typer.Option(help="Reproduce results bit for bit on a GPU too.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the job.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Label of the job, as KEY=VALUE. May be repeated.")] = None,
+    priority: Annotated[int | None, typer.Option(help="Jobs of a higher priority start first.")] = None,
+    max_retries: Annotated[
+        int | None, typer.Option(help="Further attempts after an error that may be temporary.")
+    ] = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="Submissions with the same key create one job.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow the job until it ends.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a job: normlab submit --normalization group --num-groups 8 --batch-size 2 --watch"""
+    """Submit a job.
+
+    Example: normlab submit --normalization group --num-groups 8 --batch-size 2 --watch
+    """
     request = _read(file) if file else {}
     request |= _given(
         model=model,
@@ -81,7 +102,7 @@ def submit(
             print_json(job)
         elif not as_json:
             out = console()
-            out.print(f"{job['id']}  {title_of(job)}  {job['status']}")
+            out.print(f"{job['id']}  {job['title']}  {job['status']}", markup=False)
             if not watch:
                 out.print(f"normlab watch {job['id']} follows it.", style="dim")
         if watch:
@@ -117,7 +138,7 @@ def _fill(request: Json, part: str, **fields: Any) -> None:
 
 
 def _choose(request: Json, part: str, kind: str | None, **fields: Any) -> None:
-    """As `_fill`; but another type keeps nothing of the one in the file."""
+    """Fill in a part that has a type. A type other than that of the file replaces the whole part."""
     if kind is not None and _part(request, part).get("type") != kind:
         request[part] = {"type": kind}
     _fill(request, part, **fields)

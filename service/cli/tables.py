@@ -1,4 +1,4 @@
-"""How jobs, checkpoints and the cluster look on a terminal."""
+"""Tables of jobs on a terminal, and the formats that all tables share."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -7,8 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from service.client.titles import name_of, normalization_of
-from worker.metrics import default_outcome
+from worker.metrics import METRICS
 
 Json = dict[str, Any]
 
@@ -27,25 +26,20 @@ STYLES = {
 
 
 def grid(*columns: str, right: Iterable[str] = ()) -> Table:
-    """An empty table: quiet, aligned, nothing cut off."""
+    """Make an empty table without borders that does not cut its contents off."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", no_wrap=True, overflow="fold")
     return table
 
 
-def error_metric(spec: Json) -> str:
-    """The metric that a job is judged by."""
-    return default_outcome(holdout=bool(spec["dataset"].get("holdout")))
-
-
 def per_cent(value: float | None) -> str:
-    """A fraction of 1 in per cent."""
+    """Format a fraction in per cent."""
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as 42 s, 3:07 or 2:03:04."""
+    """Format seconds as `42 s`, `3:07` or `2:03:04`."""
     if seconds is None:
         return "–"
     minutes, rest = divmod(round(seconds), 60)
@@ -56,22 +50,22 @@ def duration(seconds: float | None) -> str:
 
 
 def status_text(status: str) -> Text:
-    """A status by name and colour."""
+    """Format a status with its colour."""
     return Text(status, style=STYLES.get(status, ""))
 
 
 def jobs_table(jobs: Iterable[Json]) -> Table:
-    """One line a job."""
+    """Lay out jobs, one per row."""
     right = ("BATCH", "EPOCH", "ERROR", "BEST", "AGE")
     columns = ("ID", "STATUS", "NORMALIZATION", "BATCH", "MODEL", "SEED", "EPOCH", "ERROR", "BEST", "AGE", "NAME")
     table = grid(*columns, right=right)
     for job in jobs:
         spec = job["spec"]
-        summary = job["summary"].get(error_metric(spec)) or {}
+        summary = job["summary"].get(job["metric"]) or {}
         table.add_row(
             job["id"],
             status_text(job["status"]),
-            normalization_of(spec),
+            job["normalization"],
             str(spec["batch_size"]),
             spec["model"],
             str(spec["seed"]),
@@ -79,13 +73,13 @@ def jobs_table(jobs: Iterable[Json]) -> Table:
             per_cent(summary.get("last")),
             per_cent(summary.get("best")),
             duration(age_s(job["created_at"])),
-            Text(name_of(job)),
+            Text(job["title"]),
         )
     return table
 
 
 def job_table(job: Json) -> Table:
-    """Everything of one job that a person asks for."""
+    """Lay out one job: its specification, progress, metrics, attempts and history."""
     spec = job["spec"]
     dataset = spec["dataset"]
     images = f"{dataset['name']}, {dataset.get('train_limit') or 'all'} training images"
@@ -99,7 +93,7 @@ def job_table(job: Json) -> Table:
     if job["error"]:
         at = "" if job["error"].get("step") is None else f" (step {job['error']['step']})"
         table.add_row("error", Text(f"{job['error']['message']}{at}", style="red"))
-    table.add_row("trains", f"{spec['model']}, {normalization_of(spec)}, batch size {spec['batch_size']}, {images}")
+    table.add_row("trains", f"{spec['model']}, {job['normalization']}, batch size {spec['batch_size']}, {images}")
     table.add_row("seed", str(spec["seed"]))
     if job["labels"]:
         table.add_row("labels", Text(" ".join(f"{key}={value}" for key, value in job["labels"].items())))
@@ -123,7 +117,8 @@ def job_table(job: Json) -> Table:
 
 
 def _summary(metric: str, values: Json) -> str:
-    show = per_cent if metric.endswith("_error") else "{:.4g}".format
+    percent = metric in METRICS and METRICS[metric].format == "percent"
+    show = per_cent if percent else "{:.4g}".format
     return f"last {show(values['last'])}, best {show(values['best'])} at step {values['best_step']}"
 
 

@@ -1,4 +1,4 @@
-"""`normlab watch`: jobs followed to their end, as progress bars on a terminal and as lines elsewhere."""
+"""`normlab watch`: follow jobs until they end, with progress bars on a terminal and lines elsewhere."""
 
 import queue
 import threading
@@ -14,17 +14,19 @@ from rich.text import Text
 
 from service.cli.exits import Exit
 from service.cli.session import AsJson, Json, connect, console, print_json_line
-from service.cli.tables import STYLES, duration, error_metric, per_cent
-from service.client import TERMINAL, Client, Event
-from service.client.titles import title_of
+from service.cli.tables import STYLES, duration, per_cent
+from service.client import Client, Event
+from service.jobs import TERMINAL
 
 
 def watch(
     context: typer.Context,
-    jobs: Annotated[list[str] | None, typer.Argument(help="Ids of the jobs; none: all that have not ended.")] = None,
+    jobs: Annotated[
+        list[str] | None, typer.Argument(help="Ids of the jobs. Default: all jobs that have not ended.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Follow jobs to their end; Ctrl-C stops watching, not the jobs. Ends with 1 unless all succeeded."""
+    """Follow jobs until they end. Ctrl-C stops watching, not the jobs. Exit with 1 unless every job succeeded."""
     with connect(context) as client:
         if not jobs:
             unfinished = ["queued", "starting", "running", "pausing", "paused", "cancelling", "lost"]
@@ -35,7 +37,11 @@ def watch(
 
 
 def follow(client: Client, jobs: Sequence[str], *, as_json: bool = False) -> None:
-    """Show `jobs` until all have ended. Raises `typer.Exit`: 1 unless all succeeded, 130 after Ctrl-C."""
+    """Show `jobs` until all have ended.
+
+    Raises:
+        typer.Exit: With 1 unless every job succeeded, with 130 after Ctrl-C.
+    """
     jobs = list(dict.fromkeys(jobs))
     display: Display
     out = console()
@@ -61,7 +67,7 @@ def follow(client: Client, jobs: Sequence[str], *, as_json: bool = False) -> Non
 
 @dataclass
 class Followed:
-    """What is known of a job that is followed."""
+    """The state of a followed job."""
 
     id: str
     title: str
@@ -79,17 +85,17 @@ class Followed:
 
     @classmethod
     def of(cls, job: Json) -> "Followed":
-        """A job as the API shows it."""
+        """Read the state from a job of the API."""
         progress = job["progress"] or {}
-        metric = error_metric(job["spec"])
-        followed = cls(job["id"], title_of(job), metric, job["spec"]["epochs"], job["status"])
+        metric: str = job["metric"]
+        followed = cls(job["id"], job["title"], metric, job["spec"]["epochs"], job["status"])
         followed._take(progress)
         followed.error = (job["summary"].get(metric) or {}).get("last")
         followed.failure = (job["error"] or {}).get("message")
         return followed
 
     def learn(self, event: Event) -> None:
-        """Bring this up to date."""
+        """Update the state from an event."""
         match event.type:
             case "status" | "end":
                 self.status = event.data["status"]
@@ -106,21 +112,25 @@ class Followed:
 
 
 class Display(Protocol):
-    """Where followed jobs are shown."""
+    """An output for followed jobs."""
 
     def __enter__(self) -> object: ...
 
     def __exit__(self, *exception: object) -> None: ...
 
     def add(self, job: Followed) -> None:
-        """A job is followed from now on."""
+        """Start to show a job."""
 
     def show(self, job: Followed, event: Event) -> None:
-        """`event` has happened to `job`."""
+        """Show an event of a job."""
 
 
 def to_the_end(client: Client, jobs: Iterable[str], display: Display) -> list[Followed]:
-    """Follow `jobs` on `display` until all have ended. Raises `ClientError` when the service is gone for good."""
+    """Follow `jobs` on `display` until all have ended.
+
+    Raises:
+        ClientError: If the service stops answering.
+    """
     followed = {job: Followed.of(client.job(job)) for job in jobs}
     events: queue.SimpleQueue[tuple[str, Event | BaseException]] = queue.SimpleQueue()
 
@@ -151,7 +161,7 @@ def to_the_end(client: Client, jobs: Iterable[str], display: Display) -> list[Fo
 
 
 class Lines:
-    """A line for everything worth one: states, evaluations, warnings."""
+    """Prints a line for each change of status, evaluation and warning."""
 
     def __init__(self, out: Console) -> None:
         self._out = out
@@ -163,7 +173,7 @@ class Lines:
         pass
 
     def add(self, job: Followed) -> None:
-        """Nothing to say yet: the events tell it from the start."""
+        """Print nothing: the events follow."""
 
     def show(self, job: Followed, event: Event) -> None:
         """Print the line of an event, if it has one."""
@@ -187,7 +197,7 @@ class Lines:
 
 
 class JsonLines:
-    """Every event as a line of JSON."""
+    """Prints every event as a line of JSON."""
 
     def __enter__(self) -> object:
         return self
@@ -196,7 +206,7 @@ class JsonLines:
         pass
 
     def add(self, job: Followed) -> None:
-        """Nothing to say yet."""
+        """Print nothing: the events follow."""
 
     def show(self, job: Followed, event: Event) -> None:
         """Print the event."""
@@ -204,7 +214,7 @@ class JsonLines:
 
 
 class Bars:
-    """A live progress bar a job."""
+    """Draws a progress bar for each job."""
 
     def __init__(self, out: Console) -> None:
         self._tasks: dict[str, TaskID] = {}
@@ -230,12 +240,12 @@ class Bars:
         self._progress.__exit__(*exception)
 
     def add(self, job: Followed) -> None:
-        """Draw its bar."""
+        """Draw the bar of a job."""
         self._tasks[job.id] = self._progress.add_task(Text(job.title).markup, total=1, job=job)
         self._draw(job)
 
     def show(self, job: Followed, event: Event) -> None:
-        """Move its bar; warnings stand above the bars."""
+        """Update the bar of a job. Warnings are printed above the bars."""
         if event.type == "log" and event.data["level"] in ("warning", "error"):
             self._progress.console.print(Text(f"{job.title}: {event.data['message']}", style="yellow"))
         if event.type == "end" and job.failure:
@@ -247,7 +257,7 @@ class Bars:
 
 
 class _Status(ProgressColumn):
-    """queued, running, ..."""
+    """The status of the job."""
 
     def render(self, task: Task) -> Text:
         status = task.fields["job"].status
@@ -255,7 +265,7 @@ class _Status(ProgressColumn):
 
 
 class _Figures(ProgressColumn):
-    """Epoch, loss, error, speed and time left: what is known of them."""
+    """Epoch, loss, error, speed and time left, as far as they are known."""
 
     def render(self, task: Task) -> Text:
         job: Followed = task.fields["job"]

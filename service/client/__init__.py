@@ -1,6 +1,6 @@
-"""The Python client of the HTTP API: `Client`, its errors, and the titles of jobs."""
+"""The Python client of the HTTP API: `Client` and its errors."""
 
-from service.client.client import TERMINAL, Client
+from service.client.client import Client
 from service.client.connection import (
     DEFAULT_URL,
     ApiError,
@@ -13,7 +13,6 @@ from service.client.connection import (
 
 __all__ = [
     "DEFAULT_URL",
-    "TERMINAL",
     "ApiError",
     "Client",
     "ClientError",

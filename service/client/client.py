@@ -33,9 +33,6 @@ Json = dict[str, Any]
 CheckpointRef = str | tuple[str, str]
 """The id of a checkpoint, or (job, "best") or (job, "latest")."""
 
-TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
-"""The statuses a job ends with."""
-
 
 class Client:
     """A client of one service: its jobs, their events and checkpoints, and `experiments`.

@@ -21,8 +21,6 @@ Checkpoints = Literal["none", "best", "latest", "all"]
 MEDIA_TYPES: dict[TableFormat, str] = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
 REPORTS: dict[ReportKind, str] = {"html": "text/html", "markdown": "text/markdown", "svg": "image/svg+xml"}
 _BLOCK = 1 << 20
-ENDED = frozenset({"finished", "cancelled"})
-"""The statuses an experiment ends with."""
 
 
 class Experiments:

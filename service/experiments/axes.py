@@ -1,4 +1,4 @@
-"""Axes: the fields of a job along which an experiment varies, and how their values are shown.
+"""Axes: the fields of a job along which an experiment varies, and the labels of their values.
 
 A field of a part is named with a dot, as in `optimizer.learning_rate`.
 """
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from worker.spec import TrainingSpec
 
@@ -16,12 +16,12 @@ Json = dict[str, Any]
 
 
 def parts_of(field: str) -> tuple[str, ...]:
-    """`optimizer.learning_rate` as its parts."""
+    """Split `optimizer.learning_rate` at its dots."""
     return tuple(field.split("."))
 
 
 def place(body: Json, field: str, value: Any) -> None:
-    """Set a field in the body of a job; a part that is not an object, or not there, becomes one."""
+    """Set a field in the body of a job. A part that is missing or not an object becomes an object."""
     *holders, name = parts_of(field)
     for holder in holders:
         part = body.get(holder)
@@ -31,7 +31,7 @@ def place(body: Json, field: str, value: Any) -> None:
 
 
 def read(spec: Mapping[str, Any], field: str) -> Any:
-    """The value of a field of a stored spec; None where it has none, as `normalization.num_groups` of batch."""
+    """Read a field of a stored spec: None where the spec has no such field, as in `num_groups` of `batch`."""
     value: Any = spec
     for part in parts_of(field):
         if not isinstance(value, Mapping):
@@ -41,26 +41,22 @@ def read(spec: Mapping[str, Any], field: str) -> Any:
 
 
 def is_field(field: str) -> bool:
-    """Whether some job can have this field."""
-    models: Sequence[type[BaseModel]] = (TrainingSpec,)
-    for part in parts_of(field):
-        holders = [model for model in models if part in model.model_fields]
-        if not holders:
-            return False
-        models = [member for model in holders for member in _models(model.model_fields[part].annotation)]
-    return True
+    """Whether a job can have this field."""
+    *holders, name = parts_of(field)
+    models = _models_of(".".join(holders)) if holders else [TrainingSpec]
+    return any(name in model.model_fields for model in models)
 
 
 def fields() -> list[str]:
-    """The fields of a job, for an error that lists them."""
+    """List the fields of a job, for an error message."""
     return sorted(TrainingSpec.model_fields)
 
 
 def label(field: str, value: Any) -> str:
-    """A value as it is shown and as it is known: two values of one field have one label only if they are equal.
+    """Name a value of a field. Two complete values of a field share a label only if they are equal.
 
-    A part is named by its type and by what is not its default: `group (32)`, `group (16 channels)`, `batch`,
-    `sgd (learning_rate 0.2)`.
+    A part is named by its type and every parameter that is not the default: `batch`, `group (32)`,
+    `group (16 channels)`, `batch (ghost batches of 16)`, `sgd (learning_rate 0.2)`.
     """
     match value:
         case None:
@@ -77,8 +73,25 @@ def label(field: str, value: Any) -> str:
             return json.dumps(value, separators=(",", ":"))
 
 
+def complete(field: str, value: Any) -> Any:
+    """Fill the defaults of a part into a value of a grid, so that its label is the one in the results.
+
+    A value that is not an object, or that no job accepts, is returned as it is.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    for model in _models_of(field):
+        tag = model.model_fields.get("type")
+        if tag is None or value.get("type") == tag.default:
+            try:
+                return json.loads(model.model_validate(value).model_dump_json())
+            except ValidationError:
+                return value
+    return value
+
+
 def canonical(value: Any) -> str:
-    """One text for equal values, to tell whether two are."""
+    """Encode a value as JSON such that equal values have equal texts."""
     return _CANONICAL.encode(value)
 
 
@@ -95,18 +108,30 @@ def _part_label(field: str, part: Mapping[str, Any]) -> str:
             shown += [] if value is None else [f"{value}"]
         elif name == "channels_per_group":
             shown += [] if value is None else [f"{value} channels"]
+        elif name == "ghost_batch_size":
+            shown += [] if value is None else [f"ghost batches of {value}"]
         elif name not in _NAMES and (name not in defaults or value != defaults[name]):
             shown.append(f"{name} {label(name, value)}")
     return f"{kind} ({', '.join(shown)})" if shown else kind
 
 
 _NAMES = ("type", "name", "rule")
-"""The fields that name what a part is."""
+"""The fields that name the kind of a part."""
 
 
 @cache
 def _defaults(field: str, kind: str | None) -> Json:
-    """What the part of this type would be if nothing but its type were given."""
+    """The defaults of a part of this type."""
+    for model in _models_of(field):
+        tag = model.model_fields.get("type")
+        if tag is None or kind in (None, tag.default):
+            defaults: Json = json.loads(model().model_dump_json())
+            return defaults
+    return {}
+
+
+def _models_of(field: str) -> Sequence[type[BaseModel]]:
+    """The models that describe a part of a job; none for a field that is not a part."""
     models: Sequence[type[BaseModel]] = (TrainingSpec,)
     for part in parts_of(field):
         models = [
@@ -115,12 +140,7 @@ def _defaults(field: str, kind: str | None) -> Json:
             if part in model.model_fields
             for member in _models(model.model_fields[part].annotation)
         ]
-    for model in models:
-        tag = model.model_fields.get("type")
-        if tag is None or kind in (None, tag.default):
-            defaults: Json = json.loads(model().model_dump_json())
-            return defaults
-    return {}
+    return models
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from service.errors import Conflict, FieldError, InvalidFields
 from service.experiments import axes
 from service.experiments.builtin import STUDIES, StudyName
+from service.experiments.titles import describe
 from service.jobs import JobRequest
 from service.validation import explain
 from worker.metrics import OutcomeMetric
@@ -195,13 +196,9 @@ def _check_size(request: ExperimentRequest, grid: Mapping[str, Sequence[Any]]) -
 
 def _name(experiment: str, coordinates: Mapping[str, Any], job: JobRequest) -> str:
     """`two norms: group (8), batch size 2, seed 0`."""
-    spec = job.training.model_dump(mode="json")
-    said = []
-    for field in sorted(coordinates, key=lambda field: field == "seed"):
-        value = axes.read(spec, field)
-        label = axes.label(field, value)
-        said.append(label if isinstance(value, Mapping) else f"{field.replace('_', ' ')} {label}")
-    return ": ".join(filter(None, [experiment, ", ".join(said)]))[:MAX_NAME]
+    fields = sorted(coordinates, key=lambda field: field == "seed")
+    described = describe(job.training.model_dump(mode="json"), fields)
+    return ": ".join(filter(None, [experiment, described]))[:MAX_NAME]
 
 
 def _cell(coordinates: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from service.client import ApiError, Client
-from service.client.experiments import ENDED
+from service.experiments.status import ENDED
 from service.export.runs import Run
 
 POLL_S = 1.0

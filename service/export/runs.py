@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from service.client import TERMINAL, Client
-from service.client.titles import title_of
+from service.client import Client
+from service.jobs import TERMINAL
 
 Json = dict[str, Any]
 _ABOUT_THE_ROW = frozenset({"kind", "epoch", "step", "time", "diverged", "superseded", "attempt"})
@@ -65,7 +65,8 @@ class Run:
     @property
     def name(self) -> str:
         """What it trains, for people."""
-        return title_of(self.job)
+        title: str = self.job["title"]
+        return title
 
 
 def seconds(time: str) -> float:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from service.client.titles import normalization_of
 from service.export.runs import ExportError, Run, seconds
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def _file(folder: Path, run: Run, number: int) -> Path:
 def folder_of(run: Run) -> str:
     """The name of a run: what it trains, and its id, `group-8-b2-s0-job_1`."""
     spec = run.job["spec"]
-    described = f"{normalization_of(spec)} {spec['model']} b{spec['batch_size']} s{spec['seed']}"
+    described = f"{run.job['normalization']} {spec['model']} b{spec['batch_size']} s{spec['seed']}"
     return f"{_UNSAFE.sub('-', described)}-{run.id}"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from service.report.document import Block, Bullets, DataTable, Document, Figure, Listing, Paragraph, Section
 from service.report.figure import figure
+from worker.metrics import METRICS
 
 Json = Mapping[str, Any]
 NONE = "–"
@@ -68,9 +69,10 @@ class Number:
     """How the values of a metric are written: errors in per cent, as people compare them."""
 
     def __init__(self, metric: str) -> None:
-        self.is_error = metric.endswith("_error")
+        described = METRICS[metric]
+        self.is_error = described.format == "percent"
         self.scale = 100.0 if self.is_error else 1.0
-        self.title = metric.replace("images_per_s", "images a second").replace("_", " ").capitalize()
+        self.title = described.title.capitalize()
         self.axis = f"{self.title} (%)" if self.is_error else self.title
         self._unit = " %" if self.is_error else ""
 

@@ -9,7 +9,8 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.errors import Conflict, FieldError, InvalidFields, NotFound
-from service.jobs import ACTIVE, MOST_LABELS, TERMINAL, TRANSITIONS, JobChange, JobRequest, Status
+from service.experiments.titles import job_title
+from service.jobs import ACTIONS, ACTIVE, MOST_LABELS, TERMINAL, TRANSITIONS, Action, JobChange, JobRequest, Status
 from service.store import checkpoints, events
 from service.store.database import lock_events
 from service.store.identifiers import new_id
@@ -141,8 +142,8 @@ async def cancel(session: AsyncSession, job_id: str) -> Job:
     job = await get(session, job_id, lock=True)
     if job.status in (Status.CANCELLED, Status.CANCELLING):
         return job
-    if job.status in TERMINAL:
-        raise Conflict(f"Job {job_id} has {_ended(job)} and cannot be cancelled.")
+    if Action.CANCEL not in ACTIONS[job.status]:
+        raise Conflict(f"Job {job_id} {_is(job)} and cannot be cancelled.")
     await change_status(session, job, Status.CANCELLING if job.status in ACTIVE else Status.CANCELLED, "requested")
     return job
 
@@ -152,7 +153,7 @@ async def pause(session: AsyncSession, job_id: str) -> Job:
     job = await get(session, job_id, lock=True)
     if job.status in (Status.PAUSED, Status.PAUSING):
         return job
-    if job.status not in (Status.QUEUED, Status.STARTING, Status.RUNNING):
+    if Action.PAUSE not in ACTIONS[job.status]:
         raise Conflict(f"Job {job_id} {_is(job)} and cannot be paused: only a queued or running job can.")
     await change_status(session, job, Status.PAUSED if job.status is Status.QUEUED else Status.PAUSING, "requested")
     return job
@@ -163,7 +164,7 @@ async def resume(session: AsyncSession, job_id: str) -> Job:
     job = await get(session, job_id, lock=True)
     if job.status in (Status.QUEUED, Status.STARTING, Status.RUNNING):
         return job
-    if job.status is not Status.PAUSED:
+    if Action.RESUME not in ACTIONS[job.status]:
         raise Conflict(f"Job {job_id} {_is(job)} and cannot be resumed: only a paused job can.")
     job.not_before = None
     await change_status(session, job, Status.QUEUED, "resumed")
@@ -176,7 +177,7 @@ async def retry(session: AsyncSession, job_id: str) -> Job:
     Terminal states are final, so a job is not reopened. Raises `NotFound`, or `Conflict` if it has not failed.
     """
     job = await get(session, job_id, lock=True)
-    if job.status not in (Status.FAILED, Status.CANCELLED):
+    if Action.RETRY not in ACTIONS[job.status]:
         raise Conflict(f"Job {job_id} {_is(job)} and cannot be retried: only a failed or cancelled job can.")
     existing = await session.scalar(select(Job).where(Job.retry_of == job_id))
     if existing is not None:
@@ -213,14 +214,15 @@ async def change(session: AsyncSession, job_id: str, wanted: JobChange) -> Job:
     if after != before:
         await session.execute(delete_from(JobLabel).where(JobLabel.job_id == job_id))
         session.add_all(JobLabel(job_id=job_id, key=key, value=value) for key, value in after.items())
-    await events.add(session, job_id, "changed", {"name": name, "notes": notes, "labels": after}, job.updated_at)
+    told = {"name": name, "title": job_title(name, job.spec), "notes": notes, "labels": after}
+    await events.add(session, job_id, "changed", told, job.updated_at)
     return job
 
 
 async def delete(session: AsyncSession, job_id: str) -> None:
     """Delete a job that has ended, and all its rows. Raises `NotFound`, or `Conflict` if it has not ended."""
     job = await get(session, job_id, lock=True)
-    if job.status not in TERMINAL:
+    if Action.DELETE not in ACTIONS[job.status]:
         raise Conflict(f"Job {job_id} {_is(job)}: cancel it before it is deleted.")
     retried = job.retry_of
     await session.execute(delete_from(Idempotency).where(Idempotency.answer == job_id))

@@ -137,7 +137,7 @@ def submit(api: Api) -> Iterator[Callable[..., str]]:
             spec = {
                 "normalization": {"type": normalization},
                 "batch_size": batch_size,
-                "dataset": {"name": "synthetic"},
+                "dataset": {"train_limit": 10_000, "test_limit": 2000},
             }
             job: str = client.submit(spec | fields)["id"]
             return job

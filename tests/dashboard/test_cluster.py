@@ -37,8 +37,8 @@ async def test_it_says_what_runs_where(visit: Visit, submit: Callable[..., str],
 
 async def test_it_says_when_nobody_dispatches_and_that_jobs_still_queue(visit: Visit) -> None:
     page = await visit.open("/cluster")
-    await expect(page.get_by_role("main")).to_contain_text("No dispatcher has run here yet")
-    await expect(page.get_by_role("main")).to_contain_text("wait in the queue")
+    await expect(page.get_by_role("main")).to_contain_text("No dispatcher has been started")
+    await expect(page.get_by_role("main")).to_contain_text("stay in the queue")
     await expect(page.get_by_role("link", name="Jobs wait")).to_be_visible()
 
 

@@ -27,7 +27,7 @@ async def test_a_job_is_watched_from_the_queue_to_its_end(
     await expect(heading).to_contain_text("running")
     await reporter.progress(50, images_per_s=1234.0, train_loss=0.75)
     await expect(page.get_by_label("Progress", exact=True)).to_contain_text("1\u202f234")
-    await expect(page.get_by_text("3.24 ms a step")).to_be_visible()
+    await expect(page.get_by_text("3.24 ms per step")).to_be_visible()
     for epoch in (1, 2, 3):
         await reporter.metrics("eval", epoch, 10 * epoch, test_error=0.5 / epoch, test_loss=1.0 / epoch)
     await expect(page.get_by_label("Progress", exact=True)).to_contain_text("16.67 %")
@@ -215,13 +215,13 @@ async def test_telemetry_is_a_strip_a_layer_and_a_table(
     await expect(page.get_by_role("figure")).to_have_attribute(
         "aria-label", re.compile("evaluation mode ends at 50.00 %; training mode ends at 25.00 %")
     )
-    await page.get_by_role("button", name="Gain").click()
+    await page.get_by_role("button", name="Gain RMS").click()
     await page.get_by_role("button", name="Show as table").first.click()
-    await expect(page.get_by_role("region", name="Gain by layer and epoch").locator("tbody tr").first).to_have_text(
+    await expect(page.get_by_role("region", name="Gain RMS by layer and epoch").locator("tbody tr").first).to_have_text(
         "stem_norm11"
     )
     await page.reload()
-    await expect(page.get_by_role("region", name="Gain by layer and epoch")).to_be_visible()
+    await expect(page.get_by_role("region", name="Gain RMS by layer and epoch")).to_be_visible()
     await expect(page.get_by_label("Progress", exact=True)).to_contain_text("50.00 %")
 
 

@@ -192,8 +192,8 @@ async def test_a_view_is_named_found_again_and_forgotten(visit: Visit, submit: C
     submit(name="one")
     page = await visit.open("/jobs?sort=name&status=queued")
     await page.locator("summary", has_text="Views").click()
-    await expect(page.get_by_text("No view has a name yet.")).to_be_visible()
-    await page.get_by_label("Name for what is shown now").fill("what <b>waits</b>")
+    await expect(page.get_by_text("No views are saved.")).to_be_visible()
+    await page.get_by_label("Name for the current view").fill("what <b>waits</b>")
     await page.get_by_role("button", name="Save").click()
     await expect(page.get_by_role("link", name="what <b>waits</b>")).to_be_visible()
 
@@ -202,11 +202,11 @@ async def test_a_view_is_named_found_again_and_forgotten(visit: Visit, submit: C
     await other.get_by_role("link", name="what <b>waits</b>").click()
     await expect(other).to_have_url(f"{visit.api.url}/jobs?sort=name&status=queued")
     await expect(row(other, "one")).to_be_visible()
-    if not await other.get_by_label("Name for what is shown now").is_visible():
+    if not await other.get_by_label("Name for the current view").is_visible():
         await other.locator("summary", has_text="Views").click()
-    await other.get_by_label("Name for what is shown now").fill("what <b>waits</b>")
+    await other.get_by_label("Name for the current view").fill("what <b>waits</b>")
     await other.get_by_role("button", name="Save").click()
     await expect(other.locator(".toast")).to_contain_text("There is a view named what <b>waits</b> already")
     other.once("dialog", lambda dialog: dialog.accept())
-    await other.get_by_role("button", name="Forget the view what <b>waits</b>").click()
-    await expect(other.get_by_text("No view has a name yet.")).to_be_visible()
+    await other.get_by_role("button", name="Delete the view what <b>waits</b>").click()
+    await expect(other.get_by_text("No views are saved.")).to_be_visible()

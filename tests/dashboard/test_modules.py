@@ -135,13 +135,6 @@ async def test_a_pointer_of_the_service_finds_its_field(
     assert await call("schema", "fieldAt", pointer, paths) == field
 
 
-async def test_normalizations_are_read_as_they_are_written(call: Callable[..., Any]) -> None:
-    assert await call("pages/grid", "normalizationOf", "batch") == {"type": "batch"}
-    assert await call("pages/grid", "normalizationOf", "group 4") == {"type": "group", "num_groups": 4}
-    assert await call("pages/grid", "normalizationOf", "group 16 ch") == {"type": "group", "channels_per_group": 16}
-    assert await call("pages/grid", "normalizationOf", "what is this") == {"type": "what is this"}
-
-
 async def test_a_view_keeps_the_elements_whose_keys_stay(page: Page) -> None:
     kept = await page.evaluate("""async () => {
         const base = document.querySelector("script[type=module]").src.replace("app.js", "");
@@ -174,3 +167,52 @@ async def test_long_names_keep_their_ends_and_drop_what_they_share(call: Callabl
     assert await call("format", "distinct", ["same", "same"]) == ["same", "same"]
     assert await call("format", "distinct", ["alone in here"]) == ["alone in here"]
     assert await call("format", "distinct", ["a b", "a"]) == ["a b", "a"]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"name": "4", "labels": {"a.b": "c", "n": "true"}, "batch_size": 4},
+        {"name": ' "quoted" \\ ü \n', "base": {"telemetry": {}, "recipe": None, "epochs": 1.5}, "grid": {}},
+        {
+            "name": "",
+            "grid": {"optimizer.learning_rate": [1e-7, 3], "model": ["vgg"], "schedule": [{"type": "cosine"}]},
+        },
+        {"name": "null", "base": {}, "outcome": {"metric": None}, "seeds": {"min": 2}},
+    ],
+    ids=["labels", "texts", "grid", "nulls"],
+)
+async def test_a_request_comes_back_from_the_address_as_it_was(page: Page, request_: dict[str, Any]) -> None:
+    found = await page.evaluate(
+        """async (given) => {
+            const base = document.querySelector("script[type=module]").src.replace("app.js", "");
+            const { toParameters, fromParameters } = await import(`${base}request.js`);
+            return fromParameters(new URLSearchParams(toParameters(given)).toString());
+        }""",
+        request_,
+    )
+    assert found == request_
+
+
+async def test_a_link_may_list_the_values_of_an_axis_without_brackets(call: Callable[..., Any]) -> None:
+    assert await call("request", "fromParameters", "grid.batch_size=4,none&grid.seed=3&grid.model=vgg") == {
+        "grid": {"batch_size": [4, "none"], "seed": [3], "model": ["vgg"]}
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([32, 2], "32, 2"),
+        (["resnet20", "vgg"], "resnet20, vgg"),
+        (["4", "vgg"], '"4", "vgg"'),
+        (["a, b", True], '"a, b", true'),
+        ([[0.8, 0.9], None], "[0.8,0.9], null"),
+        ([{"type": "sgd"}, "x"], '{"type":"sgd"}, "x"'),
+    ],
+)
+async def test_a_list_of_values_is_read_back_from_its_text(
+    call: Callable[..., Any], values: list[Any], text: str
+) -> None:
+    assert await call("request", "listText", values) == text
+    assert await call("request", "listOf", text) == values

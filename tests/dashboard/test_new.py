@@ -72,9 +72,13 @@ async def test_a_job_is_cloned_into_the_form(visit: Visit, submit: Callable[...,
 
 async def test_an_experiment_says_what_it_makes_before_it_is_submitted(visit: Visit) -> None:
     page = await visit.open("/new?kind=experiment")
-    await page.get_by_label("Normalizations").fill("batch, group 4, group 2 ch")
+    await page.get_by_role("button", name="Remove group (8)").click()
+    for parameter, value in (("Num groups", "4"), ("Channels per group", "2")):
+        await page.get_by_role("combobox", name="Type").first.select_option("group")
+        await page.get_by_label(parameter).fill(value)
+        await page.get_by_role("button", name="Add to normalizations").click()
     await page.get_by_label("Batch sizes").fill("8, 4")
-    await page.get_by_label("Seeds").fill("0, 1")
+    await page.get_by_label("Seeds", exact=True).fill("0, 1")
     before = page.get_by_label("What it would cost")
     await expect(before).to_contain_text("unequal optimizer steps")
     await page.get_by_role("button", name="Submit 12 jobs").click()
@@ -91,14 +95,15 @@ async def test_a_built_in_experiment_is_a_click_away_and_its_price_is_chosen(vis
     await page.get_by_role("button", name="paper-norms").click()
     await page.get_by_role("button", name="1 %").click()
     await expect(page.get_by_role("button", name="Submit 20 jobs")).to_be_visible()
-    await expect(page.get_by_label("Normalizations")).to_have_count(0)
+    await expect(page.get_by_role("list", name="Normalizations")).to_have_count(0)
     await expect(page.get_by_label("Epochs", exact=True)).to_have_attribute("placeholder", "100")
     await page.get_by_text("The request as JSON").click()
     await expect(page.locator("pre")).to_have_text('{\n  "builtin": "paper-norms",\n  "budget": 0.01\n}')
 
 
 async def test_a_wrong_value_of_the_grid_is_marked(visit: Visit) -> None:
-    page = await visit.open("/new?kind=experiment&grid.batch_size=4,none")
+    page = await visit.open('/new?kind=experiment&grid.batch_size=[4,"none"]')
+    await expect(page.get_by_label("Batch sizes")).to_have_value("4, none")
     await expect(page.get_by_label("Batch sizes")).to_have_attribute("aria-invalid", "true")
 
 
@@ -116,7 +121,7 @@ async def test_what_nobody_filled_in_yet_is_not_wrong_yet(visit: Visit) -> None:
     await expect(before).to_contain_text("Computing time")
     await batch_size.fill("")
     await expect(batch_size).to_have_attribute("aria-invalid", "true")
-    await expect(before).to_contain_text("The fields that are marked need another value.")
+    await expect(before).to_contain_text("Correct the marked fields to see what it would cost.")
 
 
 async def test_telemetry_is_switched_on_and_off(visit: Visit, submit: Callable[..., str]) -> None:
@@ -131,3 +136,31 @@ async def test_telemetry_is_switched_on_and_off(visit: Visit, submit: Callable[.
     await expect(page.locator("pre")).not_to_contain_text("telemetry")
     await switch.select_option("On")
     await expect(page.locator("pre")).to_contain_text('"telemetry": {}')
+
+
+async def test_the_grid_offers_every_normalization_and_every_field_of_the_service(visit: Visit) -> None:
+    page = await visit.open("/new?kind=experiment")
+    types = page.get_by_role("group", name="Normalizations").get_by_label("Type").locator("option")
+    await expect(types).to_have_text(["batch", "group", "instance", "layer", "none", "sync batch"])
+    await page.get_by_label("Another field").select_option("optimizer.learning_rate")
+    axis = page.get_by_label("Optimizer learning rate")
+    await axis.fill("0.1, 1e-3")
+    await page.get_by_label("Another field").select_option("model")
+    await page.get_by_label("Model").first.fill("resnet20, vgg")
+    await expect(page.get_by_role("button", name="Submit 48 jobs")).to_be_visible()
+    await page.get_by_text("The request as JSON").click()
+    await expect(page.locator("pre")).to_contain_text('"optimizer.learning_rate": [\n      0.1,\n      0.001\n    ]')
+    await page.get_by_role("button", name="Remove model from the grid").click()
+    await expect(page.get_by_role("button", name="Submit 24 jobs")).to_be_visible()
+
+
+async def test_sequential_seeds_take_the_place_of_the_seeds_of_the_grid(visit: Visit) -> None:
+    page = await visit.open("/new?kind=experiment")
+    await page.get_by_text("Outcome and sequential seeds").click()
+    await page.get_by_label("Sequential seeds").select_option("On")
+    await expect(page.get_by_label("Seeds", exact=True)).to_have_count(0)
+    await page.locator("#field-seeds-max").fill("4")
+    await page.get_by_text("The request as JSON").click()
+    await expect(page.locator("pre")).to_contain_text('"seeds": {\n    "max": 4\n  }')
+    await page.get_by_label("Sequential seeds").select_option("Off")
+    await expect(page.get_by_label("Seeds", exact=True)).to_have_value("0, 1, 2")

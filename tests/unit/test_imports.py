@@ -14,10 +14,11 @@ The rooms of `service`, each above the rooms that it may import (`ARROWS` has ev
                                              │           │
                                      jobs   validation   │
                                              │           │
-                            errors   settings   logs   version
+           cluster_report   errors   settings   logs   version
 
-The two columns are two programs. The left one is what a person runs, and reaches the right one by HTTP alone: of it, it
-imports types and the report's renderer. The right one is what runs in the service's own processes.
+The two columns are two programs. The left one is what a person runs. It reaches the right one by HTTP alone, and
+imports only types, the vocabulary of statuses and the report's renderer. The right one runs in the processes of the
+service.
 """
 
 import ast
@@ -42,19 +43,20 @@ LAYERS = (
     ("report", "dashboard", "store", "artifacts"),
     ("experiments",),
     ("jobs", "validation"),
-    ("errors", "settings", "logs", "version"),
+    ("cluster_report", "errors", "settings", "logs", "version"),
 )
 """The rooms of `service`, its modules at the top among them, from the top floor to the foundation."""
 ARROWS = {
-    "cli": {"client", "export", "local", "report", "settings", "version"},
+    "cli": {"client", "experiments", "export", "jobs", "local", "report", "settings", "version"},
     "openapi": {"app", "settings"},
-    "export": {"client"},
+    "export": {"client", "experiments", "jobs"},
     "local": {"client", "settings"},
     "app": {"api", "artifacts", "logs", "settings", "store", "version"},
-    "dispatcher": {"artifacts", "errors", "experiments", "jobs", "logs", "settings", "store"},
+    "dispatcher": {"artifacts", "cluster_report", "errors", "experiments", "jobs", "logs", "settings", "store"},
     "client": {"experiments", "jobs", "settings"},
     "api": {
         "artifacts",
+        "cluster_report",
         "dashboard",
         "errors",
         "experiments",

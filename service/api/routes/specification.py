@@ -1,4 +1,4 @@
-"""What a job may ask for: for forms, and for people who write one by hand."""
+"""The specification: what a job and an experiment accept, and the vocabulary of the answers."""
 
 from functools import cache
 from typing import Any
@@ -6,8 +6,11 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from service.jobs import JobRequest
+from service.experiments.request import ExperimentRequest
+from service.experiments.status import ENDED, EXPERIMENT_ACTIONS, ExperimentAction, ExperimentStatus
+from service.jobs import ACTIONS, ACTIVE, TERMINAL, Action, JobRequest, Status
 from worker.architecture import ARCHITECTURES
+from worker.metrics import METRICS, Metric
 from worker.recipes import RECIPES
 from worker.spec import DATASET_SIZES, NoNormalization
 
@@ -45,19 +48,46 @@ class DatasetView(BaseModel):
     test: int = Field(description="test images")
 
 
-class SpecificationView(BaseModel):
-    """Everything that `POST /v1/jobs` accepts."""
+class StatusView(BaseModel):
+    """A status."""
 
-    job: dict[str, Any] = Field(description="JSON schema of the body, with defaults and help")
+    name: str
+    description: str = Field(description="a sentence, for people")
+    ended: bool = Field(description="whether nothing runs any more in this status")
+
+
+class ExperimentStatusView(StatusView):
+    """A status of an experiment."""
+
+    actions: list[ExperimentAction] = Field(description="what can be asked of an experiment in this status")
+
+
+class JobStatusView(StatusView):
+    """A status of a job."""
+
+    actions: list[Action] = Field(description="what can be asked of a job in this status")
+    active: bool = Field(description="whether a worker holds the job")
+
+
+class SpecificationView(BaseModel):
+    """What `POST /v1/jobs` and `POST /v1/experiments` accept, and what the words in answers mean."""
+
+    job: dict[str, Any] = Field(description="JSON schema of the body of `POST /v1/jobs`, with defaults and help")
+    experiment: dict[str, Any] = Field(
+        description="JSON schema of the body of `POST /v1/experiments`, with defaults and help"
+    )
     models: list[ModelView]
     normalizations: list[NormalizationView]
     recipes: dict[str, dict[str, Any]] = Field(description="the fields that each recipe fills, where not given")
     datasets: list[DatasetView]
+    metrics: list[Metric] = Field(description="in the order in which people are shown them")
+    statuses: list[JobStatusView] = Field(description="of jobs")
+    experiment_statuses: list[ExperimentStatusView]
 
 
 @router.get("/v1/specification", operation_id="get_specification")
 async def show() -> SpecificationView:
-    """The JSON schema of a job with defaults and help, and what its words stand for."""
+    """The JSON schemas of a job and an experiment with defaults and help, and the vocabulary of the answers."""
     return _specification()
 
 
@@ -73,6 +103,7 @@ def _specification() -> SpecificationView:
     parts = {tag: schema["$defs"][reference.rpartition("/")[2]] for tag, reference in mapping.items()}
     return SpecificationView(
         job=schema,
+        experiment=ExperimentRequest.model_json_schema(),
         models=[
             ModelView(
                 name=name,
@@ -93,4 +124,24 @@ def _specification() -> SpecificationView:
         ],
         recipes={str(name): fields for name, fields in RECIPES.items()},
         datasets=[DatasetView(name=name, train=train, test=test) for name, (train, test) in DATASET_SIZES.items()],
+        metrics=list(METRICS.values()),
+        statuses=[
+            JobStatusView(
+                name=status,
+                description=status.description,
+                ended=status in TERMINAL,
+                active=status in ACTIVE,
+                actions=sorted(ACTIONS[status]),
+            )
+            for status in Status
+        ],
+        experiment_statuses=[
+            ExperimentStatusView(
+                name=status,
+                description=status.description,
+                ended=status in ENDED,
+                actions=sorted(EXPERIMENT_ACTIONS[status]),
+            )
+            for status in ExperimentStatus
+        ],
     )

@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
+from service.api.schemas.axis import AxisView, grid_axes
 from service.api.schemas.job import AsTrainingSpec
 from service.cluster_report import ClusterReport
 from service.experiments import costs, results
@@ -16,23 +16,12 @@ from service.experiments.confounds import Confound, Severity
 from service.experiments.request import ExperimentRequest, PlannedJob, expand
 from service.experiments.runs import Run, Speed
 from service.experiments.statistics import SeedPlan
+from service.experiments.status import ExperimentStatus
 from service.jobs import ACTIVE, TERMINAL, Status
 from service.store import Session, experiments, leases
 from service.store import results as stored
 from service.store.listing import JobFilter
 from service.store.tables import Experiment
-
-
-class ExperimentStatus(StrEnum):
-    """Where an experiment stands."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    PAUSING = "pausing"
-    PAUSED = "paused"
-    CANCELLING = "cancelling"
-    CANCELLED = "cancelled"
-    FINISHED = "finished"
 
 
 class WarningView(BaseModel):
@@ -75,6 +64,7 @@ class ExperimentView(BaseModel):
     rows: str = Field(description="the field that is compared")
     columns: str = Field(description="the field within whose values it is compared")
     grid: dict[str, list[Any]]
+    axes: list[AxisView] = Field(description="the grid, each value with its label")
     jobs: int = Field(description="a retried job counts once, as its retry")
     counts: dict[Status, int] = Field(description="jobs by status; a status that no job has is left out")
     progress: float = Field(
@@ -115,6 +105,7 @@ class DryRun(BaseModel):
     """The jobs that a request would queue (up to the first interim analysis), their warnings and their cost."""
 
     name: str
+    axes: list[AxisView] = Field(description="the grid, each value with its label")
     jobs: list[PlannedJobView]
     cells: int
     most_jobs: int = Field(description="with sequential seeds, should every cell need all of them")
@@ -185,6 +176,7 @@ async def dry_run(session: Session, request: ExperimentRequest, planned: Sequenc
     cells = len({job.cell for job in planned})
     return DryRun(
         name=request.name,
+        axes=grid_axes(request.grid),
         jobs=[
             PlannedJobView(coordinates=dict(job.coordinates), spec=spec.model_dump(mode="json"), cost_s=cost_s)
             for job, spec, cost_s in zip(planned, specs, estimate.job_s, strict=True)
@@ -240,6 +232,7 @@ def _fields(experiment: Experiment, counted: Mapping[Status, int]) -> dict[str, 
         "rows": request.rows,
         "columns": request.columns,
         "grid": request.grid,
+        "axes": grid_axes(request.grid),
         "jobs": total,
         "counts": dict(counted),
         "progress": ended / total if total else 0.0,

@@ -10,9 +10,12 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from service.cluster_report import ClusterReport
+from service.experiments import axes
+from service.experiments.titles import job_title
 from service.jobs import ACTIVE, Status
 from service.store import Session, checkpoints, events, jobs, leases
 from service.store.tables import Attempt, Checkpoint, Event, Job
+from worker.metrics import OutcomeMetric, default_outcome
 from worker.spec import TrainingSpec
 
 
@@ -98,8 +101,11 @@ class JobView(BaseModel):
 
     id: str
     name: str
+    title: str = Field(description="how to name it for people: its name, or a description of what it trains")
     notes: str
     status: Status
+    normalization: str = Field(description="its normalization with every parameter that is not the default")
+    metric: OutcomeMetric = Field(description="what it is judged by: the error on the images that it evaluates on")
     spec: Annotated[dict[str, Any], AsTrainingSpec()] = Field(description="as it will run, every default filled in")
     labels: dict[str, str]
     priority: int
@@ -183,8 +189,11 @@ def job_fields(job: Job, labels: dict[str, str]) -> dict[str, Any]:
     return {
         "id": job.id,
         "name": job.name,
+        "title": job_title(job.name, job.spec),
         "notes": job.notes,
         "status": job.status,
+        "normalization": axes.label("normalization", axes.read(job.spec, "normalization")),
+        "metric": default_outcome(holdout=bool(axes.read(job.spec, "dataset.holdout"))),
         "spec": job.spec,
         "labels": labels,
         "priority": job.priority,

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from service.api.schemas.axis import AxisValue, AxisView
 from service.api.schemas.experiment import SequentialView, WarningView, warning_views
 from service.experiments import axes
 from service.experiments.confounds import Confound
@@ -20,20 +21,6 @@ from service.jobs import Status
 from worker.metrics import METRICS, OutcomeMetric
 
 Interval = tuple[float, float]
-
-
-class AxisValue(BaseModel):
-    """A row or a column."""
-
-    label: str = Field(description="what cells and comparisons call it; equal labels, equal values")
-    value: Any = Field(description="as it is in the spec")
-
-
-class AxisView(BaseModel):
-    """The rows, or the columns, in the order they are shown."""
-
-    field: str
-    values: list[AxisValue]
 
 
 class ObservationView(BaseModel):

@@ -1,13 +1,13 @@
-/* What may be asked of a job. */
+/* The buttons of a job. */
 
 import { send } from "./api.js";
 import { button, confirmed, linkButton } from "./parts.js";
-import { verbs } from "./status.js";
 import { url } from "./url.js";
+import { jobStatus } from "./vocabulary.js";
 
-/** The buttons of a job. `changed(job)` is given what the service answers. */
+/** The buttons of a job. `changed(job)` receives the answer of the service. */
 export function jobButtons(job, shell, changed) {
-  const may = verbs(job.status);
+  const { actions } = jobStatus(job.status);
   const ask = async (verb, question = null) => {
     if (question && !confirmed(question)) return;
     try {
@@ -19,29 +19,31 @@ export function jobButtons(job, shell, changed) {
       if (verb === "retry") return url.go(`/jobs/${answer.id}`);
       changed(answer);
       shell.say(
-        { cancel: "The job is told to stop.", pause: "The job is told to pause.", resume: "The job is queued again." }[
-          verb
-        ],
+        {
+          cancel: "The job was asked to stop.",
+          pause: "The job was asked to pause.",
+          resume: "The job is queued again.",
+        }[verb],
       );
     } catch (problem) {
       shell.say(problem.detail, "bad");
     }
   };
   return [
-    may.pause && button("Pause", () => ask("pause"), { key: "pause" }),
-    may.resume && button("Resume", () => ask("resume"), { key: "resume", kind: "primary" }),
-    may.cancel &&
-      button("Cancel", () => ask("cancel", "Stop this job for good? Its checkpoints stay."), {
+    actions.includes("pause") && button("Pause", () => ask("pause"), { key: "pause" }),
+    actions.includes("resume") && button("Resume", () => ask("resume"), { key: "resume", kind: "primary" }),
+    actions.includes("cancel") &&
+      button("Cancel", () => ask("cancel", "Stop this job for good? Its checkpoints are kept."), {
         key: "cancel",
         kind: "danger",
       }),
-    may.retry && button("Retry", () => ask("retry"), { key: "retry", kind: "primary" }),
+    actions.includes("retry") && button("Retry", () => ask("retry"), { key: "retry", kind: "primary" }),
     linkButton("Compare", url.with({ selected: job.id, experiment: job.experiment }, "/jobs"), {
       key: "compare",
-      title: "Choose others to compare it with",
+      title: "Select other jobs to compare it with",
     }),
     linkButton("Clone", url.with({ from: job.id }, "/new"), { key: "clone" }),
-    may.delete &&
+    actions.includes("delete") &&
       button(
         "Delete",
         () => ask("delete", "Delete this job with its metrics, logs and checkpoints? This cannot be undone."),

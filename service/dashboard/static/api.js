@@ -1,10 +1,9 @@
-/* The HTTP API: JSON in and out, problems as errors that read as sentences, and who we are. */
+/* A client of the HTTP API: JSON requests and answers, problems as errors, and the bearer token. */
 
 const TOKEN = "normlab.token";
 let signInNeeded = () => {};
 
-/** What the API refused or could not do. `fields` are `{pointer, parameter, detail}`, where single fields are to
- * blame. */
+/** An error that the API answered. `fields` are `{pointer, parameter, detail}`, one for each invalid field. */
 export class Problem extends Error {
   constructor(status, title, detail, { requestId = null, fields = [] } = {}) {
     super(detail);
@@ -12,25 +11,25 @@ export class Problem extends Error {
   }
 }
 
-/** The bearer token. sessionStorage ends with the tab, and no script but ours runs here: see the Content-Security-
- * Policy. */
+/** The bearer token. It is kept in sessionStorage, which ends with the tab; the Content-Security-Policy lets no other
+ * script read it. */
 export const token = {
   get: () => sessionStorage.getItem(TOKEN),
   set: (value) => sessionStorage.setItem(TOKEN, value),
   clear: () => sessionStorage.removeItem(TOKEN),
 };
 
-/** Have `callback(problem)` run whenever the API wants a token that it was not given. */
+/** Call `callback(problem)` whenever the API answers 401. */
 export function onSignInNeeded(callback) {
   signInNeeded = callback;
 }
 
-/** The headers of every request, with `more`. */
+/** The headers of a request: the token, and `more`. */
 export function headers(more = {}) {
   return token.get() ? { Authorization: `Bearer ${token.get()}`, ...more } : more;
 }
 
-/** A path with a query: values that are null or "" are left out, those that are lists are repeated. */
+/** A path with a query. Values that are null or "" are left out, lists are repeated. */
 export function withQuery(path, query = {}) {
   const parameters = new URLSearchParams();
   for (const [name, value] of Object.entries(query)) {
@@ -40,7 +39,7 @@ export function withQuery(path, query = {}) {
   return text ? `${path}?${text}` : path;
 }
 
-/** The answer of the API, as a Response that is well. Throws Problem; an abort throws AbortError. */
+/** Send a request and return its successful Response. Throws Problem, or AbortError after an abort. */
 export async function request(path, { method = "GET", body, accept = "application/json", signal, more = {} } = {}) {
   const extra = { Accept: accept, ...more, ...(body === undefined ? {} : { "Content-Type": "application/json" }) };
   let response;
@@ -57,7 +56,7 @@ export async function request(path, { method = "GET", body, accept = "applicatio
     throw new Problem(
       0,
       "Not reachable",
-      "The service does not answer. It may be starting again, or the connection is cut.",
+      "The service does not answer. It may be restarting, or the connection is interrupted.",
     );
   }
   if (response.ok) return response;
@@ -66,24 +65,24 @@ export async function request(path, { method = "GET", body, accept = "applicatio
   throw problem;
 }
 
-/** The JSON that GET `path` answers. */
+/** GET `path` and return the JSON. */
 export async function get(path, query, options = {}) {
   return (await request(withQuery(path, query), options)).json();
 }
 
-/** The JSON that `method` `path` answers, or null where there is none. */
+/** Send a request and return the JSON, or null for an answer without a body. */
 export async function send(method, path, body, options = {}) {
   const response = await request(path, { method, body, ...options });
   return response.status === 204 ? null : response.json();
 }
 
-/** Hand a file of the API to the browser's downloads. With a token it is fetched first: an address cannot carry one. */
+/** Download a file of the API. It is fetched by script, because a link cannot send the token. */
 export async function download(path, name, accept = "*/*") {
   const bytes = await (await request(path, { accept })).blob();
   save(bytes, name);
 }
 
-/** Hand a Blob to the browser's downloads. */
+/** Save a Blob as a file. */
 export function save(blob, name) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
@@ -105,7 +104,7 @@ async function problemOf(response) {
     return new Problem(
       response.status,
       response.statusText,
-      `The service answered ${response.status}, and not what was expected.`,
+      `The service answered ${response.status} with an unexpected body.`,
     );
   }
 }

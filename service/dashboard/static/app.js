@@ -1,4 +1,4 @@
-/* The shell: who we are, where we are, whether what is shown is live; and the page of the address within it. */
+/* The shell of every page: navigation, sign-in, the state of the service; and the page that the address names. */
 
 import { get, onSignInNeeded, token } from "./api.js";
 import { duration } from "./format.js";
@@ -10,6 +10,7 @@ import { chooseTheme, theme } from "./themes.js";
 import { url } from "./url.js";
 import { Views } from "./views.js";
 import { h, render } from "./view.js";
+import { readVocabulary } from "./vocabulary.js";
 
 const ROUTES = [
   [/^\/$/, "experiments"],
@@ -39,12 +40,12 @@ let scheduled = false;
 let toast = null;
 let arriving = true;
 
-/** What a page may use of the shell. */
+/** The functions of the shell that pages use. */
 const shell = {
   refresh() {
     if (scheduled) return;
     scheduled = true;
-    // A timer beside the frame: a page that is hidden draws no frames, and still has to be right when one comes back.
+    // A hidden page gets no animation frames, so a timer draws it.
     const run = () => {
       if (!scheduled) return;
       scheduled = false;
@@ -53,7 +54,7 @@ const shell = {
     requestAnimationFrame(run);
     setTimeout(run, 200);
   },
-  /** The one live stream of this page; another one takes its place. Resolves when nothing new can be missed any more. */
+  /** Open the event stream of the page, in place of an earlier one. Resolves once no later event can be missed. */
   async live(path, query, onevent) {
     stream?.close();
     stream = new Stream(path, query, { onevent, onstate: () => (askReadiness(), shell.refresh()) });
@@ -87,13 +88,17 @@ async function navigate() {
   stream?.close();
   stream = null;
   page = null;
-  const { default: create } = await import(`./pages/${next.name}.js`);
+  const [{ default: create }] = await Promise.all([
+    import(`./pages/${next.name}.js`),
+    // A page that cannot read the vocabulary still says what is wrong with the service.
+    readVocabulary().catch(() => null),
+  ]);
   if (route !== next) return;
   page = create(shell, next.id);
   page.load?.();
   draw();
   if (!arriving) {
-    // Where one is now is read out, and the next Tab begins there.
+    // A screen reader announces the new page, and the next Tab starts there.
     scrollTo(0, 0);
     document.getElementById("main").focus({ preventScroll: true });
   }
@@ -154,7 +159,7 @@ function header() {
 }
 
 function health() {
-  const { tone, text, detail } = readiness ?? { tone: "unknown", text: "…", detail: "Asking the service how it is" };
+  const { tone, text, detail } = readiness ?? { tone: "unknown", text: "…", detail: "Checking the service" };
   return h(
     "a",
     { class: `health health-${tone}`, href: "/cluster", title: detail },
@@ -184,7 +189,7 @@ function staleNotice() {
   return h(
     "div",
     { class: "toast warn", role: "status", key: "stale" },
-    h("span", {}, h("strong", {}, "Updates stopped"), ` ${since} ago. Trying to go on where they broke.`),
+    h("span", {}, h("strong", {}, "Updates stopped"), ` ${since} ago. Reconnecting.`),
     button("Try now", () => stream.retry()),
   );
 }
@@ -218,7 +223,7 @@ function signInForm() {
     h(
       "p",
       {},
-      "This service asks for a token: one of those its operator put into NORMLAB_API_TOKENS. It is kept in this tab until you close it or sign out.",
+      "This service requires a token: one of those in its setting NORMLAB_API_TOKENS. This tab keeps the token until you close it or sign out.",
     ),
     labelled(
       "Token",

@@ -9,7 +9,7 @@ import { url } from "./url.js";
 import { h } from "./view.js";
 
 const TABLE_ROWS = 500;
-/** Series that plotly.js draws quickly enough to be followed live; more of them are drawn on a canvas. */
+/** The number of series that plotly.js draws fast enough for live updates; more are drawn on a canvas. */
 const PLOTTED = 12;
 
 /** A chart with its title, its legend and a switch to its table. `axes` are `{ x, y, logX, logY, categories, formatX,
@@ -80,7 +80,7 @@ export function chart({ key, title, series, axes, height = 320, note = null, ext
           : h("div", {
               class: "drawing",
               key: "drawing",
-              // Not an image: plotly's buttons in it are there for the keyboard too.
+              // Not role=img, because plotly's buttons in it must stay reachable by keyboard.
               role: "figure",
               "aria-label": label,
               "data-chart": key,
@@ -90,7 +90,7 @@ export function chart({ key, title, series, axes, height = 320, note = null, ext
   );
 }
 
-/** The handlers of what stands for a series elsewhere: while it is pointed at or has the focus, its curve stands out. */
+/** Event handlers that highlight the curve of a series while its entry is hovered or focused. */
 export function pointing(key, id) {
   const tell = (shown) => () => document.querySelector(`[data-chart="${key}"]`)?.highlight?.(shown);
   return { onpointerenter: tell(id), onfocus: tell(id), onpointerleave: tell(null), onblur: tell(null) };

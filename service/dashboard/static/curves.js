@@ -4,6 +4,7 @@ import { duration, isFraction, metricName, metricValue, significant, whole } fro
 import { choice } from "./parts.js";
 import { url } from "./url.js";
 import { h } from "./view.js";
+import { metricOf } from "./vocabulary.js";
 
 const X_AXES = [
   ["step", "Step"],
@@ -11,7 +12,7 @@ const X_AXES = [
   ["time", "Time"],
 ];
 
-/** How curves are drawn, as the address says. */
+/** The display options of curves, from the address. */
 export function drawing() {
   const smooth = Number(url.get("smooth", "0"));
   const chosen = url.get("x", "epoch");
@@ -23,7 +24,7 @@ export function drawing() {
   };
 }
 
-/** The controls of how curves are drawn. */
+/** The controls of the display options. */
 export function drawingControls() {
   const { x, smooth, logX, logY } = drawing();
   const check = (text, name, on) =>
@@ -77,20 +78,20 @@ export function points(rows, metric, job) {
 export function axesOf(metric, { x, logX, logY }) {
   const format = (value) =>
     value === null ? "not finite" : metricValue(metric, isFraction(metric) ? value / 100 : value);
-  const words = { step: "optimizer step", epoch: "epoch", time: "seconds since its start" };
+  const words = { step: "optimizer step", epoch: "epoch", time: "seconds since the start" };
   const formatX = { step: whole, epoch: (value) => significant(value, 5), time: duration };
   return {
     x: words[x],
     y: metricName(metric, { unit: true }),
     logX,
     logY,
-    fromZero: metric === "learning_rate" || metric === "images_per_s",
+    fromZero: Boolean(metricOf(metric).from_zero),
     formatX: formatX[x],
     formatY: format,
   };
 }
 
-/** Put a row in its place among rows ordered by step; the same step of the same kind is replaced. */
+/** Insert a row into rows ordered by step. It replaces a row of the same step and kind. */
 export function withRow(rows, row) {
   const next = rows.filter((one) => one.kind !== row.kind || one.step !== row.step);
   const at = next.findLastIndex((one) => one.step <= row.step);

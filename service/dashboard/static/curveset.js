@@ -1,4 +1,4 @@
-/* Curves of metrics of jobs: one answer of the service, downsampled and smoothed there, then continued by events. */
+/* Curves of metrics of jobs: read in one request, downsampled and smoothed by the service, then followed by events. */
 
 import { get } from "./api.js";
 import { isFraction } from "./format.js";
@@ -95,8 +95,7 @@ function pointsOf(curve, factor, x) {
   );
 }
 
-/** Several curves as one: at each x that some of them has, and that some have reached, the mean, the least and the
- * greatest of those; between its points a curve is straight. */
+/** The mean, minimum and maximum of several curves at every x of any of them, by linear interpolation. */
 export function banded(curves) {
   const finite = curves.map((points) => points.filter(({ y }) => y !== null)).filter((points) => points.length);
   if (finite.length === 1) return finite[0].map(({ x, y }) => ({ x, y }));

@@ -1,14 +1,13 @@
-/* The fields of a form as inputs, each with its help and what the service said of it. */
+/* The fields of a form as inputs, each with its help and its problem. */
 
-import { metricName } from "./format.js";
 import { fallbackOf } from "./schema.js";
 import { h } from "./view.js";
 
 const TYPING_MS = 250;
 const pending = new Map();
 
-/** Fields in sets: a group takes a row of its own; a set may be folded until it is wanted. `form` is `{ raw(path),
- * set(path, text), problem(path) }`. */
+/** A card of fields. A group takes a row of its own; a folded card opens where a field has a text or a problem. `form` is
+ * `{ raw(path), set(path, text), problem(path) }`. */
 export function fieldset(title, fields, form, { folded = false } = {}) {
   const rows = [];
   let group = null;
@@ -62,7 +61,7 @@ export function fieldset(title, fields, form, { folded = false } = {}) {
 
 const FOLD = {
   mount: (element, { wanted, wrong }) => Object.assign(element, { wanted, open: wanted || wrong }),
-  // A job that is cloned fills fields in after they were drawn.
+  // A cloned job fills the fields in after they were drawn.
   update(element, { wanted, wrong }) {
     if (wrong || (wanted && !element.wanted)) element.open = true;
     element.wanted = wanted;
@@ -102,7 +101,7 @@ function control(field, shared, form) {
       {
         ...shared,
         value: field.on ? "on" : "",
-        onchange: ({ target }) => form.setAll({ ...cleared(field.within), [field.path]: target.value }),
+        onchange: ({ target }) => form.set(field.path, target.value),
       },
       [h("option", { value: "", key: "" }, "Off"), h("option", { value: "on", key: "on" }, "On")],
     );
@@ -148,7 +147,6 @@ function control(field, shared, form) {
   });
 }
 
-const cleared = (paths) => Object.fromEntries(paths.map((path) => [path, ""]));
-
 const readable = (option) =>
-  ({ true: "yes", false: "no" })[option] ?? (String(option).includes("_") ? metricName(String(option)) : option);
+  ({ true: "yes", false: "no" })[option] ??
+  (String(option).includes("_") ? String(option).replaceAll("_", " ") : option);

@@ -1,25 +1,26 @@
-/* Numbers, times and names as people read them. */
+/* Numbers, times and names as text. */
+
+import { metricOf } from "./vocabulary.js";
 
 const EMPTY = "–";
 
-/** Errors are fractions of 1 in the API and per cent here; losses and rates keep their unit. */
+/** A value of a metric, with its unit. Errors are fractions in the API and per cent here. */
 export function metricValue(name, value, digits = 2) {
   if (value === null || value === undefined || !Number.isFinite(value)) return EMPTY;
-  if (isFraction(name)) return `${(100 * value).toFixed(digits)} %`.replace(/^-/, "−");
-  if (name === "images_per_s") return whole(value);
-  return significant(value, 4);
+  const { format } = metricOf(name);
+  if (format === "percent") return `${(100 * value).toFixed(digits)} %`.replace(/^-/, "−");
+  return format === "integer" ? whole(value) : significant(value, 4);
 }
 
 /** Whether a metric is a fraction of 1 that is shown in per cent. */
-export const isFraction = (name) => name.endsWith("_error");
+export const isFraction = (name) => metricOf(name).format === "percent";
 
-/** "test error" for "test_error", with its unit where it has one. */
+/** The name of a metric, with its unit where it is shown in per cent. */
 export function metricName(name, { unit = false } = {}) {
-  if (name === "images_per_s") return "images/s";
-  return name.replaceAll("_", " ") + (unit && isFraction(name) ? " (%)" : "");
+  return metricOf(name).title + (unit && isFraction(name) ? " (%)" : "");
 }
 
-/** A number with so many significant digits, without an exponent where that is readable. */
+/** A number with `digits` significant digits; very large and very small ones with an exponent. */
 export function significant(value, digits = 4) {
   if (value === 0) return "0";
   const size = Math.abs(value);
@@ -52,7 +53,7 @@ export function duration(seconds) {
   return `${Math.floor(s / 86_400)} d ${Math.floor((s % 86_400) / 3600)} h`;
 }
 
-/** How long ago a time was. */
+/** A time as its distance from now. */
 export function ago(time, now = Date.now()) {
   if (!time) return EMPTY;
   const seconds = Math.max(0, (now - new Date(time).getTime()) / 1000);
@@ -61,7 +62,7 @@ export function ago(time, now = Date.now()) {
     : `${duration(seconds < 60 ? Math.round(seconds) : seconds).replace(/ \d+ (s|min|h)$/, "")} ago`;
 }
 
-/** A time in the clock of this browser, to the second. */
+/** A time in the time zone of the browser, to the second. */
 export function clock(time) {
   if (!time) return EMPTY;
   const d = new Date(time);
@@ -77,23 +78,11 @@ export function bytes(count) {
   return power ? `${(count / 1000 ** power).toFixed(1)} ${units[power]}` : `${count} B`;
 }
 
-/** A normalization of a spec in a few letters: "group · 8 groups". */
-export function normalization(spec) {
-  const { type, num_groups: groups, channels_per_group: channels } = spec?.normalization ?? {};
-  if (type === "group" && groups) return `group · ${groups}`;
-  if (type === "group" && channels) return `group · ${channels} ch`;
-  return type ?? EMPTY;
-}
-
-/** What a job is called; one without a name, by what it trains. */
-export const titleOf = (job) =>
-  job.name || `${normalization(job.spec)} at ${job.spec.batch_size}, seed ${job.spec.seed}`;
-
 const LONG = 44;
 const TAIL = 30;
 const ENDING = 44;
 
-/** A name as what may be cut of it and what may not: the end is what tells the jobs of an experiment apart. */
+/** A name as two parts: the head may be truncated, the tail tells the jobs of an experiment apart. */
 export function cut(name) {
   if (name.length <= LONG) return [name, ""];
   const colon = name.lastIndexOf(": ") + 1;
@@ -101,7 +90,7 @@ export function cut(name) {
   return at < 0 ? [name.slice(0, -TAIL), name.slice(-TAIL)] : [name.slice(0, at), name.slice(at)];
 }
 
-/** Names without the words that all of them begin with; as they are where one would be nothing else. */
+/** Names without the words that all of them start with; no name becomes empty. */
 export function distinct(names) {
   const words = names.map((name) => name.split(" "));
   let common = 0;

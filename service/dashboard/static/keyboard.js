@@ -1,4 +1,4 @@
-/* Keys: what they do is listed under "?". A page may take more of them with `key(event)`. */
+/* Keyboard shortcuts, listed under "?". A page adds its own with `key(event)`. */
 
 import { url } from "./url.js";
 
@@ -15,7 +15,7 @@ const HELP = [
 ];
 const PLACES = { e: "/experiments", j: "/jobs", n: "/new", c: "/cluster" };
 
-/** Listen for keys, unless something is being typed. */
+/** Listen for keys outside of inputs. */
 export function shortcuts(shell, page) {
   let going = false;
   document.addEventListener("keydown", (event) => {

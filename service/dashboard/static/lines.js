@@ -1,6 +1,6 @@
-/* Many curves on one canvas: some hundred are drawn within a frame, where plotly.js takes many.
+/* Many curves on one canvas: it draws some hundred within a frame, which plotly.js cannot.
 
-Two canvases: the curves, drawn anew when they change; and over them the one that is pointed at, with what it is called. */
+The curves are on one canvas; the highlighted curve and its name are on a second one above it. */
 
 import { throttled } from "./resource.js";
 import { COLOURS, idOf, resolved } from "./series.js";
@@ -48,7 +48,7 @@ export const LINES = {
   owns: true,
 };
 
-/** What is drawn, as a Blob of a picture, upon the colour behind it. */
+/** The drawing as a Blob of an image, on the background colour. */
 function picture(element) {
   const [base] = element.layers;
   const whole = Object.assign(document.createElement("canvas"), { width: base.width, height: base.height });
@@ -66,7 +66,7 @@ const changed = (a, b) =>
   a.axes.x !== b.axes.x ||
   a.series.some((one, n) => one.points !== b.series[n].points || one.colour !== b.series[n].colour);
 
-/** The ends of the axes: of all that is drawn, a little wider. */
+/** The range of the axes: that of all points, with a margin. */
 export function extent(series, { logX, logY, fromZero }) {
   const found = { x: [Infinity, -Infinity], y: [Infinity, -Infinity] };
   for (const { points } of series)
@@ -93,7 +93,7 @@ function widened([low, high], log, share) {
   return [low === 0 ? 0 : low - more, high + more];
 }
 
-/** Round numbers within an axis, about so many: 1, 2 or 5 times a power of ten. */
+/** About `count` round numbers within an axis: 1, 2 or 5 times a power of ten. */
 export function ticks([low, high], log, count) {
   if (log && high / low >= 10) {
     const first = Math.ceil(Math.log10(low) - 1e-9);
@@ -146,7 +146,7 @@ function draw(element) {
   if (element.pointed) highlightLine(element, element.pointed);
 }
 
-/** From values to pixels. */
+/** The scale from values to pixels. */
 function placing({ x, y }, { logX, logY }, width, height) {
   const scale = ([low, high], log, from, to) => {
     const [a, b] = log ? [Math.log(low), Math.log(high)] : [low, high];
@@ -254,7 +254,7 @@ function point(element, event) {
   highlightLine(element, nearest);
 }
 
-/** Draw some of the curves over the others, which step back; with what is said of a point where there is one. */
+/** Draw the highlighted curves over the others, which are dimmed, with the label of a point. */
 function highlightLine(element, pointed) {
   if (pointed === null && !element.pointed) return;
   element.pointed = pointed;

@@ -1,8 +1,8 @@
-/* Events of the stream, applied to the jobs that a page shows. */
+/* Applies events of the stream to the jobs of a page. */
 
-import { ENDED, isActive } from "./status.js";
+import { isActive, jobStatus, metricOf } from "./vocabulary.js";
 
-/** The job after an event. A new object where something changed, the same where nothing did. */
+/** The job after an event: a new object if something changed, else the same. */
 export function advance(job, { type, data }) {
   if (data.job !== job.id) return job;
   if (type === "progress") {
@@ -10,7 +10,7 @@ export function advance(job, { type, data }) {
     return { ...job, progress };
   }
   if (type === "status") {
-    const ended = ENDED.has(data.status);
+    const ended = jobStatus(data.status).ended;
     const progress = job.progress && !isActive(data.status) ? { ...job.progress, eta_s: null } : job.progress;
     return {
       ...job,
@@ -21,7 +21,8 @@ export function advance(job, { type, data }) {
       ...(data.status === "starting" ? { started_at: job.started_at ?? data.time } : {}),
     };
   }
-  if (type === "changed") return { ...job, name: data.name, notes: data.notes, labels: data.labels };
+  if (type === "changed")
+    return { ...job, name: data.name, title: data.title ?? job.title, notes: data.notes, labels: data.labels };
   if (type === "metrics" && data.kind !== "telemetry") return { ...job, summary: summarized(job.summary, data) };
   return job;
 }
@@ -37,7 +38,7 @@ function summarized(summary, row) {
     const value = row[name];
     if (value === null) continue;
     const before = next[name];
-    const better = !before || (name === "images_per_s" ? value > before.best : value < before.best);
+    const better = !before || (metricOf(name).better === "higher" ? value > before.best : value < before.best);
     next[name] = {
       ...(better ? { best: value, best_step: row.step } : { best: before.best, best_step: before.best_step }),
       last: value,

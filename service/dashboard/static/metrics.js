@@ -1,31 +1,19 @@
-/* What there is to know of a job: the columns of tables, and the metrics to choose from. */
+/* The columns of tables of jobs, and the metrics to choose from. */
 
-import { ago, clock, duration, metricName, metricValue, normalization, plain, titleOf, whole } from "./format.js";
+import { ago, clock, duration, metricName, metricValue, plain, whole } from "./format.js";
 import { progressBar } from "./parts.js";
 import { statusMark } from "./status.js";
 import { h } from "./view.js";
+import { outcomes } from "./vocabulary.js";
 
-/** The metrics known best; the service sorts jobs by them. */
-export const METRICS = [
-  "test_error",
-  "test_loss",
-  "train_error",
-  "train_loss",
-  "holdout_error",
-  "holdout_loss",
-  "images_per_s",
-];
-
-/** The metrics that some of these jobs have, the best known first. */
+/** The metrics that some of these jobs have, those that jobs are judged by first. */
 export function metricsOf(jobs) {
   const found = new Set(jobs.flatMap((job) => Object.keys(job.summary ?? {})));
-  return [...METRICS.filter((name) => found.has(name)), ...[...found].filter((name) => !METRICS.includes(name)).sort()];
+  const known = outcomes();
+  return [...known.filter((name) => found.has(name)), ...[...found].filter((name) => !known.includes(name)).sort()];
 }
 
-/** The evaluation error of a job: on what it held out, where it did, else on the test set. */
-export const errorOf = (job) => (job.spec?.dataset?.holdout ? "holdout_error" : "test_error");
-
-/** How much of a job is done, of 1. */
+/** The fraction of a job that is done. */
 export function share(job) {
   if (job.status === "succeeded") return 1;
   const { step, total_steps: total } = job.progress ?? {};
@@ -39,7 +27,7 @@ function progressCell(job) {
     : job.status === "running" && progress.eta_s !== null
       ? `${duration(progress.eta_s)} left`
       : `${Math.round(100 * share(job))} %`;
-  return h("div", { class: "progress" }, progressBar(share(job), `Progress of ${titleOf(job)}`), h("span", {}, words));
+  return h("div", { class: "progress" }, progressBar(share(job), `Progress of ${job.title}`), h("span", {}, words));
 }
 
 const metricCell =
@@ -60,10 +48,10 @@ export function labelTags(job) {
   );
 }
 
-/** Columns of the table of jobs: their head, what is in them, and by what the service can sort. */
+/** The columns of the table of jobs: head, cell, and the field that the service sorts by. */
 export const COLUMNS = {
   status: { head: "Status", cell: (job) => statusMark(job.status), sort: "status" },
-  normalization: { head: "Normalization", cell: (job) => normalization(job.spec), sort: "normalization" },
+  normalization: { head: "Normalization", cell: (job) => job.normalization, sort: "normalization" },
   batch_size: { head: "Batch size", cell: (job) => plain(job.spec.batch_size), sort: "batch_size", number: true },
   num_workers: { head: "Workers", cell: (job) => plain(job.spec.num_workers ?? 1), number: true },
   model: { head: "Model", cell: (job) => job.spec.model, sort: "model" },
@@ -73,13 +61,13 @@ export const COLUMNS = {
   last: {
     head: ({ metric }) => `Last ${metricName(metric)}`,
     cell: metricCell("last"),
-    sort: ({ metric }) => (METRICS.includes(metric) ? metric : null),
+    sort: ({ metric }) => (outcomes().includes(metric) ? metric : null),
     number: true,
   },
   best: {
     head: ({ metric }) => `Best ${metricName(metric)}`,
     cell: metricCell("best"),
-    sort: ({ metric }) => (METRICS.includes(metric) ? `${metric}.best` : null),
+    sort: ({ metric }) => (outcomes().includes(metric) ? `${metric}.best` : null),
     number: true,
   },
   best_step: { head: "Step of best", cell: metricCell("best_step"), number: true },

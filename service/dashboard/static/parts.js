@@ -1,4 +1,4 @@
-/* The parts that pages are put together from. */
+/* The components of pages. */
 
 import { shape } from "./status.js";
 import { h } from "./view.js";
@@ -15,7 +15,7 @@ export const ICONS = {
   copy: "M5.5 5.5h7v8h-7zM3.5 10.5v-8h7",
 };
 
-/** A button; `kind` is "primary", "danger" or nothing. */
+/** A button; `kind` is "primary", "danger", "quiet" or "". */
 export function button(text, onclick, { kind = "", icon = null, ...props } = {}) {
   return h("button", { type: "button", class: `button ${kind}`, onclick, ...props }, icon && shape(ICONS[icon]), text);
 }
@@ -25,7 +25,7 @@ export function linkButton(text, href, { kind = "", icon = null, ...props } = {}
   return h("a", { class: `button ${kind}`, href, ...props }, icon && shape(ICONS[icon]), text);
 }
 
-/** What went wrong, as a sentence, with what to do about it. */
+/** A problem as a sentence, with a button that tries again. */
 export function problemNotice(problem, retry = null) {
   if (!problem) return null;
   const id = problem.requestId ? h("small", {}, ` Request ${problem.requestId}`) : null;
@@ -36,14 +36,14 @@ export function problemNotice(problem, retry = null) {
     h(
       "div",
       {},
-      h("strong", {}, problem.title || "That did not work"),
+      h("strong", {}, problem.title || "The request failed"),
       h("p", {}, problem.detail ?? String(problem), id),
     ),
     retry && button("Try again", retry),
   );
 }
 
-/** Something to know; `tone` is "info", "warn" or "bad". */
+/** A notice; `tone` is "info", "warn" or "bad". */
 export function notice(tone, title, ...text) {
   return h(
     "div",
@@ -53,17 +53,17 @@ export function notice(tone, title, ...text) {
   );
 }
 
-/** A page or a part of one that has nothing yet, and what to do next. */
+/** The content of an empty page or card, with what to do next. */
 export function emptyState(title, text, ...actions) {
   return h("div", { class: "empty" }, h("h2", {}, title), h("p", {}, text), h("div", { class: "actions" }, actions));
 }
 
-/** A field set beside its label. */
+/** A control with its label. */
 export function labelled(text, control) {
   return h("label", { class: "labelled" }, h("span", {}, text), control);
 }
 
-/** A choice of few, in a row. `options` are `[value, text]`. */
+/** A choice of a few options, in a row. `options` are `[value, text]`. */
 export function choice(label, options, chosen, onchoose) {
   return h(
     "div",
@@ -78,7 +78,7 @@ export function choice(label, options, chosen, onchoose) {
   );
 }
 
-/** A choice of many. `options` are `[value, text]`. */
+/** A choice from a list. `options` are `[value, text]`. */
 export function picker(label, options, chosen, onchoose, { hiddenLabel = false } = {}) {
   const select = h(
     "select",
@@ -88,7 +88,7 @@ export function picker(label, options, chosen, onchoose, { hiddenLabel = false }
   return hiddenLabel ? select : labelled(label, select);
 }
 
-/** What opens behind a button. Escape and a click elsewhere close it. */
+/** A panel that a button opens. Escape and a click elsewhere close it. */
 export function menu(label, content, { side = "", kind = "", onopen = () => {} } = {}) {
   return h(
     "details",
@@ -103,7 +103,7 @@ export function menu(label, content, { side = "", kind = "", onopen = () => {} }
   );
 }
 
-/** Several of many, behind a button that says how many. Escape and a click elsewhere close it. */
+/** A choice of several options, in a panel that a button opens. Escape and a click elsewhere close it. */
 export function checklist(label, options, chosen, ontoggle, { counted = true } = {}) {
   const count = !counted ? 0 : options.filter(([value]) => chosen.includes(value)).length;
   return h(
@@ -146,7 +146,7 @@ const MENU = {
   },
 };
 
-/** A bar with a share of 1 done. */
+/** A progress bar. */
 export function progressBar(share, label) {
   const per_cent = Math.round(100 * Math.min(1, Math.max(0, share ?? 0)));
   return h(
@@ -174,7 +174,7 @@ export function facts(entries, props = {}) {
   );
 }
 
-/** Tabs whose panel the address names. `options` are `[value, text]`. */
+/** Tabs, chosen by the address. `options` are `[value, text]`. */
 export function tabs(label, options, chosen, href) {
   return h(
     "nav",
@@ -185,12 +185,12 @@ export function tabs(label, options, chosen, href) {
   );
 }
 
-/** Ask before what cannot be undone. */
+/** Ask for confirmation. */
 export function confirmed(question) {
   return window.confirm(question);
 }
 
-/** A button that copies text, and says so. */
+/** A button that copies text and confirms it. */
 export function copyButton(text, label, say) {
   return h(
     "button",

@@ -1,4 +1,4 @@
-/* A chart drawn by plotly.js, which is fetched with the first one. */
+/* A chart drawn by plotly.js, which is loaded with the first chart. */
 
 import { throttled } from "./resource.js";
 import { COLOURS, DASHES, idOf, resolved } from "./series.js";
@@ -6,7 +6,7 @@ import { onTheme } from "./themes.js";
 
 const REDRAW_MS = 500;
 
-// The upload button is off by name too: a release that brings it back under another default does not bring it here.
+// The upload button is removed by name, so that no default of another release brings it back.
 const CONFIG = {
   displaylogo: false,
   responsive: true,
@@ -18,7 +18,7 @@ const CONFIG = {
 
 let loading = null;
 
-/** Fetch plotly.js once. */
+/** Load plotly.js once. */
 function plotly() {
   loading ??= new Promise((resolve, reject) => {
     const script = document.createElement("script");
@@ -35,7 +35,7 @@ export const PLOT = {
   mount(element, hook) {
     element.drawn = hook;
     element.redraw = throttled(() => draw(element), REDRAW_MS);
-    // Charts that nobody sees are not drawn: each costs a frame.
+    // A chart outside of the viewport is not drawn, because each costs a frame.
     element.watch = new IntersectionObserver(
       ([entry]) => ((element.seen = entry.isIntersecting), element.seen && element.redraw()),
       { rootMargin: "200px" },
@@ -85,8 +85,7 @@ async function draw(element) {
   }
 }
 
-/** Have the curves of one series stand out; null: of none. What plotly.js drew is only given a class: that costs
- * nothing. */
+/** Highlight the curves of one series, or of none for null. Only a class is set, so nothing is drawn again. */
 function highlight(element, id) {
   const chosen = id === null ? null : element.drawn.series.findIndex((one) => idOf(one) === id);
   for (const group of element.querySelectorAll(".scatterlayer .trace")) {
@@ -95,12 +94,12 @@ function highlight(element, id) {
   }
 }
 
-/** plotly.js reads some tags and entities in texts, and makes links of them: names are to be names. */
+/** Escape a text for plotly.js, which interprets some tags and entities. */
 const harmless = (character) => ({ "<": "‹", ">": "›", "&": "＆" })[character] ?? character;
 
 function traces(element) {
   const { series, axes } = element.drawn;
-  // Values at the same category stand side by side, so that their bars do not cover one another.
+  // Values of the same category are drawn side by side, so that their error bars do not overlap.
   const place = (x, n) =>
     axes.categories.indexOf(x) + (n - (series.length - 1) / 2) * Math.min(0.08, 0.6 / series.length);
   return series.flatMap((one, n) => {

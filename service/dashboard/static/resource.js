@@ -1,4 +1,4 @@
-/* What a page reads from the API: the data, the problem where there was one, and whether an answer is on its way. */
+/* A resource that a page reads from the API: its data, its problem, and whether a request is pending. */
 
 export class Resource {
   #running = null;
@@ -12,8 +12,7 @@ export class Resource {
     this.read = null;
   }
 
-  /** Read anew if `key` is another than the last time. `read(signal)` answers the data; the old stays until the new is
-   * there. */
+  /** Read the data with `read(signal)` if `key` has changed. The old data stay until the new ones arrive. */
   load(key, read) {
     this.read = read;
     if (key === this.key) return this.settled;
@@ -21,7 +20,7 @@ export class Resource {
     return this.reload();
   }
 
-  /** Read again what was read before. */
+  /** Read the same data again. */
   reload() {
     if (!this.read) return Promise.resolve();
     this.#running?.abort();
@@ -46,14 +45,14 @@ export class Resource {
     this.refresh();
   }
 
-  /** Stop what is on its way. */
+  /** Abort a pending request. */
   close() {
     this.#running?.abort();
     this.#running = null;
   }
 }
 
-/** A function that runs `action` at most once in `wait` ms, and once more at the end. */
+/** A function that runs `action` at most once in `wait` ms, and after the last call. */
 export function throttled(action, wait) {
   let last = 0;
   let timer = null;

@@ -1,17 +1,19 @@
-/* A JSON schema as the fields of a form, and what was filled in as the body of a request.
+/* A JSON schema as the fields of a form, and the texts of the fields as values of a request.
 
 A field is `{ path, kind, label, help, fallback, options, required }`; its path, with dots, is also its name in the address.
-What is left empty is left out of the body, so that a recipe, or the service's default, fills it. */
+A field without a text is left out of the request, so that a recipe or the default of the service fills it. */
 
 import { plain } from "./format.js";
+import { isObject, listOf, listText, parseJson, valueAt, withValue } from "./request.js";
 
-/** The fields of a part of a schema. `chosen(path)` says which type of a union is filled in; `recipe` fills defaults. */
+/** The fields of a part of a schema. `chosen(path)` is the text of a field, which decides the type of a union; `recipe`
+ * are defaults that go before those of the schema. */
 export function fieldsOf(
   schema,
   { chosen, recipe = {}, definitions = schema.$defs, path = "", required = schema.required ?? [] },
 ) {
   return Object.entries(schema.properties).flatMap(([name, raw]) => {
-    if (name === "type" && path) return [];
+    if (name === "type" && raw.const) return [];
     const at = path ? `${path}.${name}` : name;
     const part = resolve(raw, definitions);
     const given = recipe?.[name];
@@ -41,6 +43,12 @@ function union(part, { at, name, given, chosen, definitions, required }) {
     fallback: usual,
     required,
     union: at,
+    accepted: Object.fromEntries(
+      types.map((one) => [
+        one,
+        Object.keys(resolve({ $ref: part.discriminator.mapping[one] }, definitions).properties),
+      ]),
+    ),
   };
   return [
     { path: at, kind: "group", label: words(name) },
@@ -56,11 +64,11 @@ function union(part, { at, name, given, chosen, definitions, required }) {
   ];
 }
 
-/** A part that may be left out altogether: a switch, and its fields once it is on. */
+/** A part that can be left out: a switch, and its fields while it is on. */
 function switched(member, part, { at, name, chosen, definitions }) {
   const inner = fieldsOf(member, { chosen, definitions, path: at, required: [] });
   const within = inner.map((field) => field.path);
-  const on = chosen(at) === "on" || within.some((path) => chosen(path) !== "");
+  const on = chosen(at) === "on";
   const head = { path: at, kind: "switch", label: words(name), help: part.description, on, within };
   return [{ path: at, kind: "group", label: words(name) }, head, ...(on ? inner : [])];
 }
@@ -99,7 +107,7 @@ export const words = (name) =>
     .replace(/^./, (c) => c.toUpperCase())
     .replace(/ s$/, " (s)");
 
-/** What a field stands for when it is empty, in words. */
+/** The value of a field without a text, in words. */
 export const fallbackOf = (field) =>
   field.fallback === undefined || field.fallback === null || field.fallback === ""
     ? field.nullable
@@ -107,32 +115,64 @@ export const fallbackOf = (field) =>
       : ""
     : plain(field.fallback);
 
-/** The body that the filled-in fields make. `raw(path)` is the text of a field, "" where it is empty. */
-export function bodyOf(fields, raw) {
-  const body = {};
-  for (const field of fields) {
-    if (field.kind === "group") continue;
-    const text = raw(field.path).trim();
-    if (field.kind === "switch") {
-      if (field.on) place(body, field.path.split("."), {});
-    } else if (text !== "") place(body, field.path.split("."), parsed(field.kind, text));
-  }
-  // A part of a union says of which type it is, also where that is the usual one.
-  for (const field of fields) {
-    if (!field.union) continue;
-    const part = field.union.split(".").reduce((holder, name) => holder?.[name], body);
-    if (part && part.type === undefined && field.fallback) part.type = field.fallback;
-  }
-  return body;
+/** The part of a schema that a field is, or undefined. */
+export const partOf = (schema, name) => schema.properties[name] && resolve(schema.properties[name], schema.$defs);
+
+/** The paths of all fields of a schema, parts and the parameters of every type of a part included. */
+export function pathsOf(schema, definitions = schema.$defs, path = "") {
+  const found = Object.entries(schema.properties).flatMap(([name, raw]) => {
+    if (raw.const) return [];
+    const part = resolve(raw, definitions);
+    const members = [part, ...(part.oneOf ?? part.anyOf ?? []).map((member) => resolve(member, definitions))];
+    const inner = members.filter((member) => member.properties);
+    return [path + name, ...inner.flatMap((member) => pathsOf(member, definitions, `${path}${name}.`))];
+  });
+  return [...new Set(found)];
 }
 
-function place(body, [name, ...within], value) {
-  if (within.length) place((body[name] ??= {}), within, value);
-  else body[name] = value;
+/** The value at a path of a request as the text of its field; "" where there is none. */
+export function textAt(request, path) {
+  const value = valueAt(request, path);
+  if (value === undefined || value === null) return "";
+  if (Array.isArray(value)) return path.startsWith("grid.") ? listText(value) : value.join(", ");
+  if (!isObject(value)) return typeof value === "string" ? value : JSON.stringify(value);
+  if (!/(^|\.)labels$/.test(path)) return "on";
+  return Object.entries(value)
+    .map((pair) => pair.join(":"))
+    .join(", ");
 }
 
-/** A text as the value it means. What is no number is sent as it is: the service says best what it would accept. */
+/** The request after the text of one of `fields` has changed. */
+export function withText(request, fields, path, text) {
+  const field = fields.find((one) => one.path === path && one.kind !== "group");
+  const trimmed = text.trim();
+  if (field?.kind === "switch")
+    return withValue(request, path, trimmed === "on" ? (valueAt(request, path) ?? {}) : undefined);
+  if (field?.union) return withType(request, field, trimmed);
+  const value = trimmed === "" && field?.kind !== "list" ? undefined : parsed(field?.kind ?? "text", trimmed);
+  return withHolders(withValue(request, path, value), fields, path);
+}
+
+/** Another type of a part keeps those of its parameters that it has too. */
+function withType(request, field, type) {
+  if (!type) return withValue(request, field.path, undefined);
+  const part = valueAt(request, field.union) ?? {};
+  const kept = Object.entries(part).filter(([name]) => field.accepted[type]?.includes(name));
+  return withValue(request, field.union, { ...Object.fromEntries(kept), type });
+}
+
+/** A part of a union says of which type it is; a part that is switched on stays when its last field is emptied. */
+function withHolders(request, fields, path) {
+  const union = fields.find((one) => one.union && path.startsWith(`${one.union}.`));
+  const part = union && valueAt(request, union.union);
+  if (part && part.type === undefined && union.fallback) return withValue(request, union.path, union.fallback);
+  const on = fields.find((one) => one.kind === "switch" && one.on && one.within.includes(path));
+  return on && valueAt(request, on.path) === undefined ? withValue(request, on.path, {}) : request;
+}
+
+/** The value of a text. A text that is not a number is sent as it is: the service says what it would accept. */
 export function parsed(kind, text) {
+  if (kind === "list") return listOf(text);
   if (kind === "number") return number(text);
   if (kind === "numbers") return text.split(",").map((one) => number(one.trim()));
   if (kind === "flag") return text === "true";
@@ -152,26 +192,9 @@ export function parsed(kind, text) {
 }
 
 function number(text) {
+  if (/^-?(0|[1-9]\d*)$/.test(text)) return parseJson(text);
   const value = Number(text);
   return text !== "" && Number.isFinite(value) ? value : text;
-}
-
-/** A job's spec as texts of fields: what a form begins with that clones it. */
-export function texts(spec, prefix = "") {
-  return Object.entries(spec).reduce((found, [name, value]) => {
-    const path = prefix + name;
-    if (value === null || value === "") return found;
-    if (Array.isArray(value)) return { ...found, [path]: value.join(", ") };
-    if (typeof value === "object" && name !== "labels") return { ...found, ...texts(value, `${path}.`) };
-    if (typeof value === "object")
-      return {
-        ...found,
-        [path]: Object.entries(value)
-          .map((pair) => pair.join(":"))
-          .join(", "),
-      };
-    return { ...found, [path]: String(value) };
-  }, {});
 }
 
 /** The path of the field that a JSON pointer means: the longest of `paths` that it begins with. */

@@ -1,22 +1,7 @@
-/* The states of a job: a word and a shape each, so that colour is never alone in saying it. */
+/* The status of a job or an experiment as a word and a shape, so that colour alone never says it. */
 
 import { h } from "./view.js";
-
-export const STATUSES = [
-  "queued",
-  "starting",
-  "running",
-  "pausing",
-  "paused",
-  "cancelling",
-  "lost",
-  "succeeded",
-  "failed",
-  "cancelled",
-];
-/** The states that do not change any more. */
-export const ENDED = new Set(["succeeded", "failed", "cancelled"]);
-const ACTIVE = new Set(["starting", "running", "pausing", "cancelling"]);
+import { jobStatus } from "./vocabulary.js";
 
 const SHAPES = {
   queued: "M8 4.5V8l2.5 1.5M8 1.75a6.25 6.25 0 1 0 0 12.5 6.25 6.25 0 0 0 0-12.5Z",
@@ -31,25 +16,17 @@ const SHAPES = {
   cancelled: "M8 1.75a6.25 6.25 0 1 0 0 12.5 6.25 6.25 0 0 0 0-12.5ZM3.6 3.6l8.8 8.8",
 };
 
-export const isActive = (status) => ACTIVE.has(status);
-
-/** What may be asked of a job in a state. */
-export function verbs(status) {
-  return {
-    pause: ["queued", "starting", "running"].includes(status),
-    resume: status === "paused",
-    cancel: ["queued", "starting", "running", "pausing", "paused", "lost"].includes(status),
-    retry: ["failed", "cancelled"].includes(status),
-    delete: ENDED.has(status),
-  };
+/** The icon and the name of a status, with its meaning as a tooltip. */
+export function statusMark(status, meaning = jobStatus(status).description) {
+  return h(
+    "span",
+    { class: `status status-${status}`, title: meaning },
+    shape(SHAPES[status] ?? SHAPES.queued),
+    status,
+  );
 }
 
-/** An icon of the state and its name. */
-export function statusMark(status) {
-  return h("span", { class: `status status-${status}` }, shape(SHAPES[status] ?? SHAPES.queued), status);
-}
-
-/** A line drawing of 16 by 16. */
+/** An icon of 16 by 16 units. */
 export function shape(path, label = null) {
   const name = label ? { role: "img", "aria-label": label } : { "aria-hidden": "true" };
   return h("svg", { class: "icon", viewBox: "0 0 16 16", ...name }, h("path", { d: path }));

@@ -1,4 +1,4 @@
-/* The one live stream of a page: server-sent events by fetch, because EventSource cannot send a token.
+/* The event stream of a page: server-sent events by fetch, because EventSource cannot send a token.
 
 It begins at now, so what a page reads after `opened` and what then comes over the stream leave no gap. When it breaks it
 says so, and goes on after the last event that came. A page that nobody sees lets go of its connection after a while: a
@@ -31,7 +31,7 @@ export class Stream {
     this.#run();
   }
 
-  /** Stop for good. */
+  /** Close the stream. */
   close() {
     this.closed = true;
     document.removeEventListener("visibilitychange", this.hidden);
@@ -41,7 +41,7 @@ export class Stream {
     this.isOpen();
   }
 
-  /** Try again now. */
+  /** Reconnect now. */
   retry() {
     this.wake?.();
   }
@@ -94,7 +94,7 @@ export class Stream {
       cache: "no-store",
     });
     if (!response.ok) throw new Problem(response.status, "", "");
-    // The service has fixed where the stream begins before it answers at all.
+    // The service decides where the stream begins before it sends the headers.
     this.isOpen();
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
@@ -108,7 +108,7 @@ export class Stream {
         const blocks = (text + value).split("\n\n");
         text = blocks.pop();
         for (const block of blocks) if (this.#take(parse(block))) return true;
-        // A stream that begins before the first event of all names no id.
+        // A stream that begins before the first event has no id.
         this.lastId ??= "0";
         this.failures = 0;
         this.#tell("live");

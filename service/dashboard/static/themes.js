@@ -1,15 +1,15 @@
-/* Light, dark, or what the system says. */
+/* The theme: light, dark, or that of the system. */
 
 const KEY = "normlab.theme";
 const system = matchMedia("(prefers-color-scheme: dark)");
 const watching = new Set();
 
-/** What was chosen: "light", "dark" or "system". */
+/** The chosen theme: "light", "dark" or "system". */
 export function theme() {
   return localStorage.getItem(KEY) ?? "system";
 }
 
-/** Choose, and remember it in this browser. */
+/** Choose a theme and remember it in this browser. */
 export function chooseTheme(name) {
   if (name === "system") {
     localStorage.removeItem(KEY);
@@ -21,12 +21,12 @@ export function chooseTheme(name) {
   tell();
 }
 
-/** The value of a colour of the style sheets, as it is now. */
+/** The current value of a colour of the style sheets. */
 export function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }
 
-/** Have `callback` run when colours change; answers a function that ends it. */
+/** Call `callback` when the theme changes. Returns a function that ends it. */
 export function onTheme(callback) {
   watching.add(callback);
   return () => watching.delete(callback);

@@ -1,4 +1,4 @@
-/* The address: where one is, and all of what one sees there. A link that is copied shows the same. */
+/* The address: it holds the page and everything that was chosen on it, so that a copied link shows the same. */
 
 const changed = new Set();
 
@@ -12,7 +12,7 @@ export const url = {
     return new URLSearchParams(location.search).get(name) ?? fallback;
   },
 
-  /** All values of a query parameter that may be repeated. */
+  /** All values of a repeated query parameter. */
   all(name) {
     return new URLSearchParams(location.search).getAll(name);
   },
@@ -34,7 +34,7 @@ export const url = {
     return text ? `${path}?${text}` : path;
   },
 
-  /** Change some parameters. `replace` leaves no step for the back button: for what changes with every key. */
+  /** Change some parameters. `replace` adds no step to the history, for changes while typing. */
   change(changes, { replace = false } = {}) {
     this.go(this.with(changes), { replace });
   },
@@ -46,7 +46,7 @@ export const url = {
     for (const callback of changed) callback();
   },
 
-  /** Have `callback` run after every change of the address. */
+  /** Call `callback` after every change of the address. */
   onchange(callback) {
     changed.add(callback);
   },
@@ -54,7 +54,7 @@ export const url = {
 
 addEventListener("popstate", () => changed.forEach((callback) => callback()));
 
-// Links are links, to be opened in a tab or copied; only a plain click stays within the page.
+// A plain click on a link stays within the page; every other click opens it as usual.
 document.addEventListener("click", (event) => {
   const link = event.target.closest?.("a[href]");
   if (

@@ -74,7 +74,7 @@ function update(node, view, isNew = false) {
   const before = node.view.props;
   node.view = view;
   const { props } = view;
-  // A select takes its value only once it has its options.
+  // A select accepts a value only after its options exist.
   if (!props.hook?.owns) reconcile(node, view.children);
   for (const name of Object.keys(before)) if (!(name in props)) assign(node, name, null, before[name]);
   for (const [name, value] of Object.entries(props)) {
@@ -96,7 +96,7 @@ function assign(node, name, value, before) {
     for (const [variable, text] of Object.entries(value ?? {})) node.style.setProperty(variable, text);
   } else if (PROPERTIES.has(name)) {
     const wanted = value ?? (name === "value" ? "" : false);
-    // What is being typed is ahead of what the view knows of it.
+    // While the user types, the input is ahead of the view.
     const typing = name === "value" && node === document.activeElement && node.tagName !== "SELECT";
     if (node[name] !== wanted && !typing) node[name] = wanted;
   } else if (value === null || value === undefined || value === false) node.removeAttribute(name);

@@ -1,4 +1,4 @@
-/* Named views: addresses that everybody of this installation finds under a name. */
+/* Named views: addresses that are saved under a name for all users. */
 
 import { get, send } from "./api.js";
 import { button, confirmed, menu } from "./parts.js";
@@ -11,14 +11,14 @@ export class Views {
     this.views = new Resource(shell.refresh);
   }
 
-  /** The menu: where to go, and a name for where one is. */
+  /** The menu: the saved views, and a form that saves the current one. */
   view() {
     const here = location.pathname + location.search;
     return menu(
       "Views",
       [
         this.views.problem && h("p", { class: "muted", key: "problem" }, this.views.problem.detail),
-        this.views.data?.length === 0 && h("p", { class: "muted", key: "none" }, "No view has a name yet."),
+        this.views.data?.length === 0 && h("p", { class: "muted", key: "none" }, "No views are saved."),
         h(
           "ul",
           { key: "list" },
@@ -32,7 +32,7 @@ export class Views {
                 {
                   type: "button",
                   class: "remove",
-                  "aria-label": `Forget the view ${view.name}`,
+                  "aria-label": `Delete the view ${view.name}`,
                   onclick: () => this.#forget(view),
                 },
                 "×",
@@ -40,7 +40,7 @@ export class Views {
             ),
           ),
         ),
-        button("Copy the link to what is shown", () => this.#copy(), { key: "copy", kind: "quiet", icon: "copy" }),
+        button("Copy the link to this view", () => this.#copy(), { key: "copy", kind: "quiet", icon: "copy" }),
         h(
           "form",
           { key: "save", onsubmit: (event) => this.#save(event) },
@@ -49,7 +49,7 @@ export class Views {
             required: true,
             maxlength: "100",
             autocomplete: "off",
-            "aria-label": "Name for what is shown now",
+            "aria-label": "Name for the current view",
             placeholder: "Name for this view",
           }),
           h("button", { type: "submit", class: "button" }, "Save"),
@@ -79,7 +79,7 @@ export class Views {
     try {
       await send("POST", "/v1/views", { name, path: location.pathname + location.search });
       form.reset();
-      this.shell.say(`Saved as “${name}”, for everybody here.`);
+      this.shell.say(`Saved as “${name}” for all users.`);
     } catch (problem) {
       this.shell.say(problem.detail, "bad");
     }
@@ -87,7 +87,7 @@ export class Views {
   }
 
   async #forget({ id, name }) {
-    if (!confirmed(`Forget the view “${name}”, for everybody here?`)) return;
+    if (!confirmed(`Delete the view “${name}” for all users?`)) return;
     try {
       await send("DELETE", `/v1/views/${id}`);
     } catch (problem) {

@@ -12,8 +12,9 @@ from httpx2 import ASGITransport, AsyncClient
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
-from service.api.prometheus import OUTCOMES, WORKER_STATES
+from service.api.prometheus import WORKER_STATES
 from service.app import create_app
+from service.jobs import OUTCOMES
 from service.settings import Settings
 from service.store import Database, jobs
 from service.version import normlab_version

@@ -9,6 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from service.experiments import axes
+from service.experiments.titles import job_title
+
 Json = dict[str, Any]
 
 
@@ -161,4 +164,6 @@ def a_job(**fields: Any) -> Json:
         "attempts": [],
         "history": [],
     }
-    return job | fields
+    job |= fields
+    label = axes.label("normalization", job["spec"]["normalization"])
+    return {"title": job_title(job["name"], job["spec"]), "normalization": label, "metric": "test_error"} | job

@@ -1,9 +1,13 @@
 """The states are explained and connected; a request is a training and what the service adds to it."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
-from service.jobs import ACTIVE, TERMINAL, TRANSITIONS, JobRequest, Status
+import service
+from service.experiments.status import ENDED, EXPERIMENT_ACTIONS, ExperimentAction, ExperimentStatus
+from service.jobs import ACTIONS, ACTIVE, TERMINAL, TRANSITIONS, Action, JobRequest, Status, state_diagram
 from worker.spec import TrainingSpec
 
 MINIMAL = {"normalization": {"type": "batch"}, "batch_size": 2}
@@ -70,3 +74,20 @@ def test_a_request_is_a_training_and_what_the_service_adds() -> None:
 def test_what_cannot_be_meant_is_refused(given: dict[str, object], sentence: str) -> None:
     with pytest.raises(ValidationError, match=sentence):
         JobRequest.model_validate(MINIMAL | given)
+
+
+def test_every_status_of_a_job_and_an_experiment_says_what_can_be_done() -> None:
+    assert set(ACTIONS) == set(Status)
+    assert set(EXPERIMENT_ACTIONS) == set(ExperimentStatus)
+    sentences = [member.description for kind in (Status, ExperimentStatus, Action, ExperimentAction) for member in kind]
+    assert all(sentence[0].isupper() and sentence.endswith(".") for sentence in sentences)
+    assert all(Action.DELETE in ACTIONS[status] for status in TERMINAL)
+    assert {status for status, actions in EXPERIMENT_ACTIONS.items() if ExperimentAction.DELETE in actions} == ENDED
+
+
+def test_the_readme_draws_the_transitions_and_explains_every_status() -> None:
+    readme = (Path(service.__file__).parent / "README.md").read_text()
+    assert f"```mermaid\n{state_diagram()}\n```" in readme
+    for status in Status:
+        actions = ", ".join(sorted(ACTIONS[status])) or "none"
+        assert f"| `{status}` | {status.description} | {actions} |" in readme

@@ -144,7 +144,7 @@ def test_a_cell_without_a_value_is_a_dash(report: Any) -> None:
 def test_a_metric_that_is_no_error_keeps_its_unit(report: Any) -> None:
     text = report(results_of(VALUES, metric="images_per_s", evaluated_on="train"))
 
-    assert "## Images a second by normalization and batch\\_size" in text
+    assert "## Images per second by normalization and batch\\_size" in text
     assert "| batch | 0.11 ± 0.02484 |" in text
 
 

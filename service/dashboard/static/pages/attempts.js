@@ -1,10 +1,10 @@
-/* How a job got to where it is: its states, and its attempts with their workers. */
+/* The history of a job: its statuses, and its attempts with their workers. */
 
 import { ago, clock, duration, whole } from "../format.js";
 import { statusMark } from "../status.js";
 import { h } from "../view.js";
 
-/** The states a job went through, the newest first. */
+/** The statuses of a job, newest first. */
 export function historyCard(job) {
   return h(
     "section",
@@ -36,7 +36,7 @@ export function historyCard(job) {
   );
 }
 
-/** Who trained it, and where: of several the first, which reports, and the others behind it, by rank. */
+/** The worker of an attempt and its node; of several, the first one, with the others by rank as a tooltip. */
 function workersOf({ workers }) {
   const lines = workers.map(({ worker, node }) => `${worker} on ${node}`);
   if (lines.length === 1) return lines[0];
@@ -52,7 +52,7 @@ function workersOf({ workers }) {
   );
 }
 
-/** Its runs on workers, the newest first. */
+/** The attempts of a job, newest first. */
 export function attemptsCard(job) {
   const rows = job.attempts.toReversed();
   return h(
@@ -111,6 +111,6 @@ export function attemptsCard(job) {
             ),
           ),
         )
-      : h("div", { class: "body muted" }, `It waits for a worker since ${ago(job.queued_at)}.`),
+      : h("div", { class: "body muted" }, `It was queued ${ago(job.queued_at)} and waits for a worker.`),
   );
 }

@@ -1,4 +1,4 @@
-/* Learning curves by cell: the mean over its seeds and a band from the least to the greatest of them, or every seed. */
+/* Learning curves by cell: the mean and the range over its seeds, or every seed. */
 
 import { chart } from "../chart.js";
 import { axesOf, drawing } from "../curves.js";
@@ -40,7 +40,7 @@ export class CellCurves {
     );
   }
 
-  /** An event of one of the jobs. */
+  /** Apply an event of one of the jobs. */
   take(event) {
     this.set.take(event);
   }
@@ -95,7 +95,7 @@ export class CellCurves {
     );
   }
 
-  /** The band of a cell, computed anew only where one of its curves is another. */
+  /** The band of a cell, computed again only if one of its curves has changed. */
   #band(key, curves) {
     const known = this.#drawn.get(key);
     if (known && known.curves.length === curves.length && curves.every((one, n) => one === known.curves[n]))

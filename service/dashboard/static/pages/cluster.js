@@ -1,7 +1,7 @@
-/* What there is to train on, what runs where, and what waits. */
+/* The cluster: its nodes, its workers and the queue. */
 
 import { get } from "../api.js";
-import { ago, titleOf, whole } from "../format.js";
+import { ago, whole } from "../format.js";
 import { emptyState, facts, notice, problemNotice } from "../parts.js";
 import { Resource } from "../resource.js";
 import { shape, statusMark } from "../status.js";
@@ -13,7 +13,7 @@ const ACTIVE = ["starting", "running", "pausing", "cancelling"];
 export default function clusterPage(shell) {
   const cluster = new Resource(shell.refresh);
   const jobs = new Resource(shell.refresh);
-  // The state of the cluster has no events: it is asked for, while somebody looks.
+  // The state of the cluster has no events, so it is polled while the page is visible.
   const timer = setInterval(() => {
     if (document.hidden) return;
     if (!cluster.pending) cluster.reload();
@@ -22,14 +22,14 @@ export default function clusterPage(shell) {
 
   function away({ dispatcher, ray }) {
     const queueing =
-      "Jobs that are submitted wait in the queue, and start when it is back; everything can be read meanwhile.";
+      "Submitted jobs stay in the queue and start when the dispatcher is back. All results remain available.";
     if (!dispatcher.alive)
       return notice(
         "warn",
-        dispatcher.renewed_at ? "The dispatcher is away" : "No dispatcher has run here yet",
+        dispatcher.renewed_at ? "The dispatcher is away" : "No dispatcher has been started",
         dispatcher.renewed_at
-          ? `Its last heartbeat was ${ago(dispatcher.renewed_at)}. What is shown below is what it last knew.`
-          : "It is the process that gives jobs to workers: `normlab up` starts one.",
+          ? `Its last heartbeat was ${ago(dispatcher.renewed_at)}. The page shows its last report.`
+          : "The dispatcher assigns jobs to workers. `normlab up` starts it.",
         queueing,
       );
     if (ray.status !== "connected")
@@ -52,7 +52,7 @@ export default function clusterPage(shell) {
     );
   }
 
-  /** What is to be known of jobs of several workers that wait. */
+  /** Notices on queued jobs that need several workers. */
   function queued({ next_up: next, too_large: tooLarge }) {
     if (!next && !tooLarge) return null;
     return h(
@@ -115,7 +115,7 @@ export default function clusterPage(shell) {
             statusMark({ busy: "running", idle: "queued", starting: "starting" }[worker.state]).children[0],
             ` ${worker.state}`,
           ),
-          h("td", {}, worker.job ? h("a", { href: `/jobs/${worker.job}` }, job ? titleOf(job) : worker.job) : "–"),
+          h("td", {}, worker.job ? h("a", { href: `/jobs/${worker.job}` }, job ? job.title : worker.job) : "–"),
           h("td", {}, worker.device ?? "–"),
           h("td", {}, worker.node ?? "–"),
           h("td", { class: "number" }, worker.pid ?? "–"),

@@ -1,10 +1,10 @@
-/* Jobs beside one another: what differs in their specifications, their metrics, their curves. */
+/* A comparison of jobs: the differences of their specifications, their metrics and their curves. */
 
 import { get } from "../api.js";
 import { chart, pointing } from "../chart.js";
 import { axesOf, drawing, drawingControls } from "../curves.js";
 import { CurveSet } from "../curveset.js";
-import { distinct, flat, metricName, metricValue, plain, titleOf, whole } from "../format.js";
+import { distinct, flat, metricName, metricValue, plain, whole } from "../format.js";
 import { advance } from "../live.js";
 import { metricsOf } from "../metrics.js";
 import { choice, emptyState, linkButton, notice, picker, problemNotice } from "../parts.js";
@@ -13,6 +13,7 @@ import { styleOf } from "../series.js";
 import { statusMark } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
+import { metricOf, outcomes } from "../vocabulary.js";
 
 const MOST = 20;
 
@@ -44,12 +45,12 @@ export default function comparePage(shell) {
   }
 
   const names = () => metricsOf(compared.data.map(({ job }) => job));
-  const metric = () => url.get("metric", names()[0] ?? "test_error");
+  const metric = () => url.get("metric", names()[0] ?? outcomes()[0]);
 
   const nameOf = (job, all) => {
     const names = all.map(({ job: one }) => {
       const twins = one.name && all.filter((other) => other.job.name === one.name).length > 1;
-      return twins ? `${one.name}, seed ${one.spec.seed}` : titleOf(one);
+      return twins ? `${one.name}, seed ${one.spec.seed}` : one.title;
     });
     return distinct(names)[all.findIndex((one) => one.job.id === job.id)];
   };
@@ -147,12 +148,16 @@ export default function comparePage(shell) {
     );
     const leading = (name, part) => {
       const values = all.map(({ job }) => job.summary[name]?.[part]).filter((value) => value !== undefined);
-      return new Set(values).size < 2 ? null : name === "images_per_s" ? Math.max(...values) : Math.min(...values);
+      return new Set(values).size < 2
+        ? null
+        : metricOf(name).better === "higher"
+          ? Math.max(...values)
+          : Math.min(...values);
     };
     return h(
       "section",
       { class: "card", key: "metrics" },
-      h("header", {}, h("h2", {}, "Metrics"), h("small", {}, "the leading value of each row is marked ✓")),
+      h("header", {}, h("h2", {}, "Metrics"), h("small", {}, "the best value of each row is marked ✓")),
       h(
         "div",
         { class: "scroll", tabindex: "0", role: "region", "aria-label": "Metrics" },

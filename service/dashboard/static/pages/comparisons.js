@@ -1,28 +1,29 @@
-/* Which differences are real: pairs of rows within a column, and how sure one can be. */
+/* The comparisons: pairs of rows within a column, with intervals and p values. */
 
 import { isFraction, metricName, metricValue, plain, significant } from "../format.js";
 import { choice, notice } from "../parts.js";
 import { shape } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
+import { metricOf } from "../vocabulary.js";
 
 const YES = "M3 8.5 6.5 12 13 4.5";
 const OPEN = "M8 1.75a6.25 6.25 0 1 0 0 12.5 6.25 6.25 0 0 0 0-12.5Z";
 
-/** A difference with its sign; of fractions in points of a per cent. */
+/** A difference with its sign; of fractions in percentage points. */
 function signed(metric, value) {
   if (value === null) return "–";
   const text = isFraction(metric) ? (100 * Math.abs(value)).toFixed(2) : metricValue(metric, Math.abs(value));
   return `${value < 0 ? "−" : "+"}${text}`;
 }
 
-/** The pairwise comparisons, those that are resolved first when asked for. */
+/** The pairwise comparisons, all of them or only the resolved ones. */
 export function comparisonsCard(results, metric) {
   const only = url.get("pairs", "all");
   const all = results.comparisons;
   const resolved = all.filter((one) => one.resolved);
   const shown = only === "resolved" ? resolved : all;
-  const unit = isFraction(metric) ? "points of a per cent" : metricName(metric);
+  const unit = isFraction(metric) ? "percentage points" : metricName(metric);
   return h(
     "section",
     { class: "card", key: "comparisons" },
@@ -105,7 +106,7 @@ export function comparisonsCard(results, metric) {
           { class: "body muted" },
           all.length
             ? "None is resolved yet."
-            : "There is nothing to compare yet: it takes two rows with two seeds in common.",
+            : "There is nothing to compare yet: a comparison needs two rows with at least two common seeds.",
         ),
     interaction(results),
   );
@@ -122,7 +123,7 @@ function verdict(one, metric) {
     "span",
     { class: "status status-succeeded" },
     shape(YES),
-    metric === "images_per_s" ? "resolved" : `${less} has less`,
+    metricOf(metric).better === "higher" ? "resolved" : `${less} has less`,
   );
 }
 
@@ -131,12 +132,12 @@ function interaction({ interaction: it, rows, columns }) {
   const [a, b] = [rows.field.replaceAll("_", " "), columns.field.replaceAll("_", " ")];
   const text = it.resolved
     ? `The effect of the ${a} depends on the ${b}`
-    : `That the effect of the ${a} depends on the ${b} is not shown`;
+    : `The effect of the ${a} is not shown to depend on the ${b}`;
   const p = it.p < 0.001 ? "p < 0.001" : `p = ${significant(it.p, 2)}`;
   return h("div", { class: "body muted", key: "interaction" }, `${text} (F test with seeds as blocks, ${p}).`);
 }
 
-/** What else may explain a difference. */
+/** Warnings: what else may explain a difference. */
 export function confounds(warnings) {
   return warnings.map((one) =>
     h(

@@ -1,20 +1,21 @@
-/* One experiment: its answer, as it comes in. */
+/* One experiment: its results while its jobs run. */
 
 import { get } from "../api.js";
 import { chart } from "../chart.js";
 import { drawing, drawingControls } from "../curves.js";
 import { duration, isFraction, metricName, metricValue, whole } from "../format.js";
 import { advance } from "../live.js";
-import { METRICS, share } from "../metrics.js";
+import { share } from "../metrics.js";
 import { button, facts, linkButton, picker, problemNotice, progressBar } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
-import { isActive, statusMark } from "../status.js";
+import { statusMark } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
+import { experimentStatus, isActive, outcomes, specification } from "../vocabulary.js";
 import { CellCurves } from "./cellcurves.js";
 import { comparisonsCard, confounds } from "./comparisons.js";
 import { cellKey, heatmap } from "./heatmap.js";
-import { ENDED, steering } from "./steering.js";
+import { steering } from "./steering.js";
 
 const STATISTICS = [
   ["final", "final"],
@@ -37,7 +38,7 @@ export default function experimentPage(shell, id) {
   const progressed = throttled(() => experiment.reload(), REREAD_MS);
   let opened = false;
 
-  const metric = () => url.get("metric", results.data?.metric ?? "test_error");
+  const metric = () => url.get("metric", results.data?.metric ?? outcomes()[0]);
   const statistic = () => url.get("statistic", results.data?.statistic ?? "final");
   const question = () => ({ metric: url.get("metric"), statistic: url.get("statistic") });
   const chosen = () => url.all("cell");
@@ -55,7 +56,7 @@ export default function experimentPage(shell, id) {
   function onevent(event) {
     if (active.data) active.data = active.data.map((job) => advance(job, event));
     curves.take(event);
-    // A value counts once its job has ended; until then only the progress is another.
+    // A job has a value once it has ended; until then only the progress changes.
     if (event.type === "status") reread();
     else if (event.type === "metrics") progressed();
     shell.refresh();
@@ -73,7 +74,11 @@ export default function experimentPage(shell, id) {
         (
           await get(
             "/v1/jobs",
-            { experiment: id, status: ["starting", "running", "pausing", "cancelling"], limit: 200 },
+            {
+              experiment: id,
+              status: specification.statuses.filter((one) => one.active).map((one) => one.name),
+              limit: 200,
+            },
             { signal },
           )
         ).data,
@@ -104,7 +109,7 @@ export default function experimentPage(shell, id) {
         facts(
           [
             ["Done", `${Math.floor(100 * it.progress)} %`],
-            ["Time left", ENDED.includes(it.status) ? "–" : duration(it.eta_s)],
+            ["Time left", experimentStatus(it.status).ended ? "–" : duration(it.eta_s)],
             ["Computed", duration(device)],
             ...Object.entries(it.counts)
               .filter(([, count]) => count)
@@ -135,13 +140,13 @@ export default function experimentPage(shell, id) {
         "header",
         {},
         h("h2", {}, `${metricName(metric()).replace(/^./, (c) => c.toUpperCase())}, mean over seeds`),
-        h("small", {}, "the stronger the colour, the higher"),
+        h("small", {}, "a stronger colour is a higher value"),
         h(
           "div",
           { class: "actions" },
           picker(
             "Metric",
-            METRICS.map((name) => [name, metricName(name)]),
+            outcomes().map((name) => [name, metricName(name)]),
             metric(),
             (value) => url.change({ metric: value }),
             { hiddenLabel: true },

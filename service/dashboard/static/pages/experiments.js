@@ -7,6 +7,7 @@ import { Resource, throttled } from "../resource.js";
 import { statusMark } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
+import { experimentStatus } from "../vocabulary.js";
 
 const REREAD_MS = 2000;
 
@@ -74,7 +75,7 @@ export default function experimentsPage(shell) {
         { class: "card", key: "card" },
         emptyState(
           "No experiments yet",
-          "An experiment trains a grid of normalizations, batch sizes and seeds, and says which differences are real. Begin with one of those that come with normlab, at a hundredth of its cost.",
+          "An experiment trains a grid of normalizations, batch sizes and seeds, and tests which differences are real. Start with a built-in experiment at 1 % of its cost.",
           linkButton("The paper's batch sizes, at 1 %", "/new?kind=experiment&builtin=paper-batch-size&budget=0.01", {
             kind: "primary",
           }),
@@ -146,8 +147,8 @@ export default function experimentsPage(shell) {
   };
 }
 
-/** The state of an experiment, with the shape of the like state of a job. */
+/** The status of an experiment, with the icon of the corresponding status of a job. */
 export function experimentMark(status) {
-  const mark = statusMark(status === "finished" ? "succeeded" : status);
+  const mark = statusMark(status === "finished" ? "succeeded" : status, experimentStatus(status).description);
   return { ...mark, children: [mark.children[0], status] };
 }

@@ -1,10 +1,11 @@
 /* The grid of an experiment: which values are combined; and the experiments that come with the service. */
 
-import { choice } from "../parts.js";
-import { parsed } from "../schema.js";
+import { input } from "../fields.js";
+import { button, choice } from "../parts.js";
+import { valueAt, withValue } from "../request.js";
+import { fieldsOf, partOf, pathsOf, textAt, withText, words } from "../schema.js";
 import { h } from "../view.js";
 
-const TYPES = ["batch", "layer", "instance", "group", "none"];
 const BUDGETS = [
   ["1", "Full"],
   ["0.25", "¼"],
@@ -12,73 +13,148 @@ const BUDGETS = [
   ["0.01", "1 %"],
 ];
 
-/** The fields of the grid. */
-export function gridFields(raw) {
-  return [
-    {
-      path: "grid.normalization",
-      kind: "text",
-      label: "Normalizations",
-      help: `Of ${TYPES.join(", ")}; group 4 has 4 groups, group 16 ch has 16 channels a group`,
-      fallback: "batch, group",
-      required: false,
-    },
-    {
-      path: "grid.batch_size",
-      kind: "text",
-      label: "Batch sizes",
-      help: "The paper's are 32, 16, 8, 4, 2",
-      fallback: "32, 2",
-    },
-    {
-      path: "grid.seed",
-      kind: "text",
-      label: "Seeds",
-      help: "Two or more give intervals; five resolve differences of a per cent or two",
-      fallback: "0, 1, 2",
-    },
-    { path: "grid.field", kind: "text", label: "Another field", help: "As optimizer.learning_rate" },
-    ...(raw("grid.field") ? [{ path: "grid.values", kind: "text", label: "Its values", help: "Comma-separated" }] : []),
-  ];
+/** The grid of an experiment of one's own, until another one is given. */
+export const USUAL_GRID = {
+  normalization: [{ type: "batch" }, { type: "group" }],
+  batch_size: [32, 2],
+  seed: [0, 1, 2],
+};
+
+const KNOWN = {
+  normalization: { label: "Normalizations" },
+  batch_size: { label: "Batch sizes", help: "The paper compares 32, 16, 8, 4 and 2." },
+  seed: {
+    label: "Seeds",
+    help: "Two or more give intervals. Five resolve differences of one or two percentage points.",
+  },
+};
+
+/** The fields of the grid: one for each axis. */
+export const axisFields = (grid) =>
+  Object.keys(grid).map((name) => ({
+    path: `grid.${name}`,
+    kind: "list",
+    label: KNOWN[name]?.label ?? words(name.replaceAll(".", " ")),
+    help: KNOWN[name]?.help ?? "Values, separated by commas",
+  }));
+
+/** Edits a grid. `refresh` draws the page again. */
+export class GridEditor {
+  #refresh;
+  /** The value that is being put together for an axis of parts, by the name of the axis. */
+  #draft = {};
+
+  constructor(refresh) {
+    this.#refresh = refresh;
+  }
+
+  /** The card. `change(grid)` takes the edited grid; `labelOf(axis, index)` is the label of a value, if it is known. */
+  view(grid, { schema, form, labelOf, change }) {
+    return h(
+      "section",
+      { class: "card", key: "grid" },
+      h("header", {}, h("h2", {}, "Grid: every combination is a job")),
+      h(
+        "div",
+        { class: "fieldset" },
+        axisFields(grid).map((field) => {
+          const name = field.path.slice("grid.".length);
+          const remove = removal(`Remove ${name} from the grid`, () => change(without(grid, name)));
+          return isPart(schema, name)
+            ? this.#parts(field, {
+                values: grid[name],
+                name,
+                schema,
+                form,
+                labelOf,
+                remove,
+                change: (values) => change({ ...grid, [name]: values }),
+              })
+            : h("div", { class: "axis", key: field.path }, input(field, form), remove);
+        }),
+        axisChoice(schema, grid, (name) => change({ ...grid, [name]: [] }, name)),
+      ),
+    );
+  }
+
+  /** An axis of parts, such as normalizations: each value with its label, and a form for another one. */
+  #parts(field, { values, name, schema, form, labelOf, remove, change }) {
+    const path = `add.${name}`;
+    const [first] = Object.keys(partOf(schema, name).discriminator?.mapping ?? {});
+    const raw = (at) => textAt(this.#draft, at) || (at === `${path}.type` ? (first ?? "") : "");
+    const only = { ...schema, properties: { [name]: schema.properties[name] }, required: [name] };
+    const fields = fieldsOf(only, { chosen: raw, path: "add" }).filter((one) => one.kind !== "group");
+    const set = (at, text) => {
+      this.#draft = withText(this.#draft, fields, at, text);
+      this.#refresh();
+    };
+    const add = () => {
+      const type = raw(`${path}.type`);
+      const value = { ...(type ? { type } : {}), ...valueAt(this.#draft, path) };
+      this.#draft = withValue(this.#draft, path, undefined);
+      change([...values, value]);
+    };
+    const problem = form.problem(field.path);
+    return h(
+      "fieldset",
+      { class: "nested", key: field.path },
+      h("legend", {}, field.label),
+      h(
+        "ul",
+        { class: "values wide", "aria-label": field.label },
+        values.map((value, n) => {
+          const label = labelOf(name, n) ?? JSON.stringify(value);
+          return h(
+            "li",
+            { class: "tag", key: `${n} ${label}` },
+            label,
+            removal(`Remove ${label}`, () => change(values.filter((_, at) => at !== n))),
+          );
+        }),
+      ),
+      problem && h("p", { class: "field-problem wide", role: "alert" }, problem),
+      fields.map((one) => input(one, { raw, set, problem: () => null })),
+      h("div", { class: "actions wide" }, button(`Add to ${field.label.toLowerCase()}`, add, { icon: "plus" }), remove),
+    );
+  }
 }
 
-const listed = (text) =>
-  text
-    .split(",")
-    .map((one) => one.trim())
-    .filter(Boolean);
-const value = (text) => parsed("number", text);
+const without = (grid, name) => Object.fromEntries(Object.entries(grid).filter(([one]) => one !== name));
 
-/** "group 4" as {type: "group", num_groups: 4}. What is no normalization is sent as it is, for the service to say so. */
-export function normalizationOf(text) {
-  const [, type, number, channels] = /^(\S+)(?:\s+(\d+)\s*(ch|channels)?)?$/.exec(text) ?? [null, text];
-  return { type, ...(number ? { [channels ? "channels_per_group" : "num_groups"]: Number(number) } : {}) };
+const isPart = (schema, name) => Boolean(partOf(schema, name)?.discriminator || partOf(schema, name)?.properties);
+
+const removal = (label, onclick) =>
+  h("button", { type: "button", class: "remove", "aria-label": label, title: label, onclick }, "×");
+
+/** The choice of a further field for the grid. */
+function axisChoice(schema, grid, add) {
+  const paths = pathsOf(schema).filter((path) => !(path in grid) && !NOT_OF_A_TRAINING.includes(path));
+  return h(
+    "div",
+    { class: "field", key: "add an axis" },
+    h("label", { for: "add-an-axis" }, "Another field"),
+    h(
+      "select",
+      { id: "add-an-axis", value: "", onchange: ({ target }) => target.value && add(target.value) },
+      h("option", { value: "", key: "" }, "Choose a field"),
+      paths.map((path) => h("option", { value: path, key: path }, path)),
+    ),
+    h("p", { class: "help-text" }, "Its values are combined with all the others."),
+  );
 }
 
-/** The names of the fields that the grid gives. */
-export function gridIs(raw) {
-  return ["normalization", "batch_size", "seed", ...(raw("grid.field") ? [raw("grid.field").trim()] : [])];
-}
+/** Fields of a job that the service uses and the training does not. */
+const NOT_OF_A_TRAINING = ["name", "labels", "priority", "max_retries"];
 
-/** The grid as the service takes it. */
-export function gridBody(raw) {
-  const of = (path, usual) => listed(raw(path) || usual);
-  const other = raw("grid.field").trim();
-  return {
-    normalization: of("grid.normalization", "batch, group").map(normalizationOf),
-    batch_size: of("grid.batch_size", "32, 2").map(value),
-    seed: of("grid.seed", "0, 1, 2").map(value),
-    ...(other && raw("grid.values").trim() ? { [other]: listed(raw("grid.values")).map(value) } : {}),
-  };
-}
-
-/** The built-in experiments, to be chosen by a click, and how much of one to pay for. */
+/** The built-in experiments, to be chosen by a click, and the share of the cost to spend. */
 export function builtInCards(builtIns, chosen, form) {
   const all = builtIns.data ?? [];
+  const budget = form.raw("budget") || "1";
+  const budgets = BUDGETS.some(([value]) => value === budget) ? BUDGETS : [...BUDGETS, [budget, budget]];
   return h(
     "section",
     { class: "card", key: "builtins" },
-    h("header", {}, h("h2", {}, "Built-in experiments"), h("small", {}, "or none of them: your own grid")),
+    h("header", {}, h("h2", {}, "Built-in experiments"), h("small", {}, "Choose one, or define a grid of your own.")),
     h(
       "div",
       { class: "body choices" },
@@ -107,10 +183,8 @@ export function builtInCards(builtIns, chosen, form) {
           "div",
           { class: "chart-controls" },
           h("span", {}, "Budget"),
-          choice("Budget", BUDGETS, form.raw("budget") || "1", (budget) =>
-            form.set("budget", budget === "1" ? "" : budget),
-          ),
-          h("small", {}, "epochs and training images are both scaled by its square root; the results say so"),
+          choice("Budget", budgets, budget, (value) => form.set("budget", value === "1" ? "" : value)),
+          h("small", {}, "Scales both epochs and training images by its square root. The results show it."),
         ),
       ),
   );

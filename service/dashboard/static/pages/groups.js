@@ -1,4 +1,4 @@
-/* Jobs by what they have in common: means over them, with intervals, from /v1/results. */
+/* Jobs in groups: means with intervals, from /v1/results. */
 
 import { get } from "../api.js";
 import { metricName, metricValue, plain, whole } from "../format.js";
@@ -12,7 +12,7 @@ export const GROUPS = [
   ["seed", "seed"],
 ];
 
-/** The results of the jobs of a filter, by one or two fields. */
+/** Load the results of the filtered jobs, by one or two fields. */
 export function loadGroups(
   filter,
   [rows, columns = rows === "batch_size" ? "normalization" : "batch_size"],
@@ -22,7 +22,7 @@ export function loadGroups(
   return get("/v1/results", { ...filter, metric, rows, columns }, { signal });
 }
 
-/** The groups as a table: n, mean with its interval, deviation, and the range. */
+/** The table of groups: n, mean, interval, standard deviation and range. */
 export function groupedTable(groups, metric) {
   if (groups.problem)
     return h(

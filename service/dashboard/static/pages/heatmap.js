@@ -1,22 +1,22 @@
-/* The results as a table that is coloured: rows against columns, with means, intervals and what runs. */
+/* The results as a heat map: means with intervals by row and column, and the jobs that have not succeeded. */
 
-import { isFraction, metricName, metricValue, plain } from "../format.js";
-import { texts } from "../schema.js";
+import { isFraction, metricName, metricValue } from "../format.js";
+import { toParameters, withValue } from "../request.js";
 import { statusMark } from "../status.js";
 import { h } from "../view.js";
 
-/** The key of a cell, as the address has it. */
+/** The key of a cell in the address. */
 export const cellKey = (cell) => `${cell.row}~${cell.column}`;
 
-/** The half of a symmetric interval: what stands behind the ±. */
+/** Half the width of a symmetric interval, shown after ±. */
 export function margin(metric, cell) {
   if (!cell.interval) return null;
   const half = (cell.interval[1] - cell.interval[0]) / 2;
   return isFraction(metric) ? (100 * half).toFixed(2) : metricValue(metric, half);
 }
 
-/** The table. `chosen` are keys of cells; `toggle(key)` chooses one; `shares(cell)` are the shares done of its running
- * jobs. */
+/** The table. `chosen` are keys of cells, `toggle(key)` chooses or drops one, `shares(cell)` is the progress of each of
+ * its running jobs. */
 export function heatmap(results, { metric, chosen, toggle, shares }) {
   const { rows, columns, cells } = results;
   const at = new Map(cells.map((cell) => [cellKey(cell), cell]));
@@ -95,7 +95,7 @@ export function heatmap(results, { metric, chosen, toggle, shares }) {
     );
   }
 
-  /** What of the cell has not succeeded: the two states that matter most, and how far its running jobs are. */
+  /** The jobs of a cell that have not succeeded: the two most important statuses, and the progress of running jobs. */
   function cellState(cell) {
     const parts = UNFINISHED.filter((status) => cell.counts[status]).slice(0, 2);
     return h(
@@ -118,7 +118,6 @@ function stateOf(status, count, done) {
 const words = (field) => field.replaceAll("_", " ");
 
 function submitAddress({ rows, columns }, row, column) {
-  const of = (field, value) =>
-    value !== null && typeof value === "object" ? texts(value, `${field}.`) : { [field]: plain(value) };
-  return `/new?${new URLSearchParams({ ...of(rows.field, row.value), ...of(columns.field, column.value) })}`;
+  const request = withValue(withValue({}, rows.field, row.value), columns.field, column.value);
+  return `/new?${new URLSearchParams(toParameters(request))}`;
 }

@@ -1,28 +1,19 @@
-/* One job: where it stands, how it got there, and what it left. */
+/* One job: its progress, metrics, layers, logs, checkpoints and specification. */
 
 import { get, withQuery } from "../api.js";
 import { jobButtons } from "../actions.js";
 import { chart } from "../chart.js";
 import { axesOf, drawing, drawingControls, withRow } from "../curves.js";
 import { CurveSet } from "../curveset.js";
-import {
-  duration,
-  flat,
-  metricName,
-  metricValue,
-  normalization,
-  plain,
-  significant,
-  titleOf,
-  whole,
-} from "../format.js";
+import { duration, flat, metricName, metricValue, plain, significant, whole } from "../format.js";
 import { advance } from "../live.js";
-import { errorOf, labelTags, share } from "../metrics.js";
+import { labelTags, share } from "../metrics.js";
 import { copyButton, facts, notice, problemNotice, progressBar, tabs } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
-import { isActive, statusMark } from "../status.js";
+import { statusMark } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
+import { isActive, metricOf } from "../vocabulary.js";
 import { attemptsCard, historyCard } from "./attempts.js";
 import { checkpointTable } from "./checkpoints.js";
 import { LogView } from "./logs.js";
@@ -37,6 +28,8 @@ const TABS = [
   ["spec", "Specification"],
 ];
 const REREAD_MS = 1000;
+
+const CHARTED = ["error", "loss", "throughput", "learning_rate"];
 
 export default function jobPage(shell, id) {
   const job = new Resource(shell.refresh);
@@ -83,7 +76,7 @@ export default function jobPage(shell, id) {
   /** The metrics of the job that have a chart, in an order that does not depend on which was reported first. */
   const metricNames = () =>
     Object.keys(job.data?.summary ?? {})
-      .filter((name) => /_(error|loss)$|^images_per_s$|^learning_rate$/.test(name))
+      .filter((name) => CHARTED.includes(metricOf(name).quantity) && metricOf(name).kind !== "telemetry")
       .sort();
   const loadCurves = () => curves.load([id], metricNames(), drawing().smooth);
 
@@ -91,7 +84,7 @@ export default function jobPage(shell, id) {
     return h(
       "div",
       { class: "heading", key: "heading" },
-      h("h1", {}, titleOf(it)),
+      h("h1", {}, it.title),
       statusMark(it.status),
       h(
         "div",
@@ -101,7 +94,7 @@ export default function jobPage(shell, id) {
       h(
         "p",
         {},
-        `${normalization(it.spec)} · batch size ${sizeOf(it.spec)} · ${it.spec.model} · seed ${it.spec.seed} · `,
+        `${it.normalization} · batch size ${sizeOf(it.spec)} · ${it.spec.model} · seed ${it.spec.seed} · `,
         h("span", { class: "hash" }, it.id),
         copyButton(it.id, "Copy the id of the job", shell.say),
         labelTags(it),
@@ -110,7 +103,7 @@ export default function jobPage(shell, id) {
   }
 
   function live(it) {
-    const error = errorOf(it);
+    const error = it.metric;
     const { summary, progress } = it;
     const speed = progress?.images_per_s ?? summary.images_per_s?.last;
     const took = it.started_at
@@ -155,11 +148,12 @@ export default function jobPage(shell, id) {
     const how = drawing();
     const names = metricNames();
     const { data: read, problem } = curves.resource;
+    const measuring = (quantity) => names.filter((name) => metricOf(name).quantity === quantity);
     const groups = [
-      ["error", "Error", names.filter((name) => name.endsWith("_error"))],
-      ["loss", "Loss", names.filter((name) => name.endsWith("_loss"))],
-      ["images_per_s", "Throughput", names.filter((name) => name === "images_per_s")],
-      ["learning_rate", "Learning rate", names.filter((name) => name === "learning_rate")],
+      ["error", "Error", measuring("error")],
+      ["loss", "Loss", measuring("loss")],
+      ["images_per_s", "Throughput", measuring("throughput")],
+      ["learning_rate", "Learning rate", measuring("learning_rate")],
     ];
     const evaluated = (name) => (name.startsWith("train") ? 1 : 0);
     return [
@@ -170,7 +164,7 @@ export default function jobPage(shell, id) {
         { class: "columns", key: "charts", "aria-busy": String(names.length > 0 && !read && !problem) },
         groups.map(([key, title, shown]) => {
           const axes = {
-            ...axesOf(shown[0] ?? (key === "error" ? "test_error" : key), how),
+            ...axesOf(shown[0] ?? (key === "error" ? it.metric : key), how),
             ...(key === "error" ? { y: "error (%)" } : key === "loss" ? { y: "loss" } : {}),
           };
           const series = shown
@@ -198,7 +192,7 @@ export default function jobPage(shell, id) {
       h(
         "header",
         {},
-        h("h2", {}, "As it runs, every default filled in"),
+        h("h2", {}, "The specification, with every default"),
         h("div", { class: "actions" }, copyButton(JSON.stringify(it.spec, null, 2), "Copy as JSON", shell.say)),
       ),
       h(
@@ -227,7 +221,7 @@ export default function jobPage(shell, id) {
   }
 
   return {
-    title: () => (job.data ? titleOf(job.data) : id),
+    title: () => (job.data ? job.data.title : id),
     load,
     view() {
       const it = job.data;
@@ -270,10 +264,10 @@ export default function jobPage(shell, id) {
   };
 }
 
-/** How long an optimizer step takes at the speed of now. */
+/** The duration of an optimizer step at the current speed. */
 function stepTime({ spec: { batch_size: size, num_workers: workers = 1 }, progress, summary }) {
   const speed = progress?.images_per_s ?? summary.images_per_s?.last;
-  return speed ? `${significant((1000 * size * workers) / speed, 3)} ms a step` : null;
+  return speed ? `${significant((1000 * size * workers) / speed, 3)} ms per step` : null;
 }
 
 /** "2" for one worker, "2 × 4 workers" for several. */

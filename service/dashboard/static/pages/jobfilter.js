@@ -1,19 +1,18 @@
-/* Which jobs are shown, and what of them: all of it in the address. */
+/* The filter and the display options of the table of jobs, both held in the address. */
 
 import { metricName } from "../format.js";
-import { COLUMNS, DEFAULT_COLUMNS, METRICS, metricsOf } from "../metrics.js";
+import { COLUMNS, DEFAULT_COLUMNS, metricsOf } from "../metrics.js";
 import { button, checklist, ICONS, picker } from "../parts.js";
-import { shape, STATUSES } from "../status.js";
+import { shape } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
+import { outcomes, specification } from "../vocabulary.js";
 import { GROUPS } from "./groups.js";
 
-const NORMALIZATIONS = ["batch", "sync_batch", "layer", "instance", "group", "none"];
-const MODELS = ["resnet20", "resnet56", "resnet18", "vgg"];
 const TYPING_MS = 250;
 const typing = new Map();
 
-/** What the address says of which jobs are meant, as the API's query. */
+/** The filter of the address, as the query of the API. */
 export function filterOf() {
   return {
     status: url.all("status"),
@@ -32,13 +31,13 @@ export function filterOf() {
 export const isFiltered = () =>
   Object.values(filterOf()).some((value) => (Array.isArray(value) ? value.length : value));
 
-/** What cells of the table show besides the job. */
-export const options = () => ({ metric: url.get("metric", "test_error") });
+/** The display options of cells. */
+export const options = () => ({ metric: url.get("metric", outcomes()[0]) });
 
 /** The head of a column. */
 export const headOf = (column) => (typeof column.head === "function" ? column.head(options()) : column.head);
 
-/** By what the service sorts where a column is to be sorted by; null where it cannot. */
+/** The field that the service sorts a column by, or null. */
 export const sortOf = (column) => (typeof column.sort === "function" ? column.sort(options()) : (column.sort ?? null));
 
 const toggle = (name, value) => {
@@ -58,7 +57,7 @@ const typed = (name) => (event) => {
   );
 };
 
-/** The two bars: which jobs, and what of them. `jobs` are those on the page, `arrived` a button where some are new. */
+/** The two toolbars: filter and display. `jobs` are those of the page, `arrived` is a button if there are new jobs. */
 export function filterBar(jobs, arrived) {
   const metrics = metricsOf(jobs);
   const shown = url.list("columns", DEFAULT_COLUMNS);
@@ -82,19 +81,19 @@ export function filterBar(jobs, arrived) {
       ),
       checklist(
         "Status",
-        STATUSES.map((name) => [name, name]),
+        specification.statuses.map(({ name }) => [name, name]),
         url.all("status"),
         (value) => toggle("status", value),
       ),
       checklist(
         "Normalization",
-        NORMALIZATIONS.map((name) => [name, name]),
+        specification.normalizations.map(({ type }) => [type, type]),
         url.all("normalization"),
         (value) => toggle("normalization", value),
       ),
       checklist(
         "Model",
-        MODELS.map((name) => [name, name]),
+        specification.models.map(({ name }) => [name, name]),
         url.all("model"),
         (value) => toggle("model", value),
       ),
@@ -126,7 +125,7 @@ export function filterBar(jobs, arrived) {
       { class: "toolbar", key: "display" },
       picker(
         "Metric",
-        (metrics.length ? metrics : METRICS).map((name) => [name, metricName(name)]),
+        (metrics.length ? metrics : outcomes()).map((name) => [name, metricName(name)]),
         options().metric,
         (metric) => url.change({ metric }),
         { hiddenLabel: true },

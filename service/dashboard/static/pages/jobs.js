@@ -1,14 +1,14 @@
-/* All jobs: a table, pages of which the service makes. */
+/* All jobs, as a table with pages. */
 
 import { download, get, send, withQuery } from "../api.js";
-import { cut, distinct, titleOf } from "../format.js";
+import { cut, distinct } from "../format.js";
 import { advance } from "../live.js";
 import { COLUMNS, DEFAULT_COLUMNS } from "../metrics.js";
 import { button, confirmed, emptyState, linkButton, picker, problemNotice } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
-import { verbs } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
+import { jobStatus } from "../vocabulary.js";
 import { groupedTable, loadGroups } from "./groups.js";
 import { filterBar, filterOf, headOf, isFiltered, options, sortOf } from "./jobfilter.js";
 import { sortable, sortedBy } from "./sorting.js";
@@ -90,15 +90,17 @@ export default function jobsPage(shell) {
   }
 
   async function each(verb, question) {
-    const chosen = (jobs.data?.data ?? []).filter((job) => selected().includes(job.id) && verbs(job.status)[verb]);
-    if (!chosen.length) return shell.say(`None of the selected jobs on this page can do that now.`);
+    const chosen = (jobs.data?.data ?? []).filter(
+      (job) => selected().includes(job.id) && jobStatus(job.status).actions.includes(verb),
+    );
+    if (!chosen.length) return shell.say(`No selected job on this page allows this action now.`);
     if (!confirmed(question(chosen.length))) return;
     const answers = await Promise.allSettled(chosen.map((job) => send("POST", `/v1/jobs/${job.id}/${verb}`)));
     const refused = answers.filter((answer) => answer.status === "rejected");
     shell.say(
       refused.length
         ? refused[0].reason.detail
-        : `${chosen.length} ${chosen.length === 1 ? "job" : "jobs"}: ${verb} asked for.`,
+        : `${chosen.length} ${chosen.length === 1 ? "job" : "jobs"}: ${verb} requested.`,
       refused.length ? "bad" : "info",
     );
     jobs.reload();
@@ -106,8 +108,8 @@ export default function jobsPage(shell) {
 
   function table(rows) {
     const columns = url.list("columns", DEFAULT_COLUMNS).filter((name) => COLUMNS[name]);
-    // Of one experiment all names begin alike, and end in what tells them apart.
-    const titles = rows.map(titleOf);
+    // The names of the jobs of an experiment start with the same words.
+    const titles = rows.map((job) => job.title);
     const names = url.get("experiment") ? distinct(titles) : titles;
     const all = rows.length > 0 && rows.every((job) => selected().includes(job.id));
     const some = rows.some((job) => selected().includes(job.id));
@@ -154,7 +156,7 @@ export default function jobsPage(shell) {
 
   function row(job, shown, index, columns) {
     const picked = selected().includes(job.id);
-    const name = titleOf(job);
+    const name = job.title;
     const [head, tail] = cut(shown);
     return h(
       "tr",
@@ -220,7 +222,7 @@ export default function jobsPage(shell) {
           key: text,
           kind: "quiet",
           icon: "download",
-          title: "Every job of the filter with its value of the metric",
+          title: "Every filtered job with its value of the metric",
         }),
       ),
       h(
@@ -272,7 +274,7 @@ export default function jobsPage(shell) {
       h(
         "section",
         { class: "card", key: "card", "aria-busy": String(jobs.pending) },
-        rows.length ? table(rows) : emptyState("No job is like that", "Loosen the filter to see more."),
+        rows.length ? table(rows) : emptyState("No job is like that", "Change the filter to see more."),
         below(),
       ),
     ];

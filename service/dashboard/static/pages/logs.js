@@ -1,4 +1,4 @@
-/* What a job logged: the end of it, as it grows, with a search. */
+/* The log of a job: its latest lines, followed live, and a search. */
 
 import { get } from "../api.js";
 import { clock } from "../format.js";
@@ -40,7 +40,7 @@ export class LogView {
     });
   }
 
-  /** A line that was logged now. */
+  /** Add a new line. */
   add(line) {
     if (!this.lines.data) return;
     const { search, level } = this.#filter();
@@ -117,7 +117,7 @@ export class LogView {
       data && !data.found.length
         ? emptyState(
             search || level.length ? "No line is like that" : "Nothing is logged yet",
-            search || level.length ? "Loosen the search to see more." : "Lines appear here as the job writes them.",
+            search || level.length ? "Change the search to see more." : "Lines appear here as the job writes them.",
           )
         : h(
             "div",
@@ -159,7 +159,7 @@ export class LogView {
   }
 }
 
-/** A message with what was searched for marked. */
+/** A message with the matches of the search marked. */
 function marked(message, search) {
   if (!search) return message;
   const parts = [];

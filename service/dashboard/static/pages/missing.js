@@ -1,4 +1,4 @@
-/* An address that leads nowhere. */
+/* The page for an unknown address. */
 
 import { emptyState, linkButton } from "../parts.js";
 
@@ -8,7 +8,7 @@ export default function missing() {
     view: () =>
       emptyState(
         "There is nothing here",
-        "The address may have been mistyped, or what it led to was removed.",
+        "The address may be mistyped, or its job or experiment was deleted.",
         linkButton("All jobs", "/jobs", { kind: "primary" }),
       ),
   };

@@ -1,14 +1,16 @@
-/* New: the form of a job or of an experiment, and what it would cost before it is submitted. */
+/* New: the form of a job or of an experiment, with what it would cost before it is submitted. */
 
-import { get, Problem, send } from "../api.js";
+import { get, Problem, request as ask, send } from "../api.js";
 import { fieldset } from "../fields.js";
 import { duration, whole } from "../format.js";
 import { choice, copyButton, facts, notice, problemNotice } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
-import { bodyOf, fieldAt, fieldsOf, texts } from "../schema.js";
+import { fromParameters, isObject, parseJson, toParameters, valueAt, withValue } from "../request.js";
+import { fieldAt, fieldsOf, textAt, withText } from "../schema.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
-import { builtInCards, gridBody, gridFields, gridIs } from "./grid.js";
+import { readVocabulary } from "../vocabulary.js";
+import { axisFields, builtInCards, GridEditor, USUAL_GRID } from "./grid.js";
 
 const FIRST = ["normalization", "batch_size", "model", "recipe", "epochs", "seed", "name", "labels"];
 const RUNNING = ["checkpoint", "precision", "num_workers", "telemetry", "deterministic", "priority", "max_retries"];
@@ -18,87 +20,130 @@ export default function newPage(shell) {
   const specification = new Resource(shell.refresh);
   const builtIns = new Resource(shell.refresh);
   const preview = new Resource(shell.refresh);
+  const gridEditor = new GridEditor(shell.refresh);
   let refused = null;
   let submitting = false;
   let cloned = null;
 
   const kind = () => url.get("kind", "job");
-  const raw = (path) => url.get(path, path === "normalization.type" && kind() === "job" ? "group" : "");
   const touched = new Set();
   let tried = false;
-  const set = (path, text) => setAll({ [path]: text });
-  const setAll = (texts) => {
-    const changed = Object.entries(texts).filter(([path, text]) => text !== raw(path));
-    for (const path of Object.keys(texts)) touched.add(path);
-    if (!changed.length) return shell.refresh();
+  /** The request as it is filled in, without the usual grid and the usual normalization. */
+  const filled = () => fromParameters(location.search);
+  const raw = (path) =>
+    textAt(kind() === "job" ? filled() : { grid: grid(), ...filled() }, path) ||
+    (path === "normalization.type" && kind() === "job" ? "group" : "");
+  const addressOf = (request, which = kind()) => {
+    const parameters = { ...(which === "job" ? {} : { kind: which }), ...toParameters(request) };
+    const text = new URLSearchParams(parameters).toString().replaceAll("%2C", ",").replaceAll("%3A", ":");
+    return text ? `/new?${text}` : "/new";
+  };
+  const put = (request) => {
     refused = null;
-    url.change(Object.fromEntries(changed), { replace: true });
+    url.go(addressOf(request), { replace: true });
+    shell.refresh();
   };
-  /** Whether one has been there: what nobody could fill in yet is not wrong yet. */
+  const set = (path, text) => {
+    touched.add(path);
+    if (text === raw(path)) return shell.refresh();
+    let next = withText(filled(), fields(), path, text);
+    if (path === "builtin") next = withValue(next, "grid", undefined);
+    if (path === "seeds") next = withSeeds(next, text === "on");
+    put(next);
+  };
+  /** Sequential seeds replace the axis of seeds. */
+  const withSeeds = (request, sequential) => {
+    const { seed: _, ...others } = grid();
+    return request.builtin && !request.grid
+      ? request
+      : { ...request, grid: sequential ? others : { ...others, seed: USUAL_GRID.seed } };
+  };
+  /** Whether a field has been visited: until then, a missing value is not shown as a problem. */
   const visited = (path) => tried || touched.has(path) || raw(path) !== "";
-  /** What fills the fields that are left empty, before the defaults do: a built-in experiment, then a recipe. */
+  const builtIn = () => builtIns.data?.find((one) => one.name === filled().builtin)?.request;
+  /** The grid to edit; null if the built-in experiment defines it. */
+  function grid() {
+    const { builtin, grid: given } = filled();
+    return isObject(given) ? given : builtin ? null : USUAL_GRID;
+  }
+  /** The defaults of empty fields that go before those of the schema: of a built-in experiment, then of a recipe. */
   const recipe = () => {
-    const base =
-      kind() === "experiment" ? builtIns.data?.find((one) => one.name === url.get("builtin"))?.request.base : null;
-    return { ...specification.data?.recipes[raw("recipe") || base?.recipe], ...base };
+    const base = kind() === "experiment" ? builtIn()?.base : null;
+    const name = raw(kind() === "job" ? "recipe" : "base.recipe") || base?.recipe;
+    return { ...specification.data?.recipes[name], ...base };
   };
-  const fields = () => {
-    const all = fieldsOf(specification.data.job, { chosen: raw, recipe: recipe() });
-    if (kind() === "job") return all;
-    const inGrid = gridIs(raw);
-    return all.filter(
-      (field) =>
-        !inGrid.some((name) => field.path === name || field.path.startsWith(`${name}.`)) && field.path !== "priority",
-    );
-  };
+  const fields = () =>
+    kind() === "job" ? jobFields() : [...experimentFields(), ...axisFields(grid() ?? {}), ...jobFields()];
 
-  function body() {
-    const job = bodyOf(fields(), raw);
-    if (kind() === "job") return { normalization: { type: "group" }, ...job };
-    const { name, ...base } = job;
-    const builtin = url.get("builtin");
-    const budget = Number(url.get("budget", "1"));
-    return {
-      ...(name ? { name } : {}),
-      ...(builtin ? { builtin } : {}),
-      ...(Object.keys(base).length ? { base } : {}),
-      ...(builtin ? {} : { grid: gridBody(raw) }),
-      ...(budget < 1 ? { budget } : {}),
-    };
+  /** The fields of a job; of an experiment, those of every job that neither the grid nor the experiment defines. */
+  function jobFields() {
+    const { job } = specification.data;
+    if (kind() === "job") return fieldsOf(job, { chosen: raw, recipe: recipe() });
+    const elsewhere = [...Object.keys(grid() ?? builtIn()?.grid ?? {}), "seed", "name", "priority"];
+    const given = (path) => valueAt(filled(), path) !== undefined;
+    return fieldsOf(job, { chosen: raw, recipe: recipe(), path: "base" }).filter(
+      ({ path, union }) =>
+        given(union ?? path) || !elsewhere.some((name) => path === `base.${name}` || path.startsWith(`base.${name}.`)),
+    );
   }
 
-  /** What the service would make of it, as an experiment: a job is one of a single cell. */
+  /** The fields of an experiment besides its grid and its jobs. */
+  function experimentFields() {
+    const { experiment } = specification.data;
+    const { base: _, grid: __, builtin: ___, ...properties } = experiment.properties;
+    return fieldsOf({ ...experiment, properties }, { chosen: raw }).map((field) =>
+      field.path === "seeds" ? { ...field, label: "Sequential seeds" } : field,
+    );
+  }
+
+  function body() {
+    const request = filled();
+    if (kind() === "experiment") return request.builtin || request.grid ? request : { ...request, grid: grid() };
+    // A link may leave out the type of a part if it is the default.
+    const typed = jobFields().reduce((job, { union, fallback }) => {
+      const part = union && valueAt(job, union);
+      return part && part.type === undefined && fallback ? withValue(job, `${union}.type`, fallback) : job;
+    }, request);
+    return { ...typed, normalization: { type: "group", ...typed.normalization } };
+  }
+
+  /** The request of the dry run: a job is an experiment of a single cell. */
   function dryRun() {
     const wanted = body();
     const { priority: _, name: __, ...base } = wanted;
     return kind() === "job" ? { base, grid: {} } : wanted;
   }
 
-  const ask = throttled(() => {
+  const previewSoon = throttled(() => {
     const wanted = dryRun();
     preview.load(JSON.stringify(wanted), (signal) => send("POST", "/v1/experiments?dry_run=true", wanted, { signal }));
   }, PREVIEW_MS);
 
+  /** The request that made a job or an experiment. Submitted again, it makes an equal one. */
+  async function requestOf(id) {
+    const path = kind() === "job" ? `/v1/jobs/${id}` : `/v1/experiments/${id}`;
+    const stored = parseJson(await (await ask(path)).text());
+    if (kind() === "experiment")
+      return Object.fromEntries(Object.entries(stored.request).filter(([, value]) => value !== null));
+    const { name, labels, priority, max_retries } = stored;
+    return { ...stored.spec, name, labels, priority, max_retries };
+  }
+
   async function load() {
     const from = url.get("from");
-    specification.load("specification", (signal) => get("/v1/specification", {}, { signal }));
+    specification.load("specification", readVocabulary);
     if (kind() === "experiment")
       builtIns.load("builtins", async (signal) => (await get("/v1/experiments/builtin", {}, { signal })).data);
     if (from && cloned !== from) {
       cloned = from;
       try {
-        const job = await get(`/v1/jobs/${from}`);
-        const { recipe: _, ...spec } = job.spec;
-        return url.go(
-          url.with({ ...texts(spec), name: job.name, labels: texts({ labels: job.labels }).labels, from: null }),
-          { replace: true },
-        );
+        return url.go(addressOf(await requestOf(from)), { replace: true });
       } catch (problem) {
         refused = problem;
       }
     }
     await specification.settled;
-    if (specification.data) ask();
+    if (specification.data) previewSoon();
   }
 
   async function submit(event) {
@@ -118,17 +163,18 @@ export default function newPage(shell) {
     shell.refresh();
   }
 
-  /** The sentences about fields, of the refused submission or else of the dry run; and those that are about none. */
+  /** The problems of fields, of the refused submission or else of the dry run, and the problems of no field. */
   function problems() {
     const source = refused ?? (preview.problem?.status === 422 ? preview.problem : null);
     const found = new Map();
     const waited = [];
     const rest = [];
-    const paths = [...fields(), ...gridFields(raw)]
+    const paths = fields()
       .filter((field) => field.kind !== "group")
       .flatMap((field) => (field.union ? [field.path, field.union] : [field.path]));
     for (const { pointer, detail } of source?.fields ?? []) {
-      const path = pointer && fieldAt(pointer.replace(/^\/base(?=\/)/, ""), paths);
+      const own = kind() === "job" ? pointer?.replace(/^\/base(?=\/)/, "") : pointer;
+      const path = own && fieldAt(own, paths);
       if (path && !visited(path)) waited.push(path);
       else if (path) found.set(path, detail);
       else rest.push(detail);
@@ -136,9 +182,9 @@ export default function newPage(shell) {
     return { found, waited, rest: source && !source.fields.length ? [source.detail] : rest };
   }
 
-  /** What the dry run needs before it can say anything. */
+  /** What is missing for a dry run. */
   function waiting({ found, waited }) {
-    if (found.size) return "The fields that are marked need another value.";
+    if (found.size) return "Correct the marked fields to see what it would cost.";
     const names = waited.map(
       (path) =>
         fields()
@@ -224,22 +270,56 @@ export default function newPage(shell) {
   }
 
   function sections(form) {
-    const all = fields();
+    const jobs = jobFields();
+    const nameOf = ({ path }) => path.replace(/^base\./, "").split(".")[0];
     const within = (names) =>
-      all
-        .filter((field) => names.includes(field.path.split(".")[0]))
-        .sort((a, b) => names.indexOf(a.path.split(".")[0]) - names.indexOf(b.path.split(".")[0]));
-    const rest = all.filter((field) => ![...FIRST, ...RUNNING].includes(field.path.split(".")[0]));
-    const builtin = kind() === "experiment" && url.get("builtin");
+      jobs
+        .filter((field) => names.includes(nameOf(field)))
+        .sort((a, b) => names.indexOf(nameOf(a)) - names.indexOf(nameOf(b)));
+    const rest = jobs.filter((field) => ![...FIRST, ...RUNNING].includes(nameOf(field)));
     return h(
       "div",
       { class: "fields", key: "fields" },
-      kind() === "experiment" && builtInCards(builtIns, builtin, form),
-      kind() === "experiment" && !builtin && fieldset("Grid: every combination is a job", gridFields(raw), form),
+      kind() === "experiment" && experimentSections(form),
       fieldset(kind() === "job" ? "The job" : "Every job", within(FIRST), form),
       fieldset("Training", rest, form, { folded: true }),
       fieldset("Running", within(RUNNING), form, { folded: true }),
     );
+  }
+
+  function experimentSections(form) {
+    const { builtin } = filled();
+    const own = experimentFields();
+    const folded = own.filter(({ path }) => /^(seeds|outcome)/.test(path));
+    const shown = own.filter((field) => !folded.includes(field) && !(field.path === "budget" && builtin));
+    const values = (name) => preview.data?.axes.find((axis) => axis.field === name)?.values ?? [];
+    const labelOf = (name, n) => {
+      const value = JSON.stringify(grid()[name][n]);
+      return values(name).find((one) => JSON.stringify(one.value) === value)?.label;
+    };
+    const change = (next, added = null) => {
+      // The grid or every job defines a field, never both.
+      const request = added ? withValue(filled(), `base.${added}`, undefined) : filled();
+      put({ ...request, grid: next });
+    };
+    return [
+      builtInCards(builtIns, builtin, form),
+      grid() && gridEditor.view(grid(), { schema: specification.data.job, form, labelOf, change }),
+      fieldset("The experiment", shown, form),
+      fieldset("Outcome and sequential seeds", folded, form, { folded: true }),
+    ];
+  }
+
+  /** The request as one of the other kind, with all fields that both have. */
+  function converted(to) {
+    const request = filled();
+    const { name, priority } = request;
+    const shared = { ...(name ? { name } : {}), ...(priority ? { priority } : {}) };
+    if (to === "job") return { ...request.base, ...shared };
+    const base = Object.fromEntries(
+      Object.entries(request).filter(([field]) => !(field in USUAL_GRID) && !["name", "priority"].includes(field)),
+    );
+    return Object.keys(base).length ? { ...shared, base } : shared;
   }
 
   return {
@@ -256,7 +336,7 @@ export default function newPage(shell) {
         (value) => {
           tried = false;
           refused = null;
-          url.change({ kind: value === "job" ? null : value, builtin: null, budget: null });
+          url.go(addressOf(converted(value), value));
         },
       );
       const heading = h(
@@ -268,8 +348,8 @@ export default function newPage(shell) {
           "p",
           {},
           kind() === "job"
-            ? "One training. Only the normalization and the batch size are needed; what is left empty is filled by the recipe or by its default."
-            : "A grid of trainings, to say which normalization is better at which batch size, and whether the difference is real.",
+            ? "One training run. Only the normalization and the batch size are required; the recipe or a default fills every empty field."
+            : "A grid of training runs that tests which normalization is better at which batch size, and whether the difference is real.",
         ),
       );
       if (!specification.data)
@@ -277,14 +357,13 @@ export default function newPage(shell) {
           heading,
           specification.problem
             ? problemNotice(specification.problem, () => specification.reload())
-            : h("div", { class: "empty", "aria-busy": "true" }, "Reading what a job can say…"),
+            : h("div", { class: "empty", "aria-busy": "true" }, "Loading the form…"),
         ];
       const said = problems();
       const { found } = said;
       const form = {
         raw,
         set,
-        setAll,
         problem: (path) => found.get(path) ?? (path.endsWith(".type") ? found.get(path.slice(0, -5)) : null) ?? null,
       };
       return [
@@ -294,7 +373,7 @@ export default function newPage(shell) {
     },
     close() {
       for (const resource of [specification, builtIns, preview]) resource.close();
-      ask.cancel();
+      previewSoon.cancel();
     },
   };
 }

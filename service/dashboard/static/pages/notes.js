@@ -1,4 +1,4 @@
-/* What people say of a job: its name, its labels, notes. */
+/* The name, the labels and the notes of a job. */
 
 import { send } from "../api.js";
 import { labelTags } from "../metrics.js";
@@ -11,7 +11,7 @@ export class Notes {
     Object.assign(this, { shell, id, changed, editing: false, problem: null });
   }
 
-  /** The card: to be read, or to be edited. */
+  /** The card, for reading or for editing. */
   view(job) {
     return h(
       "section",
@@ -29,7 +29,11 @@ export class Notes {
   #text(job) {
     const hasLabels = Object.keys(job.labels).length > 0;
     if (!job.notes && !hasLabels)
-      return h("div", { class: "body muted" }, "Nothing noted. Labels find jobs again, notes say what was seen.");
+      return h(
+        "div",
+        { class: "body muted" },
+        "No labels or notes. Use labels to find jobs, and notes for observations.",
+      );
     return h(
       "div",
       { class: "body live" },
@@ -94,7 +98,7 @@ export class Notes {
   }
 }
 
-/** What a field begins with; from then on what is typed counts, whatever comes in meanwhile. */
+/** The initial value of a field. Later changes from elsewhere do not replace what the user types. */
 const begin = (text, focused = false) => ({ ...BEGIN, text, focused });
 
 const BEGIN = {

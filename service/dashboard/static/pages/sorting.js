@@ -1,4 +1,4 @@
-/* The order of the table of jobs: by one column or by several, in the address. */
+/* The order of the table of jobs, by one or several columns, held in the address. */
 
 import { ICONS } from "../parts.js";
 import { shape } from "../status.js";
@@ -8,12 +8,12 @@ import { h } from "../view.js";
 const USUAL = "-created_at";
 const MOST = 4;
 
-/** What the jobs are sorted by, the first thing first; with a minus in front, the greatest first. */
+/** The sort keys, the most significant first; a minus means descending. */
 export const sortedBy = () => url.list("sort", [USUAL]);
 
 const bare = (key) => key.replace(/^-/, "");
 
-/** The keys after a column was chosen: alone, or `added` behind those that are there; once more turns it around. */
+/** The sort keys after a column was chosen: alone, or `added` to the others. Choosing it again reverses the order. */
 export function chosen(keys, field, added) {
   const at = keys.findIndex((key) => bare(key) === field);
   const turned = at >= 0 && keys[at] === field ? `-${field}` : field;
@@ -21,7 +21,7 @@ export function chosen(keys, field, added) {
   return at >= 0 ? keys.with(at, turned) : [...keys, field].slice(0, MOST);
 }
 
-/** The head of a column that the service sorts by as `field`; without one, only its name. */
+/** The head of a column, which sorts by `field` if the service can. */
 export function sortable(key, text, field, number = false) {
   const props = { key, class: number ? "number" : null, scope: "col" };
   if (!field) return h("th", props, text);
@@ -30,14 +30,14 @@ export function sortable(key, text, field, number = false) {
   const descending = at >= 0 && keys[at].startsWith("-");
   return h(
     "th",
-    // Only what is sorted by first is the order of the table, to those who hear it.
+    // aria-sort describes only the first sort key.
     { ...props, "aria-sort": at === 0 ? (descending ? "descending" : "ascending") : null },
     h(
       "button",
       {
         class: "sort",
         type: "button",
-        title: "Shift adds it to what the jobs are sorted by",
+        title: "Hold Shift to add it to the sort keys",
         onclick: (event) => url.change({ sort: chosen(sortedBy(), field, event.shiftKey).join(","), cursor: null }),
       },
       text,

@@ -1,18 +1,15 @@
-/* What may be asked of an experiment: its heading, with all its buttons. */
+/* The heading of an experiment, with all its buttons. */
 
 import { download, send } from "../api.js";
 import { whole } from "../format.js";
 import { button, confirmed, copyButton, linkButton } from "../parts.js";
-import { texts } from "../schema.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
+import { experimentStatus } from "../vocabulary.js";
 import { experimentMark } from "./experiments.js";
 
-/** The states that do not change any more. */
-export const ENDED = ["finished", "cancelled"];
-
-/** The heading of an experiment as a view. `changed(experiment)` is given what the service answers, `asked()` the
- * question of its results. */
+/** The heading of an experiment as a view. `changed(experiment)` receives the answer of the service; `asked()` is the
+ * query of its results. */
 export function steering(shell, id, { changed, asked }) {
   async function ask(verb, question = null) {
     if (question && !confirmed(question)) return;
@@ -24,9 +21,9 @@ export function steering(shell, id, { changed, asked }) {
       changed(await send("POST", `/v1/experiments/${id}/${verb}`));
       shell.say(
         {
-          pause: "All its jobs are told to pause.",
+          pause: "Its jobs were asked to pause.",
           resume: "Its paused jobs are queued again.",
-          cancel: "All its jobs are told to stop.",
+          cancel: "Its jobs were asked to stop.",
         }[verb],
       );
     } catch (problem) {
@@ -76,7 +73,7 @@ export function steering(shell, id, { changed, asked }) {
   }
 
   return function heading(it) {
-    const ended = ENDED.includes(it.status);
+    const { actions } = experimentStatus(it.status);
     return h(
       "div",
       { class: "heading", key: "heading" },
@@ -85,19 +82,16 @@ export function steering(shell, id, { changed, asked }) {
       h(
         "div",
         { class: "actions" },
-        !ended &&
-          !["pausing", "paused", "cancelling"].includes(it.status) &&
-          button("Pause", () => ask("pause"), { key: "pause" }),
-        ["pausing", "paused"].includes(it.status) &&
-          button("Resume", () => ask("resume"), { key: "resume", kind: "primary" }),
-        it.request.seeds || it.status === "cancelled"
+        actions.includes("pause") && button("Pause", () => ask("pause"), { key: "pause" }),
+        actions.includes("resume") && button("Resume", () => ask("resume"), { key: "resume", kind: "primary" }),
+        it.request.seeds || !actions.includes("extend")
           ? null
           : button("Add seeds", () => addSeeds(it), { key: "seeds" }),
-        linkButton("Clone", cloneAddress(it), { key: "clone" }),
+        linkButton("Clone", url.with({ kind: "experiment", from: id }, "/new"), { key: "clone" }),
         button("Report", report, {
           key: "report",
           icon: "download",
-          title: "The answer as a page: table, figure, every comparison, and all it takes to repeat it",
+          title: "A page with the table, the figure, every comparison, and everything needed to repeat the experiment",
         }),
         button("CSV", csv, { key: "csv", icon: "download" }),
         button("Bundle", bundle, {
@@ -105,14 +99,13 @@ export function steering(shell, id, { changed, asked }) {
           icon: "download",
           title: "Specifications, metrics and results in one file, for another installation",
         }),
-        !ended &&
-          it.status !== "cancelling" &&
+        actions.includes("cancel") &&
           button(
             "Cancel",
-            () => ask("cancel", "Stop all its jobs for good? Those that have ended keep what they reached."),
+            () => ask("cancel", "Stop all its jobs for good? Jobs that have ended keep their results."),
             { key: "cancel", kind: "danger" },
           ),
-        ended &&
+        actions.includes("delete") &&
           button(
             "Delete",
             () =>
@@ -125,34 +118,11 @@ export function steering(shell, id, { changed, asked }) {
         {},
         `${whole(it.jobs)} jobs · `,
         h("a", { href: `/jobs?experiment=${id}` }, "show them"),
-        it.budget < 1 ? ` · budget ${it.budget}: a look at a fraction of the cost, not the whole` : "",
+        it.budget < 1 ? ` · budget ${it.budget}: run at a fraction of the cost` : "",
         " · ",
         h("span", { class: "hash" }, id),
         copyButton(id, "Copy the id of the experiment", shell.say),
       ),
     );
   };
-}
-
-function cloneAddress({ request: it }) {
-  const { normalization, batch_size: sizes, seed, ...others } = it.grid;
-  const [field, values] = Object.entries(others)[0] ?? [];
-  const name = (one) =>
-    typeof one === "object"
-      ? [one.type, one.num_groups ?? (one.channels_per_group ? `${one.channels_per_group} ch` : "")].join(" ").trim()
-      : one;
-  return url.with(
-    {
-      kind: "experiment",
-      ...texts(it.base),
-      name: it.name,
-      budget: it.budget < 1 ? it.budget : null,
-      "grid.normalization": normalization?.map(name).join(", "),
-      "grid.batch_size": sizes?.join(", "),
-      "grid.seed": seed?.join(", "),
-      "grid.field": field,
-      "grid.values": values?.join(", "),
-    },
-    "/new",
-  );
 }

@@ -1,4 +1,4 @@
-/* Telemetry of a job's normalization layers: a strip a layer, epoch by epoch; and the error that the gaps cost. */
+/* Telemetry of the normalization layers of a job: a strip per layer over epochs, and the error that the gaps cause. */
 
 import { chart } from "../chart.js";
 import { axesOf, points } from "../curves.js";
@@ -6,14 +6,9 @@ import { significant } from "../format.js";
 import { button, choice, emptyState, problemNotice } from "../parts.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
+import { specification } from "../vocabulary.js";
 
-const QUANTITIES = [
-  ["mean_gap", "Mean gap", "how far the mean of a batch lies from the running average, in running deviations"],
-  ["variance_gap", "Variance gap", "how far the variance of a batch lies from the running average, as |ln ratio|"],
-  ["activation_rms", "Activations", "root mean square of what the layer normalizes"],
-  ["gain_rms", "Gain", "root mean square of the layer's learned scale"],
-];
-/** Most of the rows that are asked for: as many columns as a strip can show. */
+/** Maximum number of rows to request: a strip shows no more columns. */
 export const MOST_EPOCHS = 60;
 
 /** The cards. `telemetry` is the resource of the rows. */
@@ -26,7 +21,7 @@ export function telemetryCards(telemetry, job) {
       { class: "card", key: "telemetry", "aria-busy": String(!rows) },
       emptyState("Nothing measured yet", "The layers are measured at the end of an epoch."),
     );
-  const there = QUANTITIES.filter(([name]) => Object.keys(rows.at(-1)).some((key) => key.endsWith(`/${name}`)));
+  const there = quantities().filter(([name]) => Object.keys(rows.at(-1)).some((key) => key.endsWith(`/${name}`)));
   const [quantity, title, help] = there.find(([name]) => name === url.get("quantity")) ?? there[0];
   const errors = ["eval_mode_error", "train_mode_error"].filter((name) => rows.some((row) => name in row));
   const how = { x: "epoch", logX: false, logY: false };
@@ -36,19 +31,25 @@ export function telemetryCards(telemetry, job) {
       ? chart({
           key: "modes",
           title: "What the gaps cost",
-          note: "error on the same images: by running averages, and by each batch's own statistics",
+          note: "error on the same images with running averages, and with the statistics of each batch",
           series: errors.map((name, n) => ({
             name: name === "eval_mode_error" ? "evaluation mode" : "training mode",
             points: points(rows, name, job),
             colour: n,
             stamp: String(rows.length),
           })),
-          axes: { ...axesOf("test_error", how), y: "error (%)" },
+          axes: { ...axesOf(errors[0], how), y: "error (%)" },
           height: 260,
         })
       : null,
   ];
 }
+
+/** The metrics that are measured of every layer: name, title and definition. */
+const quantities = () =>
+  specification.metrics
+    .filter((metric) => metric.per_layer)
+    .map(({ name, title, description }) => [name, title.replace(/^./, (c) => c.toUpperCase()), description]);
 
 function strips(rows, quantity, title, help, there) {
   const layers = Object.keys(rows.at(-1))
@@ -144,7 +145,7 @@ function strip(row, layer, value, heat, numbers) {
   );
 }
 
-/** From values to strengths of a colour: by their logarithms where they span more than a factor of ten. */
+/** The scale from values to colour strengths, logarithmic if the values span more than a factor of ten. */
 export function heatOf(values) {
   const finite = values.filter((value) => value !== null);
   const [least, most] = [Math.min(...finite), Math.max(...finite)];

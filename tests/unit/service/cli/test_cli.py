@@ -16,7 +16,6 @@ from service.cli.exits import EXIT_CODES, Exit
 from service.cli.tables import duration, jobs_table, per_cent
 from service.cli.watching import Bars, to_the_end
 from service.client import Client
-from service.client.titles import normalization_of, title_of
 from service.local.private_ray import free_port
 from tests.unit.service.conftest import Ended, Run
 from tests.unit.service.stand_in import Answer, Json, StandIn, a_job, file_server, problem, stream
@@ -38,7 +37,9 @@ class TestSubmit:
 
     def test_prints_the_id_and_how_to_go_on(self, lab: Run) -> None:
         ended = lab(*ARGUMENTS)
-        assert re.match(r"job_\w+  group 8 · batch 2 · resnet20  queued\nnormlab watch job_", ended.out)
+        assert re.match(
+            r"job_\w+  group \(8\), batch size 2, model resnet20, seed 0  queued\nnormlab watch job_", ended.out
+        )
 
     def test_takes_a_file_and_flags_go_over_it(self, lab: Run, tmp_path: Path) -> None:
         file = tmp_path / "job.json"
@@ -108,7 +109,7 @@ class TestJobs:
 
     def test_go_through_their_life(self, lab: Run) -> None:
         job = lab(*ARGUMENTS, "--json").json["id"]
-        assert lab("pause", job).out == f"{job}  group 8 · batch 2 · resnet20  paused\n"
+        assert lab("pause", job).out == f"{job}  group (8), batch size 2, model resnet20, seed 0  paused\n"
         assert lab("resume", job, "--json").json["status"] == "queued"
         assert lab("cancel", job).code == Exit.OK
         assert "cancelled" in lab("show", job).out
@@ -289,20 +290,20 @@ class TestFigures:
         assert [duration(s) for s in (None, 5, 187, 7384)] == ["–", "5 s", "3:07", "2:03:04"]
         assert [per_cent(e) for e in (None, 0.21449)] == ["–", "21.4 %"]
 
-    def test_name_the_grouping_of_a_normalization(self) -> None:
-        groupings = [{"type": "group", "num_groups": 8}, {"type": "group", "channels_per_group": 4}, {"type": "none"}]
-        groupings.append({"type": "batch", "ghost_batch_size": 16})
-        shown = [normalization_of({"normalization": normalization}) for normalization in groupings]
-        assert shown == ["group 8", "group of 4", "none", "batch, ghost 16"]
+    def test_never_let_the_synthetic_set_pass_for_cifar10(self, lab: Run) -> None:
+        submitted = lab(*ARGUMENTS, "--dataset", "synthetic", "--name", "gn")
+        assert "gn [synthetic]" in submitted.out
+        assert "gn [synthetic]" in lab("jobs").out
 
-    def test_never_let_the_synthetic_set_pass_for_cifar10(self) -> None:
-        job = a_job(name="gn")
-        job["spec"]["dataset"]["name"] = "synthetic"
+    def test_tell_jobs_apart_that_differ_only_in_the_ghost_batch_size(self) -> None:
+        jobs = [a_job(), a_job()]
+        for job, size in zip(jobs, (8, 16), strict=True):
+            job["spec"]["normalization"] = {"type": "batch", "ghost_batch_size": size}
         out = Console(width=200, record=True)
         with out.capture() as shown:
-            out.print(jobs_table([job]))
-        assert title_of(job) == "gn [synthetic]"
-        assert "gn [synthetic]" in shown.get()
+            out.print(jobs_table([a_job(spec=job["spec"]) for job in jobs]))
+        assert "batch (ghost batches of 8)" in shown.get()
+        assert "batch (ghost batches of 16)" in shown.get()
 
 
 def test_every_exit_code_is_explained_in_the_help(run: Run) -> None:

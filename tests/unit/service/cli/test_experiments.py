@@ -14,7 +14,7 @@ from rich.console import Console
 
 from service.cli import experiments
 from service.cli.exits import Exit
-from service.cli.grids import cell_text, resolved_text, value_text
+from service.cli.grids import cell_text, resolved_text
 from service.client import Client
 from service.report import Number
 from tests.unit.service.conftest import Run
@@ -108,7 +108,7 @@ class TestLife:
         id_ = lab("experiment", "submit", file, "--name", "life", "--json").json["id"]
         assert id_ in lab("experiment", "list", "--search", "life").out
         shown = lab("experiment", "show", id_).out
-        assert "2 normalization  batch, group 8" in shown
+        assert "2 normalization  batch, group (8)" in shown
         assert "8 queued" in shown
         assert len(lab("jobs", "--experiment", id_, "--json").json) == 8
         assert lab("experiment", "pause", id_).out == f"{id_}  paused  8 paused\n"
@@ -216,7 +216,7 @@ RESULTS: Json = {
 @pytest.fixture
 def watched(service: StandIn, monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """A service whose experiment ends at the second look."""
-    monkeypatch.setattr(experiments, "LOOK_S", 0.0)
+    monkeypatch.setattr(experiments, "POLL_INTERVAL_S", 0.0)
     service.on("GET", "/v1/experiments/experiment_1", Answer(EXPERIMENT), Answer(EXPERIMENT), Answer(DONE))
     service.on("GET", "/v1/experiments/experiment_1/results", Answer(RESULTS))
     return service
@@ -287,10 +287,3 @@ def test_a_cell_tells_what_has_not_ended() -> None:
 )
 def test_a_difference_that_is_not_resolved_says_what_might(resolved: bool, needed: int | None, text: str) -> None:
     assert resolved_text({"resolved": resolved, "seeds_needed": needed}).plain == text
-
-
-def test_a_value_of_a_grid_is_short() -> None:
-    assert value_text({"type": "group", "num_groups": 8}) == "group 8"
-    assert value_text({"type": "sgd", "learning_rate": 0.1}) == "sgd learning_rate 0.1"
-    assert value_text({"rule": "none"}) == "rule none"
-    assert value_text(3) == "3"

@@ -46,10 +46,30 @@ def test_different_values_have_different_labels() -> None:
     kinds: list[dict[str, Any]] = [{"type": kind} for kind in ("batch", "layer", "instance", "group", "none")]
     kinds += [{"type": "group", "num_groups": n} for n in (1, 2, 4)]
     kinds += [{"type": "group", "channels_per_group": n} for n in (1, 2, 4, 8)]
+    kinds += [{"type": "batch", "ghost_batch_size": n} for n in (8, 16)]
+    kinds += [{"type": kind, "momentum": 0.5} for kind in ("batch", "sync_batch")]
     kinds += [{"type": kind, "affine": False} for kind in ("batch", "layer", "group")]
     kinds += [{"type": "group", "num_groups": 4, "affine": False, "eps": eps} for eps in (1e-5, 1e-5 + 1e-12, 0.1)]
     labels = [axes.label("normalization", spec(normalization=kind)["normalization"]) for kind in kinds]
     assert all(one != other for one, other in combinations(labels, 2)), labels
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "label"),
+    [
+        ("normalization", {"type": "group"}, "group (8)"),
+        ("normalization", {"type": "batch", "ghost_batch_size": 16}, "batch (ghost batches of 16)"),
+        ("normalization", {"type": "group", "num_groups": 0}, "group (0)"),
+        ("normalization", {"type": "unknown"}, "unknown"),
+        ("normalization", "batch", "batch"),
+        ("optimizer", {"type": "sgd", "learning_rate": 0.2}, "sgd (learning_rate 0.2)"),
+        ("learning_rate_scaling", {"rule": "none"}, "none"),
+        ("optimizer.betas", [0.8, 0.9], "[0.8,0.9]"),
+        ("batch_size", 3, "3"),
+    ],
+)
+def test_a_value_of_a_grid_has_the_label_that_the_results_will_show(field: str, value: Any, label: str) -> None:
+    assert axes.label(field, axes.complete(field, value)) == label
 
 
 def test_a_field_is_placed_without_touching_what_it_was_placed_in() -> None:

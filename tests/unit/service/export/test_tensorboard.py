@@ -16,6 +16,7 @@ from tensorboard.plugins.hparams.metadata import (
     parse_session_start_info_plugin_data,
 )
 
+from service.experiments import axes
 from service.export import ExportError, Point, Run
 from service.export.tensorboard import TensorBoardSink, folder_of
 from tests.unit.service.conftest import Run as Command
@@ -36,7 +37,8 @@ SPEC: dict[str, Any] = {
 
 def a_run(*points: Point, status: str = "running", **spec: Any) -> Run:
     job = {"id": "job_1", "name": "", "status": status, "spec": SPEC | spec, "created_at": AT, "finished_at": AT}
-    return Run(job, points)
+    label = axes.label("normalization", (SPEC | spec)["normalization"])
+    return Run(job | {"normalization": label}, points)
 
 
 def points(*values: float) -> list[Point]:
@@ -64,7 +66,7 @@ def test_curves_are_read_by_step_with_their_times(tmp_path: Path) -> None:
 def test_a_run_is_called_by_what_it_trains() -> None:
     assert folder_of(a_run()) == "group-8-resnet20-b2-s0-job_1"
     ghost = {"type": "batch", "ghost_batch_size": 16}
-    assert folder_of(a_run(normalization=ghost, batch_size=64)) == "batch-ghost-16-resnet20-b64-s0-job_1"
+    assert folder_of(a_run(normalization=ghost, batch_size=64)) == "batch-ghost-batches-of-16-resnet20-b64-s0-job_1"
 
 
 def test_hparams_have_the_spec_and_group_the_seeds(tmp_path: Path) -> None:

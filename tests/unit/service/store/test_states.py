@@ -6,6 +6,7 @@ from itertools import count, pairwise
 import pytest
 
 from service.errors import Conflict, NotFound
+from service.jobs import ACTIONS as POSSIBLE
 from service.jobs import ACTIVE, TERMINAL, TRANSITIONS, Status
 from service.store import Database, events, jobs
 from service.store.attempts import Fenced
@@ -218,6 +219,14 @@ async def end(worker: Worker) -> None:
         await VERBS["cancel"](worker)
         if await status(worker.database, worker.job) in ACTIVE:
             await worker.lose()
+
+
+@pytest.mark.parametrize("state", [state for state in Status if state in EXPECTED])
+def test_the_actions_of_a_status_are_the_verbs_that_change_a_job_in_it(state: Status) -> None:
+    # A retry changes nothing of the job itself: it makes another one.
+    repeated = {name for name in VERBS if EXPECTED[state][name] is state and name != "retry"}
+    changing = {name for name in VERBS if EXPECTED[state][name] is not Conflict} - repeated
+    assert {str(action) for action in POSSIBLE[state]} == changing
 
 
 async def test_a_refusal_says_the_state_and_what_can_be_done(database: Database) -> None:
