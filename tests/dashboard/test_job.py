@@ -53,6 +53,20 @@ async def test_every_chart_is_a_table_too(visit: Visit, submit: Callable[..., st
     await expect(table).to_contain_text("25.00 %")
 
 
+async def test_curves_that_could_not_be_read_are_read_with_the_next_event(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    job = submit(epochs=10)
+    await reporter.start()
+    await reporter.metrics("eval", 1, 10, test_error=0.5)
+    await visit.context.route("**/v1/curves?*", lambda route: route.abort(), times=1)
+    page = await visit.open(f"/jobs/{job}?x=step&tables=error")
+    await expect(page.get_by_role("button", name="Try again")).to_be_visible()
+    await reporter.metrics("eval", 2, 20, test_error=0.25)
+    rows = page.get_by_role("region", name="error (%) by optimizer step").locator("tbody tr")
+    await expect(rows).to_have_text([re.compile("50.00 %"), re.compile("25.00 %")])
+
+
 async def test_what_an_attempt_that_was_lost_had_reported_beyond_its_checkpoint_leaves_the_curve(
     visit: Visit, submit: Callable[..., str], reporter: Reporter
 ) -> None:
@@ -229,7 +243,7 @@ async def test_the_workers_of_an_attempt_are_named(
     visit: Visit, submit: Callable[..., str], reporter: Reporter
 ) -> None:
     job = submit(batch_size=4, num_workers=3)
-    await reporter.heartbeat({"slots": {"total": 2, "busy": 0, "free": 2}})
+    await reporter.heartbeat({"ray": {"status": "connected"}, "slots": {"total": 2, "busy": 0, "free": 2}})
     page = await visit.open(f"/jobs/{job}")
     await expect(page.get_by_text("It waits for workers")).to_be_visible()
     await expect(page.get_by_text("the cluster has room for 2")).to_be_visible()

@@ -42,8 +42,9 @@ export class CurveSet {
       const superseded = curves.some((curve) => curve.step.at(-1) > data.resumed_from_step);
       if (superseded || this.resource.pending) this.resource.reload();
     } else if (type === "metrics") {
-      // An answer that is on its way may be older than this event.
+      // An answer that is on its way may be older than this event, and a failed request is repeated.
       if (this.resource.pending) this.#missed.push(data);
+      if (this.resource.problem) this.reread();
       this.#append(data);
     }
   }

@@ -12,10 +12,13 @@ export class Resource {
     this.read = null;
   }
 
-  /** Read the data with `read(signal)` if `key` has changed. The old data stay until the new ones arrive. */
+  /**
+   * Read the data with `read(signal)` if `key` has changed or the last request failed. The old data stay until the new
+   * ones arrive.
+   */
   load(key, read) {
     this.read = read;
-    if (key === this.key) return this.settled;
+    if (key === this.key && !this.problem) return this.settled;
     this.key = key;
     return this.reload();
   }
@@ -34,16 +37,20 @@ export class Resource {
   async #finish(running) {
     try {
       const data = await this.read(running.signal);
-      if (running !== this.#running) return;
+      if (running !== this.#running) return this.#latest();
       this.data = data;
       this.problem = null;
     } catch (error) {
-      if (running !== this.#running || error.name === "AbortError") return;
+      if (running !== this.#running) return this.#latest();
+      if (error.name === "AbortError") return;
       this.problem = error;
     }
     this.pending = false;
     this.refresh();
   }
+
+  /** The end of the request that replaced this one; at once if the page was closed. */
+  #latest = () => this.#running && this.settled;
 
   /** Abort a pending request. */
   close() {

@@ -38,7 +38,7 @@ export default function jobPage(shell, id) {
   const telemetry = new Resource(shell.refresh);
   const logs = new LogView(shell, id);
   const notes = new Notes(shell, id, (answer) => (job.data = answer));
-  const reread = throttled(() => job.reload(), REREAD_MS);
+  const reread = throttled(() => job.reload().then(loadCurves), REREAD_MS);
   let opened = false;
 
   function onevent(event) {
