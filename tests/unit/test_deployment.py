@@ -1,4 +1,4 @@
-"""docker-compose.yml, the images, Prometheus, Grafana and the words about them say the same as the code."""
+"""The compose files, the images, Prometheus and Grafana agree with the code and with their documentation."""
 
 import json
 import re
@@ -26,7 +26,7 @@ BRINGS_ITS_OWN = {"AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_SHARED_CREDENTI
 
 
 def default(value: object) -> str:
-    """What compose takes where no variable of its environment is set."""
+    """Replace variables by their defaults, as compose does if none is set in its environment."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value))
 
 
@@ -93,7 +93,7 @@ def test_workers_are_given_no_secret_but_rays() -> None:
 
 
 def test_a_container_shares_its_temporary_files_with_no_other() -> None:
-    # podman-compose gives all containers of a service one and the same anonymous volume, and Ray breaks on that.
+    # podman-compose shares one anonymous volume between all containers of a service, which breaks Ray.
     for name in OURS | {"db", "prometheus", "grafana", "s3"}:
         assert any(place.split(":")[0] == "/tmp" for place in SERVICES[name]["tmpfs"]), name
         assert all(":" in volume for volume in SERVICES[name].get("volumes", [])), name
