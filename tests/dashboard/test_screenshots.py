@@ -1,4 +1,4 @@
-"""The command that takes the pictures of the README."""
+"""The command that takes the screenshots of the documentation."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""All processes of a test run end with it, whatever ends the run. The tests run pytest, stop it, and look for them."""
+"""All processes that a test run starts end with it, even if pytest is killed. The tests run pytest and stop it."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What depends on the database: the API on SQLite and on a real PostgreSQL server."""
+"""The parts of the API that depend on the database, on SQLite and on PostgreSQL."""
 
 import asyncio
 from collections.abc import AsyncIterator

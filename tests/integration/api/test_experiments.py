@@ -1,4 +1,4 @@
-"""Experiments over HTTP: a grid is submitted once, steered as one, extended while it runs, and deleted whole."""
+"""Experiments over HTTP: submitted once, controlled as a whole, extended while they run, deleted with their jobs."""
 
 import asyncio
 from typing import Any
@@ -217,7 +217,7 @@ class TestChange:
         assert answer.status_code == status
         assert says in answer.text
         experiment = (await http.get(f"/v1/experiments/{id_}")).json()
-        assert (experiment["name"], experiment["jobs"]) == ("two by two", 4), "nothing of it was done"
+        assert (experiment["name"], experiment["jobs"]) == ("two by two", 4), "nothing was changed"
 
     async def test_keeps_the_plan_of_sequential_seeds(self, http: AsyncClient) -> None:
         id_ = await submit(http, seeds={"min": 2, "max": 4})

@@ -1,4 +1,4 @@
-"""Whether the service works, what it computes with, and what it accepts, as told over HTTP."""
+"""Health checks, metrics, the cluster and the specification over HTTP."""
 
 import re
 import time
@@ -37,7 +37,7 @@ REPORT: dict[str, Any] = {
 
 
 async def broken(database: Database) -> None:
-    """Take the tables away."""
+    """Drop all tables."""
     async with database.write() as session:
         await session.execute(text("ALTER TABLE jobs RENAME TO elsewhere"))
         await session.execute(text("ALTER TABLE leases RENAME TO elsewhere_too"))
@@ -119,7 +119,9 @@ async def test_a_job_of_several_workers_says_what_it_waits_for(http: AsyncClient
         found: str | None = (await http.get(f"/v1/jobs/{job}")).json()["waits_for"]
         return found
 
-    assert [await waits_for(job) for job in (large, pair, single)] == [None] * 3, "nobody knows yet"
+    assert [await waits_for(job) for job in (large, pair, single)] == [None] * 3, (
+        "not reported before the dispatcher has started"
+    )
     await reporter.heartbeat(REPORT | {"next_up": {"job": pair, "num_workers": 2}})
     assert "needs 3 workers at once, and the cluster has room for 2" in str(await waits_for(large))
     assert "is next, and starts once 2 workers are free" in str(await waits_for(pair))
@@ -171,7 +173,7 @@ def samples(exposition: str) -> Iterator[tuple[str, dict[str, str], float]]:
 
 
 async def scraped(http: AsyncClient) -> dict[tuple[str, str], float]:
-    """Values by the name of the metric and the values of its labels."""
+    """Return values by the name of the metric and the values of its labels."""
     answer = await http.get("/metrics")
     assert answer.status_code == 200
     return {(name, " ".join(labels.values())): value for name, labels, value in samples(answer.text)}
@@ -263,7 +265,7 @@ async def test_prometheus_reads_what_is_trained_and_how_attempts_ended(http: Asy
     await http.delete(f"/v1/jobs/{first}")
     await reporter.finish()
     found = await scraped(http)
-    assert found["normlab_attempts_ended_total", "succeeded"] == 2, "a counter does not forget what was deleted"
+    assert found["normlab_attempts_ended_total", "succeeded"] == 2, "a counter keeps what was deleted"
     assert found["normlab_checkpoint_stored_bytes", ""] == 0
     assert found["normlab_training_images_per_second", ""] == 0
 

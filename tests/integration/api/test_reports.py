@@ -1,4 +1,4 @@
-"""A report over HTTP: a page that loads nothing and runs nothing."""
+"""A report over HTTP: a page without external resources and without scripts."""
 
 import re
 from typing import Any
@@ -35,7 +35,7 @@ async def test_it_is_one_page_that_says_what_the_results_say(http: AsyncClient, 
     assert "51.00 ± " in text
     assert "cpu on node-1: 3 attempts" in text
     assert "torch 2.13.0" in text
-    # Of each of the three jobs that ended, the sha256 of its weights.
+    # The sha256 of the weights of each of the three ended jobs.
     assert len(set(re.findall(r"[0-9a-f]{64}", text))) == 3
 
 
