@@ -1,4 +1,4 @@
-"""The service's log: JSON lines that can be joined by their ids."""
+"""The service's log: JSON lines with ids, by which they can be joined."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""Experiments as files, written and taken in by the command line, against the real API."""
+"""The commands report, bundle and import, with the real API."""
 
 import tarfile
 from pathlib import Path

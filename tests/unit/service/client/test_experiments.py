@@ -1,4 +1,4 @@
-"""The client's experiments: what is sent, and what is made of the answers."""
+"""`client.experiments`: its requests, and its handling of the responses."""
 
 from collections.abc import Iterator
 

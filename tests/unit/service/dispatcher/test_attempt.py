@@ -1,4 +1,4 @@
-"""An attempt is prepared, launched, followed, decided and released, on one worker or several."""
+"""The phases of an attempt, from its preparation to the release of its workers, on one worker or several."""
 
 import asyncio
 import hashlib
@@ -40,7 +40,7 @@ def checkpoint(step: int = 1, files: Mapping[str, bytes] = FILES) -> CheckpointT
 
 
 def sometimes(function: Callable[..., Any], error: Exception, failures: int = 1) -> Callable[..., Any]:
-    """The function, which raises `error` the first times it is called."""
+    """Wrap a function so that its first calls raise `error`."""
     left = [error] * failures
 
     def call(*arguments: Any, **options: Any) -> Any:
@@ -177,7 +177,7 @@ async def test_a_dataset_that_cannot_be_loaded_fails_the_job_and_costs_no_worker
 
 
 async def cancelled(bench: Bench, run: Any) -> None:
-    """Cancel the job as a person and the dispatcher do."""
+    """Cancel the job, as a user and the dispatcher do."""
     async with bench.database.write() as session:
         await jobs.cancel(session, run.job_id)
     await run.request("cancel")
@@ -197,7 +197,7 @@ async def test_a_cancellation_ends_the_wait_for_a_dataset(bench: Bench) -> None:
 
 
 async def resumable(bench: Bench) -> None:
-    """Queue a job again that has a checkpoint."""
+    """Queue a job with a checkpoint again."""
     await bench.run(Scripted(WorkerGone("away"), reports=[started(), checkpoint()], files=FILES))
 
 

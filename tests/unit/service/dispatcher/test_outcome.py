@@ -1,4 +1,4 @@
-"""How an attempt ended follows from how each of its workers did."""
+"""The outcome of an attempt follows from the outcomes of its workers."""
 
 from typing import Any
 

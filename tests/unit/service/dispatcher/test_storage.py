@@ -1,4 +1,4 @@
-"""What an attempt writes is written once storage is there, and only by the active dispatcher."""
+"""Writes of an attempt wait for the storage, and are made by the active dispatcher only."""
 
 import asyncio
 from typing import Any

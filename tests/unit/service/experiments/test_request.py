@@ -1,4 +1,4 @@
-"""A grid becomes jobs, each of them checked; what is wrong is said at the value that makes it so."""
+"""A grid expands into validated jobs, and an error names the value that causes it."""
 
 from typing import Any
 

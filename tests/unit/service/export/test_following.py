@@ -1,4 +1,4 @@
-"""An export is given every row once it is final, and no other, whatever happens meanwhile."""
+"""An export receives exactly the final rows, also across restarts and lost attempts."""
 
 import math
 
@@ -11,7 +11,7 @@ from tests.unit.service.store.acting import FINAL, row
 
 
 class Kept:
-    """A sink that keeps what it was given last."""
+    """A sink that keeps the last state of each run."""
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}

@@ -1,4 +1,4 @@
-"""What is exported is read back by TensorBoard's own reader."""
+"""Exports are read back by TensorBoard's reader."""
 
 import builtins
 import math
@@ -181,7 +181,7 @@ def test_where_tensorboard_is_not_installed_it_is_told_how(monkeypatch: pytest.M
 
 
 def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
-    """As where `package` is not installed."""
+    """Make imports of `package` fail, as if it were not installed."""
     really = builtins.__import__
 
     def refuse(name: str, *rest: Any) -> Any:

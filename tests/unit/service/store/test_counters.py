@@ -1,4 +1,4 @@
-"""Counters grow in the transaction of what they count, on both databases, and outlive it."""
+"""Counters grow in the transaction of the counted rows, on both databases, and survive their deletion."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""Transactions: readers do not wait, writers take turns, a full disk is told from other errors."""
+"""Transactions: readers do not wait, writers are serialized, and a full disk is distinguished from other errors."""
 
 import asyncio
 import sqlite3
