@@ -68,7 +68,7 @@ def test_our_containers_have_no_right_to_spare(name: str) -> None:
     assert service["logging"]["options"]["max-size"]
 
 
-def test_every_service_that_stays_has_a_health_check_and_a_limit_of_memory() -> None:
+def test_every_running_service_has_a_health_check_and_a_memory_limit() -> None:
     passing = {name for name, service in SERVICES.items() if service["restart"] in ("no", "on-failure")}
     assert passing == {"secrets", "migrate", "bucket"}
     for name in SERVICES.keys() - passing:
@@ -77,7 +77,7 @@ def test_every_service_that_stays_has_a_health_check_and_a_limit_of_memory() -> 
         assert SERVICES[name]["mem_limit"], name
 
 
-def test_only_the_api_is_published_and_all_that_is_stays_on_this_machine() -> None:
+def test_only_the_api_is_published_and_only_on_this_machine() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert published.keys() == {"api", "prometheus", "grafana"}
     for [port] in published.values():
@@ -110,7 +110,7 @@ def test_secrets_are_only_read_and_every_file_that_is_named_is_made() -> None:
                 assert Path(str(value)).name in made, f"{name}: {value}"
 
 
-def test_secrets_are_made_once_and_only_what_is_named_is_made_anew(tmp_path: Path) -> None:
+def test_secrets_are_generated_once_and_only_named_ones_are_replaced(tmp_path: Path) -> None:
     own, ray = tmp_path / "own", tmp_path / "ray"
     own.mkdir()
     ray.mkdir()

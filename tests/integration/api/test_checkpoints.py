@@ -117,7 +117,7 @@ async def test_a_file_comes_whole_with_what_proves_it(http: AsyncClient, weights
     assert "immutable" in answer.headers["cache-control"]
 
 
-async def test_head_tells_what_get_would(http: AsyncClient, weights: str) -> None:
+async def test_head_has_the_headers_of_get(http: AsyncClient, weights: str) -> None:
     head, get = await http.head(weights), await http.get(weights)
     assert (head.status_code, head.content) == (200, b"")
     varying = {"x-request-id"}
@@ -172,9 +172,7 @@ async def test_several_ranges_come_in_parts(http: AsyncClient, weights: str) -> 
 
 
 @pytest.mark.parametrize("asked", [f"bytes={SIZE}-", "bytes=-0", f"bytes={SIZE}-{SIZE + 5},-0"])
-async def test_a_range_beyond_the_file_is_a_problem_that_tells_the_size(
-    http: AsyncClient, weights: str, asked: str
-) -> None:
+async def test_a_range_beyond_the_file_is_a_problem_with_the_size(http: AsyncClient, weights: str, asked: str) -> None:
     answer = await http.get(weights, headers={"Range": asked})
     assert answer.status_code == 416
     assert answer.headers["content-type"] == "application/problem+json"

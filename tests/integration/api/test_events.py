@@ -76,7 +76,7 @@ async def remote(url: str) -> AsyncIterator[AsyncClient]:
         yield http
 
 
-async def test_a_stream_tells_a_job_from_its_first_event_to_its_end(
+async def test_a_stream_follows_a_job_from_its_first_event_to_its_end(
     remote: AsyncClient, url: str, reporter: Reporter
 ) -> None:
     job = await submit(remote, dataset={"name": "synthetic", "train_limit": 20})
@@ -201,7 +201,7 @@ async def test_the_last_event_id_of_a_reconnecting_browser_goes_before_its_first
     assert [m.id for m in messages] == [str(ids[1]), None]
 
 
-async def test_progress_is_told_when_it_changes_and_has_no_id(
+async def test_progress_is_sent_when_it_changes_and_has_no_id(
     remote: AsyncClient, url: str, reporter: Reporter
 ) -> None:
     job = await submit(remote, dataset={"name": "synthetic", "train_limit": 20})
@@ -231,7 +231,7 @@ async def test_progress_is_told_when_it_changes_and_has_no_id(
     assert all(m.id is None for m in seen)
 
 
-async def test_whoever_comes_later_is_told_the_present_progress(
+async def test_a_later_stream_starts_with_the_current_progress(
     remote: AsyncClient, url: str, reporter: Reporter
 ) -> None:
     job = await submit(remote)
@@ -245,7 +245,7 @@ async def test_whoever_comes_later_is_told_the_present_progress(
                     break
 
 
-async def test_a_stream_of_all_jobs_tells_those_of_its_filter(
+async def test_a_stream_of_all_jobs_has_the_events_of_its_filter(
     remote: AsyncClient, url: str, reporter: Reporter
 ) -> None:
     await submit(remote, labels={"study": "other"})
@@ -454,7 +454,7 @@ async def test_a_stream_ends_when_its_client_leaves(listen: Callable[[], Listeni
     await until(lambda: len(tailer) == 0)
 
 
-async def test_a_server_that_is_told_to_stop_ends_its_streams_at_once(
+async def test_a_stopping_server_ends_its_streams_at_once(
     listen: Callable[[], Listening], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The server would wait for open connections.

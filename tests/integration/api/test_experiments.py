@@ -134,7 +134,7 @@ async def test_experiments_are_listed_newest_first_page_by_page(http: AsyncClien
     assert first["data"][0]["counts"] == {"queued": 4}
 
 
-async def test_an_experiment_tells_how_far_it_is(http: AsyncClient, reporter: Reporter) -> None:
+async def test_an_experiment_shows_its_progress(http: AsyncClient, reporter: Reporter) -> None:
     small = {"model": "resnet20", "epochs": 10, "dataset": {"name": "synthetic", "train_limit": 40}}
     id_ = await submit(http, base=small, grid={"normalization": [{"type": "batch"}], "batch_size": [4], "seed": [0, 1]})
     await reporter.start()

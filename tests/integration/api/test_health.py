@@ -88,7 +88,9 @@ async def test_a_late_heartbeat_or_a_lost_ray_is_degraded(http: AsyncClient, rep
     assert "Ray is unreachable" in lost.json()["checks"]["dispatcher"]["detail"]
 
 
-async def test_a_database_that_fails_is_named_and_nothing_of_it_is_told(http: AsyncClient, database: Database) -> None:
+async def test_a_failing_database_is_reported_without_details_of_the_error(
+    http: AsyncClient, database: Database
+) -> None:
     await broken(database)
     answer = await http.get("/readyz")
     assert (answer.status_code, answer.json()["status"]) == (503, "unavailable")
@@ -130,7 +132,7 @@ async def test_a_job_of_several_workers_says_what_it_waits_for(http: AsyncClient
     assert (queue["next_up"], queue["too_large"]) == ({"job": pair, "num_workers": 2}, 1)
 
 
-async def test_of_a_cluster_whose_dispatcher_is_away_the_last_report_is_told(
+async def test_without_a_dispatcher_the_last_report_of_the_cluster_is_served(
     http: AsyncClient, reporter: Reporter
 ) -> None:
     await reporter.heartbeat(REPORT, lease_s=5, age_s=60)
@@ -207,7 +209,7 @@ async def test_prometheus_reads_the_queue_and_the_requests(http: AsyncClient, re
     assert not [key for key in found if "BREW" in key[1]]
 
 
-async def test_prometheus_is_answered_while_the_database_fails_and_told_nothing_old(
+async def test_metrics_are_served_without_old_values_while_the_database_fails(
     http: AsyncClient, database: Database
 ) -> None:
     assert ("normlab_jobs", "queued") in await scraped(http)
@@ -235,7 +237,7 @@ async def test_prometheus_reads_the_cluster_as_the_dispatcher_reported_it(
     assert (await scraped(http))["normlab_ray_up", ""] == 0
 
 
-async def test_of_a_cluster_whose_dispatcher_is_silent_prometheus_is_told_nothing(
+async def test_metrics_of_the_cluster_are_left_out_while_the_dispatcher_is_silent(
     http: AsyncClient, reporter: Reporter
 ) -> None:
     await reporter.heartbeat(REPORT, lease_s=5, age_s=6)
@@ -311,7 +313,9 @@ async def test_the_scripts_of_the_documentation_cannot_read_what_the_dashboard_k
     assert (await http.get("/openapi.json")).headers["access-control-allow-origin"] == "*"
 
 
-async def test_replicas_tell_the_same(settings: Settings, app: FastAPI, http: AsyncClient, reporter: Reporter) -> None:
+async def test_replicas_report_the_same_values(
+    settings: Settings, app: FastAPI, http: AsyncClient, reporter: Reporter
+) -> None:
     replica = create_app(settings)
     async with (
         replica.router.lifespan_context(replica),
@@ -350,7 +354,7 @@ async def test_the_log_has_a_line_for_each_request_with_its_id(
     assert vars(lines[0])["duration_s"] > 0
 
 
-async def test_an_unexpected_error_tells_only_the_id_under_which_the_log_has_the_rest(
+async def test_an_unexpected_error_shows_only_the_request_id_of_its_log_entry(
     http: AsyncClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(*_: object) -> None:

@@ -61,7 +61,7 @@ async def test_every_link_of_a_job_answers(http: AsyncClient) -> None:
         assert (await http.get(link)).status_code == 200
 
 
-async def test_a_job_tells_what_its_attempts_did(http: AsyncClient, reporter: Reporter) -> None:
+async def test_a_job_lists_its_attempts(http: AsyncClient, reporter: Reporter) -> None:
     id_ = await submit(http, model="resnet20", dataset={"name": "synthetic", "train_limit": 20})
     await reporter.start()
     await reporter.metrics("eval", 1, 10, test_error=0.5, test_loss=1.5)

@@ -49,7 +49,7 @@ async def test_what_is_not_there(http: AsyncClient, path: str) -> None:
         ("TRACE", "/livez", "GET"),
     ],
 )
-async def test_a_method_that_is_not_taken_is_told_which_are(
+async def test_a_method_that_is_not_allowed_is_refused_with_the_allowed_ones(
     http: AsyncClient, method: str, path: str, allowed: str
 ) -> None:
     answer = await http.request(method, path)

@@ -39,7 +39,7 @@ async def test_it_is_one_page_that_says_what_the_results_say(http: AsyncClient, 
     assert len(set(re.findall(r"[0-9a-f]{64}", text))) == 3
 
 
-async def test_it_is_markdown_or_its_figure_alone_for_whoever_asks(http: AsyncClient, experiment: str) -> None:
+async def test_a_report_is_markdown_or_its_figure_on_request(http: AsyncClient, experiment: str) -> None:
     path = f"/v1/experiments/{experiment}/report"
     text = await http.get(path, params={"figure": "r.svg"}, headers={"accept": "text/markdown"})
     assert text.headers["content-type"] == "text/markdown; charset=utf-8"

@@ -122,7 +122,7 @@ async def test_a_pause_and_a_cancellation_reach_all_its_workers(stack: Any) -> N
     assert len({worker["worker"] for group in workers for worker in group}) == 2, "the same two workers in all attempts"
 
 
-async def test_a_failure_is_told_by_the_worker_that_had_it_and_not_by_those_it_left(stack: Any) -> None:
+async def test_a_failure_is_reported_by_the_failing_worker_and_not_by_its_peers(stack: Any) -> None:
     job_id = await stack.submit(
         **PAIR,
         normalization={"type": "none"},

@@ -267,7 +267,7 @@ class TestWatch:
         assert "`normlab experiment cancel experiment_1` stops them" in ended.err
 
 
-def test_a_cell_tells_what_has_not_ended() -> None:
+def test_a_cell_counts_jobs_that_have_not_ended() -> None:
     number = Number("test_error")
     waiting = CELL | {"mean": None, "counts": {"queued": 2, "running": 1}}
     assert cell_text(waiting, number).plain == "2 wait 1 run"

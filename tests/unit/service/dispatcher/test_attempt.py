@@ -82,7 +82,7 @@ async def test_the_reports_of_the_first_are_recorded_and_those_of_the_others_are
 async def test_those_who_never_began_are_kept_and_those_who_did_not_end_are_not(bench: Bench) -> None:
     attempt = await bench.run(waiting := Scripted(None), away := Scripted(None, receives=False))
     assert "start" not in " ".join(waiting.asked + away.asked)
-    assert (attempt.outcome, attempt.reason) == ("lost", "rank 1: no room for the images")
+    assert (attempt.outcome, attempt.reason) == ("lost", "rank 1: no space for the images")
     assert bench.idle() == {"worker-0"}
     assert (waiting.killed, away.killed) == (False, True)
 
@@ -108,7 +108,7 @@ async def test_a_worker_by_itself_is_used_again_after_a_failure_on_any_device(be
     assert bench.idle() == {"worker-0"}
 
 
-async def test_a_lost_worker_by_itself_is_told_without_a_rank(bench: Bench) -> None:
+async def test_the_loss_of_a_single_worker_is_reported_without_a_rank(bench: Bench) -> None:
     attempt = await bench.run(worker := Scripted(WorkerGone("ended by SIGKILL"), reports=[started()]))
     assert (attempt.outcome, attempt.reason) == ("lost", "ended by SIGKILL")
     assert worker.killed
@@ -250,7 +250,7 @@ async def test_what_was_requested_before_the_start_is_requested_again_after_it(b
     assert worker.requested == ["pause", "pause"], "once before the start and once after it"
 
 
-async def test_a_database_that_is_away_is_waited_for_while_the_lease_is_renewed(
+async def test_an_attempt_waits_for_an_unavailable_database_while_the_lease_is_renewed(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = await bench.claim(worker := Scripted(ended(), reports=[started(), row(1)]))
@@ -264,7 +264,7 @@ async def test_a_database_that_is_away_is_waited_for_while_the_lease_is_renewed(
     assert (await bench.attempt(run)).outcome == "succeeded"
 
 
-async def test_a_worker_that_is_lost_while_the_database_is_away_ends_the_attempt(
+async def test_a_worker_lost_during_an_outage_of_the_database_ends_the_attempt(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class LostLater(Scripted):

@@ -176,7 +176,7 @@ async def test_it_goes_on_until_another_dispatcher_takes_over(database: Database
     assert len(decided) == 1, "the second one was refused, and nothing of it was written"
 
 
-async def test_a_database_that_is_away_is_waited_for(
+async def test_an_unavailable_database_is_waited_for(
     database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     id_ = await create(database)

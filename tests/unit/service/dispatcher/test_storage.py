@@ -18,7 +18,7 @@ from worker.events import Failure, Finished
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_full_disk_is_tried_three_times_and_told_each_time(
+async def test_a_write_to_a_full_disk_is_tried_three_times_and_logged_each_time(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = await bench.claim(worker := Scripted(ended(), reports=[started(), checkpoint()], files=FILES))

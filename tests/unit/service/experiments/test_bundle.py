@@ -114,7 +114,7 @@ def test_the_manifest_comes_first_and_lists_every_file_with_its_sha256(write: Ca
     }
 
 
-def test_nothing_in_it_tells_who_wrote_it(write: Callable[..., Path]) -> None:
+def test_a_bundle_does_not_identify_its_author(write: Callable[..., Path]) -> None:
     with tarfile.open(write()) as tar:
         assert {(m.uid, m.gid, m.uname, m.gname, m.mode) for m in tar} == {(0, 0, "", "", 0o644)}
 

@@ -41,15 +41,15 @@ def codes(jobs: Sequence[Candidate]) -> set[str]:
     return {confound.code for confound in lint(jobs)}
 
 
-def test_a_sound_study_has_nothing_to_be_told() -> None:
+def test_a_sound_study_has_no_warnings() -> None:
     assert lint(study(normalization=[BATCH, GROUP], model=["resnet20", "resnet56"])) == ()
 
 
-def test_no_jobs_have_nothing_to_be_told() -> None:
+def test_an_empty_study_has_no_warnings() -> None:
     assert lint([]) == ()
 
 
-def test_the_paper_is_told_of_its_unequal_steps_and_warned_of_nothing() -> None:
+def test_the_paper_has_a_note_on_unequal_steps_and_no_warnings() -> None:
     jobs = study(normalization=[BATCH, {"type": "group", "num_groups": 16}], batch_size=[32, 16, 8, 4, 2])
 
     assert [(confound.code, confound.severity) for confound in lint(jobs)] == [
@@ -318,7 +318,7 @@ SPECS = st.builds(
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(SPECS, max_size=8))
-def test_any_jobs_are_told_each_code_once_in_order_with_jobs_of_theirs(specs: list[TrainingSpec]) -> None:
+def test_each_code_is_reported_once_in_order_with_its_jobs(specs: list[TrainingSpec]) -> None:
     jobs = candidates(*specs)
 
     told = lint(jobs)

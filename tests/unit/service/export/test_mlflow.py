@@ -284,9 +284,7 @@ def test_the_command_wants_to_know_where(lab: Lab, run: Command, monkeypatch: py
     )
 
 
-def test_a_server_that_is_not_there_is_told_in_a_sentence(
-    lab: Lab, run: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreachable_server_is_a_readable_error(lab: Lab, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     url = f"http://127.0.0.1:{free_port()}"
     ended = run("--url", lab.url, "export", "mlflow", "--tracking-uri", url)
@@ -294,13 +292,15 @@ def test_a_server_that_is_not_there_is_told_in_a_sentence(
     assert f"normlab: MLflow at {url} did not take it: API request to" in ended.err
 
 
-def test_where_mlflow_is_not_installed_it_is_told_how(monkeypatch: pytest.MonkeyPatch, lab: Lab) -> None:
+def test_a_missing_mlflow_is_reported_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, lab: Lab
+) -> None:
     without(monkeypatch, "mlflow")
     with pytest.raises(ExportError, match=r'pip install "normlab\[mlflow\]"'):
         MLflowSink(lab.client, "sqlite:///x", "x", checkpoints=False)
 
 
-def test_mlflow_is_not_let_tell_its_makers_of_it(lab: Lab, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_telemetry_of_mlflow_is_disabled(lab: Lab, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     environment: dict[str, Any] = {}
     monkeypatch.setattr(os, "environ", environment)
     MLflowSink(lab.client, uri, "x", checkpoints=False)

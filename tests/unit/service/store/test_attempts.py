@@ -331,7 +331,7 @@ async def test_an_error_that_cannot_pass_is_not_tried_again(database: Database) 
         assert job.error == {"code": "diverged", "message": "the loss is not finite at step 3", "step": 3}
 
 
-async def test_resuming_takes_a_retry_delay_away(database: Database) -> None:
+async def test_a_resume_cancels_the_delay_of_a_retry(database: Database) -> None:
     job_id = await create(database)
     await (await Worker.run(database)).finish("failed", PASSING)
     async with database.write() as session:

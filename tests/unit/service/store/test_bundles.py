@@ -141,7 +141,7 @@ async def test_a_bundle_of_format_1_is_read(database: Database, experiment: str,
     assert await everything(database, experiment) == before
 
 
-async def test_what_is_here_already_stays_as_it_is(database: Database, experiment: str, tmp_path: Path) -> None:
+async def test_an_import_keeps_existing_rows(database: Database, experiment: str, tmp_path: Path) -> None:
     path = await export(database, experiment, tmp_path)
     async with database.write() as session:
         await experiments.rename(session, await experiments.get(session, experiment, lock=True), "another name")

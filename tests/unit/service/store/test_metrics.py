@@ -158,7 +158,7 @@ async def test_rows_are_found_by_kind_and_step(database: Database) -> None:
     assert await steps(after_step=3) == []
 
 
-async def test_superseded_rows_remain_and_are_told_apart(database: Database) -> None:
+async def test_superseded_rows_remain_and_are_marked(database: Database) -> None:
     await create(database)
     first = await Worker.run(database)
     await first.report(row(3), row(6))

@@ -197,7 +197,7 @@ async def test_processes_that_migrate_at_once_wait_for_one_another(empty_databas
         await migrate.check(database)
 
 
-async def test_a_database_without_tables_is_told_from_one_with(empty_database_url: str) -> None:
+async def test_a_database_without_tables_is_recognized(empty_database_url: str) -> None:
     async with Database(empty_database_url) as database:
         with pytest.raises(migrate.SchemaMismatch, match=r"no tables yet: run `python -m service.store.migrate`"):
             await migrate.check(database)

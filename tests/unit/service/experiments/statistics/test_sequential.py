@@ -202,7 +202,7 @@ def test_before_the_first_look_there_is_no_p() -> None:
     assert found.difference == pytest.approx(0.15)
 
 
-def test_what_was_resolved_stays_resolved_whatever_comes_later() -> None:
+def test_a_resolved_comparison_stays_resolved() -> None:
     early = {"a": [90.0, 90.2, 90.1], "b": [1.0, 1.1, 1.2]}
     against = {"a": [*early["a"], -500.0, -200.0], "b": [*early["b"], 300.0, 100.0]}
 
