@@ -25,7 +25,7 @@ SLEEPER = [sys.executable, "-S", "-c", "import time; print('up', flush=True); ti
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
 )
-# As the real api: answers /readyz; as the real dispatcher: says which Ray it was given.
+# Like the real API it answers /readyz; like the real dispatcher it reports the address of Ray.
 API = """
 import http.server, os
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -38,7 +38,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.HTTPServer(("127.0.0.1", int(os.environ["NORMLAB_PORT"])), Handler).serve_forever()
 """
 DISPATCHER = "import os, time; print(os.environ['NORMLAB_RAY_ADDRESS'], flush=True); time.sleep(600)"
-# As the real Ray: listens where it was told, and has a daemon of its own in its session.
+# Like the real Ray it listens on the given port, and has a daemon in its session.
 RAY = """
 import socket, subprocess, sys
 port = next(int(a.split("=")[1]) for a in sys.argv if a.startswith("--port="))
