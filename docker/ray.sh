@@ -1,7 +1,7 @@
 #!/bin/sh
-# What talks to Ray, once its token is there: its head (which works not itself), a worker node, the dispatcher; or whether
-# Ray answers. Each waits for the head, and begins anew where Ray did not start or went away: restart policies wait ever
-# longer, and some give up.
+# Run one role of the Ray cluster once its token exists: the head (which trains nothing), a worker node, the dispatcher,
+# or a health check. Each role waits for the head, and is restarted if Ray fails to start or exits.
+# Restart policies of containers are not enough: they back off exponentially, and some give up.
 set -eu
 token=/run/ray/token
 until [ -s "$token" ]; do sleep 0.2; done
@@ -9,9 +9,9 @@ RAY_AUTH_TOKEN=$(cat "$token")
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 role=${1:-}
 head=${NORMLAB_RAY_ADDRESS:-ray-head:6379}
-# With detached actors alive, Ray would take half a minute to stop.
+# Otherwise Ray waits 30 s for detached actors when it stops.
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
-# By default Ray is nice about its workers, and whatever runs beside them pushes the training aside.
+# By default Ray raises the niceness of its workers, and other processes then take CPU time from the trainings.
 export RAY_worker_niceness=0
 set -- --disable-usage-stats --object-store-memory="${RAY_OBJECT_STORE_BYTES:-500000000}"
 
@@ -20,11 +20,11 @@ head_listens() {
     "${head%:*}" "${head##*:}" 2>/dev/null
 }
 
-# What an earlier start left would fill the disk in time.
+# Sessions of earlier starts would eventually fill the disk.
 clear_sessions() { rm -rf /tmp/ray; }
 
-# Ends the process $1, `ray start`, once its node's raylet has been there and is gone. A raylet leaves by itself where an
-# agent of it dies; `ray start` takes that for a shutdown it was told of, and stays.
+# Terminate the process $1, `ray start`, when the raylet of its node has exited. A raylet exits by itself if one of its
+# agents dies; `ray start` treats this as a requested shutdown and keeps running.
 watch_raylet() {
   there=''
   while kill -0 "$1" 2>/dev/null; do
@@ -35,7 +35,7 @@ watch_raylet() {
   done
 }
 
-# Runs a command again and again, once Ray's head is there, until it is told to stop or succeeds.
+# Run a command whenever Ray's head is reachable, until it succeeds or a signal requests to stop.
 keep() {
   child='' stopping=''
   trap 'stopping=yes; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true' TERM INT
@@ -46,17 +46,17 @@ keep() {
     watch_raylet "$child" &
     status=0
     wait "$child" || status=$?
-    # A signal ends the first wait, not the command.
+    # A signal interrupts the first `wait`, not the command.
     while kill -0 "$child" 2>/dev/null; do wait "$child" && status=0 || status=$?; done
     [ "$status" -ne 0 ] || exit 0
-    [ "$status" -ne 2 ] || exit 2  # wrong settings: trying again would not help
+    [ "$status" -ne 2 ] || exit 2  # invalid settings: a retry would fail as well
     sleep 1
   done
   exit 0
 }
 
 dispatch() {
-  # A driver needs a node of the cluster to stand on; this one takes no work.
+  # A Ray driver needs a node on its machine; this one offers no resources.
   ray stop --force >/dev/null 2>&1 || true
   ray start --address="$head" --num-cpus=0 --num-gpus=0 "$@"
   exec python -m service.dispatcher

@@ -1,19 +1,19 @@
-# The api, and what runs once beside it (secrets, migrations, the bucket): no torch, no Ray, no pip, no compiler.
+# The API and the one-off services (secrets, migrations, the bucket): without torch, Ray, pip and a compiler.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
-# What changes seldom: the interpreter's environment with every dependency, as the lock has them.
+# The virtual environment with the locked dependencies changes rarely, so this stage is usually cached.
 FROM ${PYTHON_IMAGE} AS dependencies
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /opt/normlab
 COPY pyproject.toml requirements.lock ./
-# An editable install of empty packages: the code then goes to /opt/normlab by a COPY, without pip.
+# Install empty packages as editable: the final stage then only copies the code to /opt/normlab, and needs no pip.
 RUN python3 -m venv --without-pip /opt/venv \
  && install -d gn worker service && touch gn/__init__.py worker/__init__.py service/__init__.py README.md LICENSE \
  && python3 -m pip --python /opt/venv/bin/python install --no-compile \
       --constraint requirements.lock --editable '.[s3]' \
  && rm -r gn worker service README.md LICENSE
-# Thinned, because the api uses little of four large packages: of scipy its special functions, of plotly its JavaScript,
-# of botocore S3 (and how credentials are come by), of greenlet and numpy no headers; and of nobody the tests.
+# Remove parts of large packages that the API does not use. It needs scipy's special functions, plotly's JavaScript, and
+# botocore's S3 and credential providers; it needs neither headers nor tests of any package.
 RUN cd /opt/venv/lib/python3*/site-packages \
  && find scipy -mindepth 1 -maxdepth 1 -type d ! -name special ! -name _lib -exec rm -r {} + \
  && find plotly -type f ! -name plotly.min.js ! -path plotly/__init__.py -delete \
@@ -21,7 +21,7 @@ RUN cd /opt/venv/lib/python3*/site-packages \
       ! -name s3 ! -name sts ! -name 'sso*' ! -name signin -exec rm -r {} + \
  && find . -type d '(' -name tests -o -name include ')' -prune -exec rm -r {} + \
  && find . '(' -name '*.pyi' -o -type d -empty ')' -delete
-# Importing proves that what is left suffices, and leaves the bytecode of exactly what is used.
+# The smoke test proves that the rest suffices, and leaves bytecode of the imported modules only.
 COPY docker/smoke.py ./
 RUN /opt/venv/bin/python smoke.py
 

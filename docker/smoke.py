@@ -1,4 +1,4 @@
-"""Imports and uses everything the api takes from the packages that its image holds only in part."""
+"""Test the image of the API: import and use everything that it needs of the packages that are installed in part."""
 
 from importlib.metadata import version
 from importlib.resources import files

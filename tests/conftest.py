@@ -21,7 +21,7 @@ _numbers = count(1)
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """Every asynchronous test runs on asyncio, as the product does."""
+    """Run every asynchronous test on asyncio, as the service does."""
     return "asyncio"
 
 
@@ -40,7 +40,7 @@ def postgres_server() -> Iterator[PostgreSQLExecutor]:
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated SQLite database, to be copied."""
+    """The file of a migrated SQLite database, which tests copy."""
     path = tmp_path_factory.mktemp("sqlite") / "template.db"
     asyncio.run(_migrate(f"sqlite+aiosqlite:///{path}"))
     with closing(sqlite3.connect(path)) as connection:
@@ -50,7 +50,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of a fresh migrated database: once on SQLite, once on PostgreSQL."""
+    """The URL of a new migrated database, on SQLite and on PostgreSQL."""
     if request.param == "sqlite":
         path = shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "normlab.db")
         yield f"sqlite+aiosqlite:///{path}"
@@ -63,7 +63,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of a database without any table: once on SQLite, once on PostgreSQL."""
+    """The URL of a database without tables, on SQLite and on PostgreSQL."""
     if request.param == "sqlite":
         yield f"sqlite+aiosqlite:///{tmp_path / 'empty.db'}"
         return
@@ -75,7 +75,7 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    """A fresh migrated database: once on SQLite, once on PostgreSQL."""
+    """A new migrated database, on SQLite and on PostgreSQL."""
     async with Database(database_url) as database:
         yield database
 

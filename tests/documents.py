@@ -1,4 +1,4 @@
-"""The documents of the project, read for the tests that hold them to the code."""
+"""Parsing of the project's documents, for the tests that compare them with the code."""
 
 import re
 import shlex
@@ -14,40 +14,40 @@ _NOT_OF_A_SLUG = re.compile(r"[^\w\- ]")
 
 
 def read(name: str) -> str:
-    """The text of a document, by its path from the root."""
+    """Return the text of a document, given its path relative to the root."""
     return (ROOT / name).read_text(encoding="utf-8")
 
 
 def section(text: str, heading: str) -> str:
-    """What stands under a heading of the second level."""
+    """Return the text of a section with a heading of the second level."""
     _, found, rest = f"\n{text}".partition(f"\n## {heading}\n")
     assert found, f"there is no section {heading!r}"
     return rest.partition("\n## ")[0]
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """The fenced blocks of one language; of none with `language` empty."""
+    """Return the fenced blocks of a language; an empty `language` selects blocks without one."""
     return [body for name, body in _FENCE.findall(text) if name == language]
 
 
 def prose(text: str) -> str:
-    """The text without its fenced blocks."""
+    """Return the text without its fenced blocks."""
     return _FENCE.sub("", text)
 
 
 def inline(text: str) -> list[str]:
-    """What is set in backticks outside of fenced blocks."""
+    """Return the inline code outside of fenced blocks."""
     return re.findall(r"`([^`\n]+)`", prose(text))
 
 
 def commands(text: str) -> list[str]:
-    """The commands of the console blocks, without comments and with continued lines joined."""
+    """Return the commands of the console blocks, without comments and with continued lines joined."""
     lines = "".join(blocks(text, "console")).replace("\\\n", " ").splitlines()
     return [re.sub(r"\s{2,}#.*", "", line[2:]).strip() for line in lines if line.startswith("$ ")]
 
 
 def normlab_arguments(text: str) -> Iterator[list[str]]:
-    """The arguments of each `normlab` command that is shown, in a console block or in backticks."""
+    """Yield the arguments of each `normlab` command in a console block or in inline code."""
     for command in [*commands(text), *inline(text)]:
         if re.match(r"(\w+=\S+ )*normlab ", command):
             words = shlex.split(command.partition(" | ")[0])
@@ -55,7 +55,7 @@ def normlab_arguments(text: str) -> Iterator[list[str]]:
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of the headings, as GitHub makes them."""
+    """Return the anchors of the headings, as GitHub generates them."""
     found: set[str] = set()
     for heading in re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE):
         plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading.strip())
@@ -69,12 +69,12 @@ def anchors(text: str) -> set[str]:
 
 
 def links(text: str) -> list[str]:
-    """The targets of links and pictures."""
+    """Return the targets of links and pictures."""
     return re.findall(r"\]\(([^)\s]+)\)", prose(text))
 
 
 def layout(text: str) -> dict[str, str]:
-    """The files and folders that a document's picture of its folder names, each with what it says of them."""
+    """Return the files and folders in a document's directory listing, with their descriptions."""
     for block in blocks(text, ""):
         lines = re.findall(r"^([\w.-]+(?:/|\.\w+)) {2,}(.+)$", block, re.MULTILINE)
         if len(lines) > 2:

@@ -16,12 +16,12 @@ from pytest_postgresql.retry import retry
 
 
 class NotInstalled(Exception):
-    """There is no PostgreSQL server on this machine."""
+    """PostgreSQL is not installed on this machine."""
 
 
 @contextmanager
 def private_server() -> Iterator[PostgreSQLExecutor]:
-    """A server on a free port, gone at the end. Raises `NotInstalled`."""
+    """Run a server on a free port until the end of the block. Raises `NotInstalled`."""
     with tempfile.TemporaryDirectory(prefix="normlab-postgres-") as folder:
         server = PostgreSQLExecutor(
             executable=_pg_ctl(Path(folder)),
@@ -42,11 +42,11 @@ def private_server() -> Iterator[PostgreSQLExecutor]:
 
 
 def _pg_ctl(folder: Path) -> str:
-    """The path of pg_ctl. PostgreSQL refuses to run as root: then of a script that runs it as nobody."""
+    """Return the path of pg_ctl, or for root, whom PostgreSQL refuses, of a script that runs it as nobody."""
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"), key=lambda path: int(path.parts[-3]))
     found = shutil.which("pg_ctl") or (str(installed[-1]) if installed else None)
     if found is None:
-        raise NotInstalled("PostgreSQL's server binaries (pg_ctl, initdb, postgres) are not installed.")
+        raise NotInstalled("The server binaries of PostgreSQL (pg_ctl, initdb, postgres) are not installed.")
     if os.geteuid() != 0:
         return found
     nobody = pwd.getpwnam("nobody")
@@ -69,17 +69,17 @@ def _free_port() -> int:
 
 
 def create_database(server: PostgreSQLExecutor, name: str, of: str | None = None) -> str:
-    """A new database, empty or a copy `of` another one. Returns its URL."""
+    """Create a database, empty or as a copy `of` another one, and return its URL."""
     administer(server, f"CREATE DATABASE {name}" + (f" TEMPLATE {of}" if of else ""))
     return f"postgresql+psycopg://{server.user}@{server.host}:{server.port}/{name}"
 
 
 def administer(server: PostgreSQLExecutor, statement: str) -> None:
-    """Run a statement that no transaction may hold."""
+    """Run a statement that is not allowed in a transaction."""
 
     def connect() -> psycopg.Connection:
         return psycopg.connect(host=server.host, port=server.port, user=server.user, dbname="postgres", autocommit=True)
 
-    # The server takes connections before it answers them.
+    # The server accepts connections before it can answer them.
     with retry(connect, timeout=60, possible_exception=psycopg.OperationalError) as connection:
         connection.execute(statement)

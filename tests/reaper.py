@@ -1,9 +1,9 @@
-"""Ends what a test run started when the run is over, even if pytest itself was killed.
+"""Terminate all processes of a test run when the run ends, even if pytest itself was killed.
 
-Every pytest process, workers of pytest-xdist included, sets a variable of its own in its environment; whatever it
-starts inherits the variable. It also starts a reaper, a process in a session of its own that reads from a pipe which
-only the pytest process can write to. The pipe reaches its end when the pytest process is gone, for whatever reason.
-The reaper then ends all processes with the variable and all descendants of these, daemons included.
+Every pytest process, including the workers of pytest-xdist, sets a unique variable in its environment, which its child
+processes inherit. It also starts a reaper, a process in a separate session that reads from a pipe of which only the
+pytest process holds the writing end. The pipe is closed when the pytest process ends for any reason. The reaper then
+terminates all processes that have the variable, and all their descendants, daemons included.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ import psutil
 
 PREFIX = "PYTEST_RUN_"
 GRACE_S = 5.0
-"""From SIGTERM, on which PostgreSQL frees its shared memory, to SIGKILL."""
+"""Seconds between SIGTERM, on which PostgreSQL frees its shared memory, and SIGKILL."""
 LIMIT_S = 60.0
-"""Until the reaper gives up on processes that not even SIGKILL ends."""
+"""Seconds until the reaper gives up on processes that do not end on SIGKILL."""
 
 
 def pytest_configure() -> None:
@@ -28,7 +28,7 @@ def pytest_configure() -> None:
     environment = dict(os.environ)
     os.environ[variable] = "1"
     reading, writing = os.pipe()
-    # A child that is forked without an exec would hold the pipe open.
+    # A child that forks without exec would keep the pipe open.
     os.register_at_fork(after_in_child=lambda: os.close(writing))
     command = [sys.executable, "-I", __file__, variable]
     os.posix_spawn(sys.executable, command, environment, file_actions=[(os.POSIX_SPAWN_DUP2, reading, 0)], setsid=True)
@@ -36,7 +36,7 @@ def pytest_configure() -> None:
 
 
 def marked(variable: str, known: Iterable[psutil.Process] = ()) -> set[psutil.Process]:
-    """Processes that have `variable` in their environment or are in `known`, and the descendants of these.
+    """Return the processes that have `variable` in their environment or are in `known`, with their descendants.
 
     PostgreSQL's and Ray's workers overwrite the memory that holds their environment. They are found as descendants.
     """
@@ -53,7 +53,7 @@ def marked(variable: str, known: Iterable[psutil.Process] = ()) -> set[psutil.Pr
 
 
 def end(variable: str) -> None:
-    """End all that `marked` finds: SIGTERM, and SIGKILL after `GRACE_S` seconds."""
+    """Terminate all processes that `marked` finds: SIGTERM, then SIGKILL after `GRACE_S` seconds."""
     deadline = time.monotonic() + LIMIT_S
     found = marked(variable)
     for process in found:

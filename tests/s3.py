@@ -1,4 +1,4 @@
-"""A server that speaks S3 over HTTP, on a port that the kernel picks."""
+"""An S3 server over HTTP on a free port, for tests."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from moto.server import ThreadedMotoServer
 
 
 class S3Server:
-    """Keeps what it holds while it is away."""
+    """An S3 server (moto) that keeps its objects while it is stopped."""
 
     def __enter__(self) -> Self:
         self._port = 0
@@ -22,21 +22,21 @@ class S3Server:
 
     @property
     def url(self) -> str:
-        """Where it listens, or would."""
+        """The address of the server, which stays the same after a restart."""
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """Listen, where it did before."""
+        """Start listening, on the same port as before."""
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self._port, verbose=False)
         self._server.start()
         self._port = self._server.get_host_and_port()[1]
 
     def stop(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._server.stop()
 
     def environment(self, folder: Path) -> dict[str, str]:
-        """What leads a process there: the variables of AWS, the credentials as a file in `folder`."""
+        """Return AWS's environment variables for this server; the credentials are a file in `folder`."""
         credentials = folder / "s3_credentials"
         credentials.write_text("[default]\naws_access_key_id = normlab\naws_secret_access_key = secret\n")
         return {
@@ -46,12 +46,12 @@ class S3Server:
         }
 
     def filesystem(self) -> s3fs.S3FileSystem:
-        """Its objects, for a test to look at."""
+        """Return a file system of the server's objects."""
         return s3fs.S3FileSystem(
             key="normlab", secret="secret", endpoint_url=self.url, use_listings_cache=False, skip_instance_cache=True
         )
 
     def make_bucket(self, name: str) -> str:
-        """An empty bucket; returns its URL."""
+        """Create an empty bucket and return its URL."""
         self.filesystem().mkdir(name)
         return f"s3://{name}"

@@ -1,4 +1,4 @@
-"""The whole product as a user starts it: the supervisor with its private Ray, the dispatcher and the API."""
+"""The whole service as a user starts it: the supervisor with its private Ray, the dispatcher and the API."""
 
 import os
 import signal
@@ -18,19 +18,19 @@ PATIENCE_S = 180
 
 
 class Service:
-    """A running service and a client of it."""
+    """A running service with a client."""
 
     def __init__(self, supervisor: Supervisor, client: Client, home: Path) -> None:
         self.supervisor, self.client, self.home = supervisor, client, home
 
     def kill(self, name: str) -> None:
-        """kill -9 of one of the service's processes; returns when there is another in its place."""
+        """Kill a process of the service by SIGKILL, and return when it has been replaced."""
         killed = self.supervisor.pids[name]
         os.kill(killed, signal.SIGKILL)
         self.until(lambda: self.supervisor.pids.get(name, killed) != killed, f"another {name}")
 
     def worker_pid(self, job: str) -> int:
-        """The process that trains `job`."""
+        """Return the process that trains `job`."""
         pid: int = self.until(
             lambda: next((w["pid"] for w in self.client.cluster()["workers"] if w["job"] == job and w["pid"]), None),
             f"the worker of {job}",
@@ -38,7 +38,7 @@ class Service:
         return pid
 
     def wait_for_step(self, job: str, step: int) -> dict[str, Any]:
-        """The job, once it has reached `step`."""
+        """Return the job when it has reached `step`."""
 
         def there() -> dict[str, Any] | None:
             found = self.client.job(job)
@@ -49,20 +49,20 @@ class Service:
         return found
 
     def until(self, condition: Callable[[], Any], what: str) -> Any:
-        """Asks until the answer is something; the service has no stream of everything a test wants to know."""
+        """Poll until the result is not None; not everything that tests wait for has an event."""
         deadline = time.monotonic() + PATIENCE_S
         while not (found := condition()):
-            assert time.monotonic() < deadline, f"waited in vain for {what}"
+            assert time.monotonic() < deadline, f"timed out waiting for {what}"
             time.sleep(0.05)
         return found
 
     def checkpoint_step(self, job: str) -> int:
-        """The step of the newest checkpoint of a job."""
+        """Return the step of the newest checkpoint of a job."""
         step: int = self.client.checkpoint((job, "latest"))["step"]
         return step
 
     def weights(self, job: str) -> str:
-        """The sha256 of the weights a job ended with."""
+        """Return the sha256 of the final weights of a job."""
         files = {file["name"]: file for file in self.client.checkpoint((job, "latest"))["files"]}
         digest: str = files["model.safetensors"]["sha256"]
         return digest
@@ -70,7 +70,7 @@ class Service:
 
 @pytest.fixture(scope="session")
 def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
-    """Starts a service of its own: `start_service(cpus_per_worker=2)`."""
+    """Return a function that starts a separate service: `start_service(cpus_per_worker=2)`."""
     with ExitStack() as stack:
 
         def start(**settings: Any) -> Service:

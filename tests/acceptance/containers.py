@@ -1,4 +1,4 @@
-"""docker-compose.yml as a user runs it, under a project name and on a port of its own."""
+"""docker-compose.yml as a user runs it, with a separate project name and port."""
 
 import json
 import os
@@ -19,7 +19,7 @@ BUILD_S, COMMAND_S, PATIENCE_S = 1800, 240, 300
 
 
 def engine() -> tuple[str, tuple[str, ...]] | None:
-    """The program that runs containers and the one that runs compose files, or None where there is neither."""
+    """Return the commands of the container engine and of compose, or None if neither is installed."""
     for program, compose in (("docker", ("docker", "compose")), ("podman", ("podman-compose",))):
         if all(map(shutil.which, (program, compose[0]))) and all(
             subprocess.run(command, capture_output=True, check=False).returncode == 0
@@ -30,74 +30,74 @@ def engine() -> tuple[str, tuple[str, ...]] | None:
 
 
 class Stack:
-    """The services of docker-compose.yml, and a client of them on the host."""
+    """The services of docker-compose.yml, with a client on the host."""
 
     def __init__(self, program: str, compose: tuple[str, ...]) -> None:
         self._program, self._compose = program, compose
         self.project = f"normlab-test-{secrets.token_hex(3)}"
         self.port = free_port()
-        # One slot a worker, so that the number of workers is the number of trainings at a time.
+        # One slot per worker, so that the number of workers limits the number of parallel trainings.
         self._environment = os.environ | {"NORMLAB_PORT": str(self.port), "RAY_WORKER_CPUS": "1"}
 
     def compose(self, *arguments: str, given: bytes | None = None, timeout_s: float = COMMAND_S) -> bytes:
-        """`docker compose ARGUMENTS`; returns what it prints."""
+        """Run `docker compose ARGUMENTS` and return its output."""
         return self._run((*self._compose, "-p", self.project, *arguments), given, timeout_s)
 
     def engine(self, *arguments: str) -> str:
-        """`docker ARGUMENTS`; returns what it prints."""
+        """Run `docker ARGUMENTS` and return its output."""
         return self._run((self._program, *arguments), None, COMMAND_S).decode()
 
     def up(self, *options: str) -> None:
-        """Start what is not running, and wait until the service is ready."""
+        """Start all stopped containers, and wait until the service is ready."""
         self.compose("up", "-d", *options)
         self.wait_ready()
 
     def containers(self, service: str) -> list[str]:
-        """The ids of a service's containers, those that are stopped too."""
+        """Return the ids of a service's containers, including stopped ones."""
         labels = {"project": self.project, "service": service}
         filters = [f"--filter=label=com.docker.compose.{name}={value}" for name, value in labels.items()]
         return self.engine("ps", "-aq", *filters).split()
 
     def inspect(self, service: str) -> dict[str, Any]:
-        """What the engine knows of a service's only container."""
+        """Return the engine's description of a service's only container."""
         [container] = self.containers(service)
         [found] = json.loads(self.engine("inspect", container))
         return dict(found)
 
     def stop(self, service: str) -> None:
-        """Stop every container of a service, politely."""
+        """Stop every container of a service, by the signal that it expects."""
         self.engine("stop", *self.containers(service))
 
     def start(self, service: str) -> None:
-        """Start every container of a service that is not running."""
+        """Start every stopped container of a service."""
         self.engine("start", *self.containers(service))
 
     def kill(self, service: str) -> None:
-        """kill -9 of a service; Docker takes it for a wish of the user and leaves it dead, podman starts it anew."""
+        """Kill a service by SIGKILL. Docker does not restart a container that a user killed; podman does."""
         containers = self.containers(service)
         self.engine("kill", *containers)
         self.engine("start", *containers)
 
     def secret(self, name: str) -> str:
-        """A file of the secrets, as the api sees it."""
+        """Return the content of a file of the secrets, read in the container of the API."""
         return self.compose("exec", "-T", "api", "cat", f"/run/normlab/{name}").decode().strip()
 
     def client(self, token: str | None = None) -> Client:
-        """A client on the host, with the token that the first start made."""
+        """A client on the host, with the generated token."""
         url = f"http://127.0.0.1:{self.port}"
         return Client(url, token or self.secret("api_token"), retry_s=PATIENCE_S, patience_s=PATIENCE_S)
 
     def down(self, *options: str) -> None:
-        """Remove every container; podman-compose by itself forgets those that were added by --scale."""
+        """Remove every container. podman-compose alone would leave those that --scale added."""
         if all_ := self.engine("ps", "-aq", f"--filter=label=com.docker.compose.project={self.project}").split():
             self.engine("stop", *all_)
-            # podman refuses those that others depend on until these are gone.
+            # podman refuses to remove a container while others depend on it.
             for _ in range(2):
                 subprocess.run((self._program, "rm", "-f", *all_), capture_output=True, check=False)
         self.compose("down", *options)
 
     def logs(self) -> str:
-        """The last lines of every container."""
+        """Return the last log lines of every container."""
         found = self.engine("ps", "-aq", f"--filter=label=com.docker.compose.project={self.project}").split()
         command = (self._program, "logs", "--tail", "20")
         told = [
@@ -107,7 +107,7 @@ class Stack:
         return b"\n".join(told).decode(errors="replace")
 
     def wait_ready(self) -> None:
-        """Wait until jobs that are submitted will run."""
+        """Wait until submitted jobs can run."""
 
         def ready() -> bool:
             with Client(f"http://127.0.0.1:{self.port}", retry_s=0) as client:
@@ -128,9 +128,9 @@ class Stack:
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:
-    """Asks until the answer is something; a container has no event for what a test wants to know."""
+    """Poll until the result is not None; containers have no events for what the tests wait for."""
     deadline = time.monotonic() + PATIENCE_S
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        assert time.monotonic() < deadline, f"timed out waiting for {what}"
         time.sleep(0.2)
     return found

@@ -1,10 +1,10 @@
-"""A campaign of faults at random, against a whole service: `make test-campaign`.
+"""A campaign of random faults against a whole service: `make test-campaign`.
 
-Processes are killed and frozen, alone and several at once, and jobs paused, resumed and cancelled, while jobs of
-several kinds train. Whatever happened, each job ends in the weights and the rows of one that nobody disturbed.
+Processes are killed and frozen, alone and several at once, and jobs are paused, resumed and cancelled, while jobs of
+several kinds train. At the end each job has the same weights and rows as an undisturbed one.
 
-`NORMLAB_CAMPAIGN_S` says for how long, `NORMLAB_CAMPAIGN_SEED` which faults in which order; when each strikes depends
-on the machine too. What was done is printed (`ARGS=-s`), and shown where it fails.
+`NORMLAB_CAMPAIGN_S` sets the duration, `NORMLAB_CAMPAIGN_SEED` the kinds and the order of the faults; their timing also
+depends on the machine. The log of the faults is printed (`ARGS=-s`), and shown when the test fails.
 """
 
 import itertools
@@ -41,23 +41,23 @@ KINDS: list[dict[str, Any]] = [
     STUDY | {"normalization": {"type": "group", "num_groups": 8}, "batch_size": 8, "num_workers": 2},
 ]
 AT_ONCE = 4
-"""Jobs that are there to be hurt, at any time."""
+"""Number of jobs in the queue or running at any time."""
 APART_S = 15.0
-"""Between deaths of a process that the supervisor starts: it gives up on what dies five times right after its start."""
+"""Seconds between kills of a process: the supervisor gives up on one that ends five times right after its start."""
 FROZEN_S = (0.5, 2.0, 6.0, 14.0)
-"""Some are longer than the leases."""
+"""Durations of freezes in seconds; some are longer than the leases."""
 
 Outcome = tuple[str, list[dict[str, Any]]]
 
 
 @dataclass
 class Campaign:
-    """One service, the jobs given to it, and what is done to them."""
+    """A service, the jobs submitted to it, and the faults."""
 
     service: Service
     random: random.Random
     jobs: dict[str, int] = field(default_factory=dict)
-    """By id, the number of their kind."""
+    """The number of the kind of each job, by its id."""
     _last: dict[str, float] = field(default_factory=dict)
     _began: float = field(default_factory=time.monotonic)
 
@@ -72,7 +72,7 @@ class Campaign:
         return [job for job in self.jobs if self.service.client.job(job)["status"] not in TERMINAL]
 
     def outcome(self, job: str) -> Outcome:
-        """The weights a job ended with, and its rows but for how fast they came."""
+        """Return the final weights of a job, and its rows without the throughput."""
         rows = [
             {name: value for name, value in row.items() if name not in ("images_per_s", "time", "attempt")}
             for row in self.service.client.metrics(job)
@@ -80,22 +80,22 @@ class Campaign:
         return self.service.weights(job), sorted(rows, key=lambda row: (row["kind"], row["step"]))
 
     def strike(self) -> None:
-        """Do one thing, out of all there are."""
+        """Inject one fault, chosen at random."""
         act = self.random.choice([self.kill_one, self.kill_one, self.freeze, self.ask, self.ask, self.kill_several])
         try:
             act()
         except ClientError as error:
-            self.say("the api answered:", str(error)[:100])
+            self.say("the API answered:", str(error)[:100])
 
     def kill_one(self) -> None:
-        """One process, which may be anybody's."""
+        """Kill one random process."""
         name = self.random.choice(["api", "dispatcher", "ray", "raylet", "worker", "training"])
         if (pid := self.find(name)) is not None and self.may_die(name):
             self.say("kill", name, pid)
             kill(pid)
 
     def kill_several(self) -> None:
-        """The api, the dispatcher, and what trains."""
+        """Kill the API, the dispatcher, a Ray worker and a training process at once."""
         if self.may_die("api") and self.may_die("dispatcher"):
             pids = [self.find(name) for name in ("api", "dispatcher", "worker", "training")]
             self.say("kill", *pids)
@@ -103,7 +103,7 @@ class Campaign:
                 kill(pid)
 
     def freeze(self) -> None:
-        """One process, for a while, as a machine that swaps or a debugger would."""
+        """Freeze one process for some time, as swapping or a debugger would."""
         name, seconds = self.random.choice(["api", "dispatcher", "worker", "training"]), self.random.choice(FROZEN_S)
         if (pid := self.find(name)) is None:
             return
@@ -112,14 +112,14 @@ class Campaign:
         threading.Timer(seconds, kill, (pid, signal.SIGCONT)).start()
 
     def ask(self) -> None:
-        """What people ask of a job; often of one that is in no state to do it."""
+        """Request an action on a random job, which its state often does not allow."""
         job = self.random.choice(list(self.jobs)[-AT_ONCE:])
         wanted = self.random.choice(["pause", "resume", "resume", "cancel"])
         self.say(wanted, job)
         getattr(self.service.client, wanted)(job)
 
     def may_die(self, name: str) -> bool:
-        """Whether the supervisor, who counts, has seen the last one well. A death of Ray ends the dispatcher too."""
+        """Return whether the last kill is `APART_S` ago, and record this one. The dispatcher ends with Ray."""
         counted = "dispatcher" if name == "ray" else name
         if counted in ("api", "dispatcher"):
             if time.monotonic() - self._last.get(counted, 0) < APART_S:
@@ -128,11 +128,11 @@ class Campaign:
         return True
 
     def find(self, name: str) -> int | None:
-        """The process id of one of that name, if there is any now."""
+        """Return the id of a process with this name, or None if there is none."""
         children = self.service.supervisor.pids
         if name in ("api", "dispatcher", "ray"):
             return children.get(name)
-        # Agents of Ray's are called so too: one of them was how it was found that a raylet leaves with its agent.
+        # Ray's agents match as well: killing one showed that a raylet exits with its agent.
         mark = {"raylet": b"/raylet", "worker": b"ray::", "training": b"worker.process\0"}[name]
         found = [pid for pid in descendants(children["ray"]) if mark in command_of(pid)] if "ray" in children else []
         return self.random.choice(found) if found else None
@@ -157,7 +157,7 @@ def test_whatever_happens_every_job_ends_as_if_nothing_had(campaign: Campaign) -
         while len(campaign.unfinished()) < AT_ONCE:
             campaign.submit()
         campaign.strike()
-        time.sleep(campaign.random.uniform(0.3, 3))  # what is to be awaited is anything at all
+        time.sleep(campaign.random.uniform(0.3, 3))  # the faults must come at arbitrary times
     time.sleep(max(FROZEN_S))
 
     campaign.say("calm")
@@ -175,11 +175,11 @@ def test_whatever_happens_every_job_ends_as_if_nothing_had(campaign: Campaign) -
             assert job["attempts"][-1]["outcome"] == "succeeded"
             assert campaign.outcome(job["id"]) == expected[campaign.jobs[job["id"]]], job["id"]
     service.until(lambda: all(w["state"] == "idle" for w in service.client.cluster()["workers"]), "idle workers")
-    assert not list(service.home.rglob(".*")), "what interrupted writes leave is cleared away"
+    assert not list(service.home.rglob(".*")), "files of interrupted writes are removed"
 
 
 def resumed(service: Service, job: str) -> bool:
-    """Whether a job that somebody wanted to pause goes on."""
+    """Return whether a job that was asked to pause continues."""
     if service.client.job(job)["status"] == "paused":
         service.client.resume(job)
     return service.client.job(job)["status"] not in ("paused", "pausing")

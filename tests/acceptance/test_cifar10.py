@@ -1,4 +1,4 @@
-"""The genuine CIFAR-10, from the POST to a downloaded checkpoint that does what it was reported to do."""
+"""A job on CIFAR-10, from the POST to a downloaded checkpoint that has the reported error."""
 
 import os
 from collections.abc import Callable
@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.cifar10,
     pytest.mark.skipif(
         not Path(DATA_DIR, "cifar-10-batches-py").is_dir() or not DATA_DIR,
-        reason="the genuine CIFAR-10 is not there: set NORMLAB_DATA_DIR to the folder that has cifar-10-batches-py",
+        reason="CIFAR-10 was not found: set NORMLAB_DATA_DIR to the folder that contains cifar-10-batches-py",
     ),
 ]
 

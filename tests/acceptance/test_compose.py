@@ -1,4 +1,4 @@
-"""docker-compose.yml: built, started, driven from the host, and hurt in every place."""
+"""docker-compose.yml: the images build, the services start, and jobs survive the end of each container."""
 
 import hashlib
 import os
@@ -34,12 +34,12 @@ LONG_RUNNING = ["api", "dispatcher", "db", "ray-head", "ray-worker"]
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    """The whole deployment, built from this tree."""
+    """The whole deployment, built from the working tree."""
     found = engine()
     if found is None:
-        # Asked for by name, so a run that tests nothing is no success.
+        # This test was requested explicitly, so skipping it would hide that nothing was tested.
         pytest.fail(
-            "neither `docker compose` with a running Docker engine nor podman with podman-compose is here",
+            "neither a running Docker engine with `docker compose` nor podman with podman-compose was found",
             pytrace=False,
         )
     stack = Stack(*found)
@@ -62,7 +62,7 @@ def client(stack: Stack) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def undisturbed(stack: Stack) -> str:
-    """The sha256 of the weights of STUDY where nothing happens to it."""
+    """The sha256 of the final weights of an undisturbed STUDY."""
     with stack.client() as client:
         job = client.submit(STUDY)["id"]
         assert client.wait(job)["status"] == "succeeded"
@@ -138,7 +138,7 @@ def test_a_container_is_stopped_and_killed_under_a_running_job_and_nothing_is_lo
     reaches(client, job, 15)
     stack.stop(service)
     if service not in ("api", "db"):
-        # Reads go on, and so does the queue.
+        # Reads and submissions still work.
         later = client.submit(STUDY | {"epochs": 1})["id"]
         assert client.job(later)["status"] == "queued"
         assert client.job(job)["status"] in ("running", "starting", "queued")
@@ -153,7 +153,7 @@ def test_a_container_is_stopped_and_killed_under_a_running_job_and_nothing_is_lo
     assert ended["status"] == "succeeded", ended["error"]
     assert ended["progress"]["step"] == ended["progress"]["total_steps"]
     assert [attempt["outcome"] for attempt in ended["attempts"]][-1] == "succeeded"
-    # Cancelled, by itself: a worker that nobody polled for the length of its lease.
+    # A worker that is not polled for the length of its lease cancels its attempt.
     assert {attempt["outcome"] for attempt in ended["attempts"][:-1]} <= {"lost", "cancelled"}
     assert [row["epoch"] for row in client.metrics(job, kind="eval")] == list(range(1, EPOCHS + 1))
     rows = Counter((row["kind"], row["step"]) for row in client.metrics(job))

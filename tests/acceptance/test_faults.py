@@ -1,4 +1,4 @@
-"""kill -9 of every process in turn: the job ends as if nothing had happened."""
+"""Each process is killed by SIGKILL: the job ends with the same result as an undisturbed one."""
 
 import hashlib
 import os
@@ -37,7 +37,7 @@ def test_the_api_the_dispatcher_and_the_worker_are_killed_and_the_weights_are_th
 
     job = service.client.submit(STUDY)["id"]
     service.wait_for_step(job, 20)
-    # Measured: at Ray's own niceness of 15 a training is 3 % slower beside the rest of the service.
+    # Measured: at Ray's default niceness of 15, a training beside the other processes is 3 % slower.
     niceness = os.getpriority(os.PRIO_PROCESS, service.worker_pid(job))
     assert niceness == os.getpriority(os.PRIO_PROCESS, 0)
     for process in ("api", "dispatcher"):
@@ -66,7 +66,7 @@ def test_when_ray_dies_what_ran_is_queued_again_and_reads_and_submissions_go_on(
     job = service.client.submit(STUDY | {"epochs": 6})["id"]
     service.wait_for_step(job, 20)
     head = service.supervisor.pids["ray"]
-    # With its agent the node leaves, in good order; the head stays.
+    # The node leaves the cluster when its agent ends; the head continues.
     agent = next(pid for pid in descendants(head) if command_of(pid).startswith(b"ray::DashboardAgent"))
     os.kill(head if dies == "its head" else agent, signal.SIGKILL)
     service.until(lambda: service.supervisor.pids.get("ray", head) != head, "another Ray")

@@ -1,6 +1,6 @@
-"""A machine that is cut off from the network loses its work to another, and changes nothing when it is back.
+"""The jobs of a disconnected machine continue on another one, and its late reports change nothing.
 
-Each machine is a network namespace of this one, so that its link can be cut: as root, `make test-network`.
+Each machine is a network namespace, whose link the tests can take down. Run as root: `make test-network`.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ HEAD, NODE = "10.77.0.1", "10.77.0.2"
 PORT = 6379
 LEASE_S = 3
 AWAY_S = 20
-"""Longer than the lease, and than the dispatcher waits for an answer."""
+"""Seconds; longer than the lease and than the dispatcher's timeout of a request."""
 STUDY = {"epochs": 30, "checkpoint": {"every_epochs": 2}, "dataset": SMALL}
 EPOCHS, STEPS_PER_EPOCH = 30, 8
 
@@ -42,7 +42,7 @@ def ip(*arguments: str) -> None:
 
 @dataclass(frozen=True)
 class Host:
-    """A machine: a namespace with one address, and the name of its end of the link."""
+    """A machine: a namespace with one address, and the name of its network interface."""
 
     namespace: str
     link: str
@@ -56,31 +56,31 @@ class Host:
         return self.command(sys.executable, "-m", "ray.scripts.scripts", "start", *common, *arguments)
 
     def cut(self) -> None:
-        """Unplug it."""
+        """Disconnect the machine."""
         ip("-n", self.namespace, "link", "set", self.link, "down")
 
     def plug_in(self) -> None:
-        """Put it back on the network."""
+        """Reconnect the machine."""
         ip("-n", self.namespace, "link", "set", self.link, "up")
 
     def runs(self, pid: int) -> bool:
-        """Whether a process is on this machine."""
+        """Return whether a process runs on this machine."""
         own = Path(f"/run/netns/{self.namespace}").stat().st_ino
         return Path(f"/proc/{pid}/ns/net").stat().st_ino == own
 
 
 @pytest.fixture
 def hosts() -> Iterator[tuple[Host, Host]]:
-    """Two machines with a link between them."""
+    """Two machines that are connected by a link."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
-        # Asked for by name, so a run that tests nothing is no success.
-        pytest.fail("network namespaces need root and iproute2: run as root, apt-get install iproute2", pytrace=False)
+        # This test was requested explicitly, so skipping it would hide that nothing was tested.
+        pytest.fail("network namespaces need root and iproute2 (apt-get install iproute2)", pytrace=False)
     number = os.getpid()
     head, node = Host(f"head{number}", f"h{number}", HEAD), Host(f"node{number}", f"n{number}", NODE)
     probe = subprocess.run(["ip", "netns", "add", head.namespace], capture_output=True, text=True, check=False)
     if probe.returncode:
         pytest.fail(
-            f"this machine makes no network namespaces ({probe.stderr.strip()}): give the right to (CAP_SYS_ADMIN)",
+            f"this machine cannot create network namespaces ({probe.stderr.strip()}): it needs CAP_SYS_ADMIN",
             pytrace=False,
         )
     try:
@@ -109,7 +109,7 @@ def hosts() -> Iterator[tuple[Host, Host]]:
 
 
 class Machines(Stack):
-    """A stack whose dispatcher is on the first of two machines."""
+    """A service whose dispatcher runs on the first of two machines."""
 
     def __init__(self, hosts: tuple[Host, Host], environment: dict[str, str], home: Path, database: Database) -> None:
         super().__init__(environment, home, database, undisturbed={})
@@ -125,7 +125,7 @@ class Machines(Stack):
 
 @pytest.fixture
 async def machines(hosts: tuple[Host, Host], tmp_path: Path) -> AsyncIterator[Machines]:
-    """Ray on both, the dispatcher on the first."""
+    """Ray on both machines, and the dispatcher on the first."""
     head, node = hosts
     url = f"sqlite+aiosqlite:///{tmp_path / 'normlab.db'}"
     environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "t" * 40}
@@ -198,7 +198,7 @@ async def test_a_machine_that_was_cut_off_changes_nothing_when_it_is_back(machin
     with pytest.raises(Fenced):
         async with machines.database.write() as session:
             await attempts.record(session, lost.id, [late], {})
-    # What the machine still has of the lost attempt, a dispatcher that comes anew finds and does not count.
+    # A new dispatcher finds the reports of the lost attempt on this machine, and discards them.
     machines.dispatchers[0].kill()
     machines.dispatchers[0].wait()
     machines.start_dispatcher()
@@ -211,7 +211,7 @@ async def test_a_machine_that_was_cut_off_changes_nothing_when_it_is_back(machin
     live = Counter((row.kind, row.step) for row in await machines.rows(moved))
     assert set(live.values()) == {1}
     assert [row.epoch for row in await machines.rows(moved, kind="eval")] == list(range(1, EPOCHS + 1))
-    # The other job had the same spec and was left alone.
+    # The other job had the same specification and was not disturbed.
     assert await machines.weights(moved) == await machines.weights(stayed)
     assert (await machines.attempts(moved))[1].resumed_from_step >= 2 * STEPS_PER_EPOCH
 

@@ -1,6 +1,7 @@
-"""The commands of the documents, in order, against a whole service that a test starts: `make test-readme`.
+"""The commands of the documents run in order against a whole service: `make test-readme`.
 
-Trainings are shortened: `LESS` says what is added to a command. `NOT_HERE` says why a command is not run.
+Trainings are shortened: `LESS` lists options that are added to commands. `NOT_HERE` has reasons why commands are not
+run.
 """
 
 import json
@@ -23,7 +24,7 @@ pytestmark = [pytest.mark.readme, pytest.mark.ray]
 EXPERIMENTS = "service/experiments/README.md"
 WORKER = "worker/README.md"
 READ = ("README.md", EXPERIMENTS, "service/README.md", WORKER, "CONTRIBUTING.md")
-"""In this order: the exports of the service's manual are of the experiment that the manual of experiments submits."""
+"""The order matters: the service's manual exports the experiment that the manual of experiments submits."""
 NOT_RUN = {
     "docker/README.md": "needs a container engine or several machines: make test-containers, make test-network",
 }
@@ -42,11 +43,11 @@ LESS = {
 }
 TINY = {"dataset": {"name": "synthetic", "train_limit": 96, "test_limit": 32}, "epochs": 1}
 CODES = {"normlab doctor": {0, 1}}
-"""Exit codes besides 0: a machine without CIFAR-10 may be told so."""
+"""Accepted exit codes besides 0: `normlab doctor` fails on a machine without CIFAR-10."""
 
 
 def all_commands() -> list[str]:
-    """The commands of all documents, in the order in which they are read."""
+    """Return the commands of all documents, in reading order."""
     return [command for name in READ for command in commands(read(name))]
 
 
@@ -56,7 +57,7 @@ def runs_here(command: str) -> bool:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The address of a whole service on an empty home, and a folder to work in."""
+    """The address of a service with an empty home folder, and a working folder."""
     home = tmp_path_factory.mktemp("home")
     environment = {**os.environ, "NORMLAB_HOME": str(home)}
     command = [sys.executable, "-m", "service.cli", "up", "--port", "0"]
@@ -96,20 +97,20 @@ def test_every_command_does_what_it_says(service: tuple[str, Path]) -> None:
 
 
 def shown_experiment() -> str:
-    """The experiment that the manual shows, on few images."""
+    """Return the experiment of the manual, on few images."""
     [shown] = blocks(read(EXPERIMENTS), "yaml")
     small = shown.replace("base: {", f"base: {{{json.dumps(TINY)[1:-1]}, ")
     return small.replace("max: 10", "max: 4").replace("[2, 8, 32]", "[8, 32]").replace("budget: 0.1 ", "budget: 1.0 ")
 
 
 def shown_job() -> str:
-    """The job that the manual shows, on few images."""
+    """Return the job of the manual, on few images."""
     [shown] = blocks(read(WORKER), "json")
     return json.dumps(json.loads(shown) | TINY)
 
 
 def concrete(command: str, client: Client, url: str) -> str:
-    """A command with the ids of what the commands before it have made, and with less to train."""
+    """Return a command with the ids that earlier commands created, and with a shorter training."""
     for beginning, more in LESS.items():
         if command.startswith(beginning):
             command = f"{command} {more}"
@@ -127,7 +128,7 @@ def concrete(command: str, client: Client, url: str) -> str:
 
 
 def checkpoint(client: Client) -> str:
-    """The best checkpoint of the newest job, once that has ended."""
+    """Return the best checkpoint of the newest job, after it has ended."""
     job = next(client.jobs())["id"]
     client.wait(job, timeout_s=120)
     return str(client.checkpoint((job, "best"))["id"])

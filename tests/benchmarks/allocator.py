@@ -1,9 +1,10 @@
-"""What the memory allocator costs a training step on the CPU: glibc as it comes, glibc that keeps its memory, jemalloc.
+"""The effect of the memory allocator on a training step on the CPU: glibc's malloc in two configurations, and jemalloc.
 
     python tests/benchmarks/allocator.py [--rounds 5] [--steps 12] [--threads 2]
 
-Each round runs every allocator once, in a process of its own, in turn; the table shows medians over the rounds of the
-median step, and ratios to glibc as it comes. jemalloc is left out where its library (Debian: libjemalloc2) is not.
+The allocators are glibc's malloc with its defaults, glibc's malloc as a worker configures it (freed memory is kept),
+and jemalloc, which is skipped if its library (Debian: libjemalloc2) is not installed. Each round runs every allocator
+once, in a separate process. The table shows medians over the rounds of the median step, and ratios to glibc's defaults.
 """
 
 import argparse
@@ -24,7 +25,7 @@ CASES: tuple[tuple[Literal["resnet20", "resnet18"], int], ...] = (("resnet20", 8
 
 
 def measure(steps: int, threads: int) -> None:
-    """In the child: print the median seconds of a step of each case, and of a copy of 33 MB."""
+    """Run in the child process: print the median seconds of a step of each case, and of a copy of 33 MB."""
     import torch
     from torch.nn import functional as F
 
@@ -52,7 +53,7 @@ def measure(steps: int, threads: int) -> None:
 
 
 def timed(call: object) -> float:
-    """Seconds of one call."""
+    """Return the seconds of one call."""
     started = time.perf_counter()
     call()  # type: ignore[operator]
     return time.perf_counter() - started
@@ -67,7 +68,7 @@ def main() -> None:
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        # As in a worker, where the main thread is Ray's: other threads have other arenas.
+        # A worker does not train in the main thread either, and malloc gives other threads other arenas.
         thread = threading.Thread(target=measure, args=(arguments.steps, arguments.threads))
         thread.start()
         thread.join()

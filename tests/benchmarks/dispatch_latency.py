@@ -1,10 +1,10 @@
-"""From the POST to the end of the first optimizer step: normlab, cold and warm, beside a Ray Job and Ray Train.
+"""The time from the POST to the end of the first optimizer step: normlab, cold and warm, a Ray Job, and Ray Train.
 
     python tests/benchmarks/dispatch_latency.py [--rounds 30] [--peers 30] [--cold 10] [--json FILE]
 
-Each round submits one job to each, in turn, on the same machine: resnet20 with GroupNorm at batch 8, whose first step's
-end is taken from the clock of the process that took it. `ray[default]` and `ray[train]`, which normlab does not need,
-are installed into a folder of their own for the peers. Cold means that no training worker is alive.
+Each round submits one job to each of them on the same machine: resnet20 with GroupNorm at batch 8. The process that
+trains reads the clock at the end of the first step. `ray[default]` and `ray[train]`, which only the peers need, are
+installed into a separate folder. Cold means that no training worker is alive.
 """
 
 import argparse
@@ -32,7 +32,7 @@ JOB = {
     "normalization": {"type": "group", "num_groups": 8},
     "batch_size": 8,
     "epochs": 1,
-    # Ten steps: each is a row of metrics, so the first step's end is in the database with the worker's own time.
+    # Each of the ten steps reports metrics, so the database has the end of the first step by the worker's clock.
     "dataset": {"name": "synthetic", "train_limit": 80, "test_limit": 10},
     "checkpoint": {"every_epochs": 1},
 }
@@ -78,7 +78,7 @@ for line in sys.stdin:
 
 
 def normlab(client: Client) -> float:
-    """Seconds from the POST to the end of the first step."""
+    """Return the seconds from the POST to the end of the first step."""
     started = time.time()
     job = client.submit(JOB)["id"]
     client.wait(job)
@@ -122,7 +122,7 @@ class Peers:
         self._rounds = 0
 
     def ray_job(self) -> float:
-        """Seconds from the submission of a Ray Job to the end of its first step."""
+        """Return the seconds from the submission of a Ray Job to the end of its first step."""
         program = (
             "import sys, time\n"
             "from ray.job_submission import JobSubmissionClient\n"
@@ -138,7 +138,7 @@ class Peers:
         return float(self._run("-c", program).splitlines()[-1])
 
     def ray_train(self) -> float:
-        """Seconds from `fit()` of a Ray Train run, in a driver that is connected already, to its first step's end."""
+        """Return the seconds from `fit()` of Ray Train, in a connected driver, to the end of the first step."""
         assert self._trainer.stdin is not None
         assert self._trainer.stdout is not None
         self._rounds += 1
@@ -161,15 +161,15 @@ class Peers:
 
 
 def quantile(seconds: list[float], share: float) -> float:
-    """The smallest measurement that is not below `share` of them."""
+    """Return a quantile: the smallest measurement for which at least `share` of all are no larger."""
     return sorted(seconds)[max(0, -(-int(share * 100) * len(seconds) // 100) - 1)]
 
 
 def main() -> None:
-    """Measure in turn, and print the table."""
+    """Run the rounds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--peers", type=int, default=30, help="rounds in which the peers take part; 0 leaves them out")
+    parser.add_argument("--peers", type=int, default=30, help="number of rounds that include the peers; 0 skips them")
     parser.add_argument("--cold", type=int, default=10)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

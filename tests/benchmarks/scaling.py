@@ -1,11 +1,11 @@
-"""How training speeds up with workers: images/s of jobs on 1, 2, ... workers, each on one batch size of its own.
+"""The throughput of jobs on 1, 2, ... workers, at a fixed batch size per worker.
 
     python tests/benchmarks/scaling.py [--workers 1 2 ...] [--rounds 5] [--batch-size 32] [--images 2000] [--json FILE]
 
-Through the whole service, a CPU a worker; every worker sees the same number of images (weak scaling). A round trains
-once on each number of workers, in turn forward and backward, so that what the machine does besides falls on all. A
-speed is the median of a job's rows of train metrics, the first left out. Efficiency is images/s on n workers over n
-times those on one, within a round.
+The jobs run through the whole service, with one CPU per worker; every worker sees the same number of images (weak
+scaling). A round trains once with each number of workers, in ascending order in one round and in descending order in
+the next, so that a disturbance of the machine affects all of them. Images/s is the median over a job's rows of train
+metrics, without the first. Efficiency is images/s on n workers divided by n times those on one, within a round.
 """
 
 import argparse
@@ -31,7 +31,7 @@ NORMALIZATIONS: dict[str, dict[str, Any]] = {
 
 
 def speed(client: Client, spec: dict[str, Any]) -> float:
-    """Images/s of a job, those of all its workers."""
+    """Return the images/s of a job, summed over its workers."""
     job = client.submit(spec)["id"]
     ended = client.wait(job)
     assert ended["status"] == "succeeded", ended["error"]
@@ -39,7 +39,7 @@ def speed(client: Client, spec: dict[str, Any]) -> float:
 
 
 def measure(client: Client, spec: dict[str, Any], workers: Sequence[int], rounds: int) -> list[dict[int, float]]:
-    """Images/s by number of workers, of every round; the first round, which warms up, is left out."""
+    """Return the images/s by number of workers for each round, without the warm-up round."""
     measured = []
     for number in range(rounds + 1):
         found = {}
@@ -52,13 +52,13 @@ def measure(client: Client, spec: dict[str, Any], workers: Sequence[int], rounds
 
 
 def on_workers(spec: dict[str, Any], count: int) -> dict[str, Any]:
-    """The job on so many workers, with as many images for each."""
+    """Return the job for a number of workers, with the same number of images per worker."""
     dataset = spec["dataset"] | {"train_limit": count * spec["dataset"]["train_limit"]}
     return spec | {"num_workers": count, "dataset": dataset}
 
 
 def summarize(measured: list[dict[int, float]], count: int) -> dict[str, Any]:
-    """Medians of one number of workers, with the extremes of the efficiency."""
+    """Return the medians for one number of workers, with the extremes of the efficiency."""
     efficiencies = [found[count] / (count * found[1]) for found in measured]
     return {
         "workers": count,
@@ -71,13 +71,13 @@ def summarize(measured: list[dict[int, float]], count: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print the table, write the JSON."""
+    """Run the rounds, print the table, and write the JSON file."""
     cpus = os.cpu_count() or 1
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, nargs="+", default=list(range(1, cpus + 1)))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--images", type=int, default=2000, help="of a worker; as many as there are, if that is fewer")
+    parser.add_argument("--images", type=int, default=2000, help="images per worker, at most dataset ÷ workers")
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -99,7 +99,7 @@ def main() -> None:
                 measured = measure(client, spec, workers, arguments.rounds)
                 results[name] = [summarize(measured, count) for count in workers]
 
-    print(f"{arguments.model}, batch {arguments.batch_size} a worker, {cpus} cores of {platform.machine()}")
+    print(f"{arguments.model}, batch {arguments.batch_size} per worker, {cpus} cores, {platform.machine()}")
     print(
         "| normalization | workers | images/s | efficiency (lowest to highest) | n |\n| --- | --- | --- | --- | --- |"
     )

@@ -1,10 +1,11 @@
-"""What sequential seeds cost and save: errors, power and seeds, against all seeds at once.
+"""The error rate, power and cost of sequential seeds, compared with all seeds at once, by simulation.
 
     python tests/benchmarks/sequential_seeds.py [--experiments 4000] [--min 3] [--max 10] [--random-seed 7]
 
-Simulated experiments of one column and three rows. What a seed does to all rows has a standard deviation of 0.5, the
-difference of two rows one of 1. "error" is the share of experiments that resolve a difference that is not there,
-"power" the share of true differences that are resolved, "seeds" the seeds spent a cell.
+Each simulated experiment has one column and three rows. The effect of a seed that is common to all rows has a standard
+deviation of 0.5; the difference of two rows has a standard deviation of 1. "error" is the share of experiments that
+resolve a difference whose true value is 0, "power" is the share of true differences that are resolved, and "seeds" is
+the mean number of seeds per cell.
 """
 
 import argparse
@@ -19,12 +20,12 @@ TRUE_MEANS = ((0, 0, 0), (0, 0, 2), (0, 1, 2), (0, 2, 4))
 
 
 def observe(values: NDArray[np.float64], row: str, seeds: Sequence[int]) -> list[Observation]:
-    """What the trainings of a row with these seeds gave."""
+    """Return the observations of a row for these seeds."""
     return [Observation(row, "2", seed, float(values[int(row), seed]), f"{row}/{seed}") for seed in seeds]
 
 
 def sequentially(values: NDArray[np.float64], plan: SeedPlan) -> tuple[Analysis, int]:
-    """The analysis of a sequential experiment, and the trainings it took."""
+    """Return the final analysis of a sequential experiment and its number of trainings."""
     cells = [(str(row), "2") for row in range(len(values))]
     observations: list[Observation] = []
     while analysis := undecided_cells(observations, plan, cells=cells):
@@ -34,20 +35,20 @@ def sequentially(values: NDArray[np.float64], plan: SeedPlan) -> tuple[Analysis,
 
 
 def count(analysis: Analysis, means: Sequence[float]) -> tuple[int, int]:
-    """Whether a difference that is not there was resolved, and how many that are there were."""
+    """Return whether a false difference was resolved (0 or 1), and the number of true differences that were."""
     resolved = [means[int(c.row_a)] != means[int(c.row_b)] for c in analysis.comparisons if c.resolved]
     return int(not all(resolved)), sum(resolved)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What sequential seeds cost and save, against all seeds at once.")
+    parser = argparse.ArgumentParser(description="Compare sequential seeds with all seeds at once, by simulation.")
     parser.add_argument("--experiments", type=int, default=4_000)
     parser.add_argument("--min", type=int, default=3)
     parser.add_argument("--max", type=int, default=10)
     parser.add_argument("--random-seed", type=int, default=7)
     arguments = parser.parse_args()
     plan = SeedPlan(tuple(range(arguments.max)), plan_analyses(arguments.min, arguments.max))
-    print(f"{arguments.experiments} experiments a line; analyses at {', '.join(map(str, plan.analyses))}; 95 %")
+    print(f"{arguments.experiments} experiments per line; analyses at {', '.join(map(str, plan.analyses))} seeds; 95 %")
     print(f"{'true means':14} {'error':>7} {'(fixed)':>8} {'power':>7} {'(fixed)':>8} {'seeds':>6} of {arguments.max}")
     for means in TRUE_MEANS:
         rng = np.random.default_rng(arguments.random_seed)

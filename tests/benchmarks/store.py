@@ -1,9 +1,10 @@
-"""How long the API takes over many jobs, on SQLite and on PostgreSQL: the job list, results, and a claim.
+"""The response times of the API with many jobs, on SQLite and on PostgreSQL: lists of jobs, results, and claims.
 
     python tests/benchmarks/store.py [--jobs 100000] [--rounds 50] [--only sqlite|postgres] [--json FILE]
 
-The database holds experiments of 1,000 jobs; those of one of them have 100 epochs of metrics each. Every request goes
-through the whole application, without a network; they take turns, so that what the machine does besides falls on all.
+The database contains experiments of 1,000 jobs; the jobs of one experiment have 100 epochs of metrics each. The
+requests go through the whole application, without a network. They take turns, so that a disturbance of the machine
+affects all.
 """
 
 import argparse
@@ -53,7 +54,7 @@ TARGETS_MS = {"jobs": 20, "results": 200}
 
 
 def main() -> None:
-    """Measure, and print a line for each request."""
+    """Run the measurements and print a line for each request."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=50)
@@ -76,7 +77,7 @@ def main() -> None:
 
 
 async def measure(name: str, settings: Settings, num_jobs: int, rounds: int) -> dict[str, list[float]]:
-    """The milliseconds of each request."""
+    """Return the milliseconds of each request, by its name."""
     async with Database(settings.database) as database:
         await migrate.upgrade(database)
         began = time.perf_counter()
@@ -91,7 +92,7 @@ async def measure(name: str, settings: Settings, num_jobs: int, rounds: int) -> 
         ):
             acts = await requests(http, database, ran)
             taken: dict[str, list[float]] = {act: [] for act in acts}
-            # A server does not carry what filling the database left behind.
+            # Exclude the objects that filling the database created from garbage collections.
             gc.collect()
             gc.freeze()
             for number in range(rounds + 3):
@@ -103,13 +104,13 @@ async def measure(name: str, settings: Settings, num_jobs: int, rounds: int) -> 
     for act, milliseconds in taken.items():
         p50, p95 = statistics.median(milliseconds), statistics.quantiles(milliseconds, n=20)[-1]
         target = TARGETS_MS.get(act.split()[0])
-        verdict = "" if target is None else f"  {'within' if p95 <= target else 'BEYOND'} {target} ms"
-        print(f"{act:42}  n {len(milliseconds):3}  p50 {p50:7.1f} ms  p95 {p95:7.1f} ms{verdict}")
+        goal = "" if target is None else f"  (target {target} ms {'reached' if p95 <= target else 'missed'})"
+        print(f"{act:42}  n {len(milliseconds):3}  p50 {p50:7.1f} ms  p95 {p95:7.1f} ms{goal}")
     return taken
 
 
 async def requests(http: AsyncClient, database: Database, ran: str) -> dict[str, Callable[[], Awaitable[None]]]:
-    """What is measured, by name."""
+    """Return the requests to measure, by name."""
 
     def get(path: str, **headers: str) -> Callable[[], Awaitable[None]]:
         async def do() -> None:
@@ -163,7 +164,7 @@ async def requests(http: AsyncClient, database: Database, ran: str) -> dict[str,
 
 
 async def fill(database: Database, num_jobs: int) -> str:
-    """Make `num_jobs` jobs. Returns the id of the experiment whose jobs have metrics."""
+    """Create `num_jobs` jobs, and return the id of the experiment whose jobs have metrics."""
     request = ExperimentRequest.model_validate(BODY).resolved()
     planned = expand(request)
     ids = []
@@ -186,7 +187,7 @@ async def fill(database: Database, num_jobs: int) -> str:
 
 
 async def measure_all(session: AsyncSession, experiment_id: str) -> None:
-    """Give every job of an experiment a last and a best value of three metrics, to be sorted by."""
+    """Store a last and a best value of three metrics for every job of an experiment."""
     rows = []
     for job_id in (await session.scalars(select(Job.id).where(Job.experiment_id == experiment_id))).all():
         error = int(hashlib.sha256(job_id.encode()).hexdigest()[:6], 16) / 2**24
@@ -196,14 +197,14 @@ async def measure_all(session: AsyncSession, experiment_id: str) -> None:
 
 
 async def vacuum(database: Database) -> None:
-    """What PostgreSQL does by itself within a minute."""
+    """Vacuum and analyze the tables, as PostgreSQL's autovacuum does within a minute."""
     async with database.engine.connect() as plain:
         connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
         await connection.execute(text("VACUUM ANALYZE"))
 
 
 async def train(database: Database, experiment_id: str, planned: list[PlannedJob]) -> None:
-    """Give every job of an experiment an attempt and 100 epochs of metrics."""
+    """Store an attempt and 100 epochs of metrics for every job of an experiment."""
     now = datetime.now(UTC)
     async with database.write() as session:
         job_ids = (await session.scalars(select(Job.id).where(Job.experiment_id == experiment_id))).all()

@@ -1,9 +1,9 @@
-"""What the service costs a training: images/s through the whole service ÷ images/s of the same loop in a bare script.
+"""The overhead of the service: images/s through the whole service ÷ images/s of the same training in a bare script.
 
     python tests/benchmarks/training_overhead.py [--rounds 5] [--batch-size 8] [--images 2000]
 
-Both train the same spec on one thread, in turn; the bare script is `python -m worker`. A round's speed is the median of
-its rows of train metrics, the first left out.
+Both train the same specification on one thread, in turn; the bare script is `python -m worker`. Images/s of a round is
+the median over its rows of train metrics, without the first.
 """
 
 import argparse
@@ -24,12 +24,12 @@ from worker.process.training_process import MALLOC_ENVIRONMENT
 
 
 def speed(rows: Iterable[dict[str, Any]]) -> float:
-    """The median images/s of the rows after the first."""
+    """Return the median images/s of the rows after the first."""
     return float(statistics.median([row["images_per_s"] for row in rows][1:]))
 
 
 def bare(spec: dict[str, Any], folder: Path) -> float:
-    """Images/s of `python -m worker`."""
+    """Return the images/s of `python -m worker`."""
     path = folder / "spec.json"
     path.write_text(json.dumps(spec))
     command = [sys.executable, "-m", "worker", str(path), "--threads", "1"]
@@ -40,7 +40,7 @@ def bare(spec: dict[str, Any], folder: Path) -> float:
 
 
 def through_the_service(client: Client, spec: dict[str, Any]) -> float:
-    """Images/s of a job."""
+    """Return the images/s of a job."""
     job = client.submit(spec)["id"]
     ended = client.wait(job)
     assert ended["status"] == "succeeded", ended["error"]
@@ -48,7 +48,7 @@ def through_the_service(client: Client, spec: dict[str, Any]) -> float:
 
 
 def main() -> None:
-    """Measure in turn, and print the ratio."""
+    """Run the rounds and print the ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=8)

@@ -1,4 +1,4 @@
-"""The dashboard in Debian's Chromium, against an API that listens on a free port."""
+"""Fixtures of the dashboard in Chromium, with an API on a free port."""
 
 import os
 import shutil
@@ -22,14 +22,14 @@ from tests.integration.api.reporter import Reporter
 
 PATIENCE_S = 120
 EXPECTED = ("Failed to load resource", "Applying inline style violates")
-"""Answers that are no success, which pages tell in words; the style sheet for maps of plotly.js, which is refused."""
+"""Accepted console messages: failed requests, which pages report, and plotly.js's blocked style sheet for maps."""
 
 expect.set_options(timeout=PATIENCE_S * 1000)
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """As in the whole suite; for the session, because the browser is."""
+    """Run on asyncio, as the whole suite; with the scope of the browser."""
     return "asyncio"
 
 
@@ -56,7 +56,7 @@ async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
 
 @dataclass
 class Api:
-    """An API process's worth of the service: it can be stopped, and started again at the same address."""
+    """An API in a thread, which can be stopped and restarted at the same address."""
 
     settings: Settings
     port: int = 0
@@ -65,7 +65,7 @@ class Api:
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Listen, at the address of before where there was one."""
+        """Start listening, at the same address as before."""
         server = create_server(self.settings.model_copy(update={"port": self.port}))
         listens = threading.Event()
         startup = server.startup
@@ -82,13 +82,13 @@ class Api:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def streams(self) -> int:
-        """How many event streams are open."""
+        """The number of open event streams."""
         assert self._server is not None
         services: Services = self._server.config.app.state.services  # type: ignore[union-attr]
         return len(services.tailer)
 
     def stop(self) -> None:
-        """End, with every stream."""
+        """Stop, and close every stream."""
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
             self._thread.join(PATIENCE_S)
@@ -97,7 +97,7 @@ class Api:
 
 @contextmanager
 def standing(home: Path, database: Path) -> Iterator[Api]:
-    """An API that listens, on a copy of a database in `home`."""
+    """Run an API on a copy of a database in `home`."""
     shutil.copy(database, home / "normlab.db")
     api = Api(Settings(home=home, port=0))
     api.start()
@@ -123,14 +123,14 @@ def api(settings: Settings) -> Iterator[Api]:
 
 @pytest.fixture
 async def reporter(settings: Settings) -> AsyncIterator[Reporter]:
-    """Takes jobs and reports, as the dispatcher and a worker would."""
+    """A reporter, which claims jobs and reports on them in place of the dispatcher and a worker."""
     async with Database(settings.database) as database:
         yield Reporter(database, LocalArtifacts(Path(settings.artifacts)))
 
 
 @pytest.fixture
 def submit(api: Api) -> Iterator[Callable[..., str]]:
-    """Submits a job: `submit("group", 2, name="one")` answers its id."""
+    """Return a function that submits a job: `submit("group", 2, name="one")` returns its id."""
     with Client(api.url) as client:
 
         def submit(normalization: str = "batch", batch_size: int = 8, **fields: Any) -> str:
@@ -147,14 +147,14 @@ def submit(api: Api) -> Iterator[Callable[..., str]]:
 
 @dataclass
 class Visit:
-    """One person's browser: pages at addresses of the dashboard, and what the pages complained about."""
+    """A browser context: pages of the dashboard, and the errors in their consoles."""
 
     context: BrowserContext
     api: Api
     complaints: list[str] = field(default_factory=list)
 
     async def open(self, path: str) -> Page:
-        """A new page at `path`."""
+        """Open a new page at `path`."""
         page = await self.context.new_page()
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("console", self._heard)
@@ -168,7 +168,7 @@ class Visit:
 
 @pytest.fixture
 async def start_visit(browser: Browser, api: Api) -> AsyncIterator[Callable[..., Any]]:
-    """Starts a visit with options of Playwright's contexts; afterwards no page may have complained."""
+    """Return a function that starts a visit with options of Playwright's contexts. Console errors fail the test."""
     visits: list[Visit] = []
 
     async def start(**options: Any) -> Visit:

@@ -1,7 +1,7 @@
-"""Pictures of the dashboard, of the newest experiment of a service that runs: `make screenshots`.
+"""Take screenshots of the dashboard, of the newest experiment of a running service: `make screenshots`.
 
-`python -m tests.dashboard.screenshots [URL]`; default: the service that runs on this machine. They are what a visitor
-would see: nothing is made up for them, and an experiment that trained nothing yet gives empty ones.
+`python -m tests.dashboard.screenshots [URL]`; by default, of the service that runs on this machine. The screenshots
+show the data of this service: the experiment must have trained for them to show results.
 """
 
 import asyncio
@@ -25,16 +25,16 @@ DRAWN = """() => [...document.querySelectorAll(".drawing")]
 
 
 def pages(client: Client) -> dict[str, str]:
-    """The pages worth a picture, by name. Raises `LookupError` where there is no experiment."""
+    """Return the addresses of the pages, by name. Raises `LookupError` if there is no experiment."""
     experiment = next(iter(client.experiments.list()), None)
     if experiment is None:
-        raise LookupError(f"{client.base_url} has no experiment to take pictures of: submit one, and let it end.")
+        raise LookupError(f"{client.base_url} has no experiment: submit one, and wait until it has ended.")
     jobs = list(client.jobs(experiment=experiment["id"], sort="created_at"))
     ended = [job for job in jobs if job["status"] == "succeeded"] or jobs
     first: dict[Any, str] = {}
     for job in ended:
         first.setdefault(str(job["spec"]["normalization"]), job["id"])
-    # Batch normalization at the smallest batch has the most to show of its layers.
+    # Telemetry is most informative for batch normalization at the smallest batch.
     measured = sorted(
         (job for job in ended if job["spec"].get("telemetry")),
         key=lambda job: (job["spec"]["normalization"]["type"] != "batch", job["spec"]["batch_size"]),
@@ -51,7 +51,7 @@ def pages(client: Client) -> dict[str, str]:
 
 
 async def take(browser: Browser, url: str, wanted: dict[str, str], folder: Path) -> list[Path]:
-    """A picture of each page in each theme. Returns their paths."""
+    """Save a screenshot of each page in each theme, and return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     taken = []
     for theme in ("light", "dark"):
@@ -75,7 +75,7 @@ async def _ready(page: Page) -> None:
 
 
 async def main(url: str | None) -> None:
-    """Take all pictures and say where they are."""
+    """Take all screenshots and print their paths."""
     url = url or address_of(Settings().home)
     if url is None:
         sys.exit("No service runs on this machine: start one with `make up`, or give its URL.")

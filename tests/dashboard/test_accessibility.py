@@ -1,4 +1,4 @@
-"""Every page by axe-core's rules, in both themes, and at the narrowest and the widest screen."""
+"""Every page passes axe-core's rules in both themes, and fits the narrowest and the widest screen."""
 
 from collections.abc import Callable
 from importlib.resources import files
@@ -34,7 +34,7 @@ PAGES = {
 
 @pytest.fixture
 async def addresses(api: Api, submit: Callable[..., str], reporter: Reporter) -> dict[str, str]:
-    """A job that ran, one that waits, an experiment that runs; the addresses of all pages about them."""
+    """The addresses of all pages, with a finished job, a queued job and a running experiment."""
     job = submit("group", 2, name="one that ran", epochs=10, labels={"study": "paper"}, telemetry={})
     await reporter.start()
     for epoch in (1, 2, 3):
@@ -72,7 +72,7 @@ async def settled(page: Page) -> None:
 
 
 async def violations(page: Page) -> list[str]:
-    """What axe-core finds. It is evaluated, not loaded: the policy of the page admits no script but its own."""
+    """Return axe-core's violations. Its code is evaluated, because the page's policy blocks scripts of others."""
     await page.evaluate(AXE)
     found: dict[str, Any] = await page.evaluate(
         "axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice'],"

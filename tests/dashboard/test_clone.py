@@ -1,4 +1,4 @@
-"""Clone: what is submitted again, unedited, is the same request."""
+"""Clone: submitting the form without edits sends an equal request."""
 
 import re
 from typing import Any
@@ -84,7 +84,7 @@ def submitted(api: Api, body: dict[str, Any]) -> dict[str, Any]:
 
 
 async def clone(page: Page) -> None:
-    """Open the form from the page of an experiment or a job, and submit it as it is."""
+    """Open the form by Clone on the page of an experiment or a job, and submit it without edits."""
     await page.get_by_role("link", name="Clone").click()
     await expect(page.get_by_role("heading", name="New")).to_be_visible()
     before = page.url

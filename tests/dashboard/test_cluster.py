@@ -1,4 +1,4 @@
-"""What there is to train on."""
+"""The page of the cluster: nodes, workers and the queue."""
 
 from collections.abc import Callable
 from typing import Any

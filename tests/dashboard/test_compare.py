@@ -1,4 +1,4 @@
-"""Jobs beside one another."""
+"""The page that compares jobs: specifications, metrics and curves."""
 
 from collections.abc import Callable
 

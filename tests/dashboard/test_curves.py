@@ -1,4 +1,4 @@
-"""Many curves at once: on one canvas, live, each told from the others."""
+"""Charts with many curves: on one canvas, live, each curve distinguishable."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ BASE = {"epochs": 10, "dataset": {"name": "synthetic", "train_limit": 80}}
 
 @pytest.fixture
 async def experiment(visit: Visit, reporter: Reporter) -> str:
-    """Sixteen jobs, each with two epochs; the last one still runs."""
+    """An experiment of sixteen jobs with two epochs each; the last job is still running."""
     answer = httpx2.post(f"{visit.api.url}/v1/experiments", json={"name": "many", "base": BASE, "grid": GRID})
     id_: str = answer.json()["id"]
     for number in range(16):
@@ -31,7 +31,7 @@ async def experiment(visit: Visit, reporter: Reporter) -> str:
 
 
 async def drawn(page: Page) -> list[list[float]]:
-    """The values of every line of the chart."""
+    """Return the values of every line of the chart."""
     found: list[list[float]] = await page.evaluate(
         "document.querySelector('[data-chart=cells]').drawn.series.map(({ points }) => points.map(({ y }) => y))"
     )
@@ -39,7 +39,7 @@ async def drawn(page: Page) -> list[list[float]]:
 
 
 async def ink(page: Page, layer: int) -> int:
-    """How many pixels of a layer of the chart are not empty."""
+    """Return the number of pixels that are drawn on a layer of the chart."""
     count: int = await page.evaluate(
         """(layer) => {
             const canvas = document.querySelectorAll("[data-chart=cells] canvas")[layer];

@@ -1,4 +1,4 @@
-"""The answer of an experiment, as it comes in."""
+"""The pages of experiments: the list, and the results while jobs run."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ ERRORS = {("batch", 2): 0.5, ("batch", 8): 0.2, ("layer", 2): 0.25, ("layer", 8)
 
 @pytest.fixture
 def experiment(api: Api) -> str:
-    """An experiment of two normalizations, two batch sizes and three seeds, of which nothing ran yet."""
+    """A queued experiment of two normalizations, two batch sizes and three seeds."""
     body = {
         "name": "small <b>batches</b>",
         "base": {"dataset": {"name": "synthetic"}, "epochs": 10},
@@ -36,7 +36,7 @@ def experiment(api: Api) -> str:
 
 @pytest.fixture
 def run(reporter: Reporter, api: Api) -> Callable[..., Awaitable[None]]:
-    """Runs so many of the queued jobs to their end, with errors that differ a little from seed to seed."""
+    """Run a number of queued jobs to their end, with errors that differ slightly between seeds."""
 
     async def run(jobs: int) -> None:
         for _ in range(jobs):

@@ -1,4 +1,4 @@
-"""The page of a job: live, with its curves, its log, its checkpoints and what may be asked of it."""
+"""The page of a job: live curves, log, checkpoints, and the possible actions."""
 
 import hashlib
 import re

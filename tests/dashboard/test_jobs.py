@@ -1,4 +1,4 @@
-"""The table of jobs."""
+"""The table of jobs: filters, sorting, columns, groups and selection."""
 
 from collections.abc import Callable
 from typing import Any

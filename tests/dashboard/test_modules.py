@@ -1,4 +1,4 @@
-"""The parts that compute, each by itself, in the browser that will run them."""
+"""Unit tests of the dashboard's modules that compute, run in the browser."""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 async def page(
     browser: Browser, tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path
 ) -> AsyncIterator[Page]:
-    """One page for all: what computes leaves nothing behind."""
+    """One page for all tests, because the functions under test have no state."""
     with standing(tmp_path_factory.mktemp("home"), sqlite_template) as api:
         context = await browser.new_context()
         page = await context.new_page()
@@ -28,7 +28,7 @@ async def page(
 
 @pytest.fixture
 def call(page: Page) -> Callable[..., Any]:
-    """Calls a function of a module: `await call("format", "duration", 90)`."""
+    """Return a function that calls a function of a module: `await call("format", "duration", 90)`."""
 
     async def call(module: str, function: str, *arguments: Any) -> Any:
         return await page.evaluate(

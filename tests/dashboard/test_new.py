@@ -1,4 +1,4 @@
-"""The form: what it sends, and what the service says of it at the fields."""
+"""The form of a new job or experiment: the request that it sends, and the service's errors at the fields."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The command that takes the pictures of the README."""
+"""The command that takes the screenshots of the documentation."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -41,5 +41,5 @@ async def test_every_page_is_taken_in_both_themes(
 
 def test_a_service_without_experiments_has_nothing_to_show(api: Api, submit: Callable[..., str]) -> None:
     submit()
-    with Client(api.url) as client, pytest.raises(LookupError, match="has no experiment to take pictures of"):
+    with Client(api.url) as client, pytest.raises(LookupError, match="has no experiment: submit one"):
         screenshots.pages(client)

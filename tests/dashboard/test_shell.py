@@ -1,4 +1,4 @@
-"""What every page has: signing in, going on after a break, staying safe and readable."""
+"""What all pages share: signing in, reconnecting, safe rendering, themes and navigation."""
 
 import asyncio
 from collections.abc import Callable
@@ -58,7 +58,7 @@ async def test_a_page_that_nobody_sees_lets_go_of_its_connection_and_misses_noth
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what the server's thread brings about."""
+    """Wait for a condition that the server's thread makes true."""
     async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - what is awaited has no event of its own
             await asyncio.sleep(0.01)

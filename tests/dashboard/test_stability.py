@@ -1,4 +1,4 @@
-"""Nothing moves under the reader, and what was typed, focused or scrolled stays while data arrives."""
+"""The layout does not shift, and input, focus and scroll position are kept while data arrives."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ WATCH = """
         .observe({ type: 'layout-shift', buffered: true });
 """
 ACCEPTED = 0.02
-"""Cumulative layout shift; 0.1 is commonly called good."""
+"""Accepted cumulative layout shift; values below 0.1 count as good (Web Vitals)."""
 
 
 async def moved(page: Page) -> float:

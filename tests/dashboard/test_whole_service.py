@@ -1,4 +1,4 @@
-"""The dashboard before the whole product: a real training on a private Ray, watched while its API is killed."""
+"""The dashboard with the whole service: a real training on a private Ray, while its API is killed."""
 
 import asyncio
 import hashlib
@@ -40,7 +40,7 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
 
 @pytest.fixture
 def api(supervisor: Supervisor) -> Supervisor:
-    """What a visit asks for its address."""
+    """The address of the service, as a visit reads it."""
     return supervisor
 
 

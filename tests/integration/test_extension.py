@@ -1,4 +1,4 @@
-"""What the manuals say of a new normalization, and of loading weights, is done as they say."""
+"""The examples of the manuals work: adding a normalization, and loading weights."""
 
 import asyncio
 import json
@@ -29,13 +29,13 @@ JOB = {
 
 
 def patch() -> str:
-    """The patch of the manual: a diff whose hunks are found by their text, without line numbers."""
+    """Return the patch of the manual, a diff whose hunks are located by their text."""
     [found] = blocks(section(MANUAL, "Add a normalization"), "diff")
     return found
 
 
 def apply(patch: str, tree: Path) -> None:
-    """Apply a patch to a tree. Each hunk must stand for exactly one place of its file."""
+    """Apply a patch to a tree. Each hunk must match exactly one place of its file."""
     for part in re.split(r"^--- ", patch, flags=re.MULTILINE)[1:]:
         name, *hunks = re.split(r"\n@@\n", part.rstrip("\n"))
         text = (tree / name).read_text()
@@ -43,20 +43,20 @@ def apply(patch: str, tree: Path) -> None:
             lines = hunk.splitlines()
             before = "".join(f"{line[1:]}\n" for line in lines if line[:1] in (" ", "-"))
             after = "".join(f"{line[1:]}\n" for line in lines if line[:1] in (" ", "+"))
-            assert before, f"a hunk of {name} has nothing to be found by"
-            assert f"\n{text}".count(f"\n{before}") == 1, f"{name} has this not exactly once:\n{before}"
+            assert before, f"a hunk of {name} has no context"
+            assert f"\n{text}".count(f"\n{before}") == 1, f"{name} does not contain this exactly once:\n{before}"
             text = f"\n{text}".replace(f"\n{before}", f"\n{after}")[1:]
         (tree / name).write_text(text)
 
 
 def run(tree: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """A Python command on the code of `tree`."""
+    """Run a Python command on the code of `tree`."""
     return subprocess.run([sys.executable, *command], cwd=tree, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the sources with the manual's patch applied."""
+    """A copy of the sources with the patch of the manual."""
     tree = tmp_path_factory.mktemp("extended")
     for package in ("gn", "worker", "service"):
         shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,4 +1,4 @@
-"""The alerts name what the service tells, say what to do, and fire when they should."""
+"""The alerts use metrics that exist, describe what to do, and fire under the right conditions."""
 
 import re
 import shutil
@@ -22,7 +22,7 @@ REPORT = ClusterReport(ray=RayReport(status="connected"))
 
 
 def metric_families() -> dict[str, str]:
-    """The names of all metrics with their help, as a service has them that knows everything."""
+    """Return the names of all metrics with their help texts, for a service that has all values."""
     telemetry = Telemetry("0.0.0", Path("/"))
     telemetry._whole.state = Stored({}, 0, 0, REPORT, 0, {}, ([("+Inf", 0)], 0), 0)
     return {
@@ -39,13 +39,13 @@ def test_an_alert_is_about_metrics_that_exist(rule: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_an_alert_says_what_is_wrong_and_what_to_do(rule: dict[str, Any]) -> None:
+def test_an_alert_has_a_summary_and_a_description_of_what_to_do(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert rule["annotations"]["summary"].endswith(".")
     assert len(rule["annotations"]["description"]) > 60
 
 
-def test_the_labels_that_alerts_select_by_are_told() -> None:
+def test_alerts_select_by_labels_that_exist() -> None:
     selected = dict(re.findall(r'(\w+)="([a-z]+)"', " ".join(rule["expr"] for rule in RULES)))
     assert selected.pop("job") == "normlab"
     assert selected == {"status": "queued", "state": "free", "outcome": "lost"}
@@ -68,7 +68,7 @@ def test_the_alerts_fire_when_they_should() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_readme_has_every_metric_with_what_it_is_and_no_other() -> None:
+def test_the_manual_describes_every_metric_and_no_other() -> None:
     section = (ROOT / "service/README.md").read_text().partition("## Metrics and alerts")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| `(normlab_\w+)` \| (.*?)(?: \(`.*)? \|$", section, re.MULTILINE))
     assert rows == metric_families()
@@ -81,5 +81,5 @@ def test_names_follow_the_conventions_of_prometheus() -> None:
         assert not re.search("_(ms|milliseconds|mb|percent)$", name), "base units: seconds, bytes, ratios"
 
 
-def test_the_latency_has_a_bucket_for_whatever_comes() -> None:
+def test_the_buckets_of_the_latency_are_sorted_and_unbounded() -> None:
     assert list(counters.LATENCY_BOUNDS_S) == sorted(set(counters.LATENCY_BOUNDS_S))

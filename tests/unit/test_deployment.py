@@ -1,4 +1,4 @@
-"""docker-compose.yml, the images, Prometheus, Grafana and the words about them say the same as the code."""
+"""The compose files, the images, Prometheus and Grafana agree with the code and with their documentation."""
 
 import json
 import re
@@ -26,7 +26,7 @@ BRINGS_ITS_OWN = {"AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_SHARED_CREDENTI
 
 
 def default(value: object) -> str:
-    """What compose takes where no variable of its environment is set."""
+    """Replace variables by their defaults, as compose does if none is set in its environment."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value))
 
 
@@ -68,7 +68,7 @@ def test_our_containers_have_no_right_to_spare(name: str) -> None:
     assert service["logging"]["options"]["max-size"]
 
 
-def test_every_service_that_stays_has_a_health_check_and_a_limit_of_memory() -> None:
+def test_every_running_service_has_a_health_check_and_a_memory_limit() -> None:
     passing = {name for name, service in SERVICES.items() if service["restart"] in ("no", "on-failure")}
     assert passing == {"secrets", "migrate", "bucket"}
     for name in SERVICES.keys() - passing:
@@ -77,7 +77,7 @@ def test_every_service_that_stays_has_a_health_check_and_a_limit_of_memory() -> 
         assert SERVICES[name]["mem_limit"], name
 
 
-def test_only_the_api_is_published_and_all_that_is_stays_on_this_machine() -> None:
+def test_only_the_api_is_published_and_only_on_this_machine() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert published.keys() == {"api", "prometheus", "grafana"}
     for [port] in published.values():
@@ -93,7 +93,7 @@ def test_workers_are_given_no_secret_but_rays() -> None:
 
 
 def test_a_container_shares_its_temporary_files_with_no_other() -> None:
-    # podman-compose gives all containers of a service one and the same anonymous volume, and Ray breaks on that.
+    # podman-compose shares one anonymous volume between all containers of a service, which breaks Ray.
     for name in OURS | {"db", "prometheus", "grafana", "s3"}:
         assert any(place.split(":")[0] == "/tmp" for place in SERVICES[name]["tmpfs"]), name
         assert all(":" in volume for volume in SERVICES[name].get("volumes", [])), name
@@ -110,7 +110,7 @@ def test_secrets_are_only_read_and_every_file_that_is_named_is_made() -> None:
                 assert Path(str(value)).name in made, f"{name}: {value}"
 
 
-def test_secrets_are_made_once_and_only_what_is_named_is_made_anew(tmp_path: Path) -> None:
+def test_secrets_are_generated_once_and_only_named_ones_are_replaced(tmp_path: Path) -> None:
     own, ray = tmp_path / "own", tmp_path / "ray"
     own.mkdir()
     ray.mkdir()

@@ -1,4 +1,4 @@
-"""What the documents name exists, and what exists is named in the documents."""
+"""Everything that the documents name exists, and every command, route and module is documented."""
 
 import ast
 import importlib
@@ -49,27 +49,27 @@ every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str
 
 @cache
 def sources() -> str:
-    """All of the code, the configuration of the deployments and the Makefile."""
+    """Return all sources, the configuration of the deployments and the Makefile, as one text."""
     files = (file for folder in FOLDERS for file in (ROOT / folder).rglob("*") if file.suffix in (".py", ".yml", ".sh"))
     return "".join(file.read_text() for file in files) + read("docker-compose.yml") + read("Makefile")
 
 
 @cache
 def targets() -> set[str]:
-    """The targets that `make help` lists."""
+    """Return the targets that `make help` lists."""
     described = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return set(re.findall(r"^ +make ([a-z-]+) ", described, re.MULTILINE))
 
 
 def leaves(command: Any, *names: str) -> list[str]:
-    """The full names of all commands below a command."""
+    """Return the full names of all subcommands of a command."""
     if not hasattr(command, "commands"):
         return [" ".join(names)]
     return [leaf for name, below in command.commands.items() for leaf in leaves(below, *names, name)]
 
 
 def parse(arguments: list[str]) -> None:
-    """Parse what is given to `normlab`, down to the last command. Raises the parser's error."""
+    """Parse the arguments of `normlab`, down to the last subcommand. Raises the error of the parser."""
     command, name = COMMAND, "normlab"
     while True:
         context = command.make_context(name, list(arguments))
@@ -82,7 +82,7 @@ def parse(arguments: list[str]) -> None:
 
 
 def requests(text: str) -> set[tuple[str, str]]:
-    """Method and path of each request that a document shows, in a curl command or as `GET /path`."""
+    """Return method and path of each request in a document, from curl commands and from inline `GET /path`."""
     found = set()
     for command in commands(text):
         words = shlex.split(command)
@@ -132,7 +132,7 @@ def test_the_front_page_names_the_targets_to_begin_with() -> None:
 def test_every_command_line_that_is_shown_is_understood(path: Path) -> None:
     refused = {}
     for arguments in normlab_arguments(path.read_text()):
-        # In a sentence a command is named without the arguments that it requires.
+        # In a sentence a command is named without its required arguments.
         if " ".join(arguments) in [*leaves(COMMAND), *COMMAND.commands]:
             continue
         try:

@@ -1,6 +1,6 @@
-"""Which module may import which, read from the sources; and the size and the name of a file.
+"""The rules of imports between modules, and of the size and name of a file, checked on the sources.
 
-The rooms of `service`, each above the rooms that it may import (`ARROWS` has every arrow):
+The packages and top-level modules of `service`, each above those that it may import (`ARROWS` lists every import):
 
     cli                                   openapi
      │                                       │
@@ -16,9 +16,9 @@ The rooms of `service`, each above the rooms that it may import (`ARROWS` has ev
                                              │           │
            cluster_report   errors   settings   logs   version
 
-The two columns are two programs. The left one is what a person runs. It reaches the right one by HTTP alone, and
-imports only types, the vocabulary of statuses and the report's renderer. The right one runs in the processes of the
-service.
+The two columns are two programs. The left one is the command line and the client. It reaches the right one over HTTP
+only, and imports only types, the vocabulary of statuses and the renderer of reports. The right one runs in the
+processes of the service.
 """
 
 import ast
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("gn", "worker", "service")
 FILES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 LIGHT = ("worker.spec", "worker.architecture", "worker.events", "worker.metrics", "worker.recipes")
-"""What the service may know of the worker: they need the standard library and pydantic alone."""
+"""The modules of `worker` that `service` may import. They import the standard library and pydantic only."""
 CLUSTER = "service.dispatcher.cluster"
 LAYERS = (
     ("cli", "openapi"),
@@ -45,7 +45,7 @@ LAYERS = (
     ("jobs", "validation"),
     ("cluster_report", "errors", "settings", "logs", "version"),
 )
-"""The rooms of `service`, its modules at the top among them, from the top floor to the foundation."""
+"""The packages and top-level modules of `service`, from the top layer to the bottom layer."""
 ARROWS = {
     "cli": {"client", "experiments", "export", "jobs", "local", "report", "settings", "version"},
     "openapi": {"app", "settings"},
@@ -71,9 +71,9 @@ ARROWS = {
     "artifacts": {"errors"},
     "experiments": {"errors", "jobs", "validation"},
 }
-"""What each room of `service` imports of the others. A new arrow is added here, and to the picture above."""
+"""What each package of `service` imports of the others. Add a new import here and to the diagram above."""
 SQL = ("service.store",)
-"""Who imports SQLAlchemy."""
+"""The packages that may import SQLAlchemy."""
 WITHOUT_TORCH = (*LIGHT, "worker.data.datasets", "worker.data.download", "worker.data.inspection")
 
 
@@ -82,7 +82,7 @@ def module_of(path: Path) -> str:
 
 
 def imports(path: Path, *, at_module_level: bool = False) -> Iterator[str]:
-    """The full names of the modules that a file imports; of `from a import b` both a and a.b, for b may be a module."""
+    """Yield the full names of imported modules; both a and a.b for `from a import b`, because b may be a module."""
     tree = ast.parse((ROOT / path).read_text())
     package = module_of(path).split(".") if path.name == "__init__.py" else module_of(path).split(".")[:-1]
     for node in _outside_of_functions(tree) if at_module_level else ast.walk(tree):
@@ -107,42 +107,42 @@ def within(name: str, *roots: str) -> bool:
 
 
 def room_of(name: str) -> str | None:
-    """The room of `service` that a module belongs to; None outside of `service`, and for `service` itself."""
+    """Return the package or top-level module of `service` that contains a module; None for other modules."""
     parts = name.split(".")
     return parts[1] if parts[0] == "service" and len(parts) > 1 else None
 
 
 def refusal(module: str, imported: str) -> str | None:
-    """Why `module` may not import `imported`, or None where it may."""
+    """Return why `module` may not import `imported`, or None if it may."""
     package = module.split(".")[0]
     if module in LIGHT:
         standard = imported.split(".")[0] in sys.stdlib_module_names
         if not (standard or within(imported, "pydantic", "pydantic_core", *LIGHT) or imported == "worker"):
-            return "the service reads it without torch: the standard library, pydantic and its two sisters only"
+            return "a light module imports the standard library, pydantic and other light modules only"
     if package == "gn" and within(imported, "worker", "service"):
-        return "gn stands by itself"
+        return "gn imports torch and no other package of this project"
     if package == "worker" and within(imported, "service"):
-        return "worker imports gn, and of ours nothing else"
+        return "worker imports gn and no other package of this project"
     if package == "service" and within(imported, "gn"):
-        return "service knows of training only what the light modules of worker say"
+        return "service imports the light modules of worker only"
     if package == "service" and within(imported, "worker") and imported != "worker":
         allowed = (*LIGHT, "worker.process.actor", "worker.data.datasets") if module == CLUSTER else LIGHT
         if not within(imported, *allowed):
             return f"service imports {', '.join(sorted(LIGHT))}; {CLUSTER} also the actor and the datasets"
     if within(imported, "ray") and module not in ("worker.process.actor", CLUSTER):
-        return f"ray is known to worker.process.actor and {CLUSTER} alone"
+        return f"only worker.process.actor and {CLUSTER} import ray"
     if within(imported, "sqlalchemy", "alembic") and not within(module, *SQL):
-        return "SQL stands in service.store alone: call one of its functions, or add one"
+        return "only service.store contains SQL: call one of its functions, or add one"
     if within(module, "service.experiments") and within(imported, "fastapi", "starlette", "uvicorn"):
-        return "experiments are pure: neither a database nor HTTP"
+        return "service.experiments is pure: it uses neither a database nor HTTP"
     routes = "service.api.routes"
     if within(module, routes) and module != routes and within(imported, routes):
-        return "a router imports no router: move what both need into a module of service.api"
+        return "a router imports no other router: move shared code into a module of service.api"
     here, there = room_of(module), room_of(imported)
     if here is not None and there not in (None, here, *ARROWS.get(here, ())):
         return f"service.{here} does not import service.{there}: see ARROWS"
     if within(imported, "torch") and (package == "service" or module in WITHOUT_TORCH):
-        return "it works where torch is not installed"
+        return "it must work without torch"
     return None
 
 
@@ -191,7 +191,7 @@ def test_a_module_imports_only_what_it_may(path: Path) -> None:
         ("service.dispatcher.pool", "service.api"),
     ],
 )
-def test_the_rule_refuses_every_other_arrow(module: str, imported: str) -> None:
+def test_the_rules_refuse_every_other_import(module: str, imported: str) -> None:
     assert refusal(module, imported)
 
 
@@ -209,15 +209,17 @@ def test_the_rule_reads_imports_however_they_are_written(tmp_path: Path, monkeyp
     assert "gn.module" in set(imports(path, at_module_level=True))
 
 
-def test_every_arrow_between_rooms_leads_to_a_lower_floor() -> None:
+def test_every_import_between_packages_leads_to_a_lower_layer() -> None:
     floor = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
-    assert set(floor) == {room for path in FILES if (room := room_of(module_of(path)))}, "every room is on one floor"
+    assert set(floor) == {room for path in FILES if (room := room_of(module_of(path)))}, (
+        "LAYERS names each package once"
+    )
     for room, targets in ARROWS.items():
         for target in targets:
-            assert floor[room] < floor[target], f"{room} → {target} leads up, or across"
+            assert floor[room] < floor[target], f"{room} imports {target}, which is not in a lower layer"
 
 
-def test_every_arrow_between_rooms_is_used() -> None:
+def test_every_allowed_import_between_packages_is_used() -> None:
     found: dict[str, set[str]] = {}
     for path in FILES:
         if (room := room_of(module_of(path))) is not None:
@@ -233,7 +235,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         for module, path in modules.items()
     }
     for imported in graph.values():
-        # `from package import module` needs the module; what the package itself imports does not matter to it.
+        # `from package import module` depends on the module, not on the other imports of the package.
         imported -= {name for name in imported if any(other.startswith(f"{name}.") for other in imported)}
     list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
 
@@ -246,7 +248,7 @@ def test_no_module_outside_of_the_store_runs_a_statement() -> None:
         for node in ast.walk(ast.parse((ROOT / path).read_text())):
             match node:
                 case ast.Call(func=ast.Attribute(value=ast.Name(id="session"), attr=method)) if method in methods:
-                    pytest.fail(f"{path}:{node.lineno} calls session.{method}: SQL stands in service.store alone")
+                    pytest.fail(f"{path}:{node.lineno} calls session.{method}: only service.store contains SQL")
 
 
 def test_an_actor_starts_before_torch_is_imported() -> None:
@@ -271,7 +273,7 @@ def test_importing_a_part_of_the_service_leaves_torch_out(module: str) -> None:
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_a_file_is_short_and_named_after_what_is_in_it(path: Path) -> None:
     lines = len((ROOT / path).read_text().splitlines())
-    assert lines <= 400, f"{path} has {lines} lines: there is a second noun in it"
+    assert lines <= 400, f"{path} has {lines} lines: split it by its nouns"
     assert path.stem not in {"utils", "util", "helpers", "helper", "common", "misc", "core", "base"}
 
 

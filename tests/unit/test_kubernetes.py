@@ -1,4 +1,4 @@
-"""The manifests of Kubernetes say the same as docker-compose.yml, docker/ray.sh and the code."""
+"""The Kubernetes manifests agree with docker-compose.yml, docker/ray.sh and the code."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def manifest(kind: str, name: str) -> dict[str, Any]:
 
 
 def pods() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every pod that Kubernetes would start, by the name of its container."""
+    """Return every pod template, by the name of its container."""
     for document in MANIFESTS:
         spec = document.get("spec", {})
         if "template" in spec:
@@ -134,7 +134,7 @@ def test_a_pod_runs_as_somebody_without_rights(name: str) -> None:
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     if not name.startswith("ray"):
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
-    if name != "ray-head":  # whose autoscaler asks Kubernetes for nodes
+    if name != "ray-head":  # its autoscaler requests nodes from Kubernetes
         assert PODS[name]["automountServiceAccountToken"] is False
 
 
@@ -172,7 +172,7 @@ def test_ports_are_the_same_everywhere() -> None:
     )
     scraped = yaml.safe_load((DOCKER / "monitoring" / "prometheus.yml").read_text())["scrape_configs"][0]
     assert scraped["dns_sd_configs"][0]["port"] == port
-    assert scraped["job_name"] == "normlab", "the alerts select by it"
+    assert scraped["job_name"] == "normlab", "the alerts select this job"
     assert SERVICES["dispatcher"]["environment"]["NORMLAB_RAY_ADDRESS"].endswith(":6379")
 
 
@@ -186,7 +186,7 @@ def test_services_and_policies_select_pods_that_exist() -> None:
 
 
 def ray_flags(role: str) -> dict[str, str | None]:
-    """What docker/ray.sh gives `ray start` in a role, besides addresses."""
+    """Return the arguments of `ray start` in docker/ray.sh for a role, without addresses."""
     script = (DOCKER / "ray.sh").read_text()
     common = re.search(r"^set -- (.*)$", script, re.MULTILINE)
     own = re.search(rf"^  {role}\).*?ray start (.*?) \"\$@\"", script, re.MULTILINE | re.DOTALL)
@@ -216,7 +216,7 @@ def test_kuberay_starts_ray_as_the_script_does() -> None:
     assert cluster["rayVersion"] == locked[1]
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl, which has kustomize in it")
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl, which includes kustomize")
 @pytest.mark.parametrize("s3", [False, True])
 def test_kustomize_takes_the_manifests(tmp_path: Path, s3: bool) -> None:
     folder = Path(shutil.copytree(KUBERNETES, tmp_path / "kubernetes"))

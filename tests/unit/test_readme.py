@@ -1,4 +1,4 @@
-"""The documents say what is so: tables that repeat the code are equal to it."""
+"""The tables of the documents are equal to the code and the measurements that they repeat."""
 
 import re
 from typing import get_args
@@ -20,7 +20,7 @@ WORKER = read("worker/README.md")
 
 
 def row(name: str) -> str:
-    """A setting as its table has it."""
+    """A row of the table of settings."""
     field = Settings.model_fields[name]
     default = "" if field.default is None else f"`{field.default}`"
     return f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |"

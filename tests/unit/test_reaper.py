@@ -1,4 +1,4 @@
-"""What a test run started ends with it, however it ends: seen from outside, on runs of pytest that are stopped."""
+"""All processes that a test run starts end with it, even if pytest is killed. The tests run pytest and stop it."""
 
 import os
 import re
@@ -16,18 +16,18 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120
 
-# The tests that the runs execute. Each reports its process and those that it started, and then does not end by itself.
+# The tests that the runs execute. Each reports its process and its child processes, and then blocks.
 PREAMBLE = """
 import os, signal, subprocess, sys, tempfile, time
 import psutil
 
-# A shell that starts something in the background has it ignore SIGINT.
+# A process that a shell starts in the background ignores SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 STAY_S = 600
 
 def report(*pids):
-    # In one call: two workers of pytest-xdist report at the same time.
+    # Write in one call, because two workers of pytest-xdist report at the same time.
     os.write(2, f"\\nstarted {os.getpid()} {' '.join(map(str, pids))}\\n".encode())
     time.sleep(STAY_S)
 """
@@ -76,8 +76,8 @@ Run = tuple["subprocess.Popen[str]", list[list[psutil.Process]]]
 
 @contextmanager
 def run(program: str, *arguments: str, reports: int = 1) -> Iterator[Run]:
-    """A run of pytest, and by test the process that executes it followed by the processes that it started."""
-    # Short, for Unix sockets, and open to the user that PostgreSQL runs as.
+    """A run of pytest, with the processes of each test: first the one that executes it, then those that it started."""
+    # A short path, for Unix sockets, that the user of PostgreSQL can read.
     with tempfile.TemporaryDirectory(prefix="reaped", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
         test = Path(folder, "test_run.py")

@@ -1,4 +1,4 @@
-"""An application on an empty database, a client of it, and one that listens on a port where streaming matters."""
+"""Fixtures: an application on an empty database with a client, and servers on ports for tests of streams."""
 
 import asyncio
 import shutil
@@ -20,7 +20,7 @@ from tests.integration.api.reporter import Reporter
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database file with the newest schema and nothing in it, to be copied."""
+    """The file of an empty database with the current schema, which tests copy."""
     path = tmp_path_factory.mktemp("empty") / "normlab.db"
 
     async def make() -> None:
@@ -41,7 +41,7 @@ def settings(tmp_path: Path, empty_database: Path) -> Settings:
 
 @pytest.fixture(autouse=True)
 def patient_health(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine the database may take longer to answer than the health checks wait for it."""
+    """Raise the timeouts of the health checks, because a busy machine may be slow."""
     monkeypatch.setattr(health, "PATIENCE_S", 120)
 
 
@@ -60,7 +60,7 @@ async def http(app: FastAPI) -> AsyncIterator[AsyncClient]:
 
 @pytest.fixture
 async def database(settings: Settings) -> AsyncIterator[Database]:
-    """Another process's connection to the same database."""
+    """A second connection to the same database, as another process has."""
     async with Database(settings.database) as database:
         yield database
 
@@ -71,7 +71,7 @@ def reporter(database: Database, settings: Settings) -> Reporter:
 
 
 class Listening:
-    """A server in a thread, with its address."""
+    """A server that runs in a thread."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -92,7 +92,7 @@ class Listening:
         return self
 
     def stop(self) -> None:
-        """Ask it to stop, and wait until it has."""
+        """Stop the server, and wait until it has ended."""
         self.server.should_exit = True
         self.thread.join(120)
         assert not self.thread.is_alive()
@@ -103,7 +103,7 @@ class Listening:
 
 @pytest.fixture
 def listen(settings: Settings) -> Iterator[Callable[[], Listening]]:
-    """Starts servers on free ports, all of them replicas on one database."""
+    """Return a function that starts a replica on a free port, on the same database."""
     started: list[Listening] = []
 
     def start() -> Listening:

@@ -1,4 +1,4 @@
-"""Stands in for the dispatcher and its workers: takes jobs and reports, through the same functions of the store."""
+"""A reporter in place of the dispatcher and its workers: it claims jobs and reports, by the functions of the store."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from worker.events import CheckpointTaken, Event, Failure, File, Finished, Log, 
 
 @dataclass
 class Reporter:
-    """One attempt of the next queued job, reported step by step."""
+    """One attempt, whose reports the test chooses."""
 
     database: Database
     artifacts: LocalArtifacts
@@ -24,7 +24,7 @@ class Reporter:
     stored: dict[int, str] = field(default_factory=dict)
 
     async def claim(self, workers: int = 1) -> str:
-        """Take the next job, on so many workers. Returns its id."""
+        """Claim the next job with a number of workers, and return its id."""
         free = [attempts.FreeWorker(f"worker-{number}", f"node-{number}") for number in range(1, workers + 1)]
         async with self.database.write() as session:
             claimed = await attempts.claim(session, free)
@@ -33,7 +33,7 @@ class Reporter:
         return self.job
 
     async def report(self, *reported: Event) -> None:
-        """Record events in one transaction, as one poll brings them."""
+        """Record events in one transaction, as the dispatcher does for one poll."""
         numbered = []
         for event in reported:
             self.seq += 1
@@ -42,7 +42,7 @@ class Reporter:
             await attempts.record(session, self.attempt, numbered, self.stored)
 
     async def start(self, resumed_from_step: int = 0, workers: int = 1) -> str:
-        """Take the next job, on so many workers, and start it. Returns its id."""
+        """Claim and start the next job with a number of workers, and return its id."""
         await self.claim(workers)
         await self.report(
             Started(
@@ -58,19 +58,19 @@ class Reporter:
         return self.job
 
     async def metrics(self, kind: Any, epoch: int, step: int, **values: float) -> None:
-        """Report a row."""
+        """Report a row of metrics."""
         await self.report(Metrics(kind=kind, epoch=epoch, step=step, values=values))
 
     async def progress(self, step: int, **values: Any) -> None:
-        """Report where training stands."""
+        """Report the progress."""
         await self.report(Progress(epoch=1, step=step, **values))
 
     async def log(self, message: str, level: Any = "info") -> None:
-        """Log a line."""
+        """Report a line of the log."""
         await self.report(Log(message=message, level=level))
 
     async def checkpoint(self, epoch: int, step: int, files: dict[str, bytes], **metrics: float) -> str:
-        """Store a checkpoint and report it. Returns its id."""
+        """Store a checkpoint, report it, and return its id."""
         id_ = new_id("checkpoint")
         described = {n: File(size=len(b), sha256=hashlib.sha256(b).hexdigest()) for n, b in files.items()}
         self.artifacts.write(self.job, id_, files, described)
@@ -79,16 +79,16 @@ class Reporter:
         return id_
 
     async def finish(self, outcome: Outcome = "succeeded", failure: Failure | None = None) -> None:
-        """Report the end."""
+        """Report the end of the attempt."""
         await self.report(Finished(outcome=outcome, failure=failure))
 
     async def lose(self) -> None:
-        """Lose the worker."""
+        """Record that the worker was lost."""
         async with self.database.write() as session:
             await attempts.lose(session, self.attempt, "the node went away", max_lost=5)
 
     async def heartbeat(self, report: dict[str, Any], lease_s: float = 60, age_s: float = 0) -> None:
-        """Hold the dispatcher's lease as of `age_s` seconds ago."""
+        """Record a renewal of the dispatcher's lease `age_s` seconds ago."""
         async with self.database.write() as session:
             assert await leases.acquire(session, "dispatcher", "dispatcher-1", lease_s, report)
             lease = await leases.get(session, "dispatcher")

@@ -1,4 +1,4 @@
-"""What depends on the database: the API on SQLite and on a real PostgreSQL server."""
+"""The parts of the API that depend on the database, on SQLite and on PostgreSQL."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -58,7 +58,7 @@ async def test_a_key_given_to_two_replicas_at_once_makes_one_job(clients: list[A
     assert len((await clients[0].get("/v1/jobs")).json()["data"]) == 3
 
 
-async def test_a_stream_on_each_replica_tells_every_event_once(clients: list[AsyncClient], reporter: Reporter) -> None:
+async def test_a_stream_of_each_replica_has_every_event_once(clients: list[AsyncClient], reporter: Reporter) -> None:
     async with reporter.database:
         job = await submit(clients[0])
         streams = [
@@ -101,7 +101,7 @@ async def test_every_filter_order_and_search_is_understood(clients: list[AsyncCl
         assert [line["message"] for line in lines] == ["Straße 7"]
 
 
-async def test_health_and_the_cluster_are_told(clients: list[AsyncClient], reporter: Reporter) -> None:
+async def test_health_and_the_cluster_are_served(clients: list[AsyncClient], reporter: Reporter) -> None:
     async with reporter.database:
         await reporter.heartbeat({"ray": {"status": "connected", "address": "a:1"}})
         assert (await clients[0].get("/readyz")).json()["status"] == "ready"

@@ -1,4 +1,4 @@
-"""An experiment travels as one file, and its results are the same where it arrives."""
+"""An experiment is exported as one file, and has the same results after its import elsewhere."""
 
 import io
 import json
@@ -25,7 +25,7 @@ GRID = {"normalization": [{"type": "batch"}, {"type": "group"}], "seed": [0, 1, 
 
 @pytest.fixture
 async def elsewhere(tmp_path: Path) -> AsyncIterator[AsyncClient]:
-    """Another installation."""
+    """A client of another installation."""
     settings = Settings(home=tmp_path / "elsewhere", port=0)
     app = create_app(settings)
     await migrate.upgrade(app.state.services.database)
@@ -36,7 +36,7 @@ async def elsewhere(tmp_path: Path) -> AsyncIterator[AsyncClient]:
 
 @pytest.fixture
 async def experiment(http: AsyncClient, reporter: Any) -> str:
-    """Six jobs that have ended, the last of them by a failure."""
+    """An experiment of six ended jobs, of which the last one failed."""
     body = {"name": "two norms", "base": {"batch_size": 2, "labels": {"study": "x"}}, "grid": GRID}
     made = await http.post("/v1/experiments", json=body)
     assert made.status_code == 201, made.text
@@ -62,7 +62,7 @@ async def bundle(http: AsyncClient, experiment: str, **query: str) -> bytes:
 
 
 async def pages(http: AsyncClient, experiment: str) -> dict[str, Any]:
-    """What is shown of an experiment and of its jobs."""
+    """Return everything that the API shows of an experiment and its jobs."""
     seen: dict[str, Any] = {}
     for path in ("", "/results", "/results?statistic=best", "/results?statistic=median_last_5"):
         answer = await http.get(f"/v1/experiments/{experiment}{path}")

@@ -1,4 +1,4 @@
-"""Checkpoints over HTTP: which there are, and their bytes, which are right or not sent."""
+"""Checkpoints over HTTP: their lists, and their files, which are verified before they are sent."""
 
 import base64
 import hashlib
@@ -39,13 +39,13 @@ async def checkpoint(job: str, reporter: Reporter) -> str:
 
 @pytest.fixture
 def weights(checkpoint: str) -> str:
-    """The address of the file of weights."""
+    """Return the address of the file of the weights."""
     return f"/v1/checkpoints/{checkpoint}/files/model.safetensors"
 
 
 @pytest.fixture
 def path(settings: Settings, job: str, checkpoint: str) -> Path:
-    """Where the file of weights lies."""
+    """Return the path of the file of the weights."""
     return Path(settings.artifacts) / job / checkpoint / "model.safetensors"
 
 
@@ -117,7 +117,7 @@ async def test_a_file_comes_whole_with_what_proves_it(http: AsyncClient, weights
     assert "immutable" in answer.headers["cache-control"]
 
 
-async def test_head_tells_what_get_would(http: AsyncClient, weights: str) -> None:
+async def test_head_has_the_headers_of_get(http: AsyncClient, weights: str) -> None:
     head, get = await http.head(weights), await http.get(weights)
     assert (head.status_code, head.content) == (200, b"")
     varying = {"x-request-id"}
@@ -172,9 +172,7 @@ async def test_several_ranges_come_in_parts(http: AsyncClient, weights: str) -> 
 
 
 @pytest.mark.parametrize("asked", [f"bytes={SIZE}-", "bytes=-0", f"bytes={SIZE}-{SIZE + 5},-0"])
-async def test_a_range_beyond_the_file_is_a_problem_that_tells_the_size(
-    http: AsyncClient, weights: str, asked: str
-) -> None:
+async def test_a_range_beyond_the_file_is_a_problem_with_the_size(http: AsyncClient, weights: str, asked: str) -> None:
     answer = await http.get(weights, headers={"Range": asked})
     assert answer.status_code == 416
     assert answer.headers["content-type"] == "application/problem+json"
@@ -218,7 +216,7 @@ def _flip(path: Path) -> None:
 async def test_a_damaged_file_is_an_error_and_not_a_byte_of_it_is_served(
     http: AsyncClient, weights: str, path: Path, damage: Callable[[Path], Any], headers: dict[str, str]
 ) -> None:
-    assert (await http.get(weights)).status_code == 200  # it was good before, and is remembered as such
+    assert (await http.get(weights)).status_code == 200  # an earlier request verified it, and the result is cached
     damage(path)
     for answer in (await http.get(weights, headers=headers), await http.head(weights, headers=headers)):
         assert answer.status_code == 500

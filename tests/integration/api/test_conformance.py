@@ -1,4 +1,4 @@
-"""The API does what its description says, whatever it is sent."""
+"""The API agrees with its OpenAPI description, for valid and for invalid requests."""
 
 import asyncio
 import shutil
@@ -25,7 +25,7 @@ from tests.integration.api.conftest import Listening
 from tests.integration.api.reporter import Reporter
 
 BEYOND_SCHEMAS = [positive_data_acceptance]
-"""A schema cannot say that groups must divide channels, or that a cursor must come from a page."""
+"""A schema cannot express that groups must divide channels, or that a cursor must come from a page."""
 
 TOKEN = "testers-token"
 schemathesis.openapi.media_type("application/x-tar", strategies.binary())
@@ -42,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path
 
 @pytest.fixture(scope="module")
 def known(home: Path) -> dict[str, str]:
-    """Path parameters that lead somewhere: to a job that ran, with everything that a job can have."""
+    """Path parameters of existing objects: a finished job with checkpoints, metrics and logs, and others."""
 
     async def make() -> dict[str, str]:
         settings = Settings(home=home)
@@ -75,7 +75,7 @@ def url(home: Path, known: dict[str, str]) -> Iterator[str]:
 
 
 def cases() -> Iterator[Any]:
-    """Every operation with valid input, and with invalid input where it takes any."""
+    """Every operation with valid input, and with invalid input if it accepts any."""
     for label, operation in OPERATIONS.items():
         yield pytest.param(label, GenerationMode.POSITIVE, id=f"{label}-valid")
         if operation.path_parameters or operation.query or operation.body:
@@ -93,7 +93,7 @@ def test_every_operation_answers_as_described(
         max_examples=10, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
     )
     def answers_as_described(case: Any) -> None:
-        # Streams do not end by themselves; they have tests of their own.
+        # Streams do not end by themselves; test_events.py tests them.
         page = {"Accept": "application/json", "Authorization": f"Bearer {TOKEN}"}
         case.call_and_validate(base_url=url, headers=page, excluded_checks=BEYOND_SCHEMAS)
         if case.path_parameters and mode is GenerationMode.POSITIVE:

@@ -1,4 +1,4 @@
-"""How the files of the dashboard are served: once, compressed, under addresses that hold their version, and safely."""
+"""The files of the dashboard are served compressed, with a version in their addresses, and with safe headers."""
 
 import asyncio
 import gzip
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def asset_paths(http: AsyncClient) -> list[str]:
-    """What the page loads."""
+    """Return the addresses that the page loads."""
     return re.findall(r'(?:href|src|content)="(/(?:assets|vendor)/[^"]+)"', (await http.get("/")).text)
 
 
@@ -46,14 +46,14 @@ async def test_every_import_of_a_module_leads_to_one(http: AsyncClient) -> None:
         for imported in re.findall(r'^(?:import .*|\}) from "(.+)";$', module.read_text(), re.MULTILINE):
             target = (module.parent / imported).resolve().relative_to(STATIC.resolve())
             assert (await http.get(f"{base}{target.as_posix()}")).status_code == 200, f"{module}: {imported}"
-            assert imported.startswith("."), f"{module} imports {imported}, which is not ours"
+            assert imported.startswith("."), f"{module} imports {imported}, which is not part of the dashboard"
 
 
 @pytest.mark.parametrize("path", sorted(STATIC.rglob("*.*s")), ids=lambda path: str(path.relative_to(STATIC)))
 def test_a_file_is_short_and_says_what_is_in_it(path: Path) -> None:
     text = path.read_text()
-    assert len(text.splitlines()) <= 400, "there is a second noun in it"
-    assert text.startswith(("/* ", "// ")), "it does not begin with what it is"
+    assert len(text.splitlines()) <= 400, "a file has at most 400 lines: split it by its nouns"
+    assert text.startswith(("/* ", "// ")), "a file begins with a comment that describes it"
     assert path.stem not in {"utils", "util", "helpers", "helper", "common", "misc", "core"}
 
 

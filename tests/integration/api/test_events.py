@@ -1,4 +1,4 @@
-"""Events: nothing is missed and nothing comes twice, whenever a stream begins, breaks off or falls behind."""
+"""Events: none is missed or repeated, whenever a stream starts, breaks or falls behind."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ STREAM = {"Accept": "text/event-stream"}
 
 @dataclass
 class Message:
-    """One server-sent event."""
+    """A server-sent event."""
 
     event: str
     data: dict[str, Any]
@@ -34,7 +34,7 @@ class Message:
 
 
 async def read(lines: AsyncIterator[str]) -> AsyncIterator[Message]:
-    """Server-sent events out of the lines of an answer."""
+    """Parse server-sent events from the lines of a response."""
     fields: dict[str, str] = {}
     async for line in lines:
         name, _, value = line.partition(": ")
@@ -60,7 +60,7 @@ async def stream(url: str, path: str, **headers: str) -> AsyncIterator[AsyncIter
 
 
 async def collect(url: str, path: str, **headers: str) -> list[Message]:
-    """All events of a stream that ends."""
+    """Return all events of a stream that ends."""
     async with stream(url, path, **headers) as messages:
         return [message async for message in messages]
 
@@ -76,7 +76,7 @@ async def remote(url: str) -> AsyncIterator[AsyncClient]:
         yield http
 
 
-async def test_a_stream_tells_a_job_from_its_first_event_to_its_end(
+async def test_a_stream_follows_a_job_from_its_first_event_to_its_end(
     remote: AsyncClient, url: str, reporter: Reporter
 ) -> None:
     job = await submit(remote, dataset={"name": "synthetic", "train_limit": 20})
@@ -179,7 +179,7 @@ async def test_a_stream_without_replay_begins_at_now_and_says_where_that_is(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another task or thread brings about."""
+    """Wait for a condition that another task or thread makes true."""
     async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110 - what is awaited has no event of its own
             await asyncio.sleep(0.01)
@@ -201,7 +201,7 @@ async def test_the_last_event_id_of_a_reconnecting_browser_goes_before_its_first
     assert [m.id for m in messages] == [str(ids[1]), None]
 
 
-async def test_progress_is_told_when_it_changes_and_has_no_id(
+async def test_progress_is_sent_when_it_changes_and_has_no_id(
     remote: AsyncClient, url: str, reporter: Reporter
 ) -> None:
     job = await submit(remote, dataset={"name": "synthetic", "train_limit": 20})
@@ -231,7 +231,7 @@ async def test_progress_is_told_when_it_changes_and_has_no_id(
     assert all(m.id is None for m in seen)
 
 
-async def test_whoever_comes_later_is_told_the_present_progress(
+async def test_a_later_stream_starts_with_the_current_progress(
     remote: AsyncClient, url: str, reporter: Reporter
 ) -> None:
     job = await submit(remote)
@@ -245,7 +245,7 @@ async def test_whoever_comes_later_is_told_the_present_progress(
                     break
 
 
-async def test_a_stream_of_all_jobs_tells_those_of_its_filter(
+async def test_a_stream_of_all_jobs_has_the_events_of_its_filter(
     remote: AsyncClient, url: str, reporter: Reporter
 ) -> None:
     await submit(remote, labels={"study": "other"})
@@ -348,7 +348,7 @@ async def test_a_client_that_reads_slowly_falls_behind_and_misses_nothing(
     reads = tailer.reads
     for n in range(8):
         await reporter.log(str(n))
-    await until(lambda: tailer.reads >= reads + 2)  # the reader has handed over more than is kept for one stream
+    await until(lambda: tailer.reads >= reads + 2)  # more events than the buffer of one stream holds
     await reporter.finish()
     received += [chunk async for chunk in content]
     text = b"".join(bytes(chunk) for chunk in received).decode()
@@ -432,7 +432,7 @@ async def test_a_database_that_fails_for_a_while_breaks_no_stream(
     async def fail(*arguments: Any, **options: Any) -> Any:
         if options.get("job_id") is None:
             failed.set()
-            raise OSError("the database is gone")
+            raise OSError("the database is unavailable")
         return await after(*arguments, **options)
 
     monkeypatch.setattr(stored_events, "after", fail)
@@ -454,10 +454,10 @@ async def test_a_stream_ends_when_its_client_leaves(listen: Callable[[], Listeni
     await until(lambda: len(tailer) == 0)
 
 
-async def test_a_server_that_is_told_to_stop_ends_its_streams_at_once(
+async def test_a_stopping_server_ends_its_streams_at_once(
     listen: Callable[[], Listening], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Whatever is still open then would be waited for.
+    # The server would wait for open connections.
     monkeypatch.setattr(app_module, "STREAMS_END_S", 3600)
     listening = listen()
     async with AsyncClient(base_url=listening.url) as http:
@@ -465,4 +465,4 @@ async def test_a_server_that_is_told_to_stop_ends_its_streams_at_once(
     async with stream(listening.url, f"/v1/jobs/{job}/events") as messages, stream(listening.url, "/v1/events"):
         await anext(messages)
         await asyncio.to_thread(listening.stop)
-        assert [m.event async for m in messages] == []  # no "end": the client comes back and goes on
+        assert [m.event async for m in messages] == []  # no "end": the client reconnects and resumes

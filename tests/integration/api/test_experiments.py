@@ -1,4 +1,4 @@
-"""Experiments over HTTP: a grid is submitted once, steered as one, extended while it runs, and deleted whole."""
+"""Experiments over HTTP: submitted once, controlled as a whole, extended while they run, deleted with their jobs."""
 
 import asyncio
 from typing import Any
@@ -134,7 +134,7 @@ async def test_experiments_are_listed_newest_first_page_by_page(http: AsyncClien
     assert first["data"][0]["counts"] == {"queued": 4}
 
 
-async def test_an_experiment_tells_how_far_it_is(http: AsyncClient, reporter: Reporter) -> None:
+async def test_an_experiment_shows_its_progress(http: AsyncClient, reporter: Reporter) -> None:
     small = {"model": "resnet20", "epochs": 10, "dataset": {"name": "synthetic", "train_limit": 40}}
     id_ = await submit(http, base=small, grid={"normalization": [{"type": "batch"}], "batch_size": [4], "seed": [0, 1]})
     await reporter.start()
@@ -217,7 +217,7 @@ class TestChange:
         assert answer.status_code == status
         assert says in answer.text
         experiment = (await http.get(f"/v1/experiments/{id_}")).json()
-        assert (experiment["name"], experiment["jobs"]) == ("two by two", 4), "nothing of it was done"
+        assert (experiment["name"], experiment["jobs"]) == ("two by two", 4), "nothing was changed"
 
     async def test_keeps_the_plan_of_sequential_seeds(self, http: AsyncClient) -> None:
         id_ = await submit(http, seeds={"min": 2, "max": 4})

@@ -1,4 +1,4 @@
-"""Whether the service works, what it computes with, and what it accepts, as told over HTTP."""
+"""Health checks, metrics, the cluster and the specification over HTTP."""
 
 import re
 import time
@@ -37,7 +37,7 @@ REPORT: dict[str, Any] = {
 
 
 async def broken(database: Database) -> None:
-    """Take the tables away."""
+    """Drop all tables."""
     async with database.write() as session:
         await session.execute(text("ALTER TABLE jobs RENAME TO elsewhere"))
         await session.execute(text("ALTER TABLE leases RENAME TO elsewhere_too"))
@@ -88,7 +88,9 @@ async def test_a_late_heartbeat_or_a_lost_ray_is_degraded(http: AsyncClient, rep
     assert "Ray is unreachable" in lost.json()["checks"]["dispatcher"]["detail"]
 
 
-async def test_a_database_that_fails_is_named_and_nothing_of_it_is_told(http: AsyncClient, database: Database) -> None:
+async def test_a_failing_database_is_reported_without_details_of_the_error(
+    http: AsyncClient, database: Database
+) -> None:
     await broken(database)
     answer = await http.get("/readyz")
     assert (answer.status_code, answer.json()["status"]) == (503, "unavailable")
@@ -119,7 +121,9 @@ async def test_a_job_of_several_workers_says_what_it_waits_for(http: AsyncClient
         found: str | None = (await http.get(f"/v1/jobs/{job}")).json()["waits_for"]
         return found
 
-    assert [await waits_for(job) for job in (large, pair, single)] == [None] * 3, "nobody knows yet"
+    assert [await waits_for(job) for job in (large, pair, single)] == [None] * 3, (
+        "not reported before the dispatcher has started"
+    )
     await reporter.heartbeat(REPORT | {"next_up": {"job": pair, "num_workers": 2}})
     assert "needs 3 workers at once, and the cluster has room for 2" in str(await waits_for(large))
     assert "is next, and starts once 2 workers are free" in str(await waits_for(pair))
@@ -128,7 +132,7 @@ async def test_a_job_of_several_workers_says_what_it_waits_for(http: AsyncClient
     assert (queue["next_up"], queue["too_large"]) == ({"job": pair, "num_workers": 2}, 1)
 
 
-async def test_of_a_cluster_whose_dispatcher_is_away_the_last_report_is_told(
+async def test_without_a_dispatcher_the_last_report_of_the_cluster_is_served(
     http: AsyncClient, reporter: Reporter
 ) -> None:
     await reporter.heartbeat(REPORT, lease_s=5, age_s=60)
@@ -171,7 +175,7 @@ def samples(exposition: str) -> Iterator[tuple[str, dict[str, str], float]]:
 
 
 async def scraped(http: AsyncClient) -> dict[tuple[str, str], float]:
-    """Values by the name of the metric and the values of its labels."""
+    """Return values by the name of the metric and the values of its labels."""
     answer = await http.get("/metrics")
     assert answer.status_code == 200
     return {(name, " ".join(labels.values())): value for name, labels, value in samples(answer.text)}
@@ -205,7 +209,7 @@ async def test_prometheus_reads_the_queue_and_the_requests(http: AsyncClient, re
     assert not [key for key in found if "BREW" in key[1]]
 
 
-async def test_prometheus_is_answered_while_the_database_fails_and_told_nothing_old(
+async def test_metrics_are_served_without_old_values_while_the_database_fails(
     http: AsyncClient, database: Database
 ) -> None:
     assert ("normlab_jobs", "queued") in await scraped(http)
@@ -233,7 +237,7 @@ async def test_prometheus_reads_the_cluster_as_the_dispatcher_reported_it(
     assert (await scraped(http))["normlab_ray_up", ""] == 0
 
 
-async def test_of_a_cluster_whose_dispatcher_is_silent_prometheus_is_told_nothing(
+async def test_metrics_of_the_cluster_are_left_out_while_the_dispatcher_is_silent(
     http: AsyncClient, reporter: Reporter
 ) -> None:
     await reporter.heartbeat(REPORT, lease_s=5, age_s=6)
@@ -263,7 +267,7 @@ async def test_prometheus_reads_what_is_trained_and_how_attempts_ended(http: Asy
     await http.delete(f"/v1/jobs/{first}")
     await reporter.finish()
     found = await scraped(http)
-    assert found["normlab_attempts_ended_total", "succeeded"] == 2, "a counter does not forget what was deleted"
+    assert found["normlab_attempts_ended_total", "succeeded"] == 2, "a counter keeps what was deleted"
     assert found["normlab_checkpoint_stored_bytes", ""] == 0
     assert found["normlab_training_images_per_second", ""] == 0
 
@@ -309,7 +313,9 @@ async def test_the_scripts_of_the_documentation_cannot_read_what_the_dashboard_k
     assert (await http.get("/openapi.json")).headers["access-control-allow-origin"] == "*"
 
 
-async def test_replicas_tell_the_same(settings: Settings, app: FastAPI, http: AsyncClient, reporter: Reporter) -> None:
+async def test_replicas_report_the_same_values(
+    settings: Settings, app: FastAPI, http: AsyncClient, reporter: Reporter
+) -> None:
     replica = create_app(settings)
     async with (
         replica.router.lifespan_context(replica),
@@ -348,7 +354,7 @@ async def test_the_log_has_a_line_for_each_request_with_its_id(
     assert vars(lines[0])["duration_s"] > 0
 
 
-async def test_an_unexpected_error_tells_only_the_id_under_which_the_log_has_the_rest(
+async def test_an_unexpected_error_shows_only_the_request_id_of_its_log_entry(
     http: AsyncClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(*_: object) -> None:

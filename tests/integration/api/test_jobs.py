@@ -1,4 +1,4 @@
-"""Jobs over HTTP: submitted once, found again, stopped and deleted as their state allows."""
+"""Jobs over HTTP: submitted once, listed, stopped and deleted as their state allows."""
 
 import asyncio
 import re
@@ -61,7 +61,7 @@ async def test_every_link_of_a_job_answers(http: AsyncClient) -> None:
         assert (await http.get(link)).status_code == 200
 
 
-async def test_a_job_tells_what_its_attempts_did(http: AsyncClient, reporter: Reporter) -> None:
+async def test_a_job_lists_its_attempts(http: AsyncClient, reporter: Reporter) -> None:
     id_ = await submit(http, model="resnet20", dataset={"name": "synthetic", "train_limit": 20})
     await reporter.start()
     await reporter.metrics("eval", 1, 10, test_error=0.5, test_loss=1.5)
@@ -162,7 +162,7 @@ async def test_every_wrong_field_is_named_at_once(http: AsyncClient) -> None:
 async def test_a_repeat_with_the_same_key_answers_the_first_job(http: AsyncClient) -> None:
     key = {"Idempotency-Key": "my key"}
     first = await http.post("/v1/jobs", json=BODY, headers=key)
-    # The same body in other words: what counts is what it means.
+    # An equal body with other syntax: the meaning is compared.
     again = await http.post("/v1/jobs", json={"epochs": 10, "seed": 0} | BODY, headers=key)
     assert (again.status_code, again.headers["location"]) == (201, first.headers["location"])
     assert again.json() == first.json()
@@ -409,7 +409,7 @@ async def test_what_people_say_of_a_job_is_changed_at_any_time(http: AsyncClient
     assert [(event["name"], event["notes"], event["labels"]) for event in told] == [
         ("first", "a\nb", {"study": "paper", "tag": "odd"}),
         ("", "a\nb", {"study": "paper", "tag": "odd"}),
-    ], "a change that changes nothing is not told"
+    ], "a change without effect causes no event"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a job measured and logged, as rows, as a table, thinned out, and searched."""
+"""Metrics and logs of a job: as JSON or CSV, downsampled, and searched."""
 
 import csv
 import io
@@ -182,7 +182,7 @@ async def test_curves_of_many_jobs_come_in_one_answer_downsampled(
     assert max(thin["value"]) == 0.9
     assert thin["count"] == 60
     at = thin["step"].index(310)
-    assert thin["smoothed"][at] == pytest.approx(0.7, abs=1e-6), "over all values, not over those that are left"
+    assert thin["smoothed"][at] == pytest.approx(0.7, abs=1e-6), "over all values, not over the downsampled ones"
 
 
 async def test_curves_of_several_metrics_come_in_one_answer(http: AsyncClient, job: str, reporter: Reporter) -> None:

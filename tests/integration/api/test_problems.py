@@ -1,4 +1,4 @@
-"""Every error is a problem (RFC 9457), and who may not is told so."""
+"""Every error is a problem detail (RFC 9457), and requests without permission are refused."""
 
 import json
 import sqlite3
@@ -23,7 +23,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 def assert_problem(answer: Response, status: int) -> None:
-    """It is a problem with everything that a problem has."""
+    """Assert that a response is a complete problem detail."""
     problem = answer.json()
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
@@ -49,7 +49,7 @@ async def test_what_is_not_there(http: AsyncClient, path: str) -> None:
         ("TRACE", "/livez", "GET"),
     ],
 )
-async def test_a_method_that_is_not_taken_is_told_which_are(
+async def test_a_method_that_is_not_allowed_is_refused_with_the_allowed_ones(
     http: AsyncClient, method: str, path: str, allowed: str
 ) -> None:
     answer = await http.request(method, path)
@@ -169,7 +169,7 @@ TOKENS = "alice:alices-token,bob:bobs-token:read"
 
 @pytest.fixture
 async def closed(settings: Settings) -> AsyncIterator[AsyncClient]:
-    """A client of an application that wants tokens."""
+    """A client of an application that requires tokens."""
     app = create_app(Settings(home=settings.home, api_tokens=SecretStr(TOKENS)))
     async with (
         app.router.lifespan_context(app),
@@ -186,7 +186,7 @@ ALICE, BOB = bearer("alices-token"), bearer("bobs-token")
 
 
 def v1_operations(app: FastAPI) -> list[tuple[str, str]]:
-    """Every method and path that needs a token, filled in with ids that do not exist."""
+    """Return every method and path that needs a token, with ids that do not exist."""
     ids = {"job_id": "job_1", "checkpoint_id": "checkpoint_1", "experiment_id": "experiment_1"}
     ids |= {"view_id": "view_1", "name": "x", "which": "best"}
     found = []

@@ -1,4 +1,4 @@
-"""A report over HTTP: a page that loads nothing and runs nothing."""
+"""A report over HTTP: a page without external resources and without scripts."""
 
 import re
 from typing import Any
@@ -35,11 +35,11 @@ async def test_it_is_one_page_that_says_what_the_results_say(http: AsyncClient, 
     assert "51.00 ± " in text
     assert "cpu on node-1: 3 attempts" in text
     assert "torch 2.13.0" in text
-    # Of each of the three jobs that ended, the sha256 of its weights.
+    # The sha256 of the weights of each of the three ended jobs.
     assert len(set(re.findall(r"[0-9a-f]{64}", text))) == 3
 
 
-async def test_it_is_markdown_or_its_figure_alone_for_whoever_asks(http: AsyncClient, experiment: str) -> None:
+async def test_a_report_is_markdown_or_its_figure_on_request(http: AsyncClient, experiment: str) -> None:
     path = f"/v1/experiments/{experiment}/report"
     text = await http.get(path, params={"figure": "r.svg"}, headers={"accept": "text/markdown"})
     assert text.headers["content-type"] == "text/markdown; charset=utf-8"

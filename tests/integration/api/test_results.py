@@ -27,7 +27,7 @@ CSV = {"Accept": "text/csv"}
 
 
 async def ran(http: AsyncClient, reporter: Reporter, **fields: Any) -> str:
-    """An experiment of 2 × 2 cells and three seeds, of which every job has succeeded with its error."""
+    """An experiment of 2 × 2 cells and three seeds, whose jobs have all succeeded."""
     id_ = await submit(http, grid=GRID | {"seed": [0, 1, 2]}, **fields)
     for _ in range(12):
         job = await reporter.start()
@@ -133,7 +133,7 @@ async def test_one_seed_has_no_interval_and_says_so(http: AsyncClient, reporter:
     await reporter.start()
     await reporter.metrics("eval", 1, 10, test_error=0.5)
     [cell] = (await results(http, path))["cells"]
-    assert (cell["n"], cell["counts"]) == (0, {"running": 1, "queued": 1}), "what has not ended has no value"
+    assert (cell["n"], cell["counts"]) == (0, {"running": 1, "queued": 1}), "a job that has not ended has no value"
     await reporter.finish()
     [cell] = (await results(http, path))["cells"]
     assert (cell["n"], cell["mean"], cell["interval"]) == (1, 0.5, None)

@@ -1,4 +1,4 @@
-"""Named views: the same for everybody, each under a name of its own."""
+"""Saved views: shared by all users, with unique names."""
 
 import pytest
 from httpx2 import AsyncClient

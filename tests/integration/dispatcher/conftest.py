@@ -1,6 +1,6 @@
-"""A private Ray cluster for the session, and for each test a dispatcher of its own: the real ones, as processes.
+"""Fixtures: a private Ray cluster for the session, and a dispatcher for each test, as real processes.
 
-The training workers stay: each dispatcher adopts those that the ones before it left idle, as it would after a restart.
+The training workers persist: each dispatcher adopts the idle workers of earlier tests, as it would after a restart.
 """
 
 import asyncio
@@ -31,9 +31,9 @@ Found = TypeVar("Found")
 PATIENCE_S = 120
 CPUS = 2
 SMALL = {"name": "synthetic", "train_limit": 128, "test_limit": 50}
-"""8 steps of 16 images an epoch."""
+"""An epoch has 8 steps of 16 images."""
 STUDY = {"epochs": 6, "checkpoint": {"every_epochs": 2}}
-"""Long enough to be disturbed, and to resume from one of two checkpoints."""
+"""A job that is long enough for a fault, and for a resume from one of two checkpoints."""
 
 
 def accepts(port: int) -> bool:
@@ -44,10 +44,10 @@ def accepts(port: int) -> bool:
 
 @pytest.fixture(scope="session")
 def ray_environment() -> Iterator[dict[str, str]]:
-    """The environment of a process that may use the session's Ray cluster."""
+    """Return the environment of a process that uses the session's Ray cluster."""
     port = free_port()
     environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "t" * 40}
-    # Unix sockets want a short path, which pytest's temporary folders are not.
+    # Unix sockets need a short path; pytest's temporary folders are too long.
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
         command += ["--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={folder}", f"--num-cpus={CPUS}"]
@@ -70,7 +70,7 @@ def ray_environment() -> Iterator[dict[str, str]]:
 
 
 def descendants(pid: int) -> list[int]:
-    """A process and all that stem from it, oldest first: Ray's daemons have sessions of their own."""
+    """Return a process and its descendants, oldest first. Ray's daemons have separate sessions."""
     children: dict[int, list[int]] = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
@@ -97,7 +97,7 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a job came to: the sha256 of its weights, and of each row that counts all but how fast it came."""
+    """The result of a job: the sha256 of its weights, and its live rows without the throughput."""
 
     weights: str
     rows: Sequence[tuple[str, int, int, dict[str, float]]]
@@ -108,12 +108,12 @@ Undisturbed = dict[str, Outcome]
 
 @pytest.fixture(scope="session")
 def undisturbed() -> Undisturbed:
-    """What jobs that were left alone came to, by what they were asked for."""
+    """The results of undisturbed jobs, by their specification."""
     return {}
 
 
 class Stack:
-    """A database, an artifact folder, and as many dispatchers as a test starts."""
+    """A database, an artifact folder, and the dispatchers that a test starts."""
 
     def __init__(self, environment: dict[str, str], home: Path, database: Database, undisturbed: Undisturbed) -> None:
         self.environment, self.home, self.database = environment, home, database
@@ -143,7 +143,7 @@ class Stack:
                 await jobs.cancel(session, job_id)
 
     async def pause(self, job_id: str) -> Job:
-        """The job, once it is paused."""
+        """Return the job when it is paused."""
         async with self.database.write() as session:
             await jobs.pause(session, job_id)
         return await self.wait(job_id, Status.PAUSED)
@@ -157,7 +157,7 @@ class Stack:
             return await jobs.get(session, job_id)
 
     async def wait(self, job_id: str, *statuses: Status) -> Job:
-        """The job, once it has one of `statuses`; any final one without."""
+        """Return the job when it has one of `statuses`, by default any final one."""
         wanted = frozenset(statuses) or TERMINAL
 
         async def there() -> Job | None:
@@ -168,7 +168,7 @@ class Stack:
         return await self.until(there, f"{job_id} to be {', '.join(sorted(wanted))}")
 
     async def wait_for_step(self, job_id: str, step: int) -> Job:
-        """The job, once it has trained `step` steps in one go or several."""
+        """Return the job when it has trained `step` steps, in one attempt or several."""
 
         async def there() -> Job | None:
             job = await self.job(job_id)
@@ -180,16 +180,16 @@ class Stack:
     async def until(self, condition: Callable[[], Awaitable[Found | None]], what: str) -> Found:
         deadline = time.monotonic() + PATIENCE_S
         while (found := await condition()) is None:
-            assert time.monotonic() < deadline, f"waited in vain for {what}\n{self.log()}"
+            assert time.monotonic() < deadline, f"timed out waiting for {what}\n{self.log()}"
             await asyncio.sleep(0.02)
         return found
 
     async def training_processes(self, job_id: str) -> list[int]:
-        """The processes that train a job, by rank, once the dispatcher has told of them."""
+        """Return the processes that train a job, by rank, when the dispatcher has reported them."""
 
         async def there() -> list[int] | None:
             job = await self.job(job_id)
-            assert job.status not in TERMINAL, f"{job.status} before its workers were told of: {job.error}"
+            assert job.status not in TERMINAL, f"{job.status} before its workers were reported: {job.error}"
             told = (await self.report()).get("workers", [])
             held = {worker["id"]: worker["pid"] for worker in told if worker["attempt"] == job.attempt_id}
             if not (attempts := await self.attempts(job_id)):
@@ -200,12 +200,12 @@ class Stack:
         return await self.until(there, f"the workers of {job_id}")
 
     async def training_process(self, job_id: str) -> int:
-        """The process that trains a job of one worker."""
+        """Return the process that trains a job with one worker."""
         (pid,) = await self.training_processes(job_id)
         return pid
 
     async def report(self) -> dict[str, Any]:
-        """What the dispatcher last said of itself."""
+        """Return the last report of the dispatcher."""
         async with self.database.read() as session:
             lease = await leases.get(session, "dispatcher")
         return dict(lease.report) if lease else {}
@@ -231,7 +231,7 @@ class Stack:
             return await checkpoints.of_job(session, job_id)
 
     async def weights(self, job_id: str) -> str:
-        """The sha256 of the weights a job ended with."""
+        """Return the sha256 of the final weights of a job."""
         latest = (await self.checkpoints(job_id))[0]
         digest: str = latest.files["model.safetensors"]["sha256"]
         return digest
@@ -243,7 +243,7 @@ class Stack:
         return Outcome(await self.weights(job_id), rows)
 
     async def assert_as_if_undisturbed(self, job_id: str, **fields: Any) -> None:
-        """That a job came to what another one of `fields` comes to which is left alone, and has each row once."""
+        """Assert that a job has the result of an undisturbed job with `fields`, and each row once."""
         asked = repr(fields)
         if asked not in self._undisturbed:
             alone = await self.submit(**fields)
@@ -256,7 +256,7 @@ class Stack:
         assert evaluated == list(range(1, fields["epochs"] + 1))
 
     async def end_workers(self) -> None:
-        """End the training workers, which keep the cluster's CPUs."""
+        """End the training workers, which occupy the cluster's CPUs."""
 
         async def all_gone() -> bool | None:
             alive = [pid for pid in descendants(self.head) if b"ray::TrainingWorker" in command_of(pid)]
@@ -271,18 +271,18 @@ class Stack:
 
 
 def actor_of(training_process: int) -> int:
-    """The actor that started a training process."""
+    """Return the actor process that started a training process."""
     return int(stat(training_process)[1])
 
 
 def stat(pid: int) -> list[str]:
-    """What the system says of a process, from its state on."""
+    """Return the fields of /proc/PID/stat from the state on."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 @pytest.fixture
 def stack_url(tmp_path: Path, sqlite_template: Path) -> str:
-    """Where the stack's database is, which is migrated."""
+    """The URL of the migrated database of the stack."""
     path = shutil.copy(sqlite_template, tmp_path / "normlab.db")
     return f"sqlite+aiosqlite:///{path}"
 
@@ -295,9 +295,9 @@ async def stack(
     undisturbed: Undisturbed,
     request: pytest.FixtureRequest,
 ) -> AsyncIterator[Stack]:
-    """A dispatcher at work on a new database; `parametrize("stack", [{...}], indirect=True)` changes settings."""
+    """A running dispatcher on a new database; `parametrize("stack", [{...}], indirect=True)` changes settings."""
     changed = {f"NORMLAB_{name}": str(value) for name, value in getattr(request, "param", {}).items()}
-    # A lease is what a worker was started with: no test finds one with another test's.
+    # A worker keeps the lease that it was started with, so tests with another lease must not adopt it.
     own_workers = "NORMLAB_WORKER_LEASE_S" in changed
     environment = ray_environment | {
         "NORMLAB_HOME": str(tmp_path),

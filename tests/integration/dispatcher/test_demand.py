@@ -1,4 +1,4 @@
-"""What waits is visible to Ray as demand, as an autoscaler reads it, and is gone when nothing waits."""
+"""Queued jobs are visible to Ray's autoscaler as demand, which disappears when the queue is empty."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ MAX_WORKERS = 5
 
 
 async def demand(stack: Any) -> int:
-    """Workers that Ray's autoscaler is asked to make room for."""
+    """Return the number of workers for which Ray's autoscaler sees demand."""
     program = [sys.executable, "-c", DEMAND]
     done = await asyncio.to_thread(
         subprocess.run, program, env=stack.environment, capture_output=True, text=True, check=False

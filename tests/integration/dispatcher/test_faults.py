@@ -1,4 +1,4 @@
-"""What dies is replaced, nothing is lost, nothing is done twice."""
+"""Processes that end are replaced, and no job is lost or trained twice."""
 
 import asyncio
 import os
@@ -168,7 +168,7 @@ async def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(stack: Any
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system with room for one checkpoint of resnet20, not for three."""
+    """A file system that can hold one checkpoint of resnet20, but not three."""
     folder = tmp_path / "artifacts"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=5M", "tmpfs", str(folder)]
@@ -196,6 +196,6 @@ async def test_a_full_disk_fails_the_job_with_a_sentence_and_lists_no_torn_check
 
 
 def spent(pid: int) -> int:
-    """Clock ticks of CPU a process has used."""
+    """Return the CPU time of a process, in clock ticks."""
     fields = stat(pid)
     return int(fields[11]) + int(fields[12])

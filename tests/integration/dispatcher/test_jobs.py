@@ -1,4 +1,4 @@
-"""A job goes from the queue to a worker and back, with everything it reports."""
+"""A job is dispatched to a worker, and everything that it reports is stored."""
 
 from pathlib import Path
 from typing import Any
@@ -162,7 +162,7 @@ async def test_sequential_seeds_are_spent_whichever_dispatcher_is_there(stack: A
     await stack.until(decided, "all seeds to be decided")
     async with stack.database.read() as session:
         found = await runs(session, JobFilter(experiment=experiment_id))
-    # One group is layer normalization: nothing can tell the two apart, so both get all their seeds.
+    # One group is layer normalization: the two are equal, so no seed resolves them and both get all seeds.
     assert sorted((run.spec["normalization"]["type"], run.seed) for run in found) == [
         (kind, seed) for kind in ("group", "layer") for seed in range(3)
     ]

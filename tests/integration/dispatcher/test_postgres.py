@@ -1,4 +1,4 @@
-"""The dispatcher on PostgreSQL: what holds on SQLite holds there."""
+"""The dispatcher on PostgreSQL."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Checkpoints on S3: a job outlives a store that goes away, while it trains and while it waits to resume."""
+"""Checkpoints on S3: a job survives an outage of the store, while it trains and before it resumes."""
 
 import hashlib
 from collections import Counter
@@ -39,8 +39,8 @@ async def said(stack: Any, sentence: str) -> None:
     await stack.until(there, f"the dispatcher to say: {sentence}")
 
 
-async def test_a_store_that_goes_away_costs_a_job_time_and_nothing_else(stack: Any, s3_server: S3Server) -> None:
-    # Long enough not to end while the store is away.
+async def test_an_outage_of_the_store_only_delays_a_job(stack: Any, s3_server: S3Server) -> None:
+    # Long enough not to end during the outage.
     job_id = await stack.submit(epochs=12, batch_size=32, dataset=SMALL | {"train_limit": 256})
     await stack.wait_for_step(job_id, 9)
     s3_server.stop()

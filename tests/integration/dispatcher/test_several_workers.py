@@ -1,4 +1,4 @@
-"""A job on several workers is one job: it starts whole, ends whole, and is lost and resumed whole."""
+"""A job on several workers starts, ends, is lost and is resumed as a whole."""
 
 import os
 import signal
@@ -119,10 +119,10 @@ async def test_a_pause_and_a_cancellation_reach_all_its_workers(stack: Any) -> N
     assert (await stack.wait(long)).status is Status.CANCELLED
     assert (await stack.wait(await stack.submit(**PAIR, epochs=1))).status is Status.SUCCEEDED
     workers = [attempt.workers for id_ in (job_id, long) for attempt in await stack.attempts(id_)]
-    assert len({worker["worker"] for group in workers for worker in group}) == 2, "the same two all the time"
+    assert len({worker["worker"] for group in workers for worker in group}) == 2, "the same two workers in all attempts"
 
 
-async def test_a_failure_is_told_by_the_worker_that_had_it_and_not_by_those_it_left(stack: Any) -> None:
+async def test_a_failure_is_reported_by_the_failing_worker_and_not_by_its_peers(stack: Any) -> None:
     job_id = await stack.submit(
         **PAIR,
         normalization={"type": "none"},

@@ -1,4 +1,4 @@
-"""GroupNorm in float64 NumPy, independent of torch, and the tolerances every test holds to."""
+"""GroupNorm in float64 NumPy, independent of torch, and the tolerances of all tests."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the CPU kernels must hold to, in both memory formats; some of it torch 2.13 does not."""
+"""The accuracy and the edge cases of the CPU kernels in both memory formats; torch 2.13 fails some of them."""
 
 import itertools
 
@@ -25,7 +25,7 @@ def _layout(request: pytest.FixtureRequest) -> object:
 
 
 def train(x: Tensor, num_groups: int, dy: Tensor, **options: object) -> list[Tensor]:
-    """The result and every gradient."""
+    """Return the result and every gradient."""
     leaves = [x, *(value for value in options.values() if isinstance(value, Tensor))]
     for leaf in leaves:
         leaf.grad = None
@@ -77,7 +77,7 @@ def test_a_mean_far_from_zero_costs_no_more_digits_than_in_torch(
 @pytest.mark.parametrize("places", ["of all channels", "of a whole group"])
 def test_values_unlike_the_rest_where_the_kernels_look_first_cost_no_digits(layout: object, places: str) -> None:
     x = torch.randn(2, 8, 96, 96)
-    # Variances are taken about a few values of a group; here those are not near the mean.
+    # The kernels shift by a few values of a group when they compute variances; here these are far from the mean.
     size = 96 * 96 * (1 if places == "of all channels" else 4)
     rows = x.view(2, -1, size)
     for k in range(4):
@@ -184,7 +184,7 @@ def test_groups_that_need_a_second_pass_leave_their_neighbours_as_they_are(layou
     ordinary = torch.randn(1, 128, 16, 16)
     far = ordinary.clone()
     for group in (3, 17):
-        # The kernels look here first, and add up the squares once more where that is far from the mean.
+        # The kernels sample these values first, and sum the squares again if the sample is far from the mean.
         rows = far[0, 4 * group : 4 * group + 4].view(4, -1)
         for k in range(4):
             rows[:, (2 * k + 1) * 256 // 8] = 1000.0
@@ -223,7 +223,7 @@ def test_the_upstream_gradient_may_have_any_layout(layout: object, upstream: str
 
 
 def layouts_of(x: Tensor) -> list[Tensor]:
-    """The same values, laid out in every way a network may come up with."""
+    """Return the same values in every memory layout that a network may produce."""
     wide = x.new_zeros(*x.shape[:-1], 2 * x.shape[-1])
     wide[..., ::2] = x
     orders = [order for order in itertools.permutations(range(x.dim())) if order[0] == 0][:3]
@@ -267,5 +267,5 @@ def test_any_shape_layout_and_dtype_agrees_with_float64(
     expected = oracle.group_norm(num_groups=num_groups, dy=dy, activation=activation, **given_)
     assert oracle.error(y, expected["y"]) < 2 * oracle.TOLERANCE[dtype]
     for name, gradient in zip(given_, gradients, strict=True):
-        # In a small group the terms may cancel all but completely.
+        # In a small group the terms may cancel almost completely.
         assert oracle.error(gradient, expected[name], expected[f"terms of {name}"]) < 4 * oracle.TOLERANCE[dtype], name

@@ -1,4 +1,4 @@
-"""The Triton kernels: on a GPU where there is one, else run by Triton's interpreter (see conftest.py)."""
+"""The Triton kernels, on a GPU if there is one, otherwise in Triton's interpreter (see conftest.py)."""
 
 from collections.abc import Callable
 from types import ModuleType
@@ -12,9 +12,9 @@ from gn.call import Call
 from tests.unit.gn import oracle
 from tests.unit.gn.test_functional import arguments, channels_last
 
-pytest.importorskip("triton", reason="Triton is for Linux")
+pytest.importorskip("triton", reason="Triton is available for Linux only")
 
-# Of every kind a shape: padded groups and channels, groups that share a program, no positions.
+# One shape of every kind: padded groups and channels, groups that share a program, no positions.
 SHAPES = {
     "image": ((2, 12, 5, 3), 4),
     "layer norm": ((2, 5, 4), 1),
@@ -35,7 +35,7 @@ def _kernels() -> ModuleType:
 
 @pytest.fixture(params=["fused", "split"], name="tiles")
 def _tiles(request: pytest.FixtureRequest, kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Groups that fit a program, and groups that do not."""
+    """Groups that fit into one program, and groups that do not."""
     if request.param == "split":
         monkeypatch.setattr(kernels, "_LARGEST_FUSED", {"forward": 0, "backward": 0})
         monkeypatch.setattr(kernels, "_SPLIT_TILE", 32)

@@ -1,4 +1,4 @@
-"""The extension does what Python does, and is built without anybody waiting for it."""
+"""The extension computes the same as the Python code, and is built in the background."""
 
 import fcntl
 import itertools
@@ -19,7 +19,7 @@ from tests.unit.gn.test_functional import arguments, channels_last
 ROOT = Path(gn.__file__).parent.parent
 LANES = ("auto", "kernels")
 
-# Says for each call which way it took: the gradient's name is that of the function in C++, or in Python.
+# Prints the path of each call: the name of the gradient function shows whether it is in C++ or in Python.
 CALLS = """
 import torch, gn
 from gn.cpu import extension
@@ -106,9 +106,9 @@ def test_a_second_copy_in_one_process_is_refused() -> None:
 
 @pytest.fixture(name="compiler")
 def _compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A compiler that does as the script beside it says for the extension, and at once what it did before for all else.
+    """A compiler that runs a script when it compiles the extension, and copies built files for its output.
 
-    It copies what the session has built: to compile takes many seconds.
+    The files are built once per session, because compiling takes many seconds.
     """
     built = {
         "extension.cpp": extension.build(),
@@ -131,7 +131,7 @@ exit 0
 
 
 def ways(program: str, *options: str) -> tuple[list[str], str]:
-    """The way each call of the program took, and what it printed to stderr."""
+    """Return the path of each call of the program, and its standard error."""
     command = [sys.executable, *options, "-c", CALLS + program]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
@@ -142,7 +142,7 @@ def ways(program: str, *options: str) -> tuple[list[str], str]:
 
 @pytest.fixture(name="gate")
 def _gate(tmp_path: Path) -> Iterator[Path]:
-    """A pipe that is open at both ends, so that nobody waits to open it."""
+    """A named pipe that is open at both ends, so that opening it does not block."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     held = os.open(gate, os.O_RDWR)
@@ -256,4 +256,4 @@ def test_what_a_killed_process_left_half_built_is_cleared_away(tmp_path: Path, m
     built = library.build(make)
     assert not leftover.exists()
     assert library.find() == built
-    assert library.build(lambda _: pytest.fail("it was there already")) == built
+    assert library.build(lambda _: pytest.fail("it existed already")) == built

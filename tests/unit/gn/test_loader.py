@@ -1,4 +1,4 @@
-"""The kernels are compiled once, and without a compiler everything still works."""
+"""The kernels are compiled once, and without a compiler gn falls back to torch."""
 
 import stat
 import subprocess
@@ -25,7 +25,7 @@ print(float(gn.group_norm(x, 2, activation="relu").sum()))
 
 @pytest.fixture(name="cache")
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty cache, and a loader that has loaded nothing yet."""
+    """An empty cache, and a loader in its initial state."""
     monkeypatch.setenv("GN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(extension, "_operators", {})
     loader.library.cache_clear()
@@ -63,7 +63,7 @@ def test_a_damaged_library_is_built_anew(cache: Path, monkeypatch: pytest.Monkey
     assert kernels.library(torch.float32)
     (library,) = libraries(cache)
     whole = library.read_bytes()
-    # A new file, as the old one is mapped into this process.
+    # A new file, because the old one is mapped into this process.
     library.unlink()
     library.write_bytes(whole[: len(whole) // 2])
     loader.library.cache_clear()

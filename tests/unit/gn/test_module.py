@@ -1,4 +1,4 @@
-"""gn.GroupNorm is torch.nn.GroupNorm, and more."""
+"""gn.GroupNorm is a drop-in for torch.nn.GroupNorm with further options."""
 
 import copy
 import pickle

@@ -16,7 +16,7 @@ Layout = Callable[[Tensor], Tensor]
 
 
 def leaves(shape: tuple[int, ...], dtype: torch.dtype, layout: Layout, *, residual: bool) -> dict[str, Tensor]:
-    """The inputs of a call, to be learned."""
+    """Return the inputs of a call, which require gradients."""
     given = arguments(shape, dtype)
     del given["dy"]
     if not residual:

@@ -1,4 +1,4 @@
-"""What torch does to functions holds of gn.group_norm: derivatives of derivatives, compilation, vmap, autocast."""
+"""gn.group_norm supports torch's function transformations: higher derivatives, compilation, vmap, autocast."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +14,7 @@ import gn
 from tests.unit.gn import oracle
 from tests.unit.gn.test_functional import arguments, channels_last
 
-# torch's own rules of forward-mode differentiation are scripted, on first use.
+# torch scripts its rules of forward-mode differentiation on their first use.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 
 

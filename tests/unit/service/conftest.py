@@ -1,4 +1,4 @@
-"""The command line as tests run it: against the real API, or against a stand-in."""
+"""Fixtures: the command line with the real API, or with a scripted server."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ from tests.unit.service.store.acting import FINAL, Worker, row
 
 @dataclass
 class Ended:
-    """What a command left."""
+    """The result of a command: exit code and output."""
 
     code: int
     out: str
@@ -32,7 +32,7 @@ class Ended:
 
     @property
     def json(self) -> Any:
-        """Standard output, read."""
+        """Standard output, parsed as JSON."""
         return json.loads(self.out)
 
 
@@ -54,7 +54,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 
 @contextmanager
 def serving(settings: Settings) -> Iterator[str]:
-    """The address of a real API on an empty database, with nobody to run its jobs."""
+    """The address of a real API on an empty database, without a dispatcher."""
 
     async def migrated() -> None:
         async with Database(settings.database) as database:
@@ -91,7 +91,7 @@ def service() -> Iterator[StandIn]:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """The address of an API, and the id of an experiment there that has ended, one of its jobs badly."""
+    """The address of an API, and the id of an ended experiment, of which one job failed."""
     settings = Settings(home=tmp_path_factory.mktemp("home"), port=free_port())
 
     async def train() -> None:

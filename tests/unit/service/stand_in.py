@@ -1,4 +1,4 @@
-"""A server that answers by script over a real socket: for what the real service does only on a bad day."""
+"""A scripted server on a real socket, for responses and failures that the real service rarely gives."""
 
 import json
 import threading
@@ -17,7 +17,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Request:
-    """What a client sent."""
+    """A request of a client."""
 
     method: str
     path: str
@@ -28,7 +28,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What it gets. `announced` promises more bytes than there are, and the connection is cut after them."""
+    """A response. If `announced` exceeds the length of the body, the connection is closed after the body."""
 
     body: Any = None
     status: int = 200
@@ -37,13 +37,13 @@ class Answer:
 
 
 CUT = Answer(status=0)
-"""No answer at all: the connection is closed."""
+"""A response that closes the connection without a byte."""
 
 Script = Answer | Callable[[Request], Answer]
 
 
 class StandIn:
-    """Answers each route by its script, one answer a request, the last one for ever."""
+    """Answers each route by a script: one response per request, and the last one repeatedly."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -51,15 +51,15 @@ class StandIn:
         self.url = ""
 
     def on(self, method: str, path: str, *script: Script) -> None:
-        """Set what `method path` answers."""
+        """Set the responses of `method path`."""
         self.scripts[method, path] = list(script)
 
     def to(self, method: str, path: str) -> list[Request]:
-        """The requests that came to a route."""
+        """Return the requests that a route has received."""
         return [request for request in self.requests if (request.method, request.path) == (method, path)]
 
     def answer(self, request: Request) -> Answer:
-        """Take the next answer of the script."""
+        """Return the next response of the script."""
         self.requests.append(request)
         script = self.scripts.get((request.method, request.path))
         if not script:
@@ -69,19 +69,19 @@ class StandIn:
 
 
 def read(body: bytes, headers: dict[str, str]) -> Any:
-    """A body as JSON where it says that it is."""
+    """Return the body, parsed if its type is JSON."""
     if not body:
         return None
     return json.loads(body) if headers.get("content-type", "").startswith("application/json") else body
 
 
 def problem(status: int, detail: str, **more: Any) -> Answer:
-    """An RFC 9457 problem."""
+    """Return a problem detail (RFC 9457)."""
     return Answer({"title": "Problem", "status": status, "detail": detail, "request_id": "r1", **more}, status)
 
 
 def stream(*events: tuple[str, str, Json], announced: int | None = None) -> Answer:
-    """Server-sent events: (id, type, data)."""
+    """Return server-sent events, each given as (id, type, data)."""
     text = "".join(
         (f"id: {id_}\n" if id_ else "") + f"event: {kind}\ndata: {json.dumps(data)}\n\n" for id_, kind, data in events
     )
@@ -89,7 +89,7 @@ def stream(*events: tuple[str, str, Json], announced: int | None = None) -> Answ
 
 
 def file_server(content: bytes, etag: str, cut_after: int | None = None) -> Callable[[Request], Answer]:
-    """Serves `content` as the API does, ranges included; every answer breaks off after `cut_after` bytes."""
+    """Serve `content` as the API does, with ranges; every response breaks off after `cut_after` bytes."""
 
     def serve(request: Request) -> Answer:
         start, status = 0, 200
@@ -104,7 +104,7 @@ def file_server(content: bytes, etag: str, cut_after: int | None = None) -> Call
 
 @contextmanager
 def running() -> Iterator[StandIn]:
-    """A stand-in that listens on a free port."""
+    """Run a scripted server on a free port."""
     service = StandIn()
 
     class Handler(BaseHTTPRequestHandler):
@@ -143,7 +143,7 @@ def running() -> Iterator[StandIn]:
 
 
 def a_job(**fields: Any) -> Json:
-    """A job as the API shows it."""
+    """Return a job as the API represents it."""
     job: Json = {
         "id": "job_1",
         "name": "",

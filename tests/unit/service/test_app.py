@@ -1,4 +1,4 @@
-"""The process that serves the API: what it imports, how it starts, and how it ends."""
+"""The process of the API: its imports, its start and its end."""
 
 import json
 import os

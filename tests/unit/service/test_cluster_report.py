@@ -1,4 +1,4 @@
-"""A report on the cluster is read as it was stored, or counts as none."""
+"""A report on the cluster is read as it was stored, or treated as missing."""
 
 from typing import Any
 

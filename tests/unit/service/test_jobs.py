@@ -1,4 +1,4 @@
-"""The states are explained and connected; a request is a training and what the service adds to it."""
+"""Statuses are described and connected; a request is a training specification with fields of the service."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The service's log: JSON lines that can be joined by their ids."""
+"""The service's log: JSON lines with ids, by which they can be joined."""
 
 import asyncio
 import io
@@ -64,7 +64,7 @@ def test_tasks_do_not_mix_their_ids(written: io.StringIO) -> None:
     assert all(line["request"] == line["message"] for line in lines(written))
 
 
-def test_an_exception_is_told_with_its_traceback_in_one_line(written: io.StringIO) -> None:
+def test_an_exception_is_logged_with_its_traceback_on_one_line(written: io.StringIO) -> None:
     try:
         raise ValueError("two\nlines")
     except ValueError:

@@ -1,4 +1,4 @@
-"""A report says what the results say, and nothing that a name says is taken for markup."""
+"""A report agrees with the results, and names in it are never interpreted as markup."""
 
 import re
 from collections.abc import Callable
@@ -18,7 +18,7 @@ HOSTILE = '<script>alert("x")</script> | `code` *bold* & [link](http://x)'
 
 
 def results_of(values: dict[tuple[str, str], list[float]], **changed: Any) -> dict[str, Any]:
-    """The results of the API for values by row and column, a seed each."""
+    """Return the results of the API for values by row and column, one per seed."""
     observations = [
         Observation(row, column, seed, value, f"job_{row}_{column}_{seed}")
         for (row, column), some in values.items()
@@ -213,7 +213,7 @@ def test_the_figure_is_well_formed_and_shows_every_mean_and_interval() -> None:
     root = ElementTree.fromstring(svg)
     shapes = [element.tag.rpartition("}")[2] for element in root]
 
-    # Two means a row and one in the legend: circles for the first row, squares for the second; an interval each.
+    # Two means per row and one in the legend: circles in the first row, squares in the second; one interval each.
     assert (shapes.count("circle"), shapes.count("rect"), shapes.count("path")) == (3, 3, 4)
     texts = [element.text for element in root.iter() if element.tag.endswith("text")]
     assert {"32", "2", "batch", "group", "Test error (%)", "batch_size"} <= set(texts)

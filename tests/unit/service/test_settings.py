@@ -1,4 +1,4 @@
-"""Settings are complete, documented, read from the environment or from files, and refused in sentences."""
+"""Settings are documented, read from the environment or from files, and refused with readable errors."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""pydantic's errors, turned into fields and sentences."""
+"""pydantic's errors are translated into fields and readable messages."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from worker.spec import Normalization
 
 
 class Grid(BaseModel):
-    """A body with lists of discriminated unions, as an experiment's will be."""
+    """A body with lists of discriminated unions, like that of an experiment."""
 
     normalization: list[Normalization]
     base: JobRequest

@@ -36,7 +36,7 @@ def synthetic() -> ImageDataset:
 
 @pytest.fixture(scope="session")
 def cifar10() -> ImageDataset:
-    """The genuine CIFAR-10."""
+    """CIFAR-10, or skip the test."""
     data_dir = Path(os.environ.get("NORMLAB_DATA_DIR", "/nonexistent"))
     if not (data_dir / datasets.CIFAR10.folder).is_dir():
         pytest.skip(f"CIFAR-10 is not in NORMLAB_DATA_DIR ({data_dir}): set it to the folder that holds it")

@@ -45,7 +45,7 @@ def start(*arguments: object) -> "subprocess.Popen[str]":
 
 
 def run(*arguments: object) -> tuple[int, list[Any], str]:
-    """Exit code, events, standard error."""
+    """Return exit code, events and standard error."""
     result = CliRunner().invoke(app, [*map(str, arguments), "--threads", "1", "--device", "cpu"])
     return result.exit_code, [json.loads(line) for line in result.stdout.splitlines()], result.stderr
 
@@ -74,7 +74,7 @@ def test_it_prints_numbered_events_and_keeps_the_best_and_the_last_checkpoints(s
 
 
 def test_interrupted_it_pauses_with_a_checkpoint(spec: Path, tmp_path: Path) -> None:
-    # Long enough never to end by itself while the signal is under way.
+    # Long enough not to end before the signal arrives.
     spec.write_text(json.dumps(SPEC | {"epochs": 10_000, "checkpoint": {"every_epochs": 10_000}}))
     with start(spec, "--output", tmp_path / "out") as process:
         assert process.stdout is not None

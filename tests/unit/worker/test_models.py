@@ -163,7 +163,7 @@ def test_every_parameter_learns_after_the_first_step(model: ModelName, type: str
         optimizer.zero_grad()
         network(images).square().sum().backward()
         optimizer.step()
-    # A shift of all maps before a normalization is taken out again by it, up to rounding.
+    # A normalization removes a shift of all its inputs, up to rounding.
     learning = {name for name, p in network.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
 
     assert learning == {name for name, _ in network.named_parameters()}

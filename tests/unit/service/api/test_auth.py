@@ -1,4 +1,4 @@
-"""Who a token belongs to."""
+"""Tokens: their parsing, their names and their permissions."""
 
 import hmac
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_every_configured_token_is_compared_whichever_was_sent(
     def counting(a: bytes, b: bytes) -> bool:
         nonlocal compared
         compared += 1
-        assert len(a) == len(b)  # of digests: not even the length of a token shows
+        assert len(a) == len(b)  # digests are compared, so not even the length of a token leaks
         return hmac.compare_digest(a, b)
 
     monkeypatch.setattr(auth, "compare_digest", counting)

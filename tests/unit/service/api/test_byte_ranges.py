@@ -1,4 +1,4 @@
-"""The Range header."""
+"""Parsing of the Range header."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""What an Accept header chooses."""
+"""Content negotiation by the Accept header."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The committed description of the API is that of the application, and complete."""
+"""The committed OpenAPI document is complete and equal to the application's."""
 
 from collections.abc import Iterator
 from pathlib import Path

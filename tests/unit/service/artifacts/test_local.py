@@ -1,4 +1,4 @@
-"""The artifact store: whole or absent, verified on every way out."""
+"""The artifact store in a folder: writes are atomic, and reads are verified."""
 
 import errno
 import hashlib
@@ -92,7 +92,7 @@ def test_a_full_disk_is_said_and_leaves_no_torn_checkpoint(
     def full(descriptor: int) -> None:
         nonlocal synced
         synced += 1
-        if at == "write" or synced == len(FILES) + 2:  # the last one comes after the rename's folder was filled
+        if at == "write" or synced == len(FILES) + 2:  # the last one fails after the new folder was filled
             raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", full)

@@ -1,4 +1,4 @@
-"""Checkpoints in an object store: the promises of the folder, on a real S3 server and on fsspec's own memory."""
+"""Checkpoints in an object store: the same contract as the folder, on an S3 server and in fsspec's memory."""
 
 import hashlib
 import os
@@ -33,14 +33,14 @@ EXPECTED = described(FILES)
 
 @pytest.fixture(scope="module")
 def s3_server() -> Iterator[S3Server]:
-    """A server that speaks S3 over HTTP."""
+    """An S3 server over HTTP."""
     with S3Server() as server:
         yield server
 
 
 @pytest.fixture
 def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """The URL of an empty bucket, reached as the api and the dispatcher do: by files and variables of AWS."""
+    """The URL of an empty bucket, with credentials in AWS's variables and files, as the service has them."""
     for name, value in s3_server.environment(tmp_path).items():
         monkeypatch.setenv(name, value)
     return s3_server.make_bucket(f"bucket{next(_numbers)}")
@@ -58,7 +58,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectArtifacts:
 
 @pytest.fixture
 def memory(tmp_path: Path) -> ObjectArtifacts:
-    """A store for what no server has a say in."""
+    """A store in memory, for tests that need no server."""
     return ObjectArtifacts(fsspec.filesystem("memory"), f"/{tmp_path.name}-{next(_numbers)}", tmp_path / "copies")
 
 
@@ -137,12 +137,12 @@ def test_a_write_that_was_cut_short_is_not_listed_and_can_be_removed(
 
     def cut_short(path: str, content: bytes) -> None:
         if path.endswith(COMPLETE):
-            raise OSError("the line is cut")
+            raise OSError("the connection is lost")
         put(path, content)
 
     with monkeypatch.context() as cut:
         cut.setattr(store._filesystem, "pipe_file", cut_short)
-        with pytest.raises(StorageUnavailable, match="the line is cut"):
+        with pytest.raises(StorageUnavailable, match="the connection is lost"):
             store.write("job_1", "ckpt_2", FILES, EXPECTED)
     assert store.list_checkpoints("job_1") == ["ckpt_1"]
     assert len(objects(store)) == 2 * len(FILES) + 1
@@ -208,7 +208,7 @@ def test_the_copies_that_were_used_longest_ago_make_room(tmp_path: Path) -> None
 
 
 def refusal(code: str, message: str) -> Exception:
-    """What s3fs raises where a server refuses with `code`."""
+    """Return the error that s3fs raises if a server refuses with `code`."""
     answer = {"Error": {"Code": code, "Message": message}}
     error: Exception = translate_boto_error(ClientError(answer, "PutObject"))
     return error

@@ -1,4 +1,4 @@
-"""The command line: what it prints, where, and how it ends. Most of it against the real API, without a dispatcher."""
+"""The command line: its output, its errors and its exit codes. Most tests use the real API, without a dispatcher."""
 
 import hashlib
 import io

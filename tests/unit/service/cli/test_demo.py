@@ -1,4 +1,4 @@
-"""The demonstration: the right experiment, an honest table, and no confusion of the synthetic set with CIFAR-10."""
+"""The demo: its experiment, its table, and a clear statement if it trains on the synthetic dataset."""
 
 import os
 import threading
@@ -55,7 +55,7 @@ def test_the_table_says_what_it_is_worth() -> None:
 class TestRun:
     @pytest.fixture
     def service(self, tmp_path: Path) -> Iterator[StandIn]:
-        """A service that runs in HOME already."""
+        """A service that already runs in HOME."""
         with running() as service, Home(tmp_path) as home:
             home.write(State(Process.of(os.getpid()), service.url))
             self.ends(service, "succeeded")
@@ -66,7 +66,7 @@ class TestRun:
         return Settings(home=tmp_path, data_dir=tmp_path / "data")
 
     def ends(self, service: StandIn, status: str) -> None:
-        """Every job of an experiment ends so at once."""
+        """Every job of an experiment ends at once, with the same outcome."""
 
         def submit(submitted: Request) -> Answer:
             planned = expand(ExperimentRequest.model_validate(submitted.body).resolved())
@@ -104,7 +104,7 @@ class TestRun:
     def test_without_cifar10_says_so_and_labels_everything_synthetic(
         self, service: StandIn, settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # No network: whatever is to be fetched goes through a proxy that is not there.
+        # Downloads fail as without a network: they use a proxy that does not exist.
         monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
         run(settings)
         out = capsys.readouterr().out

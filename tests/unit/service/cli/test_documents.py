@@ -1,4 +1,4 @@
-"""Experiments as files, written and taken in by the command line, against the real API."""
+"""The commands report, bundle and import, with the real API."""
 
 import tarfile
 from pathlib import Path
@@ -90,7 +90,7 @@ def test_a_bundle_of_nothing_leaves_no_file(run: Run, api: str, tmp_path: Path) 
     assert "does not exist" in ended.err
 
 
-def test_a_bundle_is_fetched_and_sent_again_where_the_service_was_away(service: StandIn, tmp_path: Path) -> None:
+def test_a_bundle_is_downloaded_and_uploaded_again_after_an_outage(service: StandIn, tmp_path: Path) -> None:
     away = Answer({"status": 503, "title": "Service Unavailable"}, status=503)
     service.on("GET", "/v1/experiments/e/bundle", away, Answer(b"bundle"))
     service.on("POST", "/v1/bundles", away, Answer({"id": "e"}, status=201))

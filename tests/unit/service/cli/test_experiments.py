@@ -1,4 +1,4 @@
-"""The command line's experiments and results, against the real API; jobs are reported as a dispatcher does."""
+"""The commands for experiments and results, with the real API; tests report on jobs in place of a dispatcher."""
 
 import csv
 import io
@@ -215,7 +215,7 @@ RESULTS: Json = {
 
 @pytest.fixture
 def watched(service: StandIn, monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    """A service whose experiment ends at the second look."""
+    """A service whose experiment has ended at the second request."""
     monkeypatch.setattr(experiments, "POLL_INTERVAL_S", 0.0)
     service.on("GET", "/v1/experiments/experiment_1", Answer(EXPERIMENT), Answer(EXPERIMENT), Answer(DONE))
     service.on("GET", "/v1/experiments/experiment_1/results", Answer(RESULTS))
@@ -267,7 +267,7 @@ class TestWatch:
         assert "`normlab experiment cancel experiment_1` stops them" in ended.err
 
 
-def test_a_cell_tells_what_has_not_ended() -> None:
+def test_a_cell_counts_jobs_that_have_not_ended() -> None:
     number = Number("test_error")
     waiting = CELL | {"mean": None, "counts": {"queued": 2, "running": 1}}
     assert cell_text(waiting, number).plain == "2 wait 1 run"

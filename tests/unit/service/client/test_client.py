@@ -1,4 +1,4 @@
-"""The Python client: one submission is one job, a broken connection is taken up again, a file is whole or absent."""
+"""The Python client: a submission creates one job, broken connections are resumed, files are complete or absent."""
 
 import hashlib
 from collections.abc import Iterator

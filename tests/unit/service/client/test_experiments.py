@@ -1,4 +1,4 @@
-"""The client's experiments: what is sent, and what is made of the answers."""
+"""`client.experiments`: its requests, and its handling of the responses."""
 
 from collections.abc import Iterator
 
@@ -49,7 +49,7 @@ def test_experiments_come_page_after_page(service: StandIn, client: Client) -> N
     assert [request.query for request in service.requests] == [{"search": ["x"]}, {"search": ["x"], "cursor": ["c"]}]
 
 
-def test_at_most_so_many_are_asked_for(service: StandIn, client: Client) -> None:
+def test_a_list_requests_at_most_the_given_number(service: StandIn, client: Client) -> None:
     service.on("GET", "/v1/experiments", Answer({"data": [{"id": "a"}, {"id": "b"}], "next_cursor": "c"}))
     assert [entry["id"] for entry in client.experiments.list(max_experiments=2)] == ["a", "b"]
     assert [request.query for request in service.requests] == [{"limit": ["2"]}]

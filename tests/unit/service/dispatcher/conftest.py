@@ -1,4 +1,4 @@
-"""Attempts without Ray: the workers are scripted, everything else is the real thing on a database of its own."""
+"""Fixtures: attempts on scripted workers instead of Ray's; the dispatcher's code and the database are real."""
 
 import asyncio
 import shutil
@@ -30,7 +30,7 @@ NEVER = 1000.0
 
 
 class Scripted(Worker):
-    """A worker that reports and ends as it is told, and notes what is requested of it."""
+    """A scripted worker, which records the requests that it receives."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Scripted(Worker):
     async def receive(self, dataset: Any) -> None:
         self.asked.append("receive")
         if not self._receives:
-            raise WorkerGone("no room for the images")
+            raise WorkerGone("no space for the images")
 
     async def start(
         self, attempt_id: str, spec: dict[str, Any], dataset: Any, checkpoint: Any, rank: int = 0, address: str = ""
@@ -87,7 +87,7 @@ class Scripted(Worker):
 
 
 class Images(Datasets):
-    """Datasets that are loaded, once they may be."""
+    """Datasets whose loading the test releases."""
 
     def __init__(self) -> None:
         self.loaded = asyncio.Event()
@@ -102,7 +102,7 @@ class Images(Datasets):
 
 @dataclass
 class Bench:
-    """Starts attempts on scripted workers."""
+    """Starts attempts on scripted workers, and reads what they store."""
 
     database: Database
     leadership: Leadership
@@ -111,12 +111,12 @@ class Bench:
     images: Images = field(default_factory=Images)
 
     async def claim(self, *workers: Scripted, **fields: Any) -> AttemptRun:
-        """An attempt of a new job on the workers."""
+        """Create a job and an attempt of it on the workers."""
         await create(self.database, num_workers=len(workers), **{"batch_size": 8} | fields)
         return await self.claim_next(*workers)
 
     async def claim_next(self, *workers: Scripted) -> AttemptRun:
-        """An attempt of the next queued job on the workers."""
+        """Create an attempt of the next queued job on the workers."""
         for rank, worker in enumerate(workers):
             worker.name = f"worker-{rank}"
         free = [FreeWorker(worker.name, "node-1") for worker in workers]
@@ -131,7 +131,7 @@ class Bench:
         return AttemptRun(job, attempt, slots, self.storage(attempt), self.images, self.pool)
 
     def storage(self, attempt: Attempt) -> AttemptStorage:
-        """What the attempt reads and writes."""
+        """Return the storage of the attempt."""
         return AttemptStorage(attempt, self.database, self.artifacts, self.leadership, max_lost=3)
 
     async def run(self, *workers: Scripted, **fields: Any) -> Attempt:
@@ -149,17 +149,17 @@ class Bench:
             return await jobs.get(session, run.job_id)
 
     async def logged(self, run: AttemptRun) -> list[tuple[str, str]]:
-        """The lines of the job's log."""
+        """Return the lines of the job's log."""
         async with self.database.read() as session:
             lines = await events.of_type(session, run.job_id, "log")
         return [(line.data["level"], line.data["message"]) for line in lines]
 
     def idle(self) -> set[str]:
-        """The workers that were given back."""
+        """Return the workers that were released."""
         return {slot.worker.name for slot in self.pool.ready()}
 
     async def replace_leader(self) -> None:
-        """Another dispatcher takes over."""
+        """Let another dispatcher take over."""
         await self.leadership.release()
         await Leadership(self.database, 60, no_report).acquire()
 

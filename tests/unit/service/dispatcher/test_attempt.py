@@ -1,4 +1,4 @@
-"""An attempt is prepared, launched, followed, decided and released, on one worker or several."""
+"""The phases of an attempt, from its preparation to the release of its workers, on one worker or several."""
 
 import asyncio
 import hashlib
@@ -40,7 +40,7 @@ def checkpoint(step: int = 1, files: Mapping[str, bytes] = FILES) -> CheckpointT
 
 
 def sometimes(function: Callable[..., Any], error: Exception, failures: int = 1) -> Callable[..., Any]:
-    """The function, which raises `error` the first times it is called."""
+    """Wrap a function so that its first calls raise `error`."""
     left = [error] * failures
 
     def call(*arguments: Any, **options: Any) -> Any:
@@ -82,7 +82,7 @@ async def test_the_reports_of_the_first_are_recorded_and_those_of_the_others_are
 async def test_those_who_never_began_are_kept_and_those_who_did_not_end_are_not(bench: Bench) -> None:
     attempt = await bench.run(waiting := Scripted(None), away := Scripted(None, receives=False))
     assert "start" not in " ".join(waiting.asked + away.asked)
-    assert (attempt.outcome, attempt.reason) == ("lost", "rank 1: no room for the images")
+    assert (attempt.outcome, attempt.reason) == ("lost", "rank 1: no space for the images")
     assert bench.idle() == {"worker-0"}
     assert (waiting.killed, away.killed) == (False, True)
 
@@ -108,7 +108,7 @@ async def test_a_worker_by_itself_is_used_again_after_a_failure_on_any_device(be
     assert bench.idle() == {"worker-0"}
 
 
-async def test_a_lost_worker_by_itself_is_told_without_a_rank(bench: Bench) -> None:
+async def test_the_loss_of_a_single_worker_is_reported_without_a_rank(bench: Bench) -> None:
     attempt = await bench.run(worker := Scripted(WorkerGone("ended by SIGKILL"), reports=[started()]))
     assert (attempt.outcome, attempt.reason) == ("lost", "ended by SIGKILL")
     assert worker.killed
@@ -177,7 +177,7 @@ async def test_a_dataset_that_cannot_be_loaded_fails_the_job_and_costs_no_worker
 
 
 async def cancelled(bench: Bench, run: Any) -> None:
-    """Cancel the job as a person and the dispatcher do."""
+    """Cancel the job, as a user and the dispatcher do."""
     async with bench.database.write() as session:
         await jobs.cancel(session, run.job_id)
     await run.request("cancel")
@@ -197,7 +197,7 @@ async def test_a_cancellation_ends_the_wait_for_a_dataset(bench: Bench) -> None:
 
 
 async def resumable(bench: Bench) -> None:
-    """Queue a job again that has a checkpoint."""
+    """Queue a job with a checkpoint again."""
     await bench.run(Scripted(WorkerGone("away"), reports=[started(), checkpoint()], files=FILES))
 
 
@@ -250,7 +250,7 @@ async def test_what_was_requested_before_the_start_is_requested_again_after_it(b
     assert worker.requested == ["pause", "pause"], "once before the start and once after it"
 
 
-async def test_a_database_that_is_away_is_waited_for_while_the_lease_is_renewed(
+async def test_an_attempt_waits_for_an_unavailable_database_while_the_lease_is_renewed(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = await bench.claim(worker := Scripted(ended(), reports=[started(), row(1)]))
@@ -264,7 +264,7 @@ async def test_a_database_that_is_away_is_waited_for_while_the_lease_is_renewed(
     assert (await bench.attempt(run)).outcome == "succeeded"
 
 
-async def test_a_worker_that_is_lost_while_the_database_is_away_ends_the_attempt(
+async def test_a_worker_lost_during_an_outage_of_the_database_ends_the_attempt(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class LostLater(Scripted):

@@ -1,4 +1,4 @@
-"""The health check of dispatchers: as good as the lease is fresh."""
+"""The health check of dispatchers follows the age of the lease."""
 
 import asyncio
 import re

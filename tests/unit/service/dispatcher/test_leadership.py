@@ -1,4 +1,4 @@
-"""Every write of the dispatcher is made on condition that it is the active one."""
+"""The dispatcher writes only while it is the active one."""
 
 import ast
 import inspect
@@ -24,7 +24,7 @@ READS = {"read", "url", "is_sqlite", "close"}
 
 
 def other_uses_of_the_database(source: str) -> Iterator[str]:
-    """What is asked of an object called `database` that is not a transaction which only reads."""
+    """Return the methods that a source calls on `database`, except read-only transactions."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and node.attr not in READS:
             owner = node.value

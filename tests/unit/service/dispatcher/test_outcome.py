@@ -1,4 +1,4 @@
-"""How an attempt ended follows from how each of its workers did."""
+"""The outcome of an attempt follows from the outcomes of its workers."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def test_what_the_first_brought_to_its_end_counts(outcome: Outcome) -> None:
     assert decide_outcome([first]) is first
 
 
-def test_a_failure_is_told_with_its_rank_whoever_else_was_lost_by_it() -> None:
+def test_a_failure_is_reported_with_its_rank_even_if_other_workers_were_lost() -> None:
     cases: list[list[Ending]] = [
         [PEER, WorkerGone("away"), failed("diverged", "nan")],
         [None, PEER, failed("diverged", "nan")],

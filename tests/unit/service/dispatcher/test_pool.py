@@ -1,4 +1,4 @@
-"""The pool keeps as many workers as are needed, and asks for more than there is room for where it is told to."""
+"""The pool keeps the required number of workers, and requests more than the cluster has room for if allowed."""
 
 import asyncio
 from typing import Any, cast
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Room(Cluster):
-    """A cluster with room for so many workers; the others wait."""
+    """A cluster with room for a number of workers; further workers wait."""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -26,7 +26,7 @@ class Room(Cluster):
 
 
 class Coming:
-    """A worker that is there once there is room for it."""
+    """A worker that starts when the cluster has room for it."""
 
     def __init__(self, name: str, cluster: Room) -> None:
         self.name, self._cluster = name, cluster

@@ -1,4 +1,4 @@
-"""Seeds go where a comparison needs them, once, and nobody peeks."""
+"""Sequential seeds are added once to the cells that need them, and only at planned analyses."""
 
 import asyncio
 from collections import Counter
@@ -23,13 +23,13 @@ pytestmark = pytest.mark.anyio
 
 GRID: dict[str, Any] = {"normalization": [{"type": "batch"}, {"type": "group"}], "batch_size": [2, 32]}
 NOISE = (0.0, 0.011, -0.012, 0.009, -0.004, 0.013, -0.010, 0.007, 0.002, -0.003)
-"""Of each seed, in the cells of group normalization: what a difference is made of beside the effect."""
+"""The deviation of each seed in the cells of group normalization, besides the effect."""
 
 Error = Callable[[str, int, int], float]
 
 
 def resolved_at_2(norm: str, batch_size: int, seed: int) -> float:
-    """At 2 images batch normalization is far worse; at 32 there is nothing between them."""
+    """Batch normalization is far worse at batch size 2, and equal at batch size 32."""
     worse = 0.5 if (norm, batch_size) == ("batch", 2) else 0.0
     return 0.2 + worse + (NOISE[seed] if norm == "group" else 0.0)
 
@@ -41,7 +41,7 @@ async def create(database: Database, **fields: Any) -> str:
 
 
 async def run_all(database: Database, error: Error) -> None:
-    """Train whatever waits."""
+    """Run all queued jobs to their end."""
     while True:
         async with database.read() as session:
             if await session.scalar(select(Job.id).where(Job.status == Status.QUEUED).limit(1)) is None:
@@ -59,7 +59,7 @@ async def decide(database: Database, experiment_id: str) -> int:
 
 
 async def seeds(database: Database, experiment_id: str) -> dict[tuple[str, int], list[int]]:
-    """Which seeds each cell has been given."""
+    """Return the seeds of each cell."""
     given: dict[tuple[str, int], list[int]] = {}
     async with database.read() as session:
         query = select(Job).where(Job.experiment_id == experiment_id).order_by(Job.seed)
@@ -153,7 +153,7 @@ async def test_experiments_with_fixed_seeds_are_left_alone(database: Database) -
 
 
 class Holder(Leadership):
-    """Holds the role for a number of writes."""
+    """A leadership that is lost after a number of writes."""
 
     def __init__(self, database: Database, writes: int) -> None:
         self.database, self.writes = database, writes
@@ -163,7 +163,7 @@ class Holder(Leadership):
         async with self.database.write() as session:
             self.writes -= 1
             if self.writes < 0:
-                raise LeadershipLost("another one took over")
+                raise LeadershipLost("another dispatcher took over")
             yield session
 
 
@@ -176,7 +176,7 @@ async def test_it_goes_on_until_another_dispatcher_takes_over(database: Database
     assert len(decided) == 1, "the second one was refused, and nothing of it was written"
 
 
-async def test_a_database_that_is_away_is_waited_for(
+async def test_an_unavailable_database_is_waited_for(
     database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     id_ = await create(database)

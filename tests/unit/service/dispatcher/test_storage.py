@@ -1,4 +1,4 @@
-"""What an attempt writes is written once storage is there, and only by the active dispatcher."""
+"""Writes of an attempt wait for the storage, and are made by the active dispatcher only."""
 
 import asyncio
 from typing import Any
@@ -18,7 +18,7 @@ from worker.events import Failure, Finished
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_full_disk_is_tried_three_times_and_told_each_time(
+async def test_a_write_to_a_full_disk_is_tried_three_times_and_logged_each_time(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = await bench.claim(worker := Scripted(ended(), reports=[started(), checkpoint()], files=FILES))

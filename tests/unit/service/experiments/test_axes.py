@@ -1,4 +1,4 @@
-"""A field is set and read by its dotted name; a label names one value and no other."""
+"""Fields are set and read by dotted names, and labels identify values uniquely."""
 
 from itertools import combinations
 from typing import Any

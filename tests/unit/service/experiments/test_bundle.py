@@ -1,4 +1,4 @@
-"""A bundle is read as it was written, or not at all."""
+"""A bundle is read exactly as it was written, or refused."""
 
 import hashlib
 import io
@@ -51,7 +51,7 @@ WEIGHTS = bytes(range(256)) * 100
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a bundle of one job."""
+    """Return a function that writes a bundle of one job."""
 
     def write(**changed: Any) -> Path:
         (folder := tmp_path / "parts").mkdir(exist_ok=True)
@@ -71,7 +71,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 def rewrite(path: Path, change: Callable[[dict[str, bytes]], None], kind: bytes = tarfile.REGTYPE) -> None:
-    """The bundle with other members."""
+    """Return the bundle with replaced members."""
     with tarfile.open(path) as tar:
         members = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
     change(members)
@@ -114,7 +114,7 @@ def test_the_manifest_comes_first_and_lists_every_file_with_its_sha256(write: Ca
     }
 
 
-def test_nothing_in_it_tells_who_wrote_it(write: Callable[..., Path]) -> None:
+def test_a_bundle_does_not_identify_its_author(write: Callable[..., Path]) -> None:
     with tarfile.open(write()) as tar:
         assert {(m.uid, m.gid, m.uname, m.gname, m.mode) for m in tar} == {(0, 0, "", "", 0o644)}
 

@@ -1,4 +1,4 @@
-"""Each confound is found where it is, and nowhere else; the sentence has the numbers in it."""
+"""Each confound is reported if and only if it exists, and its message contains the numbers."""
 
 import re
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def candidates(*specs: TrainingSpec) -> list[Candidate]:
 
 
 def study(**axes: Sequence[Any]) -> list[Candidate]:
-    """Every combination; two seeds unless told otherwise."""
+    """Return the jobs of every combination, with two seeds by default."""
     axes = {"seed": (0, 1)} | axes
     return candidates(*(spec(**dict(zip(axes, values, strict=True))) for values in product(*axes.values())))
 
@@ -41,15 +41,15 @@ def codes(jobs: Sequence[Candidate]) -> set[str]:
     return {confound.code for confound in lint(jobs)}
 
 
-def test_a_sound_study_has_nothing_to_be_told() -> None:
+def test_a_sound_study_has_no_warnings() -> None:
     assert lint(study(normalization=[BATCH, GROUP], model=["resnet20", "resnet56"])) == ()
 
 
-def test_no_jobs_have_nothing_to_be_told() -> None:
+def test_an_empty_study_has_no_warnings() -> None:
     assert lint([]) == ()
 
 
-def test_the_paper_is_told_of_its_unequal_steps_and_warned_of_nothing() -> None:
+def test_the_paper_has_a_note_on_unequal_steps_and_no_warnings() -> None:
     jobs = study(normalization=[BATCH, {"type": "group", "num_groups": 16}], batch_size=[32, 16, 8, 4, 2])
 
     assert [(confound.code, confound.severity) for confound in lint(jobs)] == [
@@ -229,7 +229,7 @@ class TestSettings:
         assert named.startswith("model, dataset.standardization, epochs, optimizer, schedule and drop_last.")
 
     def test_of_another_part_are_one_choice(self) -> None:
-        """SGD has a momentum and Adam betas: that is what the choice of an optimizer is."""
+        """SGD has a momentum and Adam has betas, which belong to the choice of the optimizer."""
         optimizers = [{"type": "sgd"}, {"type": "adam"}]
         assert found("settings_change_together", study(normalization=[BATCH, GROUP], optimizer=optimizers)) is None
 
@@ -318,7 +318,7 @@ SPECS = st.builds(
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(SPECS, max_size=8))
-def test_any_jobs_are_told_each_code_once_in_order_with_jobs_of_theirs(specs: list[TrainingSpec]) -> None:
+def test_each_code_is_reported_once_in_order_with_its_jobs(specs: list[TrainingSpec]) -> None:
     jobs = candidates(*specs)
 
     told = lint(jobs)
@@ -333,7 +333,7 @@ def test_any_jobs_are_told_each_code_once_in_order_with_jobs_of_theirs(specs: li
 
 
 class TestSeveralWorkers:
-    """The images of a step are those of all workers."""
+    """The images of a step are counted over all workers."""
 
     def test_a_rate_that_is_scaled_with_them_is_no_second_setting(self) -> None:
         assert codes(study(normalization=[BATCH, GROUP], num_workers=[1, 2, 4])) <= {"unequal_optimizer_steps"}

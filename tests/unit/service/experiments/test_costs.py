@@ -1,4 +1,4 @@
-"""What jobs will cost is what like jobs cost: the same model, the nearest batch size, the same kind of device."""
+"""The estimated cost of jobs comes from similar jobs: same model, nearest batch size, same kind of device."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A grid becomes jobs, each of them checked; what is wrong is said at the value that makes it so."""
+"""A grid expands into validated jobs, and an error names the value that causes it."""
 
 from typing import Any
 
@@ -133,13 +133,13 @@ def test_what_cannot_work_is_said_at_its_value(fields: dict[str, Any], path: tup
     assert says in found[0].detail
 
 
-def test_each_invalid_value_is_told_once_however_many_jobs_have_it() -> None:
+def test_each_invalid_value_is_reported_once_for_all_jobs() -> None:
     found = errors(grid={"normalization": [BATCH, {"type": "y"}], "batch_size": [2, 4, 0], "seed": [0, 1, 2]})
     assert {error.path for error in found} == {("grid", "batch_size", 2), ("grid", "normalization", 1, "type")}
     assert len(found) == 2
 
 
-def test_an_experiment_has_at_most_so_many_jobs() -> None:
+def test_an_experiment_has_a_maximum_number_of_jobs() -> None:
     sizes = list(range(1, 251))
     assert len(jobs(grid={"normalization": [BATCH, GROUP], "batch_size": sizes, "seed": [0, 1]})) == MAX_JOBS
     found = errors(grid={"normalization": [BATCH, GROUP], "batch_size": sizes, "seed": [0, 1, 2]})

@@ -1,4 +1,4 @@
-"""Jobs become a table: each in its cell, with the value that it has a right to."""
+"""Jobs become a table: each job in its cell, with its value if it has one."""
 
 from statistics import median
 from typing import Any

@@ -1,4 +1,4 @@
-"""The title of a job names it for people, and never hides what tells two jobs apart."""
+"""The title of a job is readable, and contains every setting in which two jobs differ."""
 
 from typing import Any
 

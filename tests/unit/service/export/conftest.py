@@ -1,4 +1,4 @@
-"""A real API whose jobs are trained by the tests themselves, step by step."""
+"""Fixtures: a real API, whose jobs the tests advance step by step."""
 
 import asyncio
 import queue
@@ -22,7 +22,7 @@ PATIENCE_S = 120
 
 
 class Lab:
-    """A service on an empty database, a client of it, and the hand that trains."""
+    """A service on an empty database with a client, and reports on its jobs."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -34,15 +34,15 @@ class Lab:
         self.client = Client(self.url, backoff_s=0.01, retry_s=PATIENCE_S, patience_s=PATIENCE_S)
 
     def start(self) -> None:
-        """Start the api."""
+        """Start the API."""
         self.url = self._api.enter_context(serving(self.settings))
 
     def stop(self) -> None:
-        """Stop the api; training goes on."""
+        """Stop the API; reports on jobs remain possible."""
         self._api.close()
 
     def do(self, act: Awaitable[Answer]) -> Answer:
-        """Wait for something that is asynchronous."""
+        """Run a coroutine to its end."""
 
         async def wait() -> Answer:
             return await act
@@ -50,21 +50,21 @@ class Lab:
         return self._runner.run(wait())
 
     def submit(self, **request: Any) -> str:
-        """Queue a job. Returns its id."""
+        """Queue a job and return its id."""
         body = {"normalization": {"type": "group", "num_groups": 8}, "batch_size": 2} | request
         return str(self.client.submit(body)["id"])
 
     def train(self, resumed_from_step: int = 0) -> Worker:
-        """Have a worker take the next job."""
+        """Let a worker claim the next job."""
         return self.do(Worker.run(self.database, resumed_from_step))
 
     def report(self, worker: Worker, *steps: int, error: float | None = None) -> None:
-        """Report a row of evaluation at each of these steps."""
+        """Report an evaluation at each of these steps."""
         for step in steps:
             self.do(worker.report(row(step, epoch=step // 10, test_error=1 / step if error is None else error)))
 
     def trained(self, **request: Any) -> str:
-        """A job that has succeeded, with rows at 10 and 20. Returns its id."""
+        """Create a succeeded job with rows at steps 10 and 20, and return its id."""
         job = self.submit(**request)
         worker = self.train()
         assert worker.job == job
@@ -73,7 +73,7 @@ class Lab:
         return job
 
     def close(self) -> None:
-        """End everything."""
+        """Stop the API and close the database."""
         self.client.close()
         self.stop()
         self._runner.run(self.database.__aexit__(None, None, None))
@@ -88,7 +88,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 class Following:
-    """An export with `follow`, in a thread; the runs that it told of come one after another."""
+    """An export with `follow` in a thread, which yields the runs that it has updated."""
 
     def __init__(self, lab: Lab, selection: Selection, sink: Sink) -> None:
         self._runs: queue.SimpleQueue[Run] = queue.SimpleQueue()
@@ -105,14 +105,14 @@ class Following:
         self._thread.start()
 
     def until(self, seen: Callable[[Run], bool]) -> Run:
-        """The first run to come of which this is true."""
+        """Return the next run that fulfils the condition."""
         while True:
             run = self._runs.get(timeout=PATIENCE_S)
             if seen(run):
                 return run
 
     def end(self) -> None:
-        """Wait until it ends by itself."""
+        """Wait until the export ends by itself."""
         self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive()
         if self._failure is not None:
@@ -124,7 +124,7 @@ Follow = Callable[..., Following]
 
 @pytest.fixture
 def follow(lab: Lab) -> Follow:
-    """Starts exports that follow jobs."""
+    """Return a function that starts exports that follow jobs."""
 
     def start(sink: Sink, *jobs: str, **filters: Any) -> Following:
         return Following(lab, Selection(jobs, filters), sink)

@@ -1,4 +1,4 @@
-"""An export is given every row once it is final, and no other, whatever happens meanwhile."""
+"""An export receives exactly the final rows, also across restarts and lost attempts."""
 
 import math
 
@@ -11,7 +11,7 @@ from tests.unit.service.store.acting import FINAL, row
 
 
 class Kept:
-    """A sink that keeps what it was given last."""
+    """A sink that keeps the last state of each run."""
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
@@ -42,7 +42,7 @@ def test_all_jobs_the_oldest_first_or_those_that_are_chosen(lab: Lab, kept: Kept
     assert (kept.steps(first), kept.steps(second)) == ([10, 20], [])
 
 
-def test_a_job_that_is_not_there_is_told(lab: Lab, kept: Kept) -> None:
+def test_a_missing_job_is_reported(lab: Lab, kept: Kept) -> None:
     with pytest.raises(ApiError, match="no job job_0"):
         exported(lab, kept, "job_0")
 

@@ -1,4 +1,4 @@
-"""What is exported is read back through MLflow: from its SQLite store, and, by `make test-mlflow`, from its server."""
+"""Exports are read back through MLflow, from its SQLite store and, by `make test-mlflow`, from its server."""
 
 import io
 import itertools
@@ -30,16 +30,16 @@ from tests.unit.service.export.conftest import Follow, Lab
 from tests.unit.service.export.test_tensorboard import without
 from tests.unit.service.store.acting import FINAL, row
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow.*")  # MLflow's own, of its SQLite store
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow.*")  # raised by MLflow, for its SQLite store
 
-ROOT = Path(__file__).parents[4]  # the tests run in folders of their own
+ROOT = Path(__file__).parents[4]  # each test runs in a separate folder
 MLFLOW = Path(os.environ.get("NORMLAB_TEST_MLFLOW", ROOT / ".venv-mlflow/bin/mlflow"))
-"""The command of a whole MLflow, in an environment of its own: it wants other versions than the lock has."""
+"""The command of a complete MLflow, in a separate environment, because it needs other versions than the lock."""
 
 
 @pytest.fixture(scope="session")
 def sqlite_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables, to be copied."""
+    """The file of an empty MLflow database, which tests copy."""
     path = tmp_path_factory.mktemp("mlflow") / "template.db"
     with redirect_stderr(io.StringIO()):
         MlflowClient(f"sqlite:///{path}").search_experiments()
@@ -50,8 +50,8 @@ def sqlite_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real MLflow server."""
     if not MLFLOW.exists():
-        # Asked for by name, so a run that tests nothing is no success.
-        pytest.fail(f"needs MLflow's server at {MLFLOW}: make test-mlflow installs it there", pytrace=False)
+        # This test was requested explicitly, so skipping it would hide that nothing was tested.
+        pytest.fail(f"{MLFLOW} does not exist: `make test-mlflow` installs MLflow's server there", pytrace=False)
     home = tmp_path_factory.mktemp("server")
     port = free_port()
     command = [str(MLFLOW.absolute()), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
@@ -85,29 +85,29 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 class Reader:
-    """MLflow's own client, on one experiment."""
+    """MLflow's client, for one experiment."""
 
     def __init__(self, uri: str, experiment: str) -> None:
         self.client = MlflowClient(uri)
         self.experiment = experiment
 
     def runs(self) -> list[MLflowRun]:
-        """Its runs, the oldest first."""
+        """Return the runs of the experiment, oldest first."""
         found = self.client.get_experiment_by_name(self.experiment)
         return list(self.client.search_runs([found.experiment_id], order_by=["attributes.start_time"])) if found else []
 
     def run(self) -> MLflowRun:
-        """Its only run."""
+        """Return the only run."""
         [run] = self.runs()
         return run
 
     def history(self, metric: str = "test_error") -> list[tuple[int, float]]:
-        """Step and value of each point of its only run."""
+        """Return step and value of each point of a metric of the only run."""
         points = self.client.get_metric_history(self.run().info.run_id, metric)
         return sorted((point.step, point.value) for point in points)
 
     def artifacts(self, folder: str | None = None) -> list[str]:
-        """Files of its only run."""
+        """Return the files of the only run."""
         return [file.path for file in self.client.list_artifacts(self.run().info.run_id, folder)]
 
 
@@ -117,7 +117,7 @@ def reader(uri: str, request: pytest.FixtureRequest) -> Reader:
 
 
 def exported(lab: Lab, uri: str, reader: Reader, *, checkpoints: bool = False) -> None:
-    """Export everything, in a session of its own."""
+    """Export all jobs, in a new session."""
     sink = MLflowSink(lab.client, uri, reader.experiment, checkpoints=checkpoints)
     export(lab.client, Selection(), sink, follow=False, on_update=lambda run: None)
 
@@ -202,7 +202,7 @@ def test_what_no_longer_counts_makes_room_for_what_does(lab: Lab, uri: str, read
     lab.do(first.checkpoint(20))
     exported(lab, uri, reader)
     lab.do(first.lose())
-    # Its only checkpoint turned out to be broken.
+    # The only checkpoint of the job turned out to be damaged.
     second = lab.train(resumed_from_step=0)
     lab.report(second, 10, 20, error=0.3)
     lab.do(second.finish())
@@ -284,9 +284,7 @@ def test_the_command_wants_to_know_where(lab: Lab, run: Command, monkeypatch: py
     )
 
 
-def test_a_server_that_is_not_there_is_told_in_a_sentence(
-    lab: Lab, run: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreachable_server_is_a_readable_error(lab: Lab, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     url = f"http://127.0.0.1:{free_port()}"
     ended = run("--url", lab.url, "export", "mlflow", "--tracking-uri", url)
@@ -294,13 +292,15 @@ def test_a_server_that_is_not_there_is_told_in_a_sentence(
     assert f"normlab: MLflow at {url} did not take it: API request to" in ended.err
 
 
-def test_where_mlflow_is_not_installed_it_is_told_how(monkeypatch: pytest.MonkeyPatch, lab: Lab) -> None:
+def test_a_missing_mlflow_is_reported_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, lab: Lab
+) -> None:
     without(monkeypatch, "mlflow")
     with pytest.raises(ExportError, match=r'pip install "normlab\[mlflow\]"'):
         MLflowSink(lab.client, "sqlite:///x", "x", checkpoints=False)
 
 
-def test_mlflow_is_not_let_tell_its_makers_of_it(lab: Lab, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_telemetry_of_mlflow_is_disabled(lab: Lab, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     environment: dict[str, Any] = {}
     monkeypatch.setattr(os, "environ", environment)
     MLflowSink(lab.client, uri, "x", checkpoints=False)

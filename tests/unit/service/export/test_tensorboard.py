@@ -1,4 +1,4 @@
-"""What is exported is read back by TensorBoard's own reader."""
+"""Exports are read back by TensorBoard's reader."""
 
 import builtins
 import math
@@ -174,14 +174,16 @@ def test_the_command_refuses_what_it_cannot_understand(
     assert (ended.code, ended.err) == (2, f"normlab: {said}\n")
 
 
-def test_where_tensorboard_is_not_installed_it_is_told_how(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_tensorboard_is_reported_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     without(monkeypatch, "tensorboard")
     with pytest.raises(ExportError, match=r'pip install "normlab\[tensorboard\]"'):
         TensorBoardSink(tmp_path)
 
 
 def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
-    """As where `package` is not installed."""
+    """Make imports of `package` fail, as if it were not installed."""
     really = builtins.__import__
 
     def refuse(name: str, *rest: Any) -> Any:

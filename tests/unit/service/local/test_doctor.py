@@ -1,4 +1,4 @@
-"""The doctor: what a machine has, and whether a job can be trained on it."""
+"""`normlab doctor`: what a machine has, and whether it can train a job."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    """What the modules that inspect torch, the images and the database would report."""
+    """The reports of the modules that inspect torch, the dataset and the database."""
     found: dict[str, object] = {doctor.DEVICES: TORCH, doctor.IMAGES: IMAGES, doctor.SCHEMA: None}
 
     def report(_settings: Settings, module: str, *_arguments: str) -> object:

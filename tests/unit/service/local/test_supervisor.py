@@ -1,5 +1,7 @@
-"""The supervisor: one a HOME, what dies starts again, nothing is left behind. Its children are stand-ins of a few
-lines, real processes all the same; the real ones are in the acceptance tests."""
+"""The supervisor: one per HOME; it restarts children that end, and leaves no process behind.
+
+Its children are small scripts that run as real processes; the acceptance tests use the real ones.
+"""
 
 import contextlib
 import json
@@ -23,7 +25,7 @@ SLEEPER = [sys.executable, "-S", "-c", "import time; print('up', flush=True); ti
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
 )
-# As the real api: answers /readyz; as the real dispatcher: says which Ray it was given.
+# Like the real API it answers /readyz; like the real dispatcher it reports the address of Ray.
 API = """
 import http.server, os
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -36,7 +38,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.HTTPServer(("127.0.0.1", int(os.environ["NORMLAB_PORT"])), Handler).serve_forever()
 """
 DISPATCHER = "import os, time; print(os.environ['NORMLAB_RAY_ADDRESS'], flush=True); time.sleep(600)"
-# As the real Ray: listens where it was told, and has a daemon of its own in its session.
+# Like the real Ray it listens on the given port, and has a daemon in its session.
 RAY = """
 import socket, subprocess, sys
 port = next(int(a.split("=")[1]) for a in sys.argv if a.startswith("--port="))
@@ -49,7 +51,7 @@ while True:
 
 
 def until(met: Callable[[], object], timeout_s: float = 120) -> None:
-    """Wait for something that other processes do."""
+    """Wait for a condition that other processes make true."""
     deadline = time.monotonic() + timeout_s
     while not met():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -71,7 +73,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Children of a few lines in place of the real ones."""
+    """Use small scripts as children instead of the real ones."""
 
     def make(supervisor: Supervisor) -> dict[str, Child]:
         ray = supervisor._ray
@@ -181,7 +183,7 @@ class TestChild:
         until(lambda: how.append(ended) if (ended := sleeper.died()) else how)
         assert how == ["was ended by SIGKILL"]
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
+    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end children with their parent")
     def test_ends_with_its_supervisor_however_that_ends(self, tmp_path: Path) -> None:
         program = f"""
 import os, sys, time
@@ -198,7 +200,7 @@ time.sleep(600)
             parent.kill()
         until(lambda: not alive(pid))
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
+    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end children with their parent")
     def test_is_not_launched_for_a_supervisor_that_has_ended(self) -> None:
         done = subprocess.run([sys.executable, "-I", "-S", LAUNCHER, "1", *SLEEPER], check=False, capture_output=True)
         assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
@@ -354,7 +356,7 @@ class TestPrivateRay:
         ray = PrivateRay(settings)
         named = [argument for argument in ray.command() if argument.startswith("--ray-client-server-port=")]
         ray.remove()
-        # Ray refuses the argument where gRPC is missing.
+        # Ray refuses the argument if gRPC is not installed.
         assert len(named) == grpc
         assert "--ray-client-server-port=10001" not in named
 

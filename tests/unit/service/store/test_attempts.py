@@ -1,4 +1,4 @@
-"""Attempts: who gets which job, what is counted once, and what another attempt costs."""
+"""Attempts: claims of jobs, idempotent reports, and the limits of losses and retries."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta, timezone
@@ -49,7 +49,7 @@ async def test_the_highest_priority_goes_first_then_the_longest_waiting(database
 
 
 class TestSharing:
-    """Workers are shared between experiments of one priority; jobs of no experiment are one more."""
+    """Experiments of equal priority share the workers; all jobs without an experiment count as one more."""
 
     @staticmethod
     async def experiment(database: Database, name: str, jobs_of_it: int, **fields: object) -> None:
@@ -59,7 +59,7 @@ class TestSharing:
 
     @staticmethod
     async def served(database: Database) -> str | None:
-        """Who gets the next worker."""
+        """Return which experiment gets the next worker."""
         job_id = await claim(database)
         async with database.read() as session:
             return None if job_id is None else (await jobs.get(session, job_id)).experiment_id or "none"
@@ -105,13 +105,13 @@ class TestSharing:
 
 
 class TestSeveralWorkers:
-    """A job takes all the workers it needs or none; nobody overtakes it, and it holds up nobody for ever."""
+    """A job claims all of its workers or none; no job overtakes it, and it cannot block the queue forever."""
 
     @staticmethod
     async def give(
         database: Database, free: int, slots: int | None = None, next_up: str | None = None
     ) -> str | NotEnoughWorkers | None:
-        """The job that is given to some of the `free` workers."""
+        """Return the job that is assigned to some of the `free` workers."""
         async with database.write() as session:
             workers = [FreeWorker(f"worker-{number}", f"node-{number}") for number in range(free)]
             given = await attempts.claim(session, workers, slots=slots, next_up=next_up)
@@ -331,7 +331,7 @@ async def test_an_error_that_cannot_pass_is_not_tried_again(database: Database) 
         assert job.error == {"code": "diverged", "message": "the loss is not finite at step 3", "step": 3}
 
 
-async def test_resuming_takes_a_retry_delay_away(database: Database) -> None:
+async def test_a_resume_cancels_the_delay_of_a_retry(database: Database) -> None:
     job_id = await create(database)
     await (await Worker.run(database)).finish("failed", PASSING)
     async with database.write() as session:

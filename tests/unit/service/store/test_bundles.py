@@ -1,4 +1,4 @@
-"""An experiment is the same in the database it is taken into as in the one it came from."""
+"""An imported experiment is equal to the exported one."""
 
 import io
 import json
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def experiment(database: Database) -> str:
-    """One of two jobs: one succeeded after it lost its worker, one failed."""
+    """An experiment of two jobs: one succeeded after its worker was lost, one failed."""
     base = {"normalization": {"type": "batch"}, "batch_size": 2, "labels": {"a": "b"}}
     request = ExperimentRequest.model_validate({"grid": {"seed": [0, 1]}, "base": base}).resolved()
     async with database.write() as session:
@@ -64,7 +64,7 @@ async def export(database: Database, experiment_id: str, folder: Path) -> Path:
 
 
 async def everything(database: Database, experiment_id: str) -> dict[str, Any]:
-    """All that the pages of an experiment are made of."""
+    """Return everything that the pages of an experiment show."""
     async with database.read() as session:
         row = await experiments.get(session, experiment_id)
         found = (await session.scalars(select(Job).where(Job.experiment_id == experiment_id).order_by(Job.id))).all()
@@ -100,7 +100,7 @@ async def test_what_was_taken_in_is_what_was_there(database: Database, experimen
 
 
 async def test_a_bundle_of_format_1_is_read(database: Database, experiment: str, tmp_path: Path) -> None:
-    """It had the first worker of an attempt in two fields, and another name for the requested state."""
+    """Format 1 had the first worker of an attempt in two fields, and another name for the requested state."""
     path = await export(database, experiment, tmp_path)
     before = await everything(database, experiment)
 
@@ -141,7 +141,7 @@ async def test_a_bundle_of_format_1_is_read(database: Database, experiment: str,
     assert await everything(database, experiment) == before
 
 
-async def test_what_is_here_already_stays_as_it_is(database: Database, experiment: str, tmp_path: Path) -> None:
+async def test_an_import_keeps_existing_rows(database: Database, experiment: str, tmp_path: Path) -> None:
     path = await export(database, experiment, tmp_path)
     async with database.write() as session:
         await experiments.rename(session, await experiments.get(session, experiment, lock=True), "another name")

@@ -1,4 +1,4 @@
-"""Counters grow in the transaction of what they count, on both databases, and outlive it."""
+"""Counters grow in the transaction of the counted rows, on both databases, and survive their deletion."""
 
 import asyncio
 from typing import Any
@@ -83,7 +83,7 @@ async def test_the_latency_of_an_attempt_begins_when_its_job_was_last_queued(dat
     assert buckets[-1] == ("+Inf", 2)
 
 
-async def test_the_size_of_all_checkpoints_follows_whoever_adds_and_removes_some(database: Database) -> None:
+async def test_the_size_of_all_checkpoints_follows_additions_and_removals(database: Database) -> None:
     async with database.write() as session:
         plan = ExperimentRequest.model_validate(
             {"name": "two", "base": {"normalization": {"type": "group"}}, "grid": {"batch_size": [2, 4]}}

@@ -1,4 +1,4 @@
-"""Transactions: readers do not wait, writers take turns, a full disk is told from other errors."""
+"""Transactions: readers do not wait, writers are serialized, and a full disk is distinguished from other errors."""
 
 import asyncio
 import sqlite3
@@ -58,7 +58,7 @@ async def test_sqlite_gives_a_writer_up_that_waited_too_long(tmp_path: Path, mon
         assert await create(database), "and the next one gets its turn"
 
 
-async def test_a_full_disk_is_told_from_other_errors(tmp_path: Path) -> None:
+async def test_a_full_disk_is_distinguished_from_other_errors(tmp_path: Path) -> None:
     async with Database(f"sqlite+aiosqlite:///{tmp_path}/normlab.db") as database:
         await migrate.upgrade(database)
 

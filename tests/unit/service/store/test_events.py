@@ -1,4 +1,4 @@
-"""The stream: ids in the order in which events become visible, whoever writes; logs are found by what they say."""
+"""Events have ids in the order in which they become visible, with concurrent writers; logs are searched by text."""
 
 import asyncio
 from datetime import UTC, datetime

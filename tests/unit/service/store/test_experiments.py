@@ -1,4 +1,4 @@
-"""An experiment is one with its jobs: made, steered, extended and deleted together."""
+"""An experiment and its jobs are created, controlled, extended and deleted together."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -79,7 +79,7 @@ async def test_a_thousand_jobs_take_as_many_statements_as_four(database: Databas
         async with database.write() as session:
             id_ = (await experiments.create(session, given, expand(given))).id
         taken.append(len(statements))
-    # A large insert goes in parts that the database takes.
+    # A large insert is split into parts that the database accepts.
     assert taken[1] <= taken[0] + 10
     async with database.read() as session:
         assert await experiments.counts(session, [id_]) == {id_: {Status.QUEUED: 1000}}

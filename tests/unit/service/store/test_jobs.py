@@ -1,4 +1,4 @@
-"""Jobs are kept as they were asked for, counted, bound to the keys of their clients, and deleted without remains."""
+"""Jobs are stored as requested, counted, bound to idempotency keys, and deleted completely."""
 
 import re
 
@@ -103,7 +103,7 @@ async def test_nothing_remains_of_a_deleted_job_and_others_keep_theirs(database:
 
 
 async def everything(database: Database) -> dict[tuple[str, str], int]:
-    """How many rows each table has of each job."""
+    """Return the number of rows of each job in each table."""
     counted: dict[tuple[str, str], int] = {}
     async with database.read() as session:
         for table in Table.metadata.sorted_tables:

@@ -1,4 +1,4 @@
-"""A role has one holder at a time, by the clock that all share, and who lost it writes nothing."""
+"""A lease has one holder at a time, by the clock of the database, and a former holder cannot write."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

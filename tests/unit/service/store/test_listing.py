@@ -1,4 +1,4 @@
-"""Finding jobs: every filter, every order, and pages that neither repeat nor skip while jobs are added."""
+"""Lists of jobs: filters, sorting, and pages that neither repeat nor skip jobs while others are added."""
 
 import base64
 import json
@@ -41,7 +41,7 @@ async def every_page(database: Database, sort: str, limit: int) -> list[Job]:
 
 
 async def a_dozen(database: Database) -> None:
-    """Jobs that tie in everything but their id."""
+    """Jobs that are equal in everything except their id."""
     for n in range(12):
         await create(
             database,
@@ -106,11 +106,11 @@ async def test_pages_in_any_order_hold_each_job_once(database: Database) -> None
 
 
 ERRORS = (0.5, None, 0.25, 0.5, None, 0.125, 0.5, 1.0, 0.0, None, 0.25, 0.3)
-"""What a dozen jobs end at, in the order they were made."""
+"""The final errors of twelve jobs, in the order of their creation."""
 
 
 async def with_errors(database: Database) -> dict[str, float | None]:
-    """A dozen jobs, most with an error, whose best is a quarter of its last. Returns the last, by job."""
+    """Create twelve jobs, most with an error whose best value is a quarter of the last. Returns the last by job."""
     for n in range(len(ERRORS)):
         await create(database, name=f"job {n % 3}", seed=n)
     found: dict[str, float | None] = {}
@@ -124,7 +124,7 @@ async def with_errors(database: Database) -> dict[str, float | None]:
 
 
 def in_order(found: list[Job], sort: str, errors: dict[str, float | None]) -> list[Job]:
-    """`found` sorted one thing after another, the last first: a stable sort by each is a sort by all of them."""
+    """Sort `found` by several fields: stable sorts by one field each, the least significant first."""
     keys = sort.split(",")
     for key in reversed([*keys, "-id" if keys[-1].startswith("-") else "id"]):
         name, descending = key.removeprefix("-").removesuffix(".best"), key.startswith("-")

@@ -1,4 +1,4 @@
-"""Every epoch has exactly one live row, whatever is lost; the summary is always that of the live rows."""
+"""Every epoch has exactly one live row after any losses, and the summary always agrees with the live rows."""
 
 from dataclasses import dataclass
 from itertools import groupby
@@ -21,7 +21,7 @@ LAST = STEPS_PER_EPOCH * EPOCHS
 
 @dataclass(frozen=True)
 class Run:
-    """One attempt: it trains `steps`, takes checkpoints at some of them, and resumes at the latest but `back` first."""
+    """An attempt that trains `steps` with checkpoints, and starts `back` checkpoints before the newest one."""
 
     steps: int
     checkpoints: frozenset[int]
@@ -42,7 +42,7 @@ RUNS = st.lists(
 
 
 def rows_at(step: int, attempt: int) -> list[Event]:
-    """What an attempt reports after a step: a function of the step, but for the speed."""
+    """Return the metrics after a step, a function of the step except for the throughput."""
     epoch = (step - 1) // STEPS_PER_EPOCH + 1
     reported: list[Event] = [
         row(step, "train", epoch, train_loss=(step * 7) % 5 + 0.5, images_per_s=float(100 * attempt + step))
@@ -100,7 +100,7 @@ async def test_every_epoch_has_exactly_one_live_row_whatever_is_lost(database: D
 
 
 async def assert_the_summary_is_of_the_live_rows(database: Database, job_id: str, everything: int) -> None:
-    """Computed here anew, in one pass over the rows."""
+    """Compute the summary independently, in one pass over the rows."""
     async with database.read() as session:
         summary = (await jobs.get(session, job_id)).summary
         rows = await metrics.rows(session, job_id)
@@ -158,7 +158,7 @@ async def test_rows_are_found_by_kind_and_step(database: Database) -> None:
     assert await steps(after_step=3) == []
 
 
-async def test_superseded_rows_remain_and_are_told_apart(database: Database) -> None:
+async def test_superseded_rows_remain_and_are_marked(database: Database) -> None:
     await create(database)
     first = await Worker.run(database)
     await first.report(row(3), row(6))

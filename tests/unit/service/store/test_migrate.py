@@ -1,4 +1,4 @@
-"""The migrations make the tables that the code has, on both databases, whoever runs them, and however often."""
+"""The migrations create the tables of the code on both databases, also when run repeatedly or concurrently."""
 
 import asyncio
 import logging
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def schema(database: Database) -> set[tuple[object, ...]]:
-    """Everything the database says of its tables, columns, indexes and constraints, the version table left out."""
+    """Return the tables, columns, indexes and constraints of a database, without the version table."""
     queries = (
         [
             "SELECT type, tbl_name, name, sql FROM sqlite_schema "
@@ -50,7 +50,7 @@ async def schema(database: Database) -> set[tuple[object, ...]]:
 
 
 def _normal(value: object) -> object:
-    """SQLite keeps the statement as it was written: its constraints in any order, a name quoted that was changed."""
+    """Normalize a statement of SQLite, which keeps the order of constraints and the quotes of renamed tables."""
     if not isinstance(value, str):
         return value
     return tuple(
@@ -197,7 +197,7 @@ async def test_processes_that_migrate_at_once_wait_for_one_another(empty_databas
         await migrate.check(database)
 
 
-async def test_a_database_without_tables_is_told_from_one_with(empty_database_url: str) -> None:
+async def test_a_database_without_tables_is_recognized(empty_database_url: str) -> None:
     async with Database(empty_database_url) as database:
         with pytest.raises(migrate.SchemaMismatch, match=r"no tables yet: run `python -m service.store.migrate`"):
             await migrate.check(database)

@@ -1,4 +1,4 @@
-"""What results and costs are made of, read from both databases."""
+"""The rows of which results and costs are computed, read from both databases."""
 
 from datetime import timedelta
 from typing import Any
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def lasted(database: Database, attempt_id: str, seconds: float) -> None:
-    """Let an attempt that has ended have taken so long."""
+    """Set the duration of an attempt that has ended."""
     async with database.write() as session:
         attempt = await session.get(Attempt, attempt_id)
         assert attempt is not None

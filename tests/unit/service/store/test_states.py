@@ -1,4 +1,4 @@
-"""Every state meets every verb and every report: it moves as TRANSITIONS says, or refuses and leaves no trace."""
+"""Every action and report in every state follows TRANSITIONS, or is refused and changes nothing."""
 
 from collections.abc import Awaitable, Callable
 from itertools import count, pairwise
@@ -18,7 +18,7 @@ Verb = Callable[..., Awaitable[object]]
 
 
 def verb(act: Verb) -> Callable[[Worker], Awaitable[None]]:
-    """A verb of the API, on the worker's job."""
+    """Apply an action of the API to the worker's job."""
 
     async def on_the_job(worker: Worker) -> None:
         async with worker.database.write() as session:
@@ -144,7 +144,7 @@ _priorities = count()
 
 
 async def reach(database: Database, to: Status) -> Worker:
-    """A job in a state, and the worker that holds it or last held it: the newest job is the next to be claimed."""
+    """Return a job in a state, and the worker that holds it or held it last. The newest job is claimed next."""
     await create(database, priority=next(_priorities), name=f"to be {to}")
     worker = await Worker.claim(database)
     if to in (Status.RUNNING, Status.SUCCEEDED, Status.PAUSED):
@@ -171,7 +171,7 @@ async def reach(database: Database, to: Status) -> Worker:
 
 
 async def everything(database: Database, job_id: str) -> list[object]:
-    """All that the store knows of a job."""
+    """Return everything that the store has of a job."""
     async with database.read() as session:
         job = await jobs.get(session, job_id)
         columns = {column.key: getattr(job, column.key) for column in job.__table__.columns}
@@ -214,7 +214,7 @@ async def test_a_state_moves_as_it_may_or_refuses_and_leaves_no_trace(database: 
 
 
 async def end(worker: Worker) -> None:
-    """Leave no job that another test step would claim."""
+    """Cancel the job, so that no later step claims it."""
     if await status(worker.database, worker.job) not in TERMINAL:
         await VERBS["cancel"](worker)
         if await status(worker.database, worker.job) in ACTIVE:
@@ -223,7 +223,7 @@ async def end(worker: Worker) -> None:
 
 @pytest.mark.parametrize("state", [state for state in Status if state in EXPECTED])
 def test_the_actions_of_a_status_are_the_verbs_that_change_a_job_in_it(state: Status) -> None:
-    # A retry changes nothing of the job itself: it makes another one.
+    # A retry does not change the job; it creates another one.
     repeated = {name for name in VERBS if EXPECTED[state][name] is state and name != "retry"}
     changing = {name for name in VERBS if EXPECTED[state][name] is not Conflict} - repeated
     assert {str(action) for action in POSSIBLE[state]} == changing

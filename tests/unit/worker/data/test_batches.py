@@ -121,7 +121,7 @@ def test_crops_and_mirroring_are_uniform(make_spec: Any) -> None:
 
     for axis in plan.offsets:
         counts = torch.bincount(axis, minlength=9)
-        # 1000 expected of each; five standard deviations.
+        # 1000 of each are expected; the tolerance is five standard deviations.
         assert len(counts) == 9
         assert (counts - 1000).abs().max() < 150
     assert abs(plan.mirrored.sum().item() - 4500) < 240
@@ -161,7 +161,7 @@ def test_the_holdout_is_evaluated_on_unaugmented(make_spec: Any, synthetic: Imag
     images, labels = joined(list(TrainingData(spec, synthetic).eval_batches()))
     pixels = ((images + 1) * 127.5).round().to(torch.uint8).numpy()
 
-    # Labels of the synthetic set run 0 to 9, again and again: the last two of six rounds are kept aside.
+    # Labels of the synthetic dataset cycle through 0 to 9: the last two of six cycles are held out.
     np.testing.assert_array_equal(pixels, synthetic.train_images[40:60])
     assert labels.tolist() == [*range(10)] * 2
 

@@ -74,7 +74,7 @@ class _Member:
         try:
             return self._receive()
         except EOFError:
-            # Another process in its stead, for the tests to come.
+            # Replace the process for later tests.
             self.end()
             self._start()
             return Died()

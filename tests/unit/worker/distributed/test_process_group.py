@@ -54,7 +54,7 @@ def test_the_gradient_is_that_of_one_worker_with_the_whole_batch(
         assert all(map(torch.equal, found[0], found[rank])), "the workers would part"
     largest = max(float(gradient.abs().max()) for gradient in whole)
     worst = max(float((a - b).abs().max()) for a, b in zip(found[0], whole, strict=True)) / largest
-    # Statistics over a part of the batch are others: that is what the paper is about.
+    # Statistics over a part of the batch differ, which is the subject of the paper.
     assert worst > 0.01 if normalization == "batch" else worst < 1e-9
 
 
@@ -274,7 +274,7 @@ def test_a_collective_that_fails_within_a_step_is_blamed_on_the_peer(
 
 
 def refuse(*_: Any, **__: Any) -> None:
-    raise AssertionError("a worker by itself spoke to others")
+    raise AssertionError("a single worker communicated")
 
 
 def test_a_single_worker_does_not_communicate(

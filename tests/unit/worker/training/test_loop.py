@@ -130,7 +130,7 @@ def test_timed_checkpoints_are_taken_within_an_epoch_and_once_per_step(attempt: 
     assert [(checkpoint.epoch, checkpoint.step) for checkpoint in record.checkpoints] == [
         (step // 4, step) for step in range(1, 9)
     ]
-    # Metrics are of exactly the weights saved, so within an epoch there are none.
+    # Metrics of a checkpoint describe exactly its weights, so within an epoch there are none.
     assert [set(checkpoint.metrics) for checkpoint in record.checkpoints[2:5]] == [
         set(),
         {"test_loss", "test_error"},
@@ -148,7 +148,7 @@ def test_a_pause_takes_a_checkpoint_before_the_next_step(attempt: Any, make_spec
 
 
 def test_a_pause_right_after_a_checkpoint_takes_no_other(attempt: Any, make_spec: Any) -> None:
-    # Four steps and one batch of evaluation ask for orders before it.
+    # Four steps and one batch of evaluation call `control` before it.
     record = attempt(make_spec(), stop="pause", stop_at=5)
 
     assert record.finished.outcome == "paused"
@@ -275,9 +275,9 @@ def test_a_full_disk_fails_the_attempt_and_may_pass(attempt: Any, make_spec: Any
 
 def test_an_error_of_the_report_is_raised(make_spec: Any, synthetic: ImageDataset) -> None:
     def refuse(_: Any) -> None:
-        raise ConnectionError("nobody listens")
+        raise ConnectionError("the receiver is gone")
 
-    with pytest.raises(ConnectionError, match="nobody listens"):
+    with pytest.raises(ConnectionError, match="the receiver is gone"):
         train(make_spec(), synthetic, report=refuse, save=lambda *_: None)
 
 

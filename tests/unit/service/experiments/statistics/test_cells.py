@@ -1,4 +1,4 @@
-"""A cell: which jobs count, and the t interval of their mean."""
+"""Cells: which jobs count, and the t interval of their mean."""
 
 import math
 import statistics
@@ -40,7 +40,7 @@ def test_intervals_at_95_percent_hold_the_truth_in_95_of_100_experiments() -> No
         held = 0
         for experiment in values:
             table = [o for row, cell in enumerate(experiment) for o in observe(str(row), str(n), cell)]
-            # A column a row, so that nothing is compared.
+            # One column per row, so that there are no comparisons.
             alone = [Observation(o.row, o.row, o.seed, o.value, o.job) for o in table]
             held += sum(c.interval[0] <= truth <= c.interval[1] for c in analyse(alone).cells if c.interval)
         assert 9_400 <= held <= 9_600

@@ -1,4 +1,4 @@
-"""Paired differences, Holm's adjustment over the table, and the seeds that are missing."""
+"""Paired differences, Holm's adjustment over the table, and the number of seeds needed."""
 
 from fractions import Fraction
 
@@ -76,7 +76,7 @@ def test_the_same_run_twice_is_no_difference() -> None:
 
 
 def test_differences_without_any_spread_are_not_trusted() -> None:
-    """0.3 - 0.1, 0.5 - 0.3 and 1.1 - 0.9 differ in their last bits only."""
+    """Differences that are equal up to rounding: 0.3 - 0.1, 0.5 - 0.3 and 1.1 - 0.9."""
     found = comparison(analyse(observe_rows({"a": [0.3, 0.5, 1.1], "b": [0.1, 0.3, 0.9]})), "a", "b")
 
     assert found.difference == pytest.approx(0.2)
@@ -84,7 +84,7 @@ def test_differences_without_any_spread_are_not_trusted() -> None:
 
 
 def brute_force_holm(p_values: list[Fraction], alpha: Fraction) -> set[int]:
-    """Holm's procedure as he states it: the smallest p against α/m, the next against α/(m - 1), until one fails."""
+    """Holm's original procedure: the smallest p against α/m, the next against α/(m - 1), until one fails."""
     rejected: set[int] = set()
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
         if p_values[index] >= alpha / (len(p_values) - rank):
@@ -96,7 +96,7 @@ def brute_force_holm(p_values: list[Fraction], alpha: Fraction) -> set[int]:
 @settings(deadline=None)
 @given(st.lists(st.fractions(0, 1, max_denominator=200), min_size=1, max_size=12), st.fractions("0.01", "0.2"))
 def test_holm_rejects_what_the_procedure_rejects(p_values: list[Fraction], alpha: Fraction) -> None:
-    # Fractions go through holm() as they are: no rounding decides a tie.
+    # holm() accepts fractions, with which no rounding decides a tie.
     adjusted = holm(p_values, len(p_values))  # type: ignore[arg-type]
 
     assert {index for index, p in enumerate(adjusted) if p is not None and p < alpha} == brute_force_holm(
@@ -125,7 +125,7 @@ def test_the_family_is_the_whole_table() -> None:
 
 @pytest.mark.parametrize("equal_rows", [5, 3])
 def test_a_difference_that_is_not_there_is_resolved_in_at_most_5_of_100_tables(equal_rows: int) -> None:
-    """Five rows: all alike, or three alike and two far from them, so that Holm has something to step down over."""
+    """Five rows: all equal, or three equal and two far from them, so that Holm's procedure steps down."""
     rng = np.random.default_rng(equal_rows)
     sims, wrong = 1_500, 0
     for _ in range(sims):
@@ -168,7 +168,7 @@ def test_seeds_needed_is_the_first_number_that_would_do() -> None:
 
 
 def test_seeds_needed_knows_what_the_others_of_the_family_leave() -> None:
-    """Of four comparisons one is resolved: the next has to pass α/3."""
+    """One of four comparisons is resolved, so the next must pass α/3."""
     rows = {"a": [0.0, 0.2, 0.1, 0.3], "b": [0.1, 0.4, -0.1, 0.6], "c": [0.3, 0.9, 0.2, -1.4]}
     apart = observe("d", "4", [9.0, 9.1, 9.2, 9.4]) + observe("e", "4", [0.0, 0.0, 0.0, 0.0])
     analysis = analyse(observe_rows(rows) + apart)

@@ -1,4 +1,4 @@
-"""The F test of rows × columns and the contrasts beside it."""
+"""The F test of the interaction of rows and columns, and the contrasts."""
 
 from itertools import product
 
@@ -20,7 +20,7 @@ CLUTTER = {
 
 
 def table_of(values: NDArray[np.float64]) -> list[Observation]:
-    """Values of shape (rows, columns, seeds); NaN leaves out."""
+    """Return a table of values of shape (rows, columns, seeds); NaN stands for a missing value."""
     return [
         Observation(f"row {r}", str(c), s, float(values[r, c, s]), f"{r}/{c}/{s}")
         for r, c, s in product(*map(range, values.shape))
@@ -33,7 +33,7 @@ def interaction_of(values: NDArray[np.float64]) -> Interaction | None:
 
 
 def anova(values: NDArray[np.float64]) -> tuple[float, int, int]:
-    """F and degrees of freedom of a complete table, by the textbook's sums of squares."""
+    """Return F and the degrees of freedom of a complete table, by the textbook's sums of squares."""
     rows, columns, seeds = values.shape
     mean = values.mean()
     total = ((values - mean) ** 2).sum()
@@ -46,7 +46,7 @@ def anova(values: NDArray[np.float64]) -> tuple[float, int, int]:
 
 
 def regression(values: NDArray[np.float64]) -> tuple[float, int, int]:
-    """The same of any table, by fitting both models with one indicator a level."""
+    """Return the same for any table, by fitting both models with one indicator per level."""
     present = np.argwhere(~np.isnan(values))
     y = values[tuple(present.T)]
 

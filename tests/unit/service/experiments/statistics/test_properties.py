@@ -1,4 +1,4 @@
-"""What must hold for any table: order, shifts and units change nothing that they should not."""
+"""Properties of the statistics for any table: invariance to order, shifts and units."""
 
 import subprocess
 import sys
@@ -17,13 +17,13 @@ from service.experiments.statistics import Analysis, Observation, SeedPlan, anal
 PLANS = st.sampled_from(
     [None, SeedPlan(seeds=(0, 1, 2, 3), analyses=(2, 4)), SeedPlan(seeds=(3, 1, 0, 2), analyses=(3, 4))]
 )
-# Multiples of 1/64 well below 2**20: sums, shifts and doublings of them are exact, so equality can be asked for.
+# Multiples of 1/64 far below 2**20 have exact sums, shifts and doublings, so results can be tested for equality.
 VALUES = st.none() | st.integers(-(2**14), 2**14).map(lambda value: value / 64)
 
 
 @st.composite
 def tables(draw: st.DrawFn) -> list[Observation]:
-    """Up to 3 × 3 cells of up to 4 seeds, some of them tried twice."""
+    """Up to 3 × 3 cells of up to 4 seeds, some of which are repeated."""
     places = st.tuples(st.sampled_from("abc"), st.sampled_from(("2", "8", "32")), st.integers(0, 3))
     return [
         Observation(row, column, seed, draw(VALUES), f"job_{number:02}")
@@ -71,7 +71,7 @@ def test_adding_a_constant_moves_means_and_no_difference(
 @settings(deadline=None)
 @given(tables(), PLANS, st.sampled_from([0.25, 2.0, 1024.0]))
 def test_the_unit_does_not_matter(table: list[Observation], plan: SeedPlan | None, factor: float) -> None:
-    """Fractions or per cent: the same p, the same seeds needed."""
+    """Fractions and percentages have the same p and the same number of seeds needed."""
     scaled = [replace(o, value=None if o.value is None else o.value * factor) for o in table]
 
     before, after = analyse(table, plan=plan), analyse(scaled, plan=plan)
@@ -130,7 +130,7 @@ def test_every_public_name_exists() -> None:
 
 
 def test_importing_it_takes_no_numpy_and_no_scipy() -> None:
-    """The api imports it at its start; scipy alone would take longer than all the rest."""
+    """The API imports the statistics at its start, and all of scipy would take longer than everything else."""
     program = "import sys, service.experiments.statistics; print(*sorted({'numpy', 'scipy'} & set(sys.modules)))"
     root = Path(__file__).parents[5]
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)

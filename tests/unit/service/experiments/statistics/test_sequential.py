@@ -29,7 +29,7 @@ def wanted(analysis: InterimAnalysis | None) -> dict[tuple[str, str], tuple[int,
 
 
 def run(values: NDArray[np.float64], plan: SeedPlan) -> tuple[list[Observation], Analysis]:
-    """A sequential experiment of one column, rows × seeds, from the first seed to the last decision."""
+    """A sequential experiment of one column (rows × seeds), from the first seed to the final analysis."""
     rows = [str(row) for row in range(len(values))]
     cells = [(row, "2") for row in rows]
     observations: list[Observation] = []
@@ -98,7 +98,7 @@ def test_nothing_is_decided_before_every_cell_has_reached_the_look() -> None:
 
 
 def test_only_undecided_cells_get_more_seeds() -> None:
-    """c is far from a and b, which are alike."""
+    """Rows a and b are equal, and c is far from both."""
     table = observe_rows({"a": [1.0, 1.2, 0.9], "b": [1.1, 1.0, 1.0], "c": [90.0, 90.1, 90.1]})
 
     analysis = undecided_cells(table, PLAN, cells=[(row, "2") for row in "abc"])
@@ -202,7 +202,7 @@ def test_before_the_first_look_there_is_no_p() -> None:
     assert found.difference == pytest.approx(0.15)
 
 
-def test_what_was_resolved_stays_resolved_whatever_comes_later() -> None:
+def test_a_resolved_comparison_stays_resolved() -> None:
     early = {"a": [90.0, 90.2, 90.1], "b": [1.0, 1.1, 1.2]}
     against = {"a": [*early["a"], -500.0, -200.0], "b": [*early["b"], 300.0, 100.0]}
 
@@ -248,7 +248,7 @@ def test_p_never_rises_as_seeds_come_in(seed: int, rows: int) -> None:
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(3, 4))
 def test_the_order_in_which_jobs_end_decides_nothing(seed: int, rows: int) -> None:
-    """Asked after every job, as one by one ends, or only when all have: the same seeds are spent."""
+    """An analysis after every job and one after all jobs lead to the same seeds."""
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(rows, 10)) + 2 * rng.normal(size=rows)[:, None]
     cells = [(str(row), "2") for row in range(rows)]
