@@ -23,6 +23,7 @@ class Described(StrEnum):
     description: str
 
     def __new__(cls, value: str, description: str = "") -> Self:
+        """Create a member from its value and its description."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.description = description

@@ -108,6 +108,8 @@ _ROW_ID = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Table(DeclarativeBase):
+    """The base class of all tables, with the column types of Python's types."""
+
     metadata = MetaData(naming_convention=NAMING)
     type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
         str: PlainText,
