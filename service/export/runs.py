@@ -64,7 +64,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What it trains, for people."""
+        """The title of the job."""
         title: str = self.job["title"]
         return title
 

@@ -17,7 +17,7 @@ from worker import events as reports
 from worker.events import Failure, Finished, Started
 
 RETRY_DELAY_S = 2.0
-"""Delay of the first retry after an error that may pass; it doubles with every further retry."""
+"""Delay of the first retry after an error that may be temporary; it doubles with every further retry."""
 FAIR_SHARE_WINDOW = 16
 """Number of recent claims that are counted to share workers evenly between experiments."""
 

@@ -1,4 +1,4 @@
-"""The tables."""
+"""The tables of the database, and their column types."""
 
 import math
 import re
@@ -76,7 +76,7 @@ class JSONObject(TypeDecorator[dict[str, Any]]):
 
 
 def storable(value: Any) -> Any:
-    """A copy of `value` with all strings and numbers as both databases can store them."""
+    """Return a copy of `value` in which both databases can store all strings and numbers."""
     match value:
         case str():
             return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", value)

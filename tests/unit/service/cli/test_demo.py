@@ -109,7 +109,7 @@ class TestRun:
         run(settings)
         out = capsys.readouterr().out
         assert "No CIFAR-10: " in out
-        assert "Training on the synthetic set instead" in out
+        assert "Training on the synthetic dataset instead" in out
         (submitted,) = service.to("POST", "/v1/experiments")
         assert "synthetic" in submitted.body["name"]
         assert all("synthetic" in line for line in out.splitlines() if "seed 0: " in line)

@@ -58,7 +58,7 @@ def test_without_anything_alike_there_is_a_sentence_and_no_number() -> None:
     assert "nothing is known" in nothing.basis
     partly = estimate([spec(), spec(model="resnet20")], [Speed("vgg", 8, "cpu", 100)], slots=1)
     assert (partly.job_s, partly.device_s) == ((1000, None), None)
-    assert "Nothing on resnet20" in partly.basis
+    assert "The speed of resnet20 is unknown" in partly.basis
 
 
 @pytest.mark.parametrize(

@@ -98,11 +98,11 @@ def test_without_seeds_there_is_one_and_it_is_part_of_the_grid_from_then_on() ->
         ),
         ({"grid": GRID | {"optimizer.lr": [1]}}, ("grid", "optimizer.lr", 0), "There is no lr"),
         ({"grid": GRID | {"schedule.gamma": [0.1, 7]}}, ("grid", "schedule.gamma", 1), "gamma is 7"),
-        ({"grid": GRID | {"epocs": [1]}}, ("grid", "epocs"), "epocs is no field of a training: give one of augm"),
-        ({"grid": GRID | {"name": ["a"]}}, ("grid", "name"), "name is no field of a training"),
+        ({"grid": GRID | {"epocs": [1]}}, ("grid", "epocs"), "epocs is not a field of a job: give one of augm"),
+        ({"grid": GRID | {"name": ["a"]}}, ("grid", "name"), "name is not a field of a job"),
         ({"grid": {"batch_size": [2]}}, ("base", "normalization"), "normalization is required"),
         ({"base": {"epocs": 3}}, ("base", "epocs"), "did you mean epochs"),
-        ({"base": {"batch_size": 3}}, ("base", "batch_size"), "batch_size is in the grid too"),
+        ({"base": {"batch_size": 3}}, ("base", "batch_size"), "batch_size is also in the grid"),
         ({"base": {"priority": 3}}, ("base", "priority"), "priority is the experiment's own"),
         ({"base": {"seed": 1}, "seeds": {}}, ("base", "seed"), "seed and seeds exclude each other"),
         ({"grid": GRID | {"seed": [1]}, "seeds": {}}, ("grid", "seed"), "seed and seeds exclude each other"),
@@ -110,7 +110,7 @@ def test_without_seeds_there_is_one_and_it_is_part_of_the_grid_from_then_on() ->
         ({"grid": GRID | {"normalization": [GROUP, {"type": "group"}]}}, ("grid", "normalization"), "are the same"),
         ({"outcome": {"rows": "optimizer.lr"}}, ("outcome", "rows"), "rows is 'optimizer.lr': give one of"),
         ({"outcome": {"rows": "batch_size"}}, ("outcome", "columns"), "rows and columns are both batch_size"),
-        ({"seeds": {}, "grid": GRID | {"model": ["vgg", "resnet20"]}}, ("grid", "model"), "has no place for model"),
+        ({"seeds": {}, "grid": GRID | {"model": ["vgg", "resnet20"]}}, ("grid", "model"), "has no axis for model"),
         (
             {
                 "seeds": {},
@@ -118,12 +118,12 @@ def test_without_seeds_there_is_one_and_it_is_part_of_the_grid_from_then_on() ->
                 "base": {"normalization": BATCH},
             },
             ("grid", "optimizer.momentum"),
-            "a table of optimizer.learning_rate × batch_size, which has no place for optimizer.momentum",
+            "a table of optimizer.learning_rate × batch_size, which has no axis for optimizer.momentum",
         ),
         (
             {"seeds": {}, "outcome": {"rows": "normalization.type"}},
             ("grid", "normalization"),
-            "a table of normalization.type × batch_size, which has no place for normalization",
+            "a table of normalization.type × batch_size, which has no axis for normalization",
         ),
     ],
 )

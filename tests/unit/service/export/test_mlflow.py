@@ -291,7 +291,7 @@ def test_a_server_that_is_not_there_is_told_in_a_sentence(
     url = f"http://127.0.0.1:{free_port()}"
     ended = run("--url", lab.url, "export", "mlflow", "--tracking-uri", url)
     assert ended.code == 1
-    assert f"normlab: MLflow at {url} did not take it: API request to" in ended.err
+    assert f"normlab: MLflow at {url} refused the request: API request to" in ended.err
 
 
 def test_where_mlflow_is_not_installed_it_is_told_how(monkeypatch: pytest.MonkeyPatch, lab: Lab) -> None:
