@@ -29,11 +29,11 @@ EXIT_CODES = {
 
 
 class Failed(Exception):
-    """The operation failed; the message says why."""
+    """The operation failed; the message is the reason."""
 
 
 class Invalid(Exception):
-    """The command is invalid; the message says what would be accepted."""
+    """The command is invalid; the message lists what is accepted."""
 
 
 def exit_code_of(error: Exception) -> Exit | None:

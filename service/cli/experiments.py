@@ -210,11 +210,11 @@ def _grid(client: Client, experiment: str, out: Console) -> Json:
 
 def _lines(client: Client, experiment: str, out: Console, *, as_json: bool) -> Json:
     """Print a line for each change, and the results at the end."""
-    told: Any = None
+    printed: Any = None
     while True:
         found = client.experiments.get(experiment)
-        if (now := (found["status"], found["counts"])) != told:
-            told = now
+        if (now := (found["status"], found["counts"])) != printed:
+            printed = now
             if as_json:
                 print_json_line({name: found[name] for name in ("id", "status", "counts", "progress", "eta_s")})
             else:

@@ -24,7 +24,7 @@ _BREAKS = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolEr
 
 
 class ClientError(Exception):
-    """The base of all errors of the client. The text says what failed and why."""
+    """The base of all errors of the client. The message describes the failure and its cause."""
 
 
 class ApiError(ClientError):

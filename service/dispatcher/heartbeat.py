@@ -15,7 +15,7 @@ TIMEOUT_S = 5.0
 
 
 async def check(settings: Settings) -> str | None:
-    """Check the lease. Returns a sentence that says what is wrong, or None."""
+    """Check the lease. Returns a sentence that describes the problem, or None."""
     try:
         async with asyncio.timeout(TIMEOUT_S), Database(settings.database) as database, database.read() as session:
             lease = await leases.get(session, ROLE)

@@ -57,7 +57,7 @@ class MLflowSink:
             missing = [(key, point) for key, point in wanted.items() if key not in there]
             self._log(run_id, missing)
             self._exported[run.id] = run_id, wanted
-            self._tell_state(run, run_id)
+            self._set_status(run, run_id)
             if run.ended and self._checkpoints:
                 self._store_checkpoint(run, run_id)
             if run.ended:
@@ -98,7 +98,7 @@ class MLflowSink:
         for some in _chunks(metrics, _METRICS_A_REQUEST):
             self._mlflow.log_batch(run_id, metrics=some)
 
-    def _tell_state(self, run: Run, run_id: str) -> None:
+    def _set_status(self, run: Run, run_id: str) -> None:
         from mlflow.entities import RunTag
 
         job = run.job

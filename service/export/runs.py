@@ -15,7 +15,7 @@ _PLAIN = frozenset({"train", "eval"})
 
 
 class ExportError(Exception):
-    """The other tool refused a run. The text says why."""
+    """The other tool refused a run. The message is the reason."""
 
 
 class Point(NamedTuple):

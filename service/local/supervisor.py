@@ -28,7 +28,7 @@ READY_TIMEOUT_S = 120.0
 
 
 class CannotStart(Exception):
-    """The service cannot start; the message says why."""
+    """The service cannot start; the message is the reason."""
 
 
 class Supervisor:
@@ -50,7 +50,7 @@ class Supervisor:
         self._thread: threading.Thread | None = None
         self._port = settings.port
         self.error: str | None = None
-        """Why it stopped by itself, or None."""
+        """The reason why the service stopped without a request, or None."""
 
     @property
     def url(self) -> str:
@@ -129,7 +129,7 @@ class Supervisor:
         raise CannotStart(f"The service was not ready after {timeout_s:.0f} s ({reason}). Logs: {self._home.logs}")
 
     def wait(self) -> None:
-        """Wait until it stops. Raises `CannotStart` if it stopped by itself."""
+        """Wait until it stops. Raises `CannotStart` if it stopped without a request."""
         thread = self._thread
         while thread is not None and thread.is_alive():
             thread.join(1)

@@ -38,7 +38,7 @@ def compose(
     if picture is not None:
         description = (
             f"{number.title} against {results['columns']['field']}: means over seeds, "
-            f"with {_percent(results['confidence'])} intervals where there is more than one."
+            f"with {_percent(results['confidence'])} intervals if there are several seeds."
         )
         grid.append(Figure(picture_name, picture, description))
     sections = [Section("Findings", _findings(results, number)), Section(question, grid)]
@@ -103,19 +103,19 @@ def _findings(results: Json, number: Number) -> list[Block]:
     resolved = [comparison for comparison in compared if comparison["resolved"]]
     if not compared:
         return [Paragraph("There are no comparisons yet: a comparison needs two rows with at least two common seeds.")]
-    said: list[str] = []
+    sentences: list[str] = []
     for comparison in resolved:
         difference = comparison["difference"]
         less, more = ("row_a", "row_b") if difference < 0 else ("row_b", "row_a")
         interval = comparison["interval"]
         bounds = sorted(map(abs, interval)) if interval else None
-        said.append(
+        sentences.append(
             f"At {results['columns']['field']} {comparison['column']}, {comparison[more]} has "
             f"{number.points(abs(difference))} more {number.title.lower()} than {comparison[less]}"
             + (f" ({_percent(results['confidence'])} interval {number.range(bounds)})" if bounds else "")
             + f"; adjusted p {_is(comparison['p_adjusted'])}, n = {comparison['n']}."
         )
-    blocks: list[Block] = [Bullets(said)] if said else []
+    blocks: list[Block] = [Bullets(sentences)] if sentences else []
     if open_ := [comparison for comparison in compared if not comparison["resolved"]]:
         blocks.append(Paragraph(_unresolved(open_, len(compared))))
     interaction = results["interaction"]

@@ -220,7 +220,7 @@ async def _finish(session: AsyncSession, job: Job, attempt: Attempt, event: Fini
     elif failure is not None:
         await _fail(session, job, failure)
     else:
-        # Nobody requested this stop: an earlier dispatcher did, or the lease of the worker expired.
+        # No stop is requested now: an earlier dispatcher requested it, or the lease of the worker expired.
         await _lose(session, job, "the worker stopped the attempt", max_lost=None)
 
 

@@ -59,8 +59,8 @@ async def create_all(
     if labels:
         await session.execute(insert(JobLabel), labels)
     data = {"status": status, "reason": None}
-    told = {"attempt_id": None, "type": "status", "data": data}
-    await events.add_all(session, [{**told, "job_id": row["id"], "time": row["created_at"]} for row in rows])
+    event = {"attempt_id": None, "type": "status", "data": data}
+    await events.add_all(session, [{**event, "job_id": row["id"], "time": row["created_at"]} for row in rows])
     return [row["id"] for row in rows]
 
 
@@ -133,8 +133,8 @@ async def change_all(session: AsyncSession, found: Sequence[Job], to: Status, re
         job.updated_at = now
         if to in TERMINAL:
             job.finished_at = now
-    told = {"type": "status", "time": now, "data": {"status": to, "reason": reason}}
-    await events.add_all(session, [{**told, "job_id": job.id, "attempt_id": job.attempt_id} for job in found])
+    event = {"type": "status", "time": now, "data": {"status": to, "reason": reason}}
+    await events.add_all(session, [{**event, "job_id": job.id, "attempt_id": job.attempt_id} for job in found])
 
 
 async def cancel(session: AsyncSession, job_id: str) -> Job:
@@ -214,8 +214,8 @@ async def change(session: AsyncSession, job_id: str, wanted: JobChange) -> Job:
     if after != before:
         await session.execute(delete_from(JobLabel).where(JobLabel.job_id == job_id))
         session.add_all(JobLabel(job_id=job_id, key=key, value=value) for key, value in after.items())
-    told = {"name": name, "title": job_title(name, job.spec), "notes": notes, "labels": after}
-    await events.add(session, job_id, "changed", told, job.updated_at)
+    changed = {"name": name, "title": job_title(name, job.spec), "notes": notes, "labels": after}
+    await events.add(session, job_id, "changed", changed, job.updated_at)
     return job
 
 

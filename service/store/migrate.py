@@ -54,7 +54,7 @@ async def upgrade(database: Database) -> None:
 
 
 async def check(database: Database) -> None:
-    """Raise `SchemaMismatch`, which says what to do, unless the schema is that of this code."""
+    """Raise `SchemaMismatch`, whose message has the remedy, unless the schema is that of this code."""
     async with database.read() as session:
         revision = await (await session.connection()).run_sync(_revision)
     head = _head()

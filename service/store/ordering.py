@@ -19,7 +19,7 @@ PATTERN = "^-?({one})(,-?({one})){{0,{more}}}$".format(
 )
 DESCRIPTION = (
     f"up to {MOST_KEYS} of {', '.join(get_args(SortField))}, {', '.join(get_args(OutcomeMetric))}, comma-separated, "
-    f"each with a minus in front for descending. A metric is its last value; with {BEST} behind it, its best. Jobs "
+    f"each with a minus in front for descending. A metric is its last value; with the suffix {BEST}, its best. Jobs "
     "without the metric come last."
 )
 

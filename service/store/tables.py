@@ -183,8 +183,8 @@ class Job(Table):
 class Experiment(Table):
     """A grid of jobs.
 
-    `requested_state` is what a person last requested for all of them: "paused", "cancelled", or null. `deciding` is
-    true while its seeds are sequential and further interim analyses may add some.
+    `requested_state` is the state that was last requested for all its jobs: "paused", "cancelled", or null. `deciding`
+    is true while its seeds are sequential and further interim analyses may add some.
     """
 
     __tablename__ = "experiments"

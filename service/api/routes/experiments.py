@@ -216,7 +216,7 @@ async def resume(context: Context, experiment_id: ExperimentId) -> ExperimentDet
 async def _done(
     context: Services, verb: Callable[[Session, str], Awaitable[Experiment]], experiment_id: str
 ) -> ExperimentDetail:
-    """Apply a verb, and describe the experiment in a transaction of its own, so that writers do not wait for that."""
+    """Apply an action, and read the experiment in a separate transaction, so that writers do not wait for the read."""
     async with context.database.write() as session:
         experiment = await verb(session, experiment_id)
     async with context.database.read() as session:

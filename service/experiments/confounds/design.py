@@ -172,12 +172,12 @@ def part_of_the_training_set(study: Study) -> Finding:
     )
 
 
-@check("Training on synthetic images says nothing about CIFAR-10.", "note")
+@check("Results on synthetic images do not apply to CIFAR-10.", "note")
 def synthetic_images(study: Study) -> Finding:
     synthetic = [one for one in study if one.spec.dataset.name == "synthetic"]
     if not synthetic:
         return None
-    return "The images are synthetic: suitable for tests, but the results say nothing about CIFAR-10.", synthetic
+    return "The images are synthetic: suitable for tests, but the results do not apply to CIFAR-10.", synthetic
 
 
 def _several(values: Iterable[tuple[str | None, Configuration | Candidate]], sentence: str) -> Finding:
