@@ -1,7 +1,7 @@
 #!/bin/sh
-# What talks to Ray, once its token is there: its head (which works not itself), a worker node, the dispatcher; or whether
-# Ray answers. Each waits for the head, and begins anew where Ray did not start or went away: restart policies wait ever
-# longer, and some give up.
+# Runs a process of the Ray cluster once its token exists: the head (which takes no work), a worker node, or the
+# dispatcher; `health` checks whether Ray answers. Each waits for the head, and restarts if Ray fails to start or ends,
+# because restart policies of containers wait longer each time, and some give up.
 set -eu
 token=/run/ray/token
 until [ -s "$token" ]; do sleep 0.2; done
@@ -11,7 +11,7 @@ role=${1:-}
 head=${NORMLAB_RAY_ADDRESS:-ray-head:6379}
 # With detached actors alive, Ray would take half a minute to stop.
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
-# By default Ray is nice about its workers, and whatever runs beside them pushes the training aside.
+# By default Ray lowers the priority of its workers, and other processes slow the training down.
 export RAY_worker_niceness=0
 set -- --disable-usage-stats --object-store-memory="${RAY_OBJECT_STORE_BYTES:-500000000}"
 
@@ -20,11 +20,11 @@ head_listens() {
     "${head%:*}" "${head##*:}" 2>/dev/null
 }
 
-# What an earlier start left would fill the disk in time.
+# The files of earlier starts would fill the disk over time.
 clear_sessions() { rm -rf /tmp/ray; }
 
-# Ends the process $1, `ray start`, once its node's raylet has been there and is gone. A raylet leaves by itself where an
-# agent of it dies; `ray start` takes that for a shutdown it was told of, and stays.
+# Ends the process $1, `ray start`, once the raylet of its node has started and exited. A raylet exits when one of its
+# agents dies; `ray start` treats this as a requested shutdown and keeps running.
 watch_raylet() {
   there=''
   while kill -0 "$1" 2>/dev/null; do
@@ -35,7 +35,7 @@ watch_raylet() {
   done
 }
 
-# Runs a command again and again, once Ray's head is there, until it is told to stop or succeeds.
+# Runs a command once Ray's head listens, and repeats it until it succeeds or a signal arrives.
 keep() {
   child='' stopping=''
   trap 'stopping=yes; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true' TERM INT
@@ -56,7 +56,7 @@ keep() {
 }
 
 dispatch() {
-  # A driver needs a node of the cluster to stand on; this one takes no work.
+  # A driver needs a node of the cluster on its host; this node takes no work.
   ray stop --force >/dev/null 2>&1 || true
   ray start --address="$head" --num-cpus=0 --num-gpus=0 "$@"
   exec python -m service.dispatcher

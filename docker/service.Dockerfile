@@ -1,7 +1,7 @@
-# The api, and what runs once beside it (secrets, migrations, the bucket): no torch, no Ray, no pip, no compiler.
+# The api and the one-time tasks (secrets, migrations, bucket), without torch, Ray, pip and a compiler.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
-# What changes seldom: the interpreter's environment with every dependency, as the lock has them.
+# The layer that changes rarely: the environment with all locked dependencies.
 FROM ${PYTHON_IMAGE} AS dependencies
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /opt/normlab
@@ -12,8 +12,8 @@ RUN python3 -m venv --without-pip /opt/venv \
  && python3 -m pip --python /opt/venv/bin/python install --no-compile \
       --constraint requirements.lock --editable '.[s3]' \
  && rm -r gn worker service README.md LICENSE
-# Thinned, because the api uses little of four large packages: of scipy its special functions, of plotly its JavaScript,
-# of botocore S3 (and how credentials are come by), of greenlet and numpy no headers; and of nobody the tests.
+# Removes unused parts of large packages. The api uses the special functions of scipy, the JavaScript of plotly, and S3
+# and the credentials of botocore. It uses neither the headers of greenlet and numpy nor the tests of any package.
 RUN cd /opt/venv/lib/python3*/site-packages \
  && find scipy -mindepth 1 -maxdepth 1 -type d ! -name special ! -name _lib -exec rm -r {} + \
  && find plotly -type f ! -name plotly.min.js ! -path plotly/__init__.py -delete \
@@ -21,7 +21,7 @@ RUN cd /opt/venv/lib/python3*/site-packages \
       ! -name s3 ! -name sts ! -name 'sso*' ! -name signin -exec rm -r {} + \
  && find . -type d '(' -name tests -o -name include ')' -prune -exec rm -r {} + \
  && find . '(' -name '*.pyi' -o -type d -empty ')' -delete
-# Importing proves that what is left suffices, and leaves the bytecode of exactly what is used.
+# The import checks that the remaining files suffice, and compiles the bytecode of the modules that are used.
 COPY docker/smoke.py ./
 RUN /opt/venv/bin/python smoke.py
 

@@ -1,5 +1,5 @@
 # The dispatcher, Ray's head and its workers: torch, Ray, and a compiler for the CPU kernels of gn.
-#   --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu   leaves the CUDA libraries out
+#   --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu   omits the CUDA libraries
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM ${PYTHON_IMAGE}
 ARG TORCH_INDEX=
@@ -9,8 +9,8 @@ RUN useradd --uid 1000 --create-home normlab \
  && install -d -o normlab /run/normlab /run/ray /var/cache/gn \
       /var/lib/normlab /var/lib/normlab/artifacts /var/lib/normlab/data
 WORKDIR /opt/normlab
-# From the largest and steadiest to the smallest and liveliest: torch (as in the lock, which itself changes more often),
-# the other dependencies, the kernels, the code.
+# Layers from the largest and most stable to the smallest and most volatile: torch (at the locked version; the lock itself
+# changes more often), the other dependencies, the kernels, the code.
 RUN python3 -m venv --without-pip /opt/venv \
  && python3 -m pip --python /opt/venv/bin/python install ${TORCH_INDEX:+--index-url ${TORCH_INDEX}} torch==2.13.0
 COPY pyproject.toml requirements.lock ./
@@ -22,7 +22,7 @@ ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     GN_CACHE_DIR=/var/cache/gn TRITON_CACHE_DIR=/tmp/triton
 COPY gn gn
 USER normlab
-# For the CPU that builds; a worker on another one compiles its own on first use, some seconds.
+# Compiled for the CPU of the build; a worker on another CPU compiles its kernels on first use, which takes seconds.
 RUN python -m gn.cpu
 USER root
 COPY docker/ray.sh /usr/local/bin/normlab-ray

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the secrets of an installation on Kubernetes, once: what is there already stays. Nothing is written to a file.
-# With a database of your own, give its URL: DATABASE_URL=postgresql://user:password@host/name docker/kubernetes/secrets.sh
+# Creates the secrets of an installation on Kubernetes that do not exist yet. Writes no files.
+# For another database, give its URL: DATABASE_URL=postgresql://user:password@host/name docker/kubernetes/secrets.sh
 set -eu
 namespace=${NAMESPACE:-normlab}
 random() { openssl rand -hex 24; }
@@ -14,6 +14,6 @@ there normlab || {
     --from-literal=database_url="${DATABASE_URL:-postgresql://normlab:$password@db/normlab}" \
     --from-literal=api_tokens="admin:$token"
 }
-# The key's name is KubeRay's.
+# KubeRay defines the name of the key.
 there normlab-ray || make normlab-ray --from-literal=auth_token="$(random)"
 echo "The token of the api: kubectl --namespace $namespace get secret normlab -o jsonpath={.data.api_token} | base64 -d"
