@@ -241,7 +241,7 @@ def _check_axes(request: ExperimentRequest) -> None:
     for name, values in request.grid.items():
         if axes.parts_of(name)[0] not in TrainingSpec.model_fields:
             accepted = ", ".join(axes.fields())
-            errors.append(FieldError(("grid", name), f"{name} is not a field of a job: give one of {accepted}"))
+            errors.append(FieldError(("grid", name), f"{name} is not a field of a training: give one of {accepted}"))
         if name in request.base:
             errors.append(FieldError(("base", name), f"{name} is also in the grid: omit it in base"))
         seen: dict[str, int] = {}
