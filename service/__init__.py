@@ -1,5 +1,5 @@
-"""What users talk to: the HTTP API, the dispatcher that hands jobs to Ray, the store, the client and the command line.
+"""The service: the HTTP API, the dispatcher of jobs to Ray, the store, the client and the command line.
 
-Of `worker` it imports `worker.spec`, `worker.architecture` and `worker.events`; only `service.dispatcher.cluster`, the
-one file that knows Ray, also imports `worker.process.actor`. Nothing here imports torch.
+From `worker` it imports `worker.spec`, `worker.architecture` and `worker.events`. The one module that imports Ray,
+`service.dispatcher.cluster`, also imports `worker.process.actor`. No module of the service imports torch.
 """

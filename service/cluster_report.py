@@ -27,7 +27,7 @@ class SlotsReport(BaseModel):
 
 
 class NodeReport(BaseModel):
-    """One machine."""
+    """One node of the cluster."""
 
     id: str
     address: str | None = None

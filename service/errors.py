@@ -43,7 +43,7 @@ class FieldError(NamedTuple):
 
 
 class InvalidFields(Unprocessable):
-    """Fields that are valid each by itself, and not in combination."""
+    """Fields of which each is valid, but not their combination."""
 
     def __init__(self, fields: Sequence[FieldError]) -> None:
         self.fields = list(fields)

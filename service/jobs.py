@@ -1,4 +1,4 @@
-"""The life of a job: its statuses, which may follow which, and what may be done in each.
+"""The life cycle of a job: its statuses, the transitions between them, and the actions that each status permits.
 
 A run of a job on its workers is an attempt. Only `service.store.jobs.change_status` changes a status.
 `python -m service.jobs` prints the state diagram of `service/README.md`.
@@ -18,11 +18,12 @@ Labels = TypeVar("Labels", bound=Mapping[str, str | None])
 
 
 class Described(StrEnum):
-    """A string enumeration whose members each carry a sentence, for people."""
+    """A string enumeration whose members have descriptions."""
 
     description: str
 
     def __new__(cls, value: str, description: str = "") -> Self:
+        """Create a member from its value and its description."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.description = description
@@ -89,7 +90,7 @@ ACTIONS: dict[Status, frozenset[Action]] = {
 TERMINAL = frozenset(status for status, successors in TRANSITIONS.items() if not successors)
 """The statuses that do not change any more."""
 ACTIVE = frozenset({Status.STARTING, Status.RUNNING, Status.PAUSING, Status.CANCELLING})
-"""The statuses in which a worker holds the job."""
+"""The statuses in which the job occupies its workers."""
 OUTCOMES = (Status.SUCCEEDED, Status.PAUSED, Status.CANCELLED, Status.FAILED, Status.LOST)
 """How an attempt can end."""
 
@@ -105,7 +106,7 @@ def state_diagram() -> str:
 
 
 MOST_LABELS = 32
-"""Of one job."""
+"""Maximum number of labels of a job."""
 
 
 def _can_be_filtered(labels: Labels) -> Labels:
@@ -113,39 +114,39 @@ def _can_be_filtered(labels: Labels) -> Labels:
         if ":" in key:
             raise PydanticCustomError(
                 "label",
-                "labels: the key {key} holds a colon, which separates key from value in a filter",
+                "labels: the key {key} contains a colon, which separates key and value in a filter",
                 {"key": key},
             )
     return labels
 
 
 class JobRequest(TrainingSpec):
-    """What `POST /v1/jobs` accepts: a training, and how the service is to treat it."""
+    """The body of `POST /v1/jobs`: a training specification, and how the service handles the job."""
 
-    name: str = Field(default="", max_length=200, description="for people; need not be unique")
-    labels: dict[Label, Label] = Field(default_factory=dict, max_length=MOST_LABELS, description="to find the job by")
-    priority: int = Field(default=0, ge=-1000, le=1000, description="higher goes first")
-    max_retries: int = Field(default=2, ge=0, le=20, description="further attempts after an error that may pass")
+    name: str = Field(default="", max_length=200, description="display name; need not be unique")
+    labels: dict[Label, Label] = Field(default_factory=dict, max_length=MOST_LABELS, description="for filtering")
+    priority: int = Field(default=0, ge=-1000, le=1000, description="jobs with a higher priority start first")
+    max_retries: int = Field(default=2, ge=0, le=20, description="retries after an error that may be temporary")
 
     _labels_can_be_filtered = field_validator("labels")(_can_be_filtered)
 
     @property
     def training(self) -> TrainingSpec:
-        """The part a worker is given."""
+        """The training specification, which the workers receive."""
         return TrainingSpec.model_validate(self.model_dump(include=set(TrainingSpec.model_fields)))
 
 
 class JobChange(BaseModel):
-    """What `PATCH /v1/jobs/{id}` accepts: what people may change of a job at any time. What is left out stays."""
+    """The body of `PATCH /v1/jobs/{id}`: fields that can change in any status. Omitted fields keep their values."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(default="", max_length=200, description="for people; need not be unique")
-    notes: str = Field(default="", max_length=10_000, description="plain text, for people")
+    name: str = Field(default="", max_length=200, description="display name; need not be unique")
+    notes: str = Field(default="", max_length=10_000, description="notes in plain text")
     labels: dict[Label, Label | None] = Field(
         default_factory=dict,
         max_length=2 * MOST_LABELS,
-        description="labels to set; null removes one (RFC 7396), those left out stay",
+        description="labels to set; null removes a label (RFC 7396), omitted labels do not change",
     )
 
     _labels_can_be_filtered = field_validator("labels")(_can_be_filtered)

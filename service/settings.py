@@ -15,7 +15,7 @@ DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "po
 
 
 class _FileSecrets(PydanticBaseSettingsSource):
-    """Reads NORMLAB_X from the file that NORMLAB_X_FILE names, as container secrets need."""
+    """A source that reads NORMLAB_X from the file that NORMLAB_X_FILE names, for container secrets."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
         path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
@@ -34,61 +34,70 @@ class _FileSecrets(PydanticBaseSettingsSource):
 
 
 class Settings(BaseSettings):
-    """Every setting, with its default. NORMLAB_X_FILE may name a file that holds the value of NORMLAB_X."""
+    """All settings with their defaults. NORMLAB_X_FILE may name a file that contains the value of NORMLAB_X."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     home: Path = Field(
-        default=Path("~/.local/share/normlab"), description="the database and the artifacts of one machine"
+        default=Path("~/.local/share/normlab"),
+        description="directory of the database and the artifacts of a single-machine installation",
     )
     data_dir: Path = Field(
-        default=Path("~/.cache/normlab/data"), description="where CIFAR-10 is found, or downloaded to"
+        default=Path("~/.cache/normlab/data"),
+        description="directory of CIFAR-10, which is downloaded there if it is missing",
     )
     database_url: SecretStr | None = Field(
-        default=None, description="postgresql://user:password@host/name or sqlite:///path; default: a file under HOME"
+        default=None, description="postgresql://user:password@host/name or sqlite:///path; default: a file in HOME"
     )
     artifacts_url: str | None = Field(
-        default=None, description="where checkpoints are kept; default: a folder under HOME"
+        default=None,
+        description="location of the checkpoints: a directory or s3://bucket/folder; default: a directory in HOME",
     )
     host: str = Field(default="127.0.0.1", description="address the API listens on")
-    port: int = Field(default=8000, ge=0, le=65535, description="port the API listens on; 0 takes a free one")
+    port: int = Field(default=8000, ge=0, le=65535, description="port the API listens on; 0 selects a free port")
     api_tokens: SecretStr | None = Field(
         default=None,
         description="comma-separated tokens, each `name:token` (reads and writes) or `name:token:read`; required "
-        "as soon as HOST is not loopback",
+        "unless HOST is a loopback address",
     )
-    ray_address: str | None = Field(default=None, description="host:port of a Ray cluster; default: a private one")
+    ray_address: str | None = Field(
+        default=None, description="host:port of a Ray cluster; default: a private cluster on this machine"
+    )
     ray_namespace: str = Field(default="normlab", description="namespace of the training workers in the Ray cluster")
-    cpus_per_worker: int = Field(default=1, ge=1, description="CPUs, and threads, of a training worker without a GPU")
-    gpus_per_worker: float = Field(default=0, ge=0, le=8, description="GPUs of a training worker; 0 trains on CPUs")
-    warm_workers: int = Field(default=1, ge=0, description="training workers kept ready while nothing waits")
+    cpus_per_worker: int = Field(default=1, ge=1, description="CPUs per training worker, and its number of CPU threads")
+    gpus_per_worker: float = Field(default=0, ge=0, le=8, description="GPUs per training worker; 0 trains on the CPU")
+    warm_workers: int = Field(default=1, ge=0, description="training workers kept running while no job waits")
     max_workers: int | None = Field(
         default=None,
         ge=1,
-        description="training workers at most; more than there are slots are asked of Ray while jobs wait, which an "
-        "autoscaler sees; default: as many as there are slots",
+        description="maximum number of training workers; a value above the number of slots lets Ray's autoscaler add "
+        "nodes for queued jobs; default: the number of slots",
     )
     worker_idle_s: float = Field(
-        default=600, gt=0, description="a training worker beyond WARM_WORKERS ends after so long idle"
+        default=600, gt=0, description="seconds without a job after which a training worker beyond WARM_WORKERS ends"
     )
     worker_lease_s: float = Field(
-        default=30, gt=0, description="a training worker stops when it was not polled for so long"
+        default=30, gt=0, description="seconds without a poll after which a training worker stops training"
     )
     rendezvous_timeout_s: float = Field(
-        default=60, gt=0, description="the workers of one job wait so long for each other, at the start and in a step"
+        default=60,
+        gt=0,
+        description="seconds that the workers of a job wait for each other when they connect and in each step",
     )
     worker_grace_s: float = Field(
-        default=15, gt=0, description="a training worker that does not cancel in so long is killed"
+        default=15, gt=0, description="seconds that a training worker has to stop on request before it is killed"
     )
     dispatcher_lease_s: float = Field(
-        default=5, gt=0, description="another dispatcher takes over after so long a silence"
+        default=5, gt=0, description="seconds without a renewed lease after which another dispatcher takes over"
     )
-    dispatch_interval_s: float = Field(default=0.1, gt=0, description="how often the dispatcher looks for new work")
+    dispatch_interval_s: float = Field(
+        default=0.1, gt=0, description="seconds between two polls of the database for new jobs"
+    )
     max_lost: int = Field(
-        default=5, ge=1, description="a job fails after losing its worker so often without a new checkpoint"
+        default=5, ge=1, description="losses of its workers without a new checkpoint after which a job fails"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="of the service's own log"
+        default="INFO", description="lowest level of log records that the service writes"
     )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Explanations of validation errors: the invalid field, and a sentence that says which values are accepted."""
+"""Explanations of validation errors: the invalid field, and a sentence with the accepted values."""
 
 import difflib
 import types
@@ -15,7 +15,7 @@ _SHOWN = 80
 def explain(
     error: Mapping[str, Any], loc: Sequence[str | int], annotation: Any, whole: str = "the body"
 ) -> tuple[list[str | int], str]:
-    """Return the path to the invalid field of pydantic's `error`, and a sentence that says what is accepted."""
+    """Return the path to the invalid field of pydantic's `error`, and a sentence with the accepted values."""
     path, model = locate(loc, annotation)
     context = error.get("ctx", {})
     if error["type"] not in _STANDARD and "field" in context:

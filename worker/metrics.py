@@ -252,7 +252,7 @@ METRICS: Mapping[str, Metric] = {
         GAIN_RMS,
     )
 }
-"""Every metric, by name, in the order in which people are shown them."""
+"""Every metric, by name, in display order."""
 
 
 def default_outcome(*, holdout: bool) -> OutcomeMetric:

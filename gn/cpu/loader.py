@@ -63,7 +63,7 @@ def library(element: str) -> Kernels | BuildError:
 
     Returns:
         The kernels, or the error if they cannot be compiled or loaded. Either is cached, so that a machine without a
-        compiler tries once a process.
+        compiler tries once per process.
     """
     try:
         return _load(build(element))

@@ -1,7 +1,7 @@
 """The Prometheus metrics of /metrics.
 
-Metrics of the whole service, counters included, are read from the database at each scrape, so that all replicas report
-the same. Only requests and event streams are counted by each process.
+Metrics of the whole service, including counters, are read from the database at each scrape, so that all replicas report
+the same values. Each process counts only its own requests and event streams.
 """
 
 import shutil
@@ -24,32 +24,38 @@ WORKER_STATES: tuple[WorkerActivity, ...] = get_args(WorkerActivity)
 
 
 class Telemetry:
-    """The metrics of one process, in a registry of its own."""
+    """The metrics of one process, in a separate registry."""
 
     def __init__(self, version: str, artifacts: Path | None) -> None:
         self.registry = CollectorRegistry()
         self._whole = _WholeService()
-        build = Gauge("normlab_build_info", "1; which version answers", ["version"], registry=self.registry)
+        build = Gauge(
+            "normlab_build_info", "Version of the service; the value is always 1", ["version"], registry=self.registry
+        )
         build.labels(version).set(1)
-        self.database_up = Gauge("normlab_database_up", "1 where the database answers", registry=self.registry)
+        self.database_up = Gauge(
+            "normlab_database_up", "Whether the database answers (1) or not (0)", registry=self.registry
+        )
         self.registry.register(self._whole)
         if artifacts is not None:
             free = Gauge(
                 "normlab_artifacts_free_bytes",
-                "Free on the disk of the checkpoints, where they are in a folder",
+                "Free space on the file system of the checkpoints, in bytes; only for a local directory",
                 registry=self.registry,
             )
             free.set_function(lambda: _free_bytes(artifacts))
-        self.sse_clients = Gauge("normlab_sse_clients", "Open event streams of this process", registry=self.registry)
+        self.sse_clients = Gauge(
+            "normlab_sse_clients", "Number of open event streams of this process", registry=self.registry
+        )
         self.requests = Counter(
             "normlab_http_requests_total",
-            "Answered requests of this process",
+            "Total number of HTTP requests that this process has answered",
             ["method", "route", "status"],
             registry=self.registry,
         )
         self.durations = Histogram(
             "normlab_http_request_duration_seconds",
-            "From the request to the end of its answer",
+            "Time from receiving an HTTP request to the end of its response, in seconds",
             ["method", "route"],
             registry=self.registry,
         )
@@ -70,7 +76,7 @@ class Telemetry:
         self.database_up.set(0)
 
     def render(self) -> bytes:
-        """Return the metrics in the text format."""
+        """Return the metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
 
@@ -107,30 +113,42 @@ class Stored:
         )
 
     def metrics(self) -> Iterator[Metric]:
-        """Yield the metrics in the form of prometheus_client."""
+        """Yield the metrics as metric families of prometheus_client."""
         statuses = {str(status): count for status, count in self.jobs.items()}
-        yield _gauge("normlab_jobs", "Jobs in each state", statuses, "status")
-        yield _gauge("normlab_queue_oldest_seconds", "How long the longest-waiting job waits", self.queue_oldest_s)
+        yield _gauge("normlab_jobs", "Number of jobs, by status", statuses, "status")
+        yield _gauge(
+            "normlab_queue_oldest_seconds",
+            "Time since the oldest queued job was queued, in seconds",
+            self.queue_oldest_s,
+        )
         yield _gauge(
             "normlab_dispatcher_heartbeat_age_seconds",
-            "Since the dispatcher renewed its lease; +Inf where there never was one",
+            "Time since the dispatcher last renewed its lease, in seconds; +Inf before the first dispatcher",
             self.heartbeat_age_s,
         )
         if self.report is not None:
             yield from _cluster(self.report)
-        yield _gauge("normlab_training_images_per_second", "Images all running jobs train on", self.images_per_s)
-        ended = CounterMetricFamily("normlab_attempts_ended", "Attempts that ended, by how", labels=["outcome"])
+        yield _gauge(
+            "normlab_training_images_per_second",
+            "Total training throughput of all running jobs, in images per second",
+            self.images_per_s,
+        )
+        ended = CounterMetricFamily(
+            "normlab_attempts_ended", "Total number of attempts that ended, by outcome", labels=["outcome"]
+        )
         for outcome in OUTCOMES:
             ended.add_metric([outcome], self.attempts.get(outcome, 0.0))
         yield ended
         buckets, total_s = self.latency
         yield HistogramMetricFamily(
             "normlab_dispatch_latency_seconds",
-            "From the queue to the first step, of each attempt",
+            "Time from queueing a job to the first step of its attempt, in seconds",
             buckets=buckets,
             sum_value=total_s,
         )
-        yield _gauge("normlab_checkpoint_stored_bytes", "Size of all checkpoints together", self.checkpoint_bytes)
+        yield _gauge(
+            "normlab_checkpoint_stored_bytes", "Total size of all stored checkpoints, in bytes", self.checkpoint_bytes
+        )
 
 
 class _WholeService(Collector):
@@ -147,10 +165,19 @@ def _cluster(report: ClusterReport) -> Iterator[Metric]:
         state: sum(worker.state == state for worker in report.workers) for state in WORKER_STATES
     }
     busy_and_free = {"busy": report.slots.busy, "free": report.slots.free}
-    yield _gauge("normlab_ray_up", "1 where the dispatcher reaches Ray", float(report.ray.status == "connected"))
-    yield _gauge("normlab_nodes", "Machines of the Ray cluster", len(report.nodes))
-    yield _gauge("normlab_slots", "Places where one worker can train", busy_and_free, "state")
-    yield _gauge("normlab_workers", "Training workers in each state", by_state, "state")
+    yield _gauge(
+        "normlab_ray_up",
+        "Whether the dispatcher is connected to Ray (1) or not (0)",
+        float(report.ray.status == "connected"),
+    )
+    yield _gauge("normlab_nodes", "Number of nodes in the Ray cluster", len(report.nodes))
+    yield _gauge(
+        "normlab_slots",
+        "Number of training workers that the Ray cluster has room for, by state",
+        busy_and_free,
+        "state",
+    )
+    yield _gauge("normlab_workers", "Number of training workers, by state", by_state, "state")
 
 
 def _gauge(name: str, help_: str, value: float | Mapping[str, float], label: str = "") -> GaugeMetricFamily:

@@ -1,4 +1,4 @@
-"""The question that a client asks of results, and the computation of its answer."""
+"""Queries for results, and their evaluation."""
 
 import asyncio
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from worker.metrics import OutcomeMetric
 
 
 class ResultsQuery(BaseModel):
-    """The question: which table of which values."""
+    """A query for results: the values, and the rows and columns of their table."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -52,7 +52,7 @@ class ResultsQuery(BaseModel):
     )
 
     def question(self, declared: Question) -> Question:
-        """Return the question, with `declared` for all that the query omits. Raises `Unprocessable`."""
+        """Return the question, with defaults from `declared`. Raises `Unprocessable`."""
         given = self.model_dump(include={"metric", "statistic", "rows", "columns", "step"}, exclude_none=True)
         question = replace(declared, **given, where=self._where())
         for name in ("rows", "columns"):
@@ -63,7 +63,9 @@ class ResultsQuery(BaseModel):
         if (question.step is None) == (question.statistic == "at_step"):
             raise Unprocessable("step and the statistic at_step belong together: give both, or neither.")
         if question.statistic == "median_last_5" and not (question.metric or "test").startswith(("test", "holdout")):
-            raise Unprocessable(f"median_last_5 is of evaluations, and {question.metric} is not one: give another.")
+            raise Unprocessable(
+                f"median_last_5 needs a metric of evaluations, and {question.metric} is not one: give another."
+            )
         return question
 
     def _where(self) -> dict[str, list[str]]:
@@ -80,14 +82,14 @@ _ACCEPTED = f"give one of {', '.join(axes.fields())}, or a part of one, as in op
 
 
 class JobResultsQuery(ResultsQuery, JobFilterQuery):
-    """The question, and the jobs."""
+    """A query for the results of selected jobs."""
 
 
 async def experiment_results(session: Session, experiment: Experiment, query: ResultsQuery | None = None) -> Results:
     """Return the results of an experiment, by default of the outcome that it declared.
 
     Raises:
-        Unprocessable: The question does not fit together, or names a field that no job has.
+        Unprocessable: The query is inconsistent, or names a field that no job has.
     """
     query = query or ResultsQuery()
     question = query.question(results.question_of(experiments.request_of(experiment)))
@@ -100,7 +102,7 @@ async def job_results(database: Database, query: JobResultsQuery) -> Results:
     """Return the results of the jobs that the query selects.
 
     Raises:
-        Unprocessable: The question does not fit together, or names a field that no job has.
+        Unprocessable: The query is inconsistent, or names a field that no job has.
     """
     async with database.read() as session:
         asked = await _asked(session, query.job_filter(), query.question(Question()))

@@ -10,15 +10,15 @@ FEWEST_POINTS, MOST_POINTS = 40, 2000
 
 
 def points_each(num_curves: int) -> int:
-    """Return how many points each of several curves may have, so that all of them together stay quick to draw."""
+    """Return how many points each of several curves may have, such that all of them can be drawn quickly."""
     return max(FEWEST_POINTS, min(MOST_POINTS, POINTS_TOGETHER // num_curves))
 
 
 def downsample(columns: Sequence[Sequence[float | None]], max_points: int) -> list[int]:
     """Select at most `max_points` rows of a table such that a curve of any of its columns keeps its peaks.
 
-    The rows between the first and the last are cut into stretches of equal length. Of each stretch, those rows stay in
-    which a column has its least or its greatest value.
+    The rows between the first and the last are divided into segments of equal length. Of each segment, the rows with
+    the minimum or the maximum of a column are kept.
 
     Args:
         columns: The values of one or more metrics, all of the same length.
@@ -31,9 +31,9 @@ def downsample(columns: Sequence[Sequence[float | None]], max_points: int) -> li
     if length <= max_points:
         return list(range(length))
     kept = {0, length - 1}
-    stretches = (max_points - 2) // (2 * len(columns))
-    for number in range(stretches):
-        first, end = (1 + (length - 2) * bound // stretches for bound in (number, number + 1))
+    segments = (max_points - 2) // (2 * len(columns))
+    for number in range(segments):
+        first, end = (1 + (length - 2) * bound // segments for bound in (number, number + 1))
         for values in columns:
             finite = [index for index in range(first, end) if values[index] is not None]
             if finite:

@@ -23,7 +23,7 @@ __all__ = ["ObjectArtifacts", "open_s3"]
 
 COMPLETE = ".complete"
 FULL = ("QuotaExceeded", "StorageFull", "InsufficientStorage", "No space left", "minimum free drive")
-"""What S3 servers answer if they have no space left. Amazon S3 itself never does."""
+"""Texts in the errors of S3 servers that have no space left. Amazon S3 has no such error."""
 COPIES_BYTES = 4 << 30
 """Beyond this total, the least recently used copies are removed."""
 KEPT_S = 600
@@ -167,14 +167,14 @@ class ObjectArtifacts:
         except FileNotFoundError:
             raise
         except Exception as error:
-            told = f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {error}"
             full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-            if full or any(sign in f"{told} {error.__cause__}" for sign in FULL):
+            if full or any(sign in f"{reason} {error.__cause__}" for sign in FULL):
                 raise StorageFull(
-                    f"There is no space left in {self.root} ({told}): "
+                    f"There is no space left in {self.root} ({reason}): "
                     "free some space, or delete jobs that are no longer needed."
                 ) from error
-            raise StorageUnavailable(f"The artifact store at {self.root} does not answer ({told}).") from error
+            raise StorageUnavailable(f"The artifact store at {self.root} does not answer ({reason}).") from error
 
 
 def open_s3(location: str, copies: Path) -> ObjectArtifacts:

@@ -84,4 +84,6 @@ def missing(checkpoint_id: str, name: str) -> CorruptFile:
 
 def differs(checkpoint_id: str, name: str) -> CorruptFile:
     """Return the error for a file whose bytes differ."""
-    return CorruptFile(f"The file {name} of checkpoint {checkpoint_id} is not what was stored: its sha256 differs.")
+    return CorruptFile(
+        f"The file {name} of checkpoint {checkpoint_id} is damaged: its sha256 differs from the stored one."
+    )

@@ -1,6 +1,6 @@
-"""The `normlab` command: a noun a file, each on top of `service.client`.
+"""The `normlab` command: one module per noun, each based on `service.client`.
 
-Nothing that trains or stores is imported here, so that a command answers at once.
+No module imports torch or SQLAlchemy when it is imported, so that commands start fast.
 """
 
 from service.cli.application import main

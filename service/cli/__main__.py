@@ -1,4 +1,4 @@
-"""`python -m service.cli`: the `normlab` command, where it is not installed."""
+"""`python -m service.cli`: the `normlab` command without its installed script."""
 
 from service.cli import main
 

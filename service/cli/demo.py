@@ -98,15 +98,15 @@ def request(dataset: str, size: Size) -> Json:
 
 
 def footnote(dataset: str, size: Size) -> str:
-    """Return the caveats that stand below the table."""
+    """Return the text below the table: the settings of the training, and what the results cannot show."""
     images = f"{size.train_limit:,} training and {size.test_limit:,} test images"
     if dataset == "cifar10":
         images += " of CIFAR-10"
     else:
-        images += " of the synthetic set, which is procedural: this says nothing about CIFAR-10"
+        images += " of the synthetic dataset, which is generated: the results say nothing about CIFAR-10"
     return (
         f"resnet20, {size.epochs} epochs on {images}, learning rate 0.1 × batch size / 32.\n"
-        "One seed proves nothing: a difference counts once several seeds agree on it."
+        "One seed proves nothing: a difference needs the agreement of several seeds."
     )
 
 
@@ -128,7 +128,7 @@ def _fetch(settings: Settings, out: Console) -> bool:
     if fetching.returncode == 0:
         return True
     _say(out, f"No CIFAR-10: {reason[-1] if reason else 'it cannot be loaded'}")
-    _say(out, "Training on the synthetic set instead. It shows that everything works, and nothing about CIFAR-10.")
+    _say(out, "Training on the synthetic dataset instead. Its results say nothing about CIFAR-10.")
     return False
 
 
@@ -144,7 +144,7 @@ def _train(client: Client, wanted: Json, out: Console) -> str:
         raise
     for one in ended:
         if one.status != "succeeded":
-            raise Failed(f"{one.title} {one.status}: {one.failure or 'it was stopped from outside'}")
+            raise Failed(f"{one.title} {one.status}: {one.failure or 'stopped by another client'}")
     return experiment
 
 

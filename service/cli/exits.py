@@ -19,21 +19,21 @@ class Exit(IntEnum):
 
 
 EXIT_CODES = {
-    Exit.OK: "all went well",
-    Exit.FAILED: "the job failed or was cancelled, or what was asked for did not work on this machine",
+    Exit.OK: "success",
+    Exit.FAILED: "the job failed or was cancelled, or the operation failed on this machine",
     Exit.INVALID: "the command or the job is not valid",
     Exit.UNREACHABLE: "the service cannot be reached",
-    Exit.REFUSED: "the service refused: no such thing, not in this state, or not allowed",
+    Exit.REFUSED: "the service refused the request: not found, not possible in this state, or not permitted",
     Exit.INTERRUPTED: "interrupted by Ctrl-C",
 }
 
 
 class Failed(Exception):
-    """The operation failed; the message says why."""
+    """The operation failed; the message is the reason."""
 
 
 class Invalid(Exception):
-    """The command is invalid; the message says what would be accepted."""
+    """The command is invalid; the message lists what is accepted."""
 
 
 def exit_code_of(error: Exception) -> Exit | None:

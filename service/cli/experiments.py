@@ -188,7 +188,7 @@ def follow(client: Client, experiment: str, *, as_json: bool = False) -> None:
             found = _grid(client, experiment, out)
     except KeyboardInterrupt:
         Console(stderr=True, highlight=False).print(
-            f"Stopped watching; the jobs run on. `normlab experiment watch {experiment}` goes on, "
+            f"Stopped watching; the jobs keep running. `normlab experiment watch {experiment}` watches them again, "
             f"`normlab experiment cancel {experiment}` stops them.",
             soft_wrap=True,
         )
@@ -210,11 +210,11 @@ def _grid(client: Client, experiment: str, out: Console) -> Json:
 
 def _lines(client: Client, experiment: str, out: Console, *, as_json: bool) -> Json:
     """Print a line for each change, and the results at the end."""
-    told: Any = None
+    printed: Any = None
     while True:
         found = client.experiments.get(experiment)
-        if (now := (found["status"], found["counts"])) != told:
-            told = now
+        if (now := (found["status"], found["counts"])) != printed:
+            printed = now
             if as_json:
                 print_json_line({name: found[name] for name in ("id", "status", "counts", "progress", "eta_s")})
             else:
@@ -254,12 +254,12 @@ def _read(what: str) -> Json:
         reason = " ".join(str(error).split())
         raise Invalid(f"{source} is neither YAML nor JSON: {reason}") from error
     if not isinstance(request, dict):
-        raise Invalid(f"{source} holds no object: an experiment is one, with name, base and grid")
+        raise Invalid(f"{source} does not contain an object: give an experiment with name, base and grid")
     return request
 
 
 def _grid_of(request: Json) -> Json:
     grid = request.get("grid", {})
     if not isinstance(grid, dict):
-        raise Invalid(f"grid is {grid!r} in the file: --seeds can only go over an object")
+        raise Invalid(f"grid is {grid!r} in the file: --seeds needs an object there")
     return grid

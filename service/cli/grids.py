@@ -68,7 +68,7 @@ def preview_table(preview: Json) -> Table:
     table.add_column(overflow="fold")
     jobs = len(preview["jobs"])
     more = f", up to {preview['most_jobs']} if every cell needs all seeds" if preview["most_jobs"] > jobs else ""
-    table.add_row("would make", f"{jobs} jobs in {preview['cells']} cells{more}")
+    table.add_row("would create", f"{jobs} jobs in {preview['cells']} cells{more}")
     cost = preview["cost"]
     if cost["device_s"] is not None:
         elapsed = f", {duration(cost['elapsed_s'])} on {cost['slots']} slots" if cost["elapsed_s"] is not None else ""

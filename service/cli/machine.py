@@ -53,7 +53,7 @@ def cluster(context: typer.Context, as_json: AsJson = False) -> None:
         return
     out = console()
     slots, queue, ray = found["slots"], found["queue"], found["ray"]
-    dispatcher = "runs" if found["dispatcher"]["alive"] else "does not run; what follows is what was last known"
+    dispatcher = "runs" if found["dispatcher"]["alive"] else "does not run; its last report follows"
     table = grid("", "")
     table.show_header = False
     table.add_row("dispatcher", dispatcher)

@@ -21,7 +21,7 @@ WIDTH_OF_A_PIPE = 200
 def connect(context: typer.Context, retry_s: float = 1) -> Client:
     """Connect to the service that `--url`, NORMLAB_URL or the supervisor of this machine names.
 
-    `retry_s`: for how long a service that is away is waited for.
+    `retry_s` is the time in seconds for which requests to an unreachable service are repeated.
     """
     from service.local.home import address_of_this_machine
 

@@ -117,7 +117,7 @@ def _read(file: str) -> Json:
     except ValueError as error:
         raise Invalid(f"{source} is not JSON: {error}") from error
     if not isinstance(request, dict):
-        raise Invalid(f"{source} holds no JSON object: a job is one, as in {{...}}")
+        raise Invalid(f"{source} does not contain a JSON object: give a job, as in {{...}}")
     return request
 
 
@@ -128,7 +128,7 @@ def _given(**fields: Any) -> Json:
 def _part(request: Json, name: str, default: Json | None = None) -> Json:
     part = request.get(name, default if default is not None else {})
     if not isinstance(part, dict):
-        raise Invalid(f"{name} is {part!r} in the file: flags can only go over an object, as in {{...}}")
+        raise Invalid(f"{name} is {part!r} in the file: flags can only change an object, as in {{...}}")
     return part
 
 

@@ -127,4 +127,5 @@ def _clock(time: str) -> str:
 
 
 def age_s(time: str) -> float:
+    """Return the seconds since a time in ISO 8601, at least 0."""
     return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())

@@ -56,7 +56,8 @@ def follow(client: Client, jobs: Sequence[str], *, as_json: bool = False) -> Non
     except KeyboardInterrupt:
         plural = len(jobs) > 1
         Console(stderr=True, highlight=False).print(
-            f"Stopped watching; the job{'s run' if plural else ' runs'} on. `normlab watch {' '.join(jobs)}` goes on, "
+            f"Stopped watching; the job{'s keep' if plural else ' keeps'} running. "
+            f"`normlab watch {' '.join(jobs)}` watches {'them' if plural else 'it'} again, "
             f"`normlab cancel` stops {'them' if plural else 'it'}.",
             soft_wrap=True,
         )

@@ -8,7 +8,7 @@ with Client() as client:
     client.download((job["id"], "best"), "model.safetensors", "model.safetensors")
 ```
 
-Answers of the API are returned as plain dictionaries. Every error is a `ClientError` with a text for people.
+Answers of the API are returned as plain dictionaries. Every error is a `ClientError` with a readable message.
 """
 
 import hashlib
@@ -88,7 +88,7 @@ class Client:
         return self._connection.json("POST", "/v1/jobs", json=body, headers=headers)
 
     def jobs(self, *, max_jobs: int | None = None, **filters: Any) -> Iterator[Json]:
-        """Yield the jobs, newest first unless `sort` says otherwise, page after page.
+        """Yield the jobs, newest first unless `sort` is given, page after page.
 
         Args:
             max_jobs: Stop after this number of jobs.

@@ -24,7 +24,7 @@ _BREAKS = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolEr
 
 
 class ClientError(Exception):
-    """The base of all errors of the client. The text says what failed and why."""
+    """The base of all errors of the client. The message describes the failure and its cause."""
 
 
 class ApiError(ClientError):
@@ -75,9 +75,7 @@ class NotNormlab(ClientError):
         super().__init__(url, reason)
 
     def __str__(self) -> str:
-        return "{} answers, but not as a normlab service does ({}): set NORMLAB_URL to the address of one".format(
-            *self.args
-        )
+        return "{} is not a normlab service ({}): set NORMLAB_URL to the address of one".format(*self.args)
 
 
 class CorruptDownload(ClientError):
@@ -97,7 +95,7 @@ class Attempts:
         self._first_pause_s = self._pause_s = first_pause_s
         self._patience_s = patience_s
         self._failing_since: float | None = None
-        self.error: ClientError = ConnectionFailed(url, "it closed the connection too soon" + advice)
+        self.error: ClientError = ConnectionFailed(url, "it closed the connection early" + advice)
         self.lost_an_answer = False
 
     def __enter__(self) -> Self:
@@ -234,8 +232,8 @@ class Connection:
             attempts.pause()
 
     def resume(self, path: str, part: Path, size: int, sha256: str, on_progress: OnProgress) -> None:
-        """Append to `part` what it lacks of a file of `size` bytes, by range requests."""
-        kept = f"; what came is in {part}, where the next download goes on"
+        """Append the missing bytes of a file of `size` bytes to `part`, by range requests."""
+        kept = f"; the received bytes are in {part}, and the next download resumes there"
         attempts = Attempts(self.base_url, self._backoff_s, self._patience_s, kept)
         with part.open("ab") as sink:
             if sink.tell() > size:

@@ -1,4 +1,4 @@
-"""The dashboard: HTML, CSS and ES modules in `static`, and what serves them. A client of the public API alone.
+"""The dashboard: HTML, CSS and ES modules in `static`, and the code that serves them. It uses the public API only.
 
-No build step: what is in `static` is what the browser gets. It imports nothing of ours.
+There is no build step: browsers load the files in `static`. It imports no other package of normlab.
 """

@@ -1,7 +1,7 @@
-"""The files a browser is given: ours from `static`, and plotly.js out of the installed plotly package.
+"""The files of the dashboard: those in `static`, and plotly.js from the installed plotly package.
 
-Every file is read once, compressed once and kept. Its address holds a version, so that a browser that has it never asks
-again, and one that meets another release takes the new files.
+Every file is read and compressed once and kept in memory. Its URL contains a version, so that browsers can cache it
+without limit, and load new files after a change of the release.
 """
 
 import gzip
@@ -45,7 +45,7 @@ class Asset:
 
 
 class Assets:
-    """All files, with their addresses. `plotly` is read when it is first asked for: most visits never do."""
+    """All files, with their addresses. `plotly` is read at its first request, which most visits do not make."""
 
     def __init__(self, folder: Path = STATIC) -> None:
         self.files = dict(_read(folder))
@@ -55,15 +55,15 @@ class Assets:
 
     @cached_property
     def page(self) -> Asset:
-        """The one HTML page, with the addresses of what it loads."""
+        """The one HTML page, with the URLs of the files that it loads."""
         text = self.files[PAGE].body.decode()
         text = text.replace("{{assets}}", f"{ASSETS_URL}/{self.version}").replace("{{plotly}}", self.plotly_url)
         return Asset(text.encode(), MEDIA_TYPES[".html"])
 
     @cached_property
     def plotly(self) -> Asset:
-        """plotly.js. Raises `FileNotFoundError` where the plotly package does not carry it."""
-        # Importing plotly would take its time and its memory for one path.
+        """plotly.js. Raises `FileNotFoundError` if the plotly package does not contain it."""
+        # plotly is not imported, because that would take time and memory for the sake of one path.
         spec = find_spec("plotly")
         assert spec is not None
         assert spec.submodule_search_locations is not None

@@ -1,7 +1,7 @@
 """`python -m service.dispatcher`: runs one dispatcher.
 
 Exit codes: 0 it was stopped by a signal; 2 the settings are not valid; 75 it has to be started again, because Ray is
-gone, another dispatcher is active, or the database does not answer or is not migrated.
+unreachable, another dispatcher is active, or the database does not answer or is not migrated.
 """
 
 import asyncio

@@ -44,8 +44,8 @@ class Datasets:
     async def _load(self, name: DatasetName) -> Any:
         loop = asyncio.get_running_loop()
 
-        def tell(message: str) -> None:
+        def notify(message: str) -> None:
             for listener in tuple(self._listeners.get(name, ())):
                 loop.call_soon_threadsafe(listener, message)
 
-        return await self._cluster.load_dataset(name, self._data_dir, tell)
+        return await self._cluster.load_dataset(name, self._data_dir, notify)

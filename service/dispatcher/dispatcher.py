@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 CHECK_INTERVAL_S = 2.0
 """Pause between two checks of the cluster."""
 BUSY_SLOWDOWN = 5
-"""Factor on the pause between two polls of the database while no worker is idle: the CPU belongs to the training."""
+"""Factor on the pause between polls of the database while no worker is idle, which leaves the CPU to the training."""
 UNREACHABLE_CHECKS = 3
 """Number of failed checks in a row after which the cluster counts as gone."""
 REQUESTS: dict[Status, Request] = {Status.PAUSING: "pause", Status.CANCELLING: "cancel"}
@@ -52,7 +52,7 @@ class Dispatcher:
 
         Raises:
             LeadershipLost: If another dispatcher is active.
-            ClusterGone: If Ray is gone. In both cases the process has to be started again.
+            ClusterGone: If Ray is unreachable. In both cases the process has to be started again.
         """
         await self._leadership.acquire()
         try:

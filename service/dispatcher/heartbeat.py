@@ -15,7 +15,7 @@ TIMEOUT_S = 5.0
 
 
 async def check(settings: Settings) -> str | None:
-    """Check the lease. Returns a sentence that says what is wrong, or None."""
+    """Check the lease. Returns a sentence that describes the problem, or None."""
     try:
         async with asyncio.timeout(TIMEOUT_S), Database(settings.database) as database, database.read() as session:
             lease = await leases.get(session, ROLE)
@@ -23,7 +23,7 @@ async def check(settings: Settings) -> str | None:
     except (DatabaseError, OSError) as error:  # a TimeoutError is an OSError
         return f"The database does not answer ({type(error).__name__})."
     if lease is None:
-        return "No dispatcher has ever run here."
+        return "No dispatcher has used this database yet."
     if lease.expires_at <= now:
         return f"The last heartbeat was {(now - lease.renewed_at).total_seconds():.0f} s ago."
     return None

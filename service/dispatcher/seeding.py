@@ -40,12 +40,12 @@ async def keep(database: Database, leadership: Leadership, interval_s: float = I
                         added = await decide(session, experiment_id)
                 except (ServiceError, ValueError, AssertionError):
                     # One experiment that cannot be analyzed, such as one of another release, must not stop the others.
-                    logger.exception("no seeds can be decided", extra={"experiment": experiment_id})
+                    logger.exception("interim analysis failed", extra={"experiment": experiment_id})
                     given_up.add(experiment_id)
                 else:
-                    logger.info("seeds decided", extra={"experiment": experiment_id, "jobs": len(added)})
+                    logger.info("interim analysis done", extra={"experiment": experiment_id, "jobs": len(added)})
         except (DatabaseError, OSError) as error:
-            logger.warning("no seeds decided, will try again: %s", error)
+            logger.warning("interim analysis failed, will try again: %s", error)
 
 
 async def decide(session: Session, experiment_id: str) -> Sequence[str]:

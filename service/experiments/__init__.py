@@ -1,4 +1,4 @@
-"""Experiments: a grid of jobs, and what its results say.
+"""Experiments: grids of jobs, and the analysis of their results.
 
 Pure functions of their arguments: no module here imports the database, HTTP, FastAPI or Ray.
 """

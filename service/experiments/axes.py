@@ -76,7 +76,7 @@ def label(field: str, value: Any) -> str:
 def complete(field: str, value: Any) -> Any:
     """Fill the defaults of a part into a value of a grid, so that its label is the one in the results.
 
-    A value that is not an object, or that no job accepts, is returned as it is.
+    A value that is not an object, or that no job accepts, is returned unchanged.
     """
     if not isinstance(value, Mapping):
         return value

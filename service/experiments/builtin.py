@@ -19,7 +19,7 @@ SEEDS = [0, 1, 2, 3, 4]
 
 @dataclass(frozen=True)
 class Study:
-    """What a built-in experiment gives a request that names it."""
+    """The fields that a built-in experiment adds to a request."""
 
     title: str
     grid: Json
@@ -37,7 +37,7 @@ class BuiltIn:
     outcome: Json = field(default_factory=dict)
 
     def of(self, base: Mapping[str, Any]) -> Study:
-        """The experiment on the model of `base`; on its own one where `base` names none that exists."""
+        """Return the experiment on the model of `base`; on its default model if `base` names no known one."""
         model = base.get("model")
         known = model if isinstance(model, str) and model in ARCHITECTURES else self.base["model"]
         return Study(self.title, {**self.grid(cast(ModelName, known)), "seed": list(SEEDS)}, dict(self.outcome))

@@ -1,8 +1,8 @@
-"""Bundles: an experiment as one file, which another installation can import, and which can be read without any.
+"""Bundles: an experiment as one file, which other installations can import and other tools can read.
 
-A tar with `manifest.json` (the format's version, what wrote it, size and SHA-256 of every other file),
+A tar with `manifest.json` (version of the format and of the writer, size and SHA-256 of every other file),
 `experiment.json`, `results.json` (as the API answered them), `jobs.jsonl`, `attempts.jsonl`, `metrics.jsonl`,
-`events.jsonl`, `checkpoints.jsonl` (one JSON object a line), and, where asked for, `checkpoints/JOB/CHECKPOINT/FILE`.
+`events.jsonl`, `checkpoints.jsonl` (one JSON object per line), and, on request, `checkpoints/JOB/CHECKPOINT/FILE`.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ _Count = Field(ge=0, lt=2**31)
 
 
 class BundleError(ValueError):
-    """The file is no bundle, is damaged, or has another version of the format. The message says which."""
+    """The file is not a bundle, is damaged, or has an unsupported version of the format. The message says which."""
 
 
 class _Line(BaseModel):
@@ -96,7 +96,7 @@ class JobLine(_Line):
 
 
 class AttemptWorker(_Line):
-    """A worker of an attempt, and the host name of its machine."""
+    """A worker of an attempt, and the host name of its node."""
 
     worker: str
     node: str
@@ -251,7 +251,7 @@ class Bundle:
         try:
             self._tar = tarfile.open(self._path, "r:")
         except (tarfile.TarError, OSError, EOFError) as error:
-            raise BundleError(f"this is no bundle: it cannot be read as a tar archive ({error})") from error
+            raise BundleError(f"this is not a bundle: it cannot be read as a tar archive ({error})") from error
         try:
             self._members = self._list()
             self.manifest = self._read_manifest()
@@ -284,7 +284,7 @@ class Bundle:
         members: dict[str, tarfile.TarInfo] = {}
         for member in self._tar:
             if not member.isreg():
-                raise BundleError(f"the bundle has {member.name!r}, which is no plain file")
+                raise BundleError(f"the bundle has {member.name!r}, which is not a regular file")
             if member.name in members:
                 raise BundleError(f"the bundle has {member.name!r} twice")
             members[member.name] = member
@@ -294,7 +294,7 @@ class Bundle:
         try:
             written = json.loads(self._content(MANIFEST)).get("format")
         except (ValueError, AttributeError) as error:
-            raise BundleError(f"{MANIFEST} of the bundle is no JSON object") from error
+            raise BundleError(f"{MANIFEST} of the bundle is not a JSON object") from error
         if written not in READABLE_FORMATS:
             readable = " and ".join(map(str, READABLE_FORMATS))
             raise BundleError(f"the bundle has format {written!r}, and this version of normlab reads {readable}")
@@ -310,7 +310,7 @@ class Bundle:
             with file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
             if (self._members[name].size, digest) != (expected.size, expected.sha256):
-                raise BundleError(f"{name} of the bundle is damaged: it does not have the size or sha256 it was given")
+                raise BundleError(f"{name} of the bundle is damaged: its size or sha256 differs from the manifest")
 
     def _member(self, name: str) -> tarfile.TarInfo:
         if name not in self._members:

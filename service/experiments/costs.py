@@ -56,7 +56,7 @@ def estimate(specs: Sequence[TrainingSpec], speeds: Sequence[Speed], slots: int 
     `slots` is the number of workers that train at once, None if it is unknown.
     """
     if not speeds:
-        basis = "Nothing on these models has been trained here yet, so nothing is known of their speed."
+        basis = "None of these models has been trained here yet, so their speed is unknown."
         return Estimate((None,) * len(specs), None, None, basis)
     kind = device_kind(speeds[0].device)
     alike = [speed for speed in speeds if device_kind(speed.device) == kind]
@@ -65,10 +65,10 @@ def estimate(specs: Sequence[TrainingSpec], speeds: Sequence[Speed], slots: int 
         speed = images_per_s(spec, alike)
         job_s.append(None if speed is None else images_trained(spec) / speed)
     known = [seconds for seconds in job_s if seconds is not None]
-    basis = f"From the speed of {len(alike)} jobs on {kind}: of the same model, at the nearest batch size."
+    basis = f"Based on the speed of {len(alike)} jobs on {kind}, with the same model at the nearest batch size."
     if len(known) < len(job_s):
         unknown = ", ".join(sorted({spec.model for spec, s in zip(specs, job_s, strict=True) if s is None}))
-        basis += f" Nothing on {unknown} has been trained there yet, so there is no sum."
+        basis += f" The speed of {unknown} is unknown, so there is no total."
         return Estimate(tuple(job_s), None, None, basis)
     total = sum(seconds * spec.num_workers for seconds, spec in zip(known, specs, strict=True))
     elapsed = max(total / slots, max(known, default=0.0)) if slots else None

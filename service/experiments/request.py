@@ -35,9 +35,11 @@ class _Part(BaseModel):
 class Seeds(_Part):
     """Sequential seeds: every cell gets `min` seeds. Only cells with a comparison that is not resolved get more."""
 
-    min: int = Field(default=3, ge=2, le=100, description="seeds that every cell gets")
-    max: int = Field(default=10, ge=2, le=100, description="seeds that no cell goes beyond")
-    stop: Literal["resolved"] = Field(default="resolved", description="a cell gets no more once nothing needs it")
+    min: int = Field(default=3, ge=2, le=100, description="number of seeds of every cell at the first analysis")
+    max: int = Field(default=10, ge=2, le=100, description="maximum number of seeds of a cell")
+    stop: Literal["resolved"] = Field(
+        default="resolved", description="stop adding seeds to a cell once all its comparisons are resolved"
+    )
 
     @model_validator(mode="after")
     def _some_to_add(self) -> Self:
@@ -54,30 +56,32 @@ class Outcome(_Part):
     """The outcome, declared in advance: results show it by default, and sequential seeds decide on it."""
 
     metric: OutcomeMetric | None = Field(
-        default=None, description="default: test_error, or holdout_error where images are held out"
+        default=None, description="default: test_error, or holdout_error if images are held out"
     )
     statistic: Literal["final", "best", "median_last_5"] = Field(
-        default="final", description="the last value, the least, or the median of the last 5 epochs (Wu & He 2018)"
+        default="final", description="the last value, the lowest, or the median of the last 5 epochs (Wu & He 2018)"
     )
     rows: FieldName | None = Field(default=None, description="field that is compared; default: normalization")
-    columns: FieldName | None = Field(default=None, description="field within whose values; default: batch_size")
+    columns: FieldName | None = Field(
+        default=None, description="field within whose values rows are compared; default: batch_size"
+    )
 
 
 class ExperimentRequest(_Part):
-    """What `POST /v1/experiments` accepts."""
+    """The body of `POST /v1/experiments`."""
 
-    name: str = Field(default="", max_length=MAX_NAME, description="for people; need not be unique")
+    name: str = Field(default="", max_length=MAX_NAME, description="display name; need not be unique")
     builtin: StudyName | None = Field(
-        default=None, description="a built-in experiment: fills base, grid and outcome where they are not given"
+        default=None, description="a built-in experiment, which sets base, grid and outcome unless they are given"
     )
-    base: Json = Field(default_factory=dict, description="a job, without the fields that the grid gives")
+    base: Json = Field(default_factory=dict, description="a job, without the fields of the grid")
     grid: dict[FieldName, Annotated[list[Any], Field(min_length=1, max_length=MAX_JOBS)]] = Field(
         default_factory=dict,
         max_length=10,
-        description="values of fields of a job, every combination of which is a job; a dot reaches into a part, as in "
-        "optimizer.learning_rate",
+        description="values of fields of a job, every combination of which is a job; a dot selects a nested field, "
+        "as in optimizer.learning_rate",
     )
-    seeds: Seeds | None = Field(default=None, description="instead of grid.seed: spent where a comparison needs them")
+    seeds: Seeds | None = Field(default=None, description="sequential seeds, instead of grid.seed")
     outcome: Outcome = Field(default_factory=Outcome)
     budget: float = Field(
         default=1.0,
@@ -85,7 +89,9 @@ class ExperimentRequest(_Part):
         le=1,
         description="about this fraction of the cost: epochs and training images are both scaled by its square root",
     )
-    priority: int = Field(default=0, ge=-1000, le=1000, description="of all its jobs; higher goes first")
+    priority: int = Field(
+        default=0, ge=-1000, le=1000, description="priority of all its jobs; a higher one starts first"
+    )
 
     def resolved(self) -> "ExperimentRequest":
         """Return the request with all fields of the built-in experiment, and its seeds in the grid."""
@@ -235,15 +241,15 @@ def _check_axes(request: ExperimentRequest) -> None:
     for name, values in request.grid.items():
         if axes.parts_of(name)[0] not in TrainingSpec.model_fields:
             accepted = ", ".join(axes.fields())
-            errors.append(FieldError(("grid", name), f"{name} is no field of a training: give one of {accepted}"))
+            errors.append(FieldError(("grid", name), f"{name} is not a field of a training: give one of {accepted}"))
         if name in request.base:
-            errors.append(FieldError(("base", name), f"{name} is in the grid too: leave it out of base"))
+            errors.append(FieldError(("base", name), f"{name} is also in the grid: omit it in base"))
         seen: dict[str, int] = {}
         for index, value in enumerate(values):
             if (first := seen.setdefault(axes.canonical(value), index)) != index:
                 errors.append(FieldError(("grid", name, index), f"{name} has this value already, at {first}"))
     if "priority" in request.base:
-        errors.append(FieldError(("base", "priority"), "priority is the experiment's own field: leave it out of base"))
+        errors.append(FieldError(("base", "priority"), "priority is a field of the experiment: omit it in base"))
     if request.seeds is not None:
         exclude = "seed and seeds exclude each other: give one"
         holders = (("grid", request.grid), ("base", request.base))
@@ -254,7 +260,7 @@ def _check_axes(request: ExperimentRequest) -> None:
         ]
         if beyond:
             sentence = (
-                f"sequential seeds decide by a table of {request.rows} × {request.columns}, which has no place for "
+                f"sequential seeds decide by a table of {request.rows} × {request.columns}, which has no axis for "
                 f"{beyond[0]}: name it as outcome.rows or outcome.columns, or give the seeds as grid.seed"
             )
             errors.append(FieldError(("grid", beyond[0]), sentence))
@@ -288,7 +294,7 @@ def _within(path: Sequence[str | int], parts: Sequence[str]) -> bool:
 
 
 def _check_that_cells_differ(planned: Sequence[PlannedJob]) -> None:
-    """Return a canonical value, because different spellings may be equal: `group` is `group` with 8 groups."""
+    """Raise `InvalidFields` if two cells are equal with their defaults, as `group` and `group` with 8 groups are."""
     first: dict[tuple[str, int], PlannedJob] = {}
     for job in planned:
         trained = axes.canonical(job.request.training.model_dump(mode="json", exclude={"recipe"}))

@@ -1,4 +1,4 @@
-"""Titles: how a job is named where people read of it.
+"""Display titles of jobs.
 
 `service.experiments.axes.label` names a single value, such as a normalization; this module names a whole job.
 """
@@ -13,7 +13,7 @@ DESCRIBING = ("normalization", "batch_size", "model", "seed")
 
 
 def job_title(name: str, spec: Mapping[str, Any]) -> str:
-    """Name a job for people.
+    """Return the display title of a job.
 
     Args:
         name: The name that was given to the job; may be empty.

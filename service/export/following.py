@@ -45,8 +45,8 @@ def export(
 ) -> None:
     """Export the selected jobs to a sink; with `follow`, keep exporting until all of them have ended.
 
-    An event only says which job to read, and every read exports all final rows. If the event stream had to start anew,
-    all jobs are read, so that nothing is missed.
+    An event only identifies the job to read, and every read exports all final rows. If the event stream restarts
+    without a position, all jobs are read, so that no row is missed.
 
     Raises:
         ClientError: The service refused a request, or cannot be reached.

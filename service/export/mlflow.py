@@ -1,4 +1,4 @@
-"""MLflow's runs on a tracking server: one a job, found again by its tag `normlab.job_id`."""
+"""Runs of MLflow on a tracking server: one per job, identified by its tag `normlab.job_id`."""
 
 import math
 import os
@@ -25,8 +25,8 @@ Found = dict[tuple[str, int], tuple[int, float | None]]
 class MLflowSink:
     """An experiment of a tracking server.
 
-    `checkpoints` also stores the weights of each job's best checkpoint, once it has ended. Raises `ExportError` where
-    MLflow is not installed, or the server does not take part.
+    `checkpoints` also stores the weights of each job's best checkpoint, once it has ended. Raises `ExportError` if
+    MLflow is not installed, or the server refuses a request.
     """
 
     def __init__(self, client: Client, tracking_uri: str, experiment: str, *, checkpoints: bool) -> None:
@@ -39,7 +39,7 @@ class MLflowSink:
         self._client = client
         self._checkpoints = checkpoints
         self._exported: dict[str, tuple[str, Found]] = {}
-        with _told_in_a_sentence(tracking_uri):
+        with _export_errors(tracking_uri):
             self._mlflow = MlflowClient(tracking_uri)
             found = self._mlflow.get_experiment_by_name(experiment)
             self._experiment_id: str = found.experiment_id if found else self._mlflow.create_experiment(experiment)
@@ -47,17 +47,17 @@ class MLflowSink:
 
     def update(self, run: Run) -> None:
         """See `Sink.update`."""
-        with _told_in_a_sentence(self._tracking_uri):
+        with _export_errors(self._tracking_uri):
             run_id, there = self._exported.get(run.id) or self._find(run) or self._create(run)
             wanted = _by_step(run.points)
             if any(wanted.get(key) != point for key, point in there.items()):
-                # MLflow takes no value back, so the run makes room for another one.
+                # MLflow cannot remove values from a run, so a new run replaces it.
                 self._mlflow.delete_run(run_id)
                 run_id, there = self._create(run)
             missing = [(key, point) for key, point in wanted.items() if key not in there]
             self._log(run_id, missing)
             self._exported[run.id] = run_id, wanted
-            self._tell_state(run, run_id)
+            self._set_status(run, run_id)
             if run.ended and self._checkpoints:
                 self._store_checkpoint(run, run_id)
             if run.ended:
@@ -98,7 +98,7 @@ class MLflowSink:
         for some in _chunks(metrics, _METRICS_A_REQUEST):
             self._mlflow.log_batch(run_id, metrics=some)
 
-    def _tell_state(self, run: Run, run_id: str) -> None:
+    def _set_status(self, run: Run, run_id: str) -> None:
         from mlflow.entities import RunTag
 
         job = run.job
@@ -156,11 +156,11 @@ def _chunks(entries: Sequence[Entry], size: int) -> Iterator[Sequence[Entry]]:
 
 
 @contextmanager
-def _told_in_a_sentence(tracking_uri: str) -> Iterator[None]:
+def _export_errors(tracking_uri: str) -> Iterator[None]:
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except MlflowException as error:
-        said = " ".join(str(error).split())[:500]
-        raise ExportError(f"MLflow at {tracking_uri} did not take it: {said}") from error
+        reason = " ".join(str(error).split())[:500]
+        raise ExportError(f"MLflow at {tracking_uri} refused the request: {reason}") from error

@@ -15,7 +15,7 @@ _PLAIN = frozenset({"train", "eval"})
 
 
 class ExportError(Exception):
-    """The other tool refused a run. The text says why."""
+    """The other tool refused a run. The message is the reason."""
 
 
 class Point(NamedTuple):
@@ -64,7 +64,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What it trains, for people."""
+        """The title of the job."""
         title: str = self.job["title"]
         return title
 

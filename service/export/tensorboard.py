@@ -1,6 +1,6 @@
-"""TensorBoard's event files: a folder a run, its curves by step with their times, its parameters for HParams.
+"""Event files of TensorBoard: one folder per run, with curves by step and time, and parameters for HParams.
 
-The bytes of a run follow from the run alone, so that a second export finds them there already and appends what is new.
+The bytes of an event file are a function of the run: a second export recognizes existing values and appends new ones.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ _STATUS = {"succeeded": "STATUS_SUCCESS", "failed": "STATUS_FAILURE", "cancelled
 
 
 class TensorBoardSink:
-    """A folder that `tensorboard --logdir` shows. Raises `ExportError` where TensorBoard is not installed."""
+    """A folder for `tensorboard --logdir`. Raises `ExportError` if TensorBoard is not installed."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -43,8 +43,8 @@ class TensorBoardSink:
             with latest.open("ab") as file:
                 file.write(wanted[len(there) :])
         else:
-            # What is there is of another course of the job. TensorBoard goes on to a file of a later name, as long as
-            # the one that it had open is still there.
+            # The existing values differ, so a new file replaces them. TensorBoard continues with a file of a later name
+            # only while the file that it has open exists: that one is emptied, not removed.
             _file(folder, run, int(latest.suffix[1:]) + 1).write_bytes(wanted)
             outdated.append(latest)
         for path in outdated:
@@ -56,7 +56,7 @@ def _file(folder: Path, run: Run, number: int) -> Path:
 
 
 def folder_of(run: Run) -> str:
-    """The name of a run: what it trains, and its id, `group-8-b2-s0-job_1`."""
+    """Return the folder name of a run, as in `group-8-b2-s0-job_1`."""
     spec = run.job["spec"]
     described = f"{run.job['normalization']} {spec['model']} b{spec['batch_size']} s{spec['seed']}"
     return f"{_UNSAFE.sub('-', described)}-{run.id}"
@@ -78,7 +78,7 @@ def _events(run: Run) -> "Iterator[Event]":
 
     created = seconds(run.job["created_at"])
     yield Event(wall_time=created, file_version="brain.Event:2")
-    # Whoever had read another file of this run forgets it.
+    # SessionLog.START makes readers discard the values of earlier files of this run.
     yield Event(wall_time=created, step=0, session_log=SessionLog(status=SessionLog.START))
     yield Event(wall_time=created, summary=_session_start(run))
     for point in run.points:

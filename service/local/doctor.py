@@ -1,4 +1,4 @@
-"""`normlab doctor`: what this machine has for training, and which of it normlab will use."""
+"""`normlab doctor`: the state of the requirements of training on this machine."""
 
 import json
 import platform
@@ -17,12 +17,12 @@ LEAST_DISK = 1 << 30
 REPORT_TIMEOUT_S = 120.0
 
 DEVICES, IMAGES, SCHEMA = "worker.devices", "worker.data.inspection", "service.store.schema_check"
-"""The modules that report, each run in a process of its own: torch is slow to import, the images fill memory."""
+"""The modules that report, each in a separate process: torch is slow to import, and images occupy memory."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The state of one requirement of training. `note`: training works, but not as well as it could."""
+    """The state of one requirement of training. `note`: training works, but could be faster or is not set up yet."""
 
     name: str
     ok: bool
@@ -52,7 +52,7 @@ def _computing(settings: Settings) -> list[Finding]:
     torch = Finding("torch", True, found["version"])
     gpus = found["gpus"]
     if settings.gpus_per_worker and not gpus:
-        missing = "none, but NORMLAB_GPUS_PER_WORKER asks for them: unset it to train on the CPU"
+        missing = "none, but NORMLAB_GPUS_PER_WORKER requests GPUs: unset it to train on the CPU"
         return [torch, Finding("gpu", False, missing)]
     if not gpus:
         return [torch, Finding("gpu", True, "none: training runs on the CPU, in float32", note=True)]
@@ -102,7 +102,7 @@ def _images(settings: Settings) -> Finding:
 
 def _database(settings: Settings) -> Finding:
     if settings.database_url is None and not (settings.home / "normlab.db").exists():
-        return Finding("database", True, f"none in {settings.home} yet: `normlab up` makes it")
+        return Finding("database", True, f"none in {settings.home} yet: `normlab up` creates it")
     where = settings.database.rpartition("@")[2] if settings.database_url else str(settings.home / "normlab.db")
     try:
         found = _report(settings, SCHEMA)
@@ -111,7 +111,7 @@ def _database(settings: Settings) -> Finding:
     if found is None:
         return Finding("database", True, f"{where}, up to date")
     if settings.database_url is None and "migrate" in found:
-        return Finding("database", True, f"{where}: `normlab up` brings it up to date", note=True)
+        return Finding("database", True, f"{where}: `normlab up` migrates it", note=True)
     return Finding("database", False, f"{where}: {found}")
 
 

@@ -1,8 +1,8 @@
 """Becomes a supervised process, after asking the system to end it with its supervisor.
 
-`python launcher.py SUPERVISOR PROGRAM [ARGUMENT ...]`, with the process id of the supervisor. It is a program of its
-own because no code may run between fork and exec in a process that has threads. It runs at every start of a child:
-it imports the standard library only.
+`python launcher.py SUPERVISOR PROGRAM [ARGUMENT ...]`, with the process id of the supervisor. It is a separate
+program because no code may run between fork and exec in a process that has threads. It runs at every start of a child,
+so it imports the standard library only.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ def launch(supervisor: int, command: list[str]) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != supervisor:
-            # It ended before the request was made.
+            # The supervisor ended before prctl was called.
             sys.exit(1)
     os.execv(command[0], command)
 

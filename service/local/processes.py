@@ -1,4 +1,4 @@
-"""Supervised child processes: they are restarted when they die, and stopped with all that they started."""
+"""Supervised child processes: they are restarted when they die, and stopped with all their descendants."""
 
 import contextlib
 import os
@@ -28,10 +28,10 @@ LAUNCHER = Path(__file__).with_name("launcher.py")
 
 
 class Child:
-    """One supervised process, in a session of its own, with its output in a log file.
+    """One supervised process, in a separate session, with its output in a log file.
 
     Args:
-        name: For people.
+        name: Display name.
         command: Called at every start for the program and its arguments.
         environment: Called at every start for the environment.
         log: The file of standard output and standard error. Those of earlier runs are kept.

@@ -28,7 +28,7 @@ READY_TIMEOUT_S = 120.0
 
 
 class CannotStart(Exception):
-    """The service cannot start; the message says why."""
+    """The service cannot start; the message is the reason."""
 
 
 class Supervisor:
@@ -36,7 +36,7 @@ class Supervisor:
 
     Args:
         settings: The settings of the service. With port 0 it listens on a free port, which `url` names.
-        say: Called with messages for a person.
+        say: Called with progress messages.
     """
 
     def __init__(self, settings: Settings, say: Callable[[str], object] = lambda line: None) -> None:
@@ -50,7 +50,7 @@ class Supervisor:
         self._thread: threading.Thread | None = None
         self._port = settings.port
         self.error: str | None = None
-        """Why it stopped by itself, or None."""
+        """The reason why the service stopped without a request, or None."""
 
     @property
     def url(self) -> str:
@@ -129,7 +129,7 @@ class Supervisor:
         raise CannotStart(f"The service was not ready after {timeout_s:.0f} s ({reason}). Logs: {self._home.logs}")
 
     def wait(self) -> None:
-        """Wait until it stops. Raises `CannotStart` if it stopped by itself."""
+        """Wait until it stops. Raises `CannotStart` if it stopped without a request."""
         thread = self._thread
         while thread is not None and thread.is_alive():
             thread.join(1)
@@ -195,7 +195,10 @@ class Supervisor:
         return children | child("api", module("service.app"), self._environment)
 
     def _run(self) -> None:
-        """Supervise the children until the stop. This thread starts them, because they end with the thread that did."""
+        """Supervise the children until the stop.
+
+        This thread starts them, because children end with the thread that started them.
+        """
         try:
             while not self._stopping.is_set() and self.error is None:
                 for child in self._children.values():
@@ -219,11 +222,11 @@ class Supervisor:
                 self._children["dispatcher"].ask_to_end()
             if child.keeps_dying:
                 self.error = (
-                    f"The {child.name} {how}, again and again right after its start. "
+                    f"The {child.name} {how} repeatedly, right after its start. "
                     f"Its log, {child.log}, ends with:\n{child.log_tail()}"
                 )
                 return
-            self._say(f"the {child.name} {how}; it starts again")
+            self._say(f"the {child.name} {how} and is restarted")
         if child.pid is None and time.monotonic() >= child.start_at and self._may_start(child):
             self._state.children[child.name] = child.start()
             if self._ray and self._ray.folder:

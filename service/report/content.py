@@ -1,4 +1,4 @@
-"""What a report says, from the answers of the API."""
+"""The content of a report, composed from responses of the API."""
 
 import json
 from collections import Counter
@@ -22,10 +22,14 @@ NAMES = {
 def compose(
     experiment: Json, results: Json, jobs: Sequence[Json], versions: Mapping[str, str], picture_name: str = "figure.svg"
 ) -> Document:
-    """The report of an experiment, its results, its jobs with their checkpoints, and what wrote it by version.
+    """Compose the report of an experiment.
 
-    A job is as `GET /v1/jobs/{id}` answers it; `checkpoints` may be added to it. `picture_name` is how Markdown refers
-    to the figure.
+    Args:
+        experiment: The response of `GET /v1/experiments/{id}`.
+        results: The response of `GET /v1/experiments/{id}/results`.
+        jobs: Responses of `GET /v1/jobs/{id}`, each optionally with its `checkpoints`.
+        versions: Versions of the software that writes the report, by name.
+        picture_name: The file name by which Markdown refers to the figure.
     """
     number = Number(results["metric"])
     question = f"{number.axis} by {results['rows']['field']} and {results['columns']['field']}"
@@ -34,39 +38,39 @@ def compose(
     if picture is not None:
         description = (
             f"{number.title} against {results['columns']['field']}: means over seeds, "
-            f"with {_percent(results['confidence'])} intervals where there is more than one."
+            f"with {_percent(results['confidence'])} intervals if there are several seeds."
         )
         grid.append(Figure(picture_name, picture, description))
-    sections = [Section("What was found", _findings(results, number)), Section(question, grid)]
+    sections = [Section("Findings", _findings(results, number)), Section(question, grid)]
     if results["comparisons"]:
-        sections.append(Section("Every comparison", [_comparisons(results, number)]))
+        sections.append(Section("Comparisons", [_comparisons(results, number)]))
     if results["warnings"]:
         notes = [f"{warning['detail']} ({warning['code']})" for warning in results["warnings"]]
-        sections.append(Section("What else may explain a difference", [Bullets(notes)]))
+        sections.append(Section("Possible confounds", [Bullets(notes)]))
     sections += [
-        Section("How the numbers are made", [Bullets(list(_procedure(results, number)))]),
-        Section("What was trained", _training(experiment, results)),
-        Section("On what", _machines(jobs, versions)),
-        Section("The jobs", [_jobs(results, jobs, number)]),
+        Section("Statistical methods", [Bullets(list(_procedure(results, number)))]),
+        Section("Training configuration", _training(experiment, results)),
+        Section("Hardware and software", _machines(jobs, versions)),
+        Section("Jobs", [_jobs(results, jobs, number)]),
     ]
     return Document(experiment["name"] or experiment["id"], sections)
 
 
 def tables(results: Json) -> Document:
-    """The results alone: their table, the comparisons, and what else may explain them."""
+    """Compose the results only: their table, the comparisons, and possible confounds."""
     number = Number(results["metric"])
     question = f"{number.axis} by {results['rows']['field']} and {results['columns']['field']}"
     sections = [Section(question, _grid(results, number))]
     if results["comparisons"]:
-        sections.append(Section("Every comparison", [_comparisons(results, number)]))
+        sections.append(Section("Comparisons", [_comparisons(results, number)]))
     if results["warnings"]:
         notes = [f"{warning['detail']} ({warning['code']})" for warning in results["warnings"]]
-        sections.append(Section("What else may explain a difference", [Bullets(notes)]))
+        sections.append(Section("Possible confounds", [Bullets(notes)]))
     return Document(results["name"] or "Results", sections)
 
 
 class Number:
-    """How the values of a metric are written: errors in per cent, as people compare them."""
+    """The number format of a metric. Errors are shown in per cent."""
 
     def __init__(self, metric: str) -> None:
         described = METRICS[metric]
@@ -77,20 +81,20 @@ class Number:
         self._unit = " %" if self.is_error else ""
 
     def text(self, value: float | None, sign: str = "") -> str:
-        """A value with its unit."""
+        """Format a value with its unit."""
         return NONE if value is None else f"{self.plain(value, sign)}{self._unit}"
 
     def plain(self, value: float, sign: str = "") -> str:
-        """A value without its unit."""
+        """Format a value without its unit."""
         scaled = value * self.scale
         return f"{scaled:{sign}.2f}" if self.is_error else f"{scaled:{sign}.4g}"
 
     def points(self, value: float) -> str:
-        """A difference: of errors, in percentage points."""
+        """Format a difference; differences of errors are in percentage points."""
         return f"{self.plain(value)} points" if self.is_error else self.plain(value)
 
     def range(self, interval: Sequence[float] | None, sign: str = "") -> str:
-        """An interval."""
+        """Format an interval."""
         return NONE if interval is None else f"{self.plain(interval[0], sign)} to {self.plain(interval[1], sign)}"
 
 
@@ -98,20 +102,20 @@ def _findings(results: Json, number: Number) -> list[Block]:
     compared = [comparison for comparison in _in_order(results) if comparison["p"] is not None]
     resolved = [comparison for comparison in compared if comparison["resolved"]]
     if not compared:
-        return [Paragraph("Nothing is compared yet: a comparison needs two rows with at least two common seeds.")]
-    said: list[str] = []
+        return [Paragraph("There are no comparisons yet: a comparison needs two rows with at least two common seeds.")]
+    sentences: list[str] = []
     for comparison in resolved:
         difference = comparison["difference"]
         less, more = ("row_a", "row_b") if difference < 0 else ("row_b", "row_a")
         interval = comparison["interval"]
         bounds = sorted(map(abs, interval)) if interval else None
-        said.append(
+        sentences.append(
             f"At {results['columns']['field']} {comparison['column']}, {comparison[more]} has "
             f"{number.points(abs(difference))} more {number.title.lower()} than {comparison[less]}"
             + (f" ({_percent(results['confidence'])} interval {number.range(bounds)})" if bounds else "")
             + f"; adjusted p {_is(comparison['p_adjusted'])}, n = {comparison['n']}."
         )
-    blocks: list[Block] = [Bullets(said)] if said else []
+    blocks: list[Block] = [Bullets(sentences)] if sentences else []
     if open_ := [comparison for comparison in compared if not comparison["resolved"]]:
         blocks.append(Paragraph(_unresolved(open_, len(compared))))
     interaction = results["interaction"]
@@ -142,7 +146,7 @@ def _unresolved(comparisons: Sequence[Json], total: int) -> str:
     if not needed:
         return f"{text}."
     more = f"{min(needed)}" if min(needed) == max(needed) else f"{min(needed)} to {max(needed)}"
-    return f"{text}; at the spread seen so far, {more} more seeds would resolve {len(needed)} of them."
+    return f"{text}; at the observed spread, {more} more seeds would resolve {len(needed)} of them."
 
 
 def _grid(results: Json, number: Number) -> list[Block]:
@@ -194,11 +198,11 @@ def _procedure(results: Json, number: Number) -> Iterable[str]:
     if analyses := len(results["interim_analyses"]):
         each = _percent(round(1 - (1 - results["confidence"]) / analyses, 6))
         yield (
-            f"± and “interval”: the two-sided {each} interval of the mean by Student's t distribution, wide enough for "
-            f"{confidence} at whichever of the {analyses} interim analyses one stops."
+            f"± and “interval”: the two-sided {each} interval of the mean (Student's t), with a coverage of "
+            f"{confidence} at any of the {analyses} interim analyses at which the experiment stops."
         )
     else:
-        yield f"± and “interval”: the two-sided {confidence} interval of the mean by Student's t distribution."
+        yield f"± and “interval”: the two-sided {confidence} interval of the mean (Student's t)."
     yield "Comparisons are paired over common seeds: both rows saw the same images in the same order."
     yield (
         f"Adjusted p: Holm's procedure (1979) over all {results['family_size']} comparisons of the table; "
@@ -207,7 +211,9 @@ def _procedure(results: Json, number: Number) -> Iterable[str]:
     if results["sequential"] is not None:
         yield results["sequential"]["procedure"]
     yield (
-        "Seeds that ended without a value are left out: " + str(sum(c["without_value"] for c in results["cells"])) + "."
+        "Seeds that ended without a value, and are excluded: "
+        + str(sum(c["without_value"] for c in results["cells"]))
+        + "."
     )
 
 
@@ -227,10 +233,10 @@ def _machines(jobs: Sequence[Json], versions: Mapping[str, str]) -> list[Block]:
     computed = sorted({_versions(attempt["versions"]) for attempt in attempts if attempt["versions"]})
     times = sorted(attempt["started_at"] for attempt in attempts)
     items = [f"{device}: {count} attempts" for device, count in sorted(devices.items())]
-    items += [f"computed with {text}" for text in computed]
+    items += [f"trained with {text}" for text in computed]
     if times:
-        items.append(f"from {times[0]} on")
-    items.append(f"reported by {_versions(versions)}")
+        items.append(f"first attempt started at {times[0]}")
+    items.append(f"report written by {_versions(versions)}")
     return [Bullets(items)]
 
 
@@ -257,7 +263,7 @@ def _jobs(results: Json, jobs: Sequence[Json], number: Number) -> DataTable:
 
 
 def _weights(checkpoints: Sequence[Json]) -> str:
-    """Of the latest checkpoint; they come newest first."""
+    """Return the sha256 of the weights in the latest checkpoint, the first of `checkpoints`."""
     files = checkpoints[0]["files"] if checkpoints else ()
     return next((file["sha256"] for file in files if file["name"] == "model.safetensors"), NONE)
 

@@ -1,4 +1,4 @@
-"""What a report consists of, before it is Markdown or HTML. All text is plain: whoever renders it escapes it."""
+"""The elements of a report, independent of its format. All text is plain; the renderers escape it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Bullets:
 
 @dataclass(frozen=True)
 class DataTable:
-    """A table; the first `labels` columns are text, the others numbers."""
+    """A table. The first `labels` columns contain text, the others numbers."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -29,7 +29,7 @@ class DataTable:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture as SVG, and in words what it shows."""
+    """A figure as SVG, with its caption."""
 
     name: str
     svg: str
@@ -38,7 +38,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Listing:
-    """Text as it is: JSON, say."""
+    """Preformatted text, such as JSON."""
 
     text: str
 
@@ -48,7 +48,7 @@ Block = Paragraph | Bullets | DataTable | Figure | Listing
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what is under it."""
+    """A heading and its content."""
 
     title: str
     blocks: Sequence[Block]
@@ -63,5 +63,5 @@ class Document:
 
     @property
     def figures(self) -> Sequence[Figure]:
-        """The pictures in it."""
+        """The figures of all sections."""
         return [block for section in self.sections for block in section.blocks if isinstance(block, Figure)]

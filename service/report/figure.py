@@ -1,4 +1,4 @@
-"""The figure of a report: the metric against the columns, a line a row, with intervals (Wu & He 2018, Figure 1)."""
+"""The figure of a report: the metric by column, one line per row, with intervals (Wu & He 2018, Figure 1)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from typing import Any
 WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 64, 190, 20, 52
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f7f")
-"""Okabe and Ito's, whom most colour-blind people can tell apart; each also has a marker of its own."""
+"""The palette of Okabe and Ito, which most colour-blind people can distinguish. Markers distinguish the rows too."""
 MARKERS = ("circle", "square", "triangle", "diamond")
 DODGE = 7
-"""Pixels between the intervals of two rows, which would else hide each other."""
+"""Horizontal distance in pixels between the intervals of two rows, so that they do not overlap."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,12 @@ class Point:
 
 
 def figure(results: Mapping[str, Any], scale: float, axis: str) -> str | None:
-    """The figure as SVG, of values times `scale`; None where no cell has a value.
+    """Draw the results as SVG. Returns None if no cell has a value.
 
-    `results` is the answer of the API; `axis` names what stands at the left.
+    Args:
+        results: The response of `GET /v1/experiments/{id}/results`.
+        scale: Factor of the values in the figure.
+        axis: Label of the vertical axis.
     """
     columns = [value["label"] for value in results["columns"]["values"]]
     rows = [value["label"] for value in results["rows"]["values"]]
@@ -85,7 +88,7 @@ def _scaled(interval: Sequence[float] | None, scale: float) -> tuple[float | Non
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """About five round numbers that enclose all values."""
+    """Return about five round numbers that enclose all values."""
     span = (high - low) or abs(high) or 1.0
     rough = span / 4
     magnitude = 10.0 ** floor(log10(rough))

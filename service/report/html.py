@@ -1,4 +1,4 @@
-"""A report as one HTML file: no script, nothing from elsewhere, readable on paper."""
+"""A report as one HTML file without scripts and external resources, which can also be printed."""
 
 from html import escape
 
@@ -21,7 +21,7 @@ figure { margin: 1rem 0 } figcaption { color: var(--faint); font-size: .9rem } s
 
 
 def as_html(document: Document) -> str:
-    """The report."""
+    """Render the document as HTML."""
     title = escape(document.title)
     body = [f"<h1>{title}</h1>"]
     for section in document.sections:

@@ -1,4 +1,4 @@
-"""A report as Markdown, as GitHub reads it. Its pictures are files beside it."""
+"""A report in GitHub Flavored Markdown. Its figures are separate files."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$!&])")
 
 
 def as_markdown(document: Document) -> str:
-    """The report; a figure is referred to by its name."""
+    """Render the document as Markdown, which refers to figures by their names."""
     parts = [f"# {_text(document.title)}"]
     for section in document.sections:
         parts.append(f"## {_text(section.title)}")

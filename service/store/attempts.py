@@ -17,7 +17,7 @@ from worker import events as reports
 from worker.events import Failure, Finished, Started
 
 RETRY_DELAY_S = 2.0
-"""Delay of the first retry after an error that may pass; it doubles with every further retry."""
+"""Delay of the first retry after an error that may be temporary; it doubles with every further retry."""
 FAIR_SHARE_WINDOW = 16
 """Number of recent claims that are counted to share workers evenly between experiments."""
 
@@ -220,7 +220,7 @@ async def _finish(session: AsyncSession, job: Job, attempt: Attempt, event: Fini
     elif failure is not None:
         await _fail(session, job, failure)
     else:
-        # Nobody requested this stop: an earlier dispatcher did, or the lease of the worker expired.
+        # No stop is requested now: an earlier dispatcher requested it, or the lease of the worker expired.
         await _lose(session, job, "the worker stopped the attempt", max_lost=None)
 
 

@@ -39,8 +39,8 @@ async def jobs_to_export(session: AsyncSession, experiment_id: str) -> Sequence[
     found = (await session.scalars(query)).all()
     if unfinished := sum(job.status not in TERMINAL for job in found):
         raise Conflict(
-            f"Experiment {experiment_id} has {unfinished} jobs that have not ended, and a bundle holds ended jobs "
-            "only: wait for them, or cancel them."
+            f"Experiment {experiment_id} has {unfinished} jobs that have not ended, and a bundle contains only "
+            "ended jobs: wait for them, or cancel them."
         )
     return found
 
@@ -78,8 +78,8 @@ def checkpoint_line(checkpoint: Checkpoint) -> str:
 async def import_bundle(session: AsyncSession, bundle: Bundle) -> tuple[Experiment, bool]:
     """Import the experiment of a bundle. Returns it, and whether it is new; an existing one is not changed.
 
-    Checkpoints are not taken in: their files are the dispatcher's to write. Raises `BundleError`, or `Conflict` where
-    a job of it belongs to something else here; nothing is stored then.
+    Checkpoints are not imported, because only the dispatcher writes their files. Raises `BundleError`, or `Conflict` if
+    one of its jobs belongs to another experiment; nothing is stored then.
     """
     read = bundle.experiment
     existing = await session.get(Experiment, read.id)
@@ -97,7 +97,7 @@ async def import_bundle(session: AsyncSession, bundle: Bundle) -> tuple[Experime
         if known & set(ids) or len(set(ids)) < len(ids):
             raise BundleError("jobs.jsonl of the bundle has a job twice")
         if taken := await session.scalar(select(Job.id).where(Job.id.in_(ids)).limit(1)):
-            raise Conflict(f"Job {taken} of the bundle is here already, in another experiment: nothing was imported.")
+            raise Conflict(f"Job {taken} of the bundle already exists in another experiment: nothing was imported.")
         known |= set(ids)
         await session.execute(insert(Job), [_job_row(job, experiment.id) for job in jobs])
         labels = [{"job_id": job.id, "key": key, "value": value} for job in jobs for key, value in job.labels.items()]
@@ -106,7 +106,9 @@ async def import_bundle(session: AsyncSession, bundle: Bundle) -> tuple[Experime
     for name, (table, kind) in LINES.items():
         for rows in _chunks(bundle.lines(name, kind)):
             if strangers := {row.job_id for row in rows} - known:
-                raise BundleError(f"{name} of the bundle is about job {strangers.pop()}, which jobs.jsonl has not")
+                raise BundleError(
+                    f"{name} of the bundle refers to job {strangers.pop()}, which jobs.jsonl does not contain"
+                )
             await session.execute(insert(table), [row.model_dump() for row in rows])
             for row in rows:
                 if isinstance(row, MetricLine) and row.kind in SUMMARIZED and not row.superseded:

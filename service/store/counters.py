@@ -1,6 +1,6 @@
 """Counters for Prometheus, stored so that they survive restarts of every process and the deletion of jobs.
 
-A writer holds the lock on the events, as all writers of counted things do, so that none waits for rows of another.
+A writer must hold the lock on the events, so that writers do not wait for each other's rows.
 """
 
 from collections.abc import Mapping

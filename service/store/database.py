@@ -143,5 +143,5 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def _code(error: sqlite3.OperationalError) -> int | None:
-    # An error that the module raised by itself has none.
+    # Errors that the module raises without SQLite have no code.
     return getattr(error, "sqlite_errorcode", None)

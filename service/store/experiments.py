@@ -85,7 +85,7 @@ async def counts(session: AsyncSession, experiment_ids: Sequence[str]) -> dict[s
 
 
 async def cancel(session: AsyncSession, experiment_id: str) -> Experiment:
-    """Stop every job that has not ended, for good. Raises `NotFound`, or `Conflict` where all have ended otherwise."""
+    """Stop every job that has not ended, for good. Raises `NotFound`, or `Conflict` if all have ended otherwise."""
     experiment = await get(session, experiment_id, lock=True)
     if experiment.requested_state == CANCELLED:
         return experiment
@@ -102,7 +102,7 @@ async def cancel(session: AsyncSession, experiment_id: str) -> Experiment:
 
 
 async def pause(session: AsyncSession, experiment_id: str) -> Experiment:
-    """Stop every job at a checkpoint until it is resumed. Raises `NotFound`, or `Conflict` where it has ended."""
+    """Stop every job at a checkpoint until it is resumed. Raises `NotFound`, or `Conflict` if it has ended."""
     experiment = await get(session, experiment_id, lock=True)
     if experiment.requested_state == CANCELLED:
         raise Conflict(f"Experiment {experiment_id} has been cancelled and cannot be paused.")
@@ -118,7 +118,7 @@ async def pause(session: AsyncSession, experiment_id: str) -> Experiment:
 
 
 async def resume(session: AsyncSession, experiment_id: str) -> Experiment:
-    """Queue every paused job again. Raises `NotFound`, or `Conflict` where the experiment has been cancelled."""
+    """Queue every paused job again. Raises `NotFound`, or `Conflict` if it has been cancelled."""
     experiment = await get(session, experiment_id, lock=True)
     if experiment.requested_state == CANCELLED:
         raise Conflict(f"Experiment {experiment_id} has been cancelled and cannot be resumed.")

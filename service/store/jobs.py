@@ -59,8 +59,8 @@ async def create_all(
     if labels:
         await session.execute(insert(JobLabel), labels)
     data = {"status": status, "reason": None}
-    told = {"attempt_id": None, "type": "status", "data": data}
-    await events.add_all(session, [{**told, "job_id": row["id"], "time": row["created_at"]} for row in rows])
+    event = {"attempt_id": None, "type": "status", "data": data}
+    await events.add_all(session, [{**event, "job_id": row["id"], "time": row["created_at"]} for row in rows])
     return [row["id"] for row in rows]
 
 
@@ -91,7 +91,7 @@ def _row(request: JobRequest, now: datetime) -> dict[str, Any]:
 async def get(session: AsyncSession, job_id: str, *, lock: bool = False) -> Job:
     """Return one job; `lock` locks it until the transaction ends. Raises `NotFound`."""
     if lock:
-        # Every change of a job adds an event. To take both locks always in this order prevents deadlocks.
+        # Every change of a job adds an event. Both locks are always taken in this order, which prevents deadlocks.
         await lock_events(session)
     job = await session.get(Job, job_id, with_for_update=lock or None, populate_existing=lock)
     if job is None:
@@ -105,7 +105,7 @@ async def find(session: AsyncSession, job_id: str) -> Job | None:
 
 
 async def probe(session: AsyncSession) -> None:
-    """Read from the jobs table. Raises `DatabaseError` if the database or its schema is not there."""
+    """Read from the jobs table. Raises `DatabaseError` if the database does not answer or has no schema."""
     await session.execute(select(Job.id).limit(1))
 
 
@@ -133,8 +133,8 @@ async def change_all(session: AsyncSession, found: Sequence[Job], to: Status, re
         job.updated_at = now
         if to in TERMINAL:
             job.finished_at = now
-    told = {"type": "status", "time": now, "data": {"status": to, "reason": reason}}
-    await events.add_all(session, [{**told, "job_id": job.id, "attempt_id": job.attempt_id} for job in found])
+    event = {"type": "status", "time": now, "data": {"status": to, "reason": reason}}
+    await events.add_all(session, [{**event, "job_id": job.id, "attempt_id": job.attempt_id} for job in found])
 
 
 async def cancel(session: AsyncSession, job_id: str) -> Job:
@@ -203,7 +203,7 @@ async def change(session: AsyncSession, job_id: str, wanted: JobChange) -> Job:
     before = (await labels(session, [job_id])).get(job_id, {})
     after = {key: value for key, value in (before | wanted.labels).items() if value is not None}
     if len(after) > MOST_LABELS:
-        detail = f"labels: the job would have {len(after)} of them; it can have {MOST_LABELS}. Remove some: null does."
+        detail = f"labels: the job would have {len(after)} of them; the maximum is {MOST_LABELS}. Set some to null."
         raise InvalidFields([FieldError(("labels",), detail)])
     given = wanted.model_fields_set
     name = wanted.name if "name" in given else job.name
@@ -214,8 +214,8 @@ async def change(session: AsyncSession, job_id: str, wanted: JobChange) -> Job:
     if after != before:
         await session.execute(delete_from(JobLabel).where(JobLabel.job_id == job_id))
         session.add_all(JobLabel(job_id=job_id, key=key, value=value) for key, value in after.items())
-    told = {"name": name, "title": job_title(name, job.spec), "notes": notes, "labels": after}
-    await events.add(session, job_id, "changed", told, job.updated_at)
+    changed = {"name": name, "title": job_title(name, job.spec), "notes": notes, "labels": after}
+    await events.add(session, job_id, "changed", changed, job.updated_at)
     return job
 
 
@@ -228,7 +228,7 @@ async def delete(session: AsyncSession, job_id: str) -> None:
     await session.execute(delete_from(Idempotency).where(Idempotency.answer == job_id))
     await checkpoints.remove_of_jobs(session, select(Job.id).where(Job.id == job_id))
     await session.execute(delete_from(Job).where(Job.id == job_id))
-    # A retry of it takes its place, because a cell and seed has exactly one job that is no retry.
+    # A retry replaces it, because each cell and seed has exactly one job that is not a retry.
     await session.execute(update(Job).where(Job.retry_of == job_id).values(retry_of=retried))
 
 

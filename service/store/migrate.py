@@ -40,8 +40,8 @@ class NotMigrated(SchemaMismatch):
 async def upgrade(database: Database) -> None:
     """Migrate the schema to the newest revision. Idempotent.
 
-    Processes that do this at once wait for one another. Raises `SchemaMismatch` where a newer version of normlab has
-    been there, and changes nothing then.
+    Concurrent migrations wait for one another. Raises `SchemaMismatch`, and changes nothing, if a newer version of
+    normlab has migrated the database.
     """
     async with database.migrate() as connection:
         before = await connection.run_sync(_revision)
@@ -54,7 +54,7 @@ async def upgrade(database: Database) -> None:
 
 
 async def check(database: Database) -> None:
-    """Raise `SchemaMismatch`, which says what to do, unless the schema is that of this code."""
+    """Raise `SchemaMismatch`, whose message has the remedy, unless the schema is that of this code."""
     async with database.read() as session:
         revision = await (await session.connection()).run_sync(_revision)
     head = _head()
@@ -89,24 +89,24 @@ async def wait(database: Database, timeout_s: float | None = None) -> None:
 
 
 async def settle(database: Database, timeout_s: float | None = None) -> None:
-    """Wait until the database answers and has this code's schema, which a process beside this one may be migrating.
+    """Wait until the database answers, and until another process has migrated it to the schema of this code.
 
-    Raises `SchemaMismatch`: at once where waiting cannot help (a newer schema, or SQLite, which its own supervisor
-    migrates first), else after `timeout_s` (`WAIT_S`) for each of the two.
+    Raises `SchemaMismatch`: at once if waiting cannot help (a newer schema, or SQLite, which the supervisor migrates
+    first), else after `timeout_s` (default: `WAIT_S`), which applies to each of the two waits.
     """
     await wait(database, timeout_s)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + (WAIT_S if timeout_s is None else timeout_s)
-    told = False
+    logged = False
     while True:
         try:
             return await check(database)
         except NotMigrated as error:
             if database.is_sqlite or loop.time() >= deadline:
                 raise
-            if not told:
-                log.warning("waiting up to %.0f s for somebody to migrate: %s", deadline - loop.time(), error)
-            told = True
+            if not logged:
+                log.warning("waiting up to %.0f s for the migration of the database: %s", deadline - loop.time(), error)
+            logged = True
             await asyncio.sleep(0.5)
 
 
@@ -157,7 +157,7 @@ def _known() -> frozenset[str]:
 def _newer(revision: str) -> str:
     return (
         f"The database is at revision {revision}, which this version of normlab (up to {_head()}) does not know: "
-        "a newer one has been there. Install that one, or restore a backup."
+        "a newer version has migrated it. Install that version, or restore a backup."
     )
 
 

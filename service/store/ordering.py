@@ -19,7 +19,7 @@ PATTERN = "^-?({one})(,-?({one})){{0,{more}}}$".format(
 )
 DESCRIPTION = (
     f"up to {MOST_KEYS} of {', '.join(get_args(SortField))}, {', '.join(get_args(OutcomeMetric))}, comma-separated, "
-    f"each with a minus in front for descending. A metric is its last value; with {BEST} behind it, its best. Jobs "
+    f"each with a minus in front for descending. A metric is its last value; with the suffix {BEST}, its best. Jobs "
     "without the metric come last."
 )
 
@@ -56,6 +56,6 @@ class Order:
         keys = tuple(SortKey(one.removeprefix("-"), one.startswith("-")) for one in text.split(","))
         if len(keys) > MOST_KEYS or any(key.name not in NAMES for key in keys):
             raise Unprocessable(f"sort is {text!r}: give {DESCRIPTION}")
-        # What is sorted by already is not sorted again.
+        # A repeated key has no effect.
         first = {key.name: key for key in reversed(keys)}
         return cls(text, tuple(key for key in keys if first[key.name] is key))

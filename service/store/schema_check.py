@@ -1,6 +1,6 @@
 """Whether the database of the settings has the schema of this code, as JSON: `python -m service.store.schema_check`.
 
-Prints null, or a sentence that says what differs.
+Prints null, or a sentence that describes the difference.
 """
 
 import asyncio

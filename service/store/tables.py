@@ -1,4 +1,4 @@
-"""The tables."""
+"""The tables of the database, and their column types."""
 
 import math
 import re
@@ -76,7 +76,7 @@ class JSONObject(TypeDecorator[dict[str, Any]]):
 
 
 def storable(value: Any) -> Any:
-    """A copy of `value` with all strings and numbers as both databases can store them."""
+    """Return a copy of `value` in which both databases can store all strings and numbers."""
     match value:
         case str():
             return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", value)
@@ -108,6 +108,8 @@ _ROW_ID = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Table(DeclarativeBase):
+    """The base class of all tables, with the column types of Python's types."""
+
     metadata = MetaData(naming_convention=NAMING)
     type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
         str: PlainText,
@@ -181,8 +183,8 @@ class Job(Table):
 class Experiment(Table):
     """A grid of jobs.
 
-    `requested_state` is what a person last requested for all of them: "paused", "cancelled", or null. `deciding` is
-    true while its seeds are sequential and further interim analyses may add some.
+    `requested_state` is the state that was last requested for all its jobs: "paused", "cancelled", or null. `deciding`
+    is true while its seeds are sequential and further interim analyses may add some.
     """
 
     __tablename__ = "experiments"

@@ -11,7 +11,7 @@ class RankInfo:
         rank: Number of the worker in the group, from 0.
         world_size: Number of workers in the group.
         host: Address at which the other workers reach this worker's node.
-        timeout_s: How long to wait for the other workers, when joining and in every collective.
+        timeout_s: Seconds to wait for the other workers, when joining and in every collective.
         address: host:port at which rank 0 listens; None on rank 0, which chooses the port itself.
     """
 

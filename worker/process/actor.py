@@ -110,7 +110,7 @@ class TrainingWorker:
     Args:
         threads: CPU threads to train with.
         lease_s: An attempt is cancelled if it is not polled for this many seconds.
-        rendezvous_timeout_s: How long the workers of a job wait for each other.
+        rendezvous_timeout_s: Seconds that the workers of a job wait for each other.
     """
 
     def __init__(self, threads: int, lease_s: float, rendezvous_timeout_s: float) -> None:

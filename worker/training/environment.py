@@ -1,4 +1,4 @@
-"""What a training runs on: the name of its device and the versions of its libraries."""
+"""The environment of a training: the name of its device and the versions of its libraries."""
 
 from functools import cache
 from importlib import metadata

@@ -1,4 +1,4 @@
-"""How fast a training runs."""
+"""The throughput of a training."""
 
 
 class Throughput:

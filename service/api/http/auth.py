@@ -32,7 +32,7 @@ def identify(settings: Settings, token: str | None) -> Client:
     if token is None:
         raise Unauthorized("A token is required: send the header Authorization: Bearer TOKEN.")
     found = None
-    # Every token is compared, each in constant time: how long it takes says nothing about any of them.
+    # All tokens are compared, each in constant time, so that the duration reveals nothing about them.
     for known, (name, may_write) in settings.tokens.items():
         if compare_digest(_digest(known), _digest(token)):
             found = Client(name, may_write)

@@ -38,5 +38,5 @@ def byte_ranges(header: str, size: int) -> list[tuple[int, int]]:
         if start < size and (first or int(last) > 0):
             found.append((start, end))
     if not found:
-        raise RangeNotSatisfiable(f"The file has {size} bytes, and nothing of {header[:80]}.")
+        raise RangeNotSatisfiable(f"The file has {size} bytes, and none of them are in the range {header[:80]}.")
     return found

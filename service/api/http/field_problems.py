@@ -17,7 +17,7 @@ class FieldProblem(BaseModel):
     pointer: str | None = Field(default=None, description="JSON pointer (RFC 6901) into the body")
     parameter: str | None = Field(default=None, description="name of the query or path parameter")
     header: str | None = Field(default=None, description="name of the header")
-    detail: str = Field(description="the value, and what would be accepted")
+    detail: str = Field(description="the value, and the accepted values")
 
 
 async def known_parameters_only(request: Request) -> None:

@@ -17,7 +17,7 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x20-\x7e]+$",
-        description="a repeat with the same key and body answers the first resource; every client has its own keys",
+        description="a repeat with the same key and body returns the first resource; each client has separate keys",
     ),
 ]
 

@@ -21,7 +21,7 @@ from service.validation import pointer
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 50
-"""Invalid fields that are listed at most; the detail has their number."""
+"""Maximum number of invalid fields that are listed; `detail` has their total number."""
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def _http_exception(request: Request, error: Exception) -> ProblemResponse:
             detail = f"There is nothing at {request.url.path}."
         case 405:
             headers["Allow"] = ", ".join(_methods_of(request))
-            detail = f"{request.url.path} does not take {request.method}, only {headers['Allow']}."
+            detail = f"{request.url.path} does not accept {request.method}, only {headers['Allow']}."
         case 400:
             detail = "The body cannot be read as JSON in UTF-8."
     return ProblemResponse(request_id_of(request), error.status_code, detail, headers=headers)
@@ -144,11 +144,11 @@ def _database_error(request: Request, error: Exception) -> ProblemResponse:
     request_id = request_id_of(request)
     log.error("database error", exc_info=error)
     if is_disk_full(error):
-        return ProblemResponse(request_id, 507, "The database has no room left on its disk.", "Storage full")
+        return ProblemResponse(request_id, 507, "The disk of the database is full.", "Storage full")
     if is_unavailable(error):
         detail = "The database does not answer, or is too busy. Nothing was changed; try again."
         return ProblemResponse(request_id, 503, detail, headers={"Retry-After": "1"})
     return ProblemResponse(request_id, 500, INTERNAL)
 
 
-INTERNAL = "The service failed to answer. Its log has the reason under this request_id."
+INTERNAL = "The service failed to process the request. Its log has the cause under this request_id."

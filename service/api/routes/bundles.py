@@ -87,7 +87,9 @@ async def import_bundle(request: Request, context: Context, response: Response) 
         except BundleError as error:
             raise Unprocessable(f"Nothing was imported: {error}.") from error
         except ConstraintViolated as error:
-            message = "Nothing was imported: a row of the bundle occurs twice, or belongs to another job here."
+            message = (
+                "Nothing was imported: a row of the bundle occurs twice, or belongs to another job of this service."
+            )
             raise Unprocessable(message) from error
     log.info("experiment imported", extra={"experiment": experiment.id, "new": is_new})
     response.status_code = 201 if is_new else 200

@@ -27,7 +27,9 @@ class QueueView(BaseModel):
 
     queued: int
     oldest_queued_at: datetime | None
-    next_up: NextUp | None = Field(description="starts once it has its workers; no other job starts before")
+    next_up: NextUp | None = Field(
+        description="the next job, before which no other job starts; null if no job waits for more workers"
+    )
     too_large: int = Field(description="queued jobs that need more workers than there are slots")
 
 

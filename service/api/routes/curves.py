@@ -30,8 +30,10 @@ class CurveView(BaseModel):
     epoch: list[int]
     time: list[datetime]
     value: list[float | None] = Field(description="null: not finite")
-    steps_per_epoch: int | None = Field(description="optimizer steps; null: the spec is of another release")
-    started_at: datetime | None = Field(description="when the job began to train")
+    steps_per_epoch: int | None = Field(
+        description="total number of optimizer steps; null if the spec was written by another release"
+    )
+    started_at: datetime | None = Field(description="time at which the training started")
     smoothed: list[float | None] | None = Field(
         description="moving average over all values up to this step, omitted ones included; null without smoothing"
     )
@@ -41,7 +43,7 @@ class CurveView(BaseModel):
 class Curves(BaseModel):
     """Curves in the order of the jobs in the request, and for each job in the order of the metrics."""
 
-    max_points: int = Field(description="points of each curve at most")
+    max_points: int = Field(description="maximum number of points per curve")
     data: list[CurveView]
 
 
@@ -56,9 +58,9 @@ class CurvesQuery(BaseModel):
         default=None,
         ge=2,
         le=MOST_POINTS,
-        description=f"points of each curve at most; by default the curves share {POINTS_TOGETHER}, with "
-        f"{FEWEST_POINTS} to {MOST_POINTS} each. A downsampled curve keeps its first and its last point, and the least "
-        "and the greatest value of stretches of equal length, so that its peaks stay",
+        description=f"maximum number of points per curve; by default the curves share {POINTS_TOGETHER}, with "
+        f"{FEWEST_POINTS} to {MOST_POINTS} each. A downsampled curve keeps its first and its last point, and the "
+        "minimum and the maximum of segments of equal length, so that peaks are preserved",
     )
     smoothing: float = Field(
         default=0,

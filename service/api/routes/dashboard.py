@@ -1,4 +1,4 @@
-"""The files of the dashboard: its page, which is served at every path of it, its modules, and plotly.js."""
+"""The files of the dashboard: its page, which all paths of its router return, its modules, and plotly.js."""
 
 import asyncio
 from threading import Lock
@@ -17,7 +17,7 @@ CHANGES = "no-cache"
 NEVER_CHANGES = f"public, max-age={YEAR_S}, immutable"
 
 SECURITY = {
-    # Scripts, styles and data come from here alone, and nothing that is written into a page is run.
+    # Only scripts, styles and data of this origin are loaded, and inline scripts are not executed.
     "Content-Security-Policy": "; ".join(
         (
             "default-src 'none'",

@@ -32,7 +32,7 @@ router = APIRouter(tags=["events"])
 
 LastEventId = Annotated[
     int | None,
-    Header(alias="Last-Event-ID", ge=0, le=MAX_ID, description="of a stream: replays what came after this id"),
+    Header(alias="Last-Event-ID", ge=0, le=MAX_ID, description="resume the stream after the event with this id"),
 ]
 
 
@@ -61,10 +61,10 @@ class EventsQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     after: int = Field(default=0, ge=0, le=MAX_ID, description="only events after this id")
-    limit: int = Field(default=200, ge=1, le=1000, description="events a page")
+    limit: int = Field(default=200, ge=1, le=1000, description="events per page")
     replay: bool = Field(
         default=True,
-        description="false: a stream without Last-Event-ID begins with what happens from now on; a page is empty",
+        description="false: a stream without Last-Event-ID begins with new events; a page is empty",
     )
 
 

@@ -53,8 +53,8 @@ class ExperimentsQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     search: Text | None = Field(default=None, description="part of the name, in any case")
-    limit: int = Field(default=50, ge=1, le=200, description="experiments a page")
-    cursor: str | None = Field(default=None, max_length=1000, description="next_cursor of the page before")
+    limit: int = Field(default=50, ge=1, le=200, description="experiments per page")
+    cursor: str | None = Field(default=None, max_length=1000, description="next_cursor of the previous page")
 
 
 class SubmissionQuery(BaseModel):
@@ -62,7 +62,7 @@ class SubmissionQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    dry_run: bool = Field(default=False, description="answer a preview, and store nothing")
+    dry_run: bool = Field(default=False, description="return a preview, and store nothing")
 
 
 class ExperimentChange(BaseModel):
@@ -71,9 +71,9 @@ class ExperimentChange(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str | None = Field(default=None, max_length=200)
-    priority: int | None = Field(default=None, ge=-1000, le=1000, description="of all its jobs")
+    priority: int | None = Field(default=None, ge=-1000, le=1000, description="new priority of all its jobs")
     grid: dict[str, list[Any]] = Field(
-        default_factory=dict, description="further values of fields of the grid, such as seed"
+        default_factory=dict, description="values to add to fields of the grid, such as seed"
     )
 
 
@@ -216,7 +216,7 @@ async def resume(context: Context, experiment_id: ExperimentId) -> ExperimentDet
 async def _done(
     context: Services, verb: Callable[[Session, str], Awaitable[Experiment]], experiment_id: str
 ) -> ExperimentDetail:
-    """Apply a verb, and describe the experiment in a transaction of its own, so that writers do not wait for that."""
+    """Apply an action, and read the experiment in a separate transaction, so that writers do not wait for the read."""
     async with context.database.write() as session:
         experiment = await verb(session, experiment_id)
     async with context.database.read() as session:

@@ -35,7 +35,7 @@ class Check(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether submitted jobs will run. Reads and submissions work as long as the database does."""
+    """The readiness to run jobs. Reads and submissions need the database only."""
 
     status: Literal["ready", "degraded", "unavailable"]
     checks: dict[str, Check]
@@ -75,16 +75,16 @@ async def _readiness(context: Services) -> Readiness:
     database = Check(ok=True, detail="The database answers.")
     status: Literal["ready", "degraded", "unavailable"] = "unavailable"
     if lease is None:
-        dispatcher = Check(ok=False, detail="No dispatcher has ever run here.")
+        dispatcher = Check(ok=False, detail="No dispatcher has used this database yet.")
     else:
         age_s = (now - lease.renewed_at).total_seconds()
         heartbeat = f"Its last heartbeat was {age_s:.1f} s ago"
         report = ClusterReport.read(lease.report)
         ray = report.ray.status if report else "not reported"
         if age_s > LEASES * context.settings.dispatcher_lease_s:
-            dispatcher = Check(ok=False, detail=f"{heartbeat}: jobs are queued, and wait.")
+            dispatcher = Check(ok=False, detail=f"{heartbeat}: jobs stay queued until a dispatcher runs.")
         elif lease.expires_at <= now:
-            status, dispatcher = "degraded", Check(ok=False, detail=f"{heartbeat}, and nobody holds its lease.")
+            status, dispatcher = "degraded", Check(ok=False, detail=f"{heartbeat}, and its lease has expired.")
         elif ray != "connected":
             status, dispatcher = "degraded", Check(ok=True, detail=f"{heartbeat}, but Ray is {ray}.")
         else:

@@ -39,8 +39,8 @@ class JobsQuery(JobFilterQuery):
         description=ordering.DESCRIPTION,
         json_schema_extra={"pattern": ordering.PATTERN},
     )
-    limit: int = Field(default=50, ge=1, le=200, description="jobs a page")
-    cursor: str | None = Field(default=None, max_length=1000, description="next_cursor of the page before")
+    limit: int = Field(default=50, ge=1, le=200, description="jobs per page")
+    cursor: str | None = Field(default=None, max_length=1000, description="next_cursor of the previous page")
 
 
 @router.post(

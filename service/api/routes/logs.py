@@ -40,7 +40,7 @@ class LogsQuery(BaseModel):
     after: int = Field(default=0, ge=0, lt=2**63, description="only lines after this id")
     level: list[LogLevel] = Field(default_factory=list)
     search: Text | None = Field(default=None, description="part of the message, in any case")
-    limit: int = Field(default=200, ge=1, le=1000, description="lines a page")
+    limit: int = Field(default=200, ge=1, le=1000, description="lines per page")
 
 
 @router.get("/v1/jobs/{job_id}/logs", operation_id="list_logs", responses=describe(401, 404, 422))

@@ -56,10 +56,10 @@ class MetricsQuery(BaseModel):
         default=None,
         ge=2,
         le=100_000,
-        description="rows of each kind at most: the first, the last, and the least and the greatest value of every "
-        "metric in stretches of equal length; of telemetry, rows at equal distances",
+        description="maximum number of rows of each kind: the first, the last, and those with the minimum or the "
+        "maximum of a metric in segments of equal length; of telemetry, rows at equal distances",
     )
-    superseded: bool = Field(default=False, description="also the superseded rows")
+    superseded: bool = Field(default=False, description="include superseded rows")
 
 
 @router.get(

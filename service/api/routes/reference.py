@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, Response
 router = APIRouter(include_in_schema=False)
 
 APART = "sandbox allow-scripts allow-popups"
-"""The page loads scripts of a third party. In an origin of its own it cannot read the storage of the dashboard."""
+"""The page loads third-party scripts. Its separate origin keeps them from reading the storage of the dashboard."""
 
 
 @router.get("/openapi.json")

@@ -1,4 +1,4 @@
-"""The specification: what a job and an experiment accept, and the vocabulary of the answers."""
+"""The specification: the schemas of a job and an experiment, and the terms that responses use."""
 
 from functools import cache
 from typing import Any
@@ -22,11 +22,11 @@ class LayerView(BaseModel):
 
     name: str
     channels: int
-    size: int = Field(description="pixels of a side of its feature maps")
+    size: int = Field(description="height and width of its feature maps in pixels")
 
 
 class ModelView(BaseModel):
-    """A model, and what a normalization meets in it."""
+    """A model, with its normalization layers."""
 
     name: str
     layers: list[LayerView]
@@ -52,25 +52,25 @@ class StatusView(BaseModel):
     """A status."""
 
     name: str
-    description: str = Field(description="a sentence, for people")
-    ended: bool = Field(description="whether nothing runs any more in this status")
+    description: str = Field(description="a sentence that explains the status")
+    ended: bool = Field(description="whether all work has ended in this status")
 
 
 class ExperimentStatusView(StatusView):
     """A status of an experiment."""
 
-    actions: list[ExperimentAction] = Field(description="what can be asked of an experiment in this status")
+    actions: list[ExperimentAction] = Field(description="actions that an experiment in this status permits")
 
 
 class JobStatusView(StatusView):
     """A status of a job."""
 
-    actions: list[Action] = Field(description="what can be asked of a job in this status")
-    active: bool = Field(description="whether a worker holds the job")
+    actions: list[Action] = Field(description="actions that a job in this status permits")
+    active: bool = Field(description="whether the job occupies its workers")
 
 
 class SpecificationView(BaseModel):
-    """What `POST /v1/jobs` and `POST /v1/experiments` accept, and what the words in answers mean."""
+    """The schemas of `POST /v1/jobs` and `POST /v1/experiments`, and the terms that responses use."""
 
     job: dict[str, Any] = Field(description="JSON schema of the body of `POST /v1/jobs`, with defaults and help")
     experiment: dict[str, Any] = Field(
@@ -78,23 +78,23 @@ class SpecificationView(BaseModel):
     )
     models: list[ModelView]
     normalizations: list[NormalizationView]
-    recipes: dict[str, dict[str, Any]] = Field(description="the fields that each recipe fills, where not given")
+    recipes: dict[str, dict[str, Any]] = Field(description="the fields that each recipe sets unless they are given")
     datasets: list[DatasetView]
-    metrics: list[Metric] = Field(description="in the order in which people are shown them")
+    metrics: list[Metric] = Field(description="in display order")
     statuses: list[JobStatusView] = Field(description="of jobs")
     experiment_statuses: list[ExperimentStatusView]
 
 
 @router.get("/v1/specification", operation_id="get_specification")
 async def show() -> SpecificationView:
-    """The JSON schemas of a job and an experiment with defaults and help, and the vocabulary of the answers."""
+    """The JSON schemas of a job and an experiment with defaults and help, and the terms that responses use."""
     return _specification()
 
 
 @cache
 def _specification() -> SpecificationView:
     schema = JobRequest.model_json_schema()
-    # pydantic leaves out of a schema what a factory makes: the parts of a job, which have defaults too.
+    # The schema of pydantic omits defaults that a factory creates: those of the parts of a job.
     defaults = JobRequest(normalization=NoNormalization(), batch_size=1).model_dump(mode="json")
     for name, field in JobRequest.model_fields.items():
         if field.default_factory is not None:

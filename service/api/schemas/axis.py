@@ -11,8 +11,8 @@ from service.experiments import axes
 class AxisValue(BaseModel):
     """One value of an axis."""
 
-    label: str = Field(description="what cells and comparisons call it; equal labels, equal values")
-    value: Any = Field(description="as it is in the spec")
+    label: str = Field(description="its unique name in cells and comparisons")
+    value: Any = Field(description="the value in the spec")
 
 
 class AxisView(BaseModel):

@@ -25,16 +25,16 @@ from service.store.tables import Experiment
 
 
 class WarningView(BaseModel):
-    """Something besides rows and columns that may explain a difference."""
+    """A possible confound: a difference between jobs, other than rows and columns, that may explain an effect."""
 
-    code: str = Field(description="stable, for programs")
-    detail: str = Field(description="a sentence, for people")
-    jobs: list[str] = Field(description="ids of the jobs it is about; in a dry run their indices")
-    severity: Severity = Field(description="warning: a comparison may not mean what it seems; note: good to know")
+    code: str = Field(description="stable identifier")
+    detail: str = Field(description="a sentence that explains it")
+    jobs: list[str] = Field(description="ids of the jobs concerned; in a dry run, their indices")
+    severity: Severity = Field(description="warning: a comparison may be misleading; note: information only")
 
 
 class ExperimentLinks(BaseModel):
-    """Where the rest of an experiment is found."""
+    """Paths of resources that belong to an experiment."""
 
     self: str
     jobs: str
@@ -43,13 +43,13 @@ class ExperimentLinks(BaseModel):
 
 
 class SequentialView(BaseModel):
-    """Sequential seeds: what was planned, and how far it has come."""
+    """The plan and the progress of sequential seeds."""
 
-    interim_analyses: list[int] = Field(description="numbers of seeds at which it is decided which cells need more")
-    seeds: int = Field(description="the most seeds that some cell has been given by now")
-    interim_analysis: int = Field(description="the one that the present jobs are for, from 1")
-    deciding: bool = Field(description="whether further seeds may still be wanted")
-    procedure: str = Field(description="a sentence")
+    interim_analyses: list[int] = Field(description="number of seeds per cell at each interim analysis")
+    seeds: int = Field(description="largest number of seeds that a cell has so far")
+    interim_analysis: int = Field(description="number of the current interim analysis, from 1")
+    deciding: bool = Field(description="whether more seeds may be added")
+    procedure: str = Field(description="the statistical procedure in words")
 
 
 class ExperimentView(BaseModel):
@@ -66,9 +66,9 @@ class ExperimentView(BaseModel):
     grid: dict[str, list[Any]]
     axes: list[AxisView] = Field(description="the grid, each value with its label")
     jobs: int = Field(description="a retried job counts once, as its retry")
-    counts: dict[Status, int] = Field(description="jobs by status; a status that no job has is left out")
+    counts: dict[Status, int] = Field(description="jobs by status; statuses without jobs are omitted")
     progress: float = Field(
-        description="share of its jobs that has ended, from 0 to 1; in one experiment, of its steps"
+        description="fraction of jobs that have ended, from 0 to 1; for a single experiment, fraction of its steps"
     )
     created_at: datetime
     updated_at: datetime
@@ -76,29 +76,29 @@ class ExperimentView(BaseModel):
 
 
 class ExperimentDetail(ExperimentView):
-    """An experiment, with what is computed of its jobs."""
+    """An experiment, with values that are computed from its jobs."""
 
-    request: ExperimentRequest = Field(description="what was asked for, with all that was added since")
-    eta_s: float | None = Field(description="seconds left at the present speeds; null where these are not known")
+    request: ExperimentRequest = Field(description="the request, with all values that were added to its grid")
+    eta_s: float | None = Field(description="seconds left at the current speeds; null if a speed is unknown")
     warnings: list[WarningView]
-    sequential: SequentialView | None = Field(description="null where the seeds were fixed beforehand")
+    sequential: SequentialView | None = Field(description="null if the seeds were fixed in advance")
 
 
 class PlannedJobView(BaseModel):
-    """A job that an experiment would make."""
+    """A job that an experiment would create."""
 
-    coordinates: dict[str, Any] = Field(description="the values of the grid")
+    coordinates: dict[str, Any] = Field(description="its values of the fields of the grid")
     spec: Annotated[dict[str, Any], AsTrainingSpec()]
-    cost_s: float | None = Field(description="seconds of training; null where nothing like it ever ran")
+    cost_s: float | None = Field(description="seconds of training; null if no similar job has run")
 
 
 class CostView(BaseModel):
-    """What an experiment would cost."""
+    """The estimated cost of an experiment."""
 
-    device_s: float | None = Field(description="of all jobs together")
-    elapsed_s: float | None = Field(description="from the first to the last, on the slots there are now")
-    slots: int | None = Field(description="jobs that run at once; null while no dispatcher says")
-    basis: str = Field(description="a sentence on what this stands on")
+    device_s: float | None = Field(description="worker seconds of all jobs; null if unknown")
+    elapsed_s: float | None = Field(description="seconds from the first start to the last end, on the current slots")
+    slots: int | None = Field(description="workers that can train at once; null if no dispatcher has reported it")
+    basis: str = Field(description="a sentence on the basis of the estimate")
 
 
 class DryRun(BaseModel):
@@ -108,7 +108,7 @@ class DryRun(BaseModel):
     axes: list[AxisView] = Field(description="the grid, each value with its label")
     jobs: list[PlannedJobView]
     cells: int
-    most_jobs: int = Field(description="with sequential seeds, should every cell need all of them")
+    most_jobs: int = Field(description="maximum number of jobs, if every cell needs all its seeds")
     warnings: list[WarningView]
     cost: CostView
 
@@ -119,7 +119,7 @@ class BuiltInView(BaseModel):
     name: StudyName
     title: str
     description: str
-    request: ExperimentRequest = Field(description="what its name stands for")
+    request: ExperimentRequest = Field(description="the request that its name expands to")
     jobs: int
 
 
@@ -132,22 +132,22 @@ PROCEDURE = (
 
 
 def experiment_url(experiment_id: str) -> str:
-    """The path of an experiment."""
+    """Return the path of an experiment."""
     return f"/v1/experiments/{experiment_id}"
 
 
 async def experiment_views(session: Session, found: Sequence[Experiment]) -> list[ExperimentView]:
-    """Several experiments, by the states of their jobs alone."""
+    """Return the views of several experiments, computed from the statuses of their jobs only."""
     counted = await experiments.counts(session, [experiment.id for experiment in found])
     return [ExperimentView(**_fields(experiment, counted.get(experiment.id, {}))) for experiment in found]
 
 
 async def experiment_detail(session: Session, experiment: Experiment) -> ExperimentDetail:
-    """One experiment."""
+    """Return one experiment with values that are computed from its jobs."""
     request = experiments.request_of(experiment)
     counted = (await experiments.counts(session, [experiment.id])).get(experiment.id, {})
     runs = await stored.runs(session, JobFilter(experiment=experiment.id))
-    # In a thread: with many jobs it takes long enough for other requests to notice.
+    # In a thread: with many jobs the computation would delay other requests.
     return await asyncio.to_thread(_detail, experiment, request, counted, runs)
 
 
@@ -166,7 +166,7 @@ def _detail(
 
 
 async def dry_run(session: Session, request: ExperimentRequest, planned: Sequence[PlannedJob]) -> DryRun:
-    """What the request would make."""
+    """Preview the jobs, the warnings and the cost of a request."""
     specs = [job.request.training for job in planned]
     speeds = await stored.speeds(session, sorted({spec.model for spec in specs}))
     lease = await leases.get(session, "dispatcher")
@@ -189,7 +189,7 @@ async def dry_run(session: Session, request: ExperimentRequest, planned: Sequenc
 
 
 def built_in_view(name: StudyName, study: BuiltIn) -> BuiltInView:
-    """A built-in experiment, as it is without further wishes."""
+    """Return a built-in experiment with its defaults."""
     request = ExperimentRequest(builtin=name).resolved()
     return BuiltInView(
         name=name, title=study.title, description=study.description, request=request, jobs=len(expand(request))
@@ -197,12 +197,12 @@ def built_in_view(name: StudyName, study: BuiltIn) -> BuiltInView:
 
 
 def warning_views(found: Sequence[Confound]) -> list[WarningView]:
-    """Warnings as they are sent."""
+    """Convert confounds to their views."""
     return [WarningView(code=one.code, detail=one.detail, jobs=list(one.jobs), severity=one.severity) for one in found]
 
 
 def sequential_view(experiment: Experiment, plan: SeedPlan | None, runs: Sequence[Run]) -> SequentialView | None:
-    """How far sequential seeds have come."""
+    """Return the plan and the progress of sequential seeds, None without a plan."""
     if plan is None:
         return None
     seeds = max((run.seed + 1 for run in runs), default=plan.analyses[0])
@@ -260,7 +260,7 @@ def _status(experiment: Experiment, counted: Mapping[Status, int]) -> Experiment
 
 
 def _standing(runs: Sequence[Run], counted: Mapping[Status, int]) -> tuple[float, float | None]:
-    """The share of all steps that is done, and the seconds left: what is left over the speeds and the busy workers."""
+    """Return the fraction of steps that are done, and the seconds left at the speeds of the workers that train."""
     speeds = [
         Speed(run.spec["model"], run.spec["batch_size"], run.device, speed / run.spec["num_workers"])
         for run in runs

@@ -20,7 +20,7 @@ from worker.spec import TrainingSpec
 
 
 class AsTrainingSpec:
-    """Documents a stored spec as what it is, without checking it again: what an older release stored stays readable."""
+    """The schema of a stored spec, which is not validated again, so that specs of older releases stay readable."""
 
     def __get_pydantic_json_schema__(self, _schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return handler(TrainingSpec.__pydantic_core_schema__)
@@ -31,19 +31,19 @@ class ErrorView(BaseModel):
 
     code: str = Field(description="diverged, out_of_memory, dataset, checkpoint, invalid, exception or lost")
     message: str
-    step: int | None = Field(default=None, description="where it happened, if training had begun")
+    step: int | None = Field(default=None, description="optimizer step of the error; null before the training")
 
 
 class ProgressView(BaseModel):
-    """Where training stands."""
+    """The progress of a training."""
 
     epoch: int = Field(description="the epoch in progress, from 1")
-    epochs: int | None = Field(description="epochs in all")
+    epochs: int | None = Field(description="total number of epochs")
     step: int = Field(description="optimizer steps completed")
-    total_steps: int | None = Field(description="optimizer steps in all")
+    total_steps: int | None = Field(description="total number of optimizer steps")
     images_per_s: float | None
-    train_loss: float | None = Field(description="of the latest step")
-    eta_s: float | None = Field(description="seconds left at the present speed; null while the job does not run")
+    train_loss: float | None = Field(description="loss of the latest step")
+    eta_s: float | None = Field(description="seconds left at the current speed; null while the job does not run")
 
 
 class MetricSummary(BaseModel):
@@ -60,11 +60,11 @@ class AttemptWorkerView(BaseModel):
     """A worker of an attempt."""
 
     worker: str
-    node: str = Field(description="the host name of its machine")
+    node: str = Field(description="host name of its node")
 
 
 class AttemptView(BaseModel):
-    """One run of a job on one worker or several."""
+    """One run of a job on one or more workers."""
 
     id: str
     number: int = Field(description="from 1")
@@ -79,7 +79,7 @@ class AttemptView(BaseModel):
 
 
 class StatusChange(BaseModel):
-    """One entry of a job's history."""
+    """A change of the status of a job."""
 
     status: Status
     time: datetime
@@ -87,7 +87,7 @@ class StatusChange(BaseModel):
 
 
 class JobLinks(BaseModel):
-    """Where the rest of a job is found."""
+    """Paths of resources that belong to a job."""
 
     self: str
     metrics: str
@@ -101,12 +101,12 @@ class JobView(BaseModel):
 
     id: str
     name: str
-    title: str = Field(description="how to name it for people: its name, or a description of what it trains")
+    title: str = Field(description="display title: the name, or a description of the training")
     notes: str
     status: Status
-    normalization: str = Field(description="its normalization with every parameter that is not the default")
-    metric: OutcomeMetric = Field(description="what it is judged by: the error on the images that it evaluates on")
-    spec: Annotated[dict[str, Any], AsTrainingSpec()] = Field(description="as it will run, every default filled in")
+    normalization: str = Field(description="normalization with all parameters that differ from their defaults")
+    metric: OutcomeMetric = Field(description="its outcome metric: the error on its evaluation images")
+    spec: Annotated[dict[str, Any], AsTrainingSpec()] = Field(description="complete spec, with all defaults")
     labels: dict[str, str]
     priority: int
     max_retries: int
@@ -126,7 +126,7 @@ class JobView(BaseModel):
 class JobDetail(JobView):
     """A job, its attempts and its history."""
 
-    waits_for: str | None = Field(description="what keeps a queued job of several workers from starting")
+    waits_for: str | None = Field(description="reason why a queued job on several workers does not start yet")
     attempts: list[AttemptView]
     history: list[StatusChange]
 
@@ -148,19 +148,19 @@ class CheckpointView(BaseModel):
     attempt: str
     epoch: int = Field(description="epochs completed")
     step: int
-    metrics: dict[str, float | None] = Field(description="eval metrics of exactly these weights; empty within an epoch")
+    metrics: dict[str, float | None] = Field(description="evaluation of these weights; empty in the middle of an epoch")
     created_at: datetime
-    best: bool = Field(description="whether it is the one of the least evaluation error of its job")
+    best: bool = Field(description="whether it has the lowest evaluation error of its job")
     files: list[FileView]
 
 
 def job_url(job_id: str) -> str:
-    """The path of a job."""
+    """Return the path of a job."""
     return f"/v1/jobs/{job_id}"
 
 
 def progress_of(job: Job) -> ProgressView | None:
-    """Where a job stands, or None before its first report."""
+    """Return the progress of a job, None before its first report."""
     reported = job.progress
     if reported is None:
         return None
@@ -184,7 +184,7 @@ def progress_of(job: Job) -> ProgressView | None:
 
 
 def job_fields(job: Job, labels: dict[str, str]) -> dict[str, Any]:
-    """What a `JobView` is made of."""
+    """Return the fields of a `JobView`."""
     url = job_url(job.id)
     return {
         "id": job.id,
@@ -216,13 +216,13 @@ def job_fields(job: Job, labels: dict[str, str]) -> dict[str, Any]:
 
 
 async def job_views(session: Session, found: Sequence[Job]) -> list[JobView]:
-    """Several jobs, without attempts and history."""
+    """Return the views of several jobs, without attempts and history."""
     labels = await jobs.labels(session, [job.id for job in found])
     return [JobView(**job_fields(job, labels.get(job.id, {}))) for job in found]
 
 
 async def job_detail(session: Session, job: Job) -> JobDetail:
-    """One job with its attempts and its history."""
+    """Return one job with its attempts and its history."""
     labels = await jobs.labels(session, [job.id])
     return JobDetail(
         **job_fields(job, labels.get(job.id, {})),
@@ -266,11 +266,11 @@ async def _waits_for(session: Session, job: Job) -> str | None:
         return None
     if job.num_workers > (slots := report.slots.total):
         return (
-            f"It needs {job.num_workers} workers at once, and the cluster has room for {slots}: it starts when there "
-            "is room for as many, and holds up no other job meanwhile."
+            f"The job needs {job.num_workers} workers, and the cluster has room for {slots}. "
+            "It starts once the cluster has enough room. Other jobs do not wait for it."
         )
     if report.next_up is not None and report.next_up.job == job.id:
-        return f"It is next, and starts once {job.num_workers} workers are free at once: no other job starts before."
+        return f"The job is next and starts once {job.num_workers} workers are free. Other jobs start after it."
     return None
 
 

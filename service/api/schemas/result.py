@@ -24,7 +24,7 @@ Interval = tuple[float, float]
 
 
 class ObservationView(BaseModel):
-    """The value of one job; null where it ended without one."""
+    """The value of one job; null if it ended without one."""
 
     seed: int
     value: float | None
@@ -36,20 +36,20 @@ class CellView(BaseModel):
 
     row: str
     column: str
-    n: int = Field(description="values; one seed counts once")
+    n: int = Field(description="number of values, one per seed")
     mean: float | None
     sd: float | None
-    interval: Interval | None = Field(description="of the mean, two-sided, by the t distribution; null says `note` why")
+    interval: Interval | None = Field(description="two-sided t interval of the mean; if null, `note` has the reason")
     min: float | None
     max: float | None
     without_value: int = Field(description="seeds that ended without a value: failed, diverged or cancelled")
-    repeated: int = Field(description="jobs left out because an earlier one of the cell has their seed")
-    note: str | None = Field(description="a sentence where there is no interval")
-    values: list[ObservationView] = Field(description="what counts, by seed")
-    jobs: list[str] = Field(description="all jobs of the cell, also those that have not ended")
+    repeated: int = Field(description="jobs that do not count because an earlier job of the cell has the same seed")
+    note: str | None = Field(description="reason why there is no interval")
+    values: list[ObservationView] = Field(description="the values that count, by seed")
+    jobs: list[str] = Field(description="all jobs of the cell, including those that have not ended")
     counts: dict[Status, int] = Field(description="jobs by status")
     images_per_s: float | None = Field(description="median over the jobs")
-    device_s: float = Field(description="seconds that workers were held, by all jobs and attempts")
+    device_s: float = Field(description="worker seconds of all attempts of all jobs")
 
 
 class ComparisonView(BaseModel):
@@ -59,13 +59,13 @@ class ComparisonView(BaseModel):
     row_a: str
     row_b: str
     n: int
-    difference: float | None = Field(description="mean of a - b; below 0, a has less")
+    difference: float | None = Field(description="mean of a - b")
     sd: float | None
     interval: Interval | None
-    p: float | None = Field(description="paired t test, by itself")
-    p_adjusted: float | None = Field(description="for all comparisons of the table (Holm), and all interim analyses")
+    p: float | None = Field(description="two-sided p of the paired t test")
+    p_adjusted: float | None = Field(description="p, adjusted for all comparisons (Holm) and interim analyses")
     resolved: bool = Field(description="p_adjusted is below 1 - confidence")
-    seeds_needed: int | None = Field(description="how many more would resolve it at the observed mean and spread")
+    seeds_needed: int | None = Field(description="further seeds that would resolve it at the observed mean and spread")
     n_tested: int
 
 
@@ -87,7 +87,7 @@ class ContrastView(BaseModel):
 class InteractionView(BaseModel):
     """Whether the effect of the rows depends on the columns: an F test with seeds as blocks."""
 
-    f: float | None = Field(description="null where no noise is left to compare with")
+    f: float | None = Field(description="null if the residual variance is 0")
     df: int
     df_residual: int
     p: float
@@ -100,21 +100,23 @@ class Results(BaseModel):
 
     experiment: str | None = Field(description="null for results over any jobs")
     name: str | None
-    budget: float | None = Field(description="of the experiment: below 1, it is a fraction of the cost of the whole")
+    budget: float | None = Field(description="budget of the experiment: the fraction of its full cost")
     metric: OutcomeMetric
     unit: str
     statistic: Statistic
     step: int | None
-    evaluated_on: str = Field(description="test, holdout or train: the images behind the metric")
-    datasets: list[str] = Field(description="what was trained on; a limit on the images is in the label")
+    evaluated_on: str = Field(description="images that the metric is computed on: test, holdout or train")
+    datasets: list[str] = Field(description="training datasets, including limits on the number of images")
     rows: AxisView
     columns: AxisView
     cells: list[CellView]
     comparisons: list[ComparisonView]
     interaction: InteractionView | None
     confidence: float
-    family_size: int = Field(description="comparisons that p_adjusted answers for")
-    interim_analyses: list[int] = Field(description="numbers of seeds of each, with sequential seeds; else empty")
+    family_size: int = Field(description="number of comparisons that p_adjusted accounts for")
+    interim_analyses: list[int] = Field(
+        description="number of seeds per cell at each interim analysis; empty without sequential seeds"
+    )
     sequential: SequentialView | None
     warnings: list[WarningView]
 
@@ -127,7 +129,7 @@ def results_view(
     experiment: Mapping[str, Any] | None = None,
     sequential: SequentialView | None = None,
 ) -> Results:
-    """The table with what the analysis says of it; `experiment` has its id, name and budget."""
+    """Return the table with its analysis. `experiment` has the id, the name and the budget."""
     question = table.question
     metric = question.metric
     assert metric is not None
@@ -202,6 +204,6 @@ def _note(cell: Cell) -> str | None:
         case 0:
             return "No job of this cell has a value yet."
         case 1:
-            return "One seed: how far another one would be from it is not known, so there is no interval."
+            return "One seed: the spread between seeds is unknown, so there is no interval."
         case _:
-            return f"All {cell.n} values are equal: no spread was seen, so there is no interval."
+            return f"All {cell.n} values are equal: no spread was observed, so there is no interval."

@@ -1,4 +1,4 @@
-"""Results as flat tables: CSV, and Parquet where pyarrow is installed."""
+"""Results as flat tables: CSV, and Parquet if pyarrow is installed."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 def cells(results: Results) -> list[Row]:
-    """A row a cell."""
+    """Return one row per cell."""
     kept = (
         "row",
         "column",
@@ -40,7 +40,7 @@ def cells(results: Results) -> list[Row]:
 
 
 def comparisons(results: Results) -> list[Row]:
-    """A row a comparison."""
+    """Return one row per comparison."""
     rows = []
     for comparison in results.comparisons:
         low, high = comparison.interval or (None, None)
@@ -50,7 +50,7 @@ def comparisons(results: Results) -> list[Row]:
 
 
 def observations(results: Results) -> list[Row]:
-    """A row a value: what the statistics are made of."""
+    """Return one row per value that the statistics use."""
     return [
         {"row": cell.row, "column": cell.column, "seed": value.seed, "value": value.value, "job": value.job}
         for cell in results.cells
@@ -66,7 +66,7 @@ TABLES: dict[str, Callable[[Results], list[Row]]] = {
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """The rows as CSV, with a header where there are any."""
+    """Encode rows as CSV with a header; no rows give an empty text."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]) if rows else [])
     if rows:
@@ -76,13 +76,13 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def as_parquet(rows: Sequence[Row]) -> bytes:
-    """The rows as a Parquet file. Raises `NotAcceptable` where pyarrow is not installed."""
+    """Encode rows as a Parquet file. Raises `NotAcceptable` if pyarrow is not installed."""
     try:
         import pyarrow
         from pyarrow import parquet
     except ModuleNotFoundError as error:
         raise NotAcceptable(
-            "This service cannot write Parquet: install normlab[parquet] with it, or ask for text/csv."
+            "This service cannot write Parquet: install normlab[parquet] on the server, or request text/csv."
         ) from error
     sink = io.BytesIO()
     parquet.write_table(pyarrow.Table.from_pylist(list(rows)), sink)

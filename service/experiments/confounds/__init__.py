@@ -1,7 +1,7 @@
 """What besides the normalization and the batch size may explain a difference between the jobs of an experiment.
 
-Nothing here refuses a job: some of these are the paper's own choices. They are for people to know and to judge. Imports
-of ours the specification of a training and how its fields are shown.
+Confounds are reported and never refuse a job: some of them are choices of the paper. Of this project, the package
+imports the training specification and the labels of its fields.
 """
 
 from collections.abc import Sequence

@@ -21,12 +21,12 @@ def learning_rate_not_scaled(study: Study) -> Finding:
     sizes = listed(sorted({one.spec.global_batch_size for alike in shared for one in alike}))
     return (
         f"The learning rate is {rates} at batch sizes {sizes} alike, with no scaling: a difference between batch sizes "
-        f"may be one between learning rates. The rule `linear` scales it.",
+        f"may be due to the learning rate. The rule `linear` scales it.",
         (one for alike in shared for one in alike),
     )
 
 
-@check("Two settings vary, but not independently, so what one does cannot be told from what the other does.")
+@check("Two settings vary, but not independently, so their effects cannot be separated.")
 def settings_change_together(study: Study) -> Finding:
     values = [_settings(one.spec, study) for one in study]
     varying = [name for name in values[0] if len({one[name] for one in values}) > 1]
@@ -39,7 +39,7 @@ def settings_change_together(study: Study) -> Finding:
         return None
     named = "; ".join(listed(name for name in varying if name in cluster) for cluster in together)
     return (
-        f"These change together, not independently of each other: {named}. An effect of one may be one of the others.",
+        f"These change together, not independently of each other: {named}. Their effects cannot be separated.",
         study,
     )
 
@@ -90,7 +90,7 @@ def unequal_optimizer_steps(study: Study) -> Finding:
     return (
         f"Jobs take from {fewest.total_steps:,} optimizer steps (batch size {fewest.batch_size}, "
         f"{counted(fewest.epochs, 'epoch')}) to {most.total_steps:,} (batch size {most.batch_size}, "
-        f"{counted(most.epochs, 'epoch')}). With equal epochs, as in the paper, that belongs to the batch size.",
+        f"{counted(most.epochs, 'epoch')}). With equal epochs, as in the paper, this follows from the batch size.",
         study,
     )
 
@@ -103,7 +103,7 @@ def unequal_images_seen(study: Study) -> Finding:
     return f"Jobs see from {min(seen):,} to {max(seen):,} training images (epochs × images of an epoch).", study
 
 
-@check("Jobs are evaluated on different images, so their errors are not of the same thing.")
+@check("Jobs are evaluated on different images, so their errors are not comparable.")
 def several_evaluation_sets(study: Study) -> Finding:
     def evaluated_on(spec: TrainingSpec) -> str:
         data = spec.dataset
@@ -124,7 +124,7 @@ def several_devices(study: Study) -> Finding:
 
 @check("Jobs ran in different precisions.")
 def several_precisions(study: Study) -> Finding:
-    """Numbers of workers that jobs request are a setting like any other."""
+    """Consider jobs with the precision `auto` only: a requested precision is a setting like any other."""
     left_to_the_machine = (job for one in study for job in one.jobs if job.spec.precision == "auto")
     return _several(
         ((job.precision, job) for job in left_to_the_machine),
@@ -132,14 +132,17 @@ def several_precisions(study: Study) -> Finding:
     )
 
 
-@check("With one seed a difference cannot be told from chance.")
+@check("With one seed, a difference cannot be distinguished from chance.")
 def single_seed(study: Study) -> Finding:
     if sum(len(one.jobs) for one in study) < 2 or any(len({job.spec.seed for job in one.jobs}) > 1 for one in study):
         return None
-    return "Every configuration has one seed only: no interval, and no difference can be told from chance.", study
+    return (
+        "Every configuration has one seed only: no intervals, and no difference can be distinguished from chance.",
+        study,
+    )
 
 
-@check("A job repeats another one with the same seed: it says nothing new, and counts once.", "note")
+@check("A job repeats another one with the same seed: it adds no information, and counts once.", "note")
 def repeated_job(study: Study) -> Finding:
     repeated: list[Candidate] = []
     for one in study:
@@ -149,7 +152,7 @@ def repeated_job(study: Study) -> Finding:
         repeated += [job for alike in by_seed.values() if len(alike) > 1 for job in alike]
     if not repeated:
         return None
-    return f"{len(repeated)} jobs share configuration and seed with another one: of each such set one counts.", repeated
+    return f"{len(repeated)} jobs share configuration and seed with another one: one of each set counts.", repeated
 
 
 @check("Jobs train on a part of the training images only.", "note")
@@ -169,12 +172,12 @@ def part_of_the_training_set(study: Study) -> Finding:
     )
 
 
-@check("Training on synthetic images says nothing about CIFAR-10.", "note")
+@check("Results on synthetic images do not apply to CIFAR-10.", "note")
 def synthetic_images(study: Study) -> Finding:
     synthetic = [one for one in study if one.spec.dataset.name == "synthetic"]
     if not synthetic:
         return None
-    return "The images are synthetic: good for trying things out, no result about CIFAR-10.", synthetic
+    return "The images are synthetic: suitable for tests, but the results do not apply to CIFAR-10.", synthetic
 
 
 def _several(values: Iterable[tuple[str | None, Configuration | Candidate]], sentence: str) -> Finding:

@@ -29,13 +29,13 @@ def batch_statistics_at_batch_1(study: Study) -> Finding:
         return None
     sizes = listed(sorted({one.spec.batch_size for one in alone}))
     return (
-        f"At batch size {sizes} BatchNorm takes the statistics of a single image, at every step or for what is left "
-        "over: it trains as instance normalization does, and evaluates with averages over images.",
+        f"At batch size {sizes} BatchNorm computes statistics over a single image, at every step or in an "
+        "incomplete batch: it trains as instance normalization does, and evaluates with averages over images.",
         alone,
     )
 
 
-@check("Training is too short for BatchNorm's running averages to forget their start.")
+@check("Training is too short for BatchNorm's running averages to converge.")
 def running_averages_not_settled(study: Study) -> Finding:
     left = {
         index: (1 - one.spec.normalization.momentum) ** one.spec.total_steps
@@ -49,7 +49,7 @@ def running_averages_not_settled(study: Study) -> Finding:
     spec = study[worst].spec
     return (
         f"After the {counted(spec.total_steps, 'step')} at batch size {spec.batch_size}, {100 * left[worst]:.0f} % of "
-        "BatchNorm's running averages is still the 0 and 1 they start from, and evaluation normalizes with them: "
+        "BatchNorm's running averages still consists of their initial values 0 and 1, and evaluation uses them: "
         "train longer, or with a larger momentum.",
         [study[index] for index in unsettled],
     )
@@ -67,7 +67,7 @@ def ghost_batch_larger_than_batch(study: Study) -> Finding:
     return f"The ghost batch is {pairs}: that is batch normalization of the whole batch.", larger
 
 
-@check("Ghost batches that do not divide the batch leave a smaller one over.", "note")
+@check("The last ghost batch is smaller if the size of ghost batches does not divide the batch size.", "note")
 def partial_ghost_batch(study: Study) -> Finding:
     partial = [
         one for one in study if 0 < _ghost(one.spec) < one.spec.batch_size and one.spec.batch_size % _ghost(one.spec)

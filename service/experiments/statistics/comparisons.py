@@ -30,11 +30,11 @@ class Comparison:
     sd: float | None
     """The standard deviation of a single difference."""
     interval: tuple[float, float] | None
-    """The confidence interval of the difference, for each comparison by itself, not for all of them together.
+    """The confidence interval of the difference, for a single comparison, not simultaneous for all of them.
 
     In a sequential experiment it is wider, and holds at whichever interim analysis one stops."""
     p: float | None
-    """Two-sided p of the paired t test, for this comparison by itself; in a sequential experiment, for all its interim
+    """Two-sided p of the paired t test, for this comparison only; in a sequential experiment, for all its interim
     analyses.
 
     None with fewer than two common seeds, and if all differences are equal and not 0: see `Estimate`."""

@@ -77,8 +77,8 @@ def undecided_cells(
 ) -> InterimAnalysis | None:
     """Return the next interim analysis and the cells that need seeds for it.
 
-    Seeds that are queued or running have no observation yet, and are wanted still: submit only those without a job. The
-    result is a function of the observations alone; nothing is remembered from one analysis to the next.
+    Seeds that are queued or running have no observation yet and are still included: submit only those without a job.
+    The result is a function of the observations alone.
 
     Returns:
         None if every comparison is decided or all planned seeds are used.

@@ -1,4 +1,4 @@
-"""Run by Alembic: it migrates the connection that `service.store.migrate` gives it."""
+"""The environment of Alembic, which migrates the connection that `service.store.migrate` provides."""
 
 from typing import Any, Literal
 

@@ -54,7 +54,7 @@ async def test_a_dry_run_makes_nothing(http: AsyncClient) -> None:
     assert preview["jobs"][0]["spec"]["optimizer"]["type"] == "sgd"
     assert {job["cost_s"] for job in preview["jobs"]} == {None}
     assert preview["cost"]["device_s"] is None
-    assert "Nothing on these models has been trained here yet" in preview["cost"]["basis"]
+    assert "None of these models has been trained here yet" in preview["cost"]["basis"]
     assert (await http.get("/v1/experiments")).json()["data"] == []
     assert (await http.get("/v1/jobs")).json()["data"] == []
 
@@ -71,7 +71,7 @@ async def test_a_dry_run_knows_the_cost_of_what_is_like_something_that_ran(
     assert {job["cost_s"] for job in preview["jobs"]} == {seconds}
     assert (preview["cost"]["device_s"], preview["cost"]["slots"]) == (4 * seconds, 2)
     assert preview["cost"]["elapsed_s"] == 2 * seconds
-    assert "From the speed of 1 jobs on cpu" in preview["cost"]["basis"]
+    assert "Based on the speed of 1 jobs on cpu" in preview["cost"]["basis"]
     other = BODY | {"base": {"model": "vgg"}}
     assert (await http.post("/v1/experiments?dry_run=true", json=other)).json()["cost"]["device_s"] is None
 

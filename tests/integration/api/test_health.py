@@ -125,8 +125,8 @@ async def test_a_job_of_several_workers_says_what_it_waits_for(http: AsyncClient
         "not reported before the dispatcher has started"
     )
     await reporter.heartbeat(REPORT | {"next_up": {"job": pair, "num_workers": 2}})
-    assert "needs 3 workers at once, and the cluster has room for 2" in str(await waits_for(large))
-    assert "is next, and starts once 2 workers are free" in str(await waits_for(pair))
+    assert "needs 3 workers, and the cluster has room for 2" in str(await waits_for(large))
+    assert "is next and starts once 2 workers are free" in str(await waits_for(pair))
     assert await waits_for(single) is None
     queue = (await http.get("/v1/cluster")).json()["queue"]
     assert (queue["next_up"], queue["too_large"]) == ({"job": pair, "num_workers": 2}, 1)

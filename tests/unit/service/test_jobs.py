@@ -61,7 +61,7 @@ def test_a_request_is_a_training_and_what_the_service_adds() -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"labels": {"a:b": "c"}}, "labels: the key a:b holds a colon, which separates key from value in a filter"),
+        ({"labels": {"a:b": "c"}}, "labels: the key a:b contains a colon, which separates key and value in a filter"),
         ({"labels": {"": "c"}}, "at least 1 character"),
         ({"labels": {"a": "x" * 101}}, "at most 100 characters"),
         ({"labels": {str(n): "x" for n in range(33)}}, "at most 32 items"),

@@ -99,7 +99,7 @@ def report() -> Callable[..., str]:
 
 def test_what_is_resolved_is_said_first_with_its_interval_and_p(report: Any) -> None:
     text = report()
-    found = text.split("## What was found")[1].split("##")[0]
+    found = text.split("## Findings")[1].split("##")[0]
 
     sentence = "At batch\\_size 2, batch has 18.83 points more test error than group (95 % interval"
     assert sentence in found
@@ -111,7 +111,7 @@ def test_what_is_resolved_is_said_first_with_its_interval_and_p(report: Any) -> 
 def test_without_two_common_seeds_it_says_that_nothing_is_compared(report: Any) -> None:
     text = report(results_of({place: values[:1] for place, values in VALUES.items()}))
 
-    assert "Nothing is compared yet" in text
+    assert "There are no comparisons yet" in text
     assert "| batch | 10.00 | 30.00 |" in text
     assert "One seed in each cell, so no intervals." in text
 
@@ -127,7 +127,7 @@ def test_the_table_has_means_half_widths_and_n_in_per_cent(report: Any) -> None:
 
 
 def test_every_comparison_has_its_row(report: Any) -> None:
-    table = report().split("## Every comparison\n\n")[1].split("\n\n")[0].splitlines()
+    table = report().split("## Comparisons\n\n")[1].split("\n\n")[0].splitlines()
     assert table[0] == "| batch\\_size | a | b | n | a - b | interval | p | adjusted p | resolved | more seeds |"
     assert [row.split(" | ")[0] for row in table[2:]] == ["| 32", "| 2"]
     assert table[3].startswith("| 2 | batch | group | 3 | +18.83 | +")
@@ -156,7 +156,7 @@ def test_it_says_how_to_repeat_it(report: Any) -> None:
     assert '"recipe": "wu-he"' in text
     assert "Budget 0.25" in text
     assert "cpu on node-1: 1 attempts" in text
-    assert "computed with normlab 0.1.0, torch 2.13.0" in text
+    assert "trained with normlab 0.1.0, torch 2.13.0" in text
     assert f"| {'ab' * 32} | 0 | 30.00 % |" in text
     assert "Holm's procedure (1979) over all 2 comparisons" in text
 

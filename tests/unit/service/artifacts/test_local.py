@@ -69,7 +69,7 @@ def test_writing_repairs_a_damaged_checkpoint(store: LocalArtifacts, damage: str
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        (FILES | {"state.pt": b"torn"}, r"state\.pt of checkpoint ckpt_1 is not what was stored"),
+        (FILES | {"state.pt": b"torn"}, r"state\.pt of checkpoint ckpt_1 is damaged"),
         ({name: FILES[name] for name in ("state.pt", "manifest.json")}, r"model\.safetensors .* missing"),
         (FILES | {"more": b""}, "unexpected files: .*more"),
     ],

@@ -116,7 +116,7 @@ def test_a_damaged_object_is_never_handed_out(store: ObjectArtifacts, damage: by
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        (FILES | {"state.pt": b"torn"}, r"state\.pt of checkpoint ckpt_1 is not what was stored"),
+        (FILES | {"state.pt": b"torn"}, r"state\.pt of checkpoint ckpt_1 is damaged"),
         ({name: FILES[name] for name in ("state.pt", "manifest.json")}, r"model\.safetensors .* missing"),
         (FILES | {"more": b""}, "unexpected files: .*more"),
     ],

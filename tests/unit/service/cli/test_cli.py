@@ -71,7 +71,7 @@ class TestSubmit:
         ("arguments", "sentence"),
         [
             (["submit", "/nowhere/job.json"], "/nowhere/job.json: No such file or directory"),
-            (["submit", "{list}"], "holds no JSON object"),
+            (["submit", "{list}"], "does not contain a JSON object"),
             (["submit", "{broken}"], "is not JSON"),
             (["submit", "{odd}", "--learning-rate", "1"], "optimizer is 'sgd' in the file"),
             ([*ARGUMENTS, "--label", "x"], "--label is 'x': give it as KEY=VALUE"),
@@ -203,7 +203,7 @@ class TestWatch:
         monkeypatch.setattr("service.cli.watching.to_the_end", interrupted)
         ended = run("--url", service.url, "watch", "job_1")
         assert ended.code == Exit.INTERRUPTED
-        assert "the job runs on. `normlab watch job_1` goes on" in ended.err
+        assert "the job keeps running. `normlab watch job_1` watches it again" in ended.err
         assert service.requests == []
 
     def test_draws_a_bar_on_a_terminal(self, service: StandIn) -> None:

@@ -49,7 +49,7 @@ def test_the_longest_jobs_go_first() -> None:
 def test_the_table_says_what_it_is_worth() -> None:
     assert "2,500 training and 1,000 test images of CIFAR-10" in footnote("cifar10", Size())
     assert "One seed proves nothing" in footnote("cifar10", Size())
-    assert "says nothing about CIFAR-10" in footnote("synthetic", Size())
+    assert "say nothing about CIFAR-10" in footnote("synthetic", Size())
 
 
 class TestRun:
@@ -109,7 +109,7 @@ class TestRun:
         run(settings)
         out = capsys.readouterr().out
         assert "No CIFAR-10: " in out
-        assert "Training on the synthetic set instead" in out
+        assert "Training on the synthetic dataset instead" in out
         (submitted,) = service.to("POST", "/v1/experiments")
         assert "synthetic" in submitted.body["name"]
         assert all("synthetic" in line for line in out.splitlines() if "seed 0: " in line)

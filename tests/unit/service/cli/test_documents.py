@@ -75,7 +75,7 @@ def test_what_is_no_bundle_is_refused_with_a_sentence(run: Run, api: str, tmp_pa
     (tmp_path / "text").write_text("text")
     ended = run("--url", api, "experiment", "import", str(tmp_path / "text"))
     assert ended.code == Exit.INVALID
-    assert "Nothing was imported: this is no bundle" in ended.err
+    assert "Nothing was imported: this is not a bundle" in ended.err
 
     ended = run("--url", api, "experiment", "import", str(tmp_path / "nothing"))
     assert (ended.code, ended.err) == (Exit.FAILED, f"normlab: {tmp_path / 'nothing'}: No such file or directory\n")

@@ -78,7 +78,7 @@ class TestSubmit:
         ("text", "sentence"),
         [
             ("grid: [", "is neither YAML nor JSON"),
-            ("- a", "holds no object: an experiment is one, with name, base and grid"),
+            ("- a", "does not contain an object: give an experiment with name, base and grid"),
             ("grid: 3", "grid is 3 in the file"),
             ("gird: {}", "/gird: There is no gird: did you mean grid?"),
             ("grid: {batch_size: [0], normalization: [{type: batch}]}", "/grid/batch_size/0: batch_size is 0"),

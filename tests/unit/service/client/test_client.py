@@ -54,7 +54,7 @@ class TestAddress:
 
     def test_of_another_server_is_noticed(self, service: StandIn, client: Client) -> None:
         service.on("GET", "/v1/jobs/job_1", Answer(b"<html>"))
-        with pytest.raises(NotNormlab, match="not as a normlab service does"):
+        with pytest.raises(NotNormlab, match="is not a normlab service"):
             client.job("job_1")
 
     def test_on_this_machine_is_never_reached_through_a_proxy(
@@ -239,7 +239,7 @@ class TestDownload:
 
     def test_goes_on_where_an_earlier_one_gave_up(self, service: StandIn, client: Client, tmp_path: Path) -> None:
         service.on("GET", FILE, file_server(WEIGHTS, SHA256, cut_after=1000), CUT)
-        with pytest.raises(ConnectionFailed, match="where the next download goes on"):
+        with pytest.raises(ConnectionFailed, match="and the next download resumes there"):
             client.download("c1", "model.safetensors", tmp_path / "w")
         assert not (tmp_path / "w").exists()
         service.on("GET", FILE, file_server(WEIGHTS, SHA256))

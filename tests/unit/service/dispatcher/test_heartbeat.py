@@ -20,7 +20,7 @@ def pointing_at(url: str, tmp_path: Path) -> Settings:
 
 async def test_a_lease_that_is_renewed_is_a_heartbeat(database_url: str, tmp_path: Path) -> None:
     settings = pointing_at(database_url, tmp_path)
-    assert await heartbeat.check(settings) == "No dispatcher has ever run here."
+    assert await heartbeat.check(settings) == "No dispatcher has used this database yet."
     async with Database(database_url) as database:
         async with database.write() as session:
             await leases.acquire(session, "dispatcher", "one", 60, {})
@@ -42,7 +42,7 @@ def test_the_command_says_what_is_wrong_and_exits_accordingly(
     (tmp_path / "copy.db").write_bytes(sqlite_template.read_bytes())
     monkeypatch.setenv("NORMLAB_DATABASE_URL", url)
     assert heartbeat.main() == 1
-    assert capsys.readouterr().err == "No dispatcher has ever run here.\n"
+    assert capsys.readouterr().err == "No dispatcher has used this database yet.\n"
 
     async def renew() -> None:
         async with Database(url.replace("sqlite", "sqlite+aiosqlite", 1)) as database, database.write() as session:

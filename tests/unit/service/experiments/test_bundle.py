@@ -121,8 +121,8 @@ def test_a_bundle_does_not_identify_its_author(write: Callable[..., Path]) -> No
 
 def test_a_file_that_is_no_tar_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"no tar" * 200)
-    assert "no bundle" in refused(tmp_path / "file")
-    assert "no bundle" in refused(tmp_path / "nothing")
+    assert "not a bundle" in refused(tmp_path / "file")
+    assert "not a bundle" in refused(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("kept", [0.2, 0.5, 0.7])
@@ -153,7 +153,7 @@ def test_a_file_that_the_manifest_does_not_list_is_refused(write: Callable[..., 
 def test_a_member_that_is_no_plain_file_is_refused(write: Callable[..., Path]) -> None:
     path = write()
     rewrite(path, lambda members: None, tarfile.SYMTYPE)
-    assert "no plain file" in refused(path)
+    assert "not a regular file" in refused(path)
 
 
 def test_another_format_is_refused(write: Callable[..., Path]) -> None:

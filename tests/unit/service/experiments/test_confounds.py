@@ -111,7 +111,7 @@ FINDINGS: dict[str, tuple[list[Candidate], str, list[int]]] = {
     ),
     "batch_statistics_at_batch_1": (
         candidates(spec(normalization=BATCH, batch_size=1), spec(batch_size=1), spec(normalization=BATCH)),
-        "At batch size 1 BatchNorm takes the statistics of a single image",
+        "At batch size 1 BatchNorm computes statistics over a single image",
         [0],
     ),
     "running_averages_not_settled": (

@@ -55,10 +55,10 @@ def test_only_the_newest_kind_of_device_counts() -> None:
 def test_without_anything_alike_there_is_a_sentence_and_no_number() -> None:
     nothing = estimate([spec()], [], slots=1)
     assert (nothing.job_s, nothing.device_s, nothing.elapsed_s) == ((None,), None, None)
-    assert "nothing is known" in nothing.basis
+    assert "their speed is unknown" in nothing.basis
     partly = estimate([spec(), spec(model="resnet20")], [Speed("vgg", 8, "cpu", 100)], slots=1)
     assert (partly.job_s, partly.device_s) == ((1000, None), None)
-    assert "Nothing on resnet20" in partly.basis
+    assert "The speed of resnet20 is unknown" in partly.basis
 
 
 @pytest.mark.parametrize(

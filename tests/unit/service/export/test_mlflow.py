@@ -289,7 +289,7 @@ def test_an_unreachable_server_is_a_readable_error(lab: Lab, run: Command, monke
     url = f"http://127.0.0.1:{free_port()}"
     ended = run("--url", lab.url, "export", "mlflow", "--tracking-uri", url)
     assert ended.code == 1
-    assert f"normlab: MLflow at {url} did not take it: API request to" in ended.err
+    assert f"normlab: MLflow at {url} refused the request: API request to" in ended.err
 
 
 def test_a_missing_mlflow_is_reported_with_the_command_that_installs_it(

@@ -296,7 +296,7 @@ class TestSupervisor:
         monkeypatch.setattr(Supervisor, "_make_children", one_doomed)
         with Supervisor(settings) as supervisor, pytest.raises(CannotStart) as error:
             supervisor.wait()
-        assert "The api ended with exit code 3, again and again right after its start" in str(error.value)
+        assert "The api ended with exit code 3 repeatedly, right after its start" in str(error.value)
         assert str(error.value).endswith("the disk is on fire")
 
     @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")

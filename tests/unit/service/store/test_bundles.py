@@ -162,7 +162,7 @@ async def test_a_job_that_belongs_elsewhere_here_is_a_conflict_and_nothing_is_st
         for job in await session.scalars(select(Job)):
             job.experiment_id = None
         await session.delete(await experiments.get(session, experiment))
-    with Bundle(path) as bundle, pytest.raises(Conflict, match="is here already, in another experiment"):
+    with Bundle(path) as bundle, pytest.raises(Conflict, match="already exists in another experiment"):
         async with database.write() as session:
             await bundles.import_bundle(session, bundle)
     async with database.read() as session:

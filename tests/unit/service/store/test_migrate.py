@@ -267,7 +267,7 @@ async def test_a_database_that_somebody_migrates_meanwhile_is_waited_for(
     monkeypatch.setattr(migrate.log, "warning", lambda message, *_arguments: told.put_nowait(message))
     async with Database(url) as waiting, Database(url) as migrating:
         settled = asyncio.create_task(migrate.settle(waiting, timeout_s=60))
-        assert "for somebody to migrate" in await told.get()
+        assert "for the migration of the database" in await told.get()
         assert not settled.done()
         await migrate.upgrade(migrating)
         await settled
