@@ -77,7 +77,7 @@ class TestTokens:
         assert await violations(page) == []
         await page.get_by_label("Token").fill("wrong")
         await page.get_by_role("button", name="Sign in").click()
-        await expect(page.get_by_role("alert")).to_contain_text("not known")
+        await expect(page.get_by_role("alert")).to_contain_text("unknown")
         await page.get_by_label("Token").fill("open-sesame")
         await page.get_by_role("button", name="Sign in").click()
         await expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
