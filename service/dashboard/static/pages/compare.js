@@ -29,6 +29,8 @@ export default function comparePage(shell) {
     if (!entry) return;
     entry.job = advance(entry.job, event);
     curves.take(event);
+    // The first value of a metric can change which one is shown.
+    if (event.type === "metrics") loadCurves();
     shell.refresh();
   }
 
@@ -41,11 +43,12 @@ export default function comparePage(shell) {
     await compared.load(ids().join(), (signal) =>
       Promise.all(ids().map(async (id) => ({ job: await get(`/v1/jobs/${id}`, {}, { signal }) }))),
     );
-    if (compared.data) curves.load(ids(), metric(), drawing().smooth);
+    if (compared.data) loadCurves();
   }
 
   const names = () => metricsOf(compared.data.map(({ job }) => job));
   const metric = () => url.get("metric", names()[0] ?? outcomes()[0]);
+  const loadCurves = () => curves.load(ids(), metric(), drawing().smooth);
 
   const nameOf = (job, all) => {
     const names = all.map(({ job: one }) => {
