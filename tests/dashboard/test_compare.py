@@ -62,6 +62,19 @@ async def test_a_curve_grows_while_it_is_compared(visit: Visit, submit: Callable
     await expect(rows).to_have_count(2)
 
 
+async def test_no_learning_rate_is_marked_as_the_best(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    ids = [submit(name=name, epochs=10) for name in ("one", "two")]
+    for rate in (0.1, 0.01):
+        await reporter.start()
+        await reporter.metrics("train", 1, 10, learning_rate=rate)
+        await reporter.finish()
+    page = await visit.open(f"/compare?jobs={','.join(ids)}")
+    last = page.get_by_role("region", name="Metrics").get_by_role("row").filter(has_text="last learning rate")
+    await expect(last.get_by_role("cell")).to_have_text(["0.1", "0.01"])
+
+
 async def test_a_curve_begins_while_its_job_is_compared(
     visit: Visit, submit: Callable[..., str], reporter: Reporter
 ) -> None:

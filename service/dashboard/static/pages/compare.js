@@ -151,11 +151,9 @@ export default function comparePage(shell) {
     );
     const leading = (name, part) => {
       const values = all.map(({ job }) => job.summary[name]?.[part]).filter((value) => value !== undefined);
-      return new Set(values).size < 2
-        ? null
-        : metricOf(name).better === "higher"
-          ? Math.max(...values)
-          : Math.min(...values);
+      const { better } = metricOf(name);
+      if (better === null || new Set(values).size < 2) return null;
+      return better === "higher" ? Math.max(...values) : Math.min(...values);
     };
     return h(
       "section",
