@@ -62,6 +62,36 @@ async def test_a_curve_grows_while_it_is_compared(visit: Visit, submit: Callable
     await expect(rows).to_have_count(2)
 
 
+async def test_no_learning_rate_is_marked_as_the_best(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    ids = [submit(name=name, epochs=10) for name in ("one", "two")]
+    for rate in (0.1, 0.01):
+        await reporter.start()
+        await reporter.metrics("train", 1, 10, learning_rate=rate)
+        await reporter.finish()
+    page = await visit.open(f"/compare?jobs={','.join(ids)}")
+    last = page.get_by_role("region", name="Metrics").get_by_role("row").filter(has_text="last learning rate")
+    await expect(last.get_by_role("cell")).to_have_text(["0.1", "0.01"])
+
+
+async def test_a_curve_begins_while_its_job_is_compared(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    held_out = {"train_limit": 10_000, "holdout": 1000}
+    ids = [submit(name=name, epochs=10, dataset=held_out) for name in ("one", "two")]
+    page = await visit.open(f"/compare?jobs={','.join(ids)}&x=step&tables=curves")
+    await expect(page.get_by_role("region", name="Metrics")).to_be_visible()
+    await reporter.start()
+    await reporter.metrics("train", 1, 5, train_loss=2.0)
+    await expect(page.get_by_role("region", name="train loss by optimizer step").locator("tbody tr")).to_have_count(1)
+    await reporter.metrics("eval", 1, 10, holdout_error=0.5)
+    rows = page.get_by_role("region", name="holdout error (%) by optimizer step").locator("tbody tr")
+    await expect(rows).to_have_count(1)
+    await reporter.metrics("eval", 2, 20, holdout_error=0.25)
+    await expect(rows).to_have_count(2)
+
+
 async def test_no_name_becomes_a_link_of_a_chart(visit: Visit, submit: Callable[..., str], reporter: Reporter) -> None:
     job = submit(name='<a href="https://example.org">here</a>', epochs=10)
     await reporter.start()

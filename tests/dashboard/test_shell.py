@@ -107,6 +107,23 @@ class TestTokens:
         await expect(page.get_by_text("The token of bob is read-only").first).to_be_visible()
 
 
+async def test_a_page_whose_vocabulary_cannot_be_read_says_why_and_tries_again(
+    visit: Visit, submit: Callable[..., str]
+) -> None:
+    submit(name="one")
+    refusal = '{"title": "Unavailable", "detail": "The service is restarting."}'
+    await visit.context.route(
+        "**/v1/specification",
+        lambda route: route.fulfill(status=503, content_type="application/problem+json", body=refusal),
+    )
+    page = await visit.open("/jobs")
+    await expect(page.get_by_role("alert")).to_contain_text("The service is restarting.")
+    await visit.context.unroute("**/v1/specification")
+    await page.get_by_role("button", name="Try again").click()
+    await expect(page.get_by_role("row").filter(has_text="one")).to_contain_text("queued")
+    await expect(page).to_have_title("Jobs · normlab")
+
+
 async def test_going_somewhere_takes_the_focus_along(visit: Visit) -> None:
     page = await visit.open("/jobs")
     await page.get_by_role("link", name="Cluster").click()

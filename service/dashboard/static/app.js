@@ -3,7 +3,7 @@
 import { get, onSignInNeeded, token } from "./api.js";
 import { duration } from "./format.js";
 import { shortcuts } from "./keyboard.js";
-import { button, labelled } from "./parts.js";
+import { button, labelled, problemNotice } from "./parts.js";
 import { Stream } from "./stream.js";
 import { shape } from "./status.js";
 import { chooseTheme, theme } from "./themes.js";
@@ -88,13 +88,14 @@ async function navigate() {
   stream?.close();
   stream = null;
   page = null;
+  let unread = null;
   const [{ default: create }] = await Promise.all([
     import(`./pages/${next.name}.js`),
-    // A page that cannot read the vocabulary still says what is wrong with the service.
-    readVocabulary().catch(() => null),
+    readVocabulary().catch((problem) => (unread = problem)),
   ]);
   if (route !== next) return;
-  page = create(shell, next.id);
+  // Without the vocabulary a page would show wrong units and no actions.
+  page = unread ? unreadable(unread) : create(shell, next.id);
   page.load?.();
   draw();
   if (!arriving) {
@@ -104,6 +105,12 @@ async function navigate() {
   }
   arriving = false;
 }
+
+/** What stands in place of a page until the vocabulary can be read. */
+const unreadable = (problem) => ({
+  title: () => problem.title,
+  view: () => problemNotice(problem, () => ((route = null), navigate())),
+});
 
 function draw() {
   document.title = page ? `${page.title()} · normlab` : "normlab";

@@ -29,6 +29,8 @@ export default function comparePage(shell) {
     if (!entry) return;
     entry.job = advance(entry.job, event);
     curves.take(event);
+    // The first value of a metric can change which one is shown.
+    if (event.type === "metrics") loadCurves();
     shell.refresh();
   }
 
@@ -41,11 +43,12 @@ export default function comparePage(shell) {
     await compared.load(ids().join(), (signal) =>
       Promise.all(ids().map(async (id) => ({ job: await get(`/v1/jobs/${id}`, {}, { signal }) }))),
     );
-    if (compared.data) curves.load(ids(), metric(), drawing().smooth);
+    if (compared.data) loadCurves();
   }
 
   const names = () => metricsOf(compared.data.map(({ job }) => job));
   const metric = () => url.get("metric", names()[0] ?? outcomes()[0]);
+  const loadCurves = () => curves.load(ids(), metric(), drawing().smooth);
 
   const nameOf = (job, all) => {
     const names = all.map(({ job: one }) => {
@@ -148,11 +151,9 @@ export default function comparePage(shell) {
     );
     const leading = (name, part) => {
       const values = all.map(({ job }) => job.summary[name]?.[part]).filter((value) => value !== undefined);
-      return new Set(values).size < 2
-        ? null
-        : metricOf(name).better === "higher"
-          ? Math.max(...values)
-          : Math.min(...values);
+      const { better } = metricOf(name);
+      if (better === null || new Set(values).size < 2) return null;
+      return better === "higher" ? Math.max(...values) : Math.min(...values);
     };
     return h(
       "section",
