@@ -65,7 +65,7 @@ async def test_a_dry_run_knows_the_cost_of_what_is_like_something_that_ran(
     await submit(http, grid={"normalization": [{"type": "batch"}], "batch_size": [4]})
     await reporter.start()
     await reporter.metrics("train", 1, 10, images_per_s=1000.0)
-    await reporter.heartbeat({"slots": {"total": 2, "busy": 0, "free": 2}})
+    await reporter.heartbeat({"ray": {"status": "connected"}, "slots": {"total": 2, "busy": 0, "free": 2}})
     preview = (await http.post("/v1/experiments?dry_run=true", json=BODY)).json()
     seconds = 10 * 50_000 / 1000
     assert {job["cost_s"] for job in preview["jobs"]} == {seconds}
