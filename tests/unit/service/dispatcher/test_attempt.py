@@ -149,6 +149,17 @@ async def test_a_defect_is_not_taken_for_a_lost_worker(bench: Bench) -> None:
     assert all(worker.killed for worker in workers)
 
 
+@pytest.mark.parametrize("num_workers", [1, 2])
+async def test_an_end_that_cannot_be_recorded_fails_the_job_and_frees_the_slots(bench: Bench, num_workers: int) -> None:
+    workers = [Scripted(ended()) for _ in range(num_workers)]
+    attempt = await bench.run(*workers)
+    assert attempt.outcome == "failed", "a job that never started running cannot succeed"
+    assert attempt.reason is not None
+    assert attempt.reason.startswith("the dispatcher failed at this attempt: AssertionError")
+    assert bench.pool.report() == []
+    assert all(worker.killed for worker in workers)
+
+
 async def test_a_spec_that_cannot_be_read_fails_the_job_and_costs_no_worker(bench: Bench) -> None:
     worker = Scripted(ended())
     run = await bench.claim(worker)
