@@ -208,8 +208,10 @@ class Dispatcher:
         task.add_done_callback(lambda task: self._ended(job.id, task))
 
     def _ended(self, job_id: str, task: asyncio.Task[None]) -> None:
-        self._running.pop(job_id, None)
-        self._cancelling_since.pop(job_id, None)
+        # The job may have its next attempt already: it is queued before this task ends.
+        if job_id in self._running and self._running[job_id][1] is task:
+            del self._running[job_id]
+            self._cancelling_since.pop(job_id, None)
         self._woken.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("an attempt is no longer followed: %s", error, extra={"job": job_id})
