@@ -190,6 +190,8 @@ class AttemptRun:
         except asyncio.CancelledError:
             for task in tasks:
                 task.cancel()
+            # A transaction among them must be rolled back before the database is closed.
+            await asyncio.wait(tasks)
             raise
         return [_ending(task) for task in tasks]
 

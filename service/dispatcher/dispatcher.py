@@ -28,6 +28,8 @@ BUSY_SLOWDOWN = 5
 """Factor on the pause between polls of the database while no worker is idle, which leaves the CPU to the training."""
 UNREACHABLE_CHECKS = 3
 """Number of failed checks in a row after which the cluster counts as gone."""
+STOP_S = 3.0
+"""Time that the attempts get to end their transactions when the dispatcher stops."""
 REQUESTS: dict[Status, Request] = {Status.PAUSING: "pause", Status.CANCELLING: "cancel"}
 """The request to the workers of a job in each of these states."""
 
@@ -65,8 +67,11 @@ class Dispatcher:
                 await self._dispatch()
         finally:
             self._pool.stop()
-            for _, task in self._running.values():
+            running = [task for _, task in self._running.values()]
+            for task in running:
                 task.cancel()
+            if running:
+                await asyncio.wait(running, timeout=STOP_S)
             await self._leadership.release()
             self._cluster.disconnect()
 

@@ -343,6 +343,28 @@ async def test_a_dispatcher_that_stops_leaves_the_attempt_to_the_next_one(bench:
     assert (attempt.outcome, attempt.last_seq, worker.killed) == (None, 1, False)
 
 
+async def test_a_dispatcher_that_stops_waits_until_its_calls_have_ended(bench: Bench) -> None:
+    polled, left = asyncio.Event(), asyncio.Event()
+
+    class Unwinding(Scripted):
+        async def poll(self, attempt_id: str, after_seq: int, wait_s: float) -> Any:
+            polled.set()
+            try:
+                return await super().poll(attempt_id, after_seq, wait_s)
+            finally:
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                left.set()
+
+    run = await bench.claim(Unwinding(None))
+    running = asyncio.create_task(run.run())
+    await polled.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert left.is_set()
+
+
 async def test_no_more_checkpoints_are_kept_than_the_spec_says(bench: Bench) -> None:
     reports: list[Event] = [started(), *(checkpoint(step) for step in (1, 2, 3))]
     run = await bench.claim(Scripted(ended(), reports=reports, files=FILES), checkpoint={"keep_last": 1})
