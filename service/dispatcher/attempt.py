@@ -122,9 +122,7 @@ class AttemptRun:
         except LeadershipLost:
             raise
         except Exception as error:
-            # A bug in the dispatcher must not leave the job in a running state and its workers busy.
-            self._log.exception("the dispatcher failed at this attempt")
-            return _failure("exception", f"the dispatcher failed at this attempt: {error!r}", may_pass=True), ()
+            return self._own_failure(error), ()
         reusable = [slot for rank, slot in enumerate(self._slots) if self._is_reusable(rank, endings[rank])]
         return decide_outcome(endings), reusable
 
@@ -192,6 +190,8 @@ class AttemptRun:
         except asyncio.CancelledError:
             for task in tasks:
                 task.cancel()
+            # A transaction among them must be rolled back before the database is closed.
+            await asyncio.wait(tasks)
             raise
         return [_ending(task) for task in tasks]
 
@@ -258,9 +258,22 @@ class AttemptRun:
             case WorkerGone():
                 self._log.warning("attempt lost: %s", outcome)
         if outcome is not None:
-            await self._storage.end(outcome)
+            try:
+                await self._storage.end(outcome)
+            except LeadershipLost:
+                raise
+            except Exception as error:
+                for slot in reusable:
+                    self._pool.discard(slot)
+                await self._storage.end(self._own_failure(error))
+                return
         for slot in reusable:
             self._pool.give_back(slot)
+
+    def _own_failure(self, error: Exception) -> Failure:
+        """Log a bug in the dispatcher, which must not leave the job in a running state and its workers busy."""
+        self._log.exception("the dispatcher failed at this attempt")
+        return _failure("exception", f"the dispatcher failed at this attempt: {error!r}", may_pass=True)
 
 
 def _failure(

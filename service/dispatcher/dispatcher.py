@@ -28,6 +28,8 @@ BUSY_SLOWDOWN = 5
 """Factor on the pause between polls of the database while no worker is idle, which leaves the CPU to the training."""
 UNREACHABLE_CHECKS = 3
 """Number of failed checks in a row after which the cluster counts as gone."""
+STOP_S = 3.0
+"""Time that the attempts get to end their transactions when the dispatcher stops."""
 REQUESTS: dict[Status, Request] = {Status.PAUSING: "pause", Status.CANCELLING: "cancel"}
 """The request to the workers of a job in each of these states."""
 
@@ -65,8 +67,11 @@ class Dispatcher:
                 await self._dispatch()
         finally:
             self._pool.stop()
-            for _, task in self._running.values():
+            running = [task for _, task in self._running.values()]
+            for task in running:
                 task.cancel()
+            if running:
+                await asyncio.wait(running, timeout=STOP_S)
             await self._leadership.release()
             self._cluster.disconnect()
 
@@ -208,8 +213,10 @@ class Dispatcher:
         task.add_done_callback(lambda task: self._ended(job.id, task))
 
     def _ended(self, job_id: str, task: asyncio.Task[None]) -> None:
-        self._running.pop(job_id, None)
-        self._cancelling_since.pop(job_id, None)
+        # The job may have its next attempt already: it is queued before this task ends.
+        if job_id in self._running and self._running[job_id][1] is task:
+            del self._running[job_id]
+            self._cancelling_since.pop(job_id, None)
         self._woken.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("an attempt is no longer followed: %s", error, extra={"job": job_id})

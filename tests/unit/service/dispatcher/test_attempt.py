@@ -149,6 +149,17 @@ async def test_a_defect_is_not_taken_for_a_lost_worker(bench: Bench) -> None:
     assert all(worker.killed for worker in workers)
 
 
+@pytest.mark.parametrize("num_workers", [1, 2])
+async def test_an_end_that_cannot_be_recorded_fails_the_job_and_frees_the_slots(bench: Bench, num_workers: int) -> None:
+    workers = [Scripted(ended()) for _ in range(num_workers)]
+    attempt = await bench.run(*workers)
+    assert attempt.outcome == "failed", "a job that never started running cannot succeed"
+    assert attempt.reason is not None
+    assert attempt.reason.startswith("the dispatcher failed at this attempt: AssertionError")
+    assert bench.pool.report() == []
+    assert all(worker.killed for worker in workers)
+
+
 async def test_a_spec_that_cannot_be_read_fails_the_job_and_costs_no_worker(bench: Bench) -> None:
     worker = Scripted(ended())
     run = await bench.claim(worker)
@@ -330,6 +341,28 @@ async def test_a_dispatcher_that_stops_leaves_the_attempt_to_the_next_one(bench:
         await running
     attempt = await bench.attempt(run)
     assert (attempt.outcome, attempt.last_seq, worker.killed) == (None, 1, False)
+
+
+async def test_a_dispatcher_that_stops_waits_until_its_calls_have_ended(bench: Bench) -> None:
+    polled, left = asyncio.Event(), asyncio.Event()
+
+    class Unwinding(Scripted):
+        async def poll(self, attempt_id: str, after_seq: int, wait_s: float) -> Any:
+            polled.set()
+            try:
+                return await super().poll(attempt_id, after_seq, wait_s)
+            finally:
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                left.set()
+
+    run = await bench.claim(Unwinding(None))
+    running = asyncio.create_task(run.run())
+    await polled.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert left.is_set()
 
 
 async def test_no_more_checkpoints_are_kept_than_the_spec_says(bench: Bench) -> None:
