@@ -74,7 +74,7 @@ def test_a_patch_is_refused_where_its_place_is_gone_or_not_the_only_one(tmp_path
     file = tmp_path / "file.py"
     for text in ("a\nb\n", "x\na\nx\n", "  x\n", ""):
         file.write_text(text)
-        with pytest.raises(AssertionError, match="not exactly once"):
+        with pytest.raises(AssertionError, match="does not contain this exactly once"):
             apply("--- file.py\n@@\n x\n+y\n", tmp_path)
     file.write_text("a\nx\n\nb\n")
     apply("--- file.py\n@@\n-a\n+c\n x\n+\n+y\n@@\n+z\n b\n", tmp_path)

@@ -157,6 +157,7 @@ def test_every_route_is_documented() -> None:
 
 
 @every_document
+@pytest.mark.filterwarnings("ignore:Setuptools is replacing distutils")  # as it does where pip was imported before it
 def test_every_module_that_is_run_can_be_run(path: Path) -> None:
     text = path.read_text()
     for module in re.findall(r"\bpython3? -m ([a-z_.]+)", " ; ".join([*commands(text), *inline(text)])):

@@ -12,7 +12,7 @@ import worker
 from tests.unit.test_imports import imports, module_of
 
 LAYERS = (
-    {"__main__"},
+    {"__main__", "devices"},
     {"process"},
     {"training"},
     {"checkpoints"},

@@ -52,7 +52,9 @@ export default function jobPage(shell, id) {
       telemetry.data = telemetry.data.filter((row) => row.step <= data.resumed_from_step);
     if (type === "log") logs.add(data);
     if (type === "checkpoint" && checkpoints.key) checkpoints.reload();
-    if (["status", "started", "end"].includes(type)) reread();
+    // An answer that is on its way may be older than this event.
+    const outdated = job.data && job.pending;
+    if (outdated || ["status", "started", "end"].includes(type)) reread();
     shell.refresh();
   }
 
