@@ -9,6 +9,9 @@ from contextlib import closing
 from itertools import count
 from pathlib import Path
 
+# OpenMP's threads wait for each other: beside other processes on the same cores, two are many times slower than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from pytest_postgresql.executors import PostgreSQLExecutor
 

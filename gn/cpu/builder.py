@@ -136,7 +136,7 @@ def run(command: Iterable[str], *, started: Callable[["subprocess.Popen[str]"], 
             try:
                 if started is not None:
                     started(process)
-                output, errors = process.communicate(timeout=300)
+                output, errors = process.communicate(timeout=900)
             except BaseException:
                 process.kill()
                 raise

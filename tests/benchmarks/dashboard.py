@@ -12,7 +12,6 @@ import asyncio
 import json
 import os
 import platform
-import shutil
 import statistics
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page
 from sqlalchemy import insert, update
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -33,6 +32,7 @@ from service.store import Database, attempts, experiments, migrate
 from service.store.metrics import sort_by_summary, summarize
 from service.store.tables import Job, Metric
 from tests.benchmarks.store import fill
+from tests.dashboard.browser import launched
 from worker.events import Metrics, Progress, Started
 from worker.spec import TrainingSpec
 
@@ -76,16 +76,11 @@ async def main() -> None:
     cores = len(os.sched_getaffinity(0))
     print(f"{platform.machine()}, {cores} cores, load {os.getloadavg()[0]:.1f} before")
     measured: dict[str, Any] = {"cores": cores, "load_before": os.getloadavg()[0]}
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=os.environ.get("NORMLAB_TEST_BROWSER") or shutil.which("chromium"),
-            args=["--disable-gpu", "--no-sandbox", "--disable-dev-shm-usage"],
-        )
+    async with launched() as browser:
         if arguments.curves:
             measured["curves"] = await live_curves(browser, arguments.curves, arguments.seconds, arguments.picture)
         for count in arguments.jobs:
             measured[f"{count} jobs"] = await first_table(browser, count)
-        await browser.close()
     measured["load_after"] = os.getloadavg()[0]
     print(f"load {measured['load_after']:.1f} after")
     if arguments.json:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from service.api.context import Services
 from service.app import Server, create_server
@@ -18,6 +18,7 @@ from service.artifacts import LocalArtifacts
 from service.client import Client
 from service.settings import Settings
 from service.store import Database
+from tests.dashboard.browser import executable, launched
 from tests.integration.api.reporter import Reporter
 
 PATIENCE_S = 120
@@ -33,25 +34,15 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def _chromium() -> str:
-    found = os.environ.get("NORMLAB_TEST_BROWSER") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if found is None:
-        sentence = "There is no Chromium here: install Debian's package chromium, and the dashboard is tested too."
+@pytest.fixture(scope="session")
+async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
+    if executable() is None:
+        sentence = "No Chromium is installed: the dashboard's tests need Debian's package chromium-headless-shell."
         if os.environ.get("CI") == "true":
             pytest.fail(f"{sentence} CI is true, so these tests may not be skipped.", pytrace=False)
         pytest.skip(sentence)
-    return found
-
-
-@pytest.fixture(scope="session")
-async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
-    executable = _chromium()
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=executable, args=["--disable-gpu", "--no-sandbox", "--disable-dev-shm-usage"]
-        )
+    async with launched() as browser:
         yield browser
-        await browser.close()
 
 
 @dataclass

@@ -5,16 +5,16 @@ show the data of this service: the experiment must have trained for them to show
 """
 
 import asyncio
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page
 
 from service.client import Client
 from service.local.home import address_of
 from service.settings import Settings
+from tests.dashboard.browser import launched
 
 FOLDER = Path("service/dashboard/pictures")
 SIZE = {"width": 1440, "height": 960}
@@ -81,13 +81,9 @@ async def main(url: str | None) -> None:
         sys.exit("No service runs on this machine: start one with `make up`, or give its URL.")
     with Client(url) as client:
         wanted = pages(client)
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--disable-gpu", "--no-sandbox"]
-        )
+    async with launched() as browser:
         for path in await take(browser, url, wanted, FOLDER):
             sys.stdout.write(f"{path}\n")
-        await browser.close()
 
 
 if __name__ == "__main__":
