@@ -46,7 +46,8 @@ def accepts(port: int) -> bool:
 def ray_environment() -> Iterator[dict[str, str]]:
     """Return the environment of a process that uses the session's Ray cluster."""
     port = free_port()
-    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "t" * 40}
+    # Ray's default niceness would let every other process of the tests delay the trainings.
+    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "t" * 40, "RAY_worker_niceness": "0"}
     # Unix sockets need a short path; pytest's temporary folders are too long.
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
