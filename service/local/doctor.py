@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from service.local.private_ray import PrivateRay, available_cpus, available_memory
+from service.local.private_ray import PrivateRay
 from service.local.processes import child_environment
+from service.local.resources import available_cpus, available_memory
 from service.settings import Settings
 
 LEAST_DISK = 1 << 30

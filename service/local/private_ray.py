@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.util
-import os
 import secrets
 import shutil
 import socket
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from service.local.home import Process
 from service.local.processes import child_named
+from service.local.resources import available_cpus, available_memory
 from service.settings import Settings
 
 MEMORY_PER_WORKER = 1536 << 20
@@ -112,23 +112,6 @@ def free_port(host: str = "127.0.0.1") -> int:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def available_cpus() -> int:
-    """The number of CPUs of this process, within its affinity and the quota of its container."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        count = min(count, max(1, int(quota) // int(period)))
-    return count
-
-
-def available_memory() -> int:
-    """Bytes of memory of this machine, within the limit of its container."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):
-        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return memory
 
 
 def _object_store() -> int:

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from service.local.home import Home, InUse, Process, State, address_of, read_state
-from service.local.private_ray import PrivateRay, available_cpus, available_memory, free_port
+from service.local.private_ray import PrivateRay, free_port
 from service.local.processes import LAUNCHER, Child, child_environment, child_named, kill_left_behind, rotate
+from service.local.resources import available_cpus, available_memory
 from service.local.supervisor import CannotStart, Supervisor, can_listen
 from service.settings import Settings
 
