@@ -16,7 +16,7 @@ export RAY_worker_niceness=0
 set -- --disable-usage-stats --object-store-memory="${RAY_OBJECT_STORE_BYTES:-500000000}"
 
 head_listens() {
-  python -c 'import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)' \
+  python -c 'import socket, sys; socket.create_connection((sys.argv[1].strip("[]"), int(sys.argv[2])), 2)' \
     "${head%:*}" "${head##*:}" 2>/dev/null
 }
 

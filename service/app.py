@@ -24,7 +24,7 @@ from service.api.http.middleware import RequestMiddleware
 from service.api.prometheus import Telemetry
 from service.api.tailer import Tailer
 from service.artifacts import LocalArtifacts, open_artifacts
-from service.settings import Settings
+from service.settings import Settings, http_url
 from service.store import Database, migrate
 from service.version import normlab_version
 
@@ -93,7 +93,7 @@ class Server(uvicorn.Server):
         for server in getattr(self, "servers", []):
             for listener in server.sockets:
                 host, port = listener.getsockname()[:2]
-                url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+                url = http_url(host, port)
                 log.info("listening on %s", url, extra={"url": url})
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

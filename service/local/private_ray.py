@@ -106,12 +106,21 @@ def client_server_port() -> list[str]:
     return [f"--ray-client-server-port={free_port()}"] if importlib.util.find_spec("grpc") else []
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A free TCP port."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port(host: str = "127.0.0.1", port: int = 0) -> int:
+    """A TCP port at which a server can listen on every address of `host`: `port`, unless that is 0.
+
+    Raises:
+        OSError: There is none: the port is in use or not permitted, or the host is not this machine.
+    """
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        with socket.socket(family, kind, protocol) as probe:
+            if port:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind((address[0], port, *address[2:]))
+            port = probe.getsockname()[1]
+    return port
 
 
 def _object_store() -> int:

@@ -6,7 +6,6 @@ A child that dies is restarted. All children end with the supervisor, even if it
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +18,7 @@ from service.client import Client, ClientError
 from service.local.home import Home, InUse, Process, State
 from service.local.private_ray import PrivateRay, free_port
 from service.local.processes import MARK, Child, child_environment, kill_left_behind, rotate
-from service.settings import PREFIX, Settings
+from service.settings import PREFIX, Settings, http_url
 
 POLL_S = 0.05
 STOP_S = {"api": 8.0, "dispatcher": 10.0, "ray": 5.0}
@@ -56,7 +55,7 @@ class Supervisor:
     def url(self) -> str:
         """The address of the api."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._settings.host, self._settings.host)
-        return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
+        return http_url(host, self._port)
 
     @property
     def pids(self) -> dict[str, int]:
@@ -84,7 +83,10 @@ class Supervisor:
         except InUse as error:
             raise CannotStart(str(error)) from error
         except OSError as error:
-            raise CannotStart(f"HOME is {self._settings.home}, which cannot be used: {error.strerror}") from error
+            raise CannotStart(
+                f"NORMLAB_HOME is {self._settings.home}, which cannot be used ({error.strerror}): "
+                "set it to a directory that can be written, or give one as --home."
+            ) from error
         try:
             self._clean_up_after_kill()
             self._port = self._choose_port()
@@ -147,14 +149,14 @@ class Supervisor:
 
     def _choose_port(self) -> int:
         host, port = self._settings.host, self._settings.port
-        if port == 0:
-            return free_port(host)
-        if not can_listen(host, port):
+        try:
+            return free_port(host, port)
+        except OSError as error:
             raise CannotStart(
-                f"Port {port} of {host} is in use or not permitted: "
-                "choose another with --port or NORMLAB_PORT; 0 selects a free one."
-            )
-        return port
+                f"The API cannot listen on port {port} of {host} ({error.strerror}): choose another port with --port "
+                "or NORMLAB_PORT, where 0 selects a free one, or another address of this machine with --host or "
+                "NORMLAB_HOST."
+            ) from error
 
     def _migrate(self) -> None:
         log = self._home.logs / "migrate.log"
@@ -241,12 +243,10 @@ class Supervisor:
 
 def can_listen(host: str, port: int) -> bool:
     """Whether a server can listen at this address."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
+    try:
+        free_port(host, port)
+    except OSError:
+        return False
     return True
 
 

@@ -6,6 +6,7 @@ Its children are small scripts that run as real processes; the acceptance tests 
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
-from service.local.home import Home, InUse, Process, State, address_of, read_state
+from service.local.home import Home, InUse, Process, State, address_of, address_of_this_machine, read_state
 from service.local.private_ray import PrivateRay, free_port
 from service.local.processes import LAUNCHER, Child, child_environment, child_named, kill_left_behind, rotate
 from service.local.resources import available_cpus, available_memory
@@ -28,7 +30,7 @@ STUBBORN = (
 )
 # Like the real API it answers /readyz; like the real dispatcher it reports the address of Ray.
 API = """
-import http.server, os
+import http.server, os, socket
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         body = b'{"status": "ready", "checks": {}}'
@@ -36,7 +38,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-http.server.HTTPServer(("127.0.0.1", int(os.environ["NORMLAB_PORT"])), Handler).serve_forever()
+host = os.environ.get("NORMLAB_HOST", "127.0.0.1")
+http.server.HTTPServer.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+http.server.HTTPServer((host, int(os.environ["NORMLAB_PORT"])), Handler).serve_forever()
 """
 DISPATCHER = "import os, time; print(os.environ['NORMLAB_RAY_ADDRESS'], flush=True); time.sleep(600)"
 # Like the real Ray it listens on the given port, and has a daemon in its session.
@@ -125,6 +129,12 @@ class TestHome:
             state = read_state(tmp_path)
         assert state is not None
         assert state.children == {"x": Process(1, "")}
+
+    def test_of_a_user_without_a_home_directory_has_no_service(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("HOME", "NORMLAB_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+        assert address_of_this_machine() is None
 
     @pytest.mark.parametrize("text", ["", "{}", "[]", '{"supervisor": 1}'])
     def test_with_a_damaged_state_counts_as_empty(self, tmp_path: Path, text: str) -> None:
@@ -320,8 +330,22 @@ class TestSupervisor:
     def test_refuses_a_port_that_is_taken(self, supervisor: Supervisor, tmp_path: Path) -> None:
         port = int(supervisor.url.rpartition(":")[2])
         assert not can_listen("127.0.0.1", port)
-        with pytest.raises(CannotStart, match=f"Port {port} of 127.0.0.1 is in use"):
+        with pytest.raises(CannotStart, match=f"cannot listen on port {port} of 127.0.0.1 .Address already in use.: "):
             Supervisor(Settings(home=tmp_path / "other", port=port)).start()
+
+    @pytest.mark.parametrize("port", [0, 1])
+    def test_refuses_an_address_of_another_machine(self, tmp_path: Path, port: int) -> None:
+        settings = Settings(home=tmp_path, host="192.0.2.1", port=port, api_tokens=SecretStr("me:secret-token"))
+        with pytest.raises(CannotStart, match=rf"port {port} of 192\.0\.2\.1 .*NORMLAB_HOST"):
+            Supervisor(settings).start()
+
+    @pytest.mark.skipif(not can_listen("::1", 0), reason="needs IPv6")
+    @pytest.mark.parametrize("host", ["::1", "[::1]"])
+    def test_listens_on_ipv6_at_a_free_port(self, tmp_path: Path, stand_ins: None, host: str) -> None:
+        with Supervisor(Settings(home=tmp_path, host=host, port=0)) as supervisor:
+            assert re.fullmatch(r"http://\[::1\]:[1-9]\d*", supervisor.url)
+            assert address_of(tmp_path) == supervisor.url
+            supervisor.wait_ready()
 
     def test_refuses_a_home_that_cannot_be(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
