@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from service.local.private_ray import PrivateRay
+from service.local.private_ray import PrivateRay, temporary_folder
 from service.local.processes import child_environment
 from service.local.resources import available_cpus, available_memory
 from service.settings import Settings, existing_part
@@ -70,9 +70,12 @@ def _ray(settings: Settings) -> Finding:
         installed = version("ray")
     except PackageNotFoundError:
         return Finding("ray", False, "not installed: pip install 'normlab[worker]'")
-    return Finding(
-        "ray", True, f"{installed}, " + (f"at {settings.ray_address}" if settings.ray_address else "private")
-    )
+    if settings.ray_address:
+        return Finding("ray", True, f"{installed}, at {settings.ray_address}")
+    try:
+        return Finding("ray", True, f"{installed}, private, with its files in {temporary_folder()}")
+    except RuntimeError as error:
+        return Finding("ray", False, str(error))
 
 
 def _compiler() -> Finding:

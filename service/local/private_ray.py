@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import os
 import secrets
 import shutil
 import socket
@@ -10,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from service.local.home import Process
-from service.local.processes import child_named
+from service.local.processes import child_named, tail
 from service.local.resources import available_cpus, available_memory
 from service.settings import Settings
 
@@ -18,8 +19,14 @@ MEMORY_PER_WORKER = 1536 << 20
 """Bytes of memory that are planned for a training worker."""
 MAX_OBJECT_STORE = 1 << 30
 MIN_OBJECT_STORE = 100 << 20
-MAX_TEMPORARY_FOLDER = 40
-"""Length of a path: Ray appends about 60 characters for its Unix sockets, whose paths are limited to 107."""
+MAX_SOCKET = 107 if sys.platform == "linux" else 103
+"""Bytes of the path of a Unix socket (unix(7))."""
+LONGEST_SOCKET = "/normlab-12345678/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""The longest path of a socket that Ray creates below a temporary folder; a process id has up to 7 digits."""
+MAX_TEMPORARY_FOLDER = MAX_SOCKET - len(LONGEST_SOCKET)
+"""Bytes of the path of a temporary folder that Ray can use."""
+TEMPORARY_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+"""The folders that are tried after the temporary folder of this process."""
 
 
 class PrivateRay:
@@ -60,10 +67,7 @@ class PrivateRay:
         self.remove()
         self._raylet = None
         self.port = free_port()
-        root = tempfile.gettempdir()
-        self.folder = Path(
-            tempfile.mkdtemp(prefix="normlab-", dir=root if len(root) < MAX_TEMPORARY_FOLDER else "/tmp")
-        )
+        self.folder = Path(tempfile.mkdtemp(prefix="normlab-", dir=temporary_folder()))
         command = [
             sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--block",
             "--node-ip-address=127.0.0.1", f"--port={self.port}",
@@ -94,11 +98,55 @@ class PrivateRay:
             return False
         return not self._raylet.alive
 
+    @property
+    def notice(self) -> str | None:
+        """Where Ray's files are if that is not in the temporary folder of this process, and why; else None."""
+        if self.folder is None or self.folder.parent == Path(tempfile.gettempdir()):
+            return None
+        return (
+            f"Ray's files are in {self.folder}, because {tempfile.gettempdir()} cannot be used: the path of Ray's "
+            f"temporary folder may have {MAX_TEMPORARY_FOLDER} bytes of UTF-8"
+        )
+
+    def errors(self, lines: int = 4) -> str:
+        """The last lines that Ray's processes wrote to their standard error, which Ray keeps in its folder."""
+        if self.folder is None:
+            return ""
+        logs = self.folder / "session_latest/logs"
+        tails = {log.name: tail(log, lines) for log in (logs / "gcs_server.err", logs / "raylet.err")}
+        return "\n".join(f"{name} ends with:\n{end}" for name, end in tails.items() if end)
+
     def remove(self) -> None:
         """Remove the folder of the last head."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder = None
+
+
+def temporary_folder() -> str:
+    """A folder for Ray's files whose path leaves room for those of Ray's sockets.
+
+    Raises:
+        RuntimeError: There is none that can be written.
+    """
+    tried = (tempfile.gettempdir(), *TEMPORARY_FOLDERS)
+    for folder in tried:
+        if leaves_room_for_sockets(folder) and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise RuntimeError(
+        f"Ray needs a temporary folder that can be written and whose path has at most {MAX_TEMPORARY_FOLDER} bytes of "
+        f"UTF-8: set TMPDIR to one ({', '.join(tried)} cannot be used)"
+    )
+
+
+def leaves_room_for_sockets(folder: str) -> bool:
+    """Whether Ray can create its sockets below a folder: their paths are UTF-8, and limited in bytes."""
+    path = os.fsencode(folder)
+    try:
+        path.decode()
+    except UnicodeDecodeError:
+        return False
+    return len(path) <= MAX_TEMPORARY_FOLDER
 
 
 def client_server_port() -> list[str]:

@@ -112,7 +112,7 @@ class Supervisor:
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Wait until submitted jobs will run. Raises `CannotStart` after `timeout_s` seconds."""
         deadline = time.monotonic() + timeout_s
-        reason = "the api does not answer"
+        waiting_for, reason = "api", "the api does not answer"
         with Client(self.url, retry_s=0) as client:
             while time.monotonic() < deadline:
                 if self.error:
@@ -124,11 +124,16 @@ class Supervisor:
                 else:
                     if found["status"] == "ready":
                         return
-                    reason = " ".join(check["detail"] for check in found["checks"].values())
+                    checks = found["checks"]
+                    reason = " ".join(check["detail"] for check in checks.values())
+                    # The api logs why the database does not answer.
+                    waiting_for = "dispatcher" if checks.get("database", {}).get("ok", True) else "api"
                 self._stopping.wait(POLL_S)
                 if self._stopping.is_set():
                     return
-        raise CannotStart(f"The service was not ready after {timeout_s:.0f} s ({reason}). Logs: {self._home.logs}")
+        if self._ray and not self._ray.answers():
+            waiting_for, reason = "ray", "Ray does not answer"
+        raise CannotStart(f"The service was not ready after {timeout_s:.0f} s ({reason}). {self._end_of(waiting_for)}")
 
     def wait(self) -> None:
         """Wait until it stops. Raises `CannotStart` if it stopped without a request."""
@@ -223,17 +228,25 @@ class Supervisor:
             if child.name == "ray" and "dispatcher" in self.pids:
                 self._children["dispatcher"].ask_to_end()
             if child.keeps_dying:
-                self.error = (
-                    f"The {child.name} {how} repeatedly, right after its start. "
-                    f"Its log, {child.log}, ends with:\n{child.log_tail()}"
-                )
+                self.error = f"The {child.name} {how} repeatedly, right after its start. {self._end_of(child.name)}"
                 return
             self._say(f"the {child.name} {how} and is restarted")
         if child.pid is None and time.monotonic() >= child.start_at and self._may_start(child):
             self._state.children[child.name] = child.start()
+            if child.name == "ray" and self._ray and self._ray.notice:
+                self._say(self._ray.notice)
             if self._ray and self._ray.folder:
                 self._state.folders = [str(self._ray.folder)]
             self._home.write(self._state)
+
+    def _end_of(self, name: str) -> str:
+        """The reason that the log of a child has, as a sentence and the last lines of the log."""
+        child = self._children.get(name)
+        if child is None:
+            return f"Logs: {self._home.logs}"
+        end = f"The log of the {name}, {child.log}, ends with:\n{child.log_tail() or '(it is empty)'}"
+        errors = self._ray.errors() if self._ray and name == "ray" else ""
+        return "\n".join(filter(None, [end, errors]))
 
     def _may_start(self, child: Child) -> bool:
         if child.name != "dispatcher" or self._ray is None:

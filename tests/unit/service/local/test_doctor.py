@@ -85,6 +85,17 @@ def test_without_a_compiler_training_is_slower_not_impossible(
     assert finding("compiler", settings).note
 
 
+def test_where_the_files_of_a_private_ray_are_is_told(
+    settings: Settings, answers: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/" + "x" * 60)
+    assert finding("ray", settings).detail.endswith("private, with its files in /tmp")
+    assert finding("ray", settings.model_copy(update={"ray_address": "10.0.0.1:1"})).detail.endswith("at 10.0.0.1:1")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert not finding("ray", settings).ok
+    assert "set TMPDIR" in finding("ray", settings).detail
+
+
 def test_a_full_disk_is_a_fault(
     settings: Settings, answers: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,9 +19,7 @@ import pytest
 from pydantic import SecretStr
 
 from service.local.home import Home, InUse, Process, State, address_of, address_of_this_machine, read_state
-from service.local.private_ray import PrivateRay, free_port
-from service.local.processes import LAUNCHER, Child, child_environment, child_named, kill_left_behind, rotate
-from service.local.resources import available_cpus, available_memory
+from service.local.processes import LAUNCHER, Child, child_environment, kill_left_behind, rotate
 from service.local.supervisor import CannotStart, Supervisor, can_listen
 from service.settings import Settings
 
@@ -65,6 +64,12 @@ def until(met: Callable[[], object], timeout_s: float = 120) -> None:
 
 def alive(pid: int) -> bool:
     return Process.of(pid).alive
+
+
+def can_be_reached(url: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(url):
+        return True
+    return False
 
 
 def child(tmp_path: Path, command: list[str], **environment: str) -> Child:
@@ -310,6 +315,46 @@ class TestSupervisor:
         assert "The api ended with exit code 3 repeatedly, right after its start" in str(error.value)
         assert str(error.value).endswith("the disk is on fire")
 
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [("ray", "Ray does not answer"), ("api", "the api does not answer"), ("dispatcher", "no heartbeat yet")],
+    )
+    def test_that_is_not_ready_in_time_gives_the_reason_that_a_log_has(
+        self, settings: Settings, stand_ins: None, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
+    ) -> None:
+        make_children = Supervisor._make_children
+        waiting = [sys.executable, "-S", "-c", "import time; print('packaging 620 MB', flush=True); time.sleep(600)"]
+        checks = b'{"status": "unavailable", "checks": {"dispatcher": {"detail": "no heartbeat yet"}}}'
+        api = API.replace("""b'{"status": "ready", "checks": {}}'""", repr(checks))
+
+        def one_that_waits(supervisor: Supervisor) -> dict[str, Child]:
+            children = make_children(supervisor)
+            children["api"]._command = lambda: [sys.executable, "-S", "-c", api]
+            children[name]._command = lambda: waiting
+            return children
+
+        monkeypatch.setattr(Supervisor, "_make_children", one_that_waits)
+        with Supervisor(settings) as supervisor:
+            log = settings.home / "logs" / f"{name}.log"
+            until(lambda: log.exists() and log.read_text())
+            if name == "dispatcher":
+                until(lambda: can_be_reached(supervisor.url))
+            expected = rf"not ready after 1 s \({reason}\).*{name}\.log, ends with:\npackaging 620 MB$"
+            with pytest.raises(CannotStart, match=expected):
+                supervisor.wait_ready(timeout_s=1)
+
+    def test_says_where_the_files_of_ray_are_if_not_in_the_usual_place(
+        self, settings: Settings, stand_ins: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        long = tmp_path / ("x" * 60)
+        long.mkdir()
+        monkeypatch.setattr("tempfile.tempdir", str(long))
+        said: list[str] = []
+        with Supervisor(settings, said.append):
+            until(lambda: said)
+        assert said[0].startswith("Ray's files are in /tmp/normlab-")
+        assert str(long) in said[0]
+
     @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
     def test_ends_what_a_killed_predecessor_left(self, settings: Settings, stand_ins: None, tmp_path: Path) -> None:
         folder = tmp_path / "left"
@@ -359,77 +404,6 @@ class TestSupervisor:
         with pytest.raises(CannotStart, match="database cannot be migrated"):
             Supervisor(settings).start()
         assert address_of(settings.home) is None
-
-
-class TestPrivateRay:
-    def test_has_no_port_and_no_folder_in_common_with_another(self, settings: Settings) -> None:
-        with contextlib.ExitStack() as stack:
-            rays = [PrivateRay(settings) for _ in range(2)]
-            for ray in rays:
-                stack.callback(ray.remove)
-            first, second = (set(ray.command()) for ray in rays)
-            fixed = {argument for argument in first & second if "port" in argument}
-            assert all(argument.endswith("-port=0") for argument in fixed)
-            assert rays[0].address != rays[1].address
-            assert rays[0].environment()["RAY_AUTH_TOKEN"] != rays[1].environment()["RAY_AUTH_TOKEN"]
-
-    @pytest.mark.parametrize("grpc", [True, False])
-    def test_a_server_for_clients_that_ray_starts_unasked_is_off_its_usual_port(
-        self, settings: Settings, monkeypatch: pytest.MonkeyPatch, grpc: bool
-    ) -> None:
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if grpc and name == "grpc" else None)
-        ray = PrivateRay(settings)
-        named = [argument for argument in ray.command() if argument.startswith("--ray-client-server-port=")]
-        ray.remove()
-        # Ray refuses the argument if gRPC is not installed.
-        assert len(named) == grpc
-        assert "--ray-client-server-port=10001" not in named
-
-    def test_keeps_its_token_out_of_the_command(self, settings: Settings) -> None:
-        ray = PrivateRay(settings)
-        assert ray.environment()["RAY_AUTH_TOKEN"] not in " ".join(ray.command())
-        ray.remove()
-
-    def test_leaves_room_for_unix_sockets(
-        self, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
-        monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / ("x" * 100)))
-        ray = PrivateRay(settings)
-        ray.command()
-        socket = f"{ray.folder}/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
-        ray.remove()
-        assert len(socket) < 107
-
-    def test_takes_no_more_than_the_machine_has(self, settings: Settings) -> None:
-        assert 1 <= PrivateRay(settings).slots <= available_cpus()
-        assert PrivateRay(settings.model_copy(update={"cpus_per_worker": 10_000})).slots == 1
-        assert available_memory() > 0
-
-    def test_leaves_gpus_alone_unless_asked_for(self, settings: Settings) -> None:
-        ray = PrivateRay(settings)
-        assert "--num-gpus=0" in ray.command()
-        ray.remove()
-        ray = PrivateRay(settings.model_copy(update={"gpus_per_worker": 1.0}))
-        assert "--num-gpus=0" not in ray.command()
-        ray.remove()
-
-    def test_knows_when_its_raylet_has_exited(self, settings: Settings, tmp_path: Path) -> None:
-        program = tmp_path / "raylet"
-        program.write_text("#!/bin/sh\nread line\n")
-        program.chmod(0o755)
-        ray = PrivateRay(settings)
-        assert not ray.raylet_exited(os.getpid()), "it has not started yet"
-        with subprocess.Popen([program], stdin=subprocess.PIPE) as raylet:
-            until(lambda: child_named(os.getpid(), "raylet"))
-            assert not ray.raylet_exited(os.getpid())
-            assert not ray.raylet_exited(os.getpid())
-            raylet.kill()
-            until(lambda: ray.raylet_exited(os.getpid()))
-
-    def test_answers_once_it_listens(self, settings: Settings) -> None:
-        ray = PrivateRay(settings)
-        ray.port = free_port()
-        assert not ray.answers()
 
 
 def test_up_ends_on_a_signal_and_says_where_it_listened(tmp_path: Path) -> None:
