@@ -6,6 +6,7 @@ unreachable, another dispatcher is active, or the database does not answer or is
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from contextlib import suppress
@@ -14,9 +15,8 @@ from pydantic import ValidationError
 
 from service import logs
 from service.artifacts import open_artifacts
-from service.dispatcher.cluster import Cluster, ClusterGone
-from service.dispatcher.dispatcher import Dispatcher
 from service.dispatcher.leadership import LeadershipLost
+from service.ray_environment import ray_environment
 from service.settings import Settings
 from service.store import Database, DatabaseError, migrate
 
@@ -26,6 +26,10 @@ logger = logging.getLogger("service.dispatcher")
 
 async def dispatch(settings: Settings) -> int:
     """Run a dispatcher until SIGTERM or SIGINT, and return the exit code."""
+    # Ray reads its variables when it is imported.
+    from service.dispatcher.cluster import Cluster, ClusterGone
+    from service.dispatcher.dispatcher import Dispatcher
+
     loop = asyncio.get_running_loop()
     async with Database(settings.database) as database:
         try:
@@ -59,6 +63,9 @@ def main() -> int:
         print("NORMLAB_RAY_ADDRESS is not set: set it to host:port of the Ray cluster", file=sys.stderr)
         return 2
     logs.configure(settings.log_level)
+    environment = ray_environment(os.environ, existing=True)
+    os.environ.clear()
+    os.environ.update(environment)
     with suppress(KeyboardInterrupt):
         return asyncio.run(dispatch(settings))
     return 0

@@ -18,6 +18,7 @@ from service.client import Client, ClientError
 from service.local.home import Home, InUse, Process, State
 from service.local.private_ray import PrivateRay, free_port
 from service.local.processes import MARK, Child, child_environment, kill_left_behind, rotate
+from service.ray_environment import ray_environment
 from service.settings import PREFIX, Settings, http_url
 
 POLL_S = 0.05
@@ -184,9 +185,10 @@ class Supervisor:
 
     def _ray_environment(self) -> dict[str, str]:
         """The environment of the processes that connect to Ray, with its token."""
+        environment = ray_environment(self._environment(), existing=self._ray is None)
         if self._ray is None:
-            return self._environment()
-        return self._environment() | self._ray.environment() | {PREFIX + "RAY_ADDRESS": self._ray.address}
+            return environment
+        return environment | self._ray.environment() | {PREFIX + "RAY_ADDRESS": self._ray.address}
 
     def _make_children(self) -> dict[str, Child]:
         def module(name: str) -> Callable[[], list[str]]:

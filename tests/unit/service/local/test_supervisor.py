@@ -254,6 +254,24 @@ time.sleep(600)
 
 
 class TestSupervisor:
+    def test_gives_the_private_ray_no_variable_of_ray_of_the_user(
+        self, settings: Settings, stand_ins: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("RAY_ADDRESS", "RAY_RUNTIME_ENV_HOOK", "RAY_TMPDIR", "RAY_AUTH_TOKEN", "RAY_worker_niceness"):
+            monkeypatch.setenv(name, "of the user")
+        supervisor = Supervisor(settings)
+        supervisor._state = State(Process.of(os.getpid()), "")
+        environment = supervisor._ray_environment()
+        assert "of the user" not in environment.values()
+        assert environment["RAY_AUTH_MODE"] == "token"
+        elsewhere = Supervisor(settings.model_copy(update={"ray_address": "10.0.0.1:6379"}))
+        elsewhere._state = supervisor._state
+        environment = elsewhere._ray_environment()
+        assert {name for name in environment if environment[name] == "of the user"} == {
+            "RAY_AUTH_TOKEN",
+            "RAY_worker_niceness",
+        }
+
     def test_starts_everything_and_leaves_nothing(self, settings: Settings, stand_ins: None) -> None:
         with Supervisor(settings) as supervisor:
             supervisor.wait_ready()
