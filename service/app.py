@@ -24,6 +24,7 @@ from service.api.http.middleware import RequestMiddleware
 from service.api.prometheus import Telemetry
 from service.api.tailer import Tailer
 from service.artifacts import LocalArtifacts, open_artifacts
+from service.open_files import raise_limit
 from service.settings import Settings, http_url
 from service.store import Database, migrate
 from service.version import normlab_version
@@ -124,6 +125,8 @@ def main() -> None:
     logs.configure(settings.log_level)
     for chatty in ("uvicorn.error", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    if warning := raise_limit():
+        log.warning(warning)
     create_server(settings).run()
 
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from service import logs
 from service.artifacts import open_artifacts
 from service.dispatcher.leadership import LeadershipLost
+from service.open_files import raise_limit
 from service.ray_environment import ray_environment
 from service.settings import Settings
 from service.store import Database, DatabaseError, migrate
@@ -63,6 +64,8 @@ def main() -> int:
         print("NORMLAB_RAY_ADDRESS is not set: set it to host:port of the Ray cluster", file=sys.stderr)
         return 2
     logs.configure(settings.log_level)
+    if warning := raise_limit():
+        logger.warning(warning)
     environment = ray_environment(os.environ, existing=True)
     os.environ.clear()
     os.environ.update(environment)

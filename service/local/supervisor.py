@@ -18,6 +18,7 @@ from service.client import Client, ClientError
 from service.local.home import Home, InUse, Process, State
 from service.local.private_ray import PrivateRay, free_port
 from service.local.processes import MARK, Child, child_environment, kill_left_behind, rotate
+from service.open_files import raise_limit
 from service.ray_environment import ray_environment
 from service.settings import PREFIX, Settings, http_url
 
@@ -89,6 +90,8 @@ class Supervisor:
                 "set it to a directory that can be written, or give one as --home."
             ) from error
         try:
+            if warning := raise_limit():
+                self._say(warning)
             self._clean_up_after_kill()
             self._port = self._choose_port()
             self._state = State(Process.of(os.getpid()), self.url)
