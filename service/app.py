@@ -25,7 +25,7 @@ from service.api.prometheus import Telemetry
 from service.api.tailer import Tailer
 from service.artifacts import LocalArtifacts, open_artifacts
 from service.open_files import raise_limit
-from service.settings import Settings, http_url
+from service.settings import Settings, http_url, settings_or_exit
 from service.store import Database, migrate
 from service.version import normlab_version
 
@@ -121,7 +121,7 @@ def create_server(settings: Settings) -> Server:
 
 def main() -> None:
     """Serve until a signal stops the process."""
-    settings = Settings()
+    settings = settings_or_exit()
     logs.configure(settings.log_level)
     for chatty in ("uvicorn.error", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -2,11 +2,12 @@
 
 import ipaddress
 import os
+import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX = "NORMLAB_"
@@ -184,6 +185,36 @@ class Settings(BaseSettings):
     def artifacts(self) -> str:
         """The URL or the folder of the artifact store."""
         return self.artifacts_url or str(self.home / "artifacts")
+
+
+class InvalidSettings(Exception):
+    """The settings are not valid; the message names each variable and what is wrong with it."""
+
+
+def read_settings(**given: object) -> Settings:
+    """Return the settings; `given` takes precedence over the environment. Raises `InvalidSettings`."""
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise InvalidSettings(
+            "; ".join(_sentence(problem["loc"], problem["msg"]) for problem in error.errors())
+        ) from error
+    except ValueError as error:
+        raise InvalidSettings(str(error)) from error
+
+
+def settings_or_exit() -> Settings:
+    """Return the settings of this process; if they are not valid, print why and exit with 2."""
+    try:
+        return read_settings()
+    except InvalidSettings as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def _sentence(loc: tuple[int | str, ...], message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return f"{PREFIX}{str(loc[0]).upper()}: {message}" if loc else message
 
 
 def is_loopback(host: str) -> bool:

@@ -11,14 +11,12 @@ import signal
 import sys
 from contextlib import suppress
 
-from pydantic import ValidationError
-
 from service import logs
 from service.artifacts import open_artifacts
 from service.dispatcher.leadership import LeadershipLost
 from service.open_files import raise_limit
 from service.ray_environment import ray_environment
-from service.settings import Settings
+from service.settings import Settings, settings_or_exit
 from service.store import Database, DatabaseError, migrate
 
 RESTART = 75
@@ -55,11 +53,7 @@ async def dispatch(settings: Settings) -> int:
 
 def main() -> int:
     """Read the settings, run a dispatcher, and return the exit code."""
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        print(error, file=sys.stderr)
-        return 2
+    settings = settings_or_exit()
     if settings.ray_address is None:
         print("NORMLAB_RAY_ADDRESS is not set: set it to host:port of the Ray cluster", file=sys.stderr)
         return 2

@@ -1,5 +1,7 @@
 """Settings are documented, read from the environment or from files, and refused with readable errors."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -199,3 +201,36 @@ def test_what_makes_no_sense_is_refused(given: dict[str, object]) -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError):
         Settings().port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "service.app",
+        "service.dispatcher",
+        "service.dispatcher.heartbeat",
+        "service.store.migrate",
+        "service.cli doctor",
+    ],
+)
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"NORMLAB_PORT": "many"}, "NORMLAB_PORT: Input should be a valid integer"),
+        ({"NORMLAB_PORT_FILE": "/nowhere"}, "NORMLAB_PORT_FILE names /nowhere, which cannot be read"),
+    ],
+)
+def test_every_process_refuses_what_is_not_valid_with_a_sentence(
+    tmp_path: Path, module: str, variables: dict[str, str], reason: str
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", *module.split()],
+        cwd=Path(__file__).parents[3],
+        env={"NORMLAB_HOME": str(tmp_path), **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.removeprefix("normlab: ").startswith(reason)
+    assert ended.stderr.count("\n") == 1
