@@ -13,10 +13,12 @@ head=${NORMLAB_RAY_ADDRESS:-ray-head:6379}
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
 # By default Ray raises the niceness of its workers, and other processes then take CPU time from the trainings.
 export RAY_worker_niceness=0
+# Every connection between Ray's processes is an open file.
+ulimit -S -n 65536 2>/dev/null || ulimit -S -n "$(ulimit -H -n)" 2>/dev/null || true
 set -- --disable-usage-stats --object-store-memory="${RAY_OBJECT_STORE_BYTES:-500000000}"
 
 head_listens() {
-  python -c 'import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)' \
+  python -c 'import socket, sys; socket.create_connection((sys.argv[1].strip("[]"), int(sys.argv[2])), 2)' \
     "${head%:*}" "${head##*:}" 2>/dev/null
 }
 

@@ -209,7 +209,7 @@ def _warn(reason: str) -> None:
 
 @cache
 def _default() -> str:
-    return _checked(os.environ.get("GN_BACKEND", "auto"))
+    return _checked(os.environ.get("GN_BACKEND") or "auto")
 
 
 def _checked(name: str) -> str:

@@ -24,7 +24,8 @@ from service.api.http.middleware import RequestMiddleware
 from service.api.prometheus import Telemetry
 from service.api.tailer import Tailer
 from service.artifacts import LocalArtifacts, open_artifacts
-from service.settings import Settings
+from service.open_files import raise_limit
+from service.settings import Settings, http_url, settings_or_exit
 from service.store import Database, migrate
 from service.version import normlab_version
 
@@ -93,7 +94,7 @@ class Server(uvicorn.Server):
         for server in getattr(self, "servers", []):
             for listener in server.sockets:
                 host, port = listener.getsockname()[:2]
-                url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+                url = http_url(host, port)
                 log.info("listening on %s", url, extra={"url": url})
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -120,10 +121,12 @@ def create_server(settings: Settings) -> Server:
 
 def main() -> None:
     """Serve until a signal stops the process."""
-    settings = Settings()
+    settings = settings_or_exit()
     logs.configure(settings.log_level)
     for chatty in ("uvicorn.error", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    if warning := raise_limit():
+        log.warning(warning)
     create_server(settings).run()
 
 

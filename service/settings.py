@@ -2,16 +2,18 @@
 
 import ipaddress
 import os
+import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX = "NORMLAB_"
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 """The SQLAlchemy driver for each scheme of a database URL."""
+DATA_DIR = Path("~/.cache/normlab/data")
 
 
 class _FileSecrets(PydanticBaseSettingsSource):
@@ -19,7 +21,7 @@ class _FileSecrets(PydanticBaseSettingsSource):
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
         path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
-        if path is None:
+        if not path:
             return None, field_name, False
         try:
             return Path(path).read_text().strip(), field_name, False
@@ -34,17 +36,23 @@ class _FileSecrets(PydanticBaseSettingsSource):
 
 
 class Settings(BaseSettings):
-    """All settings with their defaults. NORMLAB_X_FILE may name a file that contains the value of NORMLAB_X."""
+    """All settings with their defaults. NORMLAB_X_FILE may name a file that contains the value of NORMLAB_X.
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
+    A variable that is empty is not set.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     home: Path = Field(
         default=Path("~/.local/share/normlab"),
         description="directory of the database and the artifacts of a single-machine installation",
     )
     data_dir: Path = Field(
-        default=Path("~/.cache/normlab/data"),
-        description="directory of CIFAR-10, which is downloaded there if it is missing",
+        default=DATA_DIR,
+        description="directory of CIFAR-10, which is downloaded there if it is missing; "
+        "without a home directory that can be written, data in HOME",
     )
     database_url: SecretStr | None = Field(
         default=None, description="postgresql://user:password@host/name or sqlite:///path; default: a file in HOME"
@@ -112,10 +120,22 @@ class Settings(BaseSettings):
         """Return the sources of values by precedence: arguments, environment, files that the environment names."""
         return init_settings, env_settings, _FileSecrets(settings_cls)
 
-    @field_validator("home", "data_dir")
+    @field_validator("home")
     @classmethod
-    def _expand(cls, path: Path) -> Path:
-        return path.expanduser().absolute()
+    def _expand(cls, home: Path) -> Path:
+        return expanded(home)
+
+    @field_validator("data_dir")
+    @classmethod
+    def _expand_or_in_home(cls, data_dir: Path, info: ValidationInfo) -> Path:
+        if data_dir != DATA_DIR or _can_exist(data_dir):
+            return expanded(data_dir)
+        return Path(info.data.get("home", data_dir), "data")
+
+    @field_validator("host")
+    @classmethod
+    def _without_brackets(cls, host: str) -> str:
+        return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
     @field_validator("database_url")
     @classmethod
@@ -167,6 +187,36 @@ class Settings(BaseSettings):
         return self.artifacts_url or str(self.home / "artifacts")
 
 
+class InvalidSettings(Exception):
+    """The settings are not valid; the message names each variable and what is wrong with it."""
+
+
+def read_settings(**given: object) -> Settings:
+    """Return the settings; `given` takes precedence over the environment. Raises `InvalidSettings`."""
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise InvalidSettings(
+            "; ".join(_sentence(problem["loc"], problem["msg"]) for problem in error.errors())
+        ) from error
+    except ValueError as error:
+        raise InvalidSettings(str(error)) from error
+
+
+def settings_or_exit() -> Settings:
+    """Return the settings of this process; if they are not valid, print why and exit with 2."""
+    try:
+        return read_settings()
+    except InvalidSettings as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def _sentence(loc: tuple[int | str, ...], message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return f"{PREFIX}{str(loc[0]).upper()}: {message}" if loc else message
+
+
 def is_loopback(host: str) -> bool:
     """Return whether `host` is a loopback address, which no other machine can reach."""
     if host == "localhost":
@@ -175,3 +225,42 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def http_url(host: str, port: int) -> str:
+    """Return the URL of an HTTP server: an IPv6 address is written in brackets (RFC 3986, section 3.2.2)."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def expanded(path: Path) -> Path:
+    """Return `path` as an absolute path, with ~ replaced by the home directory.
+
+    Raises:
+        ValueError: There is no home directory: HOME is not set or empty, and the system does not know the user.
+    """
+    try:
+        if path.parts[:1] == ("~",) and os.environ.get("HOME") == "":
+            import pwd
+
+            return Path(pwd.getpwuid(os.getuid()).pw_dir, *path.parts[1:])
+        return path.expanduser().absolute()
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} cannot be found, because this user has no home directory: name a directory that can be written, "
+            "or set HOME"
+        ) from error
+
+
+def existing_part(path: Path) -> Path:
+    """Return `path` if it exists, else the nearest of its parents that does."""
+    return next(folder for folder in (path, *path.parents) if os.path.exists(folder))
+
+
+def _can_exist(path: Path) -> bool:
+    """Return whether a directory exists or can be created."""
+    try:
+        path = expanded(path)
+    except ValueError:
+        return False
+    existing = existing_part(path)
+    return existing == path or os.access(existing, os.W_OK | os.X_OK)

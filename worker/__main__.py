@@ -112,6 +112,11 @@ def run(
         sentence = f"num_workers is {training.num_workers}, but this command trains on one: submit the job, or give 1"
         print(f"{spec}: {sentence}", file=sys.stderr)
         raise typer.Exit(INVALID)
+    try:
+        images = data_dir.expanduser()
+    except RuntimeError as error:
+        print(f"--data-dir is {data_dir}, and there is no home directory: give one that exists", file=sys.stderr)
+        raise typer.Exit(INVALID) from error
     if threads:
         torch.set_num_threads(threads)
 
@@ -124,9 +129,7 @@ def run(
         printer.report(event)
 
     try:
-        dataset = datasets.load(
-            training.dataset.name, data_dir.expanduser(), lambda line: printer.report(Log(message=line))
-        )
+        dataset = datasets.load(training.dataset.name, images, lambda line: printer.report(Log(message=line)))
     except DatasetError as error:
         finished = Finished(outcome="failed", failure=failure_of(error, None))
         printer.report(finished)

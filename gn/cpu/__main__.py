@@ -11,7 +11,7 @@ def main() -> int:
     began = time.monotonic()
     try:
         for dtype in kernels.CODES:
-            loader.build(kernels.ELEMENTS[dtype], last_resort=False)
+            loader.build(kernels.ELEMENTS[dtype], fallback=False)
         extension.build()
     except builder.BuildError as error:
         print(f"gn: cannot be compiled ahead: {error}", file=sys.stderr)

@@ -11,6 +11,7 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 import threading
@@ -29,10 +30,17 @@ class BuildError(RuntimeError):
 
 
 def cache_directory() -> Path:
-    """Return `$GN_CACHE_DIR`, else `$XDG_CACHE_HOME/gn`, else `~/.cache/gn`."""
+    """Return `$GN_CACHE_DIR`, else `$XDG_CACHE_HOME/gn`, else `~/.cache/gn`.
+
+    Raises:
+        BuildError: Neither variable is set, and this user has no home directory.
+    """
     if directory := os.environ.get("GN_CACHE_DIR"):
         return Path(directory)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gn"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gn"
+    except RuntimeError as error:
+        raise BuildError("this user has no home directory: set GN_CACHE_DIR") from error
 
 
 def compiler() -> tuple[str, ...]:
@@ -83,12 +91,11 @@ class Library:
         self.file = f"{name}-{digest.hexdigest()[:32]}.so"
 
     def find(self) -> Path | None:
-        """Return the path of the library if the cache has an intact one."""
-        path = cache_directory() / self.file
-        return path if _intact(path) else None
+        """Return the path of the library if the cache has an intact one, or `gn-UID` in the temporary folder."""
+        return next((path for folder in _folders() if _intact(path := folder / self.file)), None)
 
     def build(
-        self, make: Callable[[Path], Path], *, last_resort: bool = True, abandoned: threading.Event | None = None
+        self, make: Callable[[Path], Path], *, fallback: bool = True, abandoned: threading.Event | None = None
     ) -> Path:
         """Return the path of the library, built unless the cache has it.
 
@@ -96,7 +103,7 @@ class Library:
 
         Args:
             make: Builds the library in the empty folder it is given, and returns its path.
-            last_resort: If the cache cannot be written, build in a new temporary folder instead of raising.
+            fallback: If the cache cannot be written, build in `gn-UID` in the temporary folder instead of raising.
             abandoned: Once set, stop waiting for another process.
 
         Raises:
@@ -104,7 +111,7 @@ class Library:
         """
         if path := self.find():
             return path
-        directory = _writable(cache_directory(), last_resort)
+        directory = _writable(fallback)
         path = directory / self.file
         with _lock(path, abandoned):
             if not _intact(path):
@@ -180,14 +187,50 @@ def _intact(path: Path) -> bool:
     return hashlib.sha256(content[:-32]).digest() == content[-32:]
 
 
-def _writable(directory: Path, last_resort: bool) -> Path:
-    with contextlib.suppress(OSError):
-        directory.mkdir(parents=True, exist_ok=True)
-        if os.access(directory, os.W_OK):
-            return directory
-    if not last_resort:
-        raise BuildError(f"{directory} cannot be written")
-    return Path(tempfile.mkdtemp(prefix="gn-"))
+def _folders() -> Iterator[Path]:
+    """Yield the folders that libraries are loaded from."""
+    with contextlib.suppress(BuildError):
+        yield cache_directory()
+    if _is_private(folder := _temporary_folder()):
+        yield folder
+
+
+def _writable(fallback: bool) -> Path:
+    """Return the folder to build in, which is created if necessary."""
+    try:
+        cache = cache_directory()
+        with contextlib.suppress(OSError):
+            cache.mkdir(parents=True, exist_ok=True)
+            if os.access(cache, os.W_OK):
+                return cache
+        raise BuildError(f"{cache} cannot be written: set GN_CACHE_DIR to a directory that can")
+    except BuildError as error:
+        if not fallback:
+            raise
+        folder = _temporary_folder()
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        if _is_private(folder):
+            return folder
+        raise BuildError(f"{error}; {folder} cannot be written by this user alone") from None
+
+
+def _temporary_folder() -> Path:
+    """Return the folder of this user within the temporary folder, which other users can write too."""
+    return Path(tempfile.gettempdir(), f"gn-{_user()}")
+
+
+def _is_private(folder: Path) -> bool:
+    """Return whether a folder exists that only this user can have written."""
+    try:
+        status = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == _user() and not status.st_mode & 0o022
+
+
+def _user() -> int:
+    return os.getuid() if hasattr(os, "getuid") else 0  # the owner of every file where files have none
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ def build() -> Path:
     Raises:
         BuildError: The extension cannot be compiled, or the cache cannot be written.
     """
-    return _library().build(_compile, last_resort=False)
+    return _library().build(_compile, fallback=False)
 
 
 class Extension:
@@ -139,7 +139,7 @@ class _Build:
 
     def _build(self) -> None:
         try:
-            self.file.set_result(self._library.build(self._compile, last_resort=False, abandoned=self._abandoned))
+            self.file.set_result(self._library.build(self._compile, abandoned=self._abandoned))
         except Exception as error:
             self.file.set_exception(error)
         atexit.unregister(self._abandon)

@@ -28,12 +28,12 @@ class Kernels:
     channels_last: Any
 
 
-def build(element: str, *, last_resort: bool = True) -> Path:
+def build(element: str, *, fallback: bool = True) -> Path:
     """Compile the kernels for `element`, unless the cache has them.
 
     Args:
         element: The C++ element type: "float", "BFloat16" or "Float16".
-        last_resort: See `Library.build`.
+        fallback: See `Library.build`.
 
     Returns:
         The path of the shared library.
@@ -51,7 +51,7 @@ def build(element: str, *, last_resort: bool = True) -> Path:
         builder.run([*builder.compiler(), *builder.link_flags(), "-o", str(shared), *objects])
         return shared
 
-    return builder.Library(f"group_norm-{element}", SOURCES, command).build(make, last_resort=last_resort)
+    return builder.Library(f"group_norm-{element}", SOURCES, command).build(make, fallback=fallback)
 
 
 @cache

@@ -21,10 +21,15 @@ def open_artifacts(location: str, copies: Path | None = None) -> ArtifactStore:
         copies: Folder for local copies of the files of an object store; by default a temporary one.
 
     Raises:
-        ValueError: The scheme is not supported.
+        ValueError: The scheme is not supported, or there is no home directory for ~.
     """
     if "://" not in location:
-        return LocalArtifacts(Path(location).expanduser().absolute())
+        try:
+            return LocalArtifacts(Path(location).expanduser().absolute())
+        except RuntimeError as error:
+            raise ValueError(
+                f"NORMLAB_ARTIFACTS_URL is {location}, and there is no such home directory: give an absolute path"
+            ) from error
     url = urlsplit(location)
     if url.scheme == "s3" and url.netloc:
         from service.artifacts.objects import open_s3

@@ -29,19 +29,12 @@ def up(
 
 
 def _settings(**flags: object) -> "Settings":
-    from pydantic import ValidationError
-
-    from service.settings import Settings
+    from service.settings import InvalidSettings, read_settings
 
     try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
-    except ValidationError as error:
-        raise Invalid("; ".join(_sentence(problem["loc"], problem["msg"]) for problem in error.errors())) from error
-
-
-def _sentence(loc: tuple[int | str, ...], message: str) -> str:
-    message = message.removeprefix("Value error, ")
-    return f"NORMLAB_{str(loc[0]).upper()}: {message}" if loc else message
+        return read_settings(**{name: value for name, value in flags.items() if value is not None})
+    except InvalidSettings as error:
+        raise Invalid(str(error)) from error
 
 
 def cluster(context: typer.Context, as_json: AsJson = False) -> None:

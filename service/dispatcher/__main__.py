@@ -6,18 +6,17 @@ unreachable, another dispatcher is active, or the database does not answer or is
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from contextlib import suppress
 
-from pydantic import ValidationError
-
 from service import logs
 from service.artifacts import open_artifacts
-from service.dispatcher.cluster import Cluster, ClusterGone
-from service.dispatcher.dispatcher import Dispatcher
 from service.dispatcher.leadership import LeadershipLost
-from service.settings import Settings
+from service.open_files import raise_limit
+from service.ray_environment import ray_environment
+from service.settings import Settings, settings_or_exit
 from service.store import Database, DatabaseError, migrate
 
 RESTART = 75
@@ -26,6 +25,10 @@ logger = logging.getLogger("service.dispatcher")
 
 async def dispatch(settings: Settings) -> int:
     """Run a dispatcher until SIGTERM or SIGINT, and return the exit code."""
+    # Ray reads its variables when it is imported.
+    from service.dispatcher.cluster import Cluster, ClusterGone
+    from service.dispatcher.dispatcher import Dispatcher
+
     loop = asyncio.get_running_loop()
     async with Database(settings.database) as database:
         try:
@@ -50,15 +53,16 @@ async def dispatch(settings: Settings) -> int:
 
 def main() -> int:
     """Read the settings, run a dispatcher, and return the exit code."""
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        print(error, file=sys.stderr)
-        return 2
+    settings = settings_or_exit()
     if settings.ray_address is None:
         print("NORMLAB_RAY_ADDRESS is not set: set it to host:port of the Ray cluster", file=sys.stderr)
         return 2
     logs.configure(settings.log_level)
+    if warning := raise_limit():
+        logger.warning(warning)
+    environment = ray_environment(os.environ, existing=True)
+    os.environ.clear()
+    os.environ.update(environment)
     with suppress(KeyboardInterrupt):
         return asyncio.run(dispatch(settings))
     return 0

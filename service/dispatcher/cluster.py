@@ -160,7 +160,7 @@ class Cluster:
         host, _, port = self.address.rpartition(":")
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                _, writer = await asyncio.open_connection(host, int(port))
+                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
         except (OSError, ValueError, TimeoutError) as error:
             raise ClusterGone(f"Ray at {self.address} cannot be reached: {error or 'no answer'}") from error
         writer.close()

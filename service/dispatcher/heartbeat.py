@@ -8,7 +8,7 @@ import asyncio
 import sys
 
 from service.dispatcher.leadership import ROLE
-from service.settings import Settings
+from service.settings import Settings, settings_or_exit
 from service.store import Database, DatabaseError, leases
 
 TIMEOUT_S = 5.0
@@ -31,7 +31,7 @@ async def check(settings: Settings) -> str | None:
 
 def main() -> int:
     """Check once, and return the exit code."""
-    if wrong := asyncio.run(check(Settings())):
+    if wrong := asyncio.run(check(settings_or_exit())):
         print(wrong, file=sys.stderr)
         return 1
     return 0

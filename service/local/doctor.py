@@ -1,6 +1,7 @@
 """`normlab doctor`: the state of the requirements of training on this machine."""
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -9,9 +10,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from service.local.private_ray import PrivateRay, available_cpus, available_memory
+from service.local.private_ray import PrivateRay, temporary_folder
 from service.local.processes import child_environment
-from service.settings import Settings
+from service.local.resources import available_cpus, available_memory
+from service.settings import Settings, existing_part
 
 LEAST_DISK = 1 << 30
 REPORT_TIMEOUT_S = 120.0
@@ -68,9 +70,12 @@ def _ray(settings: Settings) -> Finding:
         installed = version("ray")
     except PackageNotFoundError:
         return Finding("ray", False, "not installed: pip install 'normlab[worker]'")
-    return Finding(
-        "ray", True, f"{installed}, " + (f"at {settings.ray_address}" if settings.ray_address else "private")
-    )
+    if settings.ray_address:
+        return Finding("ray", True, f"{installed}, at {settings.ray_address}")
+    try:
+        return Finding("ray", True, f"{installed}, private, with its files in {temporary_folder()}")
+    except RuntimeError as error:
+        return Finding("ray", False, str(error))
 
 
 def _compiler() -> Finding:
@@ -101,7 +106,7 @@ def _images(settings: Settings) -> Finding:
 
 
 def _database(settings: Settings) -> Finding:
-    if settings.database_url is None and not (settings.home / "normlab.db").exists():
+    if settings.database_url is None and not os.path.exists(settings.home / "normlab.db"):
         return Finding("database", True, f"none in {settings.home} yet: `normlab up` creates it")
     where = settings.database.rpartition("@")[2] if settings.database_url else str(settings.home / "normlab.db")
     try:
@@ -116,9 +121,10 @@ def _database(settings: Settings) -> Finding:
 
 
 def _disk(settings: Settings) -> Finding:
-    folder = settings.home
-    while not folder.exists():
-        folder = folder.parent
+    folder = existing_part(settings.home)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        missing = f"{settings.home} cannot be written: set NORMLAB_HOME to a directory that can, or give it as --home"
+        return Finding("disk", False, missing)
     free = shutil.disk_usage(folder).free
     detail = f"{free / 1e9:.1f} GB free under {settings.home}"
     if free < LEAST_DISK:

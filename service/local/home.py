@@ -113,10 +113,12 @@ def address_of(home: Path) -> str | None:
 
 def address_of_this_machine() -> str | None:
     """The address of the service that runs in the home of this user, or None."""
-    from service.settings import Settings
+    from service.settings import Settings, expanded
 
-    home = os.environ.get("NORMLAB_HOME") or Settings.model_fields["home"].default
-    return address_of(Path(home).expanduser())
+    try:
+        return address_of(expanded(Path(os.environ.get("NORMLAB_HOME") or Settings.model_fields["home"].default)))
+    except ValueError:
+        return None
 
 
 def _start_of(pid: int) -> str | None:

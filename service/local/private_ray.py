@@ -11,15 +11,22 @@ import tempfile
 from pathlib import Path
 
 from service.local.home import Process
-from service.local.processes import child_named
+from service.local.processes import child_named, tail
+from service.local.resources import available_cpus, available_memory
 from service.settings import Settings
 
 MEMORY_PER_WORKER = 1536 << 20
 """Bytes of memory that are planned for a training worker."""
 MAX_OBJECT_STORE = 1 << 30
 MIN_OBJECT_STORE = 100 << 20
-MAX_TEMPORARY_FOLDER = 40
-"""Length of a path: Ray appends about 60 characters for its Unix sockets, whose paths are limited to 107."""
+MAX_SOCKET = 107 if sys.platform == "linux" else 103
+"""Bytes of the path of a Unix socket (unix(7))."""
+LONGEST_SOCKET = "/normlab-12345678/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""The longest path of a socket that Ray creates below a temporary folder; a process id has up to 7 digits."""
+MAX_TEMPORARY_FOLDER = MAX_SOCKET - len(LONGEST_SOCKET)
+"""Bytes of the path of a temporary folder that Ray can use."""
+TEMPORARY_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+"""The folders that are tried after the temporary folder of this process."""
 
 
 class PrivateRay:
@@ -60,10 +67,7 @@ class PrivateRay:
         self.remove()
         self._raylet = None
         self.port = free_port()
-        root = tempfile.gettempdir()
-        self.folder = Path(
-            tempfile.mkdtemp(prefix="normlab-", dir=root if len(root) < MAX_TEMPORARY_FOLDER else "/tmp")
-        )
+        self.folder = Path(tempfile.mkdtemp(prefix="normlab-", dir=temporary_folder()))
         command = [
             sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--block",
             "--node-ip-address=127.0.0.1", f"--port={self.port}",
@@ -94,6 +98,24 @@ class PrivateRay:
             return False
         return not self._raylet.alive
 
+    @property
+    def notice(self) -> str | None:
+        """Where Ray's files are if that is not in the temporary folder of this process, and why; else None."""
+        if self.folder is None or self.folder.parent == Path(tempfile.gettempdir()):
+            return None
+        return (
+            f"Ray's files are in {self.folder}, because {tempfile.gettempdir()} cannot be used: the path of Ray's "
+            f"temporary folder may have {MAX_TEMPORARY_FOLDER} bytes of UTF-8"
+        )
+
+    def errors(self, lines: int = 4) -> str:
+        """The last lines that Ray's processes wrote to their standard error, which Ray keeps in its folder."""
+        if self.folder is None:
+            return ""
+        logs = self.folder / "session_latest/logs"
+        tails = {log.name: tail(log, lines) for log in (logs / "gcs_server.err", logs / "raylet.err")}
+        return "\n".join(f"{name} ends with:\n{end}" for name, end in tails.items() if end)
+
     def remove(self) -> None:
         """Remove the folder of the last head."""
         if self.folder is not None:
@@ -101,34 +123,52 @@ class PrivateRay:
         self.folder = None
 
 
+def temporary_folder() -> str:
+    """A folder for Ray's files whose path leaves room for those of Ray's sockets.
+
+    Raises:
+        RuntimeError: There is none that can be written.
+    """
+    tried = (tempfile.gettempdir(), *TEMPORARY_FOLDERS)
+    for folder in tried:
+        if leaves_room_for_sockets(folder) and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise RuntimeError(
+        f"Ray needs a temporary folder that can be written and whose path has at most {MAX_TEMPORARY_FOLDER} bytes of "
+        f"UTF-8: set TMPDIR to one ({', '.join(tried)} cannot be used)"
+    )
+
+
+def leaves_room_for_sockets(folder: str) -> bool:
+    """Whether Ray can create its sockets below a folder: their paths are UTF-8, and limited in bytes."""
+    path = os.fsencode(folder)
+    try:
+        path.decode()
+    except UnicodeDecodeError:
+        return False
+    return len(path) <= MAX_TEMPORARY_FOLDER
+
+
 def client_server_port() -> list[str]:
     """Options that move the server for Ray clients, which a head starts if gRPC is installed, off port 10001."""
     return [f"--ray-client-server-port={free_port()}"] if importlib.util.find_spec("grpc") else []
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A free TCP port."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port(host: str = "127.0.0.1", port: int = 0) -> int:
+    """A TCP port at which a server can listen on every address of `host`: `port`, unless that is 0.
 
-
-def available_cpus() -> int:
-    """The number of CPUs of this process, within its affinity and the quota of its container."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        count = min(count, max(1, int(quota) // int(period)))
-    return count
-
-
-def available_memory() -> int:
-    """Bytes of memory of this machine, within the limit of its container."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):
-        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return memory
+    Raises:
+        OSError: There is none: the port is in use or not permitted, or the host is not this machine.
+    """
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        with socket.socket(family, kind, protocol) as probe:
+            if port:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind((address[0], port, *address[2:]))
+            port = probe.getsockname()[1]
+    return port
 
 
 def _object_store() -> int:

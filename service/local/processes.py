@@ -118,9 +118,7 @@ class Child:
 
     def log_tail(self, lines: int = 8) -> str:
         """The last lines of its log."""
-        with contextlib.suppress(OSError):
-            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
-        return ""
+        return tail(self.log, lines)
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
@@ -134,6 +132,13 @@ def child_environment(settings: Settings) -> dict[str, str]:
     if SOURCE.name != "site-packages":
         environment["PYTHONPATH"] = os.pathsep.join([str(SOURCE), *filter(None, [environment.get("PYTHONPATH")])])
     return environment | {"PYTHONUNBUFFERED": "1"}
+
+
+def tail(log: Path, lines: int) -> str:
+    """The last lines of a file; nothing if it cannot be read."""
+    with contextlib.suppress(OSError):
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    return ""
 
 
 def rotate(log: Path) -> None:

@@ -6,7 +6,6 @@ A child that dies is restarted. All children end with the supervisor, even if it
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +18,9 @@ from service.client import Client, ClientError
 from service.local.home import Home, InUse, Process, State
 from service.local.private_ray import PrivateRay, free_port
 from service.local.processes import MARK, Child, child_environment, kill_left_behind, rotate
-from service.settings import PREFIX, Settings
+from service.open_files import raise_limit
+from service.ray_environment import ray_environment
+from service.settings import PREFIX, Settings, http_url
 
 POLL_S = 0.05
 STOP_S = {"api": 8.0, "dispatcher": 10.0, "ray": 5.0}
@@ -56,7 +57,7 @@ class Supervisor:
     def url(self) -> str:
         """The address of the api."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._settings.host, self._settings.host)
-        return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
+        return http_url(host, self._port)
 
     @property
     def pids(self) -> dict[str, int]:
@@ -84,8 +85,13 @@ class Supervisor:
         except InUse as error:
             raise CannotStart(str(error)) from error
         except OSError as error:
-            raise CannotStart(f"HOME is {self._settings.home}, which cannot be used: {error.strerror}") from error
+            raise CannotStart(
+                f"NORMLAB_HOME is {self._settings.home}, which cannot be used ({error.strerror}): "
+                "set it to a directory that can be written, or give one as --home."
+            ) from error
         try:
+            if warning := raise_limit():
+                self._say(warning)
             self._clean_up_after_kill()
             self._port = self._choose_port()
             self._state = State(Process.of(os.getpid()), self.url)
@@ -110,7 +116,7 @@ class Supervisor:
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Wait until submitted jobs will run. Raises `CannotStart` after `timeout_s` seconds."""
         deadline = time.monotonic() + timeout_s
-        reason = "the api does not answer"
+        waiting_for, reason = "api", "the api does not answer"
         with Client(self.url, retry_s=0) as client:
             while time.monotonic() < deadline:
                 if self.error:
@@ -122,11 +128,16 @@ class Supervisor:
                 else:
                     if found["status"] == "ready":
                         return
-                    reason = " ".join(check["detail"] for check in found["checks"].values())
+                    checks = found["checks"]
+                    reason = " ".join(check["detail"] for check in checks.values())
+                    # The api logs why the database does not answer.
+                    waiting_for = "dispatcher" if checks.get("database", {}).get("ok", True) else "api"
                 self._stopping.wait(POLL_S)
                 if self._stopping.is_set():
                     return
-        raise CannotStart(f"The service was not ready after {timeout_s:.0f} s ({reason}). Logs: {self._home.logs}")
+        if self._ray and not self._ray.answers():
+            waiting_for, reason = "ray", "Ray does not answer"
+        raise CannotStart(f"The service was not ready after {timeout_s:.0f} s ({reason}). {self._end_of(waiting_for)}")
 
     def wait(self) -> None:
         """Wait until it stops. Raises `CannotStart` if it stopped without a request."""
@@ -147,14 +158,14 @@ class Supervisor:
 
     def _choose_port(self) -> int:
         host, port = self._settings.host, self._settings.port
-        if port == 0:
-            return free_port(host)
-        if not can_listen(host, port):
+        try:
+            return free_port(host, port)
+        except OSError as error:
             raise CannotStart(
-                f"Port {port} of {host} is in use or not permitted: "
-                "choose another with --port or NORMLAB_PORT; 0 selects a free one."
-            )
-        return port
+                f"The API cannot listen on port {port} of {host} ({error.strerror}): choose another port with --port "
+                "or NORMLAB_PORT, where 0 selects a free one, or another address of this machine with --host or "
+                "NORMLAB_HOST."
+            ) from error
 
     def _migrate(self) -> None:
         log = self._home.logs / "migrate.log"
@@ -177,9 +188,10 @@ class Supervisor:
 
     def _ray_environment(self) -> dict[str, str]:
         """The environment of the processes that connect to Ray, with its token."""
+        environment = ray_environment(self._environment(), existing=self._ray is None)
         if self._ray is None:
-            return self._environment()
-        return self._environment() | self._ray.environment() | {PREFIX + "RAY_ADDRESS": self._ray.address}
+            return environment
+        return environment | self._ray.environment() | {PREFIX + "RAY_ADDRESS": self._ray.address}
 
     def _make_children(self) -> dict[str, Child]:
         def module(name: str) -> Callable[[], list[str]]:
@@ -221,17 +233,25 @@ class Supervisor:
             if child.name == "ray" and "dispatcher" in self.pids:
                 self._children["dispatcher"].ask_to_end()
             if child.keeps_dying:
-                self.error = (
-                    f"The {child.name} {how} repeatedly, right after its start. "
-                    f"Its log, {child.log}, ends with:\n{child.log_tail()}"
-                )
+                self.error = f"The {child.name} {how} repeatedly, right after its start. {self._end_of(child.name)}"
                 return
             self._say(f"the {child.name} {how} and is restarted")
         if child.pid is None and time.monotonic() >= child.start_at and self._may_start(child):
             self._state.children[child.name] = child.start()
+            if child.name == "ray" and self._ray and self._ray.notice:
+                self._say(self._ray.notice)
             if self._ray and self._ray.folder:
                 self._state.folders = [str(self._ray.folder)]
             self._home.write(self._state)
+
+    def _end_of(self, name: str) -> str:
+        """The reason that the log of a child has, as a sentence and the last lines of the log."""
+        child = self._children.get(name)
+        if child is None:
+            return f"Logs: {self._home.logs}"
+        end = f"The log of the {name}, {child.log}, ends with:\n{child.log_tail() or '(it is empty)'}"
+        errors = self._ray.errors() if self._ray and name == "ray" else ""
+        return "\n".join(filter(None, [end, errors]))
 
     def _may_start(self, child: Child) -> bool:
         if child.name != "dispatcher" or self._ray is None:
@@ -241,12 +261,10 @@ class Supervisor:
 
 def can_listen(host: str, port: int) -> bool:
     """Whether a server can listen at this address."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
+    try:
+        free_port(host, port)
+    except OSError:
+        return False
     return True
 
 

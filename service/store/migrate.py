@@ -19,7 +19,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
-from service.settings import Settings
+from service.settings import Settings, settings_or_exit
 from service.store.database import Database
 
 MIGRATIONS = Path(__file__).with_name("migrations")
@@ -177,8 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.revision:
         print(write_revision(options.revision))
         return 0
+    settings = settings_or_exit()
     try:
-        asyncio.run(_migrate(Settings()))
+        asyncio.run(_migrate(settings))
     except SchemaMismatch as error:
         print(error, file=sys.stderr)
         return 1

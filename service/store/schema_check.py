@@ -6,7 +6,7 @@ Prints null, or a sentence that describes the difference.
 import asyncio
 import json
 
-from service.settings import Settings
+from service.settings import settings_or_exit
 from service.store import Database, migrate
 
 
@@ -21,4 +21,4 @@ async def schema_problem(url: str) -> str | None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(schema_problem(Settings().database))))
+    print(json.dumps(asyncio.run(schema_problem(settings_or_exit().database))))

@@ -14,7 +14,7 @@ The packages and top-level modules of `service`, each above those that it may im
                                              │           │
                                      jobs   validation   │
                                              │           │
-           cluster_report   errors   settings   logs   version
+     cluster_report   errors   settings   logs   open_files   ray_environment   version
 
 The two columns are two programs. The left one is the command line and the client. It reaches the right one over HTTP
 only, and imports only types, the vocabulary of statuses and the renderer of reports. The right one runs in the
@@ -43,16 +43,27 @@ LAYERS = (
     ("report", "dashboard", "store", "artifacts"),
     ("experiments",),
     ("jobs", "validation"),
-    ("cluster_report", "errors", "settings", "logs", "version"),
+    ("cluster_report", "errors", "settings", "logs", "open_files", "ray_environment", "version"),
 )
 """The packages and top-level modules of `service`, from the top layer to the bottom layer."""
 ARROWS = {
     "cli": {"client", "experiments", "export", "jobs", "local", "report", "settings", "version"},
     "openapi": {"app", "settings"},
     "export": {"client", "experiments", "jobs"},
-    "local": {"client", "settings"},
-    "app": {"api", "artifacts", "logs", "settings", "store", "version"},
-    "dispatcher": {"artifacts", "cluster_report", "errors", "experiments", "jobs", "logs", "settings", "store"},
+    "local": {"client", "open_files", "ray_environment", "settings"},
+    "app": {"api", "artifacts", "logs", "open_files", "settings", "store", "version"},
+    "dispatcher": {
+        "artifacts",
+        "cluster_report",
+        "errors",
+        "experiments",
+        "jobs",
+        "logs",
+        "open_files",
+        "ray_environment",
+        "settings",
+        "store",
+    },
     "client": {"experiments", "jobs", "settings"},
     "api": {
         "artifacts",

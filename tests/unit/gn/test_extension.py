@@ -174,15 +174,6 @@ def test_an_extension_that_cannot_be_compiled_is_done_without_after_one_warning(
     assert "no such file" in errors
 
 
-def test_an_extension_is_not_built_for_one_process_alone(compiler: Path, tmp_path: Path) -> None:
-    compiler.touch()
-    cache = tmp_path / "cache"
-    cache.touch()  # a file: nothing can be written below it
-    library = builder.Library("extension", ("extension.cpp",), ())
-    with pytest.raises(builder.BuildError, match=r"cache cannot be written"):
-        library.build(lambda folder: folder, last_resort=False)
-
-
 def test_everything_can_be_built_ahead(compiler: Path, tmp_path: Path) -> None:
     compiler.touch()
     cache = tmp_path / "cache"

@@ -1,5 +1,6 @@
 """The kernels are compiled once, and without a compiler gn falls back to torch."""
 
+import os
 import stat
 import subprocess
 import sys
@@ -40,6 +41,13 @@ def compiler(tmp_path: Path, script: str) -> str:
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return str(path)
+
+
+def has_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make this the process of a user whom the system does not know."""
+    for name in ("GN_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
 
 
 def libraries(cache: Path) -> list[Path]:
@@ -100,18 +108,75 @@ def test_without_a_compiler_the_warning_says_what_was_looked_for(
         gn.group_norm(torch.randn(2, 4, 3), 2)
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(
+class TestWithoutAWritableCache:
+    """The folder of the user in the temporary folder serves, if no other user can have written there."""
+
+    @pytest.fixture(autouse=True, params=["cache below a file", "no home directory"])
+    def _no_cache(
+        self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    ) -> None:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        if request.param == "no home directory":
+            has_no_home(monkeypatch)
+        else:
+            cache.touch()
+            monkeypatch.setenv("GN_CACHE_DIR", str(cache / "gn"))
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        return tmp_path / f"gn-{os.getuid()}"
+
+    def build(self, content: bytes = b"library", **options: bool) -> Path:
+        def make(folder: Path) -> Path:
+            (folder / "made").write_bytes(content)
+            return folder / "made"
+
+        return builder.Library("tiny", (), ()).build(make, **options)
+
+    def test_libraries_are_built_for_all_processes_of_the_user(self, folder: Path) -> None:
+        path = self.build()
+        assert path.parent == folder
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert builder.Library("tiny", (), ()).find() == path
+        assert self.build(b"another") == path
+
+    @pytest.mark.parametrize("kind", ["open to others", "of another user", "a link"])
+    def test_a_folder_that_others_can_have_written_is_not_used(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    ) -> None:
+        path = self.build()
+        if kind == "open to others":
+            folder.chmod(0o777)
+        elif kind == "a link":
+            folder.rename(tmp_path / "elsewhere")
+            folder.symlink_to(tmp_path / "elsewhere")
+        else:
+            uid = os.getuid()
+            monkeypatch.setattr("os.getuid", lambda: uid + 1)
+            folder.rename(tmp_path / f"gn-{uid + 1}")
+        assert path.name == builder.Library("tiny", (), ()).file
+        assert builder.Library("tiny", (), ()).find() is None
+        with pytest.raises(
+            builder.BuildError, match=r"set GN_CACHE_DIR.*; .*gn-.* cannot be written by this user alone"
+        ):
+            self.build()
+
+    def test_libraries_built_ahead_are_in_the_cache_or_nowhere(self, folder: Path) -> None:
+        with pytest.raises(builder.BuildError, match="set GN_CACHE_DIR"):
+            self.build(fallback=False)
+        assert not folder.exists()
+
+
+def test_without_a_home_directory_the_kernels_are_compiled(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    occupied = tmp_path / "file"
-    occupied.touch()
-    monkeypatch.setenv("GN_CACHE_DIR", str(occupied / "cache"))
+    has_no_home(monkeypatch)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(loader, "FLAGS", QUICK)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert kernels.library(torch.float32)
-    assert len(list(tmp_path.glob("gn-*/*.so"))) == 1
+    assert len(libraries(tmp_path / f"gn-{os.getuid()}")) == 1
 
 
 def test_another_compiler_or_another_flag_makes_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +237,7 @@ def test_the_backend_of_kernels_takes_what_has_no_values() -> None:
 
 def test_the_environment_chooses_the_backend_of_a_process() -> None:
     program = "import gn.backends; print(gn.backends.selected())"
-    for name in backends.NAMES:
+    for name, chosen in [*((name, name) for name in backends.NAMES), ("", "auto")]:
         command = [sys.executable, "-c", program]
         done = subprocess.run(command, cwd=ROOT, env={"GN_BACKEND": name}, capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == name
+        assert done.stdout.strip() == chosen

@@ -1,11 +1,13 @@
 """Settings are documented, read from the environment or from files, and refused with readable errors."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from service.settings import PREFIX, Settings, is_loopback
+from service.settings import PREFIX, Settings, expanded, http_url, is_loopback
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +47,70 @@ def test_a_file_may_hold_the_value(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert Settings().tokens == {"12345678": ("ann", True)}
     monkeypatch.setenv("NORMLAB_API_TOKENS", "bob:87654321")
     assert Settings().tokens == {"87654321": ("bob", True)}, "the variable itself goes before the file"
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    defaults = Settings()
+    monkeypatch.setenv(f"{PREFIX}{name.upper()}", "")
+    monkeypatch.setenv(f"{PREFIX}{name.upper()}_FILE", "")
+    assert Settings() == defaults
+
+
+def test_a_file_counts_beside_an_empty_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "port").write_text("9")
+    monkeypatch.setenv("NORMLAB_PORT", "")
+    monkeypatch.setenv("NORMLAB_PORT_FILE", str(tmp_path / "port"))
+    assert Settings().port == 9
+
+
+class TestWithoutAHomeDirectory:
+    """As for the user ids that container platforms and batch systems choose."""
+
+    @pytest.fixture(autouse=True, params=[None, ""], ids=["HOME unset", "HOME empty"])
+    def _unknown_user(self, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+        monkeypatch.delenv("HOME") if request.param is None else monkeypatch.setenv("HOME", request.param)
+        monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+
+    def test_the_error_names_what_to_set(self) -> None:
+        with pytest.raises(ValidationError, match=r"home\s+.*this user has no home directory: name a directory"):
+            Settings()
+
+    def test_the_images_are_kept_in_the_home_of_the_service(self, tmp_path: Path) -> None:
+        assert Settings(home=tmp_path).data_dir == tmp_path / "data"
+        assert Settings(home=tmp_path, data_dir=Path("/images")).data_dir == Path("/images")
+
+
+def test_the_images_are_kept_in_the_home_of_the_service_if_that_of_the_user_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert Settings(home=tmp_path / "service").data_dir == tmp_path / "service/data"
+    (tmp_path / ".cache/normlab/data").mkdir(parents=True)
+    assert Settings().data_dir == tmp_path / ".cache/normlab/data", "it may hold the images already"
+
+
+def test_an_empty_home_is_that_of_the_user_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    known = Path("~").expanduser()
+    monkeypatch.setenv("HOME", "")
+    assert expanded(Path("~/there")) == known / "there"
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80"),
+        ("normlab.example", "http://normlab.example:80"),
+        ("::1", "http://[::1]:80"),
+    ],
+)
+def test_the_url_of_a_server_has_brackets_for_ipv6(host: str, url: str) -> None:
+    assert http_url(host, 80) == url
+
+
+def test_a_host_may_be_given_in_the_brackets_of_a_url() -> None:
+    assert Settings(host="[::1]").host == "::1"
 
 
 def test_a_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -135,3 +201,36 @@ def test_what_makes_no_sense_is_refused(given: dict[str, object]) -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError):
         Settings().port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "service.app",
+        "service.dispatcher",
+        "service.dispatcher.heartbeat",
+        "service.store.migrate",
+        "service.cli doctor",
+    ],
+)
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"NORMLAB_PORT": "many"}, "NORMLAB_PORT: Input should be a valid integer"),
+        ({"NORMLAB_PORT_FILE": "/nowhere"}, "NORMLAB_PORT_FILE names /nowhere, which cannot be read"),
+    ],
+)
+def test_every_process_refuses_what_is_not_valid_with_a_sentence(
+    tmp_path: Path, module: str, variables: dict[str, str], reason: str
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", *module.split()],
+        cwd=Path(__file__).parents[3],
+        env={"NORMLAB_HOME": str(tmp_path), **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.removeprefix("normlab: ").startswith(reason)
+    assert ended.stderr.count("\n") == 1

@@ -158,3 +158,14 @@ def test_a_spec_with_several_workers_is_refused(spec: Path) -> None:
 
     assert (code, events) == (2, [])
     assert "num_workers is 2, but this command trains on one: submit the job, or give 1" in error
+
+
+def test_without_a_home_directory_it_asks_for_the_folder_of_the_images(
+    spec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "NORMLAB_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    code, events, error = run(spec)
+    assert (code, events) == (2, [])
+    assert error == "--data-dir is ~/.cache/normlab/data, and there is no home directory: give one that exists\n"

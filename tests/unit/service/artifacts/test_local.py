@@ -245,3 +245,10 @@ def test_a_folder_is_named_by_its_path_or_its_url(tmp_path: Path, form: str) -> 
 def test_a_place_that_is_not_supported_is_refused_with_a_sentence(url: str) -> None:
     with pytest.raises(ValueError, match=f"NORMLAB_ARTIFACTS_URL is {url}, .*give a folder"):
         open_artifacts(url)
+
+
+def test_a_home_directory_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    with pytest.raises(ValueError, match="NORMLAB_ARTIFACTS_URL is ~/a, and there is no such home directory"):
+        open_artifacts("~/a")

@@ -1,8 +1,11 @@
 """`normlab doctor`: what a machine has, and whether it can train a job."""
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,11 +85,49 @@ def test_without_a_compiler_training_is_slower_not_impossible(
     assert finding("compiler", settings).note
 
 
+def test_where_the_files_of_a_private_ray_are_is_told(
+    settings: Settings, answers: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/" + "x" * 60)
+    assert finding("ray", settings).detail.endswith("private, with its files in /tmp")
+    assert finding("ray", settings.model_copy(update={"ray_address": "10.0.0.1:1"})).detail.endswith("at 10.0.0.1:1")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert not finding("ray", settings).ok
+    assert "set TMPDIR" in finding("ray", settings).detail
+
+
 def test_a_full_disk_is_a_fault(
     settings: Settings, answers: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "LEAST_DISK", 1 << 62)
     assert not finding("disk", settings).ok
+
+
+def test_a_home_that_cannot_be_written_is_a_fault(
+    settings: Settings, answers: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    found = finding("disk", settings)
+    assert not found.ok
+    assert found.detail.startswith(f"{settings.home} cannot be written: set NORMLAB_HOME")
+
+
+def test_a_home_that_may_not_be_looked_into_is_a_fault(
+    settings: Settings, answers: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat, access = os.stat, os.access
+    forbidden = settings.home / "within"
+
+    def refuse(path: Any, *arguments: Any, **options: Any) -> Any:
+        if Path(os.fsdecode(path)).is_relative_to(forbidden):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return stat(path, *arguments, **options)
+
+    settings.home.mkdir()
+    monkeypatch.setattr("os.stat", refuse)
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != settings.home and access(path, mode))
+    found = finding("disk", settings.model_copy(update={"home": forbidden}))
+    assert (found.ok, "cannot be written" in found.detail) == (False, True)
 
 
 def test_a_database_of_a_newer_version_is_a_fault_and_an_old_one_is_not(

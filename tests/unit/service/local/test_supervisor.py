@@ -6,18 +6,20 @@ Its children are small scripts that run as real processes; the acceptance tests 
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
-from service.local.home import Home, InUse, Process, State, address_of, read_state
-from service.local.private_ray import PrivateRay, available_cpus, available_memory, free_port
-from service.local.processes import LAUNCHER, Child, child_environment, child_named, kill_left_behind, rotate
+from service.local.home import Home, InUse, Process, State, address_of, address_of_this_machine, read_state
+from service.local.processes import LAUNCHER, Child, child_environment, kill_left_behind, rotate
 from service.local.supervisor import CannotStart, Supervisor, can_listen
 from service.settings import Settings
 
@@ -27,7 +29,7 @@ STUBBORN = (
 )
 # Like the real API it answers /readyz; like the real dispatcher it reports the address of Ray.
 API = """
-import http.server, os
+import http.server, os, socket
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         body = b'{"status": "ready", "checks": {}}'
@@ -35,7 +37,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-http.server.HTTPServer(("127.0.0.1", int(os.environ["NORMLAB_PORT"])), Handler).serve_forever()
+host = os.environ.get("NORMLAB_HOST", "127.0.0.1")
+http.server.HTTPServer.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+http.server.HTTPServer((host, int(os.environ["NORMLAB_PORT"])), Handler).serve_forever()
 """
 DISPATCHER = "import os, time; print(os.environ['NORMLAB_RAY_ADDRESS'], flush=True); time.sleep(600)"
 # Like the real Ray it listens on the given port, and has a daemon in its session.
@@ -60,6 +64,12 @@ def until(met: Callable[[], object], timeout_s: float = 120) -> None:
 
 def alive(pid: int) -> bool:
     return Process.of(pid).alive
+
+
+def can_be_reached(url: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(url):
+        return True
+    return False
 
 
 def child(tmp_path: Path, command: list[str], **environment: str) -> Child:
@@ -124,6 +134,12 @@ class TestHome:
             state = read_state(tmp_path)
         assert state is not None
         assert state.children == {"x": Process(1, "")}
+
+    def test_of_a_user_without_a_home_directory_has_no_service(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("HOME", "NORMLAB_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+        assert address_of_this_machine() is None
 
     @pytest.mark.parametrize("text", ["", "{}", "[]", '{"supervisor": 1}'])
     def test_with_a_damaged_state_counts_as_empty(self, tmp_path: Path, text: str) -> None:
@@ -238,6 +254,24 @@ time.sleep(600)
 
 
 class TestSupervisor:
+    def test_gives_the_private_ray_no_variable_of_ray_of_the_user(
+        self, settings: Settings, stand_ins: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("RAY_ADDRESS", "RAY_RUNTIME_ENV_HOOK", "RAY_TMPDIR", "RAY_AUTH_TOKEN", "RAY_worker_niceness"):
+            monkeypatch.setenv(name, "of the user")
+        supervisor = Supervisor(settings)
+        supervisor._state = State(Process.of(os.getpid()), "")
+        environment = supervisor._ray_environment()
+        assert "of the user" not in environment.values()
+        assert environment["RAY_AUTH_MODE"] == "token"
+        elsewhere = Supervisor(settings.model_copy(update={"ray_address": "10.0.0.1:6379"}))
+        elsewhere._state = supervisor._state
+        environment = elsewhere._ray_environment()
+        assert {name for name in environment if environment[name] == "of the user"} == {
+            "RAY_AUTH_TOKEN",
+            "RAY_worker_niceness",
+        }
+
     def test_starts_everything_and_leaves_nothing(self, settings: Settings, stand_ins: None) -> None:
         with Supervisor(settings) as supervisor:
             supervisor.wait_ready()
@@ -299,6 +333,46 @@ class TestSupervisor:
         assert "The api ended with exit code 3 repeatedly, right after its start" in str(error.value)
         assert str(error.value).endswith("the disk is on fire")
 
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [("ray", "Ray does not answer"), ("api", "the api does not answer"), ("dispatcher", "no heartbeat yet")],
+    )
+    def test_that_is_not_ready_in_time_gives_the_reason_that_a_log_has(
+        self, settings: Settings, stand_ins: None, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
+    ) -> None:
+        make_children = Supervisor._make_children
+        waiting = [sys.executable, "-S", "-c", "import time; print('packaging 620 MB', flush=True); time.sleep(600)"]
+        checks = b'{"status": "unavailable", "checks": {"dispatcher": {"detail": "no heartbeat yet"}}}'
+        api = API.replace("""b'{"status": "ready", "checks": {}}'""", repr(checks))
+
+        def one_that_waits(supervisor: Supervisor) -> dict[str, Child]:
+            children = make_children(supervisor)
+            children["api"]._command = lambda: [sys.executable, "-S", "-c", api]
+            children[name]._command = lambda: waiting
+            return children
+
+        monkeypatch.setattr(Supervisor, "_make_children", one_that_waits)
+        with Supervisor(settings) as supervisor:
+            log = settings.home / "logs" / f"{name}.log"
+            until(lambda: log.exists() and log.read_text())
+            if name == "dispatcher":
+                until(lambda: can_be_reached(supervisor.url))
+            expected = rf"not ready after 1 s \({reason}\).*{name}\.log, ends with:\npackaging 620 MB$"
+            with pytest.raises(CannotStart, match=expected):
+                supervisor.wait_ready(timeout_s=1)
+
+    def test_says_where_the_files_of_ray_are_if_not_in_the_usual_place(
+        self, settings: Settings, stand_ins: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        long = tmp_path / ("x" * 60)
+        long.mkdir()
+        monkeypatch.setattr("tempfile.tempdir", str(long))
+        said: list[str] = []
+        with Supervisor(settings, said.append):
+            until(lambda: said)
+        assert said[0].startswith("Ray's files are in /tmp/normlab-")
+        assert str(long) in said[0]
+
     @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
     def test_ends_what_a_killed_predecessor_left(self, settings: Settings, stand_ins: None, tmp_path: Path) -> None:
         folder = tmp_path / "left"
@@ -319,8 +393,22 @@ class TestSupervisor:
     def test_refuses_a_port_that_is_taken(self, supervisor: Supervisor, tmp_path: Path) -> None:
         port = int(supervisor.url.rpartition(":")[2])
         assert not can_listen("127.0.0.1", port)
-        with pytest.raises(CannotStart, match=f"Port {port} of 127.0.0.1 is in use"):
+        with pytest.raises(CannotStart, match=f"cannot listen on port {port} of 127.0.0.1 .Address already in use.: "):
             Supervisor(Settings(home=tmp_path / "other", port=port)).start()
+
+    @pytest.mark.parametrize("port", [0, 1])
+    def test_refuses_an_address_of_another_machine(self, tmp_path: Path, port: int) -> None:
+        settings = Settings(home=tmp_path, host="192.0.2.1", port=port, api_tokens=SecretStr("me:secret-token"))
+        with pytest.raises(CannotStart, match=rf"port {port} of 192\.0\.2\.1 .*NORMLAB_HOST"):
+            Supervisor(settings).start()
+
+    @pytest.mark.skipif(not can_listen("::1", 0), reason="needs IPv6")
+    @pytest.mark.parametrize("host", ["::1", "[::1]"])
+    def test_listens_on_ipv6_at_a_free_port(self, tmp_path: Path, stand_ins: None, host: str) -> None:
+        with Supervisor(Settings(home=tmp_path, host=host, port=0)) as supervisor:
+            assert re.fullmatch(r"http://\[::1\]:[1-9]\d*", supervisor.url)
+            assert address_of(tmp_path) == supervisor.url
+            supervisor.wait_ready()
 
     def test_refuses_a_home_that_cannot_be(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
@@ -334,77 +422,6 @@ class TestSupervisor:
         with pytest.raises(CannotStart, match="database cannot be migrated"):
             Supervisor(settings).start()
         assert address_of(settings.home) is None
-
-
-class TestPrivateRay:
-    def test_has_no_port_and_no_folder_in_common_with_another(self, settings: Settings) -> None:
-        with contextlib.ExitStack() as stack:
-            rays = [PrivateRay(settings) for _ in range(2)]
-            for ray in rays:
-                stack.callback(ray.remove)
-            first, second = (set(ray.command()) for ray in rays)
-            fixed = {argument for argument in first & second if "port" in argument}
-            assert all(argument.endswith("-port=0") for argument in fixed)
-            assert rays[0].address != rays[1].address
-            assert rays[0].environment()["RAY_AUTH_TOKEN"] != rays[1].environment()["RAY_AUTH_TOKEN"]
-
-    @pytest.mark.parametrize("grpc", [True, False])
-    def test_a_server_for_clients_that_ray_starts_unasked_is_off_its_usual_port(
-        self, settings: Settings, monkeypatch: pytest.MonkeyPatch, grpc: bool
-    ) -> None:
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if grpc and name == "grpc" else None)
-        ray = PrivateRay(settings)
-        named = [argument for argument in ray.command() if argument.startswith("--ray-client-server-port=")]
-        ray.remove()
-        # Ray refuses the argument if gRPC is not installed.
-        assert len(named) == grpc
-        assert "--ray-client-server-port=10001" not in named
-
-    def test_keeps_its_token_out_of_the_command(self, settings: Settings) -> None:
-        ray = PrivateRay(settings)
-        assert ray.environment()["RAY_AUTH_TOKEN"] not in " ".join(ray.command())
-        ray.remove()
-
-    def test_leaves_room_for_unix_sockets(
-        self, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
-        monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / ("x" * 100)))
-        ray = PrivateRay(settings)
-        ray.command()
-        socket = f"{ray.folder}/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
-        ray.remove()
-        assert len(socket) < 107
-
-    def test_takes_no_more_than_the_machine_has(self, settings: Settings) -> None:
-        assert 1 <= PrivateRay(settings).slots <= available_cpus()
-        assert PrivateRay(settings.model_copy(update={"cpus_per_worker": 10_000})).slots == 1
-        assert available_memory() > 0
-
-    def test_leaves_gpus_alone_unless_asked_for(self, settings: Settings) -> None:
-        ray = PrivateRay(settings)
-        assert "--num-gpus=0" in ray.command()
-        ray.remove()
-        ray = PrivateRay(settings.model_copy(update={"gpus_per_worker": 1.0}))
-        assert "--num-gpus=0" not in ray.command()
-        ray.remove()
-
-    def test_knows_when_its_raylet_has_exited(self, settings: Settings, tmp_path: Path) -> None:
-        program = tmp_path / "raylet"
-        program.write_text("#!/bin/sh\nread line\n")
-        program.chmod(0o755)
-        ray = PrivateRay(settings)
-        assert not ray.raylet_exited(os.getpid()), "it has not started yet"
-        with subprocess.Popen([program], stdin=subprocess.PIPE) as raylet:
-            until(lambda: child_named(os.getpid(), "raylet"))
-            assert not ray.raylet_exited(os.getpid())
-            assert not ray.raylet_exited(os.getpid())
-            raylet.kill()
-            until(lambda: ray.raylet_exited(os.getpid()))
-
-    def test_answers_once_it_listens(self, settings: Settings) -> None:
-        ray = PrivateRay(settings)
-        ray.port = free_port()
-        assert not ray.answers()
 
 
 def test_up_ends_on_a_signal_and_says_where_it_listened(tmp_path: Path) -> None:
