@@ -123,6 +123,11 @@ class Settings(BaseSettings):
         scheme = url.get_secret_value().partition("://")[0] if url else "sqlite"
         if scheme not in DRIVERS and scheme not in DRIVERS.values():
             raise ValueError("NORMLAB_DATABASE_URL begins neither with postgresql:// nor with sqlite:///")
+        if url and scheme.startswith("sqlite") and "?" in url.get_secret_value():
+            raise ValueError(
+                "NORMLAB_DATABASE_URL names a file of SQLite and has a query, which begins with ?: leave it out, "
+                "and write a ? of the path as %3F"
+            )
         return url
 
     @model_validator(mode="after")
@@ -155,10 +160,11 @@ class Settings(BaseSettings):
         return tokens
 
     @property
-    def database(self) -> str:
-        """The URL of the database, in the form of SQLAlchemy."""
-        url = self.database_url.get_secret_value() if self.database_url else f"sqlite:///{self.home / 'normlab.db'}"
-        scheme, _, rest = url.partition("://")
+    def database(self) -> str | Path:
+        """The URL of the database, in the form of SQLAlchemy, or the path of the file of SQLite in HOME."""
+        if self.database_url is None:
+            return self.home / "normlab.db"
+        scheme, _, rest = self.database_url.get_secret_value().partition("://")
         return f"{DRIVERS.get(scheme, scheme)}://{rest}"
 
     @property

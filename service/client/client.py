@@ -204,7 +204,9 @@ class Client:
         files: dict[str, Json] = {entry["name"]: entry for entry in found["files"]}
         if file not in files:
             raise ValueError(f"checkpoint {found['id']} has no file {file!r}: it has {', '.join(sorted(files))}")
-        url, size, sha256 = (files[file][name] for name in ("url", "size", "sha256"))
+        # Not the `url` of the answer: the prefix of a proxy may be missing in it.
+        url = f"/v1/checkpoints/{quote(found['id'], safe='')}/files/{quote(file, safe='')}"
+        size, sha256 = (files[file][name] for name in ("size", "sha256"))
         target = Path(path) / file if Path(path).is_dir() else Path(path)
         part = target.with_name(target.name + ".part")
         continued = part.exists() and part.stat().st_size > 0

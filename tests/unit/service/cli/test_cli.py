@@ -255,7 +255,12 @@ class TestDownload:
     def checkpoint(self, service: StandIn) -> None:
         content = b"weights"
         sha256 = hashlib.sha256(content).hexdigest()
-        file = {"name": "model.safetensors", "size": 7, "sha256": sha256, "url": "/v1/checkpoints/c1/files/m"}
+        file = {
+            "name": "model.safetensors",
+            "size": 7,
+            "sha256": sha256,
+            "url": "/v1/checkpoints/c1/files/model.safetensors",
+        }
         found = Answer(
             {"id": "c1", "epoch": 2, "step": 20, "metrics": {"test_error": 0.25}, "best": True, "files": [file]}
         )

@@ -41,7 +41,7 @@ class TestAddress:
         assert Client().base_url == "http://lab:1"
         assert Client("http://other:2").base_url == "http://other:2"
 
-    @pytest.mark.parametrize("url", ["lab:8000", "ftp://lab", "http://"])
+    @pytest.mark.parametrize("url", ["lab:8000", "ftp://lab", "http://", "http://lab/?token=x", "http://lab/#jobs"])
     def test_that_is_none_is_refused(self, url: str) -> None:
         with pytest.raises(ValueError, match="address of the service"):
             Client(url)
