@@ -1,6 +1,7 @@
 """What all pages share: signing in, reconnecting, safe rendering, themes and navigation."""
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,25 @@ async def test_a_page_goes_on_when_the_api_was_away_and_misses_nothing(
     await expect(page.get_by_role("link", name="Offline")).to_have_count(0)
     await expect(page.get_by_role("row").filter(has_text="survivor")).to_contain_text("running")
     await expect(page.get_by_role("row").filter(has_text="survivor")).to_contain_text("12.50 %")
+
+
+async def test_a_page_is_read_again_when_the_database_was_replaced(
+    visit: Visit, api: Api, submit: Callable[..., str], settings: Settings, sqlite_template: Path
+) -> None:
+    for name in ("first", "second", "third"):
+        submit(name=name)
+    page = await visit.open("/jobs")
+    await expect(page.get_by_role("row").filter(has_text="third")).to_contain_text("queued")
+    await until(lambda: api.streams() == 1)
+    api.stop()
+    for path in settings.home.glob("normlab.db*"):
+        path.unlink()
+    shutil.copy(sqlite_template, settings.home / "normlab.db")
+    api.start()
+    await expect(page.get_by_text("The service has other data than before").first).to_be_visible()
+    await expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
+    submit(name="new")
+    await expect(page.get_by_role("button", name="Show 1 new job")).to_be_visible()
 
 
 async def test_a_page_that_nobody_sees_lets_go_of_its_connection_and_misses_nothing(

@@ -32,6 +32,7 @@ const READINESS_MS = 10_000;
 
 const root = document.getElementById("app");
 let page = null;
+let makePage = null;
 let route = null;
 let stream = null;
 let signIn = null;
@@ -57,7 +58,7 @@ const shell = {
   /** Open the event stream of the page, in place of an earlier one. Resolves once no later event can be missed. */
   async live(path, query, onevent) {
     stream?.close();
-    stream = new Stream(path, query, { onevent, onstate: () => (askReadiness(), shell.refresh()) });
+    stream = new Stream(path, query, { onevent, onreset: startAnew, onstate: () => (askReadiness(), shell.refresh()) });
     await stream.opened;
   },
   say(text, tone = "info") {
@@ -95,7 +96,8 @@ async function navigate() {
   ]);
   if (route !== next) return;
   // Without the vocabulary a page would show wrong units and no actions.
-  page = unread ? unreadable(unread) : create(shell, next.id);
+  makePage = () => (unread ? unreadable(unread) : create(shell, next.id));
+  page = makePage();
   page.load?.();
   draw();
   if (!arriving) {
@@ -104,6 +106,14 @@ async function navigate() {
     document.getElementById("main").focus({ preventScroll: true });
   }
   arriving = false;
+}
+
+/** Read the page again, because the database of the service is another one than before. */
+function startAnew() {
+  page.close?.();
+  page = makePage();
+  page.load?.();
+  shell.say("The service has other data than before. The page was read again.", "warn");
 }
 
 /** What stands in place of a page until the vocabulary can be read. */

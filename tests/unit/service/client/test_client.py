@@ -192,6 +192,17 @@ class TestEvents:
         service.on("GET", self.PATH, stream(("1", "log", {"n": 1})), stream(("2", "log", {"n": 2}), self.END))
         assert [event.data for event in client.events("job_1")][:2] == [{"n": 1}, {"n": 2}]
 
+    def test_begin_anew_where_the_service_does_not_know_the_last_one(self, service: StandIn, client: Client) -> None:
+        service.on(
+            "GET",
+            self.PATH,
+            stream(("7", "log", {"n": 7})),
+            stream(("0", "reset", {"unknown": 7}), ("", "progress", {})),
+            stream(("1", "log", {"n": 1}), self.END),
+        )
+        assert [event.type for event in client.events("job_1")] == ["log", "reset", "progress", "log", "end"]
+        assert [request.headers.get("last-event-id") for request in service.requests] == [None, "7", "0"]
+
     def test_are_given_up_when_nothing_answers_for_long(self, service: StandIn, client: Client) -> None:
         service.on("GET", self.PATH, stream(("1", "log", {})), CUT)
         with pytest.raises(ConnectionFailed):
