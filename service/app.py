@@ -20,6 +20,7 @@ from service.api.context import Services
 from service.api.http import problems
 from service.api.http.auth import authorize
 from service.api.http.field_problems import known_parameters_only
+from service.api.http.head import HeadMiddleware
 from service.api.http.middleware import RequestMiddleware
 from service.api.prometheus import Telemetry
 from service.api.tailer import Tailer
@@ -63,6 +64,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         separate_input_output_schemas=False,
     )
     app.state.services = services
+    # The one that is added last is the outer one.
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestMiddleware, telemetry=telemetry)
     problems.install(app)
     for router in routes.PROTECTED:

@@ -10,7 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs
-from service.api.http.problems import INTERNAL, METHODS, ProblemResponse
+from service.api.http.head import METHODS
+from service.api.http.problems import INTERNAL, ProblemResponse
 from service.api.prometheus import Telemetry
 
 MAX_BODY_SIZE = 1 << 20

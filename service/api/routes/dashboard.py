@@ -58,7 +58,7 @@ async def page(request: Request) -> Response:
 
 
 for path in PAGES:
-    router.add_api_route(path, page, methods=["GET", "HEAD"])
+    router.add_api_route(path, page, methods=["GET"])
 
 
 @router.get(ASSETS_URL + "/{release}/{name:path}")

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.api.context import Context, JobId
 from service.api.filters import JobFilterQuery
+from service.api.http.head import without_body
 from service.api.http.negotiation import preferred
 from service.api.http.problems import describe
 from service.api.schemas.job import ProgressView, progress_of
@@ -161,6 +162,8 @@ class EventStream(EventSourceResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream, and release its subscription however it ends."""
+        if without_body(scope):
+            self.body_iterator = _nothing()
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -228,6 +231,11 @@ class EventStream(EventSourceResponse):
     def _end(self, status: str | None) -> bytes:
         self._ended = True
         return format_sse_event(data_str=json.dumps({"status": status}), event="end")
+
+
+async def _nothing() -> AsyncGenerator[bytes]:
+    return
+    yield
 
 
 async def _after(session: Session, query: EventsQuery) -> int:
