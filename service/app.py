@@ -3,6 +3,7 @@
 Answers depend on the database and the artifact store alone, so any number of replicas may run.
 """
 
+import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator
@@ -17,7 +18,7 @@ from pydantic.json_schema import models_json_schema
 from service import logs
 from service.api import routes
 from service.api.context import Services
-from service.api.http import problems
+from service.api.http import descriptors, problems
 from service.api.http.auth import authorize
 from service.api.http.field_problems import known_parameters_only
 from service.api.http.head import HeadMiddleware
@@ -32,6 +33,9 @@ from service.version import normlab_version
 STREAMS_END_S = 5
 """Seconds that responses have to complete when the server stops. Event streams end at once."""
 
+BACKLOG = 128
+"""Connections that may wait to be accepted, and that are accepted at once."""
+
 log = logging.getLogger("service.app")
 
 
@@ -45,7 +49,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     database = Database(settings.database)
     artifacts = open_artifacts(settings.artifacts, copies=settings.home / "artifacts")
     telemetry = Telemetry(normlab_version(), artifacts.root if isinstance(artifacts, LocalArtifacts) else None)
-    services = Services(settings, database, artifacts, Tailer(database), telemetry)
+    tailer = Tailer(database, max_streams=descriptors.max_streams(settings.max_streams))
+    services = Services(settings, database, artifacts, tailer, telemetry)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -92,6 +97,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and log the address."""
+        asyncio.get_running_loop().set_exception_handler(descriptors.LoopErrors())
         await super().startup(sockets)
         for server in getattr(self, "servers", []):
             for listener in server.sockets:
@@ -116,6 +122,8 @@ def create_server(settings: Settings) -> Server:
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=STREAMS_END_S,
+            limit_concurrency=descriptors.max_connections(),
+            backlog=BACKLOG,
             server_header=False,
         )
     )
@@ -127,6 +135,7 @@ def main() -> None:
     logs.configure(settings.log_level)
     for chatty in ("uvicorn.error", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(descriptors.RefusalsOnce())
     create_server(settings).run()
 
 

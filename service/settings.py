@@ -55,6 +55,12 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="address the API listens on")
     port: int = Field(default=8000, ge=0, le=65535, description="port the API listens on; 0 selects a free port")
+    max_streams: int | None = Field(
+        default=None,
+        ge=1,
+        description="maximum number of open event streams of an API process; default and upper limit: the number of "
+        "open files (ulimit -n) without a reserve for other requests",
+    )
     api_tokens: SecretStr | None = Field(
         default=None,
         description="comma-separated tokens, each `name:token` (reads and writes) or `name:token:read`; required "

@@ -92,9 +92,12 @@ def request_id_of(request: Request) -> str:
 
 def _service_error(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, ServiceError)
-    if error.status >= 500:
+    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else {}
+    if error.retry_after_s is not None:
+        # The connection is closed, because an idle one would hold a file descriptor.
+        headers |= {"Retry-After": str(error.retry_after_s), "Connection": "close"}
+    elif error.status >= 500:
         log.error("%s: %s", error.title, error)
-    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else None
     listed = error.fields[:MAX_ERRORS] if isinstance(error, InvalidFields) else ()
     errors = [FieldProblem(pointer=pointer(path), detail=detail) for path, detail in listed]
     return ProblemResponse(request_id_of(request), error.status, str(error), error.title, errors, headers=headers)

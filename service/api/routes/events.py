@@ -95,7 +95,7 @@ STREAM_OR_PAGE: dict[int | str, dict[str, Any]] = {
     "/v1/jobs/{job_id}/events",
     operation_id="list_job_events",
     response_model=EventPage,
-    responses=describe(401, 404, 422, answers=STREAM_OR_PAGE),
+    responses=describe(401, 404, 422, 503, answers=STREAM_OR_PAGE),
 )
 async def job_events(
     request: Request,
@@ -118,7 +118,7 @@ async def job_events(
     "/v1/events",
     operation_id="list_events",
     response_model=EventPage,
-    responses=describe(401, 422, answers=STREAM_OR_PAGE),
+    responses=describe(401, 422, 503, answers=STREAM_OR_PAGE),
 )
 async def all_events(
     request: Request,
@@ -157,6 +157,7 @@ class EventStream(EventSourceResponse):
         self._job_id = job_id
         self._filter = None if filter_ == JobFilter() else filter_
         self._ended = False
+        self._subscription = tailer.subscribe(job_id, self._filter)
         self._content = self._follow()
         super().__init__(self._content, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
 
@@ -167,6 +168,7 @@ class EventStream(EventSourceResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
+            self._tailer.unsubscribe(self._subscription)
             await self._content.aclose()
 
     async def _follow(self) -> AsyncGenerator[bytes]:
@@ -176,7 +178,8 @@ class EventStream(EventSourceResponse):
             # The id, also 0, replaces the one that the client has.
             data = json.dumps({"unknown": self._start.unknown})
             yield format_sse_event(data_str=data, event="reset", id=str(self._sent))
-        with self._tailer.subscribe(self._job_id, self._filter) as subscription:
+        subscription = self._subscription
+        try:
             while not (subscription.closed or self._ended):
                 if subscription.behind:
                     for encoded in await self._catch_up(subscription):
@@ -188,6 +191,8 @@ class EventStream(EventSourceResponse):
                         return
                 if not await subscription.wait(KEEPALIVE_S):
                     yield KEEPALIVE_COMMENT
+        finally:
+            self._tailer.unsubscribe(subscription)
 
     async def _catch_up(self, subscription: Subscription) -> list[bytes]:
         """Return a page of the events after the last one sent. After the last page the stream is up to date."""

@@ -494,6 +494,34 @@ async def test_a_database_that_fails_for_a_while_breaks_no_stream(
     assert "event: end" in answer.text
 
 
+async def test_streams_beyond_the_maximum_are_503_and_leave_room_for_other_requests(
+    listen: Callable[[], Listening], caplog: pytest.LogCaptureFixture
+) -> None:
+    listening = listen()
+    tailer = listening.server.config.app.state.services.tailer  # type: ignore[union-attr]
+    tailer.max_streams = 2
+    async with (
+        stream(listening.url, "/v1/events"),
+        AsyncClient(base_url=listening.url, timeout=120) as http,
+    ):
+        async with stream(listening.url, "/v1/events"):
+            for _ in range(3):
+                refused = await http.get("/v1/events", headers=STREAM)
+                assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+                assert refused.headers["connection"] == "close"
+                assert refused.headers["content-type"] == "application/problem+json"
+                assert refused.json()["detail"].startswith("2 event streams are open, the maximum of this process")
+            assert (await http.get("/livez")).status_code == 200
+            assert (await http.get("/v1/events")).status_code == 200, "pages are not streams"
+            assert (await http.get("/v1/events?limit=0", headers=STREAM)).status_code == 422
+        await until(lambda: len(tailer) == 1)
+        async with stream(listening.url, "/v1/events"):
+            pass
+    assert [record.getMessage() for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == [
+        "2 event streams are open, the maximum: further ones get 503"
+    ]
+
+
 async def test_a_stream_ends_when_its_client_leaves(listen: Callable[[], Listening]) -> None:
     listening = listen()
     app: Any = listening.server.config.app
