@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 from fastapi import Depends, FastAPI
 from pydantic.json_schema import models_json_schema
+from starlette.routing import Route
 
 from service import logs
 from service.api import routes
@@ -43,13 +44,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """Create the application.
 
     Raises:
-        ValueError: The settings name a location that cannot hold artifacts.
+        ValueError: The settings name a location that cannot hold artifacts, or a prefix that is a path of the service.
     """
     settings = settings or Settings()
     database = Database(settings.database)
     artifacts = open_artifacts(settings.artifacts, copies=settings.home / "artifacts")
     telemetry = Telemetry(normlab_version(), artifacts.root if isinstance(artifacts, LocalArtifacts) else None)
     tailer = Tailer(database, max_streams=descriptors.max_streams(settings.max_streams))
+    _check_prefix(settings.root_path)
     services = Services(settings, database, artifacts, tailer, telemetry)
 
     @asynccontextmanager
@@ -71,7 +73,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.services = services
     # The one that is added last is the outer one.
     app.add_middleware(HeadMiddleware)
-    app.add_middleware(RequestMiddleware, telemetry=telemetry)
+    app.add_middleware(RequestMiddleware, telemetry=telemetry, root_path=settings.root_path)
     problems.install(app)
     for router in routes.PROTECTED:
         app.include_router(router, dependencies=[Depends(authorize), Depends(known_parameters_only)])
@@ -79,6 +81,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(router)
     app.openapi = partial(_describe, app)  # type: ignore[method-assign]
     return app
+
+
+def _check_prefix(root_path: str) -> None:
+    """Raise `ValueError` if a path without the prefix could be taken for one with it."""
+    routers = (*routes.PROTECTED, *routes.OPEN)
+    taken = {route.path.split("/")[1] for router in routers for route in router.routes if isinstance(route, Route)}
+    if root_path and (first := root_path.split("/")[1]) in taken:
+        raise ValueError(f"NORMLAB_ROOT_PATH is {root_path}, and /{first} is a path of the service: choose another one")
 
 
 def _describe(app: FastAPI) -> dict[str, Any]:

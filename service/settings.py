@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -55,6 +56,11 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="address the API listens on")
     port: int = Field(default=8000, ge=0, le=65535, description="port the API listens on; 0 selects a free port")
+    root_path: str = Field(
+        default="",
+        description="prefix of all paths at the proxy in front of the API, such as /normlab; the proxy may remove it "
+        "from requests or leave it",
+    )
     max_streams: int | None = Field(
         default=None,
         ge=1,
@@ -122,6 +128,16 @@ class Settings(BaseSettings):
     @classmethod
     def _expand(cls, path: Path) -> Path:
         return path.expanduser().absolute()
+
+    @field_validator("root_path")
+    @classmethod
+    def _plain_path(cls, path: str) -> str:
+        segments = path.rstrip("/").split("/")
+        if segments[0] or not all(re.fullmatch(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*", segment) for segment in segments[1:]):
+            raise ValueError(
+                f"NORMLAB_ROOT_PATH is {path!r}: give a path like /normlab, of letters, digits and - . _ ~"
+            )
+        return "/".join(segments)
 
     @field_validator("database_url")
     @classmethod

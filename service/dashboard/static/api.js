@@ -1,5 +1,7 @@
 /* A client of the HTTP API: JSON requests and answers, problems as errors, and the bearer token. */
 
+import { root } from "./root.js";
+
 const TOKEN = "normlab.token";
 let signInNeeded = () => {};
 
@@ -39,12 +41,12 @@ export function withQuery(path, query = {}) {
   return text ? `${path}?${text}` : path;
 }
 
-/** Send a request and return its successful Response. Throws Problem, or AbortError after an abort. */
+/** Send a request to a path of the API and return its successful Response. Throws Problem, or AbortError after an abort. */
 export async function request(path, { method = "GET", body, accept = "application/json", signal, more = {} } = {}) {
   const extra = { Accept: accept, ...more, ...(body === undefined ? {} : { "Content-Type": "application/json" }) };
   let response;
   try {
-    response = await fetch(path, {
+    response = await fetch(root + path, {
       method,
       headers: headers(extra),
       body: body === undefined ? undefined : JSON.stringify(body),

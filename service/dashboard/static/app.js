@@ -4,6 +4,7 @@ import { get, onSignInNeeded, token } from "./api.js";
 import { duration } from "./format.js";
 import { shortcuts } from "./keyboard.js";
 import { button, labelled, problemNotice } from "./parts.js";
+import { root } from "./root.js";
 import { Stream } from "./stream.js";
 import { shape } from "./status.js";
 import { chooseTheme, theme } from "./themes.js";
@@ -30,7 +31,7 @@ const NAVIGATION = [
 ];
 const READINESS_MS = 10_000;
 
-const root = document.getElementById("app");
+const app = document.getElementById("app");
 let page = null;
 let makePage = null;
 let route = null;
@@ -124,7 +125,7 @@ const unreadable = (problem) => ({
 
 function draw() {
   document.title = page ? `${page.title()} · normlab` : "normlab";
-  render(root, [
+  render(app, [
     h("a", { class: "skip", href: "#main", key: "skip" }, "Skip to the content"),
     header(),
     h(
@@ -272,7 +273,7 @@ function signOut() {
 async function askReadiness() {
   if (document.hidden) return;
   try {
-    const response = await fetch("/readyz", { credentials: "omit" });
+    const response = await fetch(`${root}/readyz`, { credentials: "omit" });
     const { status, checks } = await response.json();
     const detail = Object.values(checks)
       .map((check) => check.detail)

@@ -5,6 +5,7 @@ says so, and goes on after the last event that came. A page that nobody sees let
 browser has six for a server, over all tabs. */
 
 import { headers, Problem, withQuery } from "./api.js";
+import { root } from "./root.js";
 
 const SILENCE_MS = 40_000;
 const HIDDEN_MS = 30_000;
@@ -88,7 +89,7 @@ export class Stream {
   async #follow() {
     this.connection = new AbortController();
     const more = { Accept: "text/event-stream", ...(this.lastId === null ? {} : { "Last-Event-ID": this.lastId }) };
-    const response = await fetch(withQuery(this.path, { ...this.query, replay: "false" }), {
+    const response = await fetch(root + withQuery(this.path, { ...this.query, replay: "false" }), {
       headers: headers(more),
       signal: this.connection.signal,
       credentials: "omit",

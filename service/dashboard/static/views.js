@@ -3,6 +3,7 @@
 import { get, send } from "./api.js";
 import { button, confirmed, menu } from "./parts.js";
 import { Resource } from "./resource.js";
+import { url } from "./url.js";
 import { h } from "./view.js";
 
 export class Views {
@@ -13,7 +14,7 @@ export class Views {
 
   /** The menu: the saved views, and a form that saves the current one. */
   view() {
-    const here = location.pathname + location.search;
+    const { here } = url;
     return menu(
       "Views",
       [
@@ -77,7 +78,7 @@ export class Views {
     const name = form.elements.name.value.trim();
     if (!name) return;
     try {
-      await send("POST", "/v1/views", { name, path: location.pathname + location.search });
+      await send("POST", "/v1/views", { name, path: url.here });
       form.reset();
       this.shell.say(`Saved as “${name}” for all users.`);
     } catch (problem) {

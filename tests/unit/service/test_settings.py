@@ -131,6 +131,21 @@ def test_a_question_mark_in_the_url_of_a_file_cuts_off_no_path(url: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("given", "root_path"), [("", ""), ("/", ""), ("/normlab", "/normlab"), ("/lab/norm.lab-1/", "/lab/norm.lab-1")]
+)
+def test_a_prefix_has_no_slash_at_its_end(given: str, root_path: str) -> None:
+    assert Settings(root_path=given).root_path == root_path
+
+
+@pytest.mark.parametrize(
+    "given", ["normlab", "//evil.example", "/a//b", "/a/../b", "/a?b", "/a b", '/"><script>', "/ü"]
+)
+def test_a_prefix_that_is_no_plain_path_is_refused(given: str) -> None:
+    with pytest.raises(ValidationError, match=r"NORMLAB_ROOT_PATH is .*: give a path like /normlab"):
+        Settings(root_path=given)
+
+
+@pytest.mark.parametrize(
     "given", [{"port": -1}, {"port": 65536}, {"cpus_per_worker": 0}, {"worker_lease_s": 0}, {"log_level": "LOUD"}]
 )
 def test_what_makes_no_sense_is_refused(given: dict[str, object]) -> None:
