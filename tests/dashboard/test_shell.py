@@ -1,6 +1,7 @@
 """What all pages share: signing in, reconnecting, safe rendering, themes and navigation."""
 
 import asyncio
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -108,6 +109,31 @@ class TestTokens:
         await page.get_by_role("button", name="Sign out").click()
         await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
 
+    async def test_a_browser_that_blocks_site_data_keeps_the_token_and_the_theme_in_the_page(
+        self, start_visit: Callable[..., Any]
+    ) -> None:
+        visit = await start_visit(color_scheme="light")
+        await visit.context.add_init_script(
+            """for (const area of ["localStorage", "sessionStorage"])
+                Object.defineProperty(window, area, {
+                    get() { throw new DOMException("Access is denied for this document.", "SecurityError") },
+                });
+            Object.defineProperty(navigator, "clipboard", { value: undefined });"""
+        )
+        page = await visit.open("/jobs")
+        await page.get_by_label("Token").fill("open-sesame")
+        await page.get_by_role("button", name="Sign in").click()
+        await expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
+        await page.get_by_label("Theme").select_option("dark")
+        await page.get_by_role("link", name="Cluster").click()
+        await expect(page.get_by_role("heading", name="Cluster", exact=True)).to_be_visible()
+        await expect(page.get_by_label("Theme")).to_have_value("dark")
+        assert await page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(17, 20, 24)"
+        await page.get_by_role("link", name="Jobs", exact=True).click()
+        await page.get_by_text("Views", exact=True).click()
+        await page.get_by_role("button", name="Copy the link to this view").click()
+        await expect(page.get_by_text("This browser does not allow copying").first).to_be_visible()
+
     async def test_the_stream_and_the_downloads_carry_the_token_too(
         self, visit: Visit, api: Api, reporter: Reporter
     ) -> None:
@@ -197,6 +223,14 @@ async def test_the_theme_is_that_of_the_system_until_one_is_chosen(start_visit: 
 async def test_an_address_that_leads_nowhere_within_the_dashboard_says_so(visit: Visit) -> None:
     page = await visit.open("/jobs/job_nothing")
     await expect(page.get_by_role("main")).to_contain_text("There is no job job_nothing")
+
+
+async def test_one_module_uses_the_storage_of_the_browser() -> None:
+    files = Path("service/dashboard/static").rglob("*.js")
+    using = {
+        path.name for path in files if {"localStorage", "sessionStorage"} & set(re.findall(r"\w+", path.read_text()))
+    }
+    assert using == {"storage.js", "theme.js"}, "theme.js is a classic script, which runs before modules"
 
 
 async def test_no_module_makes_markup_of_text() -> None:

@@ -1,6 +1,7 @@
 /* A client of the HTTP API: JSON requests and answers, problems as errors, and the bearer token. */
 
 import { root } from "./root.js";
+import { tabStorage } from "./storage.js";
 
 const TOKEN = "normlab.token";
 let signInNeeded = () => {};
@@ -13,12 +14,11 @@ export class Problem extends Error {
   }
 }
 
-/** The bearer token. It is kept in sessionStorage, which ends with the tab; the Content-Security-Policy lets no other
- * script read it. */
+/** The bearer token. It is kept until the tab is closed; the Content-Security-Policy lets no other script read it. */
 export const token = {
-  get: () => sessionStorage.getItem(TOKEN),
-  set: (value) => sessionStorage.setItem(TOKEN, value),
-  clear: () => sessionStorage.removeItem(TOKEN),
+  get: () => tabStorage.get(TOKEN),
+  set: (value) => tabStorage.set(TOKEN, value),
+  clear: () => tabStorage.set(TOKEN, null),
 };
 
 /** Call `callback(problem)` whenever the API answers 401. */

@@ -1,7 +1,7 @@
 /* Named views: addresses that are saved under a name for all users. */
 
 import { get, send } from "./api.js";
-import { button, confirmed, menu } from "./parts.js";
+import { button, confirmed, copyText, menu } from "./parts.js";
 import { Resource } from "./resource.js";
 import { url } from "./url.js";
 import { h } from "./view.js";
@@ -41,7 +41,11 @@ export class Views {
             ),
           ),
         ),
-        button("Copy the link to this view", () => this.#copy(), { key: "copy", kind: "quiet", icon: "copy" }),
+        button("Copy the link to this view", () => copyText(location.href, this.shell.say), {
+          key: "copy",
+          kind: "quiet",
+          icon: "copy",
+        }),
         h(
           "form",
           { key: "save", onsubmit: (event) => this.#save(event) },
@@ -63,13 +67,6 @@ export class Views {
   #read() {
     this.views.load("views", async (signal) => (await get("/v1/views", {}, { signal })).data);
     this.views.reload();
-  }
-
-  #copy() {
-    navigator.clipboard?.writeText(location.href).then(
-      () => this.shell.say("Copied"),
-      () => this.shell.say("This browser does not allow copying"),
-    );
   }
 
   async #save(event) {
