@@ -3,6 +3,7 @@
 Answers depend on the database and the artifact store alone, so any number of replicas may run.
 """
 
+import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator
@@ -13,13 +14,15 @@ from typing import Any
 import uvicorn
 from fastapi import Depends, FastAPI
 from pydantic.json_schema import models_json_schema
+from starlette.routing import Route
 
 from service import logs
 from service.api import routes
 from service.api.context import Services
-from service.api.http import problems
+from service.api.http import descriptors, problems
 from service.api.http.auth import authorize
 from service.api.http.field_problems import known_parameters_only
+from service.api.http.head import HeadMiddleware
 from service.api.http.middleware import RequestMiddleware
 from service.api.prometheus import Telemetry
 from service.api.tailer import Tailer
@@ -32,6 +35,9 @@ from service.version import normlab_version
 STREAMS_END_S = 5
 """Seconds that responses have to complete when the server stops. Event streams end at once."""
 
+BACKLOG = 128
+"""Connections that may wait to be accepted, and that are accepted at once."""
+
 log = logging.getLogger("service.app")
 
 
@@ -39,13 +45,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """Create the application.
 
     Raises:
-        ValueError: The settings name a location that cannot hold artifacts.
+        ValueError: The settings name a location that cannot hold artifacts, or a prefix that is a path of the service.
     """
     settings = settings or Settings()
     database = Database(settings.database)
     artifacts = open_artifacts(settings.artifacts, copies=settings.home / "artifacts")
     telemetry = Telemetry(normlab_version(), artifacts.root if isinstance(artifacts, LocalArtifacts) else None)
-    services = Services(settings, database, artifacts, Tailer(database), telemetry)
+    tailer = Tailer(database, max_streams=descriptors.max_streams(settings.max_streams))
+    _check_prefix(settings.root_path)
+    services = Services(settings, database, artifacts, tailer, telemetry)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -64,7 +72,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         separate_input_output_schemas=False,
     )
     app.state.services = services
-    app.add_middleware(RequestMiddleware, telemetry=telemetry)
+    # The one that is added last is the outer one.
+    app.add_middleware(HeadMiddleware)
+    app.add_middleware(RequestMiddleware, telemetry=telemetry, root_path=settings.root_path)
     problems.install(app)
     for router in routes.PROTECTED:
         app.include_router(router, dependencies=[Depends(authorize), Depends(known_parameters_only)])
@@ -72,6 +82,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(router)
     app.openapi = partial(_describe, app)  # type: ignore[method-assign]
     return app
+
+
+def _check_prefix(root_path: str) -> None:
+    """Raise `ValueError` if a path without the prefix could be taken for one with it."""
+    routers = (*routes.PROTECTED, *routes.OPEN)
+    taken = {route.path.split("/")[1] for router in routers for route in router.routes if isinstance(route, Route)}
+    if root_path and (first := root_path.split("/")[1]) in taken:
+        raise ValueError(f"NORMLAB_ROOT_PATH is {root_path}, and /{first} is a path of the service: choose another one")
 
 
 def _describe(app: FastAPI) -> dict[str, Any]:
@@ -90,6 +108,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and log the address."""
+        asyncio.get_running_loop().set_exception_handler(descriptors.LoopErrors())
         await super().startup(sockets)
         for server in getattr(self, "servers", []):
             for listener in server.sockets:
@@ -114,6 +133,8 @@ def create_server(settings: Settings) -> Server:
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=STREAMS_END_S,
+            limit_concurrency=descriptors.max_connections(),
+            backlog=BACKLOG,
             server_header=False,
         )
     )
@@ -127,6 +148,7 @@ def main() -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     if warning := raise_limit():
         log.warning(warning)
+    logging.getLogger("uvicorn.error").addFilter(descriptors.RefusalsOnce())
     create_server(settings).run()
 
 

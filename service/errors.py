@@ -9,6 +9,8 @@ class ServiceError(Exception):
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Something went wrong"
+    retry_after_s: ClassVar[int | None] = None
+    """Seconds after which a repeat may succeed; None: unknown."""
 
 
 class NotFound(ServiceError):
@@ -91,6 +93,14 @@ class StorageFull(ServiceError):
 
     status = 507
     title = "Storage full"
+
+
+class TooManyStreams(ServiceError):
+    """This process has as many open event streams as it may have."""
+
+    status = 503
+    title = "Too many event streams"
+    retry_after_s = 5
 
 
 class StorageUnavailable(ServiceError, OSError):

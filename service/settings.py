@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import sys
 from functools import cached_property
 from pathlib import Path
@@ -63,6 +64,17 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="address the API listens on")
     port: int = Field(default=8000, ge=0, le=65535, description="port the API listens on; 0 selects a free port")
+    root_path: str = Field(
+        default="",
+        description="prefix of all paths at the proxy in front of the API, such as /normlab; the proxy may remove it "
+        "from requests or leave it",
+    )
+    max_streams: int | None = Field(
+        default=None,
+        ge=1,
+        description="maximum number of open event streams of an API process; default and upper limit: the number of "
+        "open files (ulimit -n) without a reserve for other requests",
+    )
     api_tokens: SecretStr | None = Field(
         default=None,
         description="comma-separated tokens, each `name:token` (reads and writes) or `name:token:read`; required "
@@ -137,12 +149,27 @@ class Settings(BaseSettings):
     def _without_brackets(cls, host: str) -> str:
         return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
+    @field_validator("root_path")
+    @classmethod
+    def _plain_path(cls, path: str) -> str:
+        segments = path.rstrip("/").split("/")
+        if segments[0] or not all(re.fullmatch(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*", segment) for segment in segments[1:]):
+            raise ValueError(
+                f"NORMLAB_ROOT_PATH is {path!r}: give a path like /normlab, of letters, digits and - . _ ~"
+            )
+        return "/".join(segments)
+
     @field_validator("database_url")
     @classmethod
     def _known_database(cls, url: SecretStr | None) -> SecretStr | None:
         scheme = url.get_secret_value().partition("://")[0] if url else "sqlite"
         if scheme not in DRIVERS and scheme not in DRIVERS.values():
             raise ValueError("NORMLAB_DATABASE_URL begins neither with postgresql:// nor with sqlite:///")
+        if url and scheme.startswith("sqlite") and "?" in url.get_secret_value():
+            raise ValueError(
+                "NORMLAB_DATABASE_URL names a file of SQLite and has a query, which begins with ?: leave it out, "
+                "and write a ? of the path as %3F"
+            )
         return url
 
     @model_validator(mode="after")
@@ -175,10 +202,11 @@ class Settings(BaseSettings):
         return tokens
 
     @property
-    def database(self) -> str:
-        """The URL of the database, in the form of SQLAlchemy."""
-        url = self.database_url.get_secret_value() if self.database_url else f"sqlite:///{self.home / 'normlab.db'}"
-        scheme, _, rest = url.partition("://")
+    def database(self) -> str | Path:
+        """The URL of the database, in the form of SQLAlchemy, or the path of the file of SQLite in HOME."""
+        if self.database_url is None:
+            return self.home / "normlab.db"
+        scheme, _, rest = self.database_url.get_secret_value().partition("://")
         return f"{DRIVERS.get(scheme, scheme)}://{rest}"
 
     @property

@@ -7,11 +7,12 @@ the tailer reads. The database is polled a few times per second, for any number 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from service.api.schemas.job import ProgressView, progress_of
+from service.errors import TooManyStreams
 from service.store import Database, DatabaseError, events, jobs, listing
 from service.store.listing import JobFilter
 from service.store.tables import Event
@@ -90,12 +91,15 @@ class Subscription:
 class Tailer:
     """Polls the database for events while streams are open, and distributes them."""
 
-    def __init__(self, database: Database, interval_s: float = INTERVAL_S) -> None:
+    def __init__(self, database: Database, max_streams: int, interval_s: float = INTERVAL_S) -> None:
         self.database = database
+        self.max_streams = max_streams
         self.interval_s = interval_s
         self.reads = 0
         self.closed = False
         self._subscriptions: set[Subscription] = set()
+        self._full = False
+        """Whether the maximum was logged since it was reached."""
         self._wanted = asyncio.Event()
         self._closing = asyncio.Event()
         self._tail = 0
@@ -127,16 +131,30 @@ class Tailer:
         for subscription in self._subscriptions:
             subscription.close()
 
-    @contextmanager
-    def subscribe(self, job_id: str | None = None, filter_: JobFilter | None = None) -> Iterator[Subscription]:
-        """Subscribe a stream. It has to read the database first."""
+    def subscribe(self, job_id: str | None = None, filter_: JobFilter | None = None) -> Subscription:
+        """Subscribe a stream, until `unsubscribe`. It has to read the database first.
+
+        Raises:
+            TooManyStreams: `max_streams` are open.
+        """
+        if len(self) >= self.max_streams:
+            if not self._full:
+                log.warning("%d event streams are open, the maximum: further ones get 503", len(self))
+            self._full = True
+            raise TooManyStreams(
+                f"{len(self)} event streams are open, the maximum of this process: close some, or raise "
+                "NORMLAB_MAX_STREAMS and the limit of open files (ulimit -n)."
+            )
         subscription = Subscription(job_id, filter_, closed=self.closed)
         self._subscriptions.add(subscription)
         self._wanted.set()
-        try:
-            yield subscription
-        finally:
-            self._subscriptions.discard(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Release the place of a stream. Idempotent."""
+        self._subscriptions.discard(subscription)
+        if len(self) <= 0.9 * self.max_streams:
+            self._full = False
 
     async def _run(self) -> None:
         while not self.closed:

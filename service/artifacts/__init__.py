@@ -40,4 +40,9 @@ def open_artifacts(location: str, copies: Path | None = None) -> ArtifactStore:
             f"NORMLAB_ARTIFACTS_URL is {location}, and checkpoints cannot be kept there: give a folder that the "
             "dispatcher and the api share, as /path or file:///path, or s3://bucket/folder"
         )
+    if url.query or url.fragment:
+        raise ValueError(
+            f"NORMLAB_ARTIFACTS_URL is {location}, whose path ends before the ? or #: write these characters of the "
+            "path as %3F and %23, or give the path without file://"
+        )
     return LocalArtifacts(Path(unquote(url.path)))

@@ -1,5 +1,6 @@
 """`normlab export`: export jobs to TensorBoard and MLflow."""
 
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +39,7 @@ def tensorboard(
     selection = _selection(jobs, experiment, label)
     with connect(context, retry_s=RETRY_S[follow]) as client:
         _run(client, selection, lambda: TensorBoardSink(folder), follow)
-    console().print(f"tensorboard --logdir {folder}", soft_wrap=True)
+    console().print(f"tensorboard --logdir {shlex.quote(str(folder))}", markup=False, soft_wrap=True)
 
 
 @app.command()

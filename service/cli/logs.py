@@ -1,5 +1,6 @@
 """`normlab logs`: the log of a job."""
 
+import sys
 from datetime import datetime
 from typing import Annotated
 
@@ -32,6 +33,10 @@ def read(
         if not follow:
             return
         for event in client.events(job, after=last):
+            if event.type == "reset":
+                print(
+                    "normlab: the database of the service was replaced; the log follows from the start", file=sys.stderr
+                )
             wanted = event.type == "log" and event.data["level"] in levels
             if wanted and (search or "").lower() in event.data["message"].lower():
                 _print(event.data, as_json)

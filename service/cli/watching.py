@@ -18,6 +18,8 @@ from service.cli.tables import STYLES, duration, per_cent
 from service.client import Client, Event
 from service.jobs import TERMINAL
 
+RESET = "the database of the service was replaced; the events of the job follow from the first"
+
 
 def watch(
     context: typer.Context,
@@ -100,6 +102,9 @@ class Followed:
         match event.type:
             case "status" | "end":
                 self.status = event.data["status"]
+            case "reset":
+                self.epoch = self.step = 0
+                self.total_steps = self.train_loss = self.error = None
             case "started" | "progress" | "metrics":
                 self._take(event.data)
                 self.error = event.data.get(self.metric, self.error)
@@ -192,6 +197,8 @@ class Lines:
                 return f"epoch {data['epoch']}/{job.epochs}, {job.metric} {per_cent(data.get(job.metric))}{loss}"
             case "log" if data["level"] in ("warning", "error"):
                 return f"{data['level']}: {data['message']}"
+            case "reset":
+                return RESET
             case "end":
                 return job.status + (f": {job.failure}" if job.failure else "")
         return None
@@ -249,6 +256,8 @@ class Bars:
         """Update the bar of a job. Warnings are printed above the bars."""
         if event.type == "log" and event.data["level"] in ("warning", "error"):
             self._progress.console.print(Text(f"{job.title}: {event.data['message']}", style="yellow"))
+        if event.type == "reset":
+            self._progress.console.print(Text(f"{job.title}: {RESET}", style="yellow"))
         if event.type == "end" and job.failure:
             self._progress.console.print(Text(f"{job.title}: {job.failure}", style="red"))
         self._draw(job)

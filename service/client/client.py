@@ -150,7 +150,8 @@ class Client:
     def events(self, job: str, after: str | int | None = None, timeout_s: float | None = None) -> Iterator[Event]:
         """Yield the events of a job as they happen, from its first or from the one after `after`, up to `end`.
 
-        The stream resumes where a connection broke, and yields no event twice.
+        The stream resumes where a connection broke, and yields no event twice. An event `reset` means that the service
+        does not know the position, because its database was replaced: all events follow again, from the first.
 
         Raises:
             TimeoutError: The job has not ended within `timeout_s` seconds. It keeps running.
@@ -168,7 +169,8 @@ class Client:
         """Yield the events of all jobs that the filters of `GET /v1/jobs` select, from now on and without end.
 
         The first event is `open`: nothing that happens after it is missed. A further `open` means that the stream had
-        to start anew, and that events since the last one may be missing.
+        to start anew, and that events since the last one may be missing; `reset`, that the database of the service was
+        replaced, and that what was known of its jobs may no longer be true.
         """
         yield from self._connection.events("/v1/events", "", math.inf, given(_with_labels(filters)) | {"replay": False})
 
@@ -204,7 +206,9 @@ class Client:
         files: dict[str, Json] = {entry["name"]: entry for entry in found["files"]}
         if file not in files:
             raise ValueError(f"checkpoint {found['id']} has no file {file!r}: it has {', '.join(sorted(files))}")
-        url, size, sha256 = (files[file][name] for name in ("url", "size", "sha256"))
+        # Not the `url` of the answer: the prefix of a proxy may be missing in it.
+        url = f"/v1/checkpoints/{quote(found['id'], safe='')}/files/{quote(file, safe='')}"
+        size, sha256 = (files[file][name] for name in ("size", "sha256"))
         target = Path(path) / file if Path(path).is_dir() else Path(path)
         part = target.with_name(target.name + ".part")
         continued = part.exists() and part.stat().st_size > 0

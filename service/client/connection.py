@@ -165,7 +165,7 @@ class Connection:
     ) -> None:
         self.base_url = (base_url or os.environ.get("NORMLAB_URL") or DEFAULT_URL).rstrip("/")
         url = httpx2.URL(self.base_url)
-        if url.scheme not in ("http", "https") or not url.host:
+        if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
             raise ValueError(f"the address of the service is {self.base_url!r}: give one like {DEFAULT_URL}")
         token = token or os.environ.get("NORMLAB_TOKEN")
         self._http = httpx2.Client(

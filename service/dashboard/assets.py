@@ -47,7 +47,8 @@ class Asset:
 class Assets:
     """All files, with their addresses. `plotly` is read at its first request, which most visits do not make."""
 
-    def __init__(self, folder: Path = STATIC) -> None:
+    def __init__(self, folder: Path = STATIC, root_path: str = "") -> None:
+        self._root_path = root_path
         self.files = dict(_read(folder))
         names = "".join(f"{name}:{asset.digest};" for name, asset in sorted(self.files.items()))
         self.version = hashlib.sha256(names.encode()).hexdigest()[:12]
@@ -57,7 +58,8 @@ class Assets:
     def page(self) -> Asset:
         """The one HTML page, with the URLs of the files that it loads."""
         text = self.files[PAGE].body.decode()
-        text = text.replace("{{assets}}", f"{ASSETS_URL}/{self.version}").replace("{{plotly}}", self.plotly_url)
+        text = text.replace("{{assets}}", f"{{{{root}}}}{ASSETS_URL}/{self.version}")
+        text = text.replace("{{plotly}}", f"{{{{root}}}}{self.plotly_url}").replace("{{root}}", self._root_path)
         return Asset(text.encode(), MEDIA_TYPES[".html"])
 
     @cached_property

@@ -46,7 +46,8 @@ def export(
     """Export the selected jobs to a sink; with `follow`, keep exporting until all of them have ended.
 
     An event only identifies the job to read, and every read exports all final rows. If the event stream restarts
-    without a position, all jobs are read, so that no row is missed.
+    without a position, all jobs are read, so that no row is missed; if the database of the service was replaced, also
+    those that had ended.
 
     Raises:
         ClientError: The service refused a request, or cannot be reached.
@@ -57,7 +58,9 @@ def export(
         exporter.export_all()
         return
     for event in client.follow(**selection.filters):
-        if event.type == "open":
+        if event.type == "reset":
+            exporter.forget()
+        if event.type in ("open", "reset"):
             exporter.export_all()
         elif event.type in ("status", "checkpoint") and event.data["job"] in exporter:
             exporter.export_job(event.data["job"])
@@ -71,11 +74,17 @@ def export(
 class _Exporter:
     def __init__(self, client: Client, selection: Selection, sink: Sink, on_update: Callable[[Run], object]) -> None:
         self._client, self._selection, self._sink, self._on_update = client, selection, sink, on_update
+        self._exported: set[str] = set()
         self._ended: set[str] = set()
         self.running: set[str] = set()
 
     def __contains__(self, job: str) -> bool:
         return (not self._selection.jobs or job in self._selection.jobs) and job not in self._ended
+
+    def forget(self) -> None:
+        """Forget which jobs run and which have ended."""
+        self.running.clear()
+        self._ended.clear()
 
     def export_all(self) -> None:
         """Export every job that has not ended at its last export."""
@@ -88,13 +97,14 @@ class _Exporter:
         try:
             run = Run.read(self._client, job)
         except ApiError as error:
-            if error.status != 404 or (job in self._selection.jobs and job not in self.running):
+            if error.status != 404 or (job in self._selection.jobs and job not in self._exported):
                 raise
             # It was deleted before this read; its exported rows stay.
             self._end(job)
             return
         self._sink.update(run)
         self._on_update(run)
+        self._exported.add(job)
         self.running.add(job)
         if run.ended:
             self._end(job)

@@ -105,7 +105,7 @@ class MLflowSink:
         tags = {
             "normlab.status": job["status"],
             "normlab.attempt": str(len(job["attempts"])),
-            "normlab.url": self._client.base_url + job["links"]["self"],
+            "normlab.url": f"{self._client.base_url}/v1/jobs/{run.id}",
             **({"normlab.experiment": job["experiment"]} if job["experiment"] else {}),
             **({"normlab.error": job["error"]["message"]} if job["error"] else {}),
             **{f"normlab.label.{key}": value for key, value in job["labels"].items()},

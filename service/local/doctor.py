@@ -108,7 +108,7 @@ def _images(settings: Settings) -> Finding:
 def _database(settings: Settings) -> Finding:
     if settings.database_url is None and not os.path.exists(settings.home / "normlab.db"):
         return Finding("database", True, f"none in {settings.home} yet: `normlab up` creates it")
-    where = settings.database.rpartition("@")[2] if settings.database_url else str(settings.home / "normlab.db")
+    where = str(settings.database).rpartition("@")[2] if settings.database_url else str(settings.database)
     try:
         found = _report(settings, SCHEMA)
     except _NoReport as error:

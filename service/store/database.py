@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import psycopg
-from sqlalchemy import event, make_url, text
+from sqlalchemy import URL, event, make_url, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError as ConstraintViolated
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -39,10 +39,16 @@ class Database:
 
     SQLite runs in WAL mode, in which readers and the writer do not block each other. A write transaction begins
     IMMEDIATE, because one that begins as a reader fails at once instead of waiting for the lock.
+
+    Args:
+        location: A URL of SQLAlchemy, or the path of a file of SQLite, whatever characters it has.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = make_url(url)
+    def __init__(self, location: str | Path) -> None:
+        if isinstance(location, Path):
+            self.url = URL.create("sqlite+aiosqlite", database=str(location))
+        else:
+            self.url = make_url(location)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, insert, select
+from sqlalchemy import Select, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.store.database import lock_events
@@ -56,6 +56,15 @@ async def after(
 async def last_id(session: AsyncSession) -> int:
     """The id of the newest event, or 0 if there is none."""
     return (await session.scalar(select(func.max(Event.id)))) or 0
+
+
+async def last_id_given(session: AsyncSession) -> int:
+    """The largest id that an event has ever had in this database, or 0. The event may have been deleted since."""
+    if session.get_bind().dialect.name == "postgresql":
+        query = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM events_id_seq"
+    else:
+        query = "SELECT seq FROM sqlite_sequence WHERE name = 'events'"
+    return (await session.scalar(text(query))) or 0
 
 
 async def of_type(session: AsyncSession, job_id: str, type_: str) -> Sequence[Event]:

@@ -124,7 +124,7 @@ def write_revision(message: str, folder: Path = MIGRATIONS) -> Path:
 
     async def in_an_empty_database() -> Path:
         with tempfile.TemporaryDirectory() as home:
-            async with Database(f"sqlite+aiosqlite:///{home}/empty.db") as database, database.migrate() as connection:
+            async with Database(Path(home, "empty.db")) as database, database.migrate() as connection:
                 return await connection.run_sync(write)
 
     return asyncio.run(in_an_empty_database())

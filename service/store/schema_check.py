@@ -5,14 +5,15 @@ Prints null, or a sentence that describes the difference.
 
 import asyncio
 import json
+from pathlib import Path
 
 from service.settings import settings_or_exit
 from service.store import Database, migrate
 
 
-async def schema_problem(url: str) -> str | None:
-    """Return what differs between the schema of the database at `url` and that of this code, None if nothing does."""
-    async with Database(url) as database:
+async def schema_problem(location: str | Path) -> str | None:
+    """Return what differs between the schema of a database and that of this code, None if nothing does."""
+    async with Database(location) as database:
         try:
             await migrate.check(database)
         except migrate.SchemaMismatch as error:

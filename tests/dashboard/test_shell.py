@@ -1,6 +1,8 @@
 """What all pages share: signing in, reconnecting, safe rendering, themes and navigation."""
 
 import asyncio
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,25 @@ async def test_a_page_goes_on_when_the_api_was_away_and_misses_nothing(
     await expect(page.get_by_role("link", name="Offline")).to_have_count(0)
     await expect(page.get_by_role("row").filter(has_text="survivor")).to_contain_text("running")
     await expect(page.get_by_role("row").filter(has_text="survivor")).to_contain_text("12.50 %")
+
+
+async def test_a_page_is_read_again_when_the_database_was_replaced(
+    visit: Visit, api: Api, submit: Callable[..., str], settings: Settings, sqlite_template: Path
+) -> None:
+    for name in ("first", "second", "third"):
+        submit(name=name)
+    page = await visit.open("/jobs")
+    await expect(page.get_by_role("row").filter(has_text="third")).to_contain_text("queued")
+    await until(lambda: api.streams() == 1)
+    api.stop()
+    for path in settings.home.glob("normlab.db*"):
+        path.unlink()
+    shutil.copy(sqlite_template, settings.home / "normlab.db")
+    api.start()
+    await expect(page.get_by_text("The service has other data than before").first).to_be_visible()
+    await expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
+    submit(name="new")
+    await expect(page.get_by_role("button", name="Show 1 new job")).to_be_visible()
 
 
 async def test_a_page_that_nobody_sees_lets_go_of_its_connection_and_misses_nothing(
@@ -87,6 +108,31 @@ class TestTokens:
         assert await page.evaluate("Object.values(localStorage).length") == 0
         await page.get_by_role("button", name="Sign out").click()
         await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+    async def test_a_browser_that_blocks_site_data_keeps_the_token_and_the_theme_in_the_page(
+        self, start_visit: Callable[..., Any]
+    ) -> None:
+        visit = await start_visit(color_scheme="light")
+        await visit.context.add_init_script(
+            """for (const area of ["localStorage", "sessionStorage"])
+                Object.defineProperty(window, area, {
+                    get() { throw new DOMException("Access is denied for this document.", "SecurityError") },
+                });
+            Object.defineProperty(navigator, "clipboard", { value: undefined });"""
+        )
+        page = await visit.open("/jobs")
+        await page.get_by_label("Token").fill("open-sesame")
+        await page.get_by_role("button", name="Sign in").click()
+        await expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
+        await page.get_by_label("Theme").select_option("dark")
+        await page.get_by_role("link", name="Cluster").click()
+        await expect(page.get_by_role("heading", name="Cluster", exact=True)).to_be_visible()
+        await expect(page.get_by_label("Theme")).to_have_value("dark")
+        assert await page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(17, 20, 24)"
+        await page.get_by_role("link", name="Jobs", exact=True).click()
+        await page.get_by_text("Views", exact=True).click()
+        await page.get_by_role("button", name="Copy the link to this view").click()
+        await expect(page.get_by_text("This browser does not allow copying").first).to_be_visible()
 
     async def test_the_stream_and_the_downloads_carry_the_token_too(
         self, visit: Visit, api: Api, reporter: Reporter
@@ -177,6 +223,14 @@ async def test_the_theme_is_that_of_the_system_until_one_is_chosen(start_visit: 
 async def test_an_address_that_leads_nowhere_within_the_dashboard_says_so(visit: Visit) -> None:
     page = await visit.open("/jobs/job_nothing")
     await expect(page.get_by_role("main")).to_contain_text("There is no job job_nothing")
+
+
+async def test_one_module_uses_the_storage_of_the_browser() -> None:
+    files = Path("service/dashboard/static").rglob("*.js")
+    using = {
+        path.name for path in files if {"localStorage", "sessionStorage"} & set(re.findall(r"\w+", path.read_text()))
+    }
+    assert using == {"storage.js", "theme.js"}, "theme.js is a classic script, which runs before modules"
 
 
 async def test_no_module_makes_markup_of_text() -> None:

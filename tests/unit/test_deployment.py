@@ -53,7 +53,7 @@ def test_compose_gives_settings_that_the_code_takes(
             monkeypatch.setenv(name, default(value))
     settings = Settings()
     assert settings.artifacts == "/var/lib/normlab/artifacts"
-    assert settings.database.endswith("@db/normlab")
+    assert str(settings.database).endswith("@db/normlab")
     assert (settings.host, settings.port) == ("0.0.0.0" if service == "api" else "127.0.0.1", 8000)
 
 

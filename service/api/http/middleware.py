@@ -10,7 +10,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs
-from service.api.http.problems import INTERNAL, METHODS, ProblemResponse
+from service.api.http.head import METHODS
+from service.api.http.prefix import prefixed, without_prefix
+from service.api.http.problems import INTERNAL, ProblemResponse
 from service.api.prometheus import Telemetry
 
 MAX_BODY_SIZE = 1 << 20
@@ -27,19 +29,24 @@ _QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 class RequestMiddleware:
     """Assigns an id to each request, limits its body, logs and counts it, and answers unhandled exceptions.
 
+    It removes the prefix `root_path` from the path, and adds it to links.
+
     The id is that of the header `X-Request-ID` if it is well formed. It is returned in the same header and in every
     problem document; a 500 has nothing but the id, under which the log has the exception.
     """
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, root_path: str = "") -> None:
         self.app = app
         self.telemetry = telemetry
+        self.root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        # Routes know no prefix; a proxy removes it or leaves it.
+        scope["path"] = without_prefix(scope["path"], self.root_path)
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = scope["request_id"] = given if _SANE.fullmatch(given) else secrets.token_hex(8)
@@ -63,7 +70,7 @@ class RequestMiddleware:
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
             await send(message)
 
-        with logs.about(request=request_id):
+        with logs.about(request=request_id), prefixed(self.root_path):
             try:
                 await self.app(scope, limited_receive, noting_send)
             except Exception:

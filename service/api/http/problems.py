@@ -11,9 +11,9 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
-from starlette.routing import Match
 
 from service.api.http.field_problems import FieldProblem, field_problems
+from service.api.http.head import methods_at
 from service.errors import InvalidFields, ServiceError, Unauthorized
 from service.store import DatabaseError
 from service.store.database import is_disk_full, is_unavailable
@@ -22,7 +22,6 @@ from service.validation import pointer
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 50
 """Maximum number of invalid fields that are listed; `detail` has their total number."""
-METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 log = logging.getLogger(__name__)
 
@@ -93,9 +92,12 @@ def request_id_of(request: Request) -> str:
 
 def _service_error(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, ServiceError)
-    if error.status >= 500:
+    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else {}
+    if error.retry_after_s is not None:
+        # The connection is closed, because an idle one would hold a file descriptor.
+        headers |= {"Retry-After": str(error.retry_after_s), "Connection": "close"}
+    elif error.status >= 500:
         log.error("%s: %s", error.title, error)
-    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else None
     listed = error.fields[:MAX_ERRORS] if isinstance(error, InvalidFields) else ()
     errors = [FieldProblem(pointer=pointer(path), detail=detail) for path, detail in listed]
     return ProblemResponse(request_id_of(request), error.status, str(error), error.title, errors, headers=headers)
@@ -109,20 +111,11 @@ def _http_exception(request: Request, error: Exception) -> ProblemResponse:
         case 404:
             detail = f"There is nothing at {request.url.path}."
         case 405:
-            headers["Allow"] = ", ".join(_methods_of(request))
+            headers["Allow"] = ", ".join(methods_at(request.app, request.scope))
             detail = f"{request.url.path} does not accept {request.method}, only {headers['Allow']}."
         case 400:
             detail = "The body cannot be read as JSON in UTF-8."
     return ProblemResponse(request_id_of(request), error.status_code, detail, headers=headers)
-
-
-def _methods_of(request: Request) -> list[str]:
-    routes = request.app.router.routes
-    return [
-        method
-        for method in METHODS
-        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
-    ]
 
 
 def _invalid_request(request: Request, error: Exception) -> ProblemResponse:

@@ -46,7 +46,7 @@ def assets_of(request: Request) -> Assets:
     """Return the files of the dashboard, which are read at the first request."""
     with _reading:
         if not hasattr(request.app.state, "assets"):
-            request.app.state.assets = Assets()
+            request.app.state.assets = Assets(root_path=request.app.state.services.settings.root_path)
         found: Assets = request.app.state.assets
     return found
 
@@ -58,7 +58,7 @@ async def page(request: Request) -> Response:
 
 
 for path in PAGES:
-    router.add_api_route(path, page, methods=["GET", "HEAD"])
+    router.add_api_route(path, page, methods=["GET"])
 
 
 @router.get(ASSETS_URL + "/{release}/{name:path}")

@@ -3,17 +3,18 @@
 import json
 from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 import anyio
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.types import Receive, Scope, Send
 
 from service.api.context import Context, JobId
 from service.api.filters import JobFilterQuery
+from service.api.http.head import without_body
 from service.api.http.negotiation import preferred
 from service.api.http.problems import describe
 from service.api.schemas.job import ProgressView, progress_of
@@ -32,7 +33,17 @@ router = APIRouter(tags=["events"])
 
 LastEventId = Annotated[
     int | None,
-    Header(alias="Last-Event-ID", ge=0, le=MAX_ID, description="resume the stream after the event with this id"),
+    Header(
+        alias="Last-Event-ID",
+        ge=0,
+        le=MAX_ID,
+        description="resume the stream after the event with this id; empty: none; an id that this database has not "
+        "given to an event counts as none, and the stream begins with an event `reset`",
+    ),
+    BeforeValidator(
+        lambda given: given or None,
+        json_schema_input_type=Annotated[int, Field(ge=0, le=MAX_ID)] | Literal[""] | None,
+    ),
 ]
 
 
@@ -84,7 +95,7 @@ STREAM_OR_PAGE: dict[int | str, dict[str, Any]] = {
     "/v1/jobs/{job_id}/events",
     operation_id="list_job_events",
     response_model=EventPage,
-    responses=describe(401, 404, 422, answers=STREAM_OR_PAGE),
+    responses=describe(401, 404, 422, 503, answers=STREAM_OR_PAGE),
 )
 async def job_events(
     request: Request,
@@ -96,18 +107,18 @@ async def job_events(
     """The events of a job. A stream begins after `Last-Event-ID` or `after`, and ends with the job."""
     async with context.database.read() as session:
         await jobs.get(session, job_id)
-        streaming = _wants_stream(request)
-        after = await _start(session, query, last_event_id if streaming else None)
-        if not streaming:
+        if not _wants_stream(request):
+            after = await _after(session, query)
             return _page(await events.after(session, after, job_id=job_id, limit=query.limit), query.limit)
-    return EventStream(context.tailer, after, job_id=job_id)
+        start = await _start(session, query, last_event_id)
+    return EventStream(context.tailer, start, job_id=job_id)
 
 
 @router.get(
     "/v1/events",
     operation_id="list_events",
     response_model=EventPage,
-    responses=describe(401, 422, answers=STREAM_OR_PAGE),
+    responses=describe(401, 422, 503, answers=STREAM_OR_PAGE),
 )
 async def all_events(
     request: Request,
@@ -118,40 +129,57 @@ async def all_events(
     """The events of all jobs, or of those that a filter selects. A stream of them has no end."""
     filter_ = query.job_filter()
     async with context.database.read() as session:
-        streaming = _wants_stream(request)
-        after = await _start(session, query, last_event_id if streaming else None)
-        if not streaming:
+        if not _wants_stream(request):
+            after = await _after(session, query)
             selection = None if filter_ == JobFilter() else filter_.job_ids()
             return _page(await events.after(session, after, jobs=selection, limit=query.limit), query.limit)
-    return EventStream(context.tailer, after, filter_=filter_)
+        start = await _start(session, query, last_event_id)
+    return EventStream(context.tailer, start, filter_=filter_)
+
+
+class Start(NamedTuple):
+    """Where a stream begins: after an event, and with `reset` if the client named an unknown one."""
+
+    after: int
+    unknown: int | None = None
 
 
 class EventStream(EventSourceResponse):
     """A stream of server-sent events: past ones, then new ones, until the job, the client or the server ends it."""
 
     def __init__(
-        self, tailer: Tailer, after: int, *, job_id: str | None = None, filter_: JobFilter | None = None
+        self, tailer: Tailer, start: Start, *, job_id: str | None = None, filter_: JobFilter | None = None
     ) -> None:
         self._tailer = tailer
-        self._sent = after
+        self._start = start
+        self._sent = start.after
         self._told: dict[str, ProgressView] = {}
         self._job_id = job_id
         self._filter = None if filter_ == JobFilter() else filter_
         self._ended = False
+        self._subscription = tailer.subscribe(job_id, self._filter)
         self._content = self._follow()
         super().__init__(self._content, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream, and release its subscription however it ends."""
+        if without_body(scope):
+            self.body_iterator = _nothing()
         try:
             await super().__call__(scope, receive, send)
         finally:
+            self._tailer.unsubscribe(self._subscription)
             await self._content.aclose()
 
     async def _follow(self) -> AsyncGenerator[bytes]:
         # An id without an event: a client that is cut off before the first event can still resume at this position.
         yield format_sse_event(retry=RECONNECT_MS, id=str(self._sent) if self._sent else None)
-        with self._tailer.subscribe(self._job_id, self._filter) as subscription:
+        if self._start.unknown is not None:
+            # The id, also 0, replaces the one that the client has.
+            data = json.dumps({"unknown": self._start.unknown})
+            yield format_sse_event(data_str=data, event="reset", id=str(self._sent))
+        subscription = self._subscription
+        try:
             while not (subscription.closed or self._ended):
                 if subscription.behind:
                     for encoded in await self._catch_up(subscription):
@@ -163,6 +191,8 @@ class EventStream(EventSourceResponse):
                         return
                 if not await subscription.wait(KEEPALIVE_S):
                     yield KEEPALIVE_COMMENT
+        finally:
+            self._tailer.unsubscribe(subscription)
 
     async def _catch_up(self, subscription: Subscription) -> list[bytes]:
         """Return a page of the events after the last one sent. After the last page the stream is up to date."""
@@ -174,6 +204,10 @@ class EventStream(EventSourceResponse):
                 # The job is read before its events: if it has ended, all of its events exist.
                 job = await jobs.find(session, self._job_id) if self._job_id else None
                 found = await events.after(session, self._sent, job_id=self._job_id, jobs=selection, limit=PAGE)
+                if self._sent > await events.last_id_given(session):
+                    # The database was replaced. The stream breaks off, and the client that resumes it gets a `reset`.
+                    self._ended = True
+                    return []
         encoded = [self._advance(event) for event in found]
         if len(found) == PAGE:
             subscription.fall_behind()
@@ -204,11 +238,22 @@ class EventStream(EventSourceResponse):
         return format_sse_event(data_str=json.dumps({"status": status}), event="end")
 
 
-async def _start(session: Session, query: EventsQuery, last_event_id: int | None) -> int:
-    """Return the id after which to begin. Last-Event-ID takes precedence over the query."""
-    if last_event_id is not None:
-        return last_event_id
+async def _nothing() -> AsyncGenerator[bytes]:
+    return
+    yield
+
+
+async def _after(session: Session, query: EventsQuery) -> int:
     return query.after if query.replay else await events.last_id(session)
+
+
+async def _start(session: Session, query: EventsQuery, last_event_id: int | None) -> Start:
+    """Return where a stream begins. A known Last-Event-ID takes precedence over the query."""
+    newest = await events.last_id_given(session)
+    if last_event_id is not None and last_event_id <= newest:
+        return Start(last_event_id)
+    after = await _after(session, query)
+    return Start(after, last_event_id) if after <= newest else Start(0, after)
 
 
 def _wants_stream(request: Request) -> bool:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
+from service.api.http.prefix import link
 from service.api.schemas.axis import AxisView, grid_axes
 from service.api.schemas.job import AsTrainingSpec
 from service.cluster_report import ClusterReport
@@ -133,7 +134,7 @@ PROCEDURE = (
 
 def experiment_url(experiment_id: str) -> str:
     """Return the path of an experiment."""
-    return f"/v1/experiments/{experiment_id}"
+    return link(f"/v1/experiments/{experiment_id}")
 
 
 async def experiment_views(session: Session, found: Sequence[Experiment]) -> list[ExperimentView]:
@@ -240,9 +241,9 @@ def _fields(experiment: Experiment, counted: Mapping[Status, int]) -> dict[str, 
         "updated_at": experiment.updated_at,
         "links": {
             "self": url,
-            "jobs": f"/v1/jobs?experiment={experiment.id}",
+            "jobs": link(f"/v1/jobs?experiment={experiment.id}"),
             "results": f"{url}/results",
-            "events": f"/v1/events?experiment={experiment.id}",
+            "events": link(f"/v1/events?experiment={experiment.id}"),
         },
     }
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, GetJsonSchemaHandler, ValidationError
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from service.api.http.prefix import link
 from service.cluster_report import ClusterReport
 from service.experiments import axes
 from service.experiments.titles import job_title
@@ -156,7 +157,7 @@ class CheckpointView(BaseModel):
 
 def job_url(job_id: str) -> str:
     """Return the path of a job."""
-    return f"/v1/jobs/{job_id}"
+    return link(f"/v1/jobs/{job_id}")
 
 
 def progress_of(job: Job) -> ProgressView | None:
@@ -251,7 +252,7 @@ def checkpoint_view(checkpoint: Checkpoint, *, best: bool) -> CheckpointView:
         created_at=checkpoint.created_at,
         best=best,
         files=[
-            FileView(name=name, url=f"/v1/checkpoints/{checkpoint.id}/files/{name}", **file)
+            FileView(name=name, url=link(f"/v1/checkpoints/{checkpoint.id}/files/{name}"), **file)
             for name, file in sorted(checkpoint.files.items())
         ],
     )

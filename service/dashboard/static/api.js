@@ -1,5 +1,8 @@
 /* A client of the HTTP API: JSON requests and answers, problems as errors, and the bearer token. */
 
+import { root } from "./root.js";
+import { tabStorage } from "./storage.js";
+
 const TOKEN = "normlab.token";
 let signInNeeded = () => {};
 
@@ -11,12 +14,11 @@ export class Problem extends Error {
   }
 }
 
-/** The bearer token. It is kept in sessionStorage, which ends with the tab; the Content-Security-Policy lets no other
- * script read it. */
+/** The bearer token. It is kept until the tab is closed; the Content-Security-Policy lets no other script read it. */
 export const token = {
-  get: () => sessionStorage.getItem(TOKEN),
-  set: (value) => sessionStorage.setItem(TOKEN, value),
-  clear: () => sessionStorage.removeItem(TOKEN),
+  get: () => tabStorage.get(TOKEN),
+  set: (value) => tabStorage.set(TOKEN, value),
+  clear: () => tabStorage.set(TOKEN, null),
 };
 
 /** Call `callback(problem)` whenever the API answers 401. */
@@ -39,12 +41,12 @@ export function withQuery(path, query = {}) {
   return text ? `${path}?${text}` : path;
 }
 
-/** Send a request and return its successful Response. Throws Problem, or AbortError after an abort. */
+/** Send a request to a path of the API and return its successful Response. Throws Problem, or AbortError after an abort. */
 export async function request(path, { method = "GET", body, accept = "application/json", signal, more = {} } = {}) {
   const extra = { Accept: accept, ...more, ...(body === undefined ? {} : { "Content-Type": "application/json" }) };
   let response;
   try {
-    response = await fetch(path, {
+    response = await fetch(root + path, {
       method,
       headers: headers(extra),
       body: body === undefined ? undefined : JSON.stringify(body),

@@ -4,6 +4,7 @@ import { get, onSignInNeeded, token } from "./api.js";
 import { duration } from "./format.js";
 import { shortcuts } from "./keyboard.js";
 import { button, labelled, problemNotice } from "./parts.js";
+import { root } from "./root.js";
 import { Stream } from "./stream.js";
 import { shape } from "./status.js";
 import { chooseTheme, theme } from "./themes.js";
@@ -30,8 +31,9 @@ const NAVIGATION = [
 ];
 const READINESS_MS = 10_000;
 
-const root = document.getElementById("app");
+const app = document.getElementById("app");
 let page = null;
+let makePage = null;
 let route = null;
 let stream = null;
 let signIn = null;
@@ -57,7 +59,7 @@ const shell = {
   /** Open the event stream of the page, in place of an earlier one. Resolves once no later event can be missed. */
   async live(path, query, onevent) {
     stream?.close();
-    stream = new Stream(path, query, { onevent, onstate: () => (askReadiness(), shell.refresh()) });
+    stream = new Stream(path, query, { onevent, onreset: startAnew, onstate: () => (askReadiness(), shell.refresh()) });
     await stream.opened;
   },
   say(text, tone = "info") {
@@ -95,7 +97,8 @@ async function navigate() {
   ]);
   if (route !== next) return;
   // Without the vocabulary a page would show wrong units and no actions.
-  page = unread ? unreadable(unread) : create(shell, next.id);
+  makePage = () => (unread ? unreadable(unread) : create(shell, next.id));
+  page = makePage();
   page.load?.();
   draw();
   if (!arriving) {
@@ -106,6 +109,14 @@ async function navigate() {
   arriving = false;
 }
 
+/** Read the page again, because the database of the service is another one than before. */
+function startAnew() {
+  page.close?.();
+  page = makePage();
+  page.load?.();
+  shell.say("The service has other data than before. The page was read again.", "warn");
+}
+
 /** What stands in place of a page until the vocabulary can be read. */
 const unreadable = (problem) => ({
   title: () => problem.title,
@@ -114,7 +125,7 @@ const unreadable = (problem) => ({
 
 function draw() {
   document.title = page ? `${page.title()} · normlab` : "normlab";
-  render(root, [
+  render(app, [
     h("a", { class: "skip", href: "#main", key: "skip" }, "Skip to the content"),
     header(),
     h(
@@ -262,7 +273,7 @@ function signOut() {
 async function askReadiness() {
   if (document.hidden) return;
   try {
-    const response = await fetch("/readyz", { credentials: "omit" });
+    const response = await fetch(`${root}/readyz`, { credentials: "omit" });
     const { status, checks } = await response.json();
     const detail = Object.values(checks)
       .map((check) => check.detail)

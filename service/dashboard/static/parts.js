@@ -190,6 +190,16 @@ export function confirmed(question) {
   return window.confirm(question);
 }
 
+/** Copy text and confirm it with `say`. Without TLS, browsers have no clipboard except on this machine. */
+export async function copyText(text, say) {
+  try {
+    await navigator.clipboard.writeText(text);
+    say("Copied");
+  } catch {
+    say("This browser does not allow copying");
+  }
+}
+
 /** A button that copies text and confirms it. */
 export function copyButton(text, label, say) {
   return h(
@@ -199,11 +209,7 @@ export function copyButton(text, label, say) {
       class: "button quiet",
       "aria-label": label,
       title: label,
-      onclick: () =>
-        navigator.clipboard?.writeText(text).then(
-          () => say("Copied"),
-          () => say("This browser does not allow copying"),
-        ),
+      onclick: () => copyText(text, say),
     },
     shape(ICONS.copy),
   );

@@ -5,6 +5,7 @@ says so, and goes on after the last event that came. A page that nobody sees let
 browser has six for a server, over all tabs. */
 
 import { headers, Problem, withQuery } from "./api.js";
+import { root } from "./root.js";
 
 const SILENCE_MS = 40_000;
 const HIDDEN_MS = 30_000;
@@ -12,12 +13,14 @@ const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 8_000;
 
 export class Stream {
-  /** `onevent({type, data, id})`; `onstate("live" | "connecting" | "stopped" | "ended", since)`. */
-  constructor(path, query, { onevent, onstate = () => {} }) {
+  /** `onevent({type, data, id})`; `onstate("live" | "connecting" | "stopped" | "ended", since)`; `onreset()` when the
+   * service does not know the last event, because its database was replaced. */
+  constructor(path, query, { onevent, onreset, onstate = () => {} }) {
     Object.assign(this, {
       path,
       query,
       onevent,
+      onreset,
       onstate,
       lastId: null,
       state: "connecting",
@@ -86,8 +89,7 @@ export class Stream {
   async #follow() {
     this.connection = new AbortController();
     const more = { Accept: "text/event-stream", ...(this.lastId === null ? {} : { "Last-Event-ID": this.lastId }) };
-    const query = this.lastId === null ? { ...this.query, replay: "false" } : this.query;
-    const response = await fetch(withQuery(this.path, query), {
+    const response = await fetch(root + withQuery(this.path, { ...this.query, replay: "false" }), {
       headers: headers(more),
       signal: this.connection.signal,
       credentials: "omit",
@@ -122,7 +124,8 @@ export class Stream {
   #take({ type, data, id }) {
     if (id) this.lastId = id;
     if (!data || this.closed) return false;
-    this.onevent({ type, data: JSON.parse(data), id });
+    if (type === "reset") this.onreset();
+    else this.onevent({ type, data: JSON.parse(data), id });
     return type === "end";
   }
 }

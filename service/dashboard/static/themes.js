@@ -1,23 +1,21 @@
 /* The theme: light, dark, or that of the system. */
 
+import { browserStorage } from "./storage.js";
+
 const KEY = "normlab.theme";
 const system = matchMedia("(prefers-color-scheme: dark)");
 const watching = new Set();
 
 /** The chosen theme: "light", "dark" or "system". */
 export function theme() {
-  return localStorage.getItem(KEY) ?? "system";
+  return browserStorage.get(KEY) ?? "system";
 }
 
 /** Choose a theme and remember it in this browser. */
 export function chooseTheme(name) {
-  if (name === "system") {
-    localStorage.removeItem(KEY);
-    delete document.documentElement.dataset.theme;
-  } else {
-    localStorage.setItem(KEY, name);
-    document.documentElement.dataset.theme = name;
-  }
+  browserStorage.set(KEY, name === "system" ? null : name);
+  if (name === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = name;
   tell();
 }
 

@@ -1,10 +1,17 @@
-/* The address: it holds the page and everything that was chosen on it, so that a copied link shows the same. */
+/* The address, without the prefix of a proxy: it holds the page and everything that was chosen on it, so that a copied link shows the same. */
+
+import { root, withoutRoot } from "./root.js";
 
 const changed = new Set();
 
 export const url = {
   get path() {
-    return location.pathname.replace(/\/+$/, "") || "/";
+    return withoutRoot(location.pathname).replace(/\/+$/, "") || "/";
+  },
+
+  /** This address within the dashboard. */
+  get here() {
+    return withoutRoot(location.pathname) + location.search;
   },
 
   /** The value of a query parameter, or `fallback`. */
@@ -24,8 +31,8 @@ export const url = {
   },
 
   /** This address with some parameters changed; null, "" and [] leave one out. */
-  with(changes, path = location.pathname) {
-    const query = new URLSearchParams(path === location.pathname ? location.search : "");
+  with(changes, path = withoutRoot(location.pathname)) {
+    const query = new URLSearchParams(path === withoutRoot(location.pathname) ? location.search : "");
     for (const [name, value] of Object.entries(changes)) {
       query.delete(name);
       for (const one of [value].flat()) if (one !== null && one !== undefined && one !== "") query.append(name, one);
@@ -41,8 +48,8 @@ export const url = {
 
   /** Go to an address of the dashboard. */
   go(address, { replace = false, state = null } = {}) {
-    if (address === location.pathname + location.search) return;
-    history[replace ? "replaceState" : "pushState"](state, "", address);
+    if (address === this.here) return;
+    history[replace ? "replaceState" : "pushState"](state, "", root + address);
     for (const callback of changed) callback();
   },
 
@@ -68,6 +75,7 @@ document.addEventListener("click", (event) => {
   )
     return;
   if (link.target || link.hasAttribute("download") || link.origin !== location.origin || link.hash) return;
+  if (!`${link.pathname}/`.startsWith(`${root}/`)) return;
   event.preventDefault();
-  url.go(link.pathname + link.search);
+  url.go(withoutRoot(link.pathname) + link.search);
 });

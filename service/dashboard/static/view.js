@@ -2,7 +2,10 @@
 
 `h("p", { class: "x", onclick: f }, "text", child)` describes an element. Text is only ever a text node, so what a job is
 called or logs cannot become markup. `render(parent, views)` changes what differs and leaves the rest alone: what has the
-focus, what is typed and where one has scrolled stay. A view with a `key` keeps its element when its place changes. */
+focus, what is typed and where one has scrolled stay. A view with a `key` keeps its element when its place changes. An
+`href` that is a path gets the prefix of the dashboard. */
+
+import { root } from "./root.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const PROPERTIES = new Set(["value", "checked", "indeterminate", "open", "disabled", "selected"]);
@@ -100,6 +103,7 @@ function assign(node, name, value, before) {
     const typing = name === "value" && node === document.activeElement && node.tagName !== "SELECT";
     if (node[name] !== wanted && !typing) node[name] = wanted;
   } else if (value === null || value === undefined || value === false) node.removeAttribute(name);
+  else if (name === "href" && value.startsWith("/")) node.setAttribute(name, root + value);
   else node.setAttribute(name, value === true ? "" : value);
 }
 

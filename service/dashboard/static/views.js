@@ -1,8 +1,9 @@
 /* Named views: addresses that are saved under a name for all users. */
 
 import { get, send } from "./api.js";
-import { button, confirmed, menu } from "./parts.js";
+import { button, confirmed, copyText, menu } from "./parts.js";
 import { Resource } from "./resource.js";
+import { url } from "./url.js";
 import { h } from "./view.js";
 
 export class Views {
@@ -13,7 +14,7 @@ export class Views {
 
   /** The menu: the saved views, and a form that saves the current one. */
   view() {
-    const here = location.pathname + location.search;
+    const { here } = url;
     return menu(
       "Views",
       [
@@ -40,7 +41,11 @@ export class Views {
             ),
           ),
         ),
-        button("Copy the link to this view", () => this.#copy(), { key: "copy", kind: "quiet", icon: "copy" }),
+        button("Copy the link to this view", () => copyText(location.href, this.shell.say), {
+          key: "copy",
+          kind: "quiet",
+          icon: "copy",
+        }),
         h(
           "form",
           { key: "save", onsubmit: (event) => this.#save(event) },
@@ -64,20 +69,13 @@ export class Views {
     this.views.reload();
   }
 
-  #copy() {
-    navigator.clipboard?.writeText(location.href).then(
-      () => this.shell.say("Copied"),
-      () => this.shell.say("This browser does not allow copying"),
-    );
-  }
-
   async #save(event) {
     event.preventDefault();
     const form = event.currentTarget;
     const name = form.elements.name.value.trim();
     if (!name) return;
     try {
-      await send("POST", "/v1/views", { name, path: location.pathname + location.search });
+      await send("POST", "/v1/views", { name, path: url.here });
       form.reset();
       this.shell.say(`Saved as “${name}” for all users.`);
     } catch (problem) {

@@ -201,6 +201,55 @@ async def test_the_last_event_id_of_a_reconnecting_browser_goes_before_its_first
     assert [m.id for m in messages] == [str(ids[1]), None]
 
 
+async def received(http: AsyncClient, path: str, **headers: str) -> list[Message]:
+    """Return the events of a stream that ends."""
+    answer = await http.get(path, headers=STREAM | headers)
+    assert answer.status_code == 200, answer.text
+
+    async def lines() -> AsyncIterator[str]:
+        for line in answer.text.split("\n"):
+            yield line
+
+    return [message async for message in read(lines())]
+
+
+async def test_an_id_that_was_never_given_to_an_event_begins_the_stream_anew_and_says_so(http: AsyncClient) -> None:
+    job = await submit(http)
+    await http.post(f"/v1/jobs/{job}/cancel")
+    path = f"/v1/jobs/{job}/events"
+    whole = await received(http, path)
+    by_header = await received(http, path, **{"Last-Event-ID": "999"})
+    assert (by_header[0].event, by_header[0].data, by_header[0].id) == ("reset", {"unknown": 999}, "0")
+    assert by_header[1:] == whole
+    assert await received(http, f"{path}?after=999") == by_header
+    newest = whole[-2].id or ""
+    assert [message.event for message in await received(http, path, **{"Last-Event-ID": newest})] == ["end"]
+    after_all = await received(http, f"{path}?replay=false", **{"Last-Event-ID": "999"})
+    assert [(message.event, message.id) for message in after_all] == [("reset", newest), ("end", None)]
+
+
+async def test_an_empty_last_event_id_is_none(http: AsyncClient) -> None:
+    job = await submit(http)
+    await http.post(f"/v1/jobs/{job}/cancel")
+    path = f"/v1/jobs/{job}/events"
+    assert await received(http, path, **{"Last-Event-ID": ""}) == await received(http, path)
+
+
+async def test_a_stream_breaks_off_when_the_database_is_replaced_under_it(
+    app: FastAPI, http: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await submit(http)
+    tailer = app.state.services.tailer
+    content: Any = events.EventStream(tailer, events.Start(1)).body_iterator
+    await anext(content)
+
+    async def of_another_database(session: object) -> int:
+        return 0
+
+    monkeypatch.setattr(stored_events, "last_id_given", of_another_database)
+    assert [chunk async for chunk in content] == [], "no `end`: the client reconnects, and is told"
+
+
 async def test_progress_is_sent_when_it_changes_and_has_no_id(
     remote: AsyncClient, url: str, reporter: Reporter
 ) -> None:
@@ -342,7 +391,7 @@ async def test_a_client_that_reads_slowly_falls_behind_and_misses_nothing(
     tailer = app.state.services.tailer
     job = await submit(http)
     await reporter.start()
-    response = events.EventStream(tailer, 0, job_id=job)
+    response = events.EventStream(tailer, events.Start(0), job_id=job)
     content: Any = response.body_iterator
     received = [await anext(content) for _ in range(2)]
     reads = tailer.reads
@@ -413,7 +462,7 @@ async def test_no_connection_is_held_while_a_stream_waits(app: FastAPI, http: As
 async def test_a_quiet_stream_is_kept_alive(app: FastAPI, http: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "KEEPALIVE_S", 0.05)
     tailer = app.state.services.tailer
-    content: Any = events.EventStream(tailer, 0).body_iterator
+    content: Any = events.EventStream(tailer, events.Start(0)).body_iterator
     assert await anext(content) == b"retry: 1000\n\n"
     assert await anext(content) == b": ping\n\n"
     await content.aclose()
@@ -443,6 +492,34 @@ async def test_a_database_that_fails_for_a_while_breaks_no_stream(
     answer = await asyncio.wait_for(task, 120)
     assert answer.text.count("while it was gone") == 1
     assert "event: end" in answer.text
+
+
+async def test_streams_beyond_the_maximum_are_503_and_leave_room_for_other_requests(
+    listen: Callable[[], Listening], caplog: pytest.LogCaptureFixture
+) -> None:
+    listening = listen()
+    tailer = listening.server.config.app.state.services.tailer  # type: ignore[union-attr]
+    tailer.max_streams = 2
+    async with (
+        stream(listening.url, "/v1/events"),
+        AsyncClient(base_url=listening.url, timeout=120) as http,
+    ):
+        async with stream(listening.url, "/v1/events"):
+            for _ in range(3):
+                refused = await http.get("/v1/events", headers=STREAM)
+                assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+                assert refused.headers["connection"] == "close"
+                assert refused.headers["content-type"] == "application/problem+json"
+                assert refused.json()["detail"].startswith("2 event streams are open, the maximum of this process")
+            assert (await http.get("/livez")).status_code == 200
+            assert (await http.get("/v1/events")).status_code == 200, "pages are not streams"
+            assert (await http.get("/v1/events?limit=0", headers=STREAM)).status_code == 422
+        await until(lambda: len(tailer) == 1)
+        async with stream(listening.url, "/v1/events"):
+            pass
+    assert [record.getMessage() for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == [
+        "2 event streams are open, the maximum: further ones get 503"
+    ]
 
 
 async def test_a_stream_ends_when_its_client_leaves(listen: Callable[[], Listening]) -> None:

@@ -42,11 +42,11 @@ async def test_what_is_not_there(http: AsyncClient, path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("PUT", "/v1/jobs", "GET, POST"),
-        ("PUT", "/v1/jobs/job_1", "DELETE, GET, PATCH"),
+        ("PUT", "/v1/jobs", "GET, HEAD, POST"),
+        ("PUT", "/v1/jobs/job_1", "DELETE, GET, HEAD, PATCH"),
         ("POST", "/v1/checkpoints/checkpoint_1/files/x", "GET, HEAD"),
         ("GET", "/v1/jobs/job_1/cancel", "POST"),
-        ("TRACE", "/livez", "GET"),
+        ("TRACE", "/livez", "GET, HEAD"),
     ],
 )
 async def test_a_method_that_is_not_allowed_is_refused_with_the_allowed_ones(

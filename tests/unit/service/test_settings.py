@@ -28,7 +28,7 @@ def test_the_defaults_serve_one_machine(tmp_path: Path) -> None:
     settings = Settings()
     assert settings.host == "127.0.0.1"
     assert settings.home == tmp_path / ".local/share/normlab"
-    assert settings.database == f"sqlite+aiosqlite:///{tmp_path}/.local/share/normlab/normlab.db"
+    assert settings.database == tmp_path / ".local/share/normlab/normlab.db"
     assert settings.artifacts == f"{tmp_path}/.local/share/normlab/artifacts"
     assert settings.tokens == {}
 
@@ -188,6 +188,27 @@ def test_an_error_does_not_show_the_secrets_of_the_environment(monkeypatch: pyte
 )
 def test_the_url_of_the_database_names_the_driver(url: str, database: str) -> None:
     assert Settings(database_url=SecretStr(url)).database == database
+
+
+@pytest.mark.parametrize("url", ["sqlite:////srv/what?/normlab.db", "sqlite:////srv/normlab.db?timeout=5"])
+def test_a_question_mark_in_the_url_of_a_file_cuts_off_no_path(url: str) -> None:
+    with pytest.raises(ValidationError, match=r"has a query, which begins with .: .* as %3F"):
+        Settings(database_url=SecretStr(url))
+
+
+@pytest.mark.parametrize(
+    ("given", "root_path"), [("", ""), ("/", ""), ("/normlab", "/normlab"), ("/lab/norm.lab-1/", "/lab/norm.lab-1")]
+)
+def test_a_prefix_has_no_slash_at_its_end(given: str, root_path: str) -> None:
+    assert Settings(root_path=given).root_path == root_path
+
+
+@pytest.mark.parametrize(
+    "given", ["normlab", "//evil.example", "/a//b", "/a/../b", "/a?b", "/a b", '/"><script>', "/ü"]
+)
+def test_a_prefix_that_is_no_plain_path_is_refused(given: str) -> None:
+    with pytest.raises(ValidationError, match=r"NORMLAB_ROOT_PATH is .*: give a path like /normlab"):
+        Settings(root_path=given)
 
 
 @pytest.mark.parametrize(

@@ -97,19 +97,20 @@ function fileRow(checkpoint, file, first, shell) {
 }
 
 function downloadLink(checkpoint, file, shell) {
+  const path = `/v1/checkpoints/${checkpoint.id}/files/${encodeURIComponent(file.name)}`;
   const label = `Download ${file.name} of step ${checkpoint.step}`;
   const fetched = async (event) => {
     if (!token.get()) return;
     event.preventDefault();
     try {
-      await download(file.url, file.name);
+      await download(path, file.name);
     } catch (problem) {
       shell.say(problem.detail, "bad");
     }
   };
   return h(
     "a",
-    { class: "button", href: file.url, download: file.name, "aria-label": label, onclick: fetched },
+    { class: "button", href: path, download: file.name, "aria-label": label, onclick: fetched },
     shape(ICONS.download),
     "Download",
   );

@@ -1,6 +1,6 @@
 /* One job: its progress, metrics, layers, logs, checkpoints and specification. */
 
-import { get, withQuery } from "../api.js";
+import { get } from "../api.js";
 import { jobButtons } from "../actions.js";
 import { chart } from "../chart.js";
 import { axesOf, drawing, drawingControls, withRow } from "../curves.js";
@@ -276,16 +276,16 @@ function stepTime({ spec: { batch_size: size, num_workers: workers = 1 }, progre
 const sizeOf = ({ batch_size: size, num_workers: workers }) => (workers > 1 ? `${size} × ${workers} workers` : size);
 
 function links(job) {
-  const csv = withQuery(job.links.metrics, {});
+  const path = `/v1/jobs/${job.id}`;
   return h(
     "p",
     { class: "muted", key: "links" },
     "Through the API: ",
-    h("a", { href: job.links.self, target: "_blank", rel: "noopener" }, "job"),
+    h("a", { href: path, target: "_blank", rel: "noopener" }, "job"),
     ", ",
-    h("a", { href: csv, target: "_blank", rel: "noopener" }, "metrics"),
+    h("a", { href: `${path}/metrics`, target: "_blank", rel: "noopener" }, "metrics"),
     ", ",
-    h("a", { href: job.links.checkpoints, target: "_blank", rel: "noopener" }, "checkpoints"),
+    h("a", { href: `${path}/checkpoints`, target: "_blank", rel: "noopener" }, "checkpoints"),
     job.retry_of ? [". It repeats ", h("a", { href: `/jobs/${job.retry_of}` }, job.retry_of)] : "",
     job.experiment ? [". It belongs to ", h("a", { href: `/experiments/${job.experiment}` }, job.experiment)] : "",
     ".",

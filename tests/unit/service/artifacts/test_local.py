@@ -5,6 +5,7 @@ import hashlib
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -235,10 +236,16 @@ def test_a_store_that_was_never_written_to_is_empty(store: LocalArtifacts) -> No
 
 @pytest.mark.parametrize("form", ["{}", "file://{}", "file://localhost{}"])
 def test_a_folder_is_named_by_its_path_or_its_url(tmp_path: Path, form: str) -> None:
-    folder = tmp_path / "a b"
-    store = open_artifacts(form.format(str(folder).replace(" ", "%20") if "file" in form else folder))
+    folder = tmp_path / "a b?c#50%25 ü"
+    store = open_artifacts(form.format(quote(str(folder)) if "file" in form else folder))
     assert isinstance(store, LocalArtifacts)
     assert store.root == folder
+
+
+@pytest.mark.parametrize("url", ["file:///srv/what?/artifacts", "file:///srv/a#b"])
+def test_a_url_whose_path_would_be_cut_off_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"whose path ends before the . or #: .* as %3F and %23, or give the path"):
+        open_artifacts(url)
 
 
 @pytest.mark.parametrize("url", ["s3:///checkpoints", "memory://", "https://host/", "file://elsewhere/srv"])

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from service.cli.exits import EXIT_CODES, Exit
 from service.cli.tables import duration, jobs_table, per_cent
-from service.cli.watching import Bars, to_the_end
+from service.cli.watching import Bars, Display, Lines, to_the_end
 from service.client import Client
 from service.local.private_ray import free_port
 from tests.unit.service.conftest import Ended, Run
@@ -217,6 +218,19 @@ class TestWatch:
         assert "error 50.0 %" in shown
         assert "job_1: slow disk" in shown
 
+    @pytest.mark.parametrize("display", [Bars, Lines])
+    def test_says_that_the_database_was_replaced_and_begins_anew(
+        self, service: StandIn, display: Callable[[Console], Display]
+    ) -> None:
+        self.watched(service, "succeeded")
+        events = stream(*self.EVENTS, ("0", "reset", {"unknown": 9}), ("", "end", {"status": "succeeded"}))
+        service.on("GET", "/v1/jobs/job_1/events", events)
+        out = Console(force_terminal=True, width=120, record=True, file=io.StringIO())
+        with Client(service.url) as client:
+            [job] = to_the_end(client, ["job_1"], display(out))
+        assert (job.step, job.total_steps, job.error) == (0, None, None)
+        assert "job_1: the database of the service was replaced" in out.export_text()
+
     def test_of_a_service_that_goes_away_for_good_ends(self, service: StandIn) -> None:
         self.watched(service, "succeeded")
         service.on("GET", "/v1/jobs/job_1/events", problem(503, "away"))
@@ -244,9 +258,11 @@ class TestLogs:
         later = {**self.LINE, "message": "again"}
         quiet = {**self.LINE, "level": "debug"}
         end = ("", "end", {"status": "failed"})
-        service.on("GET", "/v1/jobs/job_1/events", stream(("5", "log", later), ("6", "log", quiet), end))
-        lines = run("--url", service.url, "logs", "job_1", "--follow", "--json").out.splitlines()
-        assert [json.loads(line)["message"] for line in lines] == ["out of [memory]", "again"]
+        reset = ("0", "reset", {"unknown": 5})
+        service.on("GET", "/v1/jobs/job_1/events", stream(("5", "log", later), reset, ("6", "log", quiet), end))
+        ended = run("--url", service.url, "logs", "job_1", "--follow", "--json")
+        assert [json.loads(line)["message"] for line in ended.out.splitlines()] == ["out of [memory]", "again"]
+        assert ended.err == "normlab: the database of the service was replaced; the log follows from the start\n"
         assert service.requests[-1].headers["last-event-id"] == "4"
 
 
@@ -255,7 +271,12 @@ class TestDownload:
     def checkpoint(self, service: StandIn) -> None:
         content = b"weights"
         sha256 = hashlib.sha256(content).hexdigest()
-        file = {"name": "model.safetensors", "size": 7, "sha256": sha256, "url": "/v1/checkpoints/c1/files/m"}
+        file = {
+            "name": "model.safetensors",
+            "size": 7,
+            "sha256": sha256,
+            "url": "/v1/checkpoints/c1/files/model.safetensors",
+        }
         found = Answer(
             {"id": "c1", "epoch": 2, "step": 20, "metrics": {"test_error": 0.25}, "best": True, "files": [file]}
         )
@@ -317,6 +338,7 @@ def test_every_exit_code_is_explained_in_the_help(run: Run) -> None:
 def test_a_command_starts_without_what_only_servers_need(arguments: list[str]) -> None:
     program = """
 import sys
+from collections.abc import Callable
 from service.cli import main
 try:
     main()

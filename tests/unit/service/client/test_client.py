@@ -41,7 +41,7 @@ class TestAddress:
         assert Client().base_url == "http://lab:1"
         assert Client("http://other:2").base_url == "http://other:2"
 
-    @pytest.mark.parametrize("url", ["lab:8000", "ftp://lab", "http://"])
+    @pytest.mark.parametrize("url", ["lab:8000", "ftp://lab", "http://", "http://lab/?token=x", "http://lab/#jobs"])
     def test_that_is_none_is_refused(self, url: str) -> None:
         with pytest.raises(ValueError, match="address of the service"):
             Client(url)
@@ -191,6 +191,17 @@ class TestEvents:
     def test_a_stream_that_ends_too_soon_is_taken_up_again(self, service: StandIn, client: Client) -> None:
         service.on("GET", self.PATH, stream(("1", "log", {"n": 1})), stream(("2", "log", {"n": 2}), self.END))
         assert [event.data for event in client.events("job_1")][:2] == [{"n": 1}, {"n": 2}]
+
+    def test_begin_anew_where_the_service_does_not_know_the_last_one(self, service: StandIn, client: Client) -> None:
+        service.on(
+            "GET",
+            self.PATH,
+            stream(("7", "log", {"n": 7})),
+            stream(("0", "reset", {"unknown": 7}), ("", "progress", {})),
+            stream(("1", "log", {"n": 1}), self.END),
+        )
+        assert [event.type for event in client.events("job_1")] == ["log", "reset", "progress", "log", "end"]
+        assert [request.headers.get("last-event-id") for request in service.requests] == [None, "7", "0"]
 
     def test_are_given_up_when_nothing_answers_for_long(self, service: StandIn, client: Client) -> None:
         service.on("GET", self.PATH, stream(("1", "log", {})), CUT)

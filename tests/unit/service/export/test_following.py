@@ -1,10 +1,11 @@
 """An export receives exactly the final rows, also across restarts and lost attempts."""
 
 import math
+from collections.abc import Iterator
 
 import pytest
 
-from service.client import ApiError
+from service.client import ApiError, Event
 from service.export import Run, Selection, export
 from tests.unit.service.export.conftest import Follow, Lab
 from tests.unit.service.store.acting import FINAL, row
@@ -146,6 +147,26 @@ def test_jobs_that_an_experiment_gets_later_belong_to_it(lab: Lab, kept: Kept, f
     following.end()
     assert alien not in kept.runs
     assert [kept.steps(job) for job in kept.runs] == [[10], [10]]
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_jobs_of_a_database_that_was_replaced_are_not_waited_for(
+    lab: Lab, kept: Kept, monkeypatch: pytest.MonkeyPatch, chosen: bool
+) -> None:
+    done, gone = lab.trained(labels={"study": "old"}), lab.submit(labels={"study": "old"})
+
+    def follow(**filters: object) -> Iterator[Event]:
+        yield Event("", "open", {})
+        lab.client.cancel(gone)
+        lab.client.delete(gone)
+        kept.runs.clear()
+        yield Event("0", "reset", {"unknown": 9})
+        raise AssertionError("the export waits for a job that no longer exists")
+
+    monkeypatch.setattr(lab.client, "follow", follow)
+    selection = Selection((done, gone)) if chosen else Selection((), {"label": ["study:old"]})
+    export(lab.client, selection, kept, follow=True, on_update=lambda run: None)
+    assert list(kept.runs) == [done], "it may have other rows now"
 
 
 def test_what_is_deleted_meanwhile_is_let_go(lab: Lab) -> None:

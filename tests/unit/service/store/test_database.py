@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from service.jobs import Status
+from service.settings import Settings
 from service.store import Database, jobs, migrate
 from service.store import database as module
 from service.store.database import is_disk_full
@@ -44,6 +45,15 @@ async def test_writers_take_turns(database: Database) -> None:
     await asyncio.gather(*(create(database) for _ in range(12)))
     async with database.read() as session:
         assert (await jobs.count_by_status(session))[Status.QUEUED] == 12
+
+
+@pytest.mark.parametrize("name", ["what?", "what?uri=true", "a#b", "100%25", "50 % ü", "a@b:c"])
+async def test_a_home_may_have_any_name_and_has_a_database_of_its_own(tmp_path: Path, name: str) -> None:
+    settings = Settings(home=tmp_path / name)
+    async with Database(settings.database) as database, database.read() as session:
+        await session.execute(text("SELECT 1"))
+    assert (settings.home / "normlab.db").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 async def test_sqlite_gives_a_writer_up_that_waited_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

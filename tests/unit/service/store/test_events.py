@@ -13,6 +13,20 @@ from tests.unit.service.store.acting import Worker, create
 pytestmark = pytest.mark.anyio
 
 
+async def test_the_last_id_given_is_that_of_an_event_that_may_be_deleted(database: Database) -> None:
+    async with database.read() as session:
+        assert await events.last_id_given(session) == 0
+    job = await create(database)
+    async with database.write() as session:
+        await jobs.cancel(session, job)
+    async with database.write() as session:
+        newest = await events.last_id(session)
+        await jobs.delete(session, job)
+    async with database.read() as session:
+        assert await events.last_id_given(session) == newest == 2
+        assert await events.last_id(session) == 0
+
+
 async def test_ids_become_visible_in_their_order(database: Database) -> None:
     slow_job, quick_job = await create(database), await create(database)
     async with database.read() as session:
