@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from service.cli.exits import Exit, Failed, Invalid
-from service.cli.session import connect, console
+from service.cli.output import announce, complain
+from service.cli.session import connect
 from service.client import Client
 from service.export import ExportError, Run, Selection, Sink, export
 
@@ -38,7 +38,7 @@ def tensorboard(
     selection = _selection(jobs, experiment, label)
     with connect(context, retry_s=RETRY_S[follow]) as client:
         _run(client, selection, lambda: TensorBoardSink(folder), follow)
-    console().print(f"tensorboard --logdir {folder}", soft_wrap=True)
+    announce(None, f"tensorboard --logdir {folder}")
 
 
 @app.command()
@@ -81,20 +81,17 @@ def _selection(jobs: list[str] | None, experiment: str | None, labels: list[str]
 
 def _run(client: Client, selection: Selection, open_sink: Callable[[], Sink], follow: bool) -> None:
     counted: Counter[str] = Counter()
-    errors = Console(stderr=True, highlight=False)
 
     def note(run: Run) -> None:
         counted[run.id] = len(run.points)
-        errors.print(
-            f"{run.id}  {len(run.points)} points  {run.job['status']}  {run.name}", markup=False, soft_wrap=True
-        )
+        announce(None, f"{run.id}  {len(run.points)} points  {run.job['status']}  {run.name}", stderr=True)
 
     try:
         export(client, selection, open_sink(), follow=follow, on_update=note)
     except ExportError as error:
         raise Failed(str(error)) from error
     except KeyboardInterrupt:
-        errors.print("Stopped. The same command continues from here.", soft_wrap=True)
+        complain("stopped; the same command continues from here")
         raise typer.Exit(Exit.INTERRUPTED) from None
     plural = "" if len(counted) == 1 else "s"
-    console().print(f"{len(counted)} job{plural}, {counted.total()} points")
+    announce(None, f"{len(counted)} job{plural}, {counted.total()} points")

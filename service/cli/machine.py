@@ -7,7 +7,8 @@ import typer
 from rich.text import Text
 
 from service.cli.exits import Exit, Failed, Invalid
-from service.cli.session import AsJson, connect, console, print_json
+from service.cli.output import console, print_json, say
+from service.cli.session import AsJson, connect
 from service.cli.tables import grid
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def up(
     from service.local.supervisor import CannotStart, serve
 
     try:
-        serve(_settings(host=host, port=port, home=home))
+        serve(_settings(host=host, port=port, home=home), say)
     except CannotStart as error:
         raise Failed(str(error)) from error
 
@@ -37,6 +38,8 @@ def _settings(**flags: object) -> "Settings":
         return Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         raise Invalid("; ".join(_sentence(problem["loc"], problem["msg"]) for problem in error.errors())) from error
+    except ValueError as error:
+        raise Invalid(str(error)) from error
 
 
 def _sentence(loc: tuple[int | str, ...], message: str) -> str:
