@@ -45,7 +45,7 @@ _WRONG_PATHS = frozenset(
         errno.EROFS,
     }
 )
-"""The errors of a path that is none of a file of the right kind, or not permitted."""
+"""The errors of a path that does not exist, is of another kind, or may not be used."""
 
 
 class Failed(Exception):

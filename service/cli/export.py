@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -64,6 +65,10 @@ def mlflow(
     if not tracking_uri:
         raise Invalid("give --tracking-uri, as http://127.0.0.1:5000, or set MLFLOW_TRACKING_URI")
     uri = tracking_uri
+    try:
+        urlsplit(uri)
+    except ValueError as error:
+        raise Invalid(f"--tracking-uri is {uri!r} ({error}): give one like http://127.0.0.1:5000") from error
     selection = _selection(jobs, experiment, label)
     with connect(context, retry_s=RETRY_S[follow]) as client:
         _run(client, selection, lambda: MLflowSink(client, uri, experiment_name, checkpoints=checkpoints), follow)

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from service.client.files import naming
@@ -23,6 +24,9 @@ Json = dict[str, Any]
 
 STANDARD_OUTPUT = "standard output"
 WIDTH_OF_A_PIPE = 200
+_PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"}
+_PICTURES |= dict.fromkeys(range(0x7F, 0xA0), ord("�"))
+"""Characters that would control the terminal, and what is printed instead."""
 
 
 class Output(Console):
@@ -35,6 +39,11 @@ class Output(Console):
         """Print as `rich.console.Console` does. An `OSError` names the stream."""
         with naming("standard error" if self.stderr else STANDARD_OUTPUT):
             super().print(*objects, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Render as `rich.console.Console` does, with a picture of each control character, as `␛` for Escape."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(segment.text.translate(_PICTURES), segment.style)
 
     def on_broken_pipe(self) -> None:
         """Raise the error, where rich exits."""
@@ -90,9 +99,10 @@ def announce(document: Json | None, *lines: str | Text, as_json: bool = False, s
                 out.print(line, soft_wrap=True)
         sys.stdout.flush()
     except OSError as error:
-        discard_pending(sys.stderr if stderr else sys.stdout)
+        for stream in (sys.stdout, sys.stderr):
+            discard_pending(stream)
         if not isinstance(error, BrokenPipeError):
-            complain(f"{STANDARD_OUTPUT}: {error.strerror}")
+            complain(f"{error.filename or STANDARD_OUTPUT}: {error.strerror}")
 
 
 def say(line: str) -> None:

@@ -8,7 +8,8 @@ with Client() as client:
     client.download((job["id"], "best"), "model.safetensors", "model.safetensors")
 ```
 
-Answers of the API are returned as plain dictionaries. Every error is a `ClientError` with a readable message.
+Answers of the API are returned as plain dictionaries. A request that cannot be sent raises `InvalidRequest`, a
+`ValueError`; every other error is a `ClientError` with a readable message.
 """
 
 import hashlib

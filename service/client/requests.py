@@ -45,8 +45,12 @@ def json_body(document: Any) -> bytes:
     try:
         _check(document, (), [], [0])
         return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    except InvalidRequest:
+        raise
     except RecursionError as error:
         raise InvalidRequest("the request is nested too deeply") from error
+    except ValueError as error:
+        raise InvalidRequest(f"the request cannot be written as JSON: {error}") from error
 
 
 def _check(value: Any, path: tuple[str, ...], holders: list[int], count: list[int]) -> None:
@@ -68,7 +72,7 @@ def _check(value: Any, path: tuple[str, ...], holders: list[int], count: list[in
     if id(value) in holders:
         raise InvalidRequest(f"{where}the value contains itself")
     entries: Iterable[tuple[Any, Any]]
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         entries = value.items()
         for key in value:
             if not (isinstance(key, str | bool | int) or key is None) or (

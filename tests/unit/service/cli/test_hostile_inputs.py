@@ -107,6 +107,7 @@ ARGUMENTS: dict[str, tuple[list[str], str]] = {
     "an empty id of a checkpoint": (["download", ""], "the id is ''"),
     "a checkpoint without its name": (["download", "job_1/"], "there is nothing after the slash"),
     "results of nothing": (["results", ""], "the id is ''"),
+    "an address of MLflow": (["export", "mlflow", "--tracking-uri", "http://["], "--tracking-uri is 'http://['"),
     "a proxy that is none": (["--url", "http://example.org", "jobs"], "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY cannot"),
 }
 URLS = [

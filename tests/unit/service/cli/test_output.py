@@ -164,7 +164,7 @@ def test_output_goes_on_once_the_disk_has_room_again(tmp_path: Path, monkeypatch
 PROGRAM = [sys.executable, "-m", "service.cli"]
 
 
-@pytest.mark.parametrize("redirection", ["1>&-", "1>/dev/full", "1>&- 2>&-", "2>/dev/full", "0<&-"])
+@pytest.mark.parametrize("redirection", ["1>/dev/full", "1>&- 2>&-", "2>/dev/full", "0<&-"])
 def test_a_submission_succeeds_wherever_its_streams_lead(acting: StandIn, redirection: str) -> None:
     command = ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", *PROGRAM, "--url", acting.url, *SUBMIT]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -194,6 +194,13 @@ class TestNames:
             assert ended.code == Exit.OK
             assert name in ended.out
         assert len(service.to("POST", "/v1/jobs")) == 1
+
+    def test_do_not_control_the_terminal(self, run: Run, service: StandIn) -> None:
+        job = a_job(name="\x1b[2J\x9b2J\x07", error={"message": "one\ntwo\r", "step": 1})
+        service.on("GET", "/v1/jobs/job_1", Answer(job))
+        ended = run("--url", service.url, "show", "job_1")
+        assert "␛[2J�2J" in ended.out
+        assert {character for character in ended.out if not character.isprintable()} == {"\n"}
 
     @pytest.mark.parametrize("name", HOSTILE)
     def test_are_drawn_as_they_are_on_a_terminal(self, service: StandIn, name: str) -> None:
