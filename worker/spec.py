@@ -7,22 +7,19 @@ is refused with the field, its value and the accepted values.
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from worker.architecture import ARCHITECTURES, ModelName
 from worker.recipes import RECIPES, RecipeName, fill_defaults
+from worker.validation import Part
 
 DatasetName = Literal["cifar10", "synthetic"]
 DATASET_SIZES: dict[DatasetName, tuple[int, int]] = {"cifar10": (50_000, 10_000), "synthetic": (10_000, 2_000)}
 """Number of training and of test images of each dataset."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class BatchNormalization(_Part):
+class BatchNormalization(Part):
     """Normalizes a channel by its statistics over the batch, in evaluation by running averages (Ioffe & Szegedy 2015).
 
     With `ghost_batch_size`, the statistics are over parts of the batch (Hoffer et al. 2017).
@@ -37,7 +34,7 @@ class BatchNormalization(_Part):
     )
 
 
-class SyncBatchNormalization(_Part):
+class SyncBatchNormalization(Part):
     """Batch normalization by statistics over all workers of the job; with one worker, equal to `batch`."""
 
     type: Literal["sync_batch"] = "sync_batch"
@@ -46,7 +43,7 @@ class SyncBatchNormalization(_Part):
     affine: bool = Field(default=True, description="learn a scale and a shift per channel")
 
 
-class LayerNormalization(_Part):
+class LayerNormalization(Part):
     """Normalizes all channels of an image as one group, with a scale and a shift per channel (Wu & He 2018)."""
 
     type: Literal["layer"] = "layer"
@@ -54,7 +51,7 @@ class LayerNormalization(_Part):
     affine: bool = Field(default=True, description="learn a scale and a shift per channel")
 
 
-class InstanceNormalization(_Part):
+class InstanceNormalization(Part):
     """Normalizes each channel of an image separately (Ulyanov et al. 2016)."""
 
     type: Literal["instance"] = "instance"
@@ -62,7 +59,7 @@ class InstanceNormalization(_Part):
     affine: bool = Field(default=True, description="learn a scale and a shift per channel")
 
 
-class GroupNormalization(_Part):
+class GroupNormalization(Part):
     """Normalizes groups of channels (Wu & He 2018); give `num_groups` or `channels_per_group`, by default 8 groups."""
 
     type: Literal["group"] = "group"
@@ -95,7 +92,7 @@ class GroupNormalization(_Part):
         return num_channels // self.channels_per_group
 
 
-class NoNormalization(_Part):
+class NoNormalization(Part):
     """No normalization, as the control."""
 
     type: Literal["none"] = "none"
@@ -112,7 +109,7 @@ Normalization = Annotated[
 ]
 
 
-class SGD(_Part):
+class SGD(Part):
     """Stochastic gradient descent with momentum (torch.optim.SGD)."""
 
     type: Literal["sgd"] = "sgd"
@@ -128,7 +125,7 @@ class SGD(_Part):
         return self
 
 
-class Adam(_Part):
+class Adam(Part):
     """Adam (Kingma & Ba 2014, torch.optim.Adam)."""
 
     type: Literal["adam"] = "adam"
@@ -143,7 +140,7 @@ class Adam(_Part):
 Optimizer = Annotated[SGD | Adam, Field(discriminator="type")]
 
 
-class LearningRateScaling(_Part):
+class LearningRateScaling(Part):
     """How the learning rate depends on the batch size.
 
     `linear` multiplies it by batch_size × num_workers / reference_batch_size (Goyal et al. 2017, section 2.1), so that
@@ -159,7 +156,7 @@ class LearningRateScaling(_Part):
     )
 
 
-class _Schedule(_Part):
+class _Schedule(Part):
     warmup_epochs: float = Field(default=0.0, ge=0, description="epochs over which the rate rises linearly from 0")
 
 
@@ -196,7 +193,7 @@ class CosineSchedule(_Schedule):
 Schedule = Annotated[ConstantSchedule | MultistepSchedule | CosineSchedule, Field(discriminator="type")]
 
 
-class Dataset(_Part):
+class Dataset(Part):
     """The training images and the evaluation images."""
 
     name: DatasetName = Field(default="cifar10", description="synthetic: generated images for trials, not for results")
@@ -243,7 +240,7 @@ class Dataset(_Part):
         return self.holdout or self.test_limit or DATASET_SIZES[self.name][1]
 
 
-class Checkpointing(_Part):
+class Checkpointing(Part):
     """When checkpoints are taken and which are kept; the best and the latest one are always kept."""
 
     every_epochs: int = Field(default=1, ge=1, description="epochs between checkpoints; one follows the last epoch")
@@ -251,13 +248,13 @@ class Checkpointing(_Part):
     keep_last: int = Field(default=2, ge=1, description="number of latest checkpoints to keep, besides the best")
 
 
-class Telemetry(_Part):
+class Telemetry(Part):
     """Statistics of the normalization layers, measured without an effect on the training."""
 
     every_epochs: int = Field(default=1, ge=1, description="epochs between measurements; one follows the last epoch")
 
 
-class TrainingSpec(_Part):
+class TrainingSpec(Part):
     """One training, from the initialization to the last epoch."""
 
     recipe: RecipeName | None = Field(default=None, description="publication that gives the default settings")

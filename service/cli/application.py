@@ -1,6 +1,6 @@
 """The `normlab` command: its subcommands and its exit codes."""
 
-import os
+import contextlib
 import sys
 from typing import Annotated
 
@@ -8,6 +8,8 @@ import typer
 
 from service.cli import checkpoints, documents, experiments, export, jobs, logs, machine, results, submission, watching
 from service.cli.exits import EXIT_CODES, Exit, exit_code_of
+from service.cli.output import STANDARD_OUTPUT, complain, discard_pending, prepare_streams
+from service.client.files import naming
 from service.version import normlab_version
 
 app = typer.Typer(
@@ -65,24 +67,38 @@ def options(
 
 def main() -> None:
     """Run the command and exit with its code. An error that a user can cause is printed without a traceback."""
+    prepare_streams()
+    streams = sys.stdout, sys.stderr
+    try:
+        code = _run()
+    finally:
+        # typer replaces them once a pipe is closed.
+        sys.stdout, sys.stderr = streams
+        for stream in streams:
+            with contextlib.suppress(OSError):
+                stream.flush()
+            discard_pending(stream)
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
         code = app(standalone_mode=False)
-        sys.stdout.flush()
+        with naming(STANDARD_OUTPUT):
+            sys.stdout.flush()
     except (BrokenPipeError, SystemExit) as ended:
         if isinstance(ended, SystemExit) and not isinstance(ended.__context__, BrokenPipeError):
             raise
-        # The reader of the output closed the pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = Exit.OK
+        return Exit.PIPE
     except typer.Abort:
-        code = Exit.INTERRUPTED
+        return Exit.INTERRUPTED
     except Exception as error:
         known = exit_code_of(error)
         if known is None:
             raise
-        print(f"normlab: {_text(error)}", file=sys.stderr)
-        code = known
-    sys.exit(code if isinstance(code, int) else Exit.OK)
+        complain(_text(error))
+        return known
+    return code if isinstance(code, int) else Exit.OK
 
 
 def _text(error: Exception) -> str:

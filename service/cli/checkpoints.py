@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from service.cli.exits import Invalid
-from service.cli.session import AsJson, JobId, Json, connect, console, print_json
+from service.cli.output import Output, announce, console, is_standard_output, print_json
+from service.cli.session import AsJson, JobId, Json, connect
 from service.cli.tables import grid, per_cent
 from worker.metrics import evaluation_error
 
@@ -59,16 +59,13 @@ def download(
             found = client.checkpoint(checkpoint)
         if not output.is_dir() and not output.parent.is_dir():
             raise Invalid(f"--output is {output}: the folder {output.parent} does not exist")
-        out = Console(stderr=True)
         try:
-            with _bar(out, file) as on_progress:
+            with _bar(console(stderr=True), file) as on_progress:
                 path = client.download(found["id"], file, output, on_progress)
         except ValueError as error:
             raise Invalid(str(error)) from error
-    if as_json:
-        print_json({"path": str(path), "checkpoint": found})
-    else:
-        console().print(f"{path}  epoch {found['epoch']}, step {found['step']}, error {_error_of(found)}")
+    line = f"{path}  epoch {found['epoch']}, step {found['step']}, error {_error_of(found)}"
+    announce({"path": str(path), "checkpoint": found}, line, as_json=as_json, stderr=is_standard_output(path))
 
 
 def _error_of(checkpoint: Json) -> str:
@@ -76,11 +73,11 @@ def _error_of(checkpoint: Json) -> str:
 
 
 @contextlib.contextmanager
-def _bar(out: Console, file: str) -> Iterator[Callable[[int, int], object]]:
+def _bar(out: Output, file: str) -> Iterator[Callable[[int, int], object]]:
     if not out.is_terminal:
         yield lambda done, size: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=out, transient=True) as progress:
         task = progress.add_task(file, total=None)
         yield lambda done, size: progress.update(task, completed=done, total=size)

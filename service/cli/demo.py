@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from service.cli.exits import Exit, Failed
 from service.cli.grids import results_grid
-from service.cli.session import console
+from service.cli.output import Output, console, say
 from service.cli.watching import Bars, Lines, to_the_end
 from service.client import Client
 from service.local.home import address_of
@@ -61,22 +59,22 @@ def run(settings: Settings, *, leave: bool = False, size: Size | None = None) ->
             if url is None:
                 if "port" not in settings.model_fields_set and not can_listen(settings.host, settings.port):
                     settings = settings.model_copy(update={"port": 0})
-                _say(out, "Starting the service ...")
-                supervisor = stack.enter_context(Supervisor(settings, lambda line: _say(out, line)))
+                say("Starting the service ...")
+                supervisor = stack.enter_context(Supervisor(settings, say))
                 url = supervisor.url
-            dataset = "cifar10" if _fetch(settings, out) else "synthetic"
+            dataset = "cifar10" if _fetch(settings) else "synthetic"
             if supervisor is not None:
                 supervisor.wait_ready()
-                _say(out, introduction(supervisor, settings))
+                say(introduction(supervisor, settings))
             with Client(url, next((token for token, (_, writes) in settings.tokens.items() if writes), None)) as client:
                 experiment = _train(client, request(dataset, size), out)
                 out.print()
                 out.print(results_grid(client.experiments.results(experiment)))
             out.print()
-            _say(out, footnote(dataset, size))
-            _say(out, f"See it at {url}/experiments/{experiment}, or with `normlab results {experiment}`.")
+            say(footnote(dataset, size))
+            say(f"See it at {url}/experiments/{experiment}, or with `normlab results {experiment}`.")
             if supervisor is not None and out.is_terminal and not leave:
-                _say(out, "Ctrl-C ends it.")
+                say("Ctrl-C ends it.")
                 supervisor.wait()
     except KeyboardInterrupt:
         raise typer.Exit(Exit.INTERRUPTED) from None
@@ -110,7 +108,7 @@ def footnote(dataset: str, size: Size) -> str:
     )
 
 
-def _fetch(settings: Settings, out: Console) -> bool:
+def _fetch(settings: Settings) -> bool:
     """Download CIFAR-10 into the data folder unless it is there. Prints why and returns False if that fails."""
     with subprocess.Popen(
         [sys.executable, "-P", "-m", "worker.data.download", str(settings.data_dir)],
@@ -123,16 +121,16 @@ def _fetch(settings: Settings, out: Console) -> bool:
         assert fetching.stdout is not None
         assert fetching.stderr is not None
         for line in fetching.stdout:
-            _say(out, line.rstrip())
+            say(line.rstrip())
         reason = fetching.stderr.read().strip().splitlines()
     if fetching.returncode == 0:
         return True
-    _say(out, f"No CIFAR-10: {reason[-1] if reason else 'it cannot be loaded'}")
-    _say(out, "Training on the synthetic dataset instead. Its results say nothing about CIFAR-10.")
+    say(f"No CIFAR-10: {reason[-1] if reason else 'it cannot be loaded'}")
+    say("Training on the synthetic dataset instead. Its results say nothing about CIFAR-10.")
     return False
 
 
-def _train(client: Client, wanted: Json, out: Console) -> str:
+def _train(client: Client, wanted: Json, out: Output) -> str:
     """Submit the experiment, show its jobs until they end, and return its id. Cancels the experiment after Ctrl-C."""
     experiment: str = client.experiments.submit(wanted)["id"]
     try:
@@ -160,7 +158,3 @@ def _interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _say(out: Console, text: str) -> None:
-    out.print(Text(text), soft_wrap=True)

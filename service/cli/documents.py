@@ -7,8 +7,10 @@ from urllib.parse import quote
 import typer
 
 from service.cli.exits import Invalid
-from service.cli.session import AsJson, connect, console, print_json
+from service.cli.output import announce, is_standard_output
+from service.cli.session import AsJson, connect
 from service.client.experiments import Checkpoints
+from service.client.files import write_file
 
 ExperimentId = Annotated[str, typer.Argument(help="Id of the experiment.", show_default=False)]
 
@@ -39,8 +41,8 @@ def report(
             if f"]({figure})" in written[target]:
                 written[picture] = client.experiments.report(experiment, "svg", **question)
     for path, content in written.items():
-        path.write_text(content, encoding="utf-8")
-    console().print("  ".join(map(str, written)))
+        write_file(path, content.encode())
+    announce(None, "  ".join(map(str, written)), stderr=any(map(is_standard_output, written)))
 
 
 def bundle(
@@ -56,7 +58,8 @@ def bundle(
         raise Invalid(f"--output is {output}: the folder {output.parent} does not exist")
     with connect(context) as client:
         path = client.experiments.bundle(experiment, output, checkpoints)
-    console().print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+    size = f"  {path.stat().st_size / 1e6:.1f} MB" if path.is_file() else ""
+    announce(None, f"{path}{size}", stderr=is_standard_output(path))
 
 
 def import_bundle(
@@ -67,7 +70,4 @@ def import_bundle(
     """Import the experiment of a bundle. Jobs that already exist are not changed."""
     with connect(context) as client:
         found = client.experiments.import_bundle(file)
-    if as_json:
-        print_json(found)
-    else:
-        console().print(f"{found['id']}  {found['jobs']} jobs  {found['name']}", markup=False)
+    announce(found, f"{found['id']}  {found['jobs']} jobs  {found['name']}", as_json=as_json)

@@ -1,10 +1,12 @@
 """Exit codes, and the errors that lead to them."""
 
+import errno
 from enum import IntEnum
 
 import typer
 
 from service.client.connection import ApiError, ClientError, ConnectionFailed, NotNormlab
+from service.client.requests import InvalidRequest
 
 
 class Exit(IntEnum):
@@ -16,6 +18,7 @@ class Exit(IntEnum):
     UNREACHABLE = 3
     REFUSED = 4
     INTERRUPTED = 130
+    PIPE = 141
 
 
 EXIT_CODES = {
@@ -25,7 +28,24 @@ EXIT_CODES = {
     Exit.UNREACHABLE: "the service cannot be reached",
     Exit.REFUSED: "the service refused the request: not found, not possible in this state, or not permitted",
     Exit.INTERRUPTED: "interrupted by Ctrl-C",
+    Exit.PIPE: "the reader of the output ended first, as `head` does",
 }
+
+
+_WRONG_PATHS = frozenset(
+    {
+        errno.EACCES,
+        errno.EEXIST,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)
+"""The errors of a path that does not exist, is of another kind, or may not be used."""
 
 
 class Failed(Exception):
@@ -39,7 +59,9 @@ class Invalid(Exception):
 def exit_code_of(error: Exception) -> Exit | None:
     """Return the exit code of an error that a user can cause, or None for any other error."""
     match error:
-        case Invalid() | typer.TyperException():
+        case Invalid() | InvalidRequest() | typer.TyperException():
+            return Exit.INVALID
+        case OSError() if error.filename is not None and error.errno in _WRONG_PATHS:
             return Exit.INVALID
         case ConnectionFailed() | NotNormlab():
             return Exit.UNREACHABLE

@@ -1,14 +1,13 @@
 """`normlab experiment`: submit, watch, pause and extend grids of jobs."""
 
-import sys
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
@@ -21,9 +20,12 @@ from service.cli.grids import (
     progress_text,
     results_grid,
 )
-from service.cli.session import AsJson, Json, connect, console, print_json, print_json_line
+from service.cli.output import Output, announce, complain, console, print_json, print_json_line
+from service.cli.requests import read_yaml
+from service.cli.session import AsJson, Json, connect
 from service.client import Client
 from service.client.experiments import Experiments
+from service.experiments.request import MAX_JOBS
 from service.experiments.status import ENDED
 
 app = typer.Typer(
@@ -53,7 +55,9 @@ def submit(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the experiment.")] = None,
     priority: Annotated[int | None, typer.Option(help="Jobs of a higher priority start first.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds of each cell, counted from 0.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, max=MAX_JOBS, help="Number of seeds of a cell, from 0 on.")
+    ] = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="Submissions with the same key create one experiment.")
     ] = None,
@@ -69,19 +73,16 @@ def submit(
     if seeds is not None:
         request["grid"] = {**_grid_of(request), "seed": list(range(seeds))}
         request.pop("seeds", None)
-    out = console()
     with connect(context) as client:
         if dry_run:
             preview = client.experiments.dry_run(request)
-            print_json(preview) if as_json else out.print(preview_table(preview))
+            print_json(preview) if as_json else console().print(preview_table(preview))
             return
         experiment = client.experiments.submit(request, idempotency_key)
-        if as_json and not watch:
-            print_json(experiment)
-        elif not as_json:
-            out.print(f"{experiment['id']}  {experiment['jobs']} jobs  {experiment['name']}", markup=False)
-            if not watch:
-                out.print(f"normlab experiment watch {experiment['id']} follows it.", style="dim")
+        if not (as_json and watch):
+            hint = [] if watch else [Text(f"normlab experiment watch {experiment['id']} follows it.", style="dim")]
+            line = f"{experiment['id']}  {experiment['jobs']} jobs  {experiment['name']}"
+            announce(experiment, line, *hint, as_json=as_json)
         if watch:
             follow(client, experiment["id"], as_json=as_json)
 
@@ -171,7 +172,7 @@ def delete(context: typer.Context, experiments: ExperimentIds) -> None:
     with connect(context) as client:
         for experiment in experiments:
             client.experiments.delete(experiment)
-            console().print(f"{experiment}  deleted")
+            announce(None, f"{experiment}  deleted")
 
 
 def follow(client: Client, experiment: str, *, as_json: bool = False) -> None:
@@ -187,17 +188,16 @@ def follow(client: Client, experiment: str, *, as_json: bool = False) -> None:
         else:
             found = _grid(client, experiment, out)
     except KeyboardInterrupt:
-        Console(stderr=True, highlight=False).print(
-            f"Stopped watching; the jobs keep running. `normlab experiment watch {experiment}` watches them again, "
-            f"`normlab experiment cancel {experiment}` stops them.",
-            soft_wrap=True,
+        complain(
+            f"stopped watching; the jobs keep running. `normlab experiment watch {experiment}` watches them again, "
+            f"`normlab experiment cancel {experiment}` stops them"
         )
         raise typer.Exit(Exit.INTERRUPTED) from None
     if set(found["counts"]) - {"succeeded"}:
         raise typer.Exit(Exit.FAILED)
 
 
-def _grid(client: Client, experiment: str, out: Console) -> Json:
+def _grid(client: Client, experiment: str, out: Output) -> Json:
     with Live(console=out, auto_refresh=False) as live:
         while True:
             found = client.experiments.get(experiment)
@@ -208,7 +208,7 @@ def _grid(client: Client, experiment: str, out: Console) -> Json:
             time.sleep(POLL_INTERVAL_S)
 
 
-def _lines(client: Client, experiment: str, out: Console, *, as_json: bool) -> Json:
+def _lines(client: Client, experiment: str, out: Output, *, as_json: bool) -> Json:
     """Print a line for each change, and the results at the end."""
     printed: Any = None
     while True:
@@ -230,32 +230,19 @@ def _lines(client: Client, experiment: str, out: Console, *, as_json: bool) -> J
 def _each(
     context: typer.Context, experiments: list[str], verb: Callable[[Experiments, str], Json], as_json: bool
 ) -> None:
-    out = console()
     with connect(context) as client:
         for experiment in experiments:
             answer = verb(client.experiments, experiment)
-            if as_json:
-                print_json(answer)
-            else:
-                line = Text(f"{answer['id']}  {answer['status']}  ").append_text(counts_text(answer["counts"]))
-                out.print(line, soft_wrap=True)
+            line = Text(f"{answer['id']}  {answer['status']}  ").append_text(counts_text(answer["counts"]))
+            announce(answer, line, as_json=as_json)
 
 
 def _read(what: str) -> Json:
     """Read the request from a file, or make one from the name of a built-in experiment."""
     path = Path(what)
-    if what != "-" and not path.suffix and not path.exists():
+    if what != "-" and not path.suffix and not os.path.exists(what):
         return {"builtin": what}
-    source = "standard input" if what == "-" else what
-    text = sys.stdin.read() if what == "-" else path.read_text()
-    try:
-        request = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise Invalid(f"{source} is neither YAML nor JSON: {reason}") from error
-    if not isinstance(request, dict):
-        raise Invalid(f"{source} does not contain an object: give an experiment with name, base and grid")
-    return request
+    return read_yaml(what, "an experiment with name, base and grid")
 
 
 def _grid_of(request: Json) -> Json:

@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
-from rich.console import Console
 
 from service.cli.exits import Exit, Failed, Invalid
-from service.cli.session import connect, console
+from service.cli.output import announce, complain
+from service.cli.session import connect
 from service.client import Client
 from service.export import ExportError, Run, Selection, Sink, export
 
@@ -39,7 +40,7 @@ def tensorboard(
     selection = _selection(jobs, experiment, label)
     with connect(context, retry_s=RETRY_S[follow]) as client:
         _run(client, selection, lambda: TensorBoardSink(folder), follow)
-    console().print(f"tensorboard --logdir {shlex.quote(str(folder))}", markup=False, soft_wrap=True)
+    announce(None, f"tensorboard --logdir {shlex.quote(str(folder))}")
 
 
 @app.command()
@@ -65,6 +66,10 @@ def mlflow(
     if not tracking_uri:
         raise Invalid("give --tracking-uri, as http://127.0.0.1:5000, or set MLFLOW_TRACKING_URI")
     uri = tracking_uri
+    try:
+        urlsplit(uri)
+    except ValueError as error:
+        raise Invalid(f"--tracking-uri is {uri!r} ({error}): give one like http://127.0.0.1:5000") from error
     selection = _selection(jobs, experiment, label)
     with connect(context, retry_s=RETRY_S[follow]) as client:
         _run(client, selection, lambda: MLflowSink(client, uri, experiment_name, checkpoints=checkpoints), follow)
@@ -82,20 +87,17 @@ def _selection(jobs: list[str] | None, experiment: str | None, labels: list[str]
 
 def _run(client: Client, selection: Selection, open_sink: Callable[[], Sink], follow: bool) -> None:
     counted: Counter[str] = Counter()
-    errors = Console(stderr=True, highlight=False)
 
     def note(run: Run) -> None:
         counted[run.id] = len(run.points)
-        errors.print(
-            f"{run.id}  {len(run.points)} points  {run.job['status']}  {run.name}", markup=False, soft_wrap=True
-        )
+        announce(None, f"{run.id}  {len(run.points)} points  {run.job['status']}  {run.name}", stderr=True)
 
     try:
         export(client, selection, open_sink(), follow=follow, on_update=note)
     except ExportError as error:
         raise Failed(str(error)) from error
     except KeyboardInterrupt:
-        errors.print("Stopped. The same command continues from here.", soft_wrap=True)
+        complain("stopped; the same command continues from here")
         raise typer.Exit(Exit.INTERRUPTED) from None
     plural = "" if len(counted) == 1 else "s"
-    console().print(f"{len(counted)} job{plural}, {counted.total()} points")
+    announce(None, f"{len(counted)} job{plural}, {counted.total()} points")

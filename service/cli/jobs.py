@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from service.cli.exits import Invalid
-from service.cli.session import AsJson, JobId, Json, connect, console, print_json
+from service.cli.output import announce, console, print_json
+from service.cli.session import AsJson, JobId, Json, connect
 from service.cli.tables import job_table, jobs_table
 from service.client import Client
 
@@ -85,15 +86,11 @@ def delete(context: typer.Context, jobs: JobIds) -> None:
     with connect(context) as client:
         for job in jobs:
             client.delete(job)
-            console().print(f"{job}  deleted")
+            announce(None, f"{job}  deleted")
 
 
 def _each(context: typer.Context, jobs: list[str], verb: Callable[[Client, str], Json], as_json: bool) -> None:
-    out = console()
     with connect(context) as client:
         for job in jobs:
             answer = verb(client, job)
-            if as_json:
-                print_json(answer)
-            else:
-                out.print(f"{answer['id']}  {answer['title']}  {answer['status']}", markup=False)
+            announce(answer, f"{answer['id']}  {answer['title']}  {answer['status']}", as_json=as_json)

@@ -8,7 +8,8 @@ import typer
 from rich.text import Text
 
 from service.cli.exits import Invalid
-from service.cli.session import AsJson, JobId, Json, connect, console, print_json_line
+from service.cli.output import console, print_json_line
+from service.cli.session import AsJson, JobId, Json, connect
 
 LEVELS = ("debug", "info", "warning", "error")
 

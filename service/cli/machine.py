@@ -7,7 +7,8 @@ import typer
 from rich.text import Text
 
 from service.cli.exits import Exit, Failed, Invalid
-from service.cli.session import AsJson, connect, console, print_json
+from service.cli.output import console, print_json, say
+from service.cli.session import AsJson, connect
 from service.cli.tables import grid
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def up(
     from service.local.supervisor import CannotStart, serve
 
     try:
-        serve(_settings(host=host, port=port, home=home))
+        serve(_settings(host=host, port=port, home=home), say)
     except CannotStart as error:
         raise Failed(str(error)) from error
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
-from rich.console import Console
 
 from service.cli.exits import Invalid
 from service.cli.grids import results_grid
-from service.cli.session import WIDTH_OF_A_PIPE, AsJson, Json, connect, console
+from service.cli.output import WIDTH_OF_A_PIPE, Output, console, print_bytes
+from service.cli.session import AsJson, Json, connect
 from service.client.experiments import TableFormat
+from service.client.files import write_file
 from service.report import as_markdown, tables
 from worker.metrics import OutcomeMetric
 
@@ -87,10 +88,9 @@ def results(
                 return
             content = _text(found, format).encode()
     if output is not None:
-        output.write_bytes(content)
+        write_file(output, content)
     else:
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
+        print_bytes(content)
 
 
 def _text(found: Json, format: Format) -> str:
@@ -100,7 +100,7 @@ def _text(found: Json, format: Format) -> str:
         case Format.JSON:
             return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
         case _:
-            plain = Console(width=WIDTH_OF_A_PIPE, color_system=None, highlight=False)
+            plain = Output(width=WIDTH_OF_A_PIPE, color_system=None)
             with plain.capture() as captured:
                 plain.print(results_grid(found))
             return captured.get()

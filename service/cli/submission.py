@@ -1,15 +1,15 @@
 """`normlab submit`: submit a job given by flags, a file, or both."""
 
-import json
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
+from rich.text import Text
 
 from service.cli.exits import Invalid
-from service.cli.session import AsJson, Json, connect, console, print_json
+from service.cli.output import announce
+from service.cli.requests import read_json
+from service.cli.session import AsJson, Json, connect
 from service.cli.watching import follow
 from worker.architecture import ModelName
 from worker.recipes import RecipeName
@@ -71,7 +71,7 @@ def submit(
 
     Example: normlab submit --normalization group --num-groups 8 --batch-size 2 --watch
     """
-    request = _read(file) if file else {}
+    request = read_json(file, "a job, as in {...}") if file else {}
     request |= _given(
         model=model,
         recipe=recipe,
@@ -98,27 +98,11 @@ def submit(
     _choose(request, "schedule", schedule)
     with connect(context) as client:
         job = client.submit(request, idempotency_key)
-        if as_json and not watch:
-            print_json(job)
-        elif not as_json:
-            out = console()
-            out.print(f"{job['id']}  {job['title']}  {job['status']}", markup=False)
-            if not watch:
-                out.print(f"normlab watch {job['id']} follows it.", style="dim")
+        if not (as_json and watch):
+            hint = [] if watch else [Text(f"normlab watch {job['id']} follows it.", style="dim")]
+            announce(job, f"{job['id']}  {job['title']}  {job['status']}", *hint, as_json=as_json)
         if watch:
             follow(client, [job["id"]], as_json=as_json)
-
-
-def _read(file: str) -> Json:
-    source = "standard input" if file == "-" else file
-    text = sys.stdin.read() if file == "-" else Path(file).read_text()
-    try:
-        request = json.loads(text)
-    except ValueError as error:
-        raise Invalid(f"{source} is not JSON: {error}") from error
-    if not isinstance(request, dict):
-        raise Invalid(f"{source} does not contain a JSON object: give a job, as in {{...}}")
-    return request
 
 
 def _given(**fields: Any) -> Json:

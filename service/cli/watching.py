@@ -13,7 +13,8 @@ from rich.table import Column
 from rich.text import Text
 
 from service.cli.exits import Exit
-from service.cli.session import AsJson, Json, connect, console, print_json_line
+from service.cli.output import complain, console, print_json_line
+from service.cli.session import AsJson, Json, connect
 from service.cli.tables import STYLES, duration, per_cent
 from service.client import Client, Event
 from service.jobs import TERMINAL
@@ -57,11 +58,10 @@ def follow(client: Client, jobs: Sequence[str], *, as_json: bool = False) -> Non
         ended = to_the_end(client, jobs, display)
     except KeyboardInterrupt:
         plural = len(jobs) > 1
-        Console(stderr=True, highlight=False).print(
-            f"Stopped watching; the job{'s keep' if plural else ' keeps'} running. "
+        complain(
+            f"stopped watching; the job{'s keep' if plural else ' keeps'} running. "
             f"`normlab watch {' '.join(jobs)}` watches {'them' if plural else 'it'} again, "
-            f"`normlab cancel` stops {'them' if plural else 'it'}.",
-            soft_wrap=True,
+            f"`normlab cancel` stops {'them' if plural else 'it'}"
         )
         raise typer.Exit(Exit.INTERRUPTED) from None
     if any(job.status != "succeeded" for job in ended):
@@ -227,7 +227,7 @@ class Bars:
     def __init__(self, out: Console) -> None:
         self._tasks: dict[str, TaskID] = {}
         self._progress = Progress(
-            TextColumn("{task.description}", table_column=Column(overflow="ellipsis", no_wrap=True)),
+            TextColumn("{task.description}", markup=False, table_column=Column(overflow="ellipsis", no_wrap=True)),
             _Status(table_column=Column(no_wrap=True)),
             BarColumn(
                 bar_width=None,
@@ -249,7 +249,7 @@ class Bars:
 
     def add(self, job: Followed) -> None:
         """Draw the bar of a job."""
-        self._tasks[job.id] = self._progress.add_task(Text(job.title).markup, total=1, job=job)
+        self._tasks[job.id] = self._progress.add_task(job.title, total=1, job=job)
         self._draw(job)
 
     def show(self, job: Followed, event: Event) -> None:

@@ -10,6 +10,7 @@ from service.client.connection import (
     Event,
     NotNormlab,
 )
+from service.client.requests import InvalidRequest
 
 __all__ = [
     "DEFAULT_URL",
@@ -19,5 +20,6 @@ __all__ = [
     "ConnectionFailed",
     "CorruptDownload",
     "Event",
+    "InvalidRequest",
     "NotNormlab",
 ]

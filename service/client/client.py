@@ -8,11 +8,11 @@ with Client() as client:
     client.download((job["id"], "best"), "model.safetensors", "model.safetensors")
 ```
 
-Answers of the API are returned as plain dictionaries. Every error is a `ClientError` with a readable message.
+Answers of the API are returned as plain dictionaries. A request that cannot be sent raises `InvalidRequest`, a
+`ValueError`; every other error is a `ClientError` with a readable message.
 """
 
 import hashlib
-import itertools
 import math
 import os
 import time
@@ -20,11 +20,12 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
-from service.client.connection import Connection, CorruptDownload, Event, OnProgress, given
+from service.client.connection import Connection, CorruptDownload, Event, OnProgress
 from service.client.experiments import Experiments
+from service.client.files import part_of, writing
+from service.client.requests import given, header, path_of
 
 if TYPE_CHECKING:
     from service.jobs import JobRequest
@@ -84,7 +85,7 @@ class Client:
     def submit(self, request: "Mapping[str, Any] | JobRequest", idempotency_key: str | None = None) -> Json:
         """Queue a job and return it. A second submission with the same key returns the first job."""
         body = dict(request) if isinstance(request, Mapping) else request.model_dump(mode="json")
-        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        headers = header("Idempotency-Key", idempotency_key or str(uuid.uuid4()))
         return self._connection.json("POST", "/v1/jobs", json=body, headers=headers)
 
     def jobs(self, *, max_jobs: int | None = None, **filters: Any) -> Iterator[Json]:
@@ -97,7 +98,7 @@ class Client:
         filters = _with_labels(filters)
         if max_jobs is not None:
             filters.setdefault("limit", min(max_jobs, 100))
-        return itertools.islice(self._connection.pages("/v1/jobs", "cursor", filters), max_jobs)
+        return self._connection.pages("/v1/jobs", "cursor", filters, max_jobs)
 
     def job(self, job: str) -> Json:
         """Return one job: its spec as it runs, status, progress, summary and attempts."""
@@ -184,7 +185,7 @@ class Client:
         """Return one checkpoint: its step, metrics, and files with their size and sha256."""
         if isinstance(checkpoint, tuple):
             return self._connection.json("GET", _job(checkpoint[0], "checkpoints", checkpoint[1]))
-        return self._connection.json("GET", f"/v1/checkpoints/{quote(checkpoint, safe='')}")
+        return self._connection.json("GET", path_of("checkpoints", checkpoint))
 
     def download(
         self,
@@ -196,7 +197,7 @@ class Client:
         """Download one file of a checkpoint to `path`, or into the folder `path`, and return where it is.
 
         Bytes are collected in PATH.part, where an interrupted download, also one of an earlier call, resumes. PATH
-        appears once the sha256 has been verified.
+        appears once the sha256 has been verified; a device, a pipe or a symbolic link at PATH is then written through.
 
         Raises:
             CorruptDownload: The file does not match its sha256.
@@ -207,20 +208,21 @@ class Client:
         if file not in files:
             raise ValueError(f"checkpoint {found['id']} has no file {file!r}: it has {', '.join(sorted(files))}")
         # Not the `url` of the answer: the prefix of a proxy may be missing in it.
-        url = f"/v1/checkpoints/{quote(found['id'], safe='')}/files/{quote(file, safe='')}"
+        url = path_of("checkpoints", found["id"], "files", file)
         size, sha256 = (files[file][name] for name in ("size", "sha256"))
         target = Path(path) / file if Path(path).is_dir() else Path(path)
-        part = target.with_name(target.name + ".part")
-        continued = part.exists() and part.stat().st_size > 0
-        self._connection.resume(url, part, size, sha256, on_progress)
-        if continued and _sha256(part) != sha256:
-            # The partial file was of another checkpoint.
-            part.unlink()
-            self._connection.resume(url, part, size, sha256, on_progress)
-        if _sha256(part) != sha256:
-            part.unlink()
-            raise CorruptDownload(f"{file} of checkpoint {found['id']} does not match its sha256; nothing was kept")
-        os.replace(part, target)
+        with writing(target, resumable=True) as sink:
+            kept = sink.name == os.fspath(part_of(target))
+            advice = f"; the received bytes are in {sink.name}, and the next download resumes there" if kept else ""
+            continued = sink.seek(0, os.SEEK_END) > 0
+            self._connection.resume(url, sink, size, sha256, on_progress, advice)
+            if continued and _sha256(sink) != sha256:
+                # The partial file was of another checkpoint.
+                sink.truncate(0)
+                self._connection.resume(url, sink, size, sha256, on_progress, advice)
+            if _sha256(sink) != sha256:
+                sink.truncate(0)
+                raise CorruptDownload(f"{file} of checkpoint {found['id']} does not match its sha256; nothing was kept")
         return target
 
     # The service
@@ -246,9 +248,9 @@ def _with_labels(filters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _job(job: str, *rest: str) -> str:
-    return "/".join(["/v1/jobs", quote(job, safe=""), *(quote(part, safe="") for part in rest)])
+    return path_of("jobs", job, *rest)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(file: BinaryIO) -> str:
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]

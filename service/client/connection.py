@@ -1,16 +1,18 @@
 """The connection to the service: requests that are retried, event streams and downloads that resume, and the errors."""
 
 import json
+import math
 import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
+from urllib.parse import urlsplit
 
 import httpx2
 
+from service.client.requests import given, header, json_body
 from service.settings import is_loopback
 
 Json = dict[str, Any]
@@ -163,18 +165,21 @@ class Connection:
         retry_s: float = 1,
         patience_s: float = 60,
     ) -> None:
-        self.base_url = (base_url or os.environ.get("NORMLAB_URL") or DEFAULT_URL).rstrip("/")
-        url = httpx2.URL(self.base_url)
-        if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
-            raise ValueError(f"the address of the service is {self.base_url!r}: give one like {DEFAULT_URL}")
+        address = base_url or os.environ.get("NORMLAB_URL") or DEFAULT_URL
+        host = _host_of(address)
+        self.base_url = address.rstrip("/")
         token = token or os.environ.get("NORMLAB_TOKEN")
-        self._http = httpx2.Client(
-            base_url=self.base_url,
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-            timeout=timeout_s,
-            trust_env=not is_loopback(url.host),
-            follow_redirects=True,
-        )
+        headers = header("Authorization", f"Bearer {token}", " (the token)") if token else {}
+        try:
+            self._http = httpx2.Client(
+                base_url=self.base_url,
+                headers=headers,
+                timeout=timeout_s,
+                trust_env=not is_loopback(host),
+                follow_redirects=True,
+            )
+        except (ValueError, ImportError, httpx2.InvalidURL) as error:
+            raise ValueError(f"HTTP_PROXY, HTTPS_PROXY or ALL_PROXY cannot be used: {error}") from error
         self._backoff_s = backoff_s
         self._retry_s = retry_s
         self._patience_s = patience_s
@@ -187,9 +192,13 @@ class Connection:
         """Send a request and return the answer. `options` are those of `httpx2.Client.request`.
 
         Raises:
+            InvalidRequest: The body in `options` cannot be sent as JSON.
             ApiError: The service refused the request, or was still unavailable after `retry_s` seconds.
             ConnectionFailed: The service could not be reached for `retry_s` seconds.
         """
+        if "json" in options:
+            options["content"] = json_body(options.pop("json"))
+            options["headers"] = {"Content-Type": "application/json", **options.get("headers", {})}
         attempts = Attempts(self.base_url, self._backoff_s, self._retry_s)
         while True:
             with attempts:
@@ -204,12 +213,17 @@ class Connection:
         """Send a request and return the JSON object of the answer. Raises as `request`, and `NotNormlab`."""
         return self._decoded(self.request(method, path, **options))
 
-    def pages(self, path: str, cursor: str, filters: Mapping[str, Any]) -> Iterator[Json]:
-        """Yield the entries of a list page after page; `cursor` is the parameter that selects the next page."""
+    def pages(self, path: str, cursor: str, filters: Mapping[str, Any], most: int | None = None) -> Iterator[Json]:
+        """Yield the entries of a list page after page, at most `most`; `cursor` is the parameter of the next page."""
         params = given(filters)
-        while True:
+        left = math.inf if most is None else most
+        while left > 0:
             page = self.json("GET", path, params=params)
-            yield from page["data"]
+            for entry in page["data"]:
+                yield entry
+                left -= 1
+                if left <= 0:
+                    return
             if page.get("next_cursor") is None:
                 return
             params[cursor] = page["next_cursor"]
@@ -220,41 +234,42 @@ class Connection:
             return self._decoded(self._http.get(path))
         raise attempts.error
 
-    def save(self, path: str, target: Path, **options: Any) -> None:
-        """Write the body of an answer to the file `target`."""
+    def save(self, path: str, sink: BinaryIO, **options: Any) -> None:
+        """Write the body of an answer to a file."""
         attempts = Attempts(self.base_url, self._backoff_s, self._retry_s)
         while True:
-            with attempts, self._http.stream("GET", path, **options) as response, target.open("wb") as sink:
+            with attempts, self._http.stream("GET", path, **options) as response:
                 raise_problem(response)
+                sink.seek(0)
+                sink.truncate()
                 for chunk in response.iter_raw():
                     sink.write(chunk)
                 return
             attempts.pause()
 
-    def resume(self, path: str, part: Path, size: int, sha256: str, on_progress: OnProgress) -> None:
-        """Append the missing bytes of a file of `size` bytes to `part`, by range requests."""
-        kept = f"; the received bytes are in {part}, and the next download resumes there"
-        attempts = Attempts(self.base_url, self._backoff_s, self._patience_s, kept)
-        with part.open("ab") as sink:
-            if sink.tell() > size:
-                sink.truncate(0)
-            while (done := sink.seek(0, os.SEEK_END)) < size:
-                on_progress(done, size)
-                headers = {"Accept-Encoding": "identity"}
-                if done:
-                    headers |= {"Range": f"bytes={done}-", "If-Range": f'"{sha256}"'}
-                with attempts, self._http.stream("GET", path, headers=headers) as response:
-                    raise_problem(response)
-                    if response.status_code != 206:
-                        sink.truncate(0)
-                    for chunk in response.iter_raw():
-                        sink.write(chunk)
-                        attempts.succeed()
-                        on_progress(sink.tell(), size)
-                if sink.tell() < size:
-                    attempts.pause()
-            sink.flush()
-            os.fsync(sink.fileno())
+    def resume(
+        self, path: str, sink: BinaryIO, size: int, sha256: str, on_progress: OnProgress, advice: str = ""
+    ) -> None:
+        """Append the missing bytes of a file of `size` bytes to `sink`, by range requests."""
+        attempts = Attempts(self.base_url, self._backoff_s, self._patience_s, advice)
+        if sink.seek(0, os.SEEK_END) > size:
+            sink.truncate(0)
+        while (done := sink.seek(0, os.SEEK_END)) < size:
+            on_progress(done, size)
+            headers = {"Accept-Encoding": "identity"}
+            if done:
+                headers |= {"Range": f"bytes={done}-", "If-Range": f'"{sha256}"'}
+            with attempts, self._http.stream("GET", path, headers=headers) as response:
+                raise_problem(response)
+                if response.status_code != 206:
+                    sink.truncate(0)
+                    sink.seek(0)
+                for chunk in response.iter_raw():
+                    sink.write(chunk)
+                    attempts.succeed()
+                    on_progress(sink.tell(), size)
+            if sink.tell() < size:
+                attempts.pause()
         on_progress(size, size)
 
     def events(self, path: str, last: str, deadline: float, params: Mapping[str, Any] | None = None) -> Iterator[Event]:
@@ -292,6 +307,20 @@ class Connection:
         return document
 
 
+def _host_of(address: str) -> str:
+    """Return the host of the address of a service. Raises ValueError if it is not an HTTP URL."""
+    reason = ""
+    try:
+        url = httpx2.URL(address)
+        url.host.encode("idna")
+        plain = not url.query and not url.fragment
+        if url.scheme in ("http", "https") and url.host and plain and urlsplit(address).port != 0:
+            return url.host
+    except (ValueError, httpx2.InvalidURL) as error:
+        reason = f" ({error})"
+    raise ValueError(f"the address of the service is {address!r}{reason}: give one like {DEFAULT_URL}")
+
+
 def _reason(error: BaseException) -> str:
     """The text of an error without its number: `[Errno 111] Connection refused` becomes `connection refused`."""
     text = re.sub(r"^\[Errno -?\d+\] ", "", str(error))
@@ -314,8 +343,3 @@ def raise_problem(response: httpx2.Response) -> None:
         problem.get("errors"),
         problem.get("request_id"),
     )
-
-
-def given(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the query parameters that are not None."""
-    return {name: value for name, value in parameters.items() if value is not None}

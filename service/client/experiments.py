@@ -1,14 +1,14 @@
 """The part of the client that works with experiments and results."""
 
-import itertools
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from service.client.connection import Connection, given
+from service.client.connection import Connection
+from service.client.files import reading, writing
+from service.client.requests import given, header, path_of
 
 if TYPE_CHECKING:
     from service.experiments.request import ExperimentRequest
@@ -31,7 +31,7 @@ class Experiments:
 
     def submit(self, request: "Mapping[str, Any] | ExperimentRequest", idempotency_key: str | None = None) -> Json:
         """Queue an experiment and return it. A second submission with the same key returns the first experiment."""
-        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        headers = header("Idempotency-Key", idempotency_key or str(uuid.uuid4()))
         return self._connection.json("POST", "/v1/experiments", json=_body(request), headers=headers)
 
     def dry_run(self, request: "Mapping[str, Any] | ExperimentRequest") -> Json:
@@ -46,7 +46,7 @@ class Experiments:
             search: Part of the name, in any case.
         """
         filters = given({"search": search, "limit": None if max_experiments is None else min(max_experiments, 100)})
-        return itertools.islice(self._connection.pages("/v1/experiments", "cursor", filters), max_experiments)
+        return self._connection.pages("/v1/experiments", "cursor", filters, max_experiments)
 
     def builtin(self) -> Sequence[Json]:
         """Return the experiments that can be submitted by name."""
@@ -109,38 +109,36 @@ class Experiments:
     def bundle(self, experiment: str, path: str | os.PathLike[str], checkpoints: Checkpoints = "none") -> Path:
         """Download the bundle of an experiment that has ended to the file `path`, or into the folder `path`.
 
-        The file appears once it is complete. `checkpoints` selects the checkpoints of each job that are included.
+        The file appears once it is complete; a device, a pipe or a symbolic link is then written through.
+        `checkpoints` selects the checkpoints of each job that are included.
         """
         target = Path(path) / f"{experiment}.tar" if Path(path).is_dir() else Path(path)
-        part = target.with_name(f"{target.name}.part")
-        try:
-            self._connection.save(_experiment(experiment, "bundle"), part, params={"checkpoints": checkpoints})
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
+        with writing(target) as sink:
+            self._connection.save(_experiment(experiment, "bundle"), sink, params={"checkpoints": checkpoints})
         return target
 
     def import_bundle(self, path: str | os.PathLike[str]) -> Json:
         """Import the experiment of a bundle. An experiment that the service has already is not changed."""
-        body = _FileBody(Path(path))
-        headers = {"Content-Type": "application/x-tar", "Content-Length": str(Path(path).stat().st_size)}
-        return self._connection.json("POST", "/v1/bundles", content=body, headers=headers)
+        with reading(Path(path)) as file:
+            size = file.seek(0, os.SEEK_END)
+            headers = {"Content-Type": "application/x-tar", "Content-Length": str(size)}
+            return self._connection.json("POST", "/v1/bundles", content=_FileBody(file), headers=headers)
 
 
 class _FileBody:
     """A file as a request body that can be sent more than once."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
 
     def __iter__(self) -> Iterator[bytes]:
-        with self._path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                yield block
+        self._file.seek(0)
+        while block := self._file.read(_BLOCK):
+            yield block
 
 
 def _experiment(experiment: str, *rest: str) -> str:
-    return "/".join(["/v1/experiments", quote(experiment, safe=""), *rest])
+    return path_of("experiments", experiment, *rest)
 
 
 def _results(experiment: str | None) -> str:

@@ -17,6 +17,7 @@ from platform import python_version
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import from_json
 
 from service.jobs import TERMINAL, Status
 from worker.events import File
@@ -293,7 +294,7 @@ class Bundle:
     def _read_manifest(self) -> Manifest:
         try:
             written = json.loads(self._content(MANIFEST)).get("format")
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise BundleError(f"{MANIFEST} of the bundle is not a JSON object") from error
         if written not in READABLE_FORMATS:
             readable = " and ".join(map(str, READABLE_FORMATS))
@@ -325,8 +326,10 @@ class Bundle:
 
     def _parse(self, where: str, kind: type[Line], content: bytes) -> Line:
         try:
-            return kind.model_validate_json(content)
+            return kind.model_validate(from_json(content, allow_inf_nan=False))
         except ValidationError as error:
             first = error.errors()[0]
             field_ = ".".join(map(str, first["loc"]))
             raise BundleError(f"{where} of the bundle: {field_ + ': ' if field_ else ''}{first['msg']}") from error
+        except ValueError as error:
+            raise BundleError(f"{where} of the bundle is not JSON: {error}") from error

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.errors import Conflict, FieldError, InvalidFields
@@ -18,6 +18,7 @@ from service.jobs import JobRequest
 from service.validation import explain
 from worker.metrics import OutcomeMetric
 from worker.spec import TrainingSpec
+from worker.validation import Part
 
 MAX_JOBS = 1000
 """The maximal number of jobs of one experiment, sequential seeds included."""
@@ -28,11 +29,7 @@ Statistic = Literal["final", "best", "median_last_5", "at_step"]
 FieldName = Annotated[str, Field(min_length=1, max_length=100)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Seeds(_Part):
+class Seeds(Part):
     """Sequential seeds: every cell gets `min` seeds. Only cells with a comparison that is not resolved get more."""
 
     min: int = Field(default=3, ge=2, le=100, description="number of seeds of every cell at the first analysis")
@@ -52,7 +49,7 @@ class Seeds(_Part):
         return self
 
 
-class Outcome(_Part):
+class Outcome(Part):
     """The outcome, declared in advance: results show it by default, and sequential seeds decide on it."""
 
     metric: OutcomeMetric | None = Field(
@@ -67,7 +64,7 @@ class Outcome(_Part):
     )
 
 
-class ExperimentRequest(_Part):
+class ExperimentRequest(Part):
     """The body of `POST /v1/experiments`."""
 
     name: str = Field(default="", max_length=MAX_NAME, description="display name; need not be unique")

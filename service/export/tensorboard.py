@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from service.client.files import naming
 from service.export.runs import ExportError, Run, seconds
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.event_pb2 import Event
 
+LARGEST_EXACT = 2**53
+"""Numbers of HParams are double-precision floats, which hold every integer up to this one."""
 _FILE = "events.out.tfevents.{created}.normlab.{number}"
 _UNSAFE = re.compile(r"[^A-Za-z0-9.]+")
 _STATUS = {"succeeded": "STATUS_SUCCESS", "failed": "STATUS_FAILURE", "cancelled": "STATUS_FAILURE"}
@@ -37,6 +40,10 @@ class TensorBoardSink:
         wanted = _bytes_of(run)
         folder = self._folder / folder_of(run)
         folder.mkdir(parents=True, exist_ok=True)
+        with naming(folder):
+            self._write(run, folder, wanted)
+
+    def _write(self, run: Run, folder: Path, wanted: bytes) -> None:
         *outdated, latest = sorted(folder.glob(_FILE.format(created="*", number="*"))) or [_file(folder, run, 0)]
         there = latest.read_bytes() if latest.exists() else b""
         if wanted.startswith(there):
@@ -102,6 +109,8 @@ def _session_start(run: Run) -> Any:
         match value:
             case bool():
                 start.hparams[name].bool_value = value
+            case int() as number if abs(number) > LARGEST_EXACT:
+                start.hparams[name].string_value = str(number)
             case int() | float():
                 start.hparams[name].number_value = value
             case str():

@@ -37,7 +37,7 @@ class Supervisor:
 
     Args:
         settings: The settings of the service. With port 0 it listens on a free port, which `url` names.
-        say: Called with progress messages.
+        say: Called with progress messages, also by the thread that supervises the children; must not raise.
     """
 
     def __init__(self, settings: Settings, say: Callable[[str], object] = lambda line: None) -> None:
@@ -268,7 +268,7 @@ def can_listen(host: str, port: int) -> bool:
     return True
 
 
-def serve(settings: Settings, say: Callable[[str], object] = lambda line: print(line, flush=True)) -> None:
+def serve(settings: Settings, say: Callable[[str], object]) -> None:
     """`normlab up`: run until SIGINT or SIGTERM. Raises `CannotStart`."""
     supervisor = Supervisor(settings, say)
     stop = threading.Event()

@@ -33,7 +33,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("gn", "worker", "service")
 FILES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-LIGHT = ("worker.spec", "worker.architecture", "worker.events", "worker.metrics", "worker.recipes")
+LIGHT = (
+    "worker.spec",
+    "worker.architecture",
+    "worker.events",
+    "worker.metrics",
+    "worker.recipes",
+    "worker.validation",
+)
 """The modules of `worker` that `service` may import. They import the standard library and pydantic only."""
 CLUSTER = "service.dispatcher.cluster"
 LAYERS = (

@@ -29,6 +29,7 @@ from service.experiments.builtin import STUDIES
 from service.experiments.request import ExperimentRequest, PlannedJob, expand
 from service.store import ConstraintViolated, Database, Session, experiments, jobs
 from service.store.tables import Experiment
+from worker.validation import Part
 
 router = APIRouter(prefix="/v1/experiments", tags=["experiments"])
 log = logging.getLogger(__name__)
@@ -65,10 +66,8 @@ class SubmissionQuery(BaseModel):
     dry_run: bool = Field(default=False, description="return a preview, and store nothing")
 
 
-class ExperimentChange(BaseModel):
+class ExperimentChange(Part):
     """The fields to change. Omitted fields stay as they are."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str | None = Field(default=None, max_length=200)
     priority: int | None = Field(default=None, ge=-1000, le=1000, description="new priority of all its jobs")

@@ -2,6 +2,7 @@
 
 import { root } from "./root.js";
 import { tabStorage } from "./storage.js";
+import { parseShown } from "./request.js";
 
 const TOKEN = "normlab.token";
 let signInNeeded = () => {};
@@ -67,15 +68,15 @@ export async function request(path, { method = "GET", body, accept = "applicatio
   throw problem;
 }
 
-/** GET `path` and return the JSON. */
+/** GET `path` and return the JSON. An integer that a number cannot hold is a text. */
 export async function get(path, query, options = {}) {
-  return (await request(withQuery(path, query), options)).json();
+  return parseShown(await (await request(withQuery(path, query), options)).text());
 }
 
 /** Send a request and return the JSON, or null for an answer without a body. */
 export async function send(method, path, body, options = {}) {
   const response = await request(path, { method, body, ...options });
-  return response.status === 204 ? null : response.json();
+  return response.status === 204 ? null : parseShown(await response.text());
 }
 
 /** Download a file of the API. It is fetched by script, because a link cannot send the token. */

@@ -8,10 +8,15 @@ const FORM = new Set(["kind", "from"]);
 const FIELD = /^[a-z_]\w*$/;
 
 /** The value of a JSON text. An integer that a number of JavaScript cannot hold keeps its digits. */
-export function parseJson(text) {
+export const parseJson = (text) => parsed(text, JSON.rawJSON ?? Number);
+
+/** The value of a JSON text that is shown: such an integer is the text of its digits. */
+export const parseShown = (text) => parsed(text, String);
+
+function parsed(text, large) {
   return JSON.parse(text, (_, value, context) =>
-    Number.isInteger(value) && !Number.isSafeInteger(value) && /^-?\d+$/.test(context?.source) && JSON.rawJSON
-      ? JSON.rawJSON(context.source)
+    Number.isInteger(value) && !Number.isSafeInteger(value) && /^-?\d+$/.test(context?.source)
+      ? large(context.source)
       : value,
   );
 }

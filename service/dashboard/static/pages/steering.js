@@ -3,6 +3,7 @@
 import { download, send } from "../api.js";
 import { whole } from "../format.js";
 import { button, confirmed, copyButton, linkButton } from "../parts.js";
+import { parseJson } from "../request.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
 import { experimentStatus } from "../vocabulary.js";
@@ -36,9 +37,9 @@ export function steering(shell, id, { changed, asked }) {
     const answer = window.prompt("How many more seeds should every cell get?", "2");
     const count = Number(answer);
     if (answer === null || !Number.isInteger(count) || count < 1) return;
-    const next = Math.max(...seeds) + 1;
+    const last = seeds.map(BigInt).reduce((most, one) => (one > most ? one : most));
     try {
-      const seed = Array.from({ length: count }, (_, n) => next + n);
+      const seed = Array.from({ length: count }, (_, n) => parseJson(String(last + BigInt(n + 1))));
       changed(await send("PATCH", `/v1/experiments/${id}`, { grid: { seed } }));
       shell.say(`Every cell gets ${count} more ${count === 1 ? "seed" : "seeds"}.`);
     } catch (problem) {

@@ -86,7 +86,7 @@ class TestRun:
     def test_uses_the_service_that_runs_already(
         self, service: StandIn, settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(demo, "_fetch", lambda settings, out: True)
+        monkeypatch.setattr(demo, "_fetch", lambda settings: True)
         run(settings)
         out = capsys.readouterr().out
         assert "batch size 2, batch, seed 0: succeeded" in out
@@ -97,7 +97,7 @@ class TestRun:
     def test_uses_a_token_that_may_write(
         self, service: StandIn, settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(demo, "_fetch", lambda settings, out: True)
+        monkeypatch.setattr(demo, "_fetch", lambda settings: True)
         run(Settings(home=settings.home, api_tokens=SecretStr("reader:only-reads:read,me:may-write")))
         assert {request.headers["authorization"] for request in service.requests} == {"Bearer may-write"}
 
@@ -115,7 +115,7 @@ class TestRun:
         assert all("synthetic" in line for line in out.splitlines() if "seed 0: " in line)
 
     def test_says_which_job_failed(self, service: StandIn, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(demo, "_fetch", lambda settings, out: True)
+        monkeypatch.setattr(demo, "_fetch", lambda settings: True)
         self.ends(service, "failed")
         with pytest.raises(Failed, match="batch size 2, batch, seed 0 failed"):
             run(settings)
@@ -126,7 +126,7 @@ class TestRun:
         def interrupted(*_: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(demo, "_fetch", lambda settings, out: True)
+        monkeypatch.setattr(demo, "_fetch", lambda settings: True)
         monkeypatch.setattr(demo, "to_the_end", interrupted)
         with pytest.raises(typer.Exit) as ended:
             run(settings)

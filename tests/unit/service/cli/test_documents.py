@@ -78,7 +78,7 @@ def test_what_is_no_bundle_is_refused_with_a_sentence(run: Run, api: str, tmp_pa
     assert "Nothing was imported: this is not a bundle" in ended.err
 
     ended = run("--url", api, "experiment", "import", str(tmp_path / "nothing"))
-    assert (ended.code, ended.err) == (Exit.FAILED, f"normlab: {tmp_path / 'nothing'}: No such file or directory\n")
+    assert (ended.code, ended.err) == (Exit.INVALID, f"normlab: {tmp_path / 'nothing'}: No such file or directory\n")
 
 
 def test_a_bundle_of_nothing_leaves_no_file(run: Run, api: str, tmp_path: Path) -> None:

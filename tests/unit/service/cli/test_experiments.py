@@ -48,7 +48,7 @@ class TestSubmit:
 
     def test_takes_json_from_standard_input(self, lab: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         text = json.dumps({"grid": {"normalization": [{"type": "none"}], "batch_size": [2]}})
-        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
         assert lab("experiment", "submit", "-", "--json").json["jobs"] == 1
 
     def test_takes_the_name_of_a_built_in_one_and_flags(self, lab: Run) -> None:
@@ -77,7 +77,7 @@ class TestSubmit:
     @pytest.mark.parametrize(
         ("text", "sentence"),
         [
-            ("grid: [", "is neither YAML nor JSON"),
+            ("grid: [", "is not YAML or JSON"),
             ("- a", "does not contain an object: give an experiment with name, base and grid"),
             ("grid: 3", "grid is 3 in the file"),
             ("gird: {}", "/gird: There is no gird: did you mean grid?"),
@@ -100,7 +100,7 @@ class TestSubmit:
 
     def test_a_file_that_is_not_there_is_said_to_be_none(self, lab: Run) -> None:
         ended = lab("experiment", "submit", "nowhere.yaml")
-        assert (ended.code, ended.err) == (Exit.FAILED, "normlab: nowhere.yaml: No such file or directory\n")
+        assert (ended.code, ended.err) == (Exit.INVALID, "normlab: nowhere.yaml: No such file or directory\n")
 
 
 class TestLife:

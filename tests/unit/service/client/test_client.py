@@ -1,7 +1,10 @@
 """The Python client: a submission creates one job, broken connections are resumed, files are complete or absent."""
 
 import hashlib
+import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ import pytest
 from service.client import ApiError, Client, ConnectionFailed, CorruptDownload, NotNormlab
 from service.jobs import JobRequest
 from service.local.private_ray import free_port
-from tests.unit.service.stand_in import CUT, Answer, StandIn, a_job, file_server, problem, running, stream
+from tests.unit.service.stand_in import CUT, Answer, Request, StandIn, a_job, file_server, problem, running, stream
 
 REQUEST = {"normalization": {"type": "group"}, "batch_size": 2}
 WEIGHTS = bytes(range(256)) * 1000
@@ -247,6 +250,34 @@ class TestDownload:
         assert path.read_bytes() == WEIGHTS
         ranges = [request.headers.get("range") for request in service.to("GET", FILE)]
         assert ranges == [None, "bytes=100000-", "bytes=200000-"]
+
+    def test_of_several_to_one_path_at_the_same_time_all_succeed(self, service: StandIn, tmp_path: Path) -> None:
+        all_are_here = threading.Barrier(3, timeout=60)
+        whole = file_server(WEIGHTS, SHA256)
+
+        def together(request: Request) -> Answer:
+            all_are_here.wait()
+            return whole(request)
+
+        service.on("GET", FILE, together)
+
+        def download(_: int) -> bytes:
+            with Client(service.url) as client:
+                return client.download("c1", "model.safetensors", tmp_path / "w").read_bytes()
+
+        with ThreadPoolExecutor(3) as pool:
+            assert list(pool.map(download, range(3))) == [WEIGHTS] * 3
+        assert [path.name for path in tmp_path.iterdir()] == ["w"]
+
+    def test_through_a_pipe_or_a_link_arrives_there(self, client: Client, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to("there")
+        client.download("c1", "model.safetensors", tmp_path / "link")
+        assert (tmp_path / "there").read_bytes() == WEIGHTS
+        os.mkfifo(tmp_path / "pipe")
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit((tmp_path / "pipe").read_bytes)
+            client.download("c1", "model.safetensors", tmp_path / "pipe")
+            assert reading.result() == WEIGHTS
 
     def test_goes_on_where_an_earlier_one_gave_up(self, service: StandIn, client: Client, tmp_path: Path) -> None:
         service.on("GET", FILE, file_server(WEIGHTS, SHA256, cut_after=1000), CUT)

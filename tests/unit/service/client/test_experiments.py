@@ -1,6 +1,9 @@
 """`client.experiments`: its requests, and its handling of the responses."""
 
+import os
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +36,19 @@ def test_a_submission_is_one_however_often_it_has_to_be_sent(service: StandIn, c
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
     client.experiments.submit({"builtin": "labml"}, "mine")
     assert service.requests[-1].headers["idempotency-key"] == "mine"
+
+
+def test_a_bundle_can_come_from_a_pipe_and_is_sent_as_often_as_needed(
+    service: StandIn, client: Client, tmp_path: Path
+) -> None:
+    service.on("POST", "/v1/bundles", CUT, Answer({"id": "experiment_1"}, 201))
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"tar" * 1000,))
+    writer.start()
+    assert client.experiments.import_bundle(pipe) == {"id": "experiment_1"}
+    writer.join()
+    assert [request.body for request in service.to("POST", "/v1/bundles")] == [b"tar" * 1000] * 2
 
 
 def test_a_dry_run_says_so(service: StandIn, client: Client) -> None:

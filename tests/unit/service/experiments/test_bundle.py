@@ -183,6 +183,35 @@ def test_a_line_that_is_not_as_it_should_be_is_refused(
     assert said in message
 
 
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"NaN", b'{"format": ' + b"9" * 5000 + b"}", b"\xe9", b""])
+def test_a_manifest_that_cannot_be_read_is_refused(write: Callable[..., Path], content: bytes) -> None:
+    path = write()
+    rewrite(path, lambda members: members.update({"manifest.json": content}))
+    assert refused(path) == "manifest.json of the bundle is not a JSON object"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"progress": ' + b"[" * 100_000, "recursion limit"),
+        (b'{"progress": {"step": NaN}}', "is not JSON: expected value"),
+        (b'{"name": "\xe9"}', "is not JSON: invalid unicode"),
+        (b'{"name": "\\ud800"}', "is not JSON: "),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_refused(write: Callable[..., Path], content: bytes, said: str) -> None:
+    path = write()
+
+    def replace(members: dict[str, bytes]) -> None:
+        manifest = json.loads(members["manifest.json"])
+        manifest["files"]["jobs.jsonl"] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        members |= {"jobs.jsonl": content, "manifest.json": json.dumps(manifest).encode()}
+
+    rewrite(path, replace)
+    assert refused(path).startswith("jobs.jsonl, line 1 of the bundle")
+    assert said in refused(path)
+
+
 def test_a_field_that_is_not_known_is_refused(write: Callable[..., Path]) -> None:
     with Bundle(write()) as bundle, pytest.raises(BundleError, match=r"jobs\.jsonl, line 1 of the bundle: job_id"):
         next(bundle.lines("jobs.jsonl", AttemptLine))

@@ -72,7 +72,7 @@ def test_a_run_is_called_by_what_it_trains() -> None:
 def test_hparams_have_the_spec_and_group_the_seeds(tmp_path: Path) -> None:
     sink = TensorBoardSink(tmp_path)
     groups = []
-    for seed, batch_size in ((0, 2), (1, 2), (0, 4)):
+    for seed, batch_size in ((0, 2), (1, 2), (9007199254740993, 4)):
         run = a_run(status="succeeded", seed=seed, batch_size=batch_size)
         sink.update(run)
         contents = read(tmp_path / folder_of(run)).PluginTagToContent("hparams")
@@ -83,6 +83,7 @@ def test_hparams_have_the_spec_and_group_the_seeds(tmp_path: Path) -> None:
     assert start.hparams["normalization.type"].string_value == "group"
     assert start.hparams["schedule.milestones"].string_value == "0.5 0.75"
     assert start.hparams["batch_size"].number_value == 4
+    assert start.hparams["seed"].string_value == "9007199254740993"
     assert start.hparams["deterministic"].WhichOneof("kind") == "bool_value"
     assert "dataset.train_limit" not in start.hparams
     end = parse_session_end_info_plugin_data(contents[SESSION_END_INFO_TAG])

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from service.cli.output import say
 from service.local.home import Home, InUse, Process, State, address_of, address_of_this_machine, read_state
 from service.local.processes import LAUNCHER, Child, child_environment, kill_left_behind, rotate
 from service.local.supervisor import CannotStart, Supervisor, can_listen
@@ -305,6 +306,17 @@ class TestSupervisor:
             other: pid for other, pid in pids.items() if other != name
         }
 
+    def test_restarts_what_ended_though_its_output_cannot_be_written(
+        self, settings: Settings, stand_ins: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with open("/dev/full", "w") as full, Supervisor(settings, say) as supervisor:
+            monkeypatch.setattr(sys, "stdout", full)
+            until(lambda: "api" in supervisor.pids)
+            first = supervisor.pids["api"]
+            os.kill(first, signal.SIGKILL)
+            until(lambda: supervisor.error or supervisor.pids.get("api", first) != first)
+            assert supervisor.error is None
+
     def test_gives_the_dispatcher_the_address_of_a_new_ray(self, supervisor: Supervisor, settings: Settings) -> None:
         log = settings.home / "logs" / "dispatcher.log"
         until(lambda: len(log.read_text().splitlines()) == 1)
@@ -424,20 +436,23 @@ class TestSupervisor:
         assert address_of(settings.home) is None
 
 
-def test_up_ends_on_a_signal_and_says_where_it_listened(tmp_path: Path) -> None:
-    program = """
+UP = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from service.settings import Settings
+sys.path.insert(0, sys.argv.pop())
 from service.local import supervisor
 supervisor.Supervisor._make_children = lambda self: {}
 supervisor.Supervisor.wait_ready = lambda self: None
-supervisor.serve(Settings(home=Path(sys.argv[1]), port=0))
+from service.cli import main
+main()
 """
-    root = str(Path(__file__).parents[4])
+"""`normlab up` without its children."""
+ROOT = str(Path(__file__).parents[4])
+
+
+def test_up_ends_on_a_signal_and_says_where_it_listened(tmp_path: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path), root], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", UP, "up", "--home", tmp_path, "--port", "0", ROOT], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
@@ -447,3 +462,25 @@ supervisor.serve(Settings(home=Path(sys.argv[1]), port=0))
         assert list(lines)[-1] == "stopped\n"
     assert process.returncode == 0
     assert read_state(tmp_path) is None
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full", ">/dev/full 2>&1"])
+def test_up_serves_where_its_output_cannot_be_written(tmp_path: Path, redirection: str) -> None:
+    command = ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-c", UP]
+    with subprocess.Popen([*command, "up", "--home", tmp_path, "--port", "0", ROOT], stderr=subprocess.PIPE) as process:
+        until(lambda: (tmp_path / "supervisor.json").exists())
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        assert b"Traceback" not in process.stderr.read()
+    assert process.returncode == 0
+
+
+def test_up_serves_after_the_reader_of_its_output_has_ended(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", UP, "up", "--home", tmp_path, "--port", "0", ROOT], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"starting ...\n"
+        process.stdout.close()
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 0
