@@ -26,6 +26,10 @@ class Proxy:
     target: int
     url: str = ""
     outside: list[str] = field(default_factory=list)
+    serving: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.serving.add(asyncio.create_task(self.serve(reader, writer)))
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(writer):
@@ -42,8 +46,10 @@ class Proxy:
                 lines = [line for line in headers.split("\r\n") if not line.lower().startswith("connection:")]
                 back.write("\r\n".join(lines).encode("latin-1"))
                 upwards = asyncio.create_task(copy(reader, back))
-                await copy(there, writer)
-                upwards.cancel()
+                try:
+                    await copy(there, writer)
+                finally:
+                    upwards.cancel()
 
 
 async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -61,10 +67,13 @@ def settings(settings: Settings) -> Settings:
 @pytest.fixture
 async def proxy(api: Api) -> AsyncIterator[Proxy]:
     proxy = Proxy(api.port)
-    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
     proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}{PREFIX}"
     yield proxy
     server.close()
+    for task in proxy.serving:
+        task.cancel()
+    await asyncio.gather(*proxy.serving, return_exceptions=True)
 
 
 async def test_every_address_is_under_the_prefix(
