@@ -1,5 +1,7 @@
 """The layer `GroupNorm`."""
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor, nn
 
@@ -71,6 +73,11 @@ class GroupNorm(nn.GroupNorm):
         if return_skip:
             return group_norm(*arguments, residual=residual, activation=self.activation, return_skip=True)
         return group_norm(*arguments, residual=residual, activation=self.activation)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise NotImplementedError(
+            "torch.jit.script cannot compile gn.GroupNorm; use torch.compile, torch.export or torch.jit.trace"
+        )
 
     def extra_repr(self) -> str:
         """Return the arguments as `torch.nn.GroupNorm` shows them, followed by the activation if it is not None."""

@@ -106,7 +106,7 @@ def _per_group(statistic: Tensor, grouped: Tensor) -> Tensor:
 
 def _normalized(call: Call, statistics: Tensor) -> Tensor:
     grouped = _grouped(call.x, call.num_groups).to(statistics.dtype)
-    mean, correction, rstd = (_per_group(statistic, grouped) for statistic in statistics)
+    mean, correction, rstd = (_per_group(statistic, grouped) for statistic in statistics.unbind())
     return ((grouped - mean - correction) * rstd).reshape(call.x.shape)
 
 
