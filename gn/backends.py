@@ -155,7 +155,6 @@ def run_extension(
         and type(weight) in PLAIN_TYPES
         and type(bias) in PLAIN_TYPES
         and type(residual) in PLAIN_TYPES
-        and type(num_groups) is int
         and (activation is None or type(activation) is str)
         and x.is_cpu
         and not torch._C._are_functorch_transforms_active()

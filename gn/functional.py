@@ -79,7 +79,7 @@ def group_norm(
 
     Raises:
         ValueError: The activation is unknown, `residual` has another shape than `x`, or every group has a single value.
-        TypeError: `num_groups` is no int, or `weight` or `bias` is no tensor.
+        TypeError: `num_groups` is no integer, `eps` no number, or `weight` or `bias` no tensor.
         NotImplementedError: The dtype of `x`, or the layout of a tensor, such as a sparse one, is not supported.
         RuntimeError: Another argument has a shape, dtype or device that `torch.nn.functional.group_norm` refuses as
             well; or the backend "kernels" is selected and has no kernel for the dtype and device of `x`.
@@ -98,6 +98,8 @@ def group_norm(
             activation=activation,
             return_skip=return_skip,
         )
+    if type(num_groups) is not int or type(eps) is not float:
+        num_groups, eps = validation.integer("num_groups", num_groups), validation.number("eps", eps)
     # The extension checks the arguments itself: at batch 2 everything below takes longer than the kernels.
     if outputs := backends.run_extension(x, num_groups, weight, bias, eps, residual, activation, return_skip):
         return (outputs[0], outputs[1]) if return_skip else outputs[0]

@@ -31,7 +31,8 @@ class GroupNorm(nn.GroupNorm):
         ZeroDivisionError: `num_groups` is zero.
     """
 
-    activation: Activation | None
+    # The default is that of a torch.nn.GroupNorm whose class was replaced, and of one that was pickled.
+    activation: Activation | None = None
 
     def __init__(
         self,

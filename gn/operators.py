@@ -157,9 +157,34 @@ def _register(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any])
     torch.library.register_fake(name, _from_arguments(fake))
 
 
-_register(_FORWARD, _checked_forward, _forward_fake)
-_register(_BACKWARD, _backward, _backward_fake)
-torch.library.register_autograd("gn::group_norm", _gradients_of_inputs, setup_context=_setup_context)
-# The extension calls this operator for tensors that are not plain, and for gradients that are to be differentiated.
-torch.library.define("gn::gradients", _BACKWARD[_BACKWARD.index("(") :])
-torch.library.impl("gn::gradients", "CompositeImplicitAutograd", _from_arguments(_gradients))
+def _register_all() -> None:
+    _register(_FORWARD, _checked_forward, _forward_fake)
+    _register(_BACKWARD, _backward, _backward_fake)
+    torch.library.register_autograd("gn::group_norm", _gradients_of_inputs, setup_context=_setup_context)
+    # The extension calls this operator for tensors that are not plain, and for gradients that are to be differentiated.
+    torch.library.define("gn::gradients", _BACKWARD[_BACKWARD.index("(") :])
+    torch.library.impl("gn::gradients", "CompositeImplicitAutograd", _from_arguments(_gradients))
+
+
+def _is_registered() -> bool:
+    """Whether this module was imported before, under another name or before it was reloaded.
+
+    Operators are registered once in a process: compiled graphs, saved nodes of autograd and the extension keep them.
+
+    Raises:
+        ImportError: Another version of gn has registered operators with other arguments.
+    """
+    if not hasattr(torch.ops.gn, "group_norm"):
+        return False
+    for schema in (_FORWARD, _BACKWARD):
+        ours = torch._C.parse_schema(f"gn::{schema}")
+        theirs = getattr(torch.ops.gn, schema.partition("(")[0]).default._schema
+        if ours != theirs:
+            raise ImportError(
+                f"another version of gn is loaded in this process: it has registered {theirs}, not {ours}"
+            )
+    return True
+
+
+if not _is_registered():
+    _register_all()

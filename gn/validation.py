@@ -1,4 +1,7 @@
-"""The checks of the arguments of `group_norm`."""
+"""The conversion and the checks of the arguments of `group_norm`."""
+
+import operator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -6,10 +9,41 @@ from torch import Tensor
 from gn.call import Call
 from gn.reference import ACTIVATIONS
 
-__all__ = ["check"]
+__all__ = ["check", "integer", "number"]
 
 _HALVES = (torch.bfloat16, torch.float16)
 _DTYPES = (torch.float32, *_HALVES, torch.float64)
+
+
+def integer(name: str, value: Any) -> Any:
+    """Return the int of an integer of any type that torch accepts: one of NumPy, a tensor without dimensions.
+
+    A symbolic integer is returned as it is.
+    """
+    if isinstance(value, torch.SymInt):
+        return value
+    try:
+        if isinstance(value, bool) or (isinstance(value, Tensor) and value.dim() > 0):
+            raise TypeError
+        operator.index(value)  # refuses what int() would round
+        return int(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {value!r}") from None
+
+
+def number(name: str, value: Any) -> Any:
+    """Return the float of a number of any type that torch accepts: one of NumPy, a tensor without dimensions.
+
+    A symbolic number is returned as it is.
+    """
+    if isinstance(value, torch.SymFloat):
+        return value
+    try:
+        if isinstance(value, str):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a float, got {value!r}") from None
 
 
 def check(call: Call) -> None:
@@ -17,8 +51,6 @@ def check(call: Call) -> None:
     x, num_groups, weight, bias, _, residual, activation = call
     if x.dim() < 2:
         raise RuntimeError(f"Expected at least 2 dimensions for input tensor but received {x.dim()}")
-    if not isinstance(num_groups, int | torch.SymInt):
-        raise TypeError(f"num_groups must be an int, got {num_groups!r}")
     if num_groups == 0:
         raise ZeroDivisionError("num_groups must be at least 1, got 0")
     if num_groups < 0:

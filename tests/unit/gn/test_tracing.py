@@ -65,6 +65,13 @@ def test_a_trace_refuses_what_the_layer_refuses() -> None:
         trace(torch.randn(2, 6, 3))
 
 
+def test_a_number_of_groups_from_a_shape_is_recorded_as_a_constant_with_a_warning() -> None:
+    with pytest.warns(torch.jit._trace.TracerWarning, match="to a Python integer"):
+        trace = torch.jit.trace(lambda x: gn.group_norm(x, x.shape[1] // 2), (torch.randn(2, 4, 3),))
+    x = torch.randn(5, 4, 2)
+    torch.testing.assert_close(trace(x), gn.group_norm(x, 2))
+
+
 def test_tensorboard_draws_the_graph(block: Block, tmp_path: Path) -> None:
     tensorboard = pytest.importorskip("torch.utils.tensorboard", reason="tensorboard is not installed")
     with tensorboard.SummaryWriter(str(tmp_path)) as writer:
