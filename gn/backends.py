@@ -13,17 +13,17 @@ from importlib.util import find_spec
 from typing import Literal, Protocol, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import forward_ad
 
 from gn import reference
 from gn.call import Call, Gradients, Result
 from gn.cpu import extension
 from gn.cpu import kernels as cpu
+from gn.dispatch import PLAIN_TYPES
 
 __all__ = [
     "NAMES",
-    "PLAIN_TYPES",
     "Backend",
     "Name",
     "backend",
@@ -37,9 +37,6 @@ Name = Literal["auto", "kernels", "reference"]
 """The accepted values of `backend()` and `GN_BACKEND`."""
 
 NAMES = get_args(Name)
-
-PLAIN_TYPES = {Tensor, nn.Parameter, type(None)}
-"""The types of arguments that hide no behaviour of a subclass."""
 
 _selected: list[str] = []
 
@@ -158,7 +155,6 @@ def run_extension(
         and type(weight) in PLAIN_TYPES
         and type(bias) in PLAIN_TYPES
         and type(residual) in PLAIN_TYPES
-        and type(num_groups) is int
         and (activation is None or type(activation) is str)
         and x.is_cpu
         and not torch._C._are_functorch_transforms_active()
@@ -177,11 +173,9 @@ def decomposes(dy: Tensor | None = None) -> bool:
     Args:
         dy: The gradient of the output in a backward pass, None in a forward pass.
     """
-    if torch._C._are_functorch_transforms_active():
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return True
-    if dy is None:
-        return forward_ad._current_level >= 0
-    return torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(dy)
+    return dy is not None and (torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(dy))
 
 
 def _missing(x: Tensor) -> str:

@@ -1,22 +1,17 @@
-"""`group_norm`, the differentiable function, and the checks of its arguments."""
+"""`group_norm`, the differentiable function."""
 
 from typing import Literal, overload
 
-import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from gn import backends, operators
+from gn import backends, dispatch, operators, validation
 from gn.call import Call
-from gn.reference import ACTIVATIONS
 
 __all__ = ["Activation", "group_norm"]
 
 Activation = Literal["relu", "silu", "gelu"]
 """The names of the activations; "gelu" is the exact GELU, computed with the error function."""
-
-_HALVES = (torch.bfloat16, torch.float16)
-_DTYPES = (torch.float32, *_HALVES, torch.float64)
 
 
 @overload
@@ -84,8 +79,8 @@ def group_norm(
 
     Raises:
         ValueError: The activation is unknown, `residual` has another shape than `x`, or every group has a single value.
-        TypeError: `num_groups` is no int, or `weight` or `bias` is no tensor.
-        NotImplementedError: The dtype of `x` is not supported.
+        TypeError: `num_groups` is no integer, `eps` no number, or `weight` or `bias` no tensor.
+        NotImplementedError: The dtype of `x`, or the layout of a tensor, such as a sparse one, is not supported.
         RuntimeError: Another argument has a shape, dtype or device that `torch.nn.functional.group_norm` refuses as
             well; or the backend "kernels" is selected and has no kernel for the dtype and device of `x`.
         ZeroDivisionError: `num_groups` is zero.
@@ -103,66 +98,17 @@ def group_norm(
             activation=activation,
             return_skip=return_skip,
         )
+    if type(num_groups) is not int or type(eps) is not float:
+        num_groups, eps = validation.integer("num_groups", num_groups), validation.number("eps", eps)
     # The extension checks the arguments itself: at batch 2 everything below takes longer than the kernels.
     if outputs := backends.run_extension(x, num_groups, weight, bias, eps, residual, activation, return_skip):
         return (outputs[0], outputs[1]) if return_skip else outputs[0]
+    if residual is not None and residual.is_sparse:
+        residual = residual.to_dense()
     call = Call(x, num_groups, weight, bias, eps, residual, activation)
-    _check(call)
+    if not dispatch.is_traced():  # else the operator checks: torch warns of comparisons of shapes
+        validation.check(call)
     if residual is not None and residual.dtype != x.dtype:
         call = call._replace(residual=residual.to(x.dtype))
     y = operators.group_norm(call)
     return (y, y) if return_skip else y
-
-
-def _check(call: Call) -> None:
-    x, num_groups, weight, bias, _, residual, activation = call
-    if x.dim() < 2:
-        raise RuntimeError(f"Expected at least 2 dimensions for input tensor but received {x.dim()}")
-    if not isinstance(num_groups, int | torch.SymInt):
-        raise TypeError(f"num_groups must be an int, got {num_groups!r}")
-    if num_groups == 0:
-        raise ZeroDivisionError("num_groups must be at least 1, got 0")
-    if num_groups < 0:
-        raise RuntimeError(f"Expected num groups to be greater than 0, got {num_groups}")
-    channels = x.shape[1]
-    if channels % num_groups != 0:
-        raise RuntimeError(
-            "Expected number of channels in input to be divisible by num_groups, "
-            f"but got input of shape {list(x.shape)} and num_groups={num_groups}"
-        )
-    if x.numel() == num_groups:
-        size = [channels // num_groups, num_groups, *x.shape[2:]]
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
-    dtype = x.dtype
-    if dtype not in _DTYPES:
-        raise NotImplementedError(f"group_norm: x must be float32, bfloat16, float16 or float64, got {dtype}")
-    if weight is not None:
-        _check_parameter("weight", weight, x)
-    if bias is not None:
-        _check_parameter("bias", bias, x)
-        if weight is not None and weight.dtype != bias.dtype:
-            raise RuntimeError(f"mixed dtype: expected bias of the dtype of weight, {weight.dtype}, got {bias.dtype}")
-    if residual is not None:
-        if residual.shape != x.shape:
-            raise ValueError(f"residual must have the shape of x, {list(x.shape)}, got {list(residual.shape)}")
-        if residual.device != x.device:
-            raise RuntimeError(f"Expected residual on the device of x, {x.device}, got {residual.device}")
-    if activation is not None and activation not in ACTIVATIONS:
-        known = ", ".join(map(repr, ACTIVATIONS))
-        raise ValueError(f"activation must be None or one of {known}, got {activation!r}")
-
-
-def _check_parameter(name: str, parameter: Tensor, x: Tensor) -> None:
-    if not isinstance(parameter, Tensor):
-        raise TypeError(f"group_norm: {name} must be a Tensor, got {parameter!r}")
-    if parameter.dim() != 1 or parameter.shape[0] != x.shape[1]:
-        raise RuntimeError(
-            f"Expected {name} to be a vector of size equal to the number of channels in input, "
-            f"but got {name} of shape {list(parameter.shape)} and input of shape {list(x.shape)}"
-        )
-    half = x.dtype in _HALVES
-    if parameter.dtype != x.dtype and not (half and parameter.dtype == torch.float32):
-        accepted = f"{x.dtype} or torch.float32" if half else f"{x.dtype}"
-        raise RuntimeError(f"mixed dtype: expected {name} of {accepted}, got {parameter.dtype}")
-    if parameter.device != x.device:
-        raise RuntimeError(f"Expected {name} on the device of x, {x.device}, got {parameter.device}")

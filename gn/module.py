@@ -1,5 +1,7 @@
 """The layer `GroupNorm`."""
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +31,8 @@ class GroupNorm(nn.GroupNorm):
         ZeroDivisionError: `num_groups` is zero.
     """
 
-    activation: Activation | None
+    # The default is that of a torch.nn.GroupNorm whose class was replaced, and of one that was pickled.
+    activation: Activation | None = None
 
     def __init__(
         self,
@@ -71,6 +74,11 @@ class GroupNorm(nn.GroupNorm):
         if return_skip:
             return group_norm(*arguments, residual=residual, activation=self.activation, return_skip=True)
         return group_norm(*arguments, residual=residual, activation=self.activation)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise NotImplementedError(
+            "torch.jit.script cannot compile gn.GroupNorm; use torch.compile, torch.export or torch.jit.trace"
+        )
 
     def extra_repr(self) -> str:
         """Return the arguments as `torch.nn.GroupNorm` shows them, followed by the activation if it is not None."""

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from gn import backends, layout, reference
+from gn import backends, dispatch, layout, reference, validation
 from gn.call import Call, Gradients, Result
 
 __all__ = ["group_norm"]
@@ -19,6 +18,10 @@ __all__ = ["group_norm"]
 # The compiler must not change the strides of x, because they determine those of the results.
 _TAGS = (torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag)
 _SCHEMA = "Tensor x, SymInt num_groups, Tensor? weight, Tensor? bias, float eps, Tensor? residual, str? activation"
+_FORWARD = f"group_norm({_SCHEMA}) -> (Tensor, Tensor)"
+_BACKWARD = (
+    f"group_norm_backward({_SCHEMA}, Tensor dy, Tensor statistics, bool needs_dx) -> (Tensor, Tensor, Tensor, Tensor)"
+)
 _FIELDS = len(Call._fields)
 
 
@@ -35,9 +38,10 @@ def group_norm(call: Call) -> Tensor:
         RuntimeError: The backend "kernels" is selected and has no kernel for the dtype and device of `x`.
     """
     y: Tensor
-    if backends.decomposes():
+    direct = _is_direct(call)
+    if backends.decomposes() or (not direct and torch.onnx.is_in_onnx_export()):
         y = reference.group_norm(call)[0]
-    elif not _is_plain(call):
+    elif not direct:
         y = torch.ops.gn.group_norm.default(*call)[0]
     elif torch.is_grad_enabled():
         y = _apply(*call)
@@ -46,18 +50,9 @@ def group_norm(call: Call) -> Tensor:
     return y
 
 
-def _is_plain(call: Call, dy: Tensor | None = None) -> bool:
-    """Whether a backend may be called without torch's dispatcher, which takes longer than the kernels at batch 2.
-
-    It may if no mode or subclass intercepts the call, and no tensor is a lazily negated view.
-    """
-    if torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
-        return False
-    x, _, weight, bias, _, residual, _ = call
-    for tensor in (x, weight, bias, residual, dy):
-        if tensor is not None and (type(tensor) not in backends.PLAIN_TYPES or tensor.is_neg()):
-            return False
-    return True
+def _is_direct(call: Call, *others: Tensor) -> bool:
+    """Whether a backend is called without torch's dispatcher, which takes longer than the kernels at batch 2."""
+    return not dispatch.is_intercepted() and dispatch.is_plain(call.x, call.weight, call.bias, call.residual, *others)
 
 
 def _forward(call: Call) -> Result:
@@ -67,7 +62,13 @@ def _forward(call: Call) -> Result:
 
 def _backward(call: Call, dy: Tensor, statistics: Tensor, needs_dx: bool) -> Gradients:
     call = call.dense()
-    return backends.select(call.x).backward(call, dy, statistics, needs_dx)
+    return backends.select(call.x).backward(call, dy, statistics.contiguous(), needs_dx)
+
+
+def _checked_forward(call: Call) -> Result:
+    # A saved trace calls the operator with whatever it is given.
+    validation.check(call)
+    return _forward(call)
 
 
 def _forward_fake(call: Call) -> Result:
@@ -116,12 +117,13 @@ def _gradients_of_inputs(ctx: Any, dy: Tensor | None, _: Tensor | None = None) -
 
 def _gradients(call: Call, dy: Tensor, statistics: Tensor, needs_dx: bool) -> Gradients:
     """The gradients, also where torch transforms or differentiates them."""
+    dy = dy if dy.layout is torch.strided else dy.to_dense()
     if backends.decomposes(dy):
         if torch.is_grad_enabled():
             # The statistics that were saved are constants to autograd.
             statistics = reference.statistics(call)
         return reference.gradients(call, dy, statistics, needs_dx)
-    if _is_plain(call, dy):
+    if _is_direct(call, dy, statistics):
         return _backward(call, dy, statistics, needs_dx)
     result: Gradients = torch.ops.gn.group_norm_backward.default(*call, dy, statistics, needs_dx)
     return result
@@ -149,23 +151,40 @@ def _from_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _register(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    name, parenthesis, rest = schema.partition("(")
-    name = f"gn::{name}"
-    torch.library.define(name, parenthesis + rest, tags=_TAGS)
+    name = f"gn::{schema.partition('(')[0]}"
+    torch.library.define(name, schema[schema.index("(") :], tags=_TAGS)
     torch.library.impl(name, "default", _from_arguments(kernel))
     torch.library.register_fake(name, _from_arguments(fake))
 
 
-_register(f"group_norm({_SCHEMA}) -> (Tensor, Tensor)", _forward, _forward_fake)
-_register(
-    f"group_norm_backward({_SCHEMA}, Tensor dy, Tensor statistics, bool needs_dx) -> (Tensor, Tensor, Tensor, Tensor)",
-    _backward,
-    _backward_fake,
-)
-torch.library.register_autograd("gn::group_norm", _gradients_of_inputs, setup_context=_setup_context)
-# The extension calls this operator for gradients that are not plain tensors, or are to be differentiated.
-torch.library.define(
-    "gn::gradients",
-    f"({_SCHEMA}, Tensor dy, Tensor statistics, bool needs_dx) -> (Tensor, Tensor, Tensor, Tensor)",
-)
-torch.library.impl("gn::gradients", "CompositeImplicitAutograd", _from_arguments(_gradients))
+def _register_all() -> None:
+    _register(_FORWARD, _checked_forward, _forward_fake)
+    _register(_BACKWARD, _backward, _backward_fake)
+    torch.library.register_autograd("gn::group_norm", _gradients_of_inputs, setup_context=_setup_context)
+    # The extension calls this operator for tensors that are not plain, and for gradients that are to be differentiated.
+    torch.library.define("gn::gradients", _BACKWARD[_BACKWARD.index("(") :])
+    torch.library.impl("gn::gradients", "CompositeImplicitAutograd", _from_arguments(_gradients))
+
+
+def _is_registered() -> bool:
+    """Whether this module was imported before, under another name or before it was reloaded.
+
+    Operators are registered once in a process: compiled graphs, saved nodes of autograd and the extension keep them.
+
+    Raises:
+        ImportError: Another version of gn has registered operators with other arguments.
+    """
+    if not hasattr(torch.ops.gn, "group_norm"):
+        return False
+    for schema in (_FORWARD, _BACKWARD):
+        ours = torch._C.parse_schema(f"gn::{schema}")
+        theirs = getattr(torch.ops.gn, schema.partition("(")[0]).default._schema
+        if ours != theirs:
+            raise ImportError(
+                f"another version of gn is loaded in this process: it has registered {theirs}, not {ours}"
+            )
+    return True
+
+
+if not _is_registered():
+    _register_all()

@@ -44,7 +44,9 @@ def statistics(call: Call) -> Tensor:
     centred = grouped - mean
     correction = centred.mean(axes, keepdim=True)
     variance = (centred - correction).square().mean(axes)
-    return torch.stack((mean.flatten(1), correction.flatten(1), (variance + call.eps).rsqrt()))
+    # Not 0 where the variance overflows: a group that diverges would look like a constant one.
+    rstd = (variance + call.eps).rsqrt().masked_fill(variance.isinf(), torch.nan)
+    return torch.stack((mean.flatten(1), correction.flatten(1), rstd))
 
 
 def group_norm(call: Call) -> Result:
@@ -104,7 +106,7 @@ def _per_group(statistic: Tensor, grouped: Tensor) -> Tensor:
 
 def _normalized(call: Call, statistics: Tensor) -> Tensor:
     grouped = _grouped(call.x, call.num_groups).to(statistics.dtype)
-    mean, correction, rstd = (_per_group(statistic, grouped) for statistic in statistics)
+    mean, correction, rstd = (_per_group(statistic, grouped) for statistic in statistics.unbind())
     return ((grouped - mean - correction) * rstd).reshape(call.x.shape)
 
 

@@ -8,7 +8,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <c10/core/impl/TorchDispatchModeTLS.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/library.h>
@@ -95,7 +95,7 @@ Forward forward(const Tensor& input, int64_t groups, const Tensor& weight, const
 Gradients backward(const Tensor& input, int64_t groups, const Tensor& weight, const Tensor& bias, const Tensor& saved,
                    int64_t activation, const Tensor& upstream, const Tensor& other, const Tensor& statistics,
                    bool needs_dx) {
-    const Tensor x = dense(input), dy = like(upstream, x);
+    const Tensor x = dense(input), dy = like(upstream, x), found = contiguous(statistics);
     const Tensor other_dy = other.defined() ? like(other, x) : other;
     const Tensor residual = saved.defined() ? like(saved, x) : saved;
     const Tensor dx = needs_dx ? at::empty_like(x) : Tensor(), dresidual = saved.defined() ? at::empty_like(x) : saved;
@@ -104,7 +104,7 @@ Gradients backward(const Tensor& input, int64_t groups, const Tensor& weight, co
     Problem problem{};
     problem.activation = activation, problem.groups = groups;
     problem.residual = read(residual);
-    problem.statistics = static_cast<float*>(statistics.data_ptr());
+    problem.statistics = static_cast<float*>(found.data_ptr());
     problem.dy = read(dy), problem.other_dy = read(other_dy);
     problem.dx = written(dx), problem.dresidual = written(dresidual);
     problem.dweight = written(dweight), problem.dbias = written(dbias);
@@ -112,40 +112,42 @@ Gradients backward(const Tensor& input, int64_t groups, const Tensor& weight, co
     return {dx, dweight, dbias, dresidual};
 }
 
-// Whether a torch.func transformation or a dispatch mode is active.
-bool is_transformed() {
-    return c10::impl::TorchDispatchModeTLS::any_modes_set() ||
-           c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
+// The rules of gn/dispatch.py.
+
+// Whether a mode, a tracer or a transformation of torch.func must see the operators that are called.
+bool is_intercepted() {
+    return !(c10::impl::tls_local_dispatch_key_set().included_ - c10::default_included_set).empty();
 }
 
-// Whether the gradients will be differentiated, transformed, or are not plain: gn/operators.py handles these.
-bool is_special(const Tensor& dy, const Tensor& other, const Tensor& x) {
-    return at::GradMode::is_enabled() || dy.key_set() != x.key_set() ||
-           (other.defined() && other.key_set() != x.key_set()) || is_transformed();
-}
-
-// Whether the tensor is an ordinary one in CPU memory: no subclass, no lazy negation, no forward-mode gradient.
-bool is_plain(const Tensor& tensor) {
+// Whether every tensor that is defined is ordinary memory of the CPU. Whatever is lazy, wrapped or laid out in another
+// way has further dispatch keys.
+template <class... Tensors>
+bool are_plain(const Tensors&... tensors) {
     using namespace c10;
     static const DispatchKeySet plain = at::empty({0}).key_set() - autograd_dispatch_keyset_with_ADInplaceOrView;
-    return tensor.key_set() - autograd_dispatch_keyset_with_ADInplaceOrView == plain &&
-           !torch::autograd::isFwGradDefined(tensor);
+    return (tensors.key_set() | ...) - autograd_dispatch_keyset_with_ADInplaceOrView == plain;
+}
+
+// Whether a tensor has a gradient of forward-mode differentiation.
+template <class... Tensors>
+bool have_tangents(const Tensors&... tensors) {
+    return ((tensors.defined() && tensors._fw_grad(0).defined()) || ...);
 }
 
 // Whether the arguments are valid and plain. For all others gn/functional.py raises an error or calls gn/operators.py.
 bool is_accepted(const Tensor& x, int64_t groups, const Tensor& weight, const Tensor& bias, const Tensor& residual,
                  int64_t activation) {
     const auto element = x.scalar_type();
-    if (is_transformed() || !is_plain(x) || activation < 0 || groups < 1 || x.dim() < 2) return false;
+    if (is_intercepted() || !are_plain(x, weight, bias, residual) || have_tangents(x, weight, bias, residual)) return false;
+    if (activation < 0 || groups < 1 || x.dim() < 2) return false;
     if (x.numel() == 0 || x.numel() == groups || x.size(1) % groups) return false;
     for (const Tensor& parameter : {weight, bias})
         if (parameter.defined() &&
-            !(is_plain(parameter) && parameter.dim() == 1 && parameter.size(0) == x.size(1) &&
+            !(parameter.dim() == 1 && parameter.size(0) == x.size(1) &&
               (parameter.scalar_type() == element || parameter.scalar_type() == at::kFloat)))
             return false;
     if (weight.defined() && bias.defined() && weight.scalar_type() != bias.scalar_type()) return false;
-    return !residual.defined() ||
-           (is_plain(residual) && residual.scalar_type() == element && residual.sizes() == x.sizes());
+    return !residual.defined() || (residual.scalar_type() == element && residual.sizes() == x.sizes());
 }
 
 struct GroupNorm : torch::autograd::Function<GroupNorm> {
@@ -172,7 +174,10 @@ struct GroupNorm : torch::autograd::Function<GroupNorm> {
         const auto arguments = ctx->saved_data["arguments"].toDoubleVector();
         const auto groups = int64_t(arguments[0]), activation = int64_t(arguments[1]);
         const bool has_residual = arguments[2] != 0;
-        const bool needs_dx = ctx->needs_input_grad(0), special = is_special(dy, other, x);
+        const bool needs_dx = ctx->needs_input_grad(0);
+        // gn/operators.py handles gradients that are differentiated or transformed, and tensors that are not plain.
+        const bool special = at::GradMode::is_enabled() || is_intercepted() ||
+                             !are_plain(dy, other, x, statistics, weight, bias, residual) || have_tangents(dy, other);
         // Without an activation the upstream gradient is returned as the gradient of the residual: it needs the sum.
         if (other.defined() && (special || (has_residual && !residual.defined()))) dy = dy.add(other), other = Tensor();
         auto [dx, dweight, dbias, dresidual] =
@@ -211,6 +216,9 @@ variable_list eager_group_norm(const Tensor& x, int64_t groups, const Given& wei
     return variable_list(1 + return_skip, forward(x, groups, w, b, eps, r, activation).y);
 }
 
+// Accepts nothing: a tracer or a mode must see the operators of gn/operators.py, whether this file is compiled or not.
+variable_list decline(const Tensor&, int64_t, const Given&, const Given&, double, const Given&, int64_t, bool) { return {}; }
+
 }  // namespace gn
 
 extern "C" void gn_use(int element, gn::Kernel contiguous, gn::Kernel channels_last) {
@@ -223,4 +231,6 @@ TORCH_LIBRARY_FRAGMENT(gn, library) {
         "eager_group_norm(Tensor x, int num_groups, Tensor? weight, Tensor? bias, float eps, Tensor? residual, "
         "int activation, bool return_skip) -> Tensor[]",
         torch::dispatch(c10::DispatchKey::CompositeImplicitAutograd, TORCH_FN(gn::eager_group_norm)));
+    for (const auto key : {c10::DispatchKey::Tracer, c10::DispatchKey::Python})
+        library.impl("eager_group_norm", torch::dispatch(key, TORCH_FN(gn::decline)));
 }

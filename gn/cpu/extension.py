@@ -90,9 +90,13 @@ def _prepared(dtype: torch.dtype) -> Operator | None:
 
 
 def _load(path: Path) -> ctypes.CDLL:
-    if hasattr(torch.ops.gn, "eager_group_norm"):
-        raise BuildError("another copy of gn has loaded its own")  # torch aborts if an operator is registered twice
-    return ctypes.CDLL(str(path))
+    if not hasattr(torch.ops.gn, "eager_group_norm"):
+        return ctypes.CDLL(str(path))
+    try:
+        # This module was imported twice, or reloaded. torch would abort if another library registered the operator.
+        return ctypes.CDLL(str(path), mode=os.RTLD_NOW | os.RTLD_NOLOAD)
+    except OSError:
+        raise BuildError("another version of gn has loaded its own") from None
 
 
 def _command() -> tuple[str, ...]:

@@ -11,13 +11,19 @@ GN_INLINE Vector square_root(Vector v) {
     return v;
 }
 
+// 1 / the standard deviation. NaN if the variance overflows: with 1 / infinity = 0, a group that diverges would look like
+// a constant one.
+GN_INLINE Vector reciprocal_deviation(Vector variance, double eps) {
+    return 1.0f / square_root(variance + float(eps)) + (variance - variance);
+}
+
 // The mean of a group is hi + lo; a single float32 is wrong by 5e-4 for values near 1e4.
 struct Statistics {
     Vector hi, lo, rstd;
 
     // Sets only the lanes marked in `where`: the result of a group must not depend on the groups processed with it.
     GN_INLINE void set_variance(Integers where, Vector variance, double eps) {
-        rstd = where ? 1.0f / square_root(variance + float(eps)) : rstd;
+        rstd = where ? reciprocal_deviation(variance, eps) : rstd;
     }
 
     GN_INLINE static Statistics read(const Problem& p, int64_t sample, int64_t group, int64_t count) {
@@ -47,7 +53,7 @@ struct Moments {
     GN_INLINE Statistics statistics(double eps) const {
         // The rounded sum and its exact rounding error (Knuth, 1969: TwoSum).
         const Vector hi = pivot + first, added = hi - pivot;
-        return {hi, (pivot - (hi - added)) + (first - added), 1.0f / square_root(variance() + float(eps))};
+        return {hi, (pivot - (hi - added)) + (first - added), reciprocal_deviation(variance(), eps)};
     }
 };
 

@@ -48,7 +48,9 @@ def forward(
     d = tl.where(mask, x - hi, 0.0)
     lo = _total(d) / count
     centred = tl.where(mask, d - lo, 0.0)
-    rstd = 1 / tl.sqrt(_total(centred * centred) / count + eps)
+    variance = _total(centred * centred) / count
+    # Not 0 where the variance overflows: a group that diverges would look like a constant one.
+    rstd = tl.where(variance < float("inf"), 1 / tl.sqrt(variance + eps), float("nan"))
     at = statistics_ + sample * G + group
     tl.store(at, hi, group < G)
     tl.store(at + N * G, lo, group < G)

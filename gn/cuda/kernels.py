@@ -206,7 +206,9 @@ def _statistics(x: Tensor, shape: _Shape, eps: float) -> Tensor:
     between = ((means - total[:, None, :, None]).square() * weights).sum((1, 3))
     variance = (square.reshape(size).double().sum((1, 3)) + between) / count
     hi = total.float()
-    return torch.stack((hi, (total - hi).float(), (variance + eps).rsqrt().float()))
+    # As in `fused.forward`.
+    rstd = (variance + eps).rsqrt().float().masked_fill(variance.float().isinf(), torch.nan)
+    return torch.stack((hi, (total - hi).float(), rstd))
 
 
 def _split_sizes(shape: _Shape) -> tuple[int, ...]:

@@ -118,6 +118,32 @@ def test_an_empty_batch_has_an_empty_result_and_zero_gradients(shape: tuple[int,
     assert not dbias.any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("scale", [1e20, 1e30])
+def test_a_group_whose_variance_overflows_becomes_nan(layout: object, dtype: torch.dtype, scale: float) -> None:
+    x = torch.randn(2, 8, 6, 6)
+    x[1, 4:] *= scale
+    y, dx, dweight, dbias = train(
+        layout(x.to(dtype)),
+        2,
+        torch.ones_like(x, dtype=dtype),
+        weight=torch.ones(8),
+        bias=torch.ones(8),
+        activation="relu",
+    )
+    for result in (y, dx):
+        assert result[1, 4:].isnan().all()
+        assert not result[0].isnan().any()
+        assert not result[1, :4].isnan().any()
+    assert dweight.isnan().tolist() == [False] * 4 + [True] * 4
+    assert not dbias.isnan().any()
+
+
+def test_values_just_below_the_overflow_are_normalized(layout: object) -> None:
+    x = torch.randn(2, 8, 6, 6)
+    torch.testing.assert_close(gn.group_norm(layout(x * 1e17), 2), gn.group_norm(layout(x), 2), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("activation", oracle.ACTIVATIONS)
 def test_nan_goes_through_and_stays_in_its_group(layout: object, activation: str | None) -> None:
     x = layout(torch.randn(2, 4, 5, 5))

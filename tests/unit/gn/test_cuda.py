@@ -120,6 +120,21 @@ def test_nan_goes_through_relu(kernels: ModuleType) -> None:
         assert not result[0, 2:].isnan().any()
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # NumPy, in the interpreter
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("scale", [1e20, 1e30])
+def test_a_group_whose_variance_overflows_becomes_nan(kernels: ModuleType, scale: float) -> None:
+    x = torch.randn(2, 4, 30, device=DEVICE)
+    x[0, :2] *= scale
+    call = Call(x, 2, activation="relu")
+    y, statistics = kernels.forward(call)
+    dx, *_ = kernels.backward(call, torch.ones_like(x), statistics, True)
+    for result in (y, dx):
+        assert result[0, :2].isnan().all()
+        assert not result[0, 2:].isnan().any()
+        assert not result[1].isnan().any()
+
+
 def test_tiles_hold_whole_groups_and_whole_sectors(kernels: ModuleType) -> None:
     image = kernels._Shape(128, 64, 32, 1024, channels_innermost=True)
     groups, channels, positions = image.fused_tile(1 << 15)

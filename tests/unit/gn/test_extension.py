@@ -3,6 +3,7 @@
 import fcntl
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -96,12 +97,53 @@ def test_what_was_saved_may_be_packed_away() -> None:
     assert torch.equal(x.grad, expected)
 
 
-def test_a_second_copy_in_one_process_is_refused() -> None:
+def test_a_second_copy_in_one_process_shares_the_extension_of_the_first() -> None:
     gn.group_norm(torch.randn(2, 4, 3), 2)
+    assert extension.Extension().library() is not None
+
+
+def test_another_version_in_one_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gn.group_norm(torch.randn(2, 4, 3), 2)
+    other = tmp_path / "other.so"
+    shutil.copy(extension.build(), other)
+    monkeypatch.setattr(builder.Library, "find", lambda _: other)
     second = extension.Extension()
-    with pytest.warns(RuntimeWarning, match="small batches take longer: another copy"):
+    with pytest.warns(RuntimeWarning, match="small batches take longer: another version"):
         assert second.library() is None
     assert second.library() is None  # a second warning would be an error
+
+
+def test_importing_or_reloading_it_again_registers_nothing_twice() -> None:
+    program = """
+import importlib, sys, torch, gn
+x = torch.randn(2, 4, 3)
+expected = gn.group_norm(x, 2)
+modules = sorted(name for name in sys.modules if name.split(".")[0] == "gn")
+for name in modules:
+    importlib.reload(sys.modules[name])
+    assert torch.equal(gn.group_norm(x, 2), expected), name
+for name in modules:
+    del sys.modules[name]
+import gn
+from gn import operators
+assert torch.equal(gn.group_norm(x, 2), expected)
+compiled = torch.compile(lambda x: gn.group_norm(x, 2), backend="eager", fullgraph=True)
+assert torch.equal(compiled(x), expected)
+"""
+    done = run_program(program)
+    assert done.returncode == 0, done.stderr
+
+
+def test_operators_of_another_version_are_not_replaced() -> None:
+    done = run_program('import torch; torch.library.define("gn::group_norm", "(Tensor x) -> Tensor"); import gn')
+    assert (
+        "ImportError: another version of gn is loaded in this process: it has registered gn::group_norm(" in done.stderr
+    )
+
+
+def run_program(program: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-c", program]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture(name="compiler")

@@ -1,7 +1,10 @@
 """gn.group_norm against float64, for every activation, dtype and layout."""
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -113,6 +116,11 @@ def test_a_view_of_the_negative_is_read_as_what_it_stands_for(negated: str) -> N
         ((2, 6, 4), 0, {}, ZeroDivisionError, "num_groups must be at least 1"),
         ((2, 6, 4), -2, {}, RuntimeError, "num groups to be greater than 0, got -2"),
         ((2, 6, 4), 2.0, {}, TypeError, "num_groups must be an int, got 2.0"),
+        ((2, 6, 4), torch.tensor(2.0), {}, TypeError, r"num_groups must be an int, got tensor\(2.\)"),
+        ((2, 6, 4), torch.tensor([2]), {}, TypeError, r"num_groups must be an int, got tensor\(\[2\]\)"),
+        ((2, 6, 4), True, {}, TypeError, "num_groups must be an int, got True"),
+        ((2, 6, 4), 2, {"eps": None}, TypeError, "eps must be a float, got None"),
+        ((2, 6, 4), 2, {"eps": "1e-5"}, TypeError, "eps must be a float, got '1e-5'"),
         ((1, 4), 4, {}, ValueError, r"more than 1 value per channel.*\[1, 4\]"),
         ((2, 6, 4), 2, {"weight": torch.ones(5)}, RuntimeError, r"Expected weight .* \[5\]"),
         ((2, 6, 4), 2, {"bias": torch.ones(6, 1)}, RuntimeError, r"Expected bias .* \[6, 1\]"),
@@ -136,6 +144,18 @@ def test_refuses_bad_arguments(
 def test_refuses_what_is_not_a_real_floating_point_tensor(dtype: torch.dtype) -> None:
     with pytest.raises(NotImplementedError, match=f"float64, got {dtype}"):
         gn.group_norm(torch.ones(2, 4, 4).to(dtype), 2)
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("make", [np.int64, np.uint8, torch.tensor], ids=["int64", "uint8", "tensor"])
+def test_counts_may_be_of_any_integer_type(make: Callable[[int], Any]) -> None:
+    x = torch.randn(2, 6, 4)
+    expected = gn.group_norm(x, 2, eps=0.5)
+    assert torch.equal(gn.group_norm(x, make(2), eps=np.float32(0.5)), expected)
+    assert torch.equal(gn.group_norm(x, 2, eps=torch.tensor(0.5)), expected)
+    layer = gn.GroupNorm(make(2), make(6), eps=0.5)
+    assert torch.equal(layer(x), expected)
+    assert repr(layer) == repr(torch.nn.GroupNorm(2, 6, eps=0.5))
 
 
 def test_weight_and_bias_share_a_dtype() -> None:

@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -52,6 +53,25 @@ def test_survives_pickling_and_copying(x: torch.Tensor) -> None:
     layer = gn.GroupNorm(2, 6, activation="gelu")
     for twin in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
         assert torch.equal(twin(x), layer(x))
+
+
+def test_a_layer_of_torch_may_change_its_class(x: torch.Tensor) -> None:
+    layer = nn.GroupNorm(2, 6)
+    expected = layer(x)
+    layer.__class__ = gn.GroupNorm
+    torch.testing.assert_close(layer(x), expected)
+    assert repr(layer) == repr(nn.GroupNorm(2, 6))
+    layer.activation = "relu"  # type: ignore[assignment]
+    torch.testing.assert_close(layer(x), expected.relu())
+
+
+def test_a_pickled_layer_of_torch_loads_where_gn_replaces_it(x: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = nn.GroupNorm(np.int64(2), 6)
+    pickled = pickle.dumps(layer)
+    monkeypatch.setattr(nn.modules.normalization, "GroupNorm", gn.GroupNorm)
+    loaded = pickle.loads(pickled)
+    assert type(loaded) is gn.GroupNorm
+    torch.testing.assert_close(loaded(x), layer(x))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,107 @@
+"""The conversion and the checks of the arguments of `group_norm`."""
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gn.call import Call
+from gn.reference import ACTIVATIONS
+
+__all__ = ["check", "integer", "number"]
+
+_HALVES = (torch.bfloat16, torch.float16)
+_DTYPES = (torch.float32, *_HALVES, torch.float64)
+
+
+def integer(name: str, value: Any) -> Any:
+    """Return the int of an integer of any type that torch accepts: one of NumPy, a tensor without dimensions.
+
+    A symbolic integer is returned as it is.
+    """
+    if isinstance(value, torch.SymInt):
+        return value
+    try:
+        if isinstance(value, bool) or (isinstance(value, Tensor) and value.dim() > 0):
+            raise TypeError
+        operator.index(value)  # refuses what int() would round
+        return int(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {value!r}") from None
+
+
+def number(name: str, value: Any) -> Any:
+    """Return the float of a number of any type that torch accepts: one of NumPy, a tensor without dimensions.
+
+    A symbolic number is returned as it is.
+    """
+    if isinstance(value, torch.SymFloat):
+        return value
+    try:
+        if isinstance(value, str):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a float, got {value!r}") from None
+
+
+def check(call: Call) -> None:
+    """Raise the error of `group_norm` for a call that is not valid."""
+    x, num_groups, weight, bias, _, residual, activation = call
+    if x.dim() < 2:
+        raise RuntimeError(f"Expected at least 2 dimensions for input tensor but received {x.dim()}")
+    if num_groups == 0:
+        raise ZeroDivisionError("num_groups must be at least 1, got 0")
+    if num_groups < 0:
+        raise RuntimeError(f"Expected num groups to be greater than 0, got {num_groups}")
+    channels = x.shape[1]
+    if channels % num_groups != 0:
+        raise RuntimeError(
+            "Expected number of channels in input to be divisible by num_groups, "
+            f"but got input of shape {list(x.shape)} and num_groups={num_groups}"
+        )
+    if x.numel() == num_groups:
+        size = [channels // num_groups, num_groups, *x.shape[2:]]
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
+    dtype = x.dtype
+    if dtype not in _DTYPES:
+        raise NotImplementedError(f"group_norm: x must be float32, bfloat16, float16 or float64, got {dtype}")
+    _check_layout("x", x)
+    if weight is not None:
+        _check_parameter("weight", weight, x)
+    if bias is not None:
+        _check_parameter("bias", bias, x)
+        if weight is not None and weight.dtype != bias.dtype:
+            raise RuntimeError(f"mixed dtype: expected bias of the dtype of weight, {weight.dtype}, got {bias.dtype}")
+    if residual is not None:
+        _check_layout("residual", residual)
+        if residual.shape != x.shape:
+            raise ValueError(f"residual must have the shape of x, {list(x.shape)}, got {list(residual.shape)}")
+        if residual.device != x.device:
+            raise RuntimeError(f"Expected residual on the device of x, {x.device}, got {residual.device}")
+    if activation is not None and activation not in ACTIVATIONS:
+        known = ", ".join(map(repr, ACTIVATIONS))
+        raise ValueError(f"activation must be None or one of {known}, got {activation!r}")
+
+
+def _check_parameter(name: str, parameter: Tensor, x: Tensor) -> None:
+    if not isinstance(parameter, Tensor):
+        raise TypeError(f"group_norm: {name} must be a Tensor, got {parameter!r}")
+    _check_layout(name, parameter)
+    if parameter.dim() != 1 or parameter.shape[0] != x.shape[1]:
+        raise RuntimeError(
+            f"Expected {name} to be a vector of size equal to the number of channels in input, "
+            f"but got {name} of shape {list(parameter.shape)} and input of shape {list(x.shape)}"
+        )
+    half = x.dtype in _HALVES
+    if parameter.dtype != x.dtype and not (half and parameter.dtype == torch.float32):
+        accepted = f"{x.dtype} or torch.float32" if half else f"{x.dtype}"
+        raise RuntimeError(f"mixed dtype: expected {name} of {accepted}, got {parameter.dtype}")
+    if parameter.device != x.device:
+        raise RuntimeError(f"Expected {name} on the device of x, {x.device}, got {parameter.device}")
+
+
+def _check_layout(name: str, tensor: Tensor) -> None:
+    if tensor.layout is not torch.strided:
+        raise NotImplementedError(f"group_norm: {name} must be a strided tensor, got one of layout {tensor.layout}")
