@@ -12,14 +12,14 @@ from pydantic_core import PydanticCustomError
 
 from worker.architecture import ARCHITECTURES, ModelName
 from worker.recipes import RECIPES, RecipeName, fill_defaults
-from worker.validation import Part
+from worker.validation import StrictModel
 
 DatasetName = Literal["cifar10", "synthetic"]
 DATASET_SIZES: dict[DatasetName, tuple[int, int]] = {"cifar10": (50_000, 10_000), "synthetic": (10_000, 2_000)}
 """Number of training and of test images of each dataset."""
 
 
-class BatchNormalization(Part):
+class BatchNormalization(StrictModel):
     """Normalizes a channel by its statistics over the batch, in evaluation by running averages (Ioffe & Szegedy 2015).
 
     With `ghost_batch_size`, the statistics are over parts of the batch (Hoffer et al. 2017).
@@ -34,7 +34,7 @@ class BatchNormalization(Part):
     )
 
 
-class SyncBatchNormalization(Part):
+class SyncBatchNormalization(StrictModel):
     """Batch normalization by statistics over all workers of the job; with one worker, equal to `batch`."""
 
     type: Literal["sync_batch"] = "sync_batch"
@@ -43,7 +43,7 @@ class SyncBatchNormalization(Part):
     affine: bool = Field(default=True, description="learn a scale and a shift per channel")
 
 
-class LayerNormalization(Part):
+class LayerNormalization(StrictModel):
     """Normalizes all channels of an image as one group, with a scale and a shift per channel (Wu & He 2018)."""
 
     type: Literal["layer"] = "layer"
@@ -51,7 +51,7 @@ class LayerNormalization(Part):
     affine: bool = Field(default=True, description="learn a scale and a shift per channel")
 
 
-class InstanceNormalization(Part):
+class InstanceNormalization(StrictModel):
     """Normalizes each channel of an image separately (Ulyanov et al. 2016)."""
 
     type: Literal["instance"] = "instance"
@@ -59,7 +59,7 @@ class InstanceNormalization(Part):
     affine: bool = Field(default=True, description="learn a scale and a shift per channel")
 
 
-class GroupNormalization(Part):
+class GroupNormalization(StrictModel):
     """Normalizes groups of channels (Wu & He 2018); give `num_groups` or `channels_per_group`, by default 8 groups."""
 
     type: Literal["group"] = "group"
@@ -92,7 +92,7 @@ class GroupNormalization(Part):
         return num_channels // self.channels_per_group
 
 
-class NoNormalization(Part):
+class NoNormalization(StrictModel):
     """No normalization, as the control."""
 
     type: Literal["none"] = "none"
@@ -109,7 +109,7 @@ Normalization = Annotated[
 ]
 
 
-class SGD(Part):
+class SGD(StrictModel):
     """Stochastic gradient descent with momentum (torch.optim.SGD)."""
 
     type: Literal["sgd"] = "sgd"
@@ -125,7 +125,7 @@ class SGD(Part):
         return self
 
 
-class Adam(Part):
+class Adam(StrictModel):
     """Adam (Kingma & Ba 2014, torch.optim.Adam)."""
 
     type: Literal["adam"] = "adam"
@@ -140,7 +140,7 @@ class Adam(Part):
 Optimizer = Annotated[SGD | Adam, Field(discriminator="type")]
 
 
-class LearningRateScaling(Part):
+class LearningRateScaling(StrictModel):
     """How the learning rate depends on the batch size.
 
     `linear` multiplies it by batch_size × num_workers / reference_batch_size (Goyal et al. 2017, section 2.1), so that
@@ -156,7 +156,7 @@ class LearningRateScaling(Part):
     )
 
 
-class _Schedule(Part):
+class _Schedule(StrictModel):
     warmup_epochs: float = Field(default=0.0, ge=0, description="epochs over which the rate rises linearly from 0")
 
 
@@ -193,7 +193,7 @@ class CosineSchedule(_Schedule):
 Schedule = Annotated[ConstantSchedule | MultistepSchedule | CosineSchedule, Field(discriminator="type")]
 
 
-class Dataset(Part):
+class Dataset(StrictModel):
     """The training images and the evaluation images."""
 
     name: DatasetName = Field(default="cifar10", description="synthetic: generated images for trials, not for results")
@@ -240,7 +240,7 @@ class Dataset(Part):
         return self.holdout or self.test_limit or DATASET_SIZES[self.name][1]
 
 
-class Checkpointing(Part):
+class Checkpointing(StrictModel):
     """When checkpoints are taken and which are kept; the best and the latest one are always kept."""
 
     every_epochs: int = Field(default=1, ge=1, description="epochs between checkpoints; one follows the last epoch")
@@ -248,13 +248,13 @@ class Checkpointing(Part):
     keep_last: int = Field(default=2, ge=1, description="number of latest checkpoints to keep, besides the best")
 
 
-class Telemetry(Part):
+class Telemetry(StrictModel):
     """Statistics of the normalization layers, measured without an effect on the training."""
 
     every_epochs: int = Field(default=1, ge=1, description="epochs between measurements; one follows the last epoch")
 
 
-class TrainingSpec(Part):
+class TrainingSpec(StrictModel):
     """One training, from the initialization to the last epoch."""
 
     recipe: RecipeName | None = Field(default=None, description="publication that gives the default settings")

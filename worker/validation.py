@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
 
-class Part(BaseModel):
-    """A request, or a part of one. `true` is not a number, although pydantic takes it for 1."""
+class StrictModel(BaseModel):
+    """The base of requests and of their parts. `true` is not a number, although pydantic takes it for 1."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

@@ -18,7 +18,7 @@ from service.jobs import JobRequest
 from service.validation import explain
 from worker.metrics import OutcomeMetric
 from worker.spec import TrainingSpec
-from worker.validation import Part
+from worker.validation import StrictModel
 
 MAX_JOBS = 1000
 """The maximal number of jobs of one experiment, sequential seeds included."""
@@ -29,7 +29,7 @@ Statistic = Literal["final", "best", "median_last_5", "at_step"]
 FieldName = Annotated[str, Field(min_length=1, max_length=100)]
 
 
-class Seeds(Part):
+class Seeds(StrictModel):
     """Sequential seeds: every cell gets `min` seeds. Only cells with a comparison that is not resolved get more."""
 
     min: int = Field(default=3, ge=2, le=100, description="number of seeds of every cell at the first analysis")
@@ -49,7 +49,7 @@ class Seeds(Part):
         return self
 
 
-class Outcome(Part):
+class Outcome(StrictModel):
     """The outcome, declared in advance: results show it by default, and sequential seeds decide on it."""
 
     metric: OutcomeMetric | None = Field(
@@ -64,7 +64,7 @@ class Outcome(Part):
     )
 
 
-class ExperimentRequest(Part):
+class ExperimentRequest(StrictModel):
     """The body of `POST /v1/experiments`."""
 
     name: str = Field(default="", max_length=MAX_NAME, description="display name; need not be unique")

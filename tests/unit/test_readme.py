@@ -22,7 +22,7 @@ WORKER = read("worker/README.md")
 def row(name: str) -> str:
     """A row of the table of settings."""
     field = Settings.model_fields[name]
-    default = "" if field.default is None else f"`{field.default}`"
+    default = f"`{field.default}`" if field.default not in (None, "") else ""
     return f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |"
 
 

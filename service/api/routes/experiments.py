@@ -29,7 +29,7 @@ from service.experiments.builtin import STUDIES
 from service.experiments.request import ExperimentRequest, PlannedJob, expand
 from service.store import ConstraintViolated, Database, Session, experiments, jobs
 from service.store.tables import Experiment
-from worker.validation import Part
+from worker.validation import StrictModel
 
 router = APIRouter(prefix="/v1/experiments", tags=["experiments"])
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class SubmissionQuery(BaseModel):
     dry_run: bool = Field(default=False, description="return a preview, and store nothing")
 
 
-class ExperimentChange(Part):
+class ExperimentChange(StrictModel):
     """The fields to change. Omitted fields stay as they are."""
 
     name: str | None = Field(default=None, max_length=200)

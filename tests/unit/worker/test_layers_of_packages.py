@@ -20,7 +20,7 @@ LAYERS = (
     {"normalizations"},
     {"distributed", "data"},
     {"numerics"},
-    {"spec", "recipes", "architecture", "events", "metrics"},
+    {"spec", "recipes", "architecture", "events", "metrics", "validation"},
 )
 """The packages and modules of the worker, from the top to the bottom; those of one layer do not import each other."""
 LIGHT = LAYERS[-1]

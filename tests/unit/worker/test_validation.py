@@ -9,16 +9,16 @@ from pydantic import Field, ValidationError
 from service.experiments.request import ExperimentRequest
 from service.jobs import JobRequest
 from worker.spec import TrainingSpec
-from worker.validation import Part
+from worker.validation import StrictModel
 
 LEAST: dict[str, Any] = {"normalization": {"type": "batch"}, "batch_size": 2}
 
 
-class Inner(Part):
+class Inner(StrictModel):
     count: int = 0
 
 
-class Everything(Part):
+class Everything(StrictModel):
     count: int = Field(default=0, ge=0)
     maybe: int | None = None
     rate: float = 0.0
