@@ -6,6 +6,7 @@ Answers depend on the database and the artifact store alone, so any number of re
 import asyncio
 import logging
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -124,7 +125,11 @@ class Server(uvicorn.Server):
 
 
 def create_server(settings: Settings) -> Server:
-    """Create a server at the address of the settings."""
+    """Create a server at the address of the settings.
+
+    Raises:
+        ValueError: The artifact store or the prefix of the settings cannot be used.
+    """
     return Server(
         uvicorn.Config(
             create_app(settings),
@@ -149,7 +154,12 @@ def main() -> None:
     if warning := raise_limit():
         log.warning(warning)
     logging.getLogger("uvicorn.error").addFilter(descriptors.RefusalsOnce())
-    create_server(settings).run()
+    try:
+        server = create_server(settings)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    server.run()
 
 
 if __name__ == "__main__":

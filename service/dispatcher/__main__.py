@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 
 from service import logs
-from service.artifacts import open_artifacts
+from service.artifacts import ArtifactStore, open_artifacts
 from service.dispatcher.leadership import LeadershipLost
 from service.open_files import raise_limit
 from service.ray_environment import ray_environment
@@ -23,7 +23,7 @@ RESTART = 75
 logger = logging.getLogger("service.dispatcher")
 
 
-async def dispatch(settings: Settings) -> int:
+async def dispatch(settings: Settings, artifacts: ArtifactStore) -> int:
     """Run a dispatcher until SIGTERM or SIGINT, and return the exit code."""
     # Ray reads its variables when it is imported.
     from service.dispatcher.cluster import Cluster, ClusterGone
@@ -36,7 +36,7 @@ async def dispatch(settings: Settings) -> int:
         except (migrate.SchemaMismatch, DatabaseError) as error:
             logger.error("%s", error)
             return RESTART
-        dispatcher = Dispatcher(settings, database, open_artifacts(settings.artifacts), Cluster(settings))
+        dispatcher = Dispatcher(settings, database, artifacts, Cluster(settings))
         running = asyncio.create_task(dispatcher.run())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, running.cancel)
@@ -57,6 +57,11 @@ def main() -> int:
     if settings.ray_address is None:
         print("NORMLAB_RAY_ADDRESS is not set: set it to host:port of the Ray cluster", file=sys.stderr)
         return 2
+    try:
+        artifacts = open_artifacts(settings.artifacts)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     logs.configure(settings.log_level)
     if warning := raise_limit():
         logger.warning(warning)
@@ -64,7 +69,7 @@ def main() -> int:
     os.environ.clear()
     os.environ.update(environment)
     with suppress(KeyboardInterrupt):
-        return asyncio.run(dispatch(settings))
+        return asyncio.run(dispatch(settings, artifacts))
     return 0
 
 

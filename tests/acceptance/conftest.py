@@ -68,7 +68,7 @@ class Service:
         return digest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
     """Return a function that starts a separate service: `start_service(cpus_per_worker=2)`."""
     with ExitStack() as stack:

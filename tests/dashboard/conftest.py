@@ -34,7 +34,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
     if executable() is None:
         sentence = "No Chromium is installed: the dashboard's tests need Debian's package chromium-headless-shell."

@@ -1,4 +1,4 @@
-"""Fixtures: a private Ray cluster for the session, and a dispatcher for each test, as real processes.
+"""Fixtures: a private Ray cluster for the package, and a dispatcher for each test, as real processes.
 
 The training workers persist: each dispatcher adopts the idle workers of earlier tests, as it would after a restart.
 """
@@ -42,9 +42,9 @@ def accepts(port: int) -> bool:
     return False
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ray_environment() -> Iterator[dict[str, str]]:
-    """Return the environment of a process that uses the session's Ray cluster."""
+    """Return the environment of a process that uses the package's Ray cluster, which must not delay later tests."""
     port = free_port()
     # Ray's default niceness would let every other process of the tests delay the trainings.
     environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "t" * 40, "RAY_worker_niceness": "0"}

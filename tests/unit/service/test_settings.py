@@ -224,28 +224,24 @@ def test_settings_do_not_change() -> None:
         Settings().port = 1  # type: ignore[misc]
 
 
+PROCESSES = ("app", "dispatcher", "dispatcher.heartbeat", "store.migrate", "cli doctor")
+ARTIFACTS = {"NORMLAB_ARTIFACTS_URL": "ftp://host/x", "NORMLAB_RAY_ADDRESS": "127.0.0.1:1"}
+
+
 @pytest.mark.parametrize(
-    "module",
+    ("process", "variables", "reason"),
     [
-        "service.app",
-        "service.dispatcher",
-        "service.dispatcher.heartbeat",
-        "service.store.migrate",
-        "service.cli doctor",
-    ],
-)
-@pytest.mark.parametrize(
-    ("variables", "reason"),
-    [
-        ({"NORMLAB_PORT": "many"}, "NORMLAB_PORT: Input should be a valid integer"),
-        ({"NORMLAB_PORT_FILE": "/nowhere"}, "NORMLAB_PORT_FILE names /nowhere, which cannot be read"),
+        *((name, {"NORMLAB_PORT": "many"}, "NORMLAB_PORT: Input should be a valid integer") for name in PROCESSES),
+        *((name, {"NORMLAB_PORT_FILE": "/nowhere"}, "NORMLAB_PORT_FILE names /nowhere, which") for name in PROCESSES),
+        *((name, ARTIFACTS, "NORMLAB_ARTIFACTS_URL is ftp://host/x, and") for name in ("app", "dispatcher")),
+        ("app", {"NORMLAB_ROOT_PATH": "/v1"}, "NORMLAB_ROOT_PATH is /v1, and /v1 is a path of the service"),
     ],
 )
 def test_every_process_refuses_what_is_not_valid_with_a_sentence(
-    tmp_path: Path, module: str, variables: dict[str, str], reason: str
+    tmp_path: Path, process: str, variables: dict[str, str], reason: str
 ) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", *module.split()],
+        [sys.executable, "-m", *f"service.{process}".split()],
         cwd=Path(__file__).parents[3],
         env={"NORMLAB_HOME": str(tmp_path), **variables},
         capture_output=True,
