@@ -2,9 +2,10 @@
 
 Events are printed to standard output as JSON lines, checkpoints are written to `--output`. Ctrl-C pauses the attempt,
 which takes a checkpoint and ends; a second Ctrl-C cancels it. Exit codes: 0 succeeded, 1 failed (the last event says
-why), 2 invalid command or spec, 3 paused, 4 cancelled.
+why), 2 invalid command or spec, 3 paused, 4 cancelled, 5 standard output cannot be written.
 """
 
+import os
 import shutil
 import signal
 import sys
@@ -26,6 +27,7 @@ from worker.training.loop import train
 
 EXIT_CODES: dict[Outcome, int] = {"succeeded": 0, "failed": 1, "paused": 3, "cancelled": 4}
 INVALID = 2
+UNWRITABLE = 5
 
 
 class EventPrinter:
@@ -35,9 +37,15 @@ class EventPrinter:
         self.seq = 0
 
     def report(self, event: Event) -> None:
-        """Print `event`."""
+        """Print `event`, or end the command if standard output cannot be written."""
         self.seq += 1
-        print(event.model_copy(update={"seq": self.seq}).model_dump_json(), flush=True)
+        try:
+            print(event.model_copy(update={"seq": self.seq}).model_dump_json(), flush=True)
+        except OSError as error:
+            # At exit Python writes what is still buffered, which would fail as well.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print(f"standard output: {error.strerror}", file=sys.stderr)
+            sys.exit(UNWRITABLE)
 
 
 class CheckpointFolder:

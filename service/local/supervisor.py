@@ -242,7 +242,11 @@ class Supervisor:
                 self._say(self._ray.notice)
             if self._ray and self._ray.folder:
                 self._state.folders = [str(self._ray.folder)]
-            self._home.write(self._state)
+            try:
+                self._home.write(self._state)
+            except OSError as error:
+                # The process is found by its mark if this supervisor is killed, so a full disk ends nothing here.
+                self._say(f"the state cannot be written to {self._settings.home}: {error.strerror}")
 
     def _end_of(self, name: str) -> str:
         """The reason that the log of a child has, as a sentence and the last lines of the log."""

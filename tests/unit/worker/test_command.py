@@ -100,6 +100,13 @@ def test_it_resumes_from_the_latest_checkpoint_of_a_folder(spec: Path, tmp_path:
     assert (last / "model.safetensors").read_bytes() == weights
 
 
+def test_output_that_cannot_be_written_ends_it_without_a_traceback(spec: Path) -> None:
+    command = [sys.executable, "-m", "worker", str(spec)]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (5, "standard output: No space left on device\n")
+
+
 def test_a_second_interrupt_cancels_and_afterwards_signals_are_as_before() -> None:
     before = signal.getsignal(signal.SIGINT)
     with Interrupts() as interrupts:

@@ -4,6 +4,7 @@ Its children are small scripts that run as real processes; the acceptance tests 
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -316,6 +317,22 @@ class TestSupervisor:
             os.kill(first, signal.SIGKILL)
             until(lambda: supervisor.error or supervisor.pids.get("api", first) != first)
             assert supervisor.error is None
+
+    def test_restarts_what_ended_though_its_state_cannot_be_written(
+        self, settings: Settings, stand_ins: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(home: Home, state: State) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        said: list[str] = []
+        with Supervisor(settings, said.append) as supervisor:
+            until(lambda: "api" in supervisor.pids)
+            first = supervisor.pids["api"]
+            monkeypatch.setattr(Home, "write", full)
+            os.kill(first, signal.SIGKILL)
+            until(lambda: supervisor.error or supervisor.pids.get("api", first) != first)
+            assert supervisor.error is None
+        until(lambda: f"the state cannot be written to {settings.home}: No space left on device" in said)
 
     def test_gives_the_dispatcher_the_address_of_a_new_ray(self, supervisor: Supervisor, settings: Settings) -> None:
         log = settings.home / "logs" / "dispatcher.log"
