@@ -26,12 +26,17 @@ head_listens() {
 clear_sessions() { rm -rf /tmp/ray; }
 
 # Terminate the process $1, `ray start`, when the raylet of its node has exited. A raylet exits by itself if one of its
-# agents dies; `ray start` treats this as a requested shutdown and keeps running.
+# agents dies; `ray start` treats this as a requested shutdown and keeps running. If it stops its processes for the same
+# reason when the signal arrives, its handler waits for a lock that it holds itself: it is killed.
 watch_raylet() {
   there=''
   while kill -0 "$1" 2>/dev/null; do
     if grep -qsx raylet /proc/[0-9]*/comm; then there=yes
-    elif [ -n "$there" ]; then kill -TERM "$1" 2>/dev/null || true; return
+    elif [ -n "$there" ]; then
+      kill -TERM "$1" 2>/dev/null || return 0
+      sleep 10
+      kill -KILL "$1" 2>/dev/null || true
+      return 0
     fi
     sleep 2
   done
@@ -51,6 +56,7 @@ keep() {
     # A signal interrupts the first `wait`, not the command.
     while kill -0 "$child" 2>/dev/null; do wait "$child" && status=0 || status=$?; done
     [ "$status" -ne 0 ] || exit 0
+    [ "$status" -ne 137 ] || ray stop --force >/dev/null 2>&1 || true  # it was killed, and its processes may remain
     [ "$status" -ne 2 ] || exit 2  # invalid settings: a retry would fail as well
     sleep 1
   done

@@ -179,6 +179,18 @@ def test_a_node_of_ray_that_leaves_because_an_agent_died_comes_back(
     assert weights(client, job) == undisturbed
 
 
+def test_a_node_of_ray_whose_ray_start_hangs_comes_back(stack: Stack, client: Client, undisturbed: str) -> None:
+    job = client.submit(STUDY)["id"]
+    reaches(client, job, 15)
+    (container,) = stack.containers("ray-worker")
+    start = "grep -qszx /opt/venv/bin/ray $p/cmdline && kill -STOP ${p#/proc/}"
+    raylet = "grep -qsx raylet $p/comm && kill -KILL ${p#/proc/}"
+    stack.engine("exec", container, "sh", "-c", f"for p in /proc/[0-9]*; do {start}; {raylet}; done; true")
+    ended = client.wait(job)
+    assert ended["status"] == "succeeded", ended["error"]
+    assert weights(client, job) == undisturbed
+
+
 def test_three_workers_train_three_jobs_at_once(stack: Stack, client: Client) -> None:
     stack.up("--scale", "ray-worker=3", "--no-recreate")
     assert len(stack.containers("ray-worker")) == 3
