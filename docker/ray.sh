@@ -31,7 +31,8 @@ clear_sessions() { rm -rf /tmp/ray; }
 watch_raylet() {
   there=''
   while kill -0 "$1" 2>/dev/null; do
-    if grep -qsx raylet /proc/[0-9]*/comm; then there=yes
+    # A raylet that `ray start` has not waited for is a zombie.
+    if grep -qs '^[0-9]* (raylet) [^ZX]' /proc/[0-9]*/stat; then there=yes
     elif [ -n "$there" ]; then
       kill -TERM "$1" 2>/dev/null || return 0
       sleep 10
