@@ -275,9 +275,13 @@ def can_listen(host: str, port: int) -> bool:
 def serve(settings: Settings, say: Callable[[str], object]) -> None:
     """`normlab up`: run until SIGINT or SIGTERM. Raises `CannotStart`."""
     supervisor = Supervisor(settings, say)
-    stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    stopping = False
     ready = threading.Event()
+
+    def stop(*_: object) -> None:
+        # Not an Event: the handler interrupts this thread, also while it holds the lock of an Event in `wait`.
+        nonlocal stopping
+        stopping = True
 
     def announce() -> None:
         try:
@@ -286,17 +290,18 @@ def serve(settings: Settings, say: Callable[[str], object]) -> None:
             supervisor.error = supervisor.error or str(error)
         ready.set()
 
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with supervisor:
             say("starting ...")
             threading.Thread(target=announce, daemon=True).start()
-            while not ready.wait(0.1) and not stop.is_set():
+            while not ready.wait(0.1) and not stopping:
                 pass
-            if not stop.is_set() and supervisor.error is None:
+            if not stopping and supervisor.error is None:
                 say(introduction(supervisor, settings))
                 say("Ctrl-C ends it.")
-            while not stop.wait(0.2) and supervisor.error is None:
-                pass
+            while not stopping and supervisor.error is None:
+                time.sleep(0.1)
             if supervisor.error is None:
                 say("stopping ...")
         if supervisor.error:
