@@ -73,7 +73,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (256, 1024))
 module = importlib.import_module({module!r})
 def show():
     print(resource.getrlimit(resource.RLIMIT_NOFILE))
-async def show_later(settings):
+async def show_later(settings, artifacts):
     show()
 module.{patched} = {replaced_by}
 module.main()

@@ -50,7 +50,7 @@ def test_the_dispatcher_connects_as_if_they_were_not_set(tmp_path: Path, parent:
 import os, sys
 import service.dispatcher.__main__ as dispatcher
 
-async def dispatch(settings):
+async def dispatch(settings, artifacts):
     from ray._private import client_mode_hook, worker
     print([client_mode_hook.is_client_mode_enabled, worker._maybe_modify_runtime_env(None, False)])
     print(sorted(name for name in os.environ if name.startswith("RAY_")))
