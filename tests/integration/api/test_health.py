@@ -319,7 +319,7 @@ async def test_replicas_report_the_same_values(
     replica = create_app(settings)
     async with (
         replica.router.lifespan_context(replica),
-        AsyncClient(transport=ASGITransport(replica), base_url="http://normlab") as other,
+        AsyncClient(transport=ASGITransport(replica), base_url="http://localhost") as other,
     ):
         job = await submit(http)
         await reporter.start()

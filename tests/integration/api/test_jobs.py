@@ -181,7 +181,7 @@ async def test_a_key_cannot_be_used_for_another_body(http: AsyncClient) -> None:
 async def test_the_same_key_given_to_two_replicas_at_once_makes_one_job(settings: Settings) -> None:
     apps = [create_app(settings) for _ in range(2)]
     async with apps[0].router.lifespan_context(apps[0]), apps[1].router.lifespan_context(apps[1]):
-        replicas = [AsyncClient(transport=ASGITransport(app), base_url="http://normlab") for app in apps]
+        replicas = [AsyncClient(transport=ASGITransport(app), base_url="http://localhost") for app in apps]
         answers = await asyncio.gather(
             *(replicas[i % 2].post("/v1/jobs", json=BODY, headers={"Idempotency-Key": "k"}) for i in range(10))
         )

@@ -173,7 +173,7 @@ async def closed(settings: Settings) -> AsyncIterator[AsyncClient]:
     app = create_app(Settings(home=settings.home, api_tokens=SecretStr(TOKENS)))
     async with (
         app.router.lifespan_context(app),
-        AsyncClient(transport=ASGITransport(app), base_url="http://normlab") as http,
+        AsyncClient(transport=ASGITransport(app), base_url="http://localhost") as http,
     ):
         yield http
 
@@ -239,7 +239,7 @@ async def test_idempotency_keys_are_each_clients_own(settings: Settings) -> None
     app = create_app(Settings(home=settings.home, api_tokens=SecretStr("alice:alices-token,carol:carols-token")))
     async with (
         app.router.lifespan_context(app),
-        AsyncClient(transport=ASGITransport(app), base_url="http://normlab") as http,
+        AsyncClient(transport=ASGITransport(app), base_url="http://localhost") as http,
     ):
         made = {
             (await http.post("/v1/jobs", json=BODY, headers=bearer(token) | {"Idempotency-Key": "k"})).json()["id"]
