@@ -23,6 +23,8 @@ from worker.validation import StrictModel
 MAX_JOBS = 1000
 """The maximal number of jobs of one experiment, sequential seeds included."""
 MAX_NAME = 200
+MAX_ERRORS = 100
+"""About how many invalid fields of a request are found, of all its jobs together."""
 
 Json = dict[str, Any]
 Statistic = Literal["final", "best", "median_last_5", "at_step"]
@@ -176,7 +178,9 @@ def expand(request: ExperimentRequest, seeds: Sequence[int] | None = None) -> li
         try:
             job = JobRequest.model_validate(_scaled(_body(request, coordinates), request.budget))
         except ValidationError as error:
-            errors |= dict.fromkeys(_attributed(error, request, at))
+            errors |= dict.fromkeys(itertools.islice(_attributed(error, request, at), MAX_ERRORS))
+            if len(errors) >= MAX_ERRORS:
+                break
         else:
             if "name" not in request.base:
                 job = job.model_copy(update={"name": _name(request.name, coordinates, job)})
@@ -276,7 +280,7 @@ def _check_axes(request: ExperimentRequest) -> None:
 
 def _attributed(error: ValidationError, request: ExperimentRequest, at: Mapping[str, int]) -> Iterator[FieldError]:
     """Return the errors of one job, at the values of the grid that cause them, else in the base."""
-    for entry in error.errors():
+    for entry in error.errors(include_url=False):
         path, detail = explain(entry, entry["loc"], JobRequest)
         owners = [name for name in at if name in request.grid and _within(path, axes.parts_of(name))]
         if owners:
