@@ -202,7 +202,7 @@ async def test_a_job_is_named_labelled_and_noted_on_and_others_see_it(visit: Vis
     await card.get_by_label("Labels").fill(f"{'x' * 101}:y")
     await card.get_by_role("button", name="Save").click()
     await expect(card.get_by_role("alert")).to_be_visible()
-    await card.get_by_role("button", name="Leave as it was").click()
+    await card.get_by_role("button", name="Discard changes").click()
     await expect(card.get_by_role("link", name="study: paper")).to_be_visible()
 
 

@@ -440,6 +440,45 @@ async def test_jobs_are_listed_by_a_metric(http: AsyncClient, reporter: Reporter
     for error in (0.5, 0.25):
         await reporter.start()
         await reporter.metrics("eval", 1, 10, test_error=error)
+async def test_a_job_took_the_time_of_its_attempts(http: AsyncClient, reporter: Reporter) -> None:
+    id_ = await submit(http)
+    assert (await http.get(f"/v1/jobs/{id_}")).json()["duration_s"] == 0
+    for end in (reporter.lose, reporter.finish):
+        await reporter.start()
+        await end()
+    async with reporter.database.write() as session:
+        for attempt, seconds in zip(await jobs.attempts(session, id_), (10, 5), strict=True):
+            attempt.started_at -= timedelta(days=1)
+            attempt.ended_at = attempt.started_at + timedelta(seconds=seconds)
+    [listed] = (await http.get("/v1/jobs")).json()["data"]
+    assert (listed["duration_s"], (await http.get(f"/v1/jobs/{id_}")).json()["duration_s"]) == (15, 15)
+
+
+async def test_a_change_of_what_somebody_else_has_changed_is_refused(http: AsyncClient) -> None:
+    id_ = await submit(http, name="first")
+    path, read = f"/v1/jobs/{id_}", (await http.get(f"/v1/jobs/{id_}")).headers["ETag"]
+    first = await http.patch(path, json={"notes": "mine"}, headers={"If-Match": f'"other", {read}'})
+    assert (first.status_code, first.headers["ETag"]) == (200, (await http.get(path)).headers["ETag"])
+    for stale in (read, f"W/{first.headers['ETag']}", ""):
+        second = await http.patch(path, json={"notes": "theirs"}, headers={"If-Match": stale})
+        assert (second.status_code, second.json()["title"]) == (412, "Changed meanwhile")
+        assert f"If-Match is {stale}" in second.json()["detail"]
+    assert (await http.get(path)).json()["notes"] == "mine"
+    for current in ({}, {"If-Match": "*"}, {"If-Match": first.headers["ETag"]}):
+        assert (await http.patch(path, json={"notes": "mine"}, headers=current)).status_code == 200
+
+
+async def test_the_etag_of_a_job_is_of_what_can_be_changed(http: AsyncClient, reporter: Reporter) -> None:
+    id_ = await submit(http)
+    read = (await http.get(f"/v1/jobs/{id_}")).headers["ETag"]
+    await reporter.start()
+    await reporter.finish()
+    assert (await http.get(f"/v1/jobs/{id_}")).headers["ETag"] == read
+    bodies = ({"name": "a"}, {"notes": "a"}, {"labels": {"a": "a"}})
+    changed = [(await http.patch(f"/v1/jobs/{id_}", json=body)).headers["ETag"] for body in bodies]
+    assert len({read, *changed}) == 4
+
+
         await reporter.finish()
     page = (await http.get("/v1/jobs?sort=test_error,-created_at&limit=2")).json()
     assert [job["id"] for job in page["data"]] == [ids[1], ids[0]]
