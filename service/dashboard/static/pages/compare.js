@@ -9,7 +9,7 @@ import { advance } from "../live.js";
 import { metricsOf } from "../metrics.js";
 import { choice, emptyState, linkButton, notice, picker, problemNotice } from "../parts.js";
 import { Resource } from "../resource.js";
-import { styleOf } from "../series.js";
+import { swatch } from "../series.js";
 import { statusMark } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
@@ -62,8 +62,8 @@ export default function comparePage(shell) {
     return all.map(({ job }, n) =>
       h(
         "th",
-        { key: job.id, scope: "col", vars: styleOf(n), ...pointing("curves", job.id) },
-        h("span", { class: "swatch", "aria-hidden": "true" }),
+        { key: job.id, scope: "col", ...pointing("curves", job.id) },
+        swatch({ colour: n }),
         h("a", { href: `/jobs/${job.id}` }, nameOf(job, all)),
         " ",
         all.length > 2 &&
