@@ -92,6 +92,8 @@ def job_table(job: Json) -> Facts:
         table.add_row("progress", f"epoch {progress['epoch']}/{spec['epochs']}, step {progress['step']}/{total}")
         if progress["eta_s"] is not None:
             table.add_row("left", duration(progress["eta_s"]))
+    if job["duration_s"]:
+        table.add_row("ran", duration(job["duration_s"]))
     for metric, values in sorted(job["summary"].items()):
         table.add_row(metric, _summary(metric, values))
     for attempt in job.get("attempts", ()):

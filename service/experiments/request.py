@@ -86,7 +86,8 @@ class ExperimentRequest(StrictModel):
         default=1.0,
         gt=0,
         le=1,
-        description="about this fraction of the cost: epochs and training images are both scaled by its square root",
+        description="about this fraction of the cost: epochs and images are both scaled by its square root, evaluation "
+        "images to no fewer than 2000",
     )
     priority: int = Field(
         default=0, ge=-1000, le=1000, description="priority of all its jobs; a higher one starts first"
@@ -232,8 +233,13 @@ def _scaled(body: Json, budget: float) -> Json:
     spec = JobRequest.model_validate(body)
     factor = math.sqrt(budget)
     images = max(math.ceil(spec.dataset.num_train * factor / 100) * 100, spec.global_batch_size)
-    limit = min(images, spec.dataset.num_train) + spec.dataset.holdout
-    dataset = spec.dataset.model_dump(mode="json") | {"train_limit": limit}
+    evaluated = max(math.ceil(spec.dataset.num_eval * factor / 100) * 100, LEAST_EVALUATED)
+    evaluated = min(evaluated, spec.dataset.num_eval)
+    holdout = evaluated if spec.dataset.holdout else 0
+    limits = {"train_limit": min(images, spec.dataset.num_train) + holdout, "holdout": holdout}
+    if evaluated < spec.dataset.num_eval and not holdout:
+        limits["test_limit"] = evaluated
+    dataset = spec.dataset.model_dump(mode="json") | limits
     return body | {"epochs": max(1, round(spec.epochs * factor)), "dataset": dataset}
 
 

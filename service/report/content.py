@@ -221,7 +221,7 @@ def _training(experiment: Json, results: Json) -> list[Block]:
     request = experiment["request"]
     blocks: list[Block] = [Paragraph(f"Images: {', '.join(results['datasets']) or NONE}.")]
     if experiment["budget"] < 1:
-        share = f"Budget {experiment['budget']:g}: epochs and training images are both scaled by its square root."
+        share = f"Budget {experiment['budget']:g}: epochs and images are both scaled by its square root."
         blocks.append(Paragraph(share))
     wanted = {key: request[key] for key in ("base", "grid", "seeds", "outcome") if request.get(key)}
     return [*blocks, Listing(json.dumps(wanted, indent=2, ensure_ascii=False))]

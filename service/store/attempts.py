@@ -18,6 +18,8 @@ from worker.events import Failure, Finished, Started
 
 RETRY_DELAY_S = 2.0
 """Delay of the first retry after an error that may be temporary; it doubles with every further retry."""
+EVALUATION = ("evaluations", "eval_images_per_s")
+"""Parts of the progress that evaluations report: the number of completed ones, and the speed of the latest."""
 FAIR_SHARE_WINDOW = 16
 """Number of recent claims that are counted to share workers evenly between experiments."""
 
@@ -180,7 +182,8 @@ async def _record_one(
     data = event.model_dump(mode="json", exclude={"type", "seq", "time"})
     match event:
         case reports.Progress():
-            job.progress = data | {"time": event.time.isoformat()}
+            kept = {name: value for name, value in (job.progress or {}).items() if name in EVALUATION}
+            job.progress = kept | data | {"time": event.time.isoformat()}
             return
         case Finished():
             await _finish(session, job, attempt, event)
@@ -199,6 +202,9 @@ async def _record_one(
             values = await metrics.add(session, job, attempt.id, event)
             data = {"kind": event.kind, "epoch": event.epoch, "step": event.step, **values}
             job.progress = (job.progress or {}) | {"epoch": event.epoch, "step": event.step}
+            if event.kind == "eval":
+                evaluation = event.epoch, event.eval_images_per_s
+                job.progress |= dict(zip(EVALUATION, evaluation, strict=True))
         case reports.CheckpointTaken():
             row = await checkpoints.add(session, stored[event.seq], job.id, attempt.id, event, event.time)
             data = {"id": row.id, **data}

@@ -224,6 +224,7 @@ class Training:
         Raises:
             Diverged: If the loss is not finite.
         """
+        started = time.perf_counter()
         evaluation = evaluate(
             self.model,
             self.data,
@@ -231,15 +232,17 @@ class Training:
             before_batch=self.check_cancellation,
             group=self.group,
         )
+        speed = self.data.num_eval / max(time.perf_counter() - started, 1e-9)
         if not math.isfinite(evaluation.loss):
             raise Diverged(self.step, f"the loss in evaluation is {evaluation.loss}")
         loss, error = (HOLDOUT_LOSS, HOLDOUT_ERROR) if self.spec.dataset.holdout else (TEST_LOSS, TEST_ERROR)
         self.position.metrics = {loss.name: evaluation.loss, error.name: evaluation.error}
-        self.report(Metrics(kind="eval", epoch=self.position.epoch + 1, step=self.step, values=self.position.metrics))
+        epoch, values = self.position.epoch + 1, self.position.metrics
+        self.report(Metrics(kind="eval", epoch=epoch, step=self.step, values=values, eval_images_per_s=speed))
         if self.is_telemetry_due() and self.group.is_rank_zero:
             images, labels = next(self.data.eval_batches())
             values = layer_telemetry.measure(self.model, self.spec, images, labels, precision=self.precision)
-            self.report(Metrics(kind="telemetry", epoch=self.position.epoch + 1, step=self.step, values=values))
+            self.report(Metrics(kind="telemetry", epoch=epoch, step=self.step, values=values))
 
     def checkpoint(self) -> None:
         """Take a checkpoint, unless one was taken at this step.

@@ -263,18 +263,22 @@ def _status(experiment: Experiment, counted: Mapping[Status, int]) -> Experiment
 def _standing(runs: Sequence[Run], counted: Mapping[Status, int]) -> tuple[float, float | None]:
     """Return the fraction of steps that are done, and the seconds left at the speeds of the workers that train."""
     speeds = [
-        Speed(run.spec["model"], run.spec["batch_size"], run.device, speed / run.spec["num_workers"])
+        Speed(run.spec["model"], run.spec["batch_size"], run.device, speed, evaluation)
         for run in runs
-        if run.device is not None and (speed := _speed(run)) is not None
+        if run.device is not None and (speed := _speed(run, run.spec["num_workers"])) is not None
+        for evaluation in [_eval_speed(run, run.spec["num_workers"])]
     ]
     done: list[float] = []
     left_s: list[float | None] = []
     for run, spec in zip(runs, results.trainings(runs), strict=True):
         share = 1.0 if run.status in TERMINAL else 0.0
         if spec is not None and run.status not in TERMINAL:
-            share = min((run.progress or {}).get("step", 0) / spec.total_steps, 1.0)
-            speed = _speed(run) or costs.images_per_s(spec, speeds)
-            left_s.append(None if speed is None else (1 - share) * costs.images_trained(spec) / speed)
+            progress = run.progress or {}
+            share = min(progress.get("step", 0) / spec.total_steps, 1.0)
+            speed, evaluation = costs.expected_speed(spec, speeds) or (None, None)
+            speed, evaluation = _speed(run) or speed, _eval_speed(run) or evaluation
+            done_already = {"step": progress.get("step", 0), "evaluations": progress.get("evaluations", 0)}
+            left_s.append(None if speed is None else costs.seconds_left(spec, speed, evaluation, **done_already))
         done.append(share)
     busy = sum(counted.get(status, 0) for status in ACTIVE)
     known = [seconds for seconds in left_s if seconds is not None]
@@ -282,6 +286,11 @@ def _standing(runs: Sequence[Run], counted: Mapping[Status, int]) -> tuple[float
     return (sum(done) / len(done) if done else 0.0), eta_s
 
 
-def _speed(run: Run) -> float | None:
+def _speed(run: Run, workers: int = 1) -> float | None:
     speed = (run.progress or {}).get("images_per_s") or run.summary.get("images_per_s", {}).get("last")
-    return speed if speed and speed > 0 else None
+    return speed / workers if speed and speed > 0 else None
+
+
+def _eval_speed(run: Run, workers: int = 1) -> float | None:
+    speed = (run.progress or {}).get("eval_images_per_s")
+    return speed / workers if speed else None

@@ -92,6 +92,8 @@ class JobProgress(Line):
     step: _Count
     images_per_s: FiniteFloat | None = None
     train_loss: FiniteFloat | None = None
+    evaluations: _Count = 0
+    eval_images_per_s: FiniteFloat | None = None
     time: Annotated[str, Field(max_length=50)] | None = None
 
 

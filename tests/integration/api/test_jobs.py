@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from httpx2 import ASGITransport, AsyncClient
 
 from service.app import create_app
 from service.settings import Settings
-from service.store import Database
+from service.store import Database, jobs
 from service.store.tables import Job
 from tests.integration.api.reporter import Reporter
 from worker.events import Failure
@@ -83,8 +84,12 @@ async def test_a_job_lists_its_attempts(http: AsyncClient, reporter: Reporter) -
         "total_steps": 100,
         "images_per_s": 50.0,
         "train_loss": 2.0,
-        "eta_s": (100 - 25) * 2 / 50.0,
+        "eta_s": (100 - 25) * 2 / 50.0 + 8 * 2000 / (3 * 50.0),
     }
+    await reporter.metrics("eval", 10, 100, test_error=0.7, eval_images_per_s=400.0)
+    await reporter.progress(25, images_per_s=50.0)
+    job = (await http.get(f"/v1/jobs/{id_}")).json()
+    assert job["progress"]["eta_s"] == (100 - 25) * 2 / 50.0 + 8 * 2000 / 400.0
     await reporter.lose()
     await reporter.start(resumed_from_step=20)
     await reporter.finish()
@@ -435,11 +440,6 @@ async def test_a_change_that_cannot_be_is_refused_and_changes_nothing(
     assert (await http.get(f"/v1/jobs/{id_}")).json() == before
 
 
-async def test_jobs_are_listed_by_a_metric(http: AsyncClient, reporter: Reporter) -> None:
-    ids = [await submit(http) for _ in range(3)]
-    for error in (0.5, 0.25):
-        await reporter.start()
-        await reporter.metrics("eval", 1, 10, test_error=error)
 async def test_a_job_took_the_time_of_its_attempts(http: AsyncClient, reporter: Reporter) -> None:
     id_ = await submit(http)
     assert (await http.get(f"/v1/jobs/{id_}")).json()["duration_s"] == 0
@@ -479,6 +479,11 @@ async def test_the_etag_of_a_job_is_of_what_can_be_changed(http: AsyncClient, re
     assert len({read, *changed}) == 4
 
 
+async def test_jobs_are_listed_by_a_metric(http: AsyncClient, reporter: Reporter) -> None:
+    ids = [await submit(http) for _ in range(3)]
+    for error in (0.5, 0.25):
+        await reporter.start()
+        await reporter.metrics("eval", 1, 10, test_error=error)
         await reporter.finish()
     page = (await http.get("/v1/jobs?sort=test_error,-created_at&limit=2")).json()
     assert [job["id"] for job in page["data"]] == [ids[1], ids[0]]

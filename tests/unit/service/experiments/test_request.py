@@ -167,7 +167,20 @@ class TestBudget:
     def test_scales_epochs_and_images_by_its_square_root(self) -> None:
         for budget, epochs, images in ((0.25, 50, 25_000), (0.04, 20, 10_000), (0.01, 10, 5_000)):
             spec = jobs(base={"recipe": "wu-he"}, budget=budget)[0].request
-            assert (spec.epochs, spec.dataset.num_train) == (epochs, images)
+            assert [spec.epochs, spec.dataset.num_train, spec.dataset.num_eval] == wanted
+
+    def test_scales_evaluations_to_no_fewer_than_2000_images_and_never_up(self) -> None:
+        for given, evaluated in (
+            ({"test_limit": 6000}, 3000),
+            ({"test_limit": 3000}, 2000),
+            ({"test_limit": 500}, 500),
+            ({"holdout": 10_000}, 5000),
+            ({"name": "synthetic"}, 2000),
+        ):
+            dataset = jobs(base={"dataset": given}, budget=0.25)[0].request.dataset
+            assert dataset.num_eval == evaluated
+            assert (dataset.holdout > 0) == ("holdout" in given)
+        assert dataset.test_limit is None
 
     def test_keeps_what_is_held_out_and_leaves_a_job_that_works(self) -> None:
         spec = jobs(base={"epochs": 1, "dataset": {"train_limit": 300, "holdout": 100}}, budget=0.01)[0].request

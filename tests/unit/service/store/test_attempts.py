@@ -23,7 +23,7 @@ from tests.unit.service.store.acting import (
     started,
     status,
 )
-from worker.events import Event, Failure, Finished, Log, Progress
+from worker.events import Event, Failure, Finished, Log, Metrics, Progress
 
 pytestmark = pytest.mark.anyio
 
@@ -296,6 +296,18 @@ async def test_progress_leaves_no_row_and_no_event(database: Database) -> None:
         progress = (await jobs.get(session, job_id)).progress
     assert progress is not None
     assert (progress["step"], progress["images_per_s"], progress["train_loss"]) == (3, 100.0, None)
+
+
+async def test_the_speed_of_an_evaluation_is_kept_in_the_progress_and_is_no_metric(database: Database) -> None:
+    job_id = await create(database)
+    worker = await Worker.run(database)
+    row = Metrics(kind="eval", epoch=1, step=4, values={"test_error": 0.5}, eval_images_per_s=300.0)
+    await worker.report(row, Progress(epoch=2, step=5, images_per_s=100.0))
+    async with database.read() as session:
+        job = await jobs.get(session, job_id)
+    assert job.progress is not None
+    assert (job.progress["step"], job.progress["evaluations"], job.progress["eval_images_per_s"]) == (5, 1, 300.0)
+    assert set(job.summary) == {"test_error"}
 
 
 async def test_an_error_that_may_pass_is_tried_again_after_longer_and_longer(database: Database) -> None:

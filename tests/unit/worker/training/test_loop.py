@@ -46,6 +46,13 @@ def test_the_first_event_describes_the_attempt(attempt: Any, make_spec: Any) -> 
     assert started.versions["torch"] == torch.__version__
 
 
+def test_an_evaluation_reports_its_speed(attempt: Any, make_spec: Any) -> None:
+    rows = [event for event in attempt(make_spec()).events if isinstance(event, Metrics)]
+    assert [row.eval_images_per_s is not None and row.eval_images_per_s > 0 for row in rows] == [
+        row.kind == "eval" for row in rows
+    ]
+
+
 def test_every_event_reads_back_from_json(attempt: Any, make_spec: Any) -> None:
     for event in attempt(make_spec()).events:
         assert EVENT.validate_json(event.model_dump_json()) == event
