@@ -82,7 +82,7 @@ def submit(
         experiment = client.experiments.submit(request, idempotency_key)
         if not (as_json and watch):
             hint = [] if watch else [Text(f"normlab experiment watch {experiment['id']} follows it.", style="dim")]
-            line = f"{experiment['id']}  {experiment['jobs']} jobs  {experiment['name']}"
+            line = f"{experiment['id']}  {experiment['jobs']} jobs  {experiment['title']}"
             announce(experiment, line, *hint, as_json=as_json)
         if watch:
             follow(client, experiment["id"], as_json=as_json)

@@ -29,7 +29,7 @@ def experiments_table(found: Iterable[Json]) -> Grid:
             experiment["rows"],
             experiment["columns"],
             duration(age_s(experiment["created_at"])),
-            Text(experiment["name"]),
+            Text(experiment["title"]),
         )
     return table
 
@@ -39,7 +39,7 @@ def experiment_table(experiment: Json) -> Facts:
     table = Facts()
     table.add_row("experiment", experiment["id"])
     if experiment["name"]:
-        table.add_row("name", Text(experiment["name"]))
+        table.add_row("name", Text(experiment["title"]))
     table.add_row("status", Text(experiment["status"], style=STATUS_STYLES.get(experiment["status"], "")))
     for axis in experiment["axes"]:
         labels = [value["label"] for value in axis["values"]]
@@ -82,6 +82,7 @@ def results_grid(results: Json) -> RenderableType:
     columns = [value["label"] for value in results["columns"]["values"]]
     table = Grid(results["rows"]["field"], *columns, right=columns)
     title = f"{number.axis}, {results['statistic'].replace('_', ' ')}, by {results['columns']['field']}"
+    title += f", on {', '.join(results['datasets'])}" if results["datasets"] else ""
     for row in results["rows"]["values"]:
         table.add_row(row["label"], *(cell_text(cells.get((row["label"], column)), number) for column in columns))
     parts: list[RenderableType] = [Text(title, style="italic"), table]

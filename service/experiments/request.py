@@ -17,7 +17,7 @@ from service.experiments.titles import describe
 from service.jobs import JobRequest
 from service.validation import explain
 from worker.metrics import OutcomeMetric
-from worker.spec import TrainingSpec
+from worker.spec import Dataset, TrainingSpec
 from worker.validation import StrictModel
 
 MAX_JOBS = 1000
@@ -25,6 +25,8 @@ MAX_JOBS = 1000
 MAX_NAME = 200
 MAX_ERRORS = 100
 """About how many invalid fields of a request are found, of all its jobs together."""
+LEAST_EVALUATED = 2000
+"""Evaluation images that a budget leaves: with fewer, the sampling error of the test error exceeds one point."""
 
 Json = dict[str, Any]
 Statistic = Literal["final", "best", "median_last_5", "at_step"]
@@ -143,6 +145,13 @@ class ExperimentRequest(StrictModel):
         """The field within each value of which they are compared: batch_size, unless only another one varies."""
         return self.outcome.columns or self._varying("batch_size", besides=self.rows)
 
+    @property
+    def datasets(self) -> list[str]:
+        """The names of the datasets of its jobs."""
+        parts = self.grid.get("dataset", [self.base.get("dataset")])
+        names = self.grid.get("dataset.name") or [axes.read({"dataset": part}, "dataset.name") for part in parts]
+        return sorted({str(name or Dataset().name) for name in names})
+
     def _varying(self, usual: str, besides: str | None) -> str:
         others = [name for name in self.grid if name not in ("seed", besides, "normalization", "batch_size")]
         varies = any(axes.parts_of(name)[0] == usual for name in self.grid)
@@ -227,7 +236,10 @@ def _body(request: ExperimentRequest, coordinates: Mapping[str, Any]) -> Json:
 
 
 def _scaled(body: Json, budget: float) -> Json:
-    """Return the job at the fraction `budget` of its cost: epochs and images are both scaled by its square root."""
+    """Return the job at the fraction `budget` of its cost: epochs and images are both scaled by its square root.
+
+    Evaluation images are scaled too, because their share of the time would grow otherwise.
+    """
     if budget == 1:
         return body
     spec = JobRequest.model_validate(body)

@@ -18,6 +18,7 @@ from service.experiments.request import ExperimentRequest, PlannedJob, expand
 from service.experiments.runs import Run, Speed
 from service.experiments.statistics import SeedPlan
 from service.experiments.status import ExperimentStatus
+from service.experiments.titles import with_datasets
 from service.jobs import ACTIVE, TERMINAL, Status
 from service.store import Session, experiments, leases
 from service.store import results as stored
@@ -58,6 +59,7 @@ class ExperimentView(BaseModel):
 
     id: str
     name: str
+    title: str = Field(description="display title: the name or the id, with the datasets other than CIFAR-10")
     status: ExperimentStatus
     builtin: StudyName | None
     budget: float
@@ -226,6 +228,7 @@ def _fields(experiment: Experiment, counted: Mapping[Status, int]) -> dict[str, 
     return {
         "id": experiment.id,
         "name": experiment.name,
+        "title": with_datasets(experiment.name or experiment.id, request.datasets),
         "status": _status(experiment, counted),
         "builtin": request.builtin,
         "budget": request.budget,

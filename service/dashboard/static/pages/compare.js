@@ -53,7 +53,7 @@ export default function comparePage(shell) {
   const nameOf = (job, all) => {
     const names = all.map(({ job: one }) => {
       const twins = one.name && all.filter((other) => other.job.name === one.name).length > 1;
-      return twins ? `${one.name}, seed ${one.spec.seed}` : one.title;
+      return twins ? `${one.title}, seed ${one.spec.seed}` : one.title;
     });
     return distinct(names)[all.findIndex((one) => one.job.id === job.id)];
   };
@@ -256,8 +256,10 @@ export default function comparePage(shell) {
             ? problemNotice(compared.problem, () => compared.reload())
             : h("div", { class: "empty", "aria-busy": "true" }, "Reading the jobs…"),
         ];
+      const datasets = [...new Set(all.map(({ job }) => job.spec.dataset.name))];
       return [
         heading,
+        h("p", { class: "muted", key: "images" }, `Images: ${datasets.join(", ")}.`),
         url.list("jobs").length > MOST &&
           notice("warn", null, `The first ${MOST} of ${url.list("jobs").length} jobs are shown.`),
         compared.problem && problemNotice(compared.problem, () => compared.reload()),

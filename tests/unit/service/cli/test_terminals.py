@@ -47,6 +47,7 @@ COMPARISON: Json = {
 RESULTS: Json = {
     "metric": "test_error",
     "statistic": "median_last_5",
+    "datasets": ["synthetic (train_limit 10000)"],
     "rows": {"field": "normalization", "values": [{"label": COMPARISON[row]} for row in ("row_a", "row_b")]},
     "columns": {"field": "batch_size", "values": [{"label": "2"}, {"label": "1024"}]},
     "cells": [
@@ -60,6 +61,7 @@ CELL, PAIR = "12.34 ± 2.34 (5)", ["-5.49 to +9.33", "+1.93", "0.000123", "no, 1
 EXPERIMENT: Json = {
     "id": STUDY,
     "name": LONG,
+    "title": LONG,
     "status": "finished",
     "jobs": 1200,
     "progress": 1.0,

@@ -165,7 +165,7 @@ def test_sequential_seeds_begin_with_the_least_number() -> None:
 
 class TestBudget:
     def test_scales_epochs_and_images_by_its_square_root(self) -> None:
-        for budget, epochs, images in ((0.25, 50, 25_000), (0.04, 20, 10_000), (0.01, 10, 5_000)):
+        for budget, *wanted in ((0.25, 50, 25_000, 5000), (0.04, 20, 10_000, 2000), (0.01, 10, 5_000, 2000)):
             spec = jobs(base={"recipe": "wu-he"}, budget=budget)[0].request
             assert [spec.epochs, spec.dataset.num_train, spec.dataset.num_eval] == wanted
 
@@ -269,3 +269,18 @@ class TestStudies:
         assert (given.name, given.grid["batch_size"], given.outcome.statistic) == ("mine", [4], "best")
         assert request(builtin="paper-norms", grid={}).outcome.statistic == "median_last_5"
         assert "seed" not in request(builtin="paper-norms", grid={}, seeds={}).grid
+
+
+@pytest.mark.parametrize(
+    ("fields", "datasets"),
+    [
+        ({}, ["cifar10"]),
+        ({"base": {"recipe": "wu-he", "dataset": {"train_limit": 100}}}, ["cifar10"]),
+        ({"base": {"dataset": {"name": "synthetic"}}}, ["synthetic"]),
+        ({"builtin": "labml", "base": {"dataset": {"name": "synthetic"}}}, ["synthetic"]),
+        ({"grid": {"dataset": [{"name": "synthetic"}, {}]}}, ["cifar10", "synthetic"]),
+        ({"base": {"dataset": {"name": "synthetic"}}, "grid": {"dataset.name": ["cifar10"]}}, ["cifar10"]),
+    ],
+)
+def test_a_request_knows_its_datasets(fields: dict[str, Any], datasets: list[str]) -> None:
+    assert ExperimentRequest.model_validate(fields).resolved().datasets == datasets
