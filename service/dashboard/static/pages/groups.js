@@ -48,7 +48,6 @@ export function groupedTable(groups, metric) {
       h("h2", {}, `Mean ${metricName(metric)} by group`),
       h("small", {}, ["mean over the jobs of a group, with its interval", ...datasets].join(" · ")),
     ),
-    warnings.length ? h("div", { class: "body live", key: "warnings" }, confounds(warnings)) : null,
     h(
       "div",
       { class: "scroll", tabindex: "0", role: "region", "aria-label": "Groups" },
@@ -95,5 +94,6 @@ export function groupedTable(groups, metric) {
         ),
       ),
     ),
+    warnings.length ? h("div", { class: "body live", key: "warnings" }, confounds(warnings)) : null,
   );
 }
