@@ -61,7 +61,7 @@ async def test_the_table_fills_in_while_one_looks(
     visit: Visit, experiment: str, run: Callable[..., Awaitable[None]], reporter: Reporter
 ) -> None:
     page = await visit.open(f"/experiments/{experiment}")
-    await expect(page.get_by_role("heading", level=1)).to_have_text("small <b>batches</b>")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("small <b>batches</b> [synthetic]")
     await expect(cell(page, "batch", 2)).to_contain_text("3 queued")
     await run(4)
     await expect(cell(page, "batch", 2)).to_contain_text("50.00 %")
