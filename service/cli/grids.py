@@ -68,7 +68,7 @@ def preview_table(preview: Json) -> Facts:
     cost = preview["cost"]
     if cost["device_s"] is not None:
         elapsed = f", {duration(cost['elapsed_s'])} on {cost['slots']} slots" if cost["elapsed_s"] is not None else ""
-        table.add_row("cost", f"{duration(cost['device_s'])} of training{elapsed}")
+        table.add_row("cost", f"{duration(cost['device_s'])} of training and evaluation{elapsed}")
     table.add_row("", Text(cost["basis"], style="dim"))
     for warning in preview["warnings"]:
         table.add_row(warning["severity"], Text(warning["detail"], style="yellow"))

@@ -92,7 +92,7 @@ class PlannedJobView(BaseModel):
 
     coordinates: dict[str, Any] = Field(description="its values of the fields of the grid")
     spec: Annotated[dict[str, Any], AsTrainingSpec()]
-    cost_s: float | None = Field(description="seconds of training; null if no similar job has run")
+    cost_s: float | None = Field(description="seconds of training and evaluation; null if no similar job has run")
 
 
 class CostView(BaseModel):
