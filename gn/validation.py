@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gn.batch_call import BatchCall
 from gn.call import Call
 from gn.reference import ACTIVATIONS
 
-__all__ = ["check", "integer", "number"]
+__all__ = ["check", "check_activation", "check_batch", "integer", "number", "positive"]
 
 _PARAMETER_DTYPES = {
     torch.float32: (torch.float32,),
@@ -51,6 +52,14 @@ def number(name: str, value: Any) -> Any:
         raise TypeError(f"{name} must be a float, got {value!r}") from None
 
 
+def positive(name: str, value: Any) -> Any:
+    """Return the int of a positive integer of any type that torch accepts."""
+    value = integer(name, value)
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return value
+
+
 def check(call: Call) -> None:
     """Raise the error of `group_norm` for a call that is not valid."""
     x, num_groups, weight, bias, _, residual, activation = call
@@ -81,14 +90,35 @@ def check(call: Call) -> None:
         if weight is not None and weight.dtype != bias.dtype:
             raise RuntimeError(f"mixed dtype: expected bias of the dtype of weight, {weight.dtype}, got {bias.dtype}")
     if residual is not None:
-        _check_layout("residual", residual)
-        if residual.shape != shape:
-            raise ValueError(f"residual must have the shape of x, {list(shape)}, got {list(residual.shape)}")
-        if residual.device != device:
-            raise RuntimeError(f"Expected residual on the device of x, {device}, got {residual.device}")
+        _check_residual("group_norm", residual, shape, device)
+    check_activation(activation)
+
+
+def check_batch(call: BatchCall) -> None:
+    """Raise the error of `batch_norm` for the arguments that `torch.nn.functional.batch_norm` does not have."""
+    if call.x.dim() < 2:
+        raise RuntimeError(f"Expected at least 2 dimensions for input tensor but received {call.x.dim()}")
+    if call.ghost_batch_size is not None:
+        positive("ghost_batch_size", call.ghost_batch_size)
+    if call.residual is not None:
+        _check_residual("batch_norm", call.residual, call.x.shape, call.x.device)
+    check_activation(call.activation)
+
+
+def check_activation(activation: Any) -> None:
+    """Raise ValueError for an unknown activation."""
     if activation is not None and activation not in ACTIVATIONS:
         known = ", ".join(map(repr, ACTIVATIONS))
         raise ValueError(f"activation must be None or one of {known}, got {activation!r}")
+
+
+def _check_residual(function: str, residual: Tensor, shape: torch.Size, device: torch.device) -> None:
+    """Check the residual for an `x` of this shape and device."""
+    _check_layout("residual", residual, function)
+    if residual.shape != shape:
+        raise ValueError(f"residual must have the shape of x, {list(shape)}, got {list(residual.shape)}")
+    if residual.device != device:
+        raise RuntimeError(f"Expected residual on the device of x, {device}, got {residual.device}")
 
 
 def _check_parameter(name: str, parameter: Tensor, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> None:
@@ -108,6 +138,6 @@ def _check_parameter(name: str, parameter: Tensor, shape: torch.Size, dtype: tor
         raise RuntimeError(f"Expected {name} on the device of x, {device}, got {parameter.device}")
 
 
-def _check_layout(name: str, tensor: Tensor) -> None:
+def _check_layout(name: str, tensor: Tensor, function: str = "group_norm") -> None:
     if tensor.layout is not torch.strided:
-        raise NotImplementedError(f"group_norm: {name} must be a strided tensor, got one of layout {tensor.layout}")
+        raise NotImplementedError(f"{function}: {name} must be a strided tensor, got one of layout {tensor.layout}")

@@ -23,8 +23,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+import gn
 from worker.architecture import ARCHITECTURES, ModelName
 from worker.metrics import ACTIVATION_RMS, EVAL_MODE_ERROR, GAIN_RMS, MEAN_GAP, TRAIN_MODE_ERROR, VARIANCE_GAP
 from worker.normalizations.layers import BatchNorm, SyncBatchNorm
@@ -134,12 +134,20 @@ def _observed(layers: dict[str, nn.Module], observe: Callable[[str, nn.Module, T
 def _normalized_by_batch(model: nn.Module) -> Iterator[None]:
     """Make every batch normalization use the statistics of its batch, without updating the running averages."""
 
-    def hook(layer: nn.Module, given: tuple[Tensor, ...], _: Tensor) -> Tensor:
+    def hook(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor | tuple[Tensor, Tensor]) -> object:
         assert isinstance(layer, BatchNorm)
-        x = F.batch_norm(given[0], None, None, layer.weight, layer.bias, training=True, eps=layer.eps)
-        if len(given) > 1 and given[1] is not None:
-            x = x + given[1]
-        return F.relu(x) if layer.activation else x
+        y = gn.batch_norm(
+            given[0],
+            None,
+            None,
+            layer.weight,
+            layer.bias,
+            training=True,
+            eps=layer.eps,
+            residual=given[1] if len(given) > 1 else None,
+            activation=layer.activation,
+        )
+        return (y, y) if isinstance(output, tuple) else y
 
     handles = [
         layer.register_forward_hook(hook) for layer in model.modules() if isinstance(layer, BatchNorm | SyncBatchNorm)
