@@ -10,12 +10,10 @@ from typer.testing import CliRunner
 
 from worker.checkpoints.export import UnsupportedNetwork, app, timm_names
 from worker.models import build_model
-from worker.spec import (
-    BatchNormalization,
-    GroupNormalization,
-    NoNormalization,
-    Normalization,
-)
+from worker.normalizations.batch import BatchNormalization
+from worker.normalizations.group import GroupNormalization
+from worker.normalizations.none import NoNormalization
+from worker.normalizations.registry import Normalization
 
 
 class BasicBlock(nn.Module):

@@ -12,12 +12,11 @@ from worker.architecture import ARCHITECTURES
 from worker.data.batches import TrainingData
 from worker.data.datasets import ImageDataset
 from worker.models import build_model
+from worker.normalizations import registry
 from worker.spec import TrainingSpec
 from worker.training import layer_telemetry
 
-NORMALIZATIONS: dict[str, dict[str, Any]] = {
-    type: {"type": type} for type in ("batch", "sync_batch", "layer", "instance", "group", "none")
-}
+NORMALIZATIONS: dict[str, dict[str, Any]] = {type: {"type": type} for type in registry.NORMALIZATIONS}
 NORMALIZATIONS["ghost"] = {"type": "batch", "ghost_batch_size": 4}
 BATCH = ("batch", "sync_batch", "ghost")
 
