@@ -62,11 +62,12 @@ class ResidualBlock(nn.Module):
         """Set the scale of the last normalization to 0 (Wu & He 2018, section 4.1).
 
         Without normalization the last convolution is set to 0 instead, which gives the same function; otherwise the
-        variance of the feature maps would double in every block. A normalization without a scale is left unchanged.
+        variance of the feature maps would double in every block. A normalization without a scale is left unchanged,
+        and one whose branches start at 0 anyway (`skip_gain`).
         """
         if isinstance(self.norm2, NoNorm):
             nn.init.zeros_(self.conv2.weight)
-        elif isinstance(scale := getattr(self.norm2, "weight", None), Tensor):
+        elif not hasattr(self.norm2, "skip_gain") and isinstance(scale := getattr(self.norm2, "weight", None), Tensor):
             nn.init.zeros_(scale)
 
 

@@ -1,11 +1,14 @@
 """Groups of channels, which several normalizations share."""
 
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from worker.normalizations.normalization import NormalizationSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class GroupedNormalizationSpec(NormalizationSpec):
@@ -40,3 +43,7 @@ class GroupedNormalizationSpec(NormalizationSpec):
     def channels_together(self, num_channels: int) -> int | None:
         """Return the number of channels of a group."""
         return num_channels // self.groups(num_channels)
+
+    def split(self, x: "Tensor") -> "Tensor":
+        """Return the groups of x (N, C, H, W) as (N, groups, C / groups, H, W); `flatten(1, 2)` joins them again."""
+        return x.reshape(x.shape[0], self.groups(x.shape[1]), -1, *x.shape[2:])

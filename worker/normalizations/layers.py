@@ -13,7 +13,9 @@ from torch.nn import functional as F
 import gn
 from worker.distributed.process_group import SINGLE_WORKER, ProcessGroup
 from worker.normalizations.batch import BatchNormalization
+from worker.normalizations.batch_ws import BatchWSNormalization
 from worker.normalizations.group import GroupNormalization
+from worker.normalizations.group_ws import GroupWSNormalization
 from worker.normalizations.instance import InstanceNormalization
 from worker.normalizations.layer import LayerNormalization
 from worker.normalizations.none import NoNormalization
@@ -46,13 +48,15 @@ def normalize(
                 activation=activation,
                 ghost_batch_size=ghost_batch_size,
             )
+        case BatchWSNormalization(eps=eps, momentum=momentum, affine=affine):
+            return BatchNorm(num_channels, eps=eps, momentum=momentum, affine=affine, activation=activation)
         case SyncBatchNormalization(eps=eps, momentum=momentum, affine=affine):
             return SyncBatchNorm(num_channels, eps=eps, momentum=momentum, affine=affine, activation=activation)
         case LayerNormalization(eps=eps, affine=affine):
             return gn.GroupNorm(1, num_channels, eps=eps, affine=affine, activation=activation)
         case InstanceNormalization(eps=eps, affine=affine):
             return gn.GroupNorm(num_channels, num_channels, eps=eps, affine=affine, activation=activation)
-        case GroupNormalization(eps=eps, affine=affine):
+        case GroupNormalization(eps=eps, affine=affine) | GroupWSNormalization(eps=eps, affine=affine):
             num_groups = normalization.groups(num_channels)
             return gn.GroupNorm(num_groups, num_channels, eps=eps, affine=affine, activation=activation)
         case NoNormalization():

@@ -10,7 +10,7 @@ from pydantic import Field
 import worker.normalizations
 from worker.normalizations.normalization import NormalizationSpec
 
-_DEFINE_NONE = {"grouping", "layers", "normalization", "registry"}
+_DEFINE_NONE = {"evonorm", "grouping", "layers", "normalization", "registry", "weight_standardization"}
 """The modules of the package that define no normalization."""
 
 

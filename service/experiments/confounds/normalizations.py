@@ -6,6 +6,7 @@ from service.experiments.axes import label
 from service.experiments.confounds.study import Configuration, Finding, Study, check, counted, listed
 from worker.architecture import ARCHITECTURES, FeatureMap
 from worker.normalizations.batch import BatchNormalization
+from worker.normalizations.batch_renorm import BatchRenormalization
 from worker.normalizations.grouping import GroupedNormalizationSpec
 from worker.spec import TrainingSpec
 
@@ -52,6 +53,24 @@ def running_averages_not_settled(study: Study) -> Finding:
 
 
 _UNSETTLED = 0.01
+
+
+@check("Training ends before batch renormalization differs from batch normalization.")
+def renormalization_not_started(study: Study) -> Finding:
+    early: list[Configuration] = []
+    parts: list[str] = []
+    for one in study:
+        match one.spec.normalization:
+            case BatchRenormalization(ramp_start=start) if one.spec.total_steps <= start:
+                early.append(one)
+                parts.append(f"{counted(one.spec.total_steps, 'step')} at batch size {one.spec.batch_size}")
+    if not early:
+        return None
+    return (
+        f"Training takes {listed(parts)}, but batch_renorm is batch normalization until step `ramp_start`: give a "
+        "smaller `ramp_start`, `r_ramp_end` and `d_ramp_end`, or train longer.",
+        early,
+    )
 
 
 @check("A ghost batch that is larger than the batch changes nothing.")
@@ -146,6 +165,7 @@ def _ghost(spec: TrainingSpec) -> int:
 CHECKS = (
     batch_statistics_at_batch_1,
     running_averages_not_settled,
+    renormalization_not_started,
     ghost_batch_larger_than_batch,
     partial_ghost_batch,
     partial_last_batch,

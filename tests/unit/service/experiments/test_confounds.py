@@ -15,6 +15,7 @@ from worker.spec import TrainingSpec
 
 BATCH = {"type": "batch"}
 GROUP = {"type": "group", "channels_per_group": 8}
+RENORM = {"type": "batch_renorm"}
 GHOST = {"type": "batch", "ghost_batch_size": 16}
 UNSCALED = {"rule": "none", "reference_batch_size": 32}
 
@@ -121,6 +122,15 @@ FINDINGS: dict[str, tuple[list[Candidate], str, list[int]]] = {
             spec(normalization=BATCH),
         ),
         "After the 10 steps at batch size 5000, 35 % of the running averages of batch still",
+        [0],
+    ),
+    "renormalization_not_started": (
+        candidates(
+            spec(normalization=RENORM, epochs=1),
+            spec(normalization=RENORM | {"ramp_start": 100}, epochs=1),
+            spec(normalization=RENORM),
+        ),
+        "Training takes 1,562 steps at batch size 32, but batch_renorm is batch normalization",
         [0],
     ),
     "ghost_batch_larger_than_batch": (

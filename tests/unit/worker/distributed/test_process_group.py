@@ -23,6 +23,7 @@ from worker.normalizations.sync_batch import SyncBatchNormalization
 from worker.spec import TrainingSpec
 from worker.training.loop import train
 
+FUSED = ("group", "layer", "instance", "none", "sync_batch", "batch")
 NORMALIZATIONS = [type for type, specification in registry.NORMALIZATIONS.items() if not specification.not_distributed]
 
 
@@ -42,8 +43,10 @@ def gradients(group: ProcessGroup, given: str) -> list[Tensor]:
     return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize(
+    ("workers", "normalization"),
+    [*((2, type) for type in NORMALIZATIONS), *((3, type) for type in FUSED)],
+)
 def test_the_gradient_is_that_of_one_worker_with_the_whole_batch(
     team: Team, make_spec: Any, normalization: str, workers: int
 ) -> None:
@@ -59,7 +62,8 @@ def test_the_gradient_is_that_of_one_worker_with_the_whole_batch(
     worst = max(float((a - b).abs().max()) for a, b in zip(found[0], whole, strict=True)) / largest
     # Statistics over a part of the batch differ, which is the subject of the paper.
     of_a_worker, of_all = (several.normalization.images_together(4, number) for number in (1, workers))
-    assert worst > 0.01 if of_a_worker == of_all == 4 else worst < 1e-9
+    least = 0.01 if normalization == "batch" else 1e-4
+    assert worst > least if of_a_worker == of_all == 4 else worst < 1e-9
 
 
 @pytest.mark.parametrize("normalization", sorted(registry.NORMALIZATIONS.keys() - set(NORMALIZATIONS)))

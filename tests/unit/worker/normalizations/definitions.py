@@ -28,9 +28,12 @@ def make(given: dict[str, Any], activation: Activation | None = None, **options:
     """Return a layer in float64 for 16 channels, every parameter of which is moved away from its initial value."""
     layer = normalize(specification(given), NUM_CHANNELS, activation, **options).double()
     with torch.no_grad():
-        for number, parameter in enumerate(layer.parameters()):
+        for number, (name, parameter) in enumerate(layer.named_parameters()):
             noise = np.random.default_rng(number).uniform(-0.3, 0.3, parameter.shape)
-            parameter.add_(torch.from_numpy(np.asarray(noise)))
+            if name == "gate":  # within its limits, at the end of which it starts
+                parameter.mul_(0.5 + torch.from_numpy(noise))
+            else:
+                parameter.add_(torch.from_numpy(np.asarray(noise)))
     return layer
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,12 @@ EARLIER = {
 
 def test_every_file_is_a_normalization_or_has_another_known_purpose() -> None:
     files = {path.stem for path in Path(worker.normalizations.__path__[0]).glob("*.py")}
-    assert files == {*NORMALIZATIONS, "__init__", "grouping", "layers", "normalization", "registry"}
+    bases = {"evonorm", "grouping", "normalization", "weight_standardization"}
+    assert files == {*NORMALIZATIONS, *bases, "__init__", "layers", "registry"}
+
+
+def test_every_normalization_has_a_test_of_its_definition() -> None:
+    assert {kind for kind in NORMALIZATIONS if not (HERE / f"test_{kind}.py").exists()} == set(EARLIER)
 
 
 @pytest.mark.parametrize("kind", NORMALIZATIONS)
@@ -50,3 +56,22 @@ def test_its_defaults_make_a_job(kind: str) -> None:
     spec = TrainingSpec.model_validate({"normalization": {"type": kind}, "batch_size": 2})
     assert type(spec.normalization) is NORMALIZATIONS[kind]
     assert TrainingSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("given", "images", "kept"),
+    [
+        ({"type": "batch"}, 8, 0.9),
+        ({"type": "batch", "ghost_batch_size": 4}, 4, 0.9),
+        ({"type": "sync_batch"}, 16, 0.9),
+        ({"type": "batch_channel_ws"}, 80, 0.9),
+        ({"type": "online"}, 1000, 0.999**8),
+        ({"type": "group"}, None, None),
+    ],
+)
+def test_it_says_how_many_images_share_statistics_and_how_fast_averages_change(
+    given: dict[str, Any], images: int | None, kept: float | None
+) -> None:
+    normalization = specification(given)
+    assert normalization.images_together(8, 2) == images
+    assert normalization.kept_per_step(8) == (None if kept is None else pytest.approx(kept))
