@@ -29,8 +29,10 @@ import gn
 from gn.cpu import extension
 from worker.architecture import ModelName
 from worker.models import build_model
+from worker.normalizations.batch import BatchNormalization
+from worker.normalizations.group import GroupNormalization
+from worker.normalizations.none import NoNormalization
 from worker.process.training_process import MALLOC_ENVIRONMENT
-from worker.spec import BatchNormalization, GroupNormalization, NoNormalization
 
 FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -4,7 +4,7 @@ Every layer is called as `layer(x)` or `layer(x, residual)` and returns activati
 definition of a model serves all normalizations.
 """
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,21 +12,32 @@ from torch.nn import functional as F
 
 import gn
 from worker.distributed.process_group import SINGLE_WORKER, ProcessGroup
-from worker.spec import (
-    BatchNormalization,
-    GroupNormalization,
-    InstanceNormalization,
-    LayerNormalization,
-    NoNormalization,
-    Normalization,
-    SyncBatchNormalization,
-)
-
-Activation = Literal["relu"]
+from worker.normalizations.batch import BatchNormalization
+from worker.normalizations.batch_ws import BatchWSNormalization
+from worker.normalizations.group import GroupNormalization
+from worker.normalizations.group_ws import GroupWSNormalization
+from worker.normalizations.instance import InstanceNormalization
+from worker.normalizations.layer import LayerNormalization
+from worker.normalizations.none import NoNormalization
+from worker.normalizations.normalization import Activation, NormalizationSpec, Place
+from worker.normalizations.sync_batch import SyncBatchNormalization
 
 
-def normalize(normalization: Normalization, num_channels: int, activation: Activation | None = None) -> nn.Module:
-    """Return the layer for feature maps of shape (N, num_channels, H, W)."""
+def normalize(
+    normalization: NormalizationSpec,
+    num_channels: int,
+    activation: Activation | None = None,
+    *,
+    ends_branch: bool = False,
+) -> nn.Module:
+    """Return the layer for feature maps of shape (N, num_channels, H, W).
+
+    Args:
+        normalization: The normalization.
+        num_channels: Channels of the feature maps.
+        activation: The activation after the sum with the residual.
+        ends_branch: Whether the layer is the last one of a residual branch.
+    """
     match normalization:
         case BatchNormalization(eps=eps, momentum=momentum, affine=affine, ghost_batch_size=ghost_batch_size):
             return BatchNorm(
@@ -37,17 +48,21 @@ def normalize(normalization: Normalization, num_channels: int, activation: Activ
                 activation=activation,
                 ghost_batch_size=ghost_batch_size,
             )
+        case BatchWSNormalization(eps=eps, momentum=momentum, affine=affine):
+            return BatchNorm(num_channels, eps=eps, momentum=momentum, affine=affine, activation=activation)
         case SyncBatchNormalization(eps=eps, momentum=momentum, affine=affine):
             return SyncBatchNorm(num_channels, eps=eps, momentum=momentum, affine=affine, activation=activation)
         case LayerNormalization(eps=eps, affine=affine):
             return gn.GroupNorm(1, num_channels, eps=eps, affine=affine, activation=activation)
         case InstanceNormalization(eps=eps, affine=affine):
             return gn.GroupNorm(num_channels, num_channels, eps=eps, affine=affine, activation=activation)
-        case GroupNormalization(eps=eps, affine=affine):
+        case GroupNormalization(eps=eps, affine=affine) | GroupWSNormalization(eps=eps, affine=affine):
             num_groups = normalization.groups(num_channels)
             return gn.GroupNorm(num_groups, num_channels, eps=eps, affine=affine, activation=activation)
         case NoNormalization():
             return NoNorm(activation)
+        case _:
+            return FormulaLayer(normalization, Place(num_channels, activation, ends_branch))
 
 
 OutputAndSkip = tuple[Tensor, Tensor]
@@ -69,6 +84,31 @@ def with_skip(layer: nn.Module, x: Tensor, residual: Tensor | None = None) -> Ou
         return pair
     y = layer(x, residual)
     return y, y
+
+
+class FormulaLayer(nn.Module):
+    """The layer of a normalization without a kernel of its own: its formula, computed in at least float32.
+
+    Args:
+        formula: The normalization.
+        place: Where the layer stands.
+    """
+
+    def __init__(self, formula: NormalizationSpec, place: Place) -> None:
+        super().__init__()
+        self.formula, self.place = formula, place
+        for name, (value, shape) in formula.parameters(place).items():
+            self.register_parameter(name, nn.Parameter(torch.full(shape, value)))
+        for name, (value, shape) in formula.buffers(place).items():
+            self.register_buffer(name, torch.full(shape, value))
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Tensor: ...
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return activation(normalize(x) + residual) for `x` and `residual` of shape (N, C, H, W)."""
+        return self.formula.forward(_at_least_float32(x), residual, self).to(x.dtype)
 
 
 class BatchNorm(gn.BatchNorm2d):

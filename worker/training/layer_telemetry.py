@@ -96,9 +96,7 @@ def measure(
 
 def _images_normalized_together(spec: TrainingSpec) -> int:
     """Return the number of images that training normalizes by the same statistics."""
-    if spec.normalization.type == "sync_batch":
-        return spec.global_batch_size
-    return min(spec.batch_size, getattr(spec.normalization, "ghost_batch_size", None) or spec.batch_size)
+    return spec.normalization.images_together(spec.batch_size, spec.num_workers) or spec.batch_size
 
 
 def _gaps(layer: nn.Module, x: Tensor) -> Tensor:

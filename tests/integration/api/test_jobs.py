@@ -15,6 +15,7 @@ from service.store import Database, jobs
 from service.store.tables import Job
 from tests.integration.api.reporter import Reporter
 from worker.events import Failure
+from worker.normalizations.registry import NORMALIZATIONS
 
 pytestmark = pytest.mark.anyio
 
@@ -130,7 +131,7 @@ async def test_a_failed_job_says_why_and_where(http: AsyncClient, reporter: Repo
         ({"batch_size": 0}, "/batch_size", "batch_size is 0: .*greater than or equal to 1"),
         ({"batch_size": "two"}, "/batch_size", "batch_size is 'two': .*integer"),
         ({"model": "resnet1000"}, "/model", "resnet1000.*resnet20.*vgg"),
-        ({"normalization": {"type": "groop"}}, "/normalization/type", "groop.*one of batch, sync_batch, layer, .*none"),
+        ({"normalization": {"type": "groop"}}, "/normalization/type", f"groop.*one of {', '.join(NORMALIZATIONS)}"),
         ({"normalization": {"num_groups": 2}}, "/normalization/type", "type is required: give one of batch"),
         ({"normalization": {"type": "group", "num_groups": 7}}, "/normalization/num_groups", "7.*stem_norm.*1, 2, 4"),
         ({"normalization": {"type": "batch", "eps": -1}}, "/normalization/eps", "eps is -1: .*greater than 0"),

@@ -7,9 +7,11 @@ from pydantic import ValidationError
 
 from service.errors import Conflict, FieldError, InvalidFields
 from service.experiments.builtin import STUDIES
+from service.experiments.confounds import Candidate, lint
 from service.experiments.request import MAX_JOBS, ExperimentRequest, PlannedJob, expand
 from service.jobs import JobRequest
 from worker.architecture import ARCHITECTURES
+from worker.normalizations.registry import NORMALIZATIONS
 
 BATCH, GROUP = {"type": "batch"}, {"type": "group", "num_groups": 8}
 GRID: dict[str, list[Any]] = {"normalization": [BATCH, GROUP], "batch_size": [2, 32]}
@@ -263,6 +265,15 @@ class TestStudies:
         job = jobs(builtin="labml", grid={})[1].request
         assert (job.model, job.optimizer.learning_rate, job.batch_size, job.epochs) == ("vgg", 2.5e-4, 64, 10)
         assert job.normalization.model_dump()["num_groups"] == 16
+
+    def test_the_zoo_has_every_normalization_at_two_batch_sizes(self) -> None:
+        planned = jobs(builtin="zoo", grid={"seed": [0]}, budget=0.05)
+        kinds = NORMALIZATIONS.keys() - {"sync_batch"}
+        trained = {(job.request.normalization.type, job.request.batch_size) for job in planned}
+        assert trained == {(kind, size) for kind in kinds for size in (32, 2)}
+        assert {job.request.schedule.warmup_epochs for job in planned} == {1.0}
+        found = lint([Candidate(str(index), job.request) for index, job in enumerate(planned)])
+        assert not {"renormalization_not_started", "running_averages_not_settled"} & {one.code for one in found}
 
     def test_what_is_given_goes_before_what_they_give(self) -> None:
         given = request(builtin="paper-norms", name="mine", grid={"batch_size": [4]}, outcome={"statistic": "best"})

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from worker.normalizations.layers import normalize
-from worker.spec import Normalization
+from worker.normalizations.registry import Normalization
 
 NORMALIZATION: TypeAdapter[Normalization] = TypeAdapter(Normalization)
 

@@ -6,29 +6,31 @@ import pytest
 import torch
 
 from worker.checkpoints.checkpoint import Checkpoint
+from worker.normalizations.registry import NORMALIZATIONS
 
 OPTIMIZERS = {
     "sgd": {"type": "sgd", "learning_rate": 0.05, "nesterov": True},
     "adam": {"type": "adam", "learning_rate": 0.001, "weight_decay": 1e-4},
 }
 EVERY_STEP = {"every_s": 1e-9}
-NORMALIZATIONS: dict[str, dict[str, Any]] = {
-    type: {"type": type} for type in ("batch", "layer", "instance", "group", "none")
-}
-NORMALIZATIONS["ghost"] = {"type": "batch", "ghost_batch_size": 10}
+FUSED = ("batch", "layer", "instance", "group", "none")
+CASES: list[tuple[dict[str, Any], str]] = [
+    *(({"type": type}, "sgd") for type in NORMALIZATIONS),
+    *(({"type": type}, "adam") for type in ("batch", "group", "none")),
+    *(({"type": "batch", "ghost_batch_size": 10}, optimizer) for optimizer in OPTIMIZERS),
+]
 
 
 def rows_after(record: Any, step: int) -> list[Any]:
     return [row for row in record.rows if row[2] > step]
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize(("normalization", "optimizer"), CASES, ids=str)
 def test_a_training_resumed_from_any_checkpoint_has_equal_weights_and_rows(
-    attempt: Any, make_spec: Any, normalization: str, optimizer: str
+    attempt: Any, make_spec: Any, normalization: dict[str, Any], optimizer: str
 ) -> None:
     spec = make_spec(
-        normalization=NORMALIZATIONS[normalization],
+        normalization=normalization,
         batch_size=24,
         drop_last=False,
         optimizer=OPTIMIZERS[optimizer],
@@ -39,7 +41,7 @@ def test_a_training_resumed_from_any_checkpoint_has_equal_weights_and_rows(
     alone = attempt(spec)
 
     # Within the first epoch, at its end, within the second.
-    for step in (2, 3, 4):
+    for step in (2, 3, 4) if normalization["type"] in FUSED else (2,):
         resumed = attempt(spec, resume=alone.at_step(step))
         assert resumed.events[0].resumed_from_step == step
         assert resumed.weights == alone.weights
