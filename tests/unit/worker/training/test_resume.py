@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.worker.conftest import Record
@@ -144,21 +144,25 @@ def attempts_killed_at(spec: Any, dataset: Any, kills: list[int]) -> tuple[list[
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(kills=st.lists(st.integers(0, 9), min_size=1, max_size=3), every_s=st.sampled_from([None, 1e-9]))
 def test_a_training_killed_at_any_steps_ends_with_equal_weights_and_rows(
-    synthetic: Any, make_spec: Any, normalization: str, optimizer: str, kills: list[int], every_s: float | None
+    synthetic: Any, make_spec: Any, normalization: str, optimizer: str
 ) -> None:
-    spec = make_spec(
-        normalization=NORMALIZATIONS[normalization],
-        optimizer=OPTIMIZERS[optimizer],
-        batch_size=4,
-        drop_last=False,
-        dataset={"train_limit": 14, "test_limit": 5},
-        checkpoint={"every_s": every_s},
-    )
+    given_spec = {
+        "normalization": NORMALIZATIONS[normalization],
+        "optimizer": OPTIMIZERS[optimizer],
+        "batch_size": 4,
+        "drop_last": False,
+        "dataset": {"train_limit": 14, "test_limit": 5},
+    }
+    alone = attempts_killed_at(make_spec(**given_spec), synthetic, [])
 
-    assert attempts_killed_at(spec, synthetic, kills) == attempts_killed_at(spec, synthetic, [])
+    @settings(max_examples=2, deadline=None)
+    @given(kills=st.lists(st.integers(0, 9), min_size=1, max_size=3), every_s=st.sampled_from([None, 1e-9]))
+    def check(kills: list[int], every_s: float | None) -> None:
+        spec = make_spec(**given_spec, checkpoint={"every_s": every_s})
+        assert attempts_killed_at(spec, synthetic, kills) == alone
+
+    check()
 
 
 def test_a_training_paused_before_every_step_has_equal_weights_and_rows(attempt: Any, make_spec: Any) -> None:
