@@ -38,9 +38,8 @@ def gradients(group: ProcessGroup, given: str) -> list[Tensor]:
             parameter.add_(0.05)
     group.prepare(model)
     images, labels = next(iter(data.epoch_batches(3, first_step=1)))
-    F.cross_entropy(model(images.double()), labels).backward()
-    group.average_gradients()
-    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    loss = F.cross_entropy(model(images.double()), labels)
+    return list(group.average(torch.autograd.grad(loss, list(model.parameters()))))
 
 
 @pytest.mark.parametrize(
