@@ -15,6 +15,7 @@ from worker.data.batches import Batch, TrainingData
 from worker.data.datasets import ImageDataset
 from worker.events import Event, Log
 from worker.models import build_model
+from worker.normalizations.registry import NORMALIZATIONS
 from worker.numerics.precision import Precision, autocast
 from worker.spec import SGD, TrainingSpec
 from worker.training.flat_tensors import ALIGNMENT, FlatParameters
@@ -185,19 +186,22 @@ def test_a_value_that_is_read_is_noticed() -> None:
         torch.ones(()).item()
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("normalization", ["group", "batch", "none"])
-def test_a_step_reads_nothing_from_the_device(
+@pytest.mark.parametrize(
+    ("normalization", "optimizer"), [*((type, "sgd") for type in NORMALIZATIONS), ("group", "adam")]
+)
+def test_a_step_reads_nothing_from_the_device_and_moves_no_tensor(
     make_spec: Any, synthetic: ImageDataset, normalization: str, optimizer: str
 ) -> None:
     spec = make_spec(normalization={"type": normalization}, optimizer=OPTIMIZERS[optimizer], batch_size=4)
     step = StaticStep(spec, CPU, "float32")
+    before = [tensor.data_ptr() for tensor in step.state()]
     step.fill(batches_of(spec, synthetic)[:2], [0.1, 0.1])
     with NoRead():
         step.run()
         step.run()
 
     assert len(step.results()) == 2
+    assert [tensor.data_ptr() for tensor in step.state()] == before
 
 
 def test_results_are_read_once_and_belong_to_their_steps(make_spec: Any, synthetic: ImageDataset) -> None:
