@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from importlib.util import find_spec
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -21,6 +20,7 @@ from gn.batch_call import BatchCall
 from gn.call import Call, Gradients, Result
 from gn.cpu import extension
 from gn.cpu import kernels as cpu
+from gn.cuda import loader as cuda
 from gn.dispatch import PLAIN_TYPES
 
 __all__ = [
@@ -55,7 +55,9 @@ class Backend(Protocol):
         """
         ...
 
-    def backward(self, call: Call, dy: Tensor, statistics: Tensor, needs_dx: bool) -> Gradients:
+    def backward(
+        self, call: Call, dy: Tensor, statistics: Tensor, needs_dx: bool, skip_dy: Tensor | None = None
+    ) -> Gradients:
         """Compute the gradients; those of `x` and `residual` are in the layout of `call.x`.
 
         Args:
@@ -63,6 +65,8 @@ class Backend(Protocol):
             dy: (N, C, *), the gradient of the output, in any layout.
             statistics: (3, N, G), as `forward` returned them.
             needs_dx: Whether to compute the gradient of `x`.
+            skip_dy: (N, C, *), the gradient of the second output of `return_skip`, in any layout. It is added to `dy`,
+                and the sum rounded to their dtype.
         """
         ...
 
@@ -242,7 +246,7 @@ def _missing(x: Tensor) -> str:
     if x.dtype not in cpu.CODES:
         return f"kernels take {', '.join(map(str, cpu.CODES))}"
     if x.is_cuda:
-        return "Triton is not installed"
+        return str(cuda.failure())
     return cpu.failure(x.dtype) if x.is_cpu else "kernels run on cpu and cuda devices"
 
 
@@ -282,7 +286,7 @@ def _missing_of_batch_norm(call: BatchCall) -> str:
 
 @cache
 def _cuda() -> Backend | None:
-    if find_spec("triton") is None:
+    if cuda.failure() is not None:
         return None
     from gn.cuda import kernels
 

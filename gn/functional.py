@@ -111,8 +111,7 @@ def group_norm(
         validation.check(call)
     if residual is not None and residual.dtype != x.dtype:
         call = call._replace(residual=residual.to(x.dtype))
-    y = operators.group_norm(call)
-    return (y, y) if return_skip else y
+    return operators.group_norm_with_skip(call) if return_skip else operators.group_norm(call)
 
 
 @overload

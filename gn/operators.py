@@ -13,7 +13,7 @@ from torch import Tensor
 from gn import backends, dispatch, layout, reference, validation
 from gn.call import Call, Gradients, Result
 
-__all__ = ["group_norm"]
+__all__ = ["group_norm", "group_norm_with_skip"]
 
 # The compiler must not change the strides of x, because they determine those of the results.
 _TAGS = (torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag)
@@ -50,6 +50,17 @@ def group_norm(call: Call) -> Tensor:
     return y
 
 
+def group_norm_with_skip(call: Call) -> tuple[Tensor, Tensor]:
+    """Compute the output twice, like `group_norm`; backward reads the gradients of both.
+
+    Compilers, tracers and transformations see one output, used twice.
+    """
+    if torch.is_grad_enabled() and _is_direct(call) and not backends.decomposes():
+        return _apply_with_skip(*call)
+    y = group_norm(call)
+    return y, y
+
+
 def _is_direct(call: Call, *others: Tensor) -> bool:
     """Whether a backend is called without torch's dispatcher, which takes longer than the kernels at batch 2."""
     return not dispatch.is_intercepted() and dispatch.is_plain(call.x, call.weight, call.bias, call.residual, *others)
@@ -60,9 +71,9 @@ def _forward(call: Call) -> Result:
     return backends.select(call.x).forward(call)
 
 
-def _backward(call: Call, dy: Tensor, statistics: Tensor, needs_dx: bool) -> Gradients:
+def _backward(call: Call, dy: Tensor, statistics: Tensor, needs_dx: bool, skip_dy: Tensor | None = None) -> Gradients:
     call = call.dense()
-    return backends.select(call.x).backward(call, dy, statistics.contiguous(), needs_dx)
+    return backends.select(call.x).backward(call, dy, statistics.contiguous(), needs_dx, skip_dy)
 
 
 def _checked_forward(call: Call) -> Result:
@@ -95,13 +106,24 @@ def _save(ctx: Any, call: Call, y: Tensor, statistics: Tensor) -> None:
 
 
 def _gradients_of_inputs(ctx: Any, dy: Tensor | None, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    return _gradients_with_skip(ctx, dy, None)
+
+
+def _gradients_with_skip(ctx: Any, dy: Tensor | None, skip_dy: Tensor | None) -> tuple[Tensor | None, ...]:
+    if dy is None:
+        dy, skip_dy = skip_dy, None
     if dy is None:
         return (None,) * _FIELDS
     x, weight, bias, residual, statistics = ctx.saved_tensors
     num_groups, eps, activation = ctx.settings
     call = Call(x, num_groups, weight, bias, eps, residual, activation)
     needs_dx, _, needs_dweight, needs_dbias, _, needs_dresidual, _ = ctx.needs_input_grad
-    dx, dweight, dbias, dresidual = _gradients(call, dy, statistics, needs_dx)
+    # Without an activation the upstream gradient is that of the residual, which must be the sum.
+    is_residual_gradient = needs_dresidual and residual is None
+    needs_sum = is_residual_gradient or backends.decomposes(dy)
+    if skip_dy is not None and (needs_sum or not _is_direct(call, dy, skip_dy, statistics)):
+        dy, skip_dy = dy + skip_dy, None
+    dx, dweight, dbias, dresidual = _gradients(call, dy, statistics, needs_dx, skip_dy)
     if residual is None:
         dresidual = dy
     return (
@@ -115,8 +137,8 @@ def _gradients_of_inputs(ctx: Any, dy: Tensor | None, _: Tensor | None = None) -
     )
 
 
-def _gradients(call: Call, dy: Tensor, statistics: Tensor, needs_dx: bool) -> Gradients:
-    """The gradients, also where torch transforms or differentiates them."""
+def _gradients(call: Call, dy: Tensor, statistics: Tensor, needs_dx: bool, skip_dy: Tensor | None = None) -> Gradients:
+    """The gradients, also where torch transforms or differentiates them; a `skip_dy` is plain, and so is `dy` then."""
     dy = dy if dy.layout is torch.strided else dy.to_dense()
     if backends.decomposes(dy):
         if torch.is_grad_enabled():
@@ -124,7 +146,7 @@ def _gradients(call: Call, dy: Tensor, statistics: Tensor, needs_dx: bool) -> Gr
             statistics = reference.statistics(call)
         return reference.gradients(call, dy, statistics, needs_dx)
     if _is_direct(call, dy, statistics):
-        return _backward(call, dy, statistics, needs_dx)
+        return _backward(call, dy, statistics, needs_dx, skip_dy)
     result: Gradients = torch.ops.gn.group_norm_backward.default(*call, dy, statistics, needs_dx)
     return result
 
@@ -142,7 +164,20 @@ class _GroupNorm(torch.autograd.Function):
     backward = staticmethod(_gradients_of_inputs)
 
 
+class _GroupNormWithSkip(torch.autograd.Function):
+    """`_GroupNorm` with its output returned twice."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        y = _GroupNorm.forward(ctx, *arguments)
+        # Views, because autograd raises an error when one of several views is modified in place.
+        return torch.ops.aten.alias(y), torch.ops.aten.alias(y)
+
+    backward = staticmethod(_gradients_with_skip)
+
+
 _apply: Callable[..., Tensor] = _GroupNorm.apply
+_apply_with_skip: Callable[..., tuple[Tensor, Tensor]] = _GroupNormWithSkip.apply
 
 
 def _from_arguments(function: Callable[..., Any]) -> Callable[..., Any]:

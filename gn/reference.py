@@ -26,8 +26,10 @@ def forward(call: Call) -> Result:
     return layout.like(y, call.x), found
 
 
-def backward(call: Call, dy: Tensor, statistics: Tensor, needs_dx: bool) -> Gradients:
+def backward(call: Call, dy: Tensor, statistics: Tensor, needs_dx: bool, skip_dy: Tensor | None = None) -> Gradients:
     """Compute the gradients, in the layout of `call.x`; see `gn.backends.Backend.backward`."""
+    if skip_dy is not None:
+        dy = dy + skip_dy
     dx, dweight, dbias, dresidual = gradients(call, dy, statistics, needs_dx)
     if needs_dx:
         dx = layout.like(dx, call.x)

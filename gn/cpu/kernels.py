@@ -47,9 +47,11 @@ def forward(call: Call) -> Result:
     return y, statistics
 
 
-def backward(call: Call, dy: Tensor, statistics: Tensor, needs_dx: bool) -> Gradients:
+def backward(call: Call, dy: Tensor, statistics: Tensor, needs_dx: bool, skip_dy: Tensor | None = None) -> Gradients:
     """Compute the gradients; see `gn.backends.Backend.backward`."""
-    return gradients(call, needs_dx, lambda *results: _run(call, None, statistics, (layout.like(dy, call.x), *results)))
+    dy = layout.like(dy, call.x)
+    skip_dy = None if skip_dy is None else layout.like(skip_dy, call.x)
+    return gradients(call, needs_dx, lambda _, *results: _run(call, None, statistics, (dy, skip_dy, *results)))
 
 
 def gradients(call: Call | BatchCall, needs_dx: bool, run: Callable[..., None]) -> Gradients:
