@@ -12,6 +12,7 @@ from service.store import checkpoints, counters, events, metrics
 from service.store.database import lock_events
 from service.store.identifiers import new_id
 from service.store.jobs import change_status, get
+from service.store.notifications import Channel, notify
 from service.store.tables import Attempt, Job
 from worker import events as reports
 from worker.events import Failure, Finished, Started
@@ -131,7 +132,7 @@ class Pending:
 async def pending(session: AsyncSession, limit: int, largest: int) -> Sequence[Pending]:
     """All jobs that are to pause or to be cancelled, and up to `limit` queued jobs of at most `largest` workers.
 
-    It is a single statement, because the dispatcher runs it many times per second.
+    It is a single statement, because the dispatcher runs it for every notification.
     """
     now = datetime.now(UTC)
     asked = select(Job.id, Job.status, Job.num_workers).where(Job.status.in_((Status.PAUSING, Status.CANCELLING)))
@@ -181,6 +182,7 @@ async def _record_one(
     match event:
         case reports.Progress():
             job.progress = data | {"time": event.time.isoformat()}
+            await notify(session, Channel.EVENTS)
             return
         case Finished():
             await _finish(session, job, attempt, event)

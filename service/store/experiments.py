@@ -16,6 +16,7 @@ from service.store import checkpoints, jobs
 from service.store.cursors import read_cursor, write_cursor
 from service.store.database import lock_events
 from service.store.identifiers import new_id
+from service.store.notifications import Channel, notify
 from service.store.ordering import Order
 from service.store.tables import Experiment, Idempotency, Job
 
@@ -143,6 +144,7 @@ async def prioritize(session: AsyncSession, experiment: Experiment, priority: in
     experiment.request = {**experiment.request, "priority": priority}
     experiment.updated_at = datetime.now(UTC)
     await session.execute(update(Job).where(Job.experiment_id == experiment.id).values(priority=priority))
+    await notify(session, Channel.QUEUE)
 
 
 async def extend(

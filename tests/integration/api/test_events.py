@@ -422,9 +422,14 @@ async def test_a_hundred_streams_ask_the_database_no_more_often_than_one(
         await pause(duration_s)
 
     monkeypatch.setattr(tailer, "_pause", counted)
+
+    async def read_again(before: int) -> None:
+        await until(lambda: tailer.reads > before)
+
     for n in range(5):
+        before = tailer.reads
         await reporter.log(str(n))
-        await asyncio.sleep(tailer.interval_s)
+        await read_again(before)
     await reporter.finish()
     answers = await asyncio.wait_for(asyncio.gather(*streams), 120)
     assert tailer.reads - reads <= ticks + 2
@@ -439,9 +444,12 @@ async def test_while_nobody_listens_the_database_is_left_alone(app: FastAPI, htt
     job = await submit(http)
     await http.post(f"/v1/jobs/{job}/cancel")
     await http.get(f"/v1/jobs/{job}/events", headers=STREAM)
-    await asyncio.sleep(2 * tailer.interval_s)
+    await until(lambda: not tailer._wanted.is_set())
     reads = tailer.reads
-    await asyncio.sleep(3 * tailer.interval_s)
+    listened = tailer._notified
+    listened.clear()
+    await submit(http)
+    await until(listened.is_set)
     assert tailer.reads == reads
 
 
