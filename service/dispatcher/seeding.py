@@ -17,7 +17,7 @@ from service.store.listing import JobFilter
 
 logger = logging.getLogger(__name__)
 
-INTERVAL_S = 5.0
+INTERVAL_S = 10.0
 """Longest pause between two checks for experiments that are due for an interim analysis."""
 
 
