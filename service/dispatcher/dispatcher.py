@@ -13,6 +13,7 @@ from service.dispatcher.cluster import Cluster, ClusterGone, Node, Request, Work
 from service.dispatcher.datasets import Datasets
 from service.dispatcher.leadership import Leadership
 from service.dispatcher.pool import Pool, Slot
+from service.dispatcher.precisions import Precisions
 from service.dispatcher.storage import AttemptStorage
 from service.jobs import Status
 from service.settings import Settings
@@ -41,6 +42,7 @@ class Dispatcher:
         self._datasets = Datasets(cluster, settings.data_dir)
         self._woken, self._attempt_ended = asyncio.Event(), asyncio.Event()
         self._pool = Pool(cluster, settings, self._woken.set)
+        self._precisions = Precisions(self._pool)
         self._running: dict[str, tuple[AttemptRun, asyncio.Task[None]]] = {}
         self._cancelling_since: dict[str, float] = {}
         self._nodes: Sequence[Node] = ()
@@ -193,7 +195,8 @@ class Dispatcher:
         free = [FreeWorker(slot.worker.name, slot.node) for slot in idle]
         next_up = self._next_up.job_id if self._next_up else None
         async with self._leadership.write() as session:
-            claimed = await attempts.claim(session, free, slots=self._room, next_up=next_up)
+            auto = self._precisions.known()
+            claimed = await attempts.claim(session, free, slots=self._room, next_up=next_up, auto=auto)
         self._next_up = claimed if isinstance(claimed, NotEnoughWorkers) else None
         if claimed is None or isinstance(claimed, NotEnoughWorkers):
             return 0
@@ -208,7 +211,7 @@ class Dispatcher:
         for slot in slots:
             self._pool.occupy(slot, job.id, attempt.id)
         storage = AttemptStorage(attempt, self._database, self._artifacts, self._leadership, self._settings.max_lost)
-        run = AttemptRun(job, attempt, slots, storage, self._datasets, self._pool)
+        run = AttemptRun(job, attempt, slots, storage, self._datasets, self._pool, self._precisions)
         task = asyncio.create_task(run.run(adopted=adopted), name=attempt.id)
         self._running[job.id] = (run, task)
         task.add_done_callback(lambda task: self._ended(job.id, task))
@@ -265,4 +268,5 @@ class Dispatcher:
             ],
             workers=workers,
             next_up=NextUp(job=next_up.job_id, num_workers=next_up.num_workers) if next_up else None,
+            steps=self._precisions.report(),
         )

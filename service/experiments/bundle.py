@@ -20,16 +20,18 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from pydantic_core import from_json
 
 from service.jobs import TERMINAL, Status
-from worker.events import File
+from worker.events import File, Precision
 from worker.metrics import MetricKind
 from worker.spec import TrainingSpec
 
 __all__ = ["FORMAT", "Bundle", "BundleError", "BundleWriter"]
 
-FORMAT = 2
+FORMAT = 3
 """Version of the format that is written."""
-READABLE_FORMATS = (1, 2)
-"""Version 1 had `worker` and `node` beside the `workers` of an attempt, and `wish` for `requested_state`."""
+READABLE_FORMATS = (1, 2, 3)
+"""Versions 1 and 2 had no `precision` of experiments and jobs. Version 1 had `worker` and `node` beside the `workers`
+of an attempt, and `wish` for `requested_state`.
+"""
 MANIFEST = "manifest.json"
 _Id = Field(pattern=r"^[a-z]{1,20}_[0-9a-z]{1,40}$")
 _Count = Field(ge=0, lt=2**31)
@@ -51,6 +53,7 @@ class ExperimentFile(_Line):
     request: dict[str, Any]
     priority: int
     requested_state: Literal["paused", "cancelled"] | None
+    precision: Precision | None = None
     created_at: AwareDatetime
     updated_at: AwareDatetime
 
@@ -70,6 +73,7 @@ class JobLine(_Line):
     name: str
     notes: str = ""
     spec: dict[str, Any]
+    precision: Precision | None = None
     labels: dict[str, str]
     priority: int
     max_retries: int = _Count
@@ -297,7 +301,7 @@ class Bundle:
         except (ValueError, AttributeError, RecursionError) as error:
             raise BundleError(f"{MANIFEST} of the bundle is not a JSON object") from error
         if written not in READABLE_FORMATS:
-            readable = " and ".join(map(str, READABLE_FORMATS))
+            readable = f"{', '.join(map(str, READABLE_FORMATS[:-1]))} and {READABLE_FORMATS[-1]}"
             raise BundleError(f"the bundle has format {written!r}, and this version of normlab reads {readable}")
         return self._parse(MANIFEST, Manifest, self._content(MANIFEST))
 

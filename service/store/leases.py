@@ -60,7 +60,7 @@ async def acquire(session: AsyncSession, role: str, holder: str, lease_s: float,
         "renewed_at": time,
         "report": report,
     }
-    taken = await session.scalar(_ACQUIRE[session.get_bind().dialect.name], values)
+    taken: str | None = await session.scalar(_ACQUIRE[session.get_bind().dialect.name], values)
     return taken == holder
 
 

@@ -17,7 +17,17 @@ from worker.checkpoints.checkpoint import Checkpoint, CheckpointNotWritten, Posi
 from worker.data.batches import TrainingData
 from worker.data.datasets import ImageDataset
 from worker.distributed.process_group import SINGLE_WORKER, ProcessGroup
-from worker.events import CheckpointTaken, Event, Finished, Metrics, Outcome, Progress, Started, StopRequest
+from worker.events import (
+    CheckpointTaken,
+    Event,
+    Finished,
+    Metrics,
+    Outcome,
+    Precision,
+    Progress,
+    Started,
+    StopRequest,
+)
 from worker.metrics import (
     HOLDOUT_ERROR,
     HOLDOUT_LOSS,
@@ -66,6 +76,7 @@ def train(
     control: Control = lambda: None,
     resume: Checkpoint | None = None,
     group: ProcessGroup = SINGLE_WORKER,
+    precision: Precision | None = None,
 ) -> Finished:
     """Train until the end of the last epoch, a stop request or a failure.
 
@@ -82,6 +93,7 @@ def train(
             cancellation takes effect at once. A pause takes effect before the next step and takes a checkpoint.
         resume: Checkpoint to continue from.
         group: The process group of the job.
+        precision: What "auto" was resolved to for this training; None: it is resolved here, unless `resume` has it.
 
     Returns:
         The last event, which is reported too. Errors of the training are reported in it and not raised; errors of
@@ -90,7 +102,7 @@ def train(
     training: Training | None = None
     try:
         with numeric_settings(spec, torch.device(device)):
-            training = Training(spec, dataset, torch.device(device), report, save, control, resume, group)
+            training = Training(spec, dataset, torch.device(device), report, save, control, resume, group, precision)
             finished = Finished(outcome=training.run())
     except Exception as error:
         finished = Finished(outcome="failed", failure=failure_of(error, training.step if training else None))
@@ -111,11 +123,12 @@ class Training:
         control: Control,
         resume: Checkpoint | None,
         group: ProcessGroup,
+        precision: Precision | None,
     ) -> None:
         assert group.world_size == spec.num_workers, f"num_workers is {spec.num_workers}, not {group.world_size}"
         self.spec, self.device, self.save, self.control, self.group = spec, device, save, control, group
         self.report = report if group.is_rank_zero else discard_event
-        self.precision = choose_precision(spec, device)
+        self.precision = choose_precision(spec, device, (resume.precision if resume else None) or precision)
         self.data = TrainingData(spec, dataset, device=device, rank=group.rank, num_workers=group.world_size)
         self.model = build_model(spec.model, spec.normalization, seed=spec.seed).to(device)
         self.optimizer = build_optimizer(spec, self.model)
@@ -259,7 +272,7 @@ class Training:
         self.position.window = own
         if not all(bool(torch.isfinite(tensor).all()) for tensor in self.model.state_dict().values()):
             raise Diverged(self.step, "a weight is not finite")
-        checkpoint = capture(self.spec, self.model, self.optimizer, self.position, versions())
+        checkpoint = capture(self.spec, self.model, self.optimizer, self.position, versions(), self.precision)
         try:
             self.save(checkpoint.event, checkpoint)
         except OSError as error:
