@@ -214,6 +214,8 @@ class Tailer:
                     wanted[id(subscription)] = selections[key]
         if found:
             self._tail = found[-1].id
+        if len(found) == PAGE:
+            self._notified.set()  # there may be more of them than fit on a page
         progress = {job.id: progress_of(job) for job in active}
         changed = [
             Progress(job_id, view)

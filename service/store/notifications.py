@@ -56,14 +56,18 @@ async def follow(arguments: dict[str, Any], channel: Channel, notified: Callable
         channel: The channel.
         notified: Called for notifications, and after every connection, because some may have been missed before it.
     """
+    interrupted = False
     while True:
         try:
             async with await psycopg.AsyncConnection.connect(**KEEPALIVE | arguments, autocommit=True) as connection:
                 await connection.execute(f"LISTEN {channel}")
+                interrupted = False
                 notified()
                 await _read(connection, notified)
         except (psycopg.Error, OSError) as error:
-            logger.warning("notifications of the database are interrupted, only polls: %s", error)
+            if not interrupted:
+                logger.warning("notifications of the database are interrupted, only polls: %s", error)
+            interrupted = True
         await asyncio.sleep(RECONNECT_S)
 
 

@@ -18,6 +18,7 @@ from service.store import events as stored_events
 from tests.integration.api.conftest import Listening
 from tests.integration.api.reporter import Reporter
 from tests.integration.api.test_jobs import submit
+from worker.events import Finished, Log
 
 pytestmark = pytest.mark.anyio
 
@@ -382,6 +383,22 @@ async def test_a_long_past_is_replayed_whole(
     page = (await http.get(f"/v1/jobs/{job}/events")).json()["data"]
     assert [int(line[4:]) for line in lines if line.startswith("id: ")] == [event["id"] for event in page]
     assert [line for line in lines if line.startswith("event: ")][-1] == "event: end"
+
+
+async def test_events_that_are_committed_together_arrive_without_a_poll(
+    app: FastAPI, http: AsyncClient, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tailer_module, "PAGE", 2)
+    tailer = app.state.services.tailer
+    tailer.interval_s = 1000
+    job = await submit(http)
+    await reporter.start()
+    task = asyncio.create_task(http.get(f"/v1/jobs/{job}/events", headers=STREAM, timeout=120))
+    await until(lambda: len(tailer) == 1 and tailer.reads > 0)
+    await reporter.report(*(Log(message=f"line {number}") for number in range(5)), Finished(outcome="succeeded"))
+    answer = await asyncio.wait_for(task, 120)
+    assert [f"line {number}" in answer.text for number in range(5)] == [True] * 5
+    assert "event: end" in answer.text
 
 
 async def test_a_client_that_reads_slowly_falls_behind_and_misses_nothing(
