@@ -22,7 +22,7 @@ INSTALLED := .venv/.installed
 SOURCES := gn worker service tests
 JAVASCRIPT := service/dashboard/static
 
-.PHONY: help install demo up test test-containers test-network test-mlflow test-readme test-campaign check format bench screenshots openapi lock clean
+.PHONY: help install demo up test test-faults test-containers test-network test-mlflow test-readme test-campaign check format bench screenshots openapi lock clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ up: $(INSTALLED) ## start the service on this machine
 
 test: $(INSTALLED) ## run the unit, integration, acceptance and dashboard tests
 	@$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder $(ARGS)
+
+test-faults: $(INSTALLED) ## kill and freeze processes under running jobs (several minutes)
+	@$(BIN)/python -m pytest -m faults --numprocesses=$(PROCESSES) --dist=loadfile $(ARGS)
 
 test-containers: $(INSTALLED) ## build the images, then stop and kill each container under running jobs (Docker or podman-compose)
 	@$(BIN)/python -m pytest -m containers tests/acceptance/test_compose.py $(ARGS)

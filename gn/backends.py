@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from gn import reference
+from gn import dispatch, reference
+from gn.batch_call import BatchCall
 from gn.call import Call, Gradients, Result
 from gn.cpu import extension
 from gn.cpu import kernels as cpu
@@ -28,6 +29,8 @@ __all__ = [
     "Name",
     "backend",
     "decomposes",
+    "has_batch_kernel",
+    "run_batch_extension",
     "run_extension",
     "select",
     "selected",
@@ -158,10 +161,66 @@ def run_extension(
         and (activation is None or type(activation) is str)
         and x.is_cpu
         and not torch._C._are_functorch_transforms_active()
-        and (operator := extension.operator(x.dtype))
+        and (operator := extension.operator("group_norm", x.dtype))
     ):
         return operator(x, num_groups, weight, bias, eps, residual, cpu.ACTIVATIONS.get(activation, -1), return_skip)
     return ()
+
+
+def run_batch_extension(call: BatchCall, return_skip: bool) -> Sequence[Tensor]:
+    """Compute a batch normalization as `run_extension` computes a group normalization; see there."""
+    x, running_mean, running_var, weight, bias, training, momentum, eps, residual, activation, ghost_batch_size = call
+    if (
+        not torch.compiler.is_compiling()
+        and selected() == "auto"
+        and type(x) in PLAIN_TYPES
+        and type(running_mean) in PLAIN_TYPES
+        and type(running_var) in PLAIN_TYPES
+        and type(weight) in PLAIN_TYPES
+        and type(bias) in PLAIN_TYPES
+        and type(residual) in PLAIN_TYPES
+        and (activation is None or type(activation) is str)
+        and (ghost_batch_size is None or ghost_batch_size > 0)
+        and x.is_cpu
+        and not torch._C._are_functorch_transforms_active()
+        and (operator := extension.operator("batch_norm", x.dtype))
+    ):
+        code = cpu.ACTIVATIONS.get(activation, -1)
+        size = ghost_batch_size or 0
+        return operator(
+            x, running_mean, running_var, weight, bias, training, momentum, eps, residual, code, size, return_skip
+        )
+    return ()
+
+
+def has_batch_kernel(call: BatchCall) -> bool:
+    """Return whether a kernel computes a batch normalization; torch's operations compute the others.
+
+    `extension_batch_norm.h` states the same rule in C++. Arguments that torch refuses have no kernel, so that torch
+    raises its error.
+
+    Raises:
+        RuntimeError: `"kernels"` is selected, and there is no kernel for the dtype and device of `x` or for the running
+            averages.
+    """
+    x, mean, variance, weight, bias = call[:5]
+    if dispatch.is_intercepted() or decomposes() or x.numel() == 0 or x.is_meta:
+        return False
+    name = selected()
+    if name == "reference" or (name == "auto" and not x.is_cpu):
+        return False
+    if not dispatch.is_plain(x, mean, variance, weight, bias, call.residual) or not _is_valid(call):
+        return False
+    if x.is_cpu and _are_readable(mean, variance) and cpu.library(x.dtype, "batch_norm"):
+        return True
+    if name == "kernels":
+        raise RuntimeError(
+            f"gn: backend 'kernels' has no kernel of batch_norm for {x.dtype} on {x.device}: "
+            f"{_missing_of_batch_norm(call)}; backend 'auto' falls back to torch's operations"
+        )
+    if x.is_cpu and x.dtype in cpu.CODES and _are_readable(mean, variance):
+        _warn(_missing_of_batch_norm(call))
+    return False
 
 
 def decomposes(dy: Tensor | None = None) -> bool:
@@ -185,6 +244,40 @@ def _missing(x: Tensor) -> str:
     if x.is_cuda:
         return "Triton is not installed"
     return cpu.failure(x.dtype) if x.is_cpu else "kernels run on cpu and cuda devices"
+
+
+def _is_valid(call: BatchCall) -> bool:
+    """Whether torch would accept the arguments of a batch normalization."""
+    x, mean, variance, weight, bias, training, _, eps = call[:8]
+    channels = x.shape[1]
+    given = [parameter for parameter in (weight, bias) if parameter is not None]
+    averages = [average for average in (mean, variance) if average is not None]
+    last = x.shape[0] % call.set_samples() or call.set_samples()
+    return (
+        all(tensor.shape == (channels,) for tensor in (*given, *averages))
+        and all(parameter.dtype in (x.dtype, torch.float32) for parameter in given)
+        and len({parameter.dtype for parameter in given}) < 2
+        and len(averages) != 1
+        and all(tensor.device == x.device for tensor in (*given, *averages))
+        and not any(average.requires_grad for average in averages)
+        and (eps > 0 and last * x.numel() > x.shape[0] * channels if training else eps >= 0 and bool(averages))
+    )
+
+
+def _are_readable(*averages: Tensor | None) -> bool:
+    return all(each is None or (each.dtype is torch.float32 and each.is_contiguous()) for each in averages)
+
+
+def _missing_of_batch_norm(call: BatchCall) -> str:
+    """Why there is no kernel for a batch normalization."""
+    x = call.x
+    if x.dtype not in cpu.CODES:
+        return f"kernels take {', '.join(map(str, cpu.CODES))}"
+    if not x.is_cpu:
+        return "kernels run on cpu devices"
+    if not _are_readable(call.running_mean, call.running_var):
+        return "kernels take contiguous running averages of torch.float32"
+    return cpu.failure(x.dtype, "batch_norm")
 
 
 @cache

@@ -47,8 +47,7 @@ class Call(NamedTuple):
 
     def parameter_dtype(self) -> torch.dtype:
         """Return the dtype of the gradients of `weight` and `bias`: theirs, or that of the statistics without them."""
-        parameter = self.bias if self.weight is None else self.weight
-        return layout.statistics_dtype(self.x) if parameter is None else parameter.dtype
+        return layout.parameter_dtype(self.x, self.weight, self.bias)
 
     def saved_residual(self, y: Tensor) -> Tensor | None:
         """Return the tensor that backward needs in place of `residual`.

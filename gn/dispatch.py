@@ -31,10 +31,13 @@ def is_plain(*tensors: Tensor | None) -> bool:
     """
     for tensor in tensors:
         if tensor is not None and (
-            type(tensor) not in PLAIN_TYPES or torch._C._dispatch_keys(tensor).raw_repr() not in _PLAIN_KEYS
+            type(tensor) not in PLAIN_TYPES or _dispatch_keys(tensor).raw_repr() not in _PLAIN_KEYS
         ):
             return False
     return True
+
+
+_dispatch_keys = torch._C._dispatch_keys
 
 
 def _key_sets(device: str) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["channels_innermost", "dense", "like", "statistics_dtype"]
+__all__ = ["channels_innermost", "dense", "like", "parameter_dtype", "statistics_dtype"]
 
 
 def channels_innermost(x: Tensor) -> bool:
@@ -28,6 +28,12 @@ def like(tensor: Tensor, x: Tensor) -> Tensor:
     if x.is_contiguous():
         return tensor.contiguous()
     return torch.empty_like(x, dtype=tensor.dtype).copy_(tensor)
+
+
+def parameter_dtype(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> torch.dtype:
+    """Return the dtype of the gradients of `weight` and `bias`: theirs, or that of the statistics without them."""
+    parameter = bias if weight is None else weight
+    return statistics_dtype(x) if parameter is None else parameter.dtype
 
 
 def statistics_dtype(x: Tensor) -> torch.dtype:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from gn import layout
 from gn.call import Call, Gradients, Result
 
-__all__ = ["ACTIVATIONS", "backward", "forward", "gradients", "group_norm", "statistics"]
+__all__ = ["ACTIVATIONS", "activate", "backward", "forward", "gradients", "group_norm", "statistics"]
 
 ACTIVATIONS = ("relu", "silu", "gelu")
 
@@ -58,10 +58,10 @@ def group_norm(call: Call) -> Result:
     preactivation = _affine(_normalized(call, found), call)
     if call.residual is not None:
         preactivation = preactivation + call.residual
-    return _activate(preactivation, call.activation).to(call.x.dtype), found
+    return activate(preactivation, call.activation).to(call.x.dtype), found
 
 
-def gradients(call: Call, dy: Tensor, statistics: Tensor, needs_dx: bool) -> Gradients:
+def gradients(call: Call, dy: Tensor, statistics: Tensor, needs_dx: bool, *, constant: bool = False) -> Gradients:
     """Return the gradients of `x`, `weight`, `bias` and `residual`.
 
     torch can differentiate and transform this function. `call.x` and the results may be in any layout.
@@ -71,6 +71,7 @@ def gradients(call: Call, dy: Tensor, statistics: Tensor, needs_dx: bool) -> Gra
         dy: (N, C, *), the gradient of the output.
         statistics: (3, N, G).
         needs_dx: Whether to compute the gradient of `x`.
+        constant: The statistics do not depend on `x`.
 
     Returns:
         (N, C, *), or empty if not requested; (C,) twice, also without a weight and a bias; (N, C, *), or empty without
@@ -84,12 +85,27 @@ def gradients(call: Call, dy: Tensor, statistics: Tensor, needs_dx: bool) -> Gra
     dpre = dy.to(preactivation.dtype) * _derivative(preactivation, activation)
     axes = (0, *range(2, x.dim()))
     dtype = call.parameter_dtype()
+    dx = x.new_empty(0)
+    if needs_dx:
+        dx = _project(dpre, normalized, weight, statistics[2], constant).to(x.dtype)
     return (
-        _project(dpre, normalized, weight, statistics[2]).to(x.dtype) if needs_dx else x.new_empty(0),
+        dx,
         (dpre * normalized).sum(axes).to(dtype),
         dpre.sum(axes).to(dtype),
         x.new_empty(0) if residual is None else dpre.to(x.dtype),
     )
+
+
+def activate(preactivation: Tensor, activation: str | None) -> Tensor:
+    """Return the activation of a tensor, or the tensor itself without one."""
+    match activation:
+        case "relu":
+            return F.relu(preactivation)
+        case "silu":
+            return F.silu(preactivation)
+        case "gelu":
+            return F.gelu(preactivation)
+    return preactivation
 
 
 def _grouped(x: Tensor, num_groups: int) -> Tensor:
@@ -118,24 +134,15 @@ def _affine(normalized: Tensor, call: Call) -> Tensor:
     return normalized
 
 
-def _project(dpre: Tensor, normalized: Tensor, weight: Tensor | None, rstd: Tensor) -> Tensor:
+def _project(dpre: Tensor, normalized: Tensor, weight: Tensor | None, rstd: Tensor, constant: bool) -> Tensor:
     """The gradient of `x`: subtract from γ dz its components along 1 and along x̂, then scale by rstd."""
     upstream = _grouped(dpre if weight is None else dpre * _per_channel(weight, dpre), rstd.shape[1])
+    if constant:
+        return (upstream * _per_group(rstd, upstream)).reshape(dpre.shape)
     normalized = _grouped(normalized, rstd.shape[1])
     axes = tuple(range(2, upstream.dim()))
     along = normalized * (upstream * normalized).mean(axes, keepdim=True)
     return ((upstream - upstream.mean(axes, keepdim=True) - along) * _per_group(rstd, upstream)).reshape(dpre.shape)
-
-
-def _activate(preactivation: Tensor, activation: str | None) -> Tensor:
-    match activation:
-        case "relu":
-            return F.relu(preactivation)
-        case "silu":
-            return F.silu(preactivation)
-        case "gelu":
-            return F.gelu(preactivation)
-    return preactivation
 
 
 def _derivative(preactivation: Tensor, activation: str | None) -> Tensor:

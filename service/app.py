@@ -25,6 +25,7 @@ from service.api.http.auth import authorize
 from service.api.http.field_problems import known_parameters_only
 from service.api.http.head import HeadMiddleware
 from service.api.http.middleware import RequestMiddleware
+from service.api.http.origin import OriginMiddleware
 from service.api.prometheus import Telemetry
 from service.api.tailer import Tailer
 from service.artifacts import LocalArtifacts, open_artifacts
@@ -75,6 +76,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.services = services
     # The one that is added last is the outer one.
     app.add_middleware(HeadMiddleware)
+    if not settings.tokens:
+        app.add_middleware(OriginMiddleware, allowed_hosts=settings.host_names)
     app.add_middleware(RequestMiddleware, telemetry=telemetry, root_path=settings.root_path)
     problems.install(app)
     for router in routes.PROTECTED:

@@ -30,6 +30,13 @@ class Conflict(ServiceError):
     title = "Not possible in this state"
 
 
+class PreconditionFailed(ServiceError):
+    """The resource has changed since the client has read it."""
+
+    status = 412
+    title = "Changed meanwhile"
+
+
 class Unprocessable(ServiceError):
     """The request is well formed and not valid."""
 

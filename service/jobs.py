@@ -4,6 +4,7 @@ A run of a job on its workers is an attempt. Only `service.store.jobs.change_sta
 `python -m service.jobs` prints the state diagram of `service/README.md`.
 """
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Self, TypeVar
@@ -105,12 +106,20 @@ def state_diagram() -> str:
     return "\n".join(lines)
 
 
+UNSTORABLE = re.compile("[\\0\ud800-\udfff]")
+"""The characters that PostgreSQL cannot store: NUL, and surrogates without their pair."""
 MOST_LABELS = 32
 """Maximum number of labels of a job."""
 
 
 def _can_be_filtered(labels: Labels) -> Labels:
-    for key in labels:
+    for key, value in labels.items():
+        if wrong := UNSTORABLE.search(key + (value or "")):
+            raise PydanticCustomError(
+                "label",
+                "labels: {key} has the character {character}, which databases cannot store",
+                {"key": ascii(key), "character": ascii(wrong[0])},
+            )
         if ":" in key:
             raise PydanticCustomError(
                 "label",

@@ -80,6 +80,11 @@ class Settings(BaseSettings):
         description="comma-separated tokens, each `name:token` (reads and writes) or `name:token:read`; required "
         "unless HOST is a loopback address",
     )
+    allowed_hosts: str = Field(
+        default="",
+        description="comma-separated host names of the API, without ports, that requests may name in their Host header "
+        "besides localhost and IP addresses; * allows every name; not checked if API_TOKENS is set",
+    )
     ray_address: str | None = Field(
         default=None, description="host:port of a Ray cluster; default: a private cluster on this machine"
     )
@@ -162,6 +167,18 @@ class Settings(BaseSettings):
             )
         return "/".join(segments)
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _names_without_ports(cls, hosts: str) -> str:
+        names = [name for host in hosts.split(",") if (name := host.strip().lower())]
+        for name in names:
+            if name != "*" and not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", name):
+                raise ValueError(
+                    f"NORMLAB_ALLOWED_HOSTS has the entry {name!r}: give host names such as normlab.example.org, "
+                    "without scheme and port"
+                )
+        return ",".join(names)
+
     @field_validator("database_url")
     @classmethod
     def _known_database(cls, url: SecretStr | None) -> SecretStr | None:
@@ -203,6 +220,11 @@ class Settings(BaseSettings):
                 raise ValueError(f"NORMLAB_API_TOKENS: entries of {tokens[token][0]} and {name} have the same token")
             tokens[token] = (name, access != "read")
         return tokens
+
+    @property
+    def host_names(self) -> tuple[str, ...]:
+        """The entries of ALLOWED_HOSTS."""
+        return tuple(filter(None, self.allowed_hosts.split(",")))
 
     @property
     def database(self) -> str | Path:

@@ -62,6 +62,9 @@ class Metrics(_Event):
     epoch: int = Field(description="epoch of the row, from 1")
     step: int
     values: dict[str, float]
+    eval_images_per_s: float | None = Field(
+        default=None, description="speed of the evaluation of an `eval` row, all workers together; it is not a metric"
+    )
 
 
 class File(BaseModel):

@@ -11,102 +11,14 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from worker.architecture import ARCHITECTURES, ModelName
+from worker.normalizations.grouping import GroupedNormalizationSpec
+from worker.normalizations.registry import Normalization
 from worker.recipes import RECIPES, RecipeName, fill_defaults
 from worker.validation import StrictModel
 
 DatasetName = Literal["cifar10", "synthetic"]
 DATASET_SIZES: dict[DatasetName, tuple[int, int]] = {"cifar10": (50_000, 10_000), "synthetic": (10_000, 2_000)}
 """Number of training and of test images of each dataset."""
-
-
-class BatchNormalization(StrictModel):
-    """Normalizes a channel by its statistics over the batch, in evaluation by running averages (Ioffe & Szegedy 2015).
-
-    With `ghost_batch_size`, the statistics are over parts of the batch (Hoffer et al. 2017).
-    """
-
-    type: Literal["batch"] = "batch"
-    eps: float = Field(default=1e-5, gt=0, le=1, description="added to the variance")
-    momentum: float = Field(default=0.1, gt=0, le=1, description="weight of a new batch in the running averages")
-    affine: bool = Field(default=True, description="learn a scale and a shift per channel")
-    ghost_batch_size: int | None = Field(
-        default=None, ge=2, description="images normalized together in training; null: the whole batch"
-    )
-
-
-class SyncBatchNormalization(StrictModel):
-    """Batch normalization by statistics over all workers of the job; with one worker, equal to `batch`."""
-
-    type: Literal["sync_batch"] = "sync_batch"
-    eps: float = Field(default=1e-5, gt=0, le=1, description="added to the variance")
-    momentum: float = Field(default=0.1, gt=0, le=1, description="weight of a new batch in the running averages")
-    affine: bool = Field(default=True, description="learn a scale and a shift per channel")
-
-
-class LayerNormalization(StrictModel):
-    """Normalizes all channels of an image as one group, with a scale and a shift per channel (Wu & He 2018)."""
-
-    type: Literal["layer"] = "layer"
-    eps: float = Field(default=1e-5, gt=0, le=1, description="added to the variance")
-    affine: bool = Field(default=True, description="learn a scale and a shift per channel")
-
-
-class InstanceNormalization(StrictModel):
-    """Normalizes each channel of an image separately (Ulyanov et al. 2016)."""
-
-    type: Literal["instance"] = "instance"
-    eps: float = Field(default=1e-5, gt=0, le=1, description="added to the variance")
-    affine: bool = Field(default=True, description="learn a scale and a shift per channel")
-
-
-class GroupNormalization(StrictModel):
-    """Normalizes groups of channels (Wu & He 2018); give `num_groups` or `channels_per_group`, by default 8 groups."""
-
-    type: Literal["group"] = "group"
-    num_groups: int | None = Field(default=None, ge=1, description="groups in every layer")
-    channels_per_group: int | None = Field(default=None, ge=1, description="channels in every group")
-    eps: float = Field(default=1e-5, gt=0, le=1, description="added to the variance")
-    affine: bool = Field(default=True, description="learn a scale and a shift per channel")
-
-    @model_validator(mode="after")
-    def _one_grouping(self) -> Self:
-        if self.num_groups is not None and self.channels_per_group is not None:
-            raise PydanticCustomError(
-                "grouping",
-                "num_groups ({num_groups}) and channels_per_group ({channels_per_group}) exclude each other: give one",
-                {
-                    "field": "channels_per_group",
-                    "num_groups": self.num_groups,
-                    "channels_per_group": self.channels_per_group,
-                },
-            )
-        if self.num_groups is None and self.channels_per_group is None:
-            object.__setattr__(self, "num_groups", 8)
-        return self
-
-    def groups(self, num_channels: int) -> int:
-        """Return the number of groups of a layer with `num_channels` channels."""
-        if self.num_groups is not None:
-            return self.num_groups
-        assert self.channels_per_group is not None
-        return num_channels // self.channels_per_group
-
-
-class NoNormalization(StrictModel):
-    """No normalization, as the control."""
-
-    type: Literal["none"] = "none"
-
-
-Normalization = Annotated[
-    BatchNormalization
-    | SyncBatchNormalization
-    | LayerNormalization
-    | InstanceNormalization
-    | GroupNormalization
-    | NoNormalization,
-    Field(discriminator="type"),
-]
 
 
 class SGD(StrictModel):
@@ -304,7 +216,7 @@ class TrainingSpec(StrictModel):
     @classmethod
     def _groups_divide_channels(cls, normalization: Normalization, info: ValidationInfo) -> Normalization:
         model = info.data.get("model")
-        if not isinstance(normalization, GroupNormalization) or model is None:
+        if not isinstance(normalization, GroupedNormalizationSpec) or model is None:
             return normalization
         field = "num_groups" if normalization.num_groups is not None else "channels_per_group"
         value = getattr(normalization, field)
@@ -344,6 +256,14 @@ class TrainingSpec(StrictModel):
     @field_validator("num_workers")
     @classmethod
     def _same_batch_for_every_worker(cls, num_workers: int, info: ValidationInfo) -> int:
+        normalization = info.data.get("normalization")
+        if num_workers > 1 and normalization is not None and normalization.not_distributed:
+            raise PydanticCustomError(
+                "num_workers",
+                "num_workers is {num_workers}, but {type} trains on one worker only, because {reason}: "
+                "give num_workers 1, or another normalization",
+                {"num_workers": num_workers, "type": normalization.type, "reason": normalization.not_distributed},
+            )
         dataset, batch_size = info.data.get("dataset"), info.data.get("batch_size")
         if num_workers == 1 or dataset is None or batch_size is None:
             return num_workers

@@ -10,8 +10,9 @@ def main() -> int:
     """Compile the kernels of every dtype and the extension; return the exit status, 1 after a failure."""
     began = time.monotonic()
     try:
-        for dtype in kernels.CODES:
-            loader.build(kernels.ELEMENTS[dtype], fallback=False)
+        for normalization in loader.NORMALIZATIONS:
+            for element in kernels.ELEMENTS.values():
+                loader.build(normalization, element, fallback=False)
         extension.build()
     except builder.BuildError as error:
         print(f"gn: cannot be compiled ahead: {error}", file=sys.stderr)

@@ -1,6 +1,6 @@
-// Kernels for (N, C, *) with the channels innermost. A sample is a matrix whose rows are one pixel each, or several
-// pixels if there are few channels, so that a row is a whole number of vectors. A value per channel becomes a value per
-// column.
+// Kernels for (N, C, *) with the channels innermost. A sample, or several consecutive ones, is a matrix whose rows are one
+// pixel each, or several pixels if there are few channels, so that a row is a whole number of vectors. A value per channel
+// becomes a value per column.
 #pragma once
 
 #include <numeric>
@@ -28,16 +28,20 @@ struct ChannelsLast {
         return pixels_per_row(p) == 1 && p.groups % slices == 0 && channels % (4 * lanes) == 0;
     }
 
-    static int64_t scratch(const Problem& p) { return ChannelValues::size(p, pixels_per_row(p) * p.channels); }
+    static int64_t columns(const Problem& p) { return pixels_per_row(p) * p.channels; }
+
+    static int64_t scratch(const Problem& p) { return ChannelValues::size(p, columns(p)); }
 
     // The columns of a tile. The columns of the first pixel of a row are the channels.
     struct Matrix : ChannelValues {
-        const int64_t pixels, stride, size, column_end;
+        const int64_t pixels, stride, column_end;
+        int64_t size;   // elements of the matrix
+        int64_t ahead;  // from this matrix to the one that is processed next
 
         Matrix(const Problem& p, const Parameters& parameters, Tile tile, float* scratch)
-            : ChannelValues(p, parameters, tile, pixels_per_row(p) * p.channels, scratch), pixels(pixels_per_row(p)),
-              stride(pixels * p.channels), size(p.positions * p.channels),
-              column_end(pixels == 1 ? channel_end : stride) {}
+            : ChannelValues(p, parameters, tile, columns(p), scratch), pixels(pixels_per_row(p)),
+              stride(pixels * p.channels), column_end(pixels == 1 ? channel_end : stride),
+              size(p.positions * p.channels), ahead(size) {}
 
         // Copies the columns of the first pixel to those of the other pixels of the row.
         void spread(Columns& columns, int64_t channels) const {
@@ -57,7 +61,7 @@ struct ChannelsLast {
         }
 
         // Calls body(rows, at, column, count) for every vector of columns and for several rows at a time. The vector of
-        // row r starts at element at + r * stride. `count` is less than `lanes` only at the end of the sample.
+        // row r starts at element at + r * stride. `count` is less than `lanes` only at the end of the matrix.
         template <class Body>
         GN_INLINE void for_each(Body body) const {
             constexpr std::integral_constant<int, 8> several;
@@ -77,25 +81,8 @@ struct ChannelsLast {
         const Element* x = static_cast<const Element*>(p.x) + sample * m.size;
         const Element* y = static_cast<const Element*>(p.y) + sample * m.size;
 
-        set_near_mean(m, tile, x);
-        m.clear(m.first_sum);
-        m.clear(m.second_sum);
-        m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) GN_LAMBDA {
-            const Vector pivot = m.hi[column];
-            Vector first_sum = {}, second_sum = {};
-#pragma GCC unroll 8
-            for (int r = 0; r < rows; ++r) {
-                const int64_t i = at + r * m.stride;
-                will_write(y + i);
-                const Vector d = first(load(x + i, count) - pivot, count);
-                first_sum += d;
-                second_sum += d * d;
-            }
-            m.first_sum.add(column, first_sum);
-            m.second_sum.add(column, second_sum);
-        });
-        m.gather(m.first_sum, p.channels);
-        m.gather(m.second_sum, p.channels);
+        set_near_mean(m, tile, x, p.positions, probes);
+        deviations<true>(m, x, y);
         bool some_lose_digits = false;
         for_groups(tile.group_begin, tile.group_end, [&](int64_t group, int64_t count) {
             Moments moments{{}, m.means(m.first_sum, group, count, p.positions),
@@ -113,13 +100,13 @@ struct ChannelsLast {
         for (Columns* columns : {&m.hi, &m.scale, &m.shift}) m.spread(*columns, p.channels);
     }
 
-    // Sets m.hi to the mean of a few values of each group.
+    // Sets m.hi to the mean of the values of each group at `probes` of `positions` positions.
     template <class Element>
-    void set_near_mean(Matrix& m, Tile tile, const Element* x) const {
+    void set_near_mean(Matrix& m, Tile tile, const Element* x, int64_t positions, int64_t probes) const {
         for (int64_t c = m.channel_begin; c < m.channel_end; c += lanes) {
             Vector some = {};
             const int64_t count = std::min<int64_t>(m.channel_end - c, lanes);
-            for (int64_t k = 0; k < probes; ++k) some += load(x + probe(k, p.positions) * p.channels + c, count);
+            for (int64_t k = 0; k < probes; ++k) some += load(x + probe(k, positions, probes) * p.channels + c, count);
             m.hi.set(c, some);
         }
         for_groups(tile.group_begin, tile.group_end, [&](int64_t group, int64_t count) {
@@ -128,13 +115,33 @@ struct ChannelsLast {
         m.spread(m.hi, p.channels);
     }
 
-    // Recomputes the variances of the groups that m.slope marks, in a second pass about the means.
-    template <class Element>
-    void set_variances(Matrix& m, Tile tile, int64_t sample, const Element* x) const {
-        for_groups(tile.group_begin, tile.group_end, [&](int64_t group, int64_t count) {
-            m.fill(m.hi, group, count, Statistics::read(p, sample, group, count).hi);
+    // Computes the sums of d = x - hi and of d² over the positions of each channel. `soon`: y is written soon, while it is
+    // in the cache.
+    template <bool soon, class Element>
+    void deviations(Matrix& m, const Element* x, const Element* y) const {
+        m.clear(m.first_sum);
+        m.clear(m.second_sum);
+        m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) GN_LAMBDA {
+            const Vector pivot = m.hi[column];
+            Vector first_sum = {}, second_sum = {};
+#pragma GCC unroll 8
+            for (int r = 0; r < rows; ++r) {
+                const int64_t i = at + r * m.stride;
+                if constexpr (soon) will_write(y + i);
+                const Vector d = first(load(x + i, count) - pivot, count);
+                first_sum += d;
+                second_sum += d * d;
+            }
+            m.first_sum.add(column, first_sum);
+            m.second_sum.add(column, second_sum);
         });
-        m.spread(m.hi, p.channels);
+        m.gather(m.first_sum, p.channels);
+        m.gather(m.second_sum, p.channels);
+    }
+
+    // Computes the sums of (x - hi)² over the positions of each channel.
+    template <class Element>
+    void squares(Matrix& m, const Element* x) const {
         m.clear(m.second_sum);
         m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) GN_LAMBDA {
             const Vector hi = m.hi[column];
@@ -147,6 +154,16 @@ struct ChannelsLast {
             m.second_sum.add(column, sum);
         });
         m.gather(m.second_sum, p.channels);
+    }
+
+    // Recomputes the variances of the groups that m.slope marks, in a second pass about the means.
+    template <class Element>
+    void set_variances(Matrix& m, Tile tile, int64_t sample, const Element* x) const {
+        for_groups(tile.group_begin, tile.group_end, [&](int64_t group, int64_t count) {
+            m.fill(m.hi, group, count, Statistics::read(p, sample, group, count).hi);
+        });
+        m.spread(m.hi, p.channels);
+        squares(m, x);
         for_groups(tile.group_begin, tile.group_end, [&](int64_t group, int64_t count) {
             Statistics s = Statistics::read(p, sample, group, count);
             Integers marked;
@@ -162,55 +179,65 @@ struct ChannelsLast {
         Matrix m(p, parameters, tile, scratch);
         for (int64_t sample = tile.sample_begin; sample < tile.sample_end; ++sample) {
             statistics<Element>(m, tile, sample);
-            const Element* x = static_cast<const Element*>(p.x) + sample * m.size;
-            const Element* r = static_cast<const Element*>(p.residual) + sample * m.size;
-            Element* y = static_cast<Element*>(p.y) + sample * m.size;
-            m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) GN_LAMBDA {
-                const Vector hi = m.hi[column], scale = m.scale[column], shift = m.shift[column];
+            normalize<Element, Activation, residual>(m, sample * m.size);
+        }
+    }
+
+    // Computes the values of y at `offset`.
+    template <class Element, class Activation, bool residual>
+    GN_INLINE void normalize(const Matrix& m, int64_t offset) const {
+        const Element* x = static_cast<const Element*>(p.x) + offset;
+        const Element* r = static_cast<const Element*>(p.residual) + offset;
+        Element* y = static_cast<Element*>(p.y) + offset;
+        m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) GN_LAMBDA {
+            const Vector hi = m.hi[column], scale = m.scale[column], shift = m.shift[column];
 #pragma GCC unroll 8
             for (int k = 0; k < rows; ++k) {
-                    const int64_t i = at + k * m.stride;
-                    will_read(x + m.size + i);
-                    if constexpr (residual) will_read(r + m.size + i);
-                    Vector z = (load(x + i, count) - hi) * scale + shift;
-                    if constexpr (residual) z += load(r + i, count);
-                    store(y + i, Activation::value(z), count);
-                }
-            });
-        }
+                const int64_t i = at + k * m.stride;
+                will_read(x + m.ahead + i);
+                if constexpr (residual) will_read(r + m.ahead + i);
+                Vector z = (load(x + i, count) - hi) * scale + shift;
+                if constexpr (residual) z += load(r + i, count);
+                store(y + i, Activation::value(z), count);
+            }
+        });
     }
 
     template <class Element, class Activation, bool residual>
     void backward(Tile tile, float* scratch) const {
         Matrix m(p, parameters, tile, scratch);
+        m.clear_gradients();
         for (int64_t sample = tile.sample_begin; sample < tile.sample_end; ++sample) {
             for_groups(tile.group_begin, tile.group_end, [&](int64_t group, int64_t count) {
                 m.centre(group, count, Statistics::read(p, sample, group, count));
             });
             for (Columns* columns : {&m.hi, &m.scale, &m.shift}) m.spread(*columns, p.channels);
-            gradient_sums<Element, Activation, residual>(m, sample);
+            gradient_sums<true, Element, Activation, residual>(m, sample * m.size);
             for_groups(tile.group_begin, tile.group_end, [&](int64_t group, int64_t count) {
-                m.accumulate(group, count, Statistics::read(p, sample, group, count));
+                m.accumulate(group, count, Statistics::read(p, sample, group, count), p.positions);
             });
             if (!p.dx) continue;
             for (Columns* columns : {&m.slope, &m.offset}) m.spread(*columns, p.channels);
             // With a residual, dresidual already is dz, the gradient of the input of the activation.
+            const int64_t offset = sample * m.size;
+            const Upstream<Element> next_dy(p.dy, p.other_dy, offset + m.ahead);
             if constexpr (residual)
-                project<Element, Identity, true>(m, sample, {p.dresidual, nullptr, sample * m.size});
+                project<Element, Identity, true>(m, offset, {p.dresidual, nullptr, offset}, next_dy);
             else
-                project<Element, Activation, false>(m, sample, {p.dy, p.other_dy, sample * m.size});
+                project<Element, Activation, false>(m, offset, {p.dy, p.other_dy, offset}, next_dy);
         }
         m.finish(tile.block);
     }
 
-    // Computes the sums of dz and of dz (x - hi) over the positions of each channel.
-    template <class Element, class Activation, bool residual>
-    void gradient_sums(Matrix& m, int64_t sample) const {
-        const Element* x = static_cast<const Element*>(p.x) + sample * m.size;
-        const Upstream<Element> dy(p.dy, p.other_dy, sample * m.size);
-        const Element* r = static_cast<const Element*>(p.residual) + sample * m.size;
-        Element* dr = static_cast<Element*>(p.dresidual) + sample * m.size;
-        const Element* dx = static_cast<const Element*>(p.dx) + sample * m.size;
+    // Computes the sums of dz and of dz (x - hi) over the positions of each channel. `soon`: dx is written soon, while it
+    // is in the cache.
+    template <bool soon, class Element, class Activation, bool residual>
+    void gradient_sums(Matrix& m, int64_t offset) const {
+        const Element* x = static_cast<const Element*>(p.x) + offset;
+        const Upstream<Element> dy(p.dy, p.other_dy, offset);
+        const Element* r = static_cast<const Element*>(p.residual) + offset;
+        Element* dr = static_cast<Element*>(p.dresidual) + offset;
+        const Element* dx = static_cast<const Element*>(p.dx) + offset;
         m.clear(m.first_sum);
         m.clear(m.second_sum);
         m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) GN_LAMBDA {
@@ -219,7 +246,7 @@ struct ChannelsLast {
 #pragma GCC unroll 8
             for (int k = 0; k < rows; ++k) {
                 const int64_t i = at + k * m.stride;
-                will_write(dx + i);
+                if constexpr (soon) will_write(dx + i);
                 const Vector d = load(x + i, count) - hi;
                 Vector z = d * scale + shift;
                 if constexpr (residual)
@@ -236,13 +263,13 @@ struct ChannelsLast {
         m.gather(m.second_sum, p.channels);
     }
 
+    // Computes the values of dx at `offset` from `dy`. `next_dy`, and with `residual` the residual, is read next.
     template <class Element, class Activation, bool residual>
-    void project(Matrix& m, int64_t sample, Upstream<Element> dy) const {
-        const Element* x = static_cast<const Element*>(p.x) + sample * m.size;
-        Element* dx = static_cast<Element*>(p.dx) + sample * m.size;
-        const Element* next_x = x + m.size;
-        const Upstream<Element> next_dy(p.dy, p.other_dy, (sample + 1) * m.size);
-        const Element* next_residual = static_cast<const Element*>(p.residual) + (sample + 1) * m.size;
+    void project(const Matrix& m, int64_t offset, Upstream<Element> dy, Upstream<Element> next_dy) const {
+        const Element* x = static_cast<const Element*>(p.x) + offset;
+        Element* dx = static_cast<Element*>(p.dx) + offset;
+        const Element* next_x = x + m.ahead;
+        const Element* next_residual = static_cast<const Element*>(p.residual) + offset + m.ahead;
         m.for_each([&](auto rows, int64_t at, int64_t column, int64_t count) GN_LAMBDA {
             const Vector hi = m.hi[column], scale = m.scale[column], shift = m.shift[column];
             const Vector slope = m.slope[column], offset = m.offset[column];

@@ -1,4 +1,4 @@
-// The values per channel that the kernels of both memory formats keep while they process a sample.
+// The values per channel that the kernels of both memory formats keep while they process a set.
 #pragma once
 
 #include "parameters.h"
@@ -25,8 +25,8 @@ struct ChannelValues {
     const Parameters& parameters;
     const int64_t channel_begin, channel_end;
     Columns hi, scale, shift, slope, offset;
-    Columns first_sum, second_sum;  // over the positions of a sample; in backward of dz and of dz * d
-    Columns dweight, dbias;         // over the samples of a block
+    Columns first_sum, second_sum;  // over the samples and positions of a set; in backward of dz and of dz * d
+    Columns dweight, dbias;         // over a part of the batch
 
     // The number of floats that `memory` must hold.
     static int64_t size(const Problem& p, int64_t columns) { return 7 * (columns + lanes) + 2 * (p.channels + lanes); }
@@ -40,8 +40,9 @@ struct ChannelValues {
         }
         dweight.values = memory;
         dbias.values = memory + p.channels + lanes;
-        if (p.dy) std::fill_n(memory, 2 * (p.channels + lanes), 0.0f);
     }
+
+    void clear_gradients() { std::fill_n(dweight.values, 2 * (p.channels + lanes), 0.0f); }
 
     template <class Body>
     GN_INLINE void for_group(int64_t group, Body body) const {
@@ -74,9 +75,10 @@ struct ChannelValues {
             });
     }
 
-    // Adds the sums of a sample to those of its block, and sets slope and offset for the gradient of x,
-    // rstd (weight dz - mean(weight dz) - x̂ mean(weight dz x̂)), with means over the group.
-    GN_INLINE void accumulate(int64_t group, int64_t count, const Statistics& s) {
+    // Adds the sums over a set, which has `values` values in each channel, to those over its part of the batch, and sets
+    // slope and offset for the gradient of x, rstd (weight dz - mean(weight dz) - x̂ mean(weight dz x̂)), with means over
+    // the set.
+    GN_INLINE void accumulate(int64_t group, int64_t count, const Statistics& s, int64_t values) {
         Vector weighted_dz[lanes] = {}, weighted_dz_normalized[lanes] = {};
         for (int64_t k = 0; k < count; ++k)
             for_group(group + k, [&](int64_t c, int64_t n) {
@@ -88,15 +90,15 @@ struct ChannelValues {
                 weighted_dz[k] += weight * dz;
                 weighted_dz_normalized[k] += weight * dz_normalized;
             });
-        const float each = 1.0f / float(p.group_channels() * p.positions);
+        const float each = 1.0f / float(p.group_channels() * values);
         const Vector slopes = -s.rstd * s.rstd * (sums(weighted_dz_normalized) * each);
         fill(slope, group, count, slopes);
         fill(offset, group, count, -s.rstd * (sums(weighted_dz) * each) - slopes * s.lo);
     }
 
-    // Writes the sums of a block after its last sample.
-    void finish(int64_t block) const {
-        const int64_t row = block * p.channels;
+    // Writes the sums over a part of the batch after its last set.
+    void finish(int64_t part) const {
+        const int64_t row = part * p.channels;
         std::copy(dweight.values + channel_begin, dweight.values + channel_end, &parameters.dweight[row + channel_begin]);
         std::copy(dbias.values + channel_begin, dbias.values + channel_end, &parameters.dbias[row + channel_begin]);
     }

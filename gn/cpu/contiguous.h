@@ -70,10 +70,11 @@ struct Rows {
     int64_t size;        // elements of a row
     int64_t offset;      // of the first row
     int64_t all;         // elements of all rows
+    int64_t ahead;       // from these rows to those that are processed next
 
     Rows(const Problem& p, int64_t sample, int64_t group_begin, int64_t group_end)
         : begin(group_begin * p.group_channels()), end(group_end * p.group_channels()), size(p.positions),
-          offset((sample * p.channels + begin) * size), all((end - begin) * size) {}
+          offset((sample * p.channels + begin) * size), all((end - begin) * size), ahead(all) {}
 
     template <class Element>
     GN_INLINE const Element* of(const void* tensor) const {
@@ -119,33 +120,47 @@ struct Contiguous {
         const float each = 1.0f / float(rows.all);
         Moments moments{near_means(x, rows.all, count), {}, {}};
         Vector first_sum[lanes] = {}, second_sum[lanes] = {};
+        deviations<true>(x, y, rows.all, count, moments.pivot, first_sum, second_sum);
+        moments.first = sums(first_sum) * each, moments.second = sums(second_sum) * each;
+        Statistics s = moments.statistics(p.eps);
+        const Integers lose_digits = moments.lose_digits();
+        if (any(lose_digits, count)) {
+            Vector square_sum[lanes] = {};
+            squares(x, rows.all, count, s.hi, square_sum);
+            s.set_variance(lose_digits, sums(square_sum) * each - s.lo * s.lo, p.eps);
+        }
+        return s;
+    }
+
+    // Computes the sums of d = x - pivot and of d² of `count` groups of `size` elements. Each result is a vector whose
+    // lanes are partial sums. `soon`: y is written soon, while it is in the cache.
+    template <bool soon, class Element>
+    GN_INLINE static void deviations(const Element* x, const Element* y, int64_t size, int64_t count, Vector pivots,
+                                     Vector (&first_sum)[lanes], Vector (&second_sum)[lanes]) {
         for (int64_t k = 0; k < count; ++k) {
-            const Vector pivot = broadcast(moments.pivot[k]);
-            const int64_t at = k * rows.all;
-            Partial<2> sums = total<2>(rows.all, [&](int64_t i, int64_t n, auto& partial) GN_LAMBDA {
-                will_write(y + at + i);
+            const Vector pivot = broadcast(pivots[k]);
+            const int64_t at = k * size;
+            Partial<2> sums = total<2>(size, [&](int64_t i, int64_t n, auto& partial) GN_LAMBDA {
+                if constexpr (soon) will_write(y + at + i);
                 const Vector d = first(load(x + at + i, n) - pivot, n);
                 partial[0] += d;
                 partial[1] += d * d;
             });
             first_sum[k] = sums[0], second_sum[k] = sums[1];
         }
-        moments.first = sums(first_sum) * each, moments.second = sums(second_sum) * each;
-        Statistics s = moments.statistics(p.eps);
-        const Integers lose_digits = moments.lose_digits();
-        if (any(lose_digits, count)) {
-            Vector squares[lanes] = {};
-            for (int64_t k = 0; k < count; ++k) {
-                const Vector hi = broadcast(s.hi[k]);
-                const int64_t at = k * rows.all;
-                squares[k] = total<1>(rows.all, [&](int64_t i, int64_t n, auto& partial) GN_LAMBDA {
-                    const Vector d = first(load(x + at + i, n) - hi, n);
-                    partial[0] += d * d;
-                })[0];
-            }
-            s.set_variance(lose_digits, sums(squares) * each - s.lo * s.lo, p.eps);
+    }
+
+    // Computes the sums of (x - hi)² in the same way.
+    template <class Element>
+    GN_INLINE static void squares(const Element* x, int64_t size, int64_t count, Vector hi, Vector (&sum)[lanes]) {
+        for (int64_t k = 0; k < count; ++k) {
+            const Vector centre = broadcast(hi[k]);
+            const int64_t at = k * size;
+            sum[k] = total<1>(size, [&](int64_t i, int64_t n, auto& partial) GN_LAMBDA {
+                const Vector d = first(load(x + at + i, n) - centre, n);
+                partial[0] += d * d;
+            })[0];
         }
-        return s;
     }
 
     // The means of a few values of each of `count` groups of `size` elements.
@@ -181,8 +196,8 @@ struct Contiguous {
         for (int64_t c = rows.begin; c < rows.end; ++c, x += rows.size, r += rows.size, y += rows.size) {
             const Vector hi = broadcast(of.hi[c]), scale = broadcast(of.scale[c]), shift = broadcast(of.shift[c]);
             for_each(rows.size, [&](int64_t i, int64_t count) GN_LAMBDA {
-                will_read(x + rows.all + i);
-                if constexpr (residual) will_read(r + rows.all + i);
+                will_read(x + rows.ahead + i);
+                if constexpr (residual) will_read(r + rows.ahead + i);
                 Vector z = (load(x + i, count) - hi) * scale + shift;
                 if constexpr (residual) z += load(r + i, count);
                 store(y + i, Activation::value(z), count);
@@ -193,13 +208,14 @@ struct Contiguous {
     template <class Element, class Activation, bool residual>
     void backward(Tile tile, float* scratch) const {
         ChannelValues values(p, parameters, tile, p.channels, scratch);
+        values.clear_gradients();
         for (int64_t sample = tile.sample_begin; sample < tile.sample_end; ++sample)
             for_groups<Element>(tile, [&](int64_t group, int64_t count) {
                 const Rows rows(p, sample, group, group + count);
                 const Statistics s = Statistics::read(p, sample, group, count);
                 values.centre(group, count, s);
-                gradient_sums<Element, Activation, residual>(values, rows);
-                values.accumulate(group, count, s);
+                gradient_sums<true, Element, Activation, residual>(values, rows);
+                values.accumulate(group, count, s, p.positions);
                 if (!p.dx) return;
                 // With a residual, dresidual already is dz, the gradient of the input of the activation.
                 if constexpr (residual)
@@ -210,14 +226,15 @@ struct Contiguous {
         values.finish(tile.block);
     }
 
-    // Computes the sums of dz and of dz (x - hi) over the positions of each channel.
-    template <class Element, class Activation, bool residual>
+    // Computes the sums of dz and of dz (x - hi) over the positions of each channel. `soon`: dx is written soon, while it
+    // is in the cache.
+    template <bool soon, class Element, class Activation, bool residual>
     GN_INLINE void gradient_sums(ChannelValues& values, const Rows rows) const {
         int64_t channel = rows.begin;
         if (rows.size <= chunk)
             for (; channel + lanes <= rows.end; channel += lanes) {
                 Vector dz[lanes], dz_d[lanes];
-                partial_sums<Element, Activation, residual>(values, rows, channel, channel + lanes, 0, dz, dz_d);
+                partial_sums<soon, Element, Activation, residual>(values, rows, channel, channel + lanes, 0, dz, dz_d);
                 values.first_sum.set(channel, sums(dz));
                 values.second_sum.set(channel, sums(dz_d));
             }
@@ -225,7 +242,7 @@ struct Contiguous {
             double totals[2] = {};
             for (int64_t i = 0; i < rows.size; i += chunk) {
                 Vector dz, dz_d;
-                partial_sums<Element, Activation, residual>(values, rows, channel, channel + 1, i, &dz, &dz_d);
+                partial_sums<soon, Element, Activation, residual>(values, rows, channel, channel + 1, i, &dz, &dz_d);
                 totals[0] += sum(dz);
                 totals[1] += sum(dz_d);
             }
@@ -236,7 +253,7 @@ struct Contiguous {
 
     // Computes the same sums of the channels [channel, channel_end) over the chunk of positions that starts at
     // `position`. Each result is a vector whose lanes are partial sums.
-    template <class Element, class Activation, bool residual>
+    template <bool soon, class Element, class Activation, bool residual>
     void partial_sums(const ChannelValues& values, const Rows rows, int64_t channel, int64_t channel_end,
                       int64_t position, Vector* sum_dz, Vector* sum_dz_d) const {
         const int64_t at = (channel - rows.begin) * rows.size;
@@ -250,7 +267,7 @@ struct Contiguous {
         for (int64_t c = channel; c < channel_end; ++c) {
             const Vector hi = broadcast(of.hi[c]), scale = broadcast(of.scale[c]), shift = broadcast(of.shift[c]);
             const auto body = [&](int64_t i, int64_t count, auto& partial) GN_LAMBDA {
-                will_write(dx + i);
+                if constexpr (soon) will_write(dx + i);
                 const Vector d = load(x + i, count) - hi;
                 Vector z = d * scale + shift;
                 if constexpr (residual)
@@ -277,8 +294,8 @@ struct Contiguous {
             const Vector hi = broadcast(of.hi[c]), scale = broadcast(of.scale[c]), shift = broadcast(of.shift[c]);
             const Vector slope = broadcast(of.slope[c]), offset = broadcast(of.offset[c]);
             for_each(rows.size, [&](int64_t i, int64_t count) GN_LAMBDA {
-                will_read(x + rows.all + i);
-                dy.will_read(rows.all + i);
+                will_read(x + rows.ahead + i);
+                dy.will_read(rows.ahead + i);
                 const Vector d = load(x + i, count) - hi;
                 const Vector dz = Activation::gradient(d * scale + shift, dy.load(i, count));
                 store(dx + i, dz * scale + (d * slope + offset), count);

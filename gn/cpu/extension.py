@@ -1,4 +1,4 @@
-"""Builds and loads `torch.ops.gn.eager_group_norm`, which calls the kernels without executing Python.
+"""Builds and loads `torch.ops.gn.eager_group_norm` and `eager_batch_norm`, which call kernels without executing Python.
 
 At small batches Python takes longer to call a layer than the layer takes to run. Compiling against torch's headers
 takes many seconds, so a thread does it in the background, at the lowest priority, once for each version of torch. Until
@@ -21,21 +21,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gn.cpu import builder, kernels
+from gn.cpu import builder, kernels, loader
 from gn.cpu.builder import BuildError
 
 __all__ = ["Extension", "build", "operator"]
 
-Operator = Callable[[Tensor, int, Tensor | None, Tensor | None, float, Tensor | None, int, bool], list[Tensor]]
-"""The fields of a `Call`, with the activation as its code, and `return_skip`."""
+Operator = Callable[..., list[Tensor]]
+"""The fields of a `Call` or `BatchCall`, with the activation as its code and 0 for no ghost batches; `return_skip`."""
 
+SOURCES = ("extension.cpp", "extension*.h", "problem.h")
 TORCH = Path(torch.__file__).parent
 FLAGS = ("-std=c++20", "-O1", "-fPIC", "-w", f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")
 
 
-def operator(dtype: torch.dtype) -> Operator | None:
-    """Return `torch.ops.gn.eager_group_norm` once it can compute `dtype`, else None; the first call starts a build."""
-    return _operators.get(dtype) or _prepared(dtype)
+def operator(normalization: loader.Normalization, dtype: torch.dtype) -> Operator | None:
+    """Return the operator of a normalization once it can compute `dtype`, else None; the first call starts a build."""
+    return _operators.get((normalization, dtype)) or _prepared(normalization, dtype)
 
 
 def build() -> Path:
@@ -77,16 +78,17 @@ class Extension:
 
 
 _extension = Extension()
-_operators: dict[torch.dtype, Operator] = {}
+_operators: dict[tuple[loader.Normalization, torch.dtype], Operator] = {}
 
 
-def _prepared(dtype: torch.dtype) -> Operator | None:
-    if (library := kernels.library(dtype)) is None or (extension := _extension.library()) is None:
+def _prepared(normalization: loader.Normalization, dtype: torch.dtype) -> Operator | None:
+    if (library := kernels.library(dtype, normalization)) is None or (extension := _extension.library()) is None:
         return None
     addresses = (ctypes.cast(kernel, ctypes.c_void_p) for kernel in (library.contiguous, library.channels_last))
-    extension.gn_use(kernels.CODES[dtype], *addresses)
-    _operators[dtype] = torch.ops.gn.eager_group_norm.default
-    return _operators[dtype]
+    extension.gn_use(loader.NORMALIZATIONS.index(normalization), kernels.CODES[dtype], *addresses)
+    found: Operator = getattr(torch.ops.gn, f"eager_{normalization}").default
+    _operators[normalization, dtype] = found
+    return found
 
 
 def _load(path: Path) -> ctypes.CDLL:
@@ -104,7 +106,7 @@ def _command() -> tuple[str, ...]:
 
 
 def _library() -> builder.Library:
-    return builder.Library("extension", ("extension.cpp", "problem.h"), (*_command(), torch.__version__))
+    return builder.Library("extension", SOURCES, (*_command(), torch.__version__))
 
 
 def _compile(

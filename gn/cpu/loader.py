@@ -5,21 +5,25 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gn.cpu import builder
 from gn.cpu.builder import BuildError
 
-__all__ = ["Kernels", "build", "library"]
+__all__ = ["NORMALIZATIONS", "Kernels", "Normalization", "build", "library"]
 
-SOURCES = ("*.h", "group_norm.cpp")
+Normalization = Literal["group_norm", "batch_norm"]
+"""The normalizations that have kernels; each has a source file and a library of its own."""
+
+NORMALIZATIONS: tuple[Normalization, ...] = ("group_norm", "batch_norm")
+HEADERS = "*.h"
 LAYOUTS = ("Contiguous", "ChannelsLast")
 FLAGS = ("-std=c++17", "-O2", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-w")
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """The C functions for one element type, one for each memory format.
+    """The C functions of one normalization for one element type, one for each memory format.
 
     Each takes a `Problem`, packed as `problem.h` defines it.
     """
@@ -28,10 +32,11 @@ class Kernels:
     channels_last: Any
 
 
-def build(element: str, *, fallback: bool = True) -> Path:
-    """Compile the kernels for `element`, unless the cache has them.
+def build(normalization: Normalization, element: str, *, fallback: bool = True) -> Path:
+    """Compile the kernels of a normalization for `element`, unless the cache has them.
 
     Args:
+        normalization: "group_norm" or "batch_norm".
         element: The C++ element type: "float", "BFloat16" or "Float16".
         fallback: See `Library.build`.
 
@@ -42,23 +47,25 @@ def build(element: str, *, fallback: bool = True) -> Path:
         BuildError: The kernels cannot be compiled.
     """
     command = (*builder.compiler(), *FLAGS, builder.native_flag(), f"-DGN_ELEMENT={element}")
+    source = f"{normalization}.cpp"
 
     def make(folder: Path) -> Path:
         with ThreadPoolExecutor(len(LAYOUTS)) as compilers:
-            objects = list(compilers.map(lambda layout: _compile(command, layout, folder), LAYOUTS))
-        shared = folder / "group_norm.so"
+            objects = list(compilers.map(lambda layout: _compile(command, source, layout, folder), LAYOUTS))
+        shared = folder / "kernels.so"
         # Not linked against OpenMP: the library that torch has loaded resolves the symbols, so both share one pool.
         builder.run([*builder.compiler(), *builder.link_flags(), "-o", str(shared), *objects])
         return shared
 
-    return builder.Library(f"group_norm-{element}", SOURCES, command).build(make, fallback=fallback)
+    return builder.Library(f"{normalization}-{element}", (HEADERS, source), command).build(make, fallback=fallback)
 
 
 @cache
-def library(element: str) -> Kernels | BuildError:
-    """Return the kernels for `element`, compiled and loaded on the first call.
+def library(normalization: Normalization, element: str) -> Kernels | BuildError:
+    """Return the kernels of a normalization for `element`, compiled and loaded on the first call.
 
     Args:
+        normalization: "group_norm" or "batch_norm".
         element: The C++ element type: "float", "BFloat16" or "Float16".
 
     Returns:
@@ -66,14 +73,14 @@ def library(element: str) -> Kernels | BuildError:
         compiler tries once per process.
     """
     try:
-        return _load(build(element))
+        return _load(normalization, build(normalization, element))
     except (BuildError, OSError, RuntimeError) as error:
         return BuildError(str(error))
 
 
-def _compile(command: tuple[str, ...], layout: str, folder: Path) -> str:
+def _compile(command: tuple[str, ...], source: str, layout: str, folder: Path) -> str:
     compiled = str(folder / f"{layout}.o")
-    whole = [*command, f"-DGN_LAYOUT={layout}", "-c", str(builder.SOURCE / "group_norm.cpp"), "-o", compiled]
+    whole = [*command, f"-DGN_LAYOUT={layout}", "-c", str(builder.SOURCE / source), "-o", compiled]
     try:
         builder.run([*whole, "-fopenmp"])
     except BuildError:
@@ -81,14 +88,14 @@ def _compile(command: tuple[str, ...], layout: str, folder: Path) -> str:
     return compiled
 
 
-def _load(path: Path) -> Kernels:
+def _load(normalization: Normalization, path: Path) -> Kernels:
     try:
         loaded = ctypes.CDLL(str(path))
     except OSError:
         # This torch does not export the symbols of its OpenMP library, or has none.
         ctypes.CDLL("libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
         loaded = ctypes.CDLL(str(path))
-    kernels = [loaded[f"gn_group_norm_{layout}"] for layout in LAYOUTS]
+    kernels = [loaded[f"gn_{normalization}_{layout}"] for layout in LAYOUTS]
     for kernel in kernels:
         kernel.argtypes, kernel.restype = (ctypes.c_char_p,), None
     return Kernels(*kernels)

@@ -9,18 +9,20 @@
 
 namespace gn {
 
-// The parameters in float32, padded to whole vectors, and in backward the sums of their gradients per block.
+// The parameters in float32, padded to whole vectors, and in backward the sums of their gradients over each of several
+// parts of the batch.
 struct Parameters {
+    int64_t parts;
     std::unique_ptr<float[]> weight, bias, dweight, dbias;
 
     template <class Element>
-    Parameters(const Problem& p, const Element* w, const Element* b)
-        : weight(new float[p.channels + lanes]), bias(new float[p.channels + lanes]) {
+    Parameters(const Problem& p, int64_t parts, const Element* w, const Element* b)
+        : parts(parts), weight(new float[p.channels + lanes]), bias(new float[p.channels + lanes]) {
         read(w, 1.0f, p.channels, weight.get());
         read(b, 0.0f, p.channels, bias.get());
         if (!p.dy) return;
-        dweight.reset(new float[p.blocks() * p.channels]);
-        dbias.reset(new float[p.blocks() * p.channels]);
+        dweight.reset(new float[parts * p.channels]);
+        dbias.reset(new float[parts * p.channels]);
     }
 
     template <class Element>
@@ -32,11 +34,11 @@ struct Parameters {
     }
 
     template <class Element>
-    static void total(const Problem& p, const float* by_block, Element* result) {
+    void total(const Problem& p, const float* by_part, Element* result) const {
         for (int64_t c = 0; c < p.channels; c += lanes) {
             const int64_t count = std::min<int64_t>(p.channels - c, lanes);
             Vector sum = {};
-            for (int64_t block = 0; block < p.blocks(); ++block) sum += load(by_block + block * p.channels + c, count);
+            for (int64_t part = 0; part < parts; ++part) sum += load(by_part + part * p.channels + c, count);
             store(result + c, sum, count);
         }
     }

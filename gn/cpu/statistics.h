@@ -26,15 +26,15 @@ struct Statistics {
         rstd = where ? reciprocal_deviation(variance, eps) : rstd;
     }
 
-    GN_INLINE static Statistics read(const Problem& p, int64_t sample, int64_t group, int64_t count) {
-        const float* at = p.statistics + sample * p.groups + group;
-        const int64_t next = p.samples * p.groups;
+    GN_INLINE static Statistics read(const Problem& p, int64_t set, int64_t group, int64_t count) {
+        const float* at = p.statistics + set * p.groups + group;
+        const int64_t next = p.sets * p.groups;
         return {load(at, count), load(at + next, count), load(at + 2 * next, count)};
     }
 
-    GN_INLINE void write(const Problem& p, int64_t sample, int64_t group, int64_t count) const {
-        float* at = p.statistics + sample * p.groups + group;
-        const int64_t next = p.samples * p.groups;
+    GN_INLINE void write(const Problem& p, int64_t set, int64_t group, int64_t count) const {
+        float* at = p.statistics + set * p.groups + group;
+        const int64_t next = p.sets * p.groups;
         store(at, hi, count), store(at + next, lo, count), store(at + 2 * next, rstd, count);
     }
 };
@@ -65,6 +65,6 @@ GN_INLINE bool any(Integers lanes_, int64_t count) {
 
 // The positions of the values whose mean is the pivot: evenly spaced, because neighbouring values are similar.
 constexpr int64_t probes = 4;
-inline int64_t probe(int64_t k, int64_t size) { return (2 * k + 1) * size / (2 * probes); }
+inline int64_t probe(int64_t k, int64_t size, int64_t count = probes) { return (2 * k + 1) * size / (2 * count); }
 
 }  // namespace gn

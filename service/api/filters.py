@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from service.jobs import Status
 from service.store.listing import JobFilter
+from worker.normalizations.registry import NORMALIZATIONS
 
 
 def _no_nul(text: str) -> str:
@@ -32,9 +33,7 @@ class JobFilterQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     status: list[Status] = Field(default_factory=list)
-    normalization: list[Text] = Field(
-        default_factory=list, description="batch, sync_batch, layer, instance, group, none"
-    )
+    normalization: list[Text] = Field(default_factory=list, description=", ".join(NORMALIZATIONS))
     batch_size: list[Annotated[int, Field(ge=1, lt=2**31)]] = Field(default_factory=list)
     model: list[Text] = Field(default_factory=list)
     seed: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(default_factory=list)

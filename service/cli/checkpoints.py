@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import DownloadColumn, TransferSpeedColumn
 
 from service.cli.exits import Invalid
+from service.cli.folding import FoldingProgress, Grid, Value, bar
 from service.cli.output import Output, announce, console, is_standard_output, print_json
 from service.cli.session import AsJson, JobId, Json, connect
-from service.cli.tables import grid, per_cent
+from service.cli.tables import per_cent
 from worker.metrics import evaluation_error
 
 
@@ -22,7 +23,7 @@ def find(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
-    table = grid("ID", "EPOCH", "STEP", "ERROR", "SIZE", "", right=("EPOCH", "STEP", "ERROR", "SIZE"))
+    table = Grid("ID", "EPOCH", "STEP", "ERROR", "SIZE", "", right=("EPOCH", "STEP", "ERROR", "SIZE"))
     for checkpoint in found:
         size = sum(file["size"] for file in checkpoint["files"])
         table.add_row(
@@ -77,7 +78,7 @@ def _bar(out: Output, file: str) -> Iterator[Callable[[int, int], object]]:
     if not out.is_terminal:
         yield lambda done, size: None
         return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=out, transient=True) as progress:
+    columns = (Value(lambda task: task.description), bar(), DownloadColumn(), TransferSpeedColumn())
+    with FoldingProgress(*columns, count=lambda tasks: "", console=out, transient=True) as progress:
         task = progress.add_task(file, total=None)
         yield lambda done, size: progress.update(task, completed=done, total=size)

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from service.cli.exits import Exit, Invalid
+from service.cli.folding import Screenful
 from service.cli.grids import (
     counts_text,
     experiment_table,
@@ -81,7 +82,7 @@ def submit(
         experiment = client.experiments.submit(request, idempotency_key)
         if not (as_json and watch):
             hint = [] if watch else [Text(f"normlab experiment watch {experiment['id']} follows it.", style="dim")]
-            line = f"{experiment['id']}  {experiment['jobs']} jobs  {experiment['name']}"
+            line = f"{experiment['id']}  {experiment['jobs']} jobs  {experiment['title']}"
             announce(experiment, line, *hint, as_json=as_json)
         if watch:
             follow(client, experiment["id"], as_json=as_json)
@@ -202,9 +203,11 @@ def _grid(client: Client, experiment: str, out: Output) -> Json:
         while True:
             found = client.experiments.get(experiment)
             standing = Text(f"{found['status']}, {progress_text(found)}: ").append_text(counts_text(found["counts"]))
-            live.update(Group(results_grid(client.experiments.results(experiment)), Text(), standing), refresh=True)
+            content = Group(standing, Text(), results_grid(client.experiments.results(experiment)))
             if found["status"] in ENDED:
+                live.update(content, refresh=True)
                 return found
+            live.update(Screenful(content, f"`normlab results {experiment}` prints all."), refresh=True)
             time.sleep(POLL_INTERVAL_S)
 
 

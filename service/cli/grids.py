@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from service.cli.tables import STYLES, age_s, duration, grid, status_text
+from service.cli.folding import Facts, Grid
+from service.cli.tables import STYLES, age_s, duration, status_text
 from service.report import Number
 
 Json = dict[str, Any]
@@ -17,9 +17,9 @@ STATUS_STYLES = STYLES | {"finished": "green"}
 SHORT = {"queued": "wait", "starting": "run", "running": "run", "pausing": "pause", "cancelling": "cancel"}
 
 
-def experiments_table(found: Iterable[Json]) -> Table:
+def experiments_table(found: Iterable[Json]) -> Grid:
     """Lay out experiments, one per row."""
-    table = grid("ID", "STATUS", "JOBS", "DONE", "ROWS", "COLUMNS", "AGE", "NAME", right=("JOBS", "DONE", "AGE"))
+    table = Grid("ID", "STATUS", "JOBS", "DONE", "ROWS", "COLUMNS", "AGE", "NAME", right=("JOBS", "DONE", "AGE"))
     for experiment in found:
         table.add_row(
             experiment["id"],
@@ -29,19 +29,17 @@ def experiments_table(found: Iterable[Json]) -> Table:
             experiment["rows"],
             experiment["columns"],
             duration(age_s(experiment["created_at"])),
-            Text(experiment["name"]),
+            Text(experiment["title"]),
         )
     return table
 
 
-def experiment_table(experiment: Json) -> Table:
+def experiment_table(experiment: Json) -> Facts:
     """Lay out one experiment: its grid, its progress and its warnings."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+    table = Facts()
     table.add_row("experiment", experiment["id"])
     if experiment["name"]:
-        table.add_row("name", Text(experiment["name"]))
+        table.add_row("name", Text(experiment["title"]))
     table.add_row("status", Text(experiment["status"], style=STATUS_STYLES.get(experiment["status"], "")))
     for axis in experiment["axes"]:
         labels = [value["label"] for value in axis["values"]]
@@ -63,18 +61,16 @@ def experiment_table(experiment: Json) -> Table:
     return table
 
 
-def preview_table(preview: Json) -> Table:
+def preview_table(preview: Json) -> Facts:
     """Lay out the answer to a dry run."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+    table = Facts()
     jobs = len(preview["jobs"])
     more = f", up to {preview['most_jobs']} if every cell needs all seeds" if preview["most_jobs"] > jobs else ""
     table.add_row("would create", f"{jobs} jobs in {preview['cells']} cells{more}")
     cost = preview["cost"]
     if cost["device_s"] is not None:
         elapsed = f", {duration(cost['elapsed_s'])} on {cost['slots']} slots" if cost["elapsed_s"] is not None else ""
-        table.add_row("cost", f"{duration(cost['device_s'])} of training{elapsed}")
+        table.add_row("cost", f"{duration(cost['device_s'])} of training and evaluation{elapsed}")
     table.add_row("", Text(cost["basis"], style="dim"))
     if precision := preview["precision"]:
         table.add_row("precision", precision["reason"])
@@ -88,12 +84,12 @@ def results_grid(results: Json) -> RenderableType:
     number = Number(results["metric"])
     cells = {(cell["row"], cell["column"]): cell for cell in results["cells"]}
     columns = [value["label"] for value in results["columns"]["values"]]
-    table = grid(results["rows"]["field"], *columns, right=columns)
-    table.title = f"{number.axis}, {results['statistic'].replace('_', ' ')}, by {results['columns']['field']}"
-    table.title_justify = "left"
+    table = Grid(results["rows"]["field"], *columns, right=columns)
+    title = f"{number.axis}, {results['statistic'].replace('_', ' ')}, by {results['columns']['field']}"
+    title += f", on {', '.join(results['datasets'])}" if results["datasets"] else ""
     for row in results["rows"]["values"]:
         table.add_row(row["label"], *(cell_text(cells.get((row["label"], column)), number) for column in columns))
-    parts: list[RenderableType] = [table]
+    parts: list[RenderableType] = [Text(title, style="italic"), table]
     tested = [comparison for comparison in results["comparisons"] if comparison["difference"] is not None]
     if tested:
         parts += [Text(), _comparisons(tested, number)]
@@ -137,8 +133,8 @@ def progress_text(experiment: Json) -> str:
     return f"{100 * experiment['progress']:.0f} %{left}"
 
 
-def _comparisons(tested: Iterable[Json], number: Number) -> Table:
-    table = grid(
+def _comparisons(tested: Iterable[Json], number: Number) -> Grid:
+    table = Grid(
         "COLUMN", "A", "B", "N", "A - B", "INTERVAL", "P ADJUSTED", "RESOLVED", right=("N", "A - B", "P ADJUSTED")
     )
     for comparison in tested:

@@ -7,9 +7,9 @@ import typer
 from rich.text import Text
 
 from service.cli.exits import Exit, Failed, Invalid
+from service.cli.folding import Facts
 from service.cli.output import console, print_json, say
 from service.cli.session import AsJson, connect
-from service.cli.tables import grid
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -48,8 +48,7 @@ def cluster(context: typer.Context, as_json: AsJson = False) -> None:
     out = console()
     slots, queue, ray = found["slots"], found["queue"], found["ray"]
     dispatcher = "runs" if found["dispatcher"]["alive"] else "does not run; its last report follows"
-    table = grid("", "")
-    table.show_header = False
+    table = Facts()
     table.add_row("dispatcher", dispatcher)
     table.add_row("ray", f"{ray['status']}" + (f" at {ray['address']}" if ray.get("address") else ""))
     table.add_row("slots", f"{slots['total']}: {slots['busy']} busy, {slots['free']} free")
@@ -74,13 +73,11 @@ def doctor(
     if as_json:
         print_json({"can_train": all(finding.ok for finding in findings), "findings": [f.__dict__ for f in findings]})
     else:
-        table = grid("", "", "")
-        table.show_header = False
+        table = Facts()
         marks = {True: Text("ok", style="green"), False: Text("missing", style="red")}
         for finding in findings:
             mark = Text("note", style="yellow") if finding.ok and finding.note else marks[finding.ok]
             table.add_row(finding.name, mark, Text(finding.detail))
-        table.columns[2].no_wrap = False
         console().print(table)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(Exit.FAILED)

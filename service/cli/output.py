@@ -36,9 +36,9 @@ class Output(Console):
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print as `rich.console.Console` does. An `OSError` names the stream."""
+        """Print as `rich.console.Console` does, but never cut a line. An `OSError` names the stream."""
         with naming("standard error" if self.stderr else STANDARD_OUTPUT):
-            super().print(*objects, **options)
+            super().print(*objects, **{"crop": False} | options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """Render as `rich.console.Console` does, with a picture of each control character, as `␛` for Escape."""

@@ -100,7 +100,7 @@ def _text(found: Json, format: Format) -> str:
         case Format.JSON:
             return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
         case _:
-            plain = Output(width=WIDTH_OF_A_PIPE, color_system=None)
+            plain = Output(width=WIDTH_OF_A_PIPE, force_terminal=False, color_system=None)
             with plain.capture() as captured:
                 plain.print(results_grid(found))
             return captured.get()

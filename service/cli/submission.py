@@ -12,8 +12,9 @@ from service.cli.requests import read_json
 from service.cli.session import AsJson, Json, connect
 from service.cli.watching import follow
 from worker.architecture import ModelName
+from worker.normalizations.registry import NORMALIZATIONS
 from worker.recipes import RecipeName
-from worker.spec import DATASET_SIZES, Normalization, Optimizer, Schedule
+from worker.spec import DATASET_SIZES, Optimizer, Schedule
 
 
 def _one_of(names: Iterable[str]) -> str:
@@ -32,9 +33,7 @@ def submit(
     file: Annotated[
         str | None, typer.Argument(help="A JSON file with a job, - for standard input. Flags override it.")
     ] = None,
-    normalization: Annotated[
-        str | None, typer.Option("--normalization", "-n", help=_one_of(_types(Normalization)))
-    ] = None,
+    normalization: Annotated[str | None, typer.Option("--normalization", "-n", help=_one_of(NORMALIZATIONS))] = None,
     num_groups: Annotated[int | None, typer.Option(help="Number of groups of group normalization.")] = None,
     channels_per_group: Annotated[
         int | None, typer.Option(help="Channels of each group, instead of --num-groups.")

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
+from service.cli.folding import Facts, Grid
 from worker.metrics import METRICS
 
 Json = dict[str, Any]
@@ -23,14 +23,6 @@ STYLES = {
     "failed": "red",
     "cancelled": "magenta",
 }
-
-
-def grid(*columns: str, right: Iterable[str] = ()) -> Table:
-    """Make an empty table without borders that does not cut its contents off."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", no_wrap=True, overflow="fold")
-    return table
 
 
 def per_cent(value: float | None) -> str:
@@ -54,11 +46,11 @@ def status_text(status: str) -> Text:
     return Text(status, style=STYLES.get(status, ""))
 
 
-def jobs_table(jobs: Iterable[Json]) -> Table:
+def jobs_table(jobs: Iterable[Json]) -> Grid:
     """Lay out jobs, one per row."""
     right = ("BATCH", "EPOCH", "ERROR", "BEST", "AGE")
     columns = ("ID", "STATUS", "NORMALIZATION", "BATCH", "MODEL", "SEED", "EPOCH", "ERROR", "BEST", "AGE", "NAME")
-    table = grid(*columns, right=right)
+    table = Grid(*columns, right=right)
     for job in jobs:
         spec = job["spec"]
         summary = job["summary"].get(job["metric"]) or {}
@@ -78,14 +70,12 @@ def jobs_table(jobs: Iterable[Json]) -> Table:
     return table
 
 
-def job_table(job: Json) -> Table:
+def job_table(job: Json) -> Facts:
     """Lay out one job: its specification, progress, metrics, attempts and history."""
     spec = job["spec"]
     dataset = spec["dataset"]
     images = f"{dataset['name']}, {dataset.get('train_limit') or 'all'} training images"
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+    table = Facts()
     table.add_row("job", job["id"])
     if job["name"]:
         table.add_row("name", Text(job["name"]))
@@ -103,6 +93,8 @@ def job_table(job: Json) -> Table:
         table.add_row("progress", f"epoch {progress['epoch']}/{spec['epochs']}, step {progress['step']}/{total}")
         if progress["eta_s"] is not None:
             table.add_row("left", duration(progress["eta_s"]))
+    if job["duration_s"]:
+        table.add_row("ran", duration(job["duration_s"]))
     for metric, values in sorted(job["summary"].items()):
         table.add_row(metric, _summary(metric, values))
     for attempt in job.get("attempts", ()):

@@ -2,20 +2,22 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Protocol
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
-from rich.table import Column
+from rich.progress import Task, TaskID
 from rich.text import Text
 
 from service.cli.exits import Exit
+from service.cli.folding import FoldingProgress, Value, bar
 from service.cli.output import complain, console, print_json_line
 from service.cli.session import AsJson, Json, connect
-from service.cli.tables import STYLES, duration, per_cent
+from service.cli.tables import duration, per_cent, status_text
 from service.client import Client, Event
 from service.jobs import TERMINAL
 
@@ -226,18 +228,13 @@ class Bars:
 
     def __init__(self, out: Console) -> None:
         self._tasks: dict[str, TaskID] = {}
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False, table_column=Column(overflow="ellipsis", no_wrap=True)),
-            _Status(table_column=Column(no_wrap=True)),
-            BarColumn(
-                bar_width=None,
-                complete_style="blue",
-                finished_style="green",
-                table_column=Column(min_width=8, max_width=40, ratio=1),
-            ),
-            _Figures(table_column=Column(no_wrap=True)),
+        self._progress = FoldingProgress(
+            Value(lambda task: task.description),
+            Value(lambda task: status_text(_job(task).status)),
+            bar(),
+            *(Value(partial(_figure, figure)) for figure in FIGURES),
+            count=_count,
             console=out,
-            expand=True,
             refresh_per_second=5,
         )
 
@@ -266,26 +263,25 @@ class Bars:
         self._progress.update(self._tasks[job.id], completed=job.step, total=job.total_steps or 1)
 
 
-class _Status(ProgressColumn):
-    """The status of the job."""
+FIGURES: dict[str, Callable[[Followed], str]] = {
+    "epoch": lambda job: f"{job.epoch}/{job.epochs}",
+    "train_loss": lambda job: f"loss {job.train_loss:.2f}",
+    "error": lambda job: f"error {per_cent(job.error)}",
+    "images_per_s": lambda job: f"{job.images_per_s:.0f} img/s",
+    "eta_s": lambda job: f"{duration(job.eta_s)} left",
+}
+"""Figures of a job by the attribute of `Followed`. One that is not known yet is left out."""
 
-    def render(self, task: Task) -> Text:
-        status = task.fields["job"].status
-        return Text(status, style=STYLES.get(status, ""))
+
+def _job(task: Task) -> Followed:
+    job: Followed = task.fields["job"]
+    return job
 
 
-class _Figures(ProgressColumn):
-    """Epoch, loss, error, speed and time left, as far as they are known."""
+def _figure(name: str, task: Task) -> str:
+    return "" if getattr(_job(task), name) is None else FIGURES[name](_job(task))
 
-    def render(self, task: Task) -> Text:
-        job: Followed = task.fields["job"]
-        figures = [f"{job.epoch}/{job.epochs}"]
-        if job.train_loss is not None:
-            figures.append(f"loss {job.train_loss:.2f}")
-        if job.error is not None:
-            figures.append(f"error {per_cent(job.error)}")
-        if job.images_per_s is not None:
-            figures.append(f"{job.images_per_s:.0f} img/s")
-        if job.eta_s is not None:
-            figures.append(f"{duration(job.eta_s)} left")
-        return Text("  ".join(figures))
+
+def _count(tasks: Sequence[Task]) -> str:
+    counts = Counter(_job(task).status for task in tasks)
+    return f"{len(tasks)} more: " + ", ".join(f"{count} {status}" for status, count in counts.items())

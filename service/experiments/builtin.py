@@ -1,8 +1,8 @@
 """The experiments that come with normlab, by name.
 
-Each stands in for an experiment of Wu & He, *Group Normalization* (2018, arXiv 1803.08494), or of labml.ai's annotated
-implementation. The paper trains ResNet-50 on ImageNet with 32 groups; on CIFAR-10 resnet20 stands in for it, whose
-narrowest layers have 16 channels, with 8 groups unless the experiment is about their number.
+Each but `zoo` stands in for an experiment of Wu & He, *Group Normalization* (2018, arXiv 1803.08494), or of labml.ai's
+annotated implementation. The paper trains ResNet-50 on ImageNet with 32 groups; on CIFAR-10 resnet20 stands in for it,
+whose narrowest layers have 16 channels, with 8 groups unless the experiment is about their number.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from worker.architecture import ARCHITECTURES, ModelName
+from worker.normalizations.registry import NORMALIZATIONS
 
 Json = dict[str, Any]
-StudyName = Literal["paper-batch-size", "paper-groups", "paper-norms", "labml"]
+StudyName = Literal["paper-batch-size", "paper-groups", "paper-norms", "labml", "zoo"]
 
 SEEDS = [0, 1, 2, 3, 4]
 
@@ -66,6 +67,15 @@ def _labml(_model: ModelName) -> Json:
     return {"normalization": norms, "batch_size": [64]}
 
 
+def _zoo(_model: ModelName) -> Json:
+    """Every normalization; with one worker, sync_batch is batch."""
+    norms = [{"type": name, **_ZOO.get(name, {})} for name in NORMALIZATIONS if name != "sync_batch"]
+    return {"normalization": norms, "batch_size": [32, 2]}
+
+
+_ZOO: dict[str, Json] = {"batch_renorm": {"ramp_start": 500, "r_ramp_end": 4_000, "d_ramp_end": 2_500}}
+"""Parameters other than the defaults. The schedule of Ioffe 2017, of some 100,000 steps, is ten times as long."""
+
 PAPER: Json = {"recipe": "wu-he", "model": "resnet20"}
 AS_IN_THE_PAPER: Json = {"statistic": "median_last_5"}
 
@@ -96,5 +106,12 @@ STUDIES: dict[StudyName, BuiltIn] = {
         "Batch, group (16 groups) and instance normalization in its VGG: Adam at 2.5e-4, batches of 64, ten epochs.",
         {"recipe": "labml", "model": "vgg"},
         _labml,
+    ),
+    "zoo": BuiltIn(
+        "Every normalization at 32 and at 2 images",
+        "All normalizations with the recipe of the paper and a warm-up of one epoch, which some of them need.",
+        {**PAPER, "schedule": {"type": "multistep", "warmup_epochs": 1.0}},
+        _zoo,
+        AS_IN_THE_PAPER,
     ),
 }

@@ -8,10 +8,13 @@ from statistics import median
 from service.experiments.runs import Speed
 from worker.spec import TrainingSpec
 
+FORWARD_SPEEDUP = 3.0
+"""Speed of an evaluation relative to the training, if none was measured: a backward pass costs two forward passes."""
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """The estimated cost of jobs in seconds of training, without evaluations and the start of each attempt."""
+    """The estimated cost of jobs in seconds, with their evaluations and without the start of each attempt."""
 
     job_s: tuple[float | None, ...]
     """Of each job; None if no similar job ever ran."""
@@ -29,15 +32,35 @@ def device_kind(device: str) -> str:
     return named[1] if named else device
 
 
-def images_trained(spec: TrainingSpec) -> int:
-    """Return the number of images in the whole training, over all epochs."""
-    return spec.total_steps * spec.global_batch_size
+def seconds_left(
+    spec: TrainingSpec,
+    images_per_s: float,
+    eval_images_per_s: float | None = None,
+    *,
+    step: int = 0,
+    evaluations: int = 0,
+) -> float:
+    """Return the seconds that a training run still takes, with its evaluations.
+
+    Args:
+        spec: The training.
+        images_per_s: Its speed, all workers together.
+        eval_images_per_s: The speed of its evaluations; None: not measured yet.
+        step: Completed optimizer steps.
+        evaluations: Completed evaluations, at most one for each completed epoch.
+    """
+    training = max(0, spec.total_steps - step) * spec.global_batch_size / images_per_s
+    evaluations = min(evaluations, step // spec.steps_per_epoch)
+    images = max(0, spec.epochs - evaluations) * spec.dataset.num_eval
+    return training + images / (eval_images_per_s or FORWARD_SPEEDUP * images_per_s)
 
 
-def images_per_s(spec: TrainingSpec, speeds: Sequence[Speed]) -> float | None:
-    """Return the expected speed of a training run, None if no job with its model is known.
+def expected_speed(spec: TrainingSpec, speeds: Sequence[Speed]) -> tuple[float, float | None] | None:
+    """Return the expected speeds of a training run and of its evaluations, None if no job with its model is known.
 
-    It is the number of workers times the median speed per worker of the jobs with the nearest batch size, by ratio.
+    The speed of the training is the number of workers times the median speed per worker of the jobs with the nearest
+    batch size, by ratio. Evaluations have batches of one size: their speed is the median of all jobs, None if no job
+    has measured it.
     """
     alike = [speed for speed in speeds if speed.model == spec.model]
     if not alike:
@@ -47,7 +70,11 @@ def images_per_s(spec: TrainingSpec, speeds: Sequence[Speed]) -> float | None:
         return max(batch_size, spec.batch_size) / min(batch_size, spec.batch_size)
 
     nearest = min((speed.batch_size for speed in alike), key=distance)
-    return spec.num_workers * median(speed.images_per_s for speed in alike if speed.batch_size == nearest)
+    evaluations = [speed.eval_images_per_s for speed in alike if speed.eval_images_per_s]
+    return (
+        spec.num_workers * median(speed.images_per_s for speed in alike if speed.batch_size == nearest),
+        spec.num_workers * median(evaluations) if evaluations else None,
+    )
 
 
 def estimate(specs: Sequence[TrainingSpec], speeds: Sequence[Speed], slots: int | None) -> Estimate:
@@ -62,8 +89,8 @@ def estimate(specs: Sequence[TrainingSpec], speeds: Sequence[Speed], slots: int 
     alike = [speed for speed in speeds if device_kind(speed.device) == kind]
     job_s = []
     for spec in specs:
-        speed = images_per_s(spec, alike)
-        job_s.append(None if speed is None else images_trained(spec) / speed)
+        expected = expected_speed(spec, alike)
+        job_s.append(None if expected is None else seconds_left(spec, *expected))
     known = [seconds for seconds in job_s if seconds is not None]
     basis = f"Based on the speed of {len(alike)} jobs on {kind}, with the same model at the nearest batch size."
     if len(known) < len(job_s):

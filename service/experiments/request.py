@@ -17,12 +17,16 @@ from service.experiments.titles import describe
 from service.jobs import JobRequest
 from service.validation import explain
 from worker.metrics import OutcomeMetric
-from worker.spec import TrainingSpec
+from worker.spec import Dataset, TrainingSpec
 from worker.validation import StrictModel
 
 MAX_JOBS = 1000
 """The maximal number of jobs of one experiment, sequential seeds included."""
 MAX_NAME = 200
+MAX_ERRORS = 100
+"""About how many invalid fields of a request are found, of all its jobs together."""
+LEAST_EVALUATED = 2000
+"""Evaluation images that a budget leaves: with fewer, the sampling error of the test error exceeds one point."""
 
 Json = dict[str, Any]
 Statistic = Literal["final", "best", "median_last_5", "at_step"]
@@ -84,7 +88,8 @@ class ExperimentRequest(StrictModel):
         default=1.0,
         gt=0,
         le=1,
-        description="about this fraction of the cost: epochs and training images are both scaled by its square root",
+        description="about this fraction of the cost: epochs and images are both scaled by its square root, evaluation "
+        "images to no fewer than 2000",
     )
     priority: int = Field(
         default=0, ge=-1000, le=1000, description="priority of all its jobs; a higher one starts first"
@@ -140,6 +145,13 @@ class ExperimentRequest(StrictModel):
         """The field within each value of which they are compared: batch_size, unless only another one varies."""
         return self.outcome.columns or self._varying("batch_size", besides=self.rows)
 
+    @property
+    def datasets(self) -> list[str]:
+        """The names of the datasets of its jobs."""
+        parts = self.grid.get("dataset", [self.base.get("dataset")])
+        names = self.grid.get("dataset.name") or [axes.read({"dataset": part}, "dataset.name") for part in parts]
+        return sorted({str(name or Dataset().name) for name in names})
+
     def _varying(self, usual: str, besides: str | None) -> str:
         others = [name for name in self.grid if name not in ("seed", besides, "normalization", "batch_size")]
         varies = any(axes.parts_of(name)[0] == usual for name in self.grid)
@@ -176,7 +188,9 @@ def expand(request: ExperimentRequest, seeds: Sequence[int] | None = None) -> li
         try:
             job = JobRequest.model_validate(_scaled(_body(request, coordinates), request.budget))
         except ValidationError as error:
-            errors |= dict.fromkeys(_attributed(error, request, at))
+            errors |= dict.fromkeys(itertools.islice(_attributed(error, request, at), MAX_ERRORS))
+            if len(errors) >= MAX_ERRORS:
+                break
         else:
             if "name" not in request.base:
                 job = job.model_copy(update={"name": _name(request.name, coordinates, job)})
@@ -222,14 +236,22 @@ def _body(request: ExperimentRequest, coordinates: Mapping[str, Any]) -> Json:
 
 
 def _scaled(body: Json, budget: float) -> Json:
-    """Return the job at the fraction `budget` of its cost: epochs and images are both scaled by its square root."""
+    """Return the job at the fraction `budget` of its cost: epochs and images are both scaled by its square root.
+
+    Evaluation images are scaled too, because their share of the time would grow otherwise.
+    """
     if budget == 1:
         return body
     spec = JobRequest.model_validate(body)
     factor = math.sqrt(budget)
     images = max(math.ceil(spec.dataset.num_train * factor / 100) * 100, spec.global_batch_size)
-    limit = min(images, spec.dataset.num_train) + spec.dataset.holdout
-    dataset = spec.dataset.model_dump(mode="json") | {"train_limit": limit}
+    evaluated = max(math.ceil(spec.dataset.num_eval * factor / 100) * 100, LEAST_EVALUATED)
+    evaluated = min(evaluated, spec.dataset.num_eval)
+    holdout = evaluated if spec.dataset.holdout else 0
+    limits = {"train_limit": min(images, spec.dataset.num_train) + holdout, "holdout": holdout}
+    if evaluated < spec.dataset.num_eval and not holdout:
+        limits["test_limit"] = evaluated
+    dataset = spec.dataset.model_dump(mode="json") | limits
     return body | {"epochs": max(1, round(spec.epochs * factor)), "dataset": dataset}
 
 
@@ -276,7 +298,7 @@ def _check_axes(request: ExperimentRequest) -> None:
 
 def _attributed(error: ValidationError, request: ExperimentRequest, at: Mapping[str, int]) -> Iterator[FieldError]:
     """Return the errors of one job, at the values of the grid that cause them, else in the base."""
-    for entry in error.errors():
+    for entry in error.errors(include_url=False):
         path, detail = explain(entry, entry["loc"], JobRequest)
         owners = [name for name in at if name in request.grid and _within(path, axes.parts_of(name))]
         if owners:

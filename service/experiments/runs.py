@@ -38,3 +38,5 @@ class Speed:
     batch_size: int
     device: str
     images_per_s: float
+    eval_images_per_s: float | None = None
+    """Of its evaluations, per worker; None before the first."""

@@ -1,9 +1,9 @@
-"""Display titles of jobs.
+"""Display titles of jobs and experiments. They name every dataset that is not CIFAR-10.
 
 `service.experiments.axes.label` names a single value, such as a normalization; this module names a whole job.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from service.experiments import axes
@@ -20,12 +20,16 @@ def job_title(name: str, spec: Mapping[str, Any]) -> str:
         spec: The stored specification of the job.
 
     Returns:
-        The name, or a description of a job without one, as in `group (8), batch size 2, model resnet20, seed 0`. A job
-        that does not train on CIFAR-10 always shows its dataset: its results say nothing about CIFAR-10.
+        The name, or a description of a job without one, as in `group (8), batch size 2, model resnet20, seed 0`; with
+        its dataset, as in `name [synthetic]`, unless that is CIFAR-10.
     """
-    title = name or describe(spec, DESCRIBING)
-    dataset = axes.read(spec, "dataset.name")
-    return title if dataset in (None, "cifar10") or dataset in title else f"{title} [{dataset}]"
+    return with_datasets(name or describe(spec, DESCRIBING), [axes.read(spec, "dataset.name")])
+
+
+def with_datasets(title: str, datasets: Iterable[str | None]) -> str:
+    """Return a title with the datasets other than CIFAR-10, about which their results say nothing."""
+    others = [dataset for dataset in datasets if dataset not in (None, "cifar10") and dataset not in title]
+    return f"{title} [{', '.join(map(str, others))}]" if others else title
 
 
 def describe(spec: Mapping[str, Any], fields: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from service.client.files import naming
+from service.experiments.titles import with_datasets
 from service.export.runs import ExportError, Run, seconds
 
 if TYPE_CHECKING:
@@ -63,10 +64,11 @@ def _file(folder: Path, run: Run, number: int) -> Path:
 
 
 def folder_of(run: Run) -> str:
-    """Return the folder name of a run, as in `group-8-b2-s0-job_1`."""
+    """Return the folder name of a run, as in `group-8-resnet20-b2-s0-job_1`."""
     spec = run.job["spec"]
     described = f"{run.job['normalization']} {spec['model']} b{spec['batch_size']} s{spec['seed']}"
-    return f"{_UNSAFE.sub('-', described)}-{run.id}"
+    described = with_datasets(described, [spec["dataset"]["name"]])
+    return f"{_UNSAFE.sub('-', described).strip('-')}-{run.id}"
 
 
 def _bytes_of(run: Run) -> bytes:

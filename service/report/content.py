@@ -41,7 +41,7 @@ def compose(
             f"with {_percent(results['confidence'])} intervals if there are several seeds."
         )
         grid.append(Figure(picture_name, picture, description))
-    sections = [Section("Findings", _findings(results, number)), Section(question, grid)]
+    sections = [Section("Findings", [_images(results), *_findings(results, number)]), Section(question, grid)]
     if results["comparisons"]:
         sections.append(Section("Comparisons", [_comparisons(results, number)]))
     if results["warnings"]:
@@ -53,14 +53,14 @@ def compose(
         Section("Hardware and software", _machines(jobs, versions)),
         Section("Jobs", [_jobs(results, jobs, number)]),
     ]
-    return Document(experiment["name"] or experiment["id"], sections)
+    return Document(experiment["title"], sections)
 
 
 def tables(results: Json) -> Document:
     """Compose the results only: their table, the comparisons, and possible confounds."""
     number = Number(results["metric"])
     question = f"{number.axis} by {results['rows']['field']} and {results['columns']['field']}"
-    sections = [Section(question, _grid(results, number))]
+    sections = [Section(question, [_images(results), *_grid(results, number)])]
     if results["comparisons"]:
         sections.append(Section("Comparisons", [_comparisons(results, number)]))
     if results["warnings"]:
@@ -96,6 +96,10 @@ class Number:
     def range(self, interval: Sequence[float] | None, sign: str = "") -> str:
         """Format an interval."""
         return NONE if interval is None else f"{self.plain(interval[0], sign)} to {self.plain(interval[1], sign)}"
+
+
+def _images(results: Json) -> Paragraph:
+    return Paragraph(f"Images: {', '.join(results['datasets']) or NONE}.")
 
 
 def _findings(results: Json, number: Number) -> list[Block]:
@@ -220,11 +224,11 @@ def _procedure(results: Json, number: Number) -> Iterable[str]:
 def _training(experiment: Json, results: Json) -> list[Block]:
     request = experiment["request"]
     blocks: list[Block] = [
-        Paragraph(f"Images: {', '.join(results['datasets']) or NONE}."),
+        _images(results),
         Paragraph(f"Precision of the activations: {', '.join(results['precisions']) or NONE}."),
     ]
     if experiment["budget"] < 1:
-        share = f"Budget {experiment['budget']:g}: epochs and training images are both scaled by its square root."
+        share = f"Budget {experiment['budget']:g}: epochs and images are both scaled by its square root."
         blocks.append(Paragraph(share))
     wanted = {key: request[key] for key in ("base", "grid", "seeds", "outcome") if request.get(key)}
     return [*blocks, Listing(json.dumps(wanted, indent=2, ensure_ascii=False))]

@@ -47,7 +47,8 @@ def figure(results: Mapping[str, Any], scale: float, axis: str) -> str | None:
         return None
     ticks = _ticks(min(values), max(values))
     plot = _Plot(len(columns), ticks[0], ticks[-1])
-    parts = [*_frame(plot, columns, ticks, axis, results["columns"]["field"])]
+    field = f"{results['columns']['field']} ({', '.join(results['datasets'])})"
+    parts = [*_frame(plot, columns, ticks, axis, field)]
     for index, row in enumerate(rows):
         shift = (index - (len(rows) - 1) / 2) * DODGE
         parts += _line(plot, points[row], index, shift)

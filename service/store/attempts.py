@@ -21,6 +21,8 @@ RETRY_DELAY_S = 2.0
 """Delay of the first retry after an error that may be temporary; it doubles with every further retry."""
 MOST_WORKERS = 2**31 - 1
 """More workers than any job can ask for."""
+EVALUATION = ("evaluations", "eval_images_per_s")
+"""Parts of the progress that evaluations report: the number of completed ones, and the speed of the latest."""
 FAIR_SHARE_WINDOW = 16
 """Number of recent claims that are counted to share workers evenly between experiments."""
 
@@ -215,7 +217,8 @@ async def _record_one(
     data = event.model_dump(mode="json", exclude={"type", "seq", "time"})
     match event:
         case reports.Progress():
-            job.progress = data | {"time": event.time.isoformat()}
+            kept = {name: value for name, value in (job.progress or {}).items() if name in EVALUATION}
+            job.progress = kept | data | {"time": event.time.isoformat()}
             await notify(session, Channel.EVENTS)
             return
         case Finished():
@@ -235,6 +238,9 @@ async def _record_one(
             values = await metrics.add(session, job, attempt.id, event)
             data = {"kind": event.kind, "epoch": event.epoch, "step": event.step, **values}
             job.progress = (job.progress or {}) | {"epoch": event.epoch, "step": event.step}
+            if event.kind == "eval":
+                evaluation = event.epoch, event.eval_images_per_s
+                job.progress |= dict(zip(EVALUATION, evaluation, strict=True))
         case reports.CheckpointTaken():
             row = await checkpoints.add(session, stored[event.seq], job.id, attempt.id, event, event.time)
             data = {"id": row.id, **data}

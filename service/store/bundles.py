@@ -8,10 +8,9 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.errors import Conflict
-from service.experiments.bundle import (
+from service.experiments.bundle import Bundle, BundleError
+from service.experiments.bundle.lines import (
     AttemptLine,
-    Bundle,
-    BundleError,
     CheckpointLine,
     EventLine,
     ExperimentFile,

@@ -272,6 +272,16 @@ async def attempts(session: AsyncSession, job_id: str) -> Sequence[Attempt]:
     return (await session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number))).all()
 
 
+async def durations_s(session: AsyncSession, job_ids: Sequence[str]) -> dict[str, float]:
+    """Return the seconds that the attempts of several jobs have run, by job. Jobs without an attempt are omitted."""
+    now = datetime.now(UTC)
+    found: dict[str, float] = {}
+    query = select(Attempt.job_id, Attempt.started_at, Attempt.ended_at).where(Attempt.job_id.in_(job_ids))
+    for job_id, started_at, ended_at in await session.execute(query):
+        found[job_id] = found.get(job_id, 0.0) + max(0.0, ((ended_at or now) - started_at).total_seconds())
+    return found
+
+
 async def count_by_status(session: AsyncSession) -> dict[Status, int]:
     """Return the number of jobs in each state."""
     counted = dict.fromkeys(Status, 0)

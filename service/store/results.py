@@ -79,8 +79,9 @@ async def values_at(session: AsyncSession, filter_: JobFilter, metric: str, step
 async def speeds(session: AsyncSession, models: Sequence[str], limit: int = 500) -> Sequence[Speed]:
     """Return the speeds of jobs on these models, newest first."""
     images_per_s = Job.summary["images_per_s"]["last"].as_float()
+    evaluated = Job.progress["eval_images_per_s"].as_float()
     query = (
-        select(Job.model, Job.batch_size, Attempt.device, images_per_s / Job.num_workers)
+        select(Job.model, Job.batch_size, Attempt.device, images_per_s / Job.num_workers, evaluated / Job.num_workers)
         .join(Attempt, Attempt.id == Job.attempt_id)
         .where(Job.model.in_(models), Attempt.device.is_not(None), images_per_s > 0)
         .order_by(Job.created_at.desc())

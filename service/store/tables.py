@@ -1,7 +1,6 @@
 """The tables of the database, and their column types."""
 
 import math
-import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.sql.operators import OperatorType
 
-from service.jobs import Status
+from service.jobs import UNSTORABLE, Status
 
 NAMING = {
     "ix": "ix_%(column_0_N_label)s",
@@ -79,7 +78,7 @@ def storable(value: Any) -> Any:
     """Return a copy of `value` in which both databases can store all strings and numbers."""
     match value:
         case str():
-            return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", value)
+            return UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", value)
         case float():
             return value if math.isfinite(value) else None
         case dict():
@@ -103,7 +102,6 @@ class StatusText(TypeDecorator[Status]):
         return None if value is None else Status(value)
 
 
-_UNSTORABLE = re.compile("[\\0\ud800-\udfff]")
 _ROW_ID = BigInteger().with_variant(Integer, "sqlite")
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.dispatcher.conftest import command_of, descendants
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.faults]
 
 STUDY: dict[str, Any] = {
     "model": "resnet20",

@@ -30,7 +30,7 @@ def measure(steps: int, threads: int) -> None:
     from torch.nn import functional as F
 
     from worker.models import build_model
-    from worker.spec import GroupNormalization
+    from worker.normalizations.group import GroupNormalization
 
     torch.set_num_threads(threads)
     results = {}

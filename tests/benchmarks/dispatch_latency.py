@@ -43,7 +43,7 @@ import time
 import torch
 from torch.nn import functional as F
 from worker.models import build_model
-from worker.spec import GroupNormalization
+from worker.normalizations.group import GroupNormalization
 
 def first_step():
     model = build_model("resnet20", GroupNormalization(num_groups=8), seed=0)

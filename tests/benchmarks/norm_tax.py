@@ -1,11 +1,12 @@
-"""The cost of GroupNorm in a training step: the time with it ÷ the time of the same network without normalization.
+"""The cost of a normalization in a training step: the time with it ÷ the time of the same network without any.
 
-    python tests/benchmarks/norm_tax.py [--model resnet20 resnet18] [--batch 128 8] [--rounds 7] [--threads 2]
+    python tests/benchmarks/norm_tax.py [--model resnet20 resnet18] [--batch 128 8 2] [--rounds 7] [--threads 2]
 
-Four networks that differ only in their normalization: none; gn's GroupNorm; the same without `return_skip`, so that
-autograd adds the gradients of outputs used twice; and the same layers computed by torch. Each round runs all of them,
-in an order that changes; the table shows medians over the rounds. With one thread it measures CPU time instead of wall
-time, so that other work on the machine matters less. The allocator and the optimizer are those of a training worker.
+Six networks differ only in their normalization: none; gn's GroupNorm; the same without `return_skip`, so that autograd
+adds the gradients of outputs used twice; GroupNorm computed by torch; gn's BatchNorm; and BatchNorm computed by torch.
+Each round runs all of them, in an order that changes; the table shows medians over the rounds. With one thread it
+measures CPU time instead of wall time, so that other work on the machine matters less. The allocator and the optimizer
+are those of a training worker.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +27,12 @@ from torch.nn import functional as F
 
 import gn
 from gn.cpu import extension
+from worker.architecture import ModelName
 from worker.models import build_model
+from worker.normalizations.batch import BatchNormalization
+from worker.normalizations.group import GroupNormalization
+from worker.normalizations.none import NoNormalization
 from worker.process.training_process import MALLOC_ENVIRONMENT
-from worker.spec import GroupNormalization, NoNormalization
 
 FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -47,6 +52,20 @@ class TorchGroupNorm(nn.GroupNorm):
         return F.relu(y, inplace=True) if self.activation else y
 
 
+class TorchBatchNorm(nn.BatchNorm2d):
+    """gn's layer, computed by torch's operations."""
+
+    def __init__(self, ours: gn.BatchNorm2d) -> None:
+        super().__init__(ours.num_features, ours.eps, ours.momentum, ours.affine)
+        self.activation = ours.activation
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        y = super().forward(input)
+        if residual is not None:
+            y = y.add_(residual)
+        return F.relu(y, inplace=True) if self.activation else y
+
+
 class WithoutSkip(nn.Module):
     """gn's layer, wrapped so that the model does not recognize it and uses a single output twice."""
 
@@ -59,12 +78,27 @@ class WithoutSkip(nn.Module):
         return y
 
 
-def replaced(network: nn.Module, replacement: Callable[[gn.GroupNorm], nn.Module]) -> nn.Module:
+def replaced(network: nn.Module, replacement: Callable[[Any], nn.Module]) -> nn.Module:
     for name, module in list(network.named_modules()):
-        if isinstance(module, gn.GroupNorm):
+        if isinstance(module, gn.GroupNorm | gn.BatchNorm2d):
             parent, _, attribute = name.rpartition(".")
             setattr(network.get_submodule(parent), attribute, replacement(module))
     return network
+
+
+NORMALIZED = ("group", "group without skip", "group by torch", "batch", "batch by torch")
+
+
+def networks(model: ModelName) -> dict[str, nn.Module]:
+    group, batch = GroupNormalization(), BatchNormalization()
+    return {
+        "none": build_model(model, NoNormalization(), seed=0),
+        "group": build_model(model, group, seed=0),
+        "group without skip": replaced(build_model(model, group, seed=0), WithoutSkip),
+        "group by torch": replaced(build_model(model, group, seed=0), TorchGroupNorm),
+        "batch": build_model(model, batch, seed=0),
+        "batch by torch": replaced(build_model(model, batch, seed=0), TorchBatchNorm),
+    }
 
 
 def step(network: nn.Module, batch: int, memory_format: str, dtype: str) -> Callable[[], None]:
@@ -101,7 +135,9 @@ def measure(steps: dict[str, Callable[[], None]], rounds: int, repeats: int) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", default=["resnet20", "resnet18"])
-    parser.add_argument("--batch", type=int, nargs="+", default=[128, 8])
+    parser.add_argument("--batch", type=int, nargs="+", default=[128, 8, 2])
+    parser.add_argument("--format", choices=FORMATS, nargs="+", default=list(FORMATS))
+    parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=list(DTYPES))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=4, help="steps per round")
     parser.add_argument("--json", type=Path, default=Path("norm_tax.json"))
@@ -112,29 +148,23 @@ def main() -> None:
 
     print(f"{torch.get_num_threads()} threads; torch {torch.__version__}; Python {platform.python_version()}; "
           f"medians of {arguments.rounds} rounds of {arguments.steps} steps, ms")  # fmt: skip
-    print(f"{'model':>9} {'batch':>5} {'format':>13} {'dtype':>8} {'none':>8} {'gn':>8} {'no skip':>8} {'torch':>8}"
-          f" {'gn/none':>9} {'no skip/none':>12} {'torch/none':>10}")  # fmt: skip
+    print(f"{'model':>9} {'batch':>5} {'format':>13} {'dtype':>8} {'none, ms':>9}"
+          + "".join(f"{name:>20}" for name in NORMALIZED))  # fmt: skip
     rows = []
-    for model, batch, memory_format, dtype in itertools.product(arguments.model, arguments.batch, FORMATS, DTYPES):
-        group, none = GroupNormalization(), NoNormalization()
-        networks = {
-            "none": build_model(model, none, seed=0),
-            "gn": build_model(model, group, seed=0),
-            "without skip": replaced(build_model(model, group, seed=0), WithoutSkip),
-            "torch": replaced(build_model(model, group, seed=0), TorchGroupNorm),
-        }
-        steps = {name: step(network, batch, memory_format, dtype) for name, network in networks.items()}
+    for model, batch, memory_format, dtype in itertools.product(
+        arguments.model, arguments.batch, arguments.format, arguments.dtype
+    ):
+        steps = {name: step(network, batch, memory_format, dtype) for name, network in networks(model).items()}
         found = measure(steps, arguments.rounds, arguments.steps)
-        ratios = {name: found[name] / found["none"] for name in ("gn", "without skip", "torch")}
+        ratios = {name: found[name] / found["none"] for name in NORMALIZED}
         rows.append({"model": model, "batch": batch, "format": memory_format, "dtype": dtype, "ms": found} | ratios)
-        print(f"{model:>9} {batch:>5} {memory_format:>13} {dtype:>8} {found['none']:8.1f} {found['gn']:8.1f}"
-              f" {found['without skip']:8.1f} {found['torch']:8.1f}"
-              f" {ratios['gn']:9.2f} {ratios['without skip']:12.2f} {ratios['torch']:10.2f}", flush=True)  # fmt: skip
+        print(f"{model:>9} {batch:>5} {memory_format:>13} {dtype:>8} {found['none']:9.1f}"
+              + "".join(f"{ratio:20.3f}" for ratio in ratios.values()), flush=True)  # fmt: skip
     for model, batch in itertools.product(arguments.model, arguments.batch):
         alike = [row for row in rows if (row["model"], row["batch"]) == (model, batch)]
-        best = {name: min(row["ms"][name] for row in alike) for name in ("none", "gn", "torch")}
-        print(f"{model} at batch {batch}, the best layout and dtype of each: gn {best['gn'] / best['none']:.2f},"
-              f" torch {best['torch'] / best['none']:.2f}")  # fmt: skip
+        best = {name: min(row["ms"][name] for row in alike) for name in ("none", *NORMALIZED)}
+        listed = ", ".join(f"{name} {best[name] / best['none']:.3f}" for name in NORMALIZED)
+        print(f"{model} at batch {batch}, the best layout and dtype of each ÷ that without normalization: {listed}")
     arguments.json.write_text(json.dumps(rows, indent=1))
 
 

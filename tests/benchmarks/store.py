@@ -88,7 +88,7 @@ async def measure(name: str, settings: Settings, num_jobs: int, rounds: int) -> 
         app = create_app(settings)
         async with (
             app.router.lifespan_context(app),
-            AsyncClient(transport=ASGITransport(app), base_url="http://normlab", timeout=60) as http,
+            AsyncClient(transport=ASGITransport(app), base_url="http://localhost", timeout=60) as http,
         ):
             acts = await requests(http, database, ran)
             taken: dict[str, list[float]] = {act: [] for act in acts}

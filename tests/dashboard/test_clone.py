@@ -126,6 +126,22 @@ async def test_a_cloned_job_is_an_equal_request(visit: Visit, api: Api) -> None:
         assert found[field] == original[field]
 
 
+async def test_a_label_of_a_clone_is_edited_and_the_others_stay(visit: Visit, api: Api) -> None:
+    labels = {"study.of": "a, b", "at": "10:30", "quoted": '"x"', "who": "ann"}
+    body = {"normalization": {"type": "batch"}, "batch_size": 16, "labels": labels, **SMALL}
+    original = httpx2.post(f"{api.url}/v1/jobs", json=body).json()
+    page = await visit.open(f"/jobs/{original['id']}")
+    await page.get_by_role("link", name="Clone").click()
+    field = page.get_by_label("Labels")
+    await expect(field).to_have_value(re.compile("who:ann"))
+    await field.fill((await field.input_value()).replace("who:ann", 'who:"bob, ben"'))
+    await page.get_by_role("button", name="Submit the job").click()
+    await page.wait_for_url(lambda url: "/jobs/" in url and original["id"] not in url)
+    found = httpx2.get(f"{api.url}/v1/jobs/{page.url.rpartition('/')[2]}").json()
+    assert found["labels"] == labels | {"who": "bob, ben"}
+    assert found["spec"] == original["spec"]
+
+
 async def test_a_clone_is_edited_where_it_is_edited_and_nowhere_else(visit: Visit, api: Api) -> None:
     original = submitted(api, EXPERIMENTS["every normalization"])
     page = await visit.open(f"/experiments/{original['id']}")

@@ -1,11 +1,12 @@
 """Charts with many curves: on one canvas, live, each curve distinguishable."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import httpx2
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Locator, Page, expect
 
 from tests.dashboard.conftest import Visit
 from tests.integration.api.reporter import Reporter
@@ -122,3 +123,68 @@ async def test_a_curve_of_a_chart_stands_out_while_it_is_pointed_at_elsewhere(
     assert classes == [True, False, True]
     await page.get_by_role("heading", name="Compare", exact=True).hover()
     await expect(page.locator(".trace.behind")).to_have_count(0)
+
+
+async def styles(lines: Locator) -> list[tuple[str, list[str]]]:
+    """Return the colour and the dashes of each line."""
+    found = await lines.evaluate_all(
+        "all => all.map((line) => getComputedStyle(line)).map((s) => [s.stroke, s.strokeDasharray])"
+    )
+    return [(colour, re.findall(r"[\d.]+", dashes)) for colour, dashes in found]
+
+
+async def test_the_legend_has_the_lines_of_the_chart(visit: Visit, reporter: Reporter) -> None:
+    group = {"type": "group", "num_groups": 4, "eps": 1e-7}
+    grid = {"normalization": [{"type": "batch"}, group], "batch_size": [2, 4, 8, 16, 32, 40]}
+    answer = httpx2.post(f"{visit.api.url}/v1/experiments", json={"base": BASE, "grid": grid | {"seed": [0, 1]}})
+    for _ in range(24):
+        await reporter.start()
+        for epoch in (1, 2):
+            await reporter.metrics("eval", epoch, 10 * epoch, test_error=0.5 / epoch)
+        await reporter.finish()
+    await visit.context.add_init_script("""
+        const { setLineDash } = CanvasRenderingContext2D.prototype;
+        window.dashes = new Set();
+        CanvasRenderingContext2D.prototype.setLineDash = function (dashes) {
+            window.dashes.add(dashes.map(String).join());
+            setLineDash.call(this, dashes);
+        };
+    """)
+    page = await visit.open(f"/experiments/{answer.json()['id']}")
+    card = page.locator(".card", has=page.get_by_role("heading", name="Learning curves"))
+    await card.scroll_into_view_if_needed()
+    lines = card.locator(".scatterlayer path.js-line:not([style*='stroke-width: 0'])")
+    await expect(lines).to_have_count(12)
+    legend = await styles(card.locator(".legend .swatch .line"))
+    assert await styles(lines) == legend
+    assert len({*map(str, legend)}) == 10, "the sixth column repeats the dashes of the first"
+    await card.get_by_role("button", name="Every seed").click()
+    await page.wait_for_function("() => document.querySelector('[data-chart=cells]')?.place")
+    assert await page.evaluate("[...window.dashes].sort()") == sorted({",".join(dashes) for _, dashes in legend})
+
+    entry = card.get_by_role("button", name="group (4, eps 1e-07) at 4", exact=True)
+    await entry.click()
+    await expect(entry).to_have_attribute("aria-pressed", "false")
+    await page.wait_for_function("() => document.querySelector('[data-chart=cells]').drawn.series.length === 22")
+    copied = await visit.open(page.url.removeprefix(visit.api.url))
+    await copied.wait_for_function("() => document.querySelector('[data-chart=cells]')?.drawn?.series.length === 22")
+    await entry.click()
+    await page.wait_for_function("() => document.querySelector('[data-chart=cells]').drawn.series.length === 24")
+
+
+async def test_every_kind_of_marker_has_a_swatch(visit: Visit, reporter: Reporter) -> None:
+    grid: Any = {
+        "normalization": [{"type": "group", "num_groups": groups} for groups in (1, 2, 4, 8, 16)],
+        "batch_size": [4],
+    }
+    grid["normalization"].append({"type": "batch"})
+    answer = httpx2.post(f"{visit.api.url}/v1/experiments", json={"base": BASE, "grid": grid})
+    for _ in range(6):
+        await reporter.start()
+        await reporter.metrics("eval", 1, 10, test_error=0.5)
+        await reporter.finish()
+    page = await visit.open(f"/experiments/{answer.json()['id']}")
+    figure = page.locator("section", has=page.locator("[data-chart=figure]"))
+    await expect(figure.locator(".scatterlayer .points path")).to_have_count(6)
+    shapes = await figure.locator(".legend .marker").evaluate_all("all => all.map((one) => one.getAttribute('d'))")
+    assert len(set(shapes)) == 6

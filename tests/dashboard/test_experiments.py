@@ -61,7 +61,7 @@ async def test_the_table_fills_in_while_one_looks(
     visit: Visit, experiment: str, run: Callable[..., Awaitable[None]], reporter: Reporter
 ) -> None:
     page = await visit.open(f"/experiments/{experiment}")
-    await expect(page.get_by_role("heading", level=1)).to_have_text("small <b>batches</b>")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("small <b>batches</b> [synthetic]")
     await expect(cell(page, "batch", 2)).to_contain_text("3 queued")
     await run(4)
     await expect(cell(page, "batch", 2)).to_contain_text("50.00 %")
@@ -178,3 +178,30 @@ async def test_jobs_are_grouped_with_means_and_intervals(
     await page.get_by_role("checkbox", name="normalization").check()
     row = page.get_by_role("region", name="Groups").get_by_role("row").filter(has_text="batch2")
     await expect(row).to_have_text("batch2350.10 %49.85 % to 50.35 %0.10 %50.00 %50.20 %")
+
+
+async def test_synthetic_images_are_named_wherever_their_numbers_are(visit: Visit, reporter: Reporter) -> None:
+    base = {"name": "twin", "dataset": {"name": "synthetic", "train_limit": 80}, "epochs": 2}
+    ghost = {"type": "batch", "ghost_batch_size": 2}
+    grid = {"normalization": [ghost], "batch_size": [4], "seed": [0, 1]}
+    body = {"name": "trial", "base": base, "grid": grid}
+    id_ = httpx2.post(f"{visit.api.url}/v1/experiments", json=body).json()["id"]
+    jobs = []
+    for seed in (0, 1):
+        jobs.append(await reporter.start())
+        await reporter.metrics("eval", 2, 40, test_error=0.25 + seed / 10)
+        await reporter.finish()
+    page = await visit.open("/experiments")
+    await expect(page.get_by_role("link", name="trial [synthetic]")).to_be_visible()
+    page = await visit.open(f"/experiments/{id_}")
+    await expect(page.get_by_role("heading", name="trial [synthetic]")).to_be_visible()
+    await expect(page.get_by_role("rowheader", name="batch (ghost batches of 2)").first).to_be_visible()
+    figure = page.locator("section", has=page.locator("[data-chart=figure]"))
+    await expect(figure.locator("header small")).to_have_text("synthetic (train_limit 80)")
+    page = await visit.open("/jobs")
+    await expect(page.get_by_role("row", name="twin [synthetic]").first).to_contain_text("ghost batches of 2")
+    page = await visit.open(f"/jobs/{jobs[0]}")
+    await expect(page.get_by_role("heading", name="twin [synthetic]")).to_be_visible()
+    await expect(page.locator(".heading")).to_contain_text("batch (ghost batches of 2)")
+    page = await visit.open(f"/compare?jobs={','.join(jobs)}")
+    await expect(page.get_by_text("Images: synthetic.")).to_be_visible()

@@ -11,7 +11,7 @@ from playwright.async_api import expect
 from service.client import Client
 from tests.dashboard.conftest import Visit
 from tests.integration.api.reporter import Reporter
-from worker.events import Failure
+from worker.events import Failure, Log
 
 pytestmark = pytest.mark.anyio
 
@@ -108,6 +108,25 @@ async def test_the_log_is_text_follows_and_is_searched(
     await expect(page).to_have_url(f"{visit.api.url}/jobs/{job}?tab=logs&q=SECOND")
 
 
+async def test_the_whole_log_is_downloaded(visit: Visit, submit: Callable[..., str], reporter: Reporter) -> None:
+    job = submit()
+    await reporter.start()
+    lines = [f"line {number}" for number in range(2500)]
+    await reporter.report(*(Log(level="info", message=line) for line in lines))
+    page = await visit.open(f"/jobs/{job}?tab=logs")
+    await expect(page.get_by_text("500 earlier lines are not shown")).to_be_visible()
+
+    async def downloaded(button: str) -> list[str]:
+        async with page.expect_download() as started:
+            await page.get_by_role("button", name=button, exact=True).click()
+        text = (await (await started.value).path()).read_text()
+        return [line.split(" info ")[1] for line in text.splitlines()]
+
+    assert await downloaded("Download") == lines
+    await page.get_by_label("Search the log").fill("line 7")
+    assert await downloaded("Download matching lines") == [line for line in lines if "line 7" in line]
+
+
 async def test_a_checkpoint_is_downloaded_as_it_was_stored(
     visit: Visit, submit: Callable[..., str], reporter: Reporter, tmp_path: Path
 ) -> None:
@@ -202,7 +221,7 @@ async def test_a_job_is_named_labelled_and_noted_on_and_others_see_it(visit: Vis
     await card.get_by_label("Labels").fill(f"{'x' * 101}:y")
     await card.get_by_role("button", name="Save").click()
     await expect(card.get_by_role("alert")).to_be_visible()
-    await card.get_by_role("button", name="Leave as it was").click()
+    await card.get_by_role("button", name="Discard changes").click()
     await expect(card.get_by_role("link", name="study: paper")).to_be_visible()
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import httpx2
 import pytest
 from playwright.async_api import Page, expect
 
@@ -210,3 +211,21 @@ async def test_a_view_is_named_found_again_and_forgotten(visit: Visit, submit: C
     other.once("dialog", lambda dialog: dialog.accept())
     await other.get_by_role("button", name="Delete the view what <b>waits</b>").click()
     await expect(other.get_by_text("No views are saved.")).to_be_visible()
+
+
+async def test_groups_have_the_warnings_of_their_numbers(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    for seed, epochs in enumerate((10, 20)):
+        submit("batch", 4, seed=seed, dataset={"name": "synthetic"}, epochs=epochs)
+        await reporter.start()
+        await reporter.metrics("eval", 1, 10, test_error=0.25 + seed / 10)
+        await reporter.finish()
+    page = await visit.open("/jobs?group=normalization")
+    card = page.locator(".card", has=page.get_by_role("heading", name="by group"))
+    await expect(card.get_by_role("columnheader", name="95 % interval")).to_be_visible()
+    found = httpx2.get(f"{visit.api.url}/v1/results?rows=normalization&columns=batch_size").json()
+    details = [warning["detail"].replace("`", "") for warning in found["warnings"]]
+    assert any("optimizer steps" in detail for detail in details)
+    assert await card.locator(".notice p").all_inner_texts() == details
+    await expect(card.get_by_text("synthetic", exact=False).first).to_be_visible()

@@ -216,3 +216,31 @@ async def test_a_list_of_values_is_read_back_from_its_text(
 ) -> None:
     assert await call("request", "listText", values) == text
     assert await call("request", "listOf", text) == values
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        ({}, ""),
+        ({"study": "paper", "at": "10:30"}, "study:paper, at:10:30"),
+        ({"study.of": "a, b", "a,b": "c"}, 'study.of:"a, b", "a,b":c'),
+        ({"quoted": '"x"', "inner": 'x"y'}, 'quoted:"\\"x\\"", inner:"x\\"y"'),
+        ({"lines": "one\ntwo", "space": " x", "back": "\\"}, 'lines:"one\\ntwo", space:" x", back:"\\\\"'),
+    ],
+)
+async def test_labels_are_a_text_that_can_be_read_back(call: Callable[..., Any], labels: Any, text: str) -> None:
+    assert await call("labels", "labelsText", labels) == text
+    assert await call("labels", "labelsOf", text) == labels
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        (" a : b:c , d:e,", {"a": "b:c", "d": "e"}),
+        ("study", {"study": ""}),
+        ('a:"x', {"a": '"x'}),
+        ('a:"x" y, b:c', {"a": '"x" y', "b": "c"}),
+    ],
+)
+async def test_labels_are_read_as_they_are_typed(call: Callable[..., Any], text: str, labels: Any) -> None:
+    assert await call("labels", "labelsOf", text) == labels

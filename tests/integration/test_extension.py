@@ -16,37 +16,17 @@ from service.client import Client
 from service.store import Database, migrate
 from tests.documents import ROOT, blocks, read, section
 from worker.models import build_model
-from worker.spec import GroupNormalization
+from worker.normalizations.group import GroupNormalization
 
 MANUAL = read("worker/README.md")
-PATCHED = ["worker/spec.py", "worker/normalizations/layers.py"]
+FILE = "worker/normalizations/pixel.py"
+TEST = "tests/unit/worker/normalizations/test_pixel.py"
 JOB = {
-    "normalization": {"type": "rms"},
+    "normalization": {"type": "pixel"},
     "batch_size": 8,
     "epochs": 1,
     "dataset": {"name": "synthetic", "train_limit": 10, "test_limit": 10},
 }
-
-
-def patch() -> str:
-    """Return the patch of the manual, a diff whose hunks are located by their text."""
-    [found] = blocks(section(MANUAL, "Add a normalization"), "diff")
-    return found
-
-
-def apply(patch: str, tree: Path) -> None:
-    """Apply a patch to a tree. Each hunk must match exactly one place of its file."""
-    for part in re.split(r"^--- ", patch, flags=re.MULTILINE)[1:]:
-        name, *hunks = re.split(r"\n@@\n", part.rstrip("\n"))
-        text = (tree / name).read_text()
-        for hunk in hunks:
-            lines = hunk.splitlines()
-            before = "".join(f"{line[1:]}\n" for line in lines if line[:1] in (" ", "-"))
-            after = "".join(f"{line[1:]}\n" for line in lines if line[:1] in (" ", "+"))
-            assert before, f"a hunk of {name} has no context"
-            assert f"\n{text}".count(f"\n{before}") == 1, f"{name} does not contain this exactly once:\n{before}"
-            text = f"\n{text}".replace(f"\n{before}", f"\n{after}")[1:]
-        (tree / name).write_text(text)
 
 
 def run(tree: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -56,29 +36,30 @@ def run(tree: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the sources with the patch of the manual."""
+    """A copy of the sources with the file and the test of the manual."""
     tree = tmp_path_factory.mktemp("extended")
-    for package in ("gn", "worker", "service"):
+    for package in ("gn", "worker", "service", "tests/unit/worker/normalizations"):
         shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
-    apply(patch(), tree)
+    for name, content in zip((FILE, TEST), blocks(section(MANUAL, "Add a normalization"), "python"), strict=True):
+        (tree / name).write_text(content)
     return tree
 
 
-def test_the_patch_is_of_some_twenty_lines_in_two_files() -> None:
-    added = [line for line in patch().splitlines() if re.match(r"\+\s*\S", line)]
-    assert len(added) <= 25
-    assert re.findall(r"^--- (.*)$", patch(), re.MULTILINE) == PATCHED
+def test_the_new_normalization_is_one_short_file(extended: Path) -> None:
+    lines = [line for line in (extended / FILE).read_text().splitlines() if line.strip()]
+    assert len(lines) <= 25
 
 
-def test_a_patch_is_refused_where_its_place_is_gone_or_not_the_only_one(tmp_path: Path) -> None:
-    file = tmp_path / "file.py"
-    for text in ("a\nb\n", "x\na\nx\n", "  x\n", ""):
-        file.write_text(text)
-        with pytest.raises(AssertionError, match="does not contain this exactly once"):
-            apply("--- file.py\n@@\n x\n+y\n", tmp_path)
-    file.write_text("a\nx\n\nb\n")
-    apply("--- file.py\n@@\n-a\n+c\n x\n+\n+y\n@@\n+z\n b\n", tmp_path)
-    assert file.read_text() == "c\nx\n\ny\n\nz\nb\n"
+def test_the_new_normalization_has_a_test_and_passes_those_of_every_one(extended: Path) -> None:
+    tests = [
+        TEST,
+        *(f"tests/unit/worker/normalizations/test_{name}.py" for name in ("every_normalization", "registry")),
+    ]
+    done = run(
+        extended, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", "-k", "pixel", *tests
+    )
+    assert done.returncode == 0, done.stdout
+    assert (int(re.findall(r"(\d+) passed", done.stdout)[0])) > 10
 
 
 def test_the_new_normalization_trains(extended: Path) -> None:
@@ -109,14 +90,17 @@ def test_the_new_normalization_is_submitted_and_offered(extended: Path, tmp_path
         try:
             assert api.stderr is not None
             address = next(found[0] for line in api.stderr if (found := re.search(r"http://[\d.:]+", line)))
-            submitted = run(extended, "-m", "service.cli", "--url", address, "submit", "-n", "rms", "-b", "8", "--json")
+            submitted = run(
+                extended, "-m", "service.cli", "--url", address, "submit", "-n", "pixel", "-b", "8", "--json"
+            )
             assert submitted.returncode == 0, submitted.stderr
-            assert json.loads(submitted.stdout)["spec"]["normalization"] == {"type": "rms", "eps": 1e-5}
+            assert json.loads(submitted.stdout)["spec"]["normalization"] == {"type": "pixel", "eps": 1e-8}
             with Client(address) as client:
                 offered = {entry["type"]: entry for entry in client.specification()["normalizations"]}
-                grid = {"normalization": [{"type": "rms"}, {"type": "group"}], "batch_size": [8]}
+                grid = {"normalization": [{"type": "pixel"}, {"type": "group"}], "batch_size": [8]}
                 assert client.experiments.dry_run({"name": "two", "grid": grid})["jobs"]
-            assert "root mean square" in offered["rms"]["description"]
+            assert "root mean square" in offered["pixel"]["description"]
+            assert offered["pixel"]["needs"] == "Needs nothing: each pixel is normalized by itself."
         finally:
             api.terminate()
 

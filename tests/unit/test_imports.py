@@ -38,10 +38,13 @@ LIGHT = (
     "worker.architecture",
     "worker.events",
     "worker.metrics",
+    "worker.normalizations",
     "worker.recipes",
     "worker.validation",
 )
 """The modules of `worker` that `service` may import. They import the standard library and pydantic only."""
+HEAVY = "worker.normalizations.layers"
+"""The module of a light package that is not light."""
 CLUSTER = "service.dispatcher.cluster"
 LAYERS = (
     ("cli", "openapi"),
@@ -92,16 +95,21 @@ ARROWS = {
 """What each package of `service` imports of the others. Add a new import here and to the diagram above."""
 SQL = ("service.store",)
 """The packages that may import SQLAlchemy."""
-WITHOUT_TORCH = (*LIGHT, "worker.data.datasets", "worker.data.download", "worker.data.inspection")
+WITHOUT_TORCH = ("worker.data.datasets", "worker.data.download", "worker.data.inspection")
 
 
 def module_of(path: Path) -> str:
     return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports(path: Path, *, at_module_level: bool = False) -> Iterator[str]:
-    """Yield the full names of imported modules; both a and a.b for `from a import b`, because b may be a module."""
+def imports(path: Path, *, at_module_level: bool = False, for_types: bool = True) -> Iterator[str]:
+    """Yield the full names of imported modules; both a and a.b for `from a import b`, because b may be a module.
+
+    `for_types` includes the imports below `if TYPE_CHECKING`, which do not run.
+    """
     tree = ast.parse((ROOT / path).read_text())
+    if not for_types:
+        tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and _is_type_checking(node.test))]
     package = module_of(path).split(".") if path.name == "__init__.py" else module_of(path).split(".")[:-1]
     for node in _outside_of_functions(tree) if at_module_level else ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -111,6 +119,10 @@ def imports(path: Path, *, at_module_level: bool = False) -> Iterator[str]:
             base = ".".join([*parents, *([node.module] if node.module else [])])
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
 
 
 def _outside_of_functions(node: ast.AST) -> Iterator[ast.AST]:
@@ -124,6 +136,11 @@ def within(name: str, *roots: str) -> bool:
     return any(name == root or name.startswith(f"{root}.") for root in roots)
 
 
+def is_light(name: str) -> bool:
+    """Return whether a module of `worker` is one that `service` may import."""
+    return within(name, *LIGHT) and not within(name, HEAVY)
+
+
 def room_of(name: str) -> str | None:
     """Return the package or top-level module of `service` that contains a module; None for other modules."""
     parts = name.split(".")
@@ -133,9 +150,11 @@ def room_of(name: str) -> str | None:
 def refusal(module: str, imported: str) -> str | None:
     """Return why `module` may not import `imported`, or None if it may."""
     package = module.split(".")[0]
-    if module in LIGHT:
+    if is_light(module):
         standard = imported.split(".")[0] in sys.stdlib_module_names
-        if not (standard or within(imported, "pydantic", "pydantic_core", *LIGHT) or imported == "worker"):
+        if not (
+            standard or within(imported, "pydantic", "pydantic_core") or is_light(imported) or imported == "worker"
+        ):
             return "a light module imports the standard library, pydantic and other light modules only"
     if package == "gn" and within(imported, "worker", "service"):
         return "gn imports torch and no other package of this project"
@@ -144,8 +163,8 @@ def refusal(module: str, imported: str) -> str | None:
     if package == "service" and within(imported, "gn"):
         return "service imports the light modules of worker only"
     if package == "service" and within(imported, "worker") and imported != "worker":
-        allowed = (*LIGHT, "worker.process.actor", "worker.data.datasets") if module == CLUSTER else LIGHT
-        if not within(imported, *allowed):
+        allowed = ("worker.process.actor", "worker.data.datasets") if module == CLUSTER else ()
+        if not (is_light(imported) or within(imported, *allowed)):
             return f"service imports {', '.join(sorted(LIGHT))}; {CLUSTER} also the actor and the datasets"
     if within(imported, "ray") and module not in ("worker.process.actor", CLUSTER):
         return f"only worker.process.actor and {CLUSTER} import ray"
@@ -159,7 +178,7 @@ def refusal(module: str, imported: str) -> str | None:
     here, there = room_of(module), room_of(imported)
     if here is not None and there not in (None, here, *ARROWS.get(here, ())):
         return f"service.{here} does not import service.{there}: see ARROWS"
-    if within(imported, "torch") and (package == "service" or module in WITHOUT_TORCH):
+    if within(imported, "torch") and (package == "service" or is_light(module) or module in WITHOUT_TORCH):
         return "it must work without torch"
     return None
 
@@ -167,7 +186,8 @@ def refusal(module: str, imported: str) -> str | None:
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_a_module_imports_only_what_it_may(path: Path) -> None:
     module = module_of(path)
-    wrong = {imported: why for imported in imports(path) if (why := refusal(module, imported))}
+    found = imports(path, for_types=not is_light(module))
+    wrong = {imported: why for imported in found if (why := refusal(module, imported))}
     assert not wrong, f"{path} imports what it may not: {wrong}"
 
 
@@ -181,6 +201,10 @@ def test_a_module_imports_only_what_it_may(path: Path) -> None:
         ("worker.spec", "torch"),
         ("worker.spec", "worker.data.batches"),
         ("worker.spec", "numpy"),
+        ("worker.spec", "worker.normalizations.layers"),
+        ("worker.normalizations.batch", "torch"),
+        ("worker.normalizations.batch", "worker.normalizations.layers"),
+        ("service.app", "worker.normalizations.layers"),
         ("worker.data.datasets", "torch.utils"),
         ("service.app", "worker.training.loop"),
         ("service.app", "worker.process.actor"),
@@ -225,6 +249,9 @@ def test_the_rule_reads_imports_however_they_are_written(tmp_path: Path, monkeyp
     assert {"ray", "worker.training", "service.store.jobs", "service.api.paging", "gn.module", "torch"} <= found
     assert "torch" not in set(imports(path, at_module_level=True))
     assert "gn.module" in set(imports(path, at_module_level=True))
+    (tmp_path / path).write_text("if TYPE_CHECKING:\n    import torch\nif True:\n    import ray\n")
+    assert set(imports(path)) == {"torch", "ray"}
+    assert set(imports(path, for_types=False)) == {"ray"}
 
 
 def test_every_import_between_packages_leads_to_a_lower_layer() -> None:
@@ -249,7 +276,7 @@ def test_every_allowed_import_between_packages_is_used() -> None:
 def test_no_modules_import_each_other_in_a_circle() -> None:
     modules = {module_of(path): path for path in FILES}
     graph = {
-        module: {imported for imported in imports(path) if imported in modules and imported != module}
+        module: {name for name in imports(path, for_types=False) if name in modules and name != module}
         for module, path in modules.items()
     }
     for imported in graph.values():

@@ -1,7 +1,6 @@
 """The tables of the documents are equal to the code and the measurements that they repeat."""
 
 import re
-from typing import get_args
 
 import pytest
 
@@ -11,7 +10,9 @@ from service.experiments.statistics import plan_analyses
 from service.jobs import JobRequest
 from service.settings import PREFIX, Settings
 from tests.documents import read, section
-from worker.spec import Normalization, TrainingSpec
+from worker.normalizations.normalization import NormalizationSpec
+from worker.normalizations.registry import NORMALIZATIONS
+from worker.spec import TrainingSpec
 
 README = read("README.md")
 SERVICE = read("service/README.md")
@@ -77,6 +78,9 @@ def test_every_field_of_a_job_is_documented() -> None:
 
 
 def test_every_normalization_is_documented() -> None:
-    [line] = [line for line in section(WORKER, "A job").splitlines() if line.startswith("| `normalization`")]
-    kinds = [kind.model_fields["type"].default for kind in get_args(get_args(Normalization)[0])]
-    assert [kind for kind in kinds if f"`{kind}`" not in line] == []
+    def row(kind: str, normalization: type[NormalizationSpec]) -> str:
+        [definition, *_] = (normalization.__doc__ or "").splitlines()
+        return f"| `{kind}` | {definition} | {normalization.needs} | {normalization.reference} |"
+
+    table = [line for line in section(WORKER, "Normalizations").splitlines() if line.startswith("| `")]
+    assert table == [row(*entry) for entry in NORMALIZATIONS.items()]

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Protocol, Self
 
 import safetensors.torch
 import torch
@@ -36,6 +36,16 @@ class CheckpointError(ValueError):
 
 class CheckpointNotWritten(CheckpointError):
     """A checkpoint could not be written, for lack of disk space or permission; another attempt may succeed."""
+
+
+class Stateful(Protocol):
+    """An optimizer whose state is that of an optimizer of torch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Load a state in place."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +119,7 @@ class Position:
 def capture(
     spec: TrainingSpec,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Stateful,
     position: Position,
     versions: Mapping[str, str],
     precision: Precision = "float32",
@@ -136,7 +146,7 @@ def capture(
 
 
 def restore(
-    checkpoint: Checkpoint, spec: TrainingSpec, model: nn.Module, optimizer: torch.optim.Optimizer, rank: int = 0
+    checkpoint: Checkpoint, spec: TrainingSpec, model: nn.Module, optimizer: Stateful, rank: int = 0
 ) -> Position:
     """Restore a training in place from a checkpoint.
 

@@ -17,6 +17,7 @@ from torch import Tensor
 STAGES = 4
 _BLOCK = re.compile(r"stages\.(\d+)\.(\d+)\.(conv1|conv2|norm1|norm2|shortcut|shortcut_norm)\.(.+)")
 _OUTSIDE = {"stem": "conv1", "stem_norm": "bn1", "classifier": "fc"}
+_KNOWN = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 _INSIDE = {"norm1": "bn1", "norm2": "bn2", "shortcut": "downsample.0", "shortcut_norm": "downsample.1"}
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -39,6 +40,11 @@ def timm_names(names: Iterable[str]) -> dict[str, str]:
         UnsupportedNetwork: If the names are not those of a `resnet18`.
     """
     ours = list(names)
+    if other := sorted({name.rpartition(".")[2] for name in ours} - _KNOWN):
+        raise UnsupportedNetwork(
+            f"the normalization has the parameters {', '.join(other)}: timm has no such layer; "
+            "only weight, bias and running averages have names in timm"
+        )
     stages = {int(found[1]) for name in ours if (found := _BLOCK.fullmatch(name))}
     if not stages:
         raise UnsupportedNetwork("not the weights of a residual network: only those of resnet18 have names in timm")

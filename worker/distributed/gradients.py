@@ -26,24 +26,28 @@ class _Bucket:
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         self.parameters = parameters
-        self.missing = len(parameters)
+        self.gradients: dict[nn.Parameter, Tensor] = {}
         self.flat: Tensor | None = None
         self.work: dist.Work | None = None
 
+    @property
+    def is_complete(self) -> bool:
+        return len(self.gradients) == len(self.parameters)
+
     def start_reduction(self, guard: Guard) -> None:
-        self.flat = torch.cat([_gradient(parameter).reshape(-1) for parameter in self.parameters])
+        self.flat = torch.cat([self.gradients[parameter].reshape(-1) for parameter in self.parameters])
         with guard():
             self.work = dist.all_reduce(self.flat, async_op=True)
 
-    def finish_reduction(self, world_size: int, guard: Guard) -> None:
+    def finish_reduction(self, world_size: int, guard: Guard) -> dict[nn.Parameter, Tensor]:
+        """Return the mean gradient of each parameter."""
         assert self.work is not None
         assert self.flat is not None
         with guard():
             self.work.wait()
         means = torch.split(self.flat.div_(world_size), [parameter.numel() for parameter in self.parameters])
-        for parameter, mean in zip(self.parameters, means, strict=True):
-            _gradient(parameter).copy_(mean.view_as(parameter))
-        self.missing, self.flat, self.work = len(self.parameters), None, None
+        self.gradients, self.flat, self.work = {}, None, None
+        return {parameter: mean.view_as(parameter) for parameter, mean in zip(self.parameters, means, strict=True)}
 
 
 class GradientAverage:
@@ -59,31 +63,34 @@ class GradientAverage:
 
     def __init__(self, model: nn.Module, world_size: int, guard: Guard) -> None:
         self._world_size, self._guard = world_size, guard
+        self._parameters = list(model.parameters())
         # The backward pass computes the gradients of the last layers first.
-        self._buckets = [_Bucket(parameters) for parameters in _divide(list(model.parameters())[::-1])]
+        self._buckets = [_Bucket(parameters) for parameters in _divide(self._parameters[::-1])]
         self._started = 0
         self._hooks: list[Any] = []
         for bucket in self._buckets:
-            hook = partial(self._on_gradient, bucket)
             for parameter in bucket.parameters:
-                self._hooks.append(parameter.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
+                hook = partial(self._on_gradient, bucket, parameter)
+                self._hooks.append(parameter.register_hook(hook))  # type: ignore[no-untyped-call]
 
-    def finish(self) -> None:
-        """Wait for the reductions of this backward pass; afterwards every gradient is the mean over the workers."""
+    def finish(self) -> list[Tensor]:
+        """Wait for the reductions of this backward pass; return the means of the gradients over the workers."""
         assert self._started == len(self._buckets), "the backward pass did not reach every parameter"
+        means: dict[nn.Parameter, Tensor] = {}
         for bucket in self._buckets:
-            bucket.finish_reduction(self._world_size, self._guard)
+            means |= bucket.finish_reduction(self._world_size, self._guard)
         self._started = 0
+        return [means[parameter] for parameter in self._parameters]
 
     def remove_hooks(self) -> None:
         """Remove the hooks from the model."""
         for hook in self._hooks:
             hook.remove()
 
-    def _on_gradient(self, bucket: _Bucket, _parameter: nn.Parameter) -> None:
-        bucket.missing -= 1
+    def _on_gradient(self, bucket: _Bucket, parameter: nn.Parameter, gradient: Tensor) -> None:
+        bucket.gradients[parameter] = gradient
         # Every worker starts the buckets in this order, whichever is complete first.
-        while self._started < len(self._buckets) and self._buckets[self._started].missing == 0:
+        while self._started < len(self._buckets) and self._buckets[self._started].is_complete:
             self._buckets[self._started].start_reduction(self._guard)
             self._started += 1
 
@@ -98,8 +105,3 @@ def _divide(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
         parts[-1].append(parameter)
         size += parameter.nbytes
     return parts
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    assert parameter.grad is not None
-    return parameter.grad

@@ -53,10 +53,15 @@ class ProcessGroup:
         return [sum(column) for column in zip(*self.gather(values), strict=True)]
 
     def prepare(self, model: nn.Module) -> None:
-        """Prepare `model` for training in the group; call `average_gradients` after each backward pass."""
+        """Prepare `model` for training in the group; call `average` after each backward pass."""
 
-    def average_gradients(self) -> None:
-        """Replace every gradient by its mean over the ranks; a collective."""
+    def average(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the mean of each gradient over the ranks; a collective.
+
+        Args:
+            gradients: What the backward pass has computed, in the order of the parameters.
+        """
+        return gradients
 
     def broadcast_buffers(self, model: nn.Module) -> None:
         """Copy the running averages of rank 0, which are those of the job, to every rank; a collective."""
@@ -104,10 +109,10 @@ class DistributedGroup(ProcessGroup):
                 module.process_group = self  # type: ignore[assignment]
         self._average = GradientAverage(model, self.world_size, self._guard)
 
-    def average_gradients(self) -> None:
-        """Wait until every gradient is the mean over the ranks."""
+    def average(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Wait for the mean of each gradient over the ranks."""
         assert self._average is not None, "prepare comes first"
-        self._average.finish()
+        return self._average.finish()
 
     def broadcast_buffers(self, model: nn.Module) -> None:
         """Copy the running averages of rank 0 to every rank."""

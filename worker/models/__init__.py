@@ -11,9 +11,9 @@ from torch import nn
 from worker.architecture import ARCHITECTURES, ModelName, ResNetArchitecture
 from worker.models.resnet import ResidualBlock, ResNet
 from worker.models.vgg import VGG
+from worker.normalizations.registry import Normalization
 from worker.numerics.precision import MEMORY_FORMAT
 from worker.numerics.seeding import generator
-from worker.spec import Normalization
 
 __all__ = ["VGG", "ResNet", "build_model"]
 

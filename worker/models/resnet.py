@@ -1,5 +1,6 @@
 """Residual networks of basic blocks for 32×32 images (He et al. 2015, arXiv 1512.03385, section 4.2)."""
 
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch.nn import functional as F
 from worker.architecture import IMAGE_CHANNELS, NUM_CLASSES, ResNetArchitecture
 from worker.models.layers import Convolution, Linear
 from worker.normalizations.layers import NoNorm, OutputAndSkip, normalize, with_skip
-from worker.spec import Normalization
+from worker.normalizations.registry import Normalization
 
 
 class ResidualBlock(nn.Module):
@@ -28,14 +29,15 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.stride = stride
         self.new_channels = out_channels - in_channels
-        self.conv1 = Convolution(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        convolution = partial(Convolution, normalization=normalization, bias=False)
+        self.conv1 = convolution(in_channels, out_channels, 3, stride=stride, padding=1)
         self.norm1 = normalize(normalization, out_channels, "relu")
-        self.conv2 = Convolution(out_channels, out_channels, 3, padding=1, bias=False)
-        self.norm2 = normalize(normalization, out_channels, "relu")
+        self.conv2 = convolution(out_channels, out_channels, 3, padding=1)
+        self.norm2 = normalize(normalization, out_channels, "relu", ends_branch=True)
         self.shortcut: nn.Module | None = None
         self.shortcut_norm: nn.Module | None = None
         if shortcut == "project" and self.new_channels:
-            self.shortcut = Convolution(in_channels, out_channels, 1, stride=stride, bias=False)
+            self.shortcut = convolution(in_channels, out_channels, 1, stride=stride)
             self.shortcut_norm = normalize(normalization, out_channels)
 
     def forward(self, inputs: OutputAndSkip) -> OutputAndSkip:
@@ -60,12 +62,13 @@ class ResidualBlock(nn.Module):
         """Set the scale of the last normalization to 0 (Wu & He 2018, section 4.1).
 
         Without normalization the last convolution is set to 0 instead, which gives the same function; otherwise the
-        variance of the feature maps would double in every block. A normalization without a scale is left unchanged.
+        variance of the feature maps would double in every block. A normalization without a scale is left unchanged,
+        and one whose branches start at 0 anyway (`skip_gain`).
         """
         if isinstance(self.norm2, NoNorm):
             nn.init.zeros_(self.conv2.weight)
-        elif isinstance(self.norm2.weight, Tensor):
-            nn.init.zeros_(self.norm2.weight)
+        elif not hasattr(self.norm2, "skip_gain") and isinstance(scale := getattr(self.norm2, "weight", None), Tensor):
+            nn.init.zeros_(scale)
 
 
 class ResNet(nn.Module):
@@ -74,7 +77,7 @@ class ResNet(nn.Module):
     def __init__(self, architecture: ResNetArchitecture, normalization: Normalization) -> None:
         super().__init__()
         channels = architecture.widths[0]
-        self.stem = Convolution(IMAGE_CHANNELS, channels, 3, padding=1, bias=False)
+        self.stem = Convolution(IMAGE_CHANNELS, channels, 3, normalization=normalization, padding=1, bias=False)
         self.stem_norm = normalize(normalization, channels, "relu")
         stages = []
         for stage, (width, blocks) in enumerate(zip(architecture.widths, architecture.blocks, strict=True)):

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from worker.architecture import IMAGE_CHANNELS, NUM_CLASSES, VGGArchitecture
 from worker.models.layers import Convolution, Linear
 from worker.normalizations.layers import normalize
-from worker.spec import Normalization
+from worker.normalizations.registry import Normalization
 
 
 class ConvolutionBlock(nn.Module):
@@ -14,7 +14,7 @@ class ConvolutionBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, normalization: Normalization) -> None:
         super().__init__()
-        self.conv = Convolution(in_channels, out_channels, 3, padding=1)
+        self.conv = Convolution(in_channels, out_channels, 3, normalization=normalization, padding=1)
         self.norm = normalize(normalization, out_channels, "relu")
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Every layer is called as `layer(x)` or `layer(x, residual)` and returns activati
 definition of a model serves all normalizations.
 """
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,21 +12,32 @@ from torch.nn import functional as F
 
 import gn
 from worker.distributed.process_group import SINGLE_WORKER, ProcessGroup
-from worker.spec import (
-    BatchNormalization,
-    GroupNormalization,
-    InstanceNormalization,
-    LayerNormalization,
-    NoNormalization,
-    Normalization,
-    SyncBatchNormalization,
-)
-
-Activation = Literal["relu"]
+from worker.normalizations.batch import BatchNormalization
+from worker.normalizations.batch_ws import BatchWSNormalization
+from worker.normalizations.group import GroupNormalization
+from worker.normalizations.group_ws import GroupWSNormalization
+from worker.normalizations.instance import InstanceNormalization
+from worker.normalizations.layer import LayerNormalization
+from worker.normalizations.none import NoNormalization
+from worker.normalizations.normalization import Activation, NormalizationSpec, Place
+from worker.normalizations.sync_batch import SyncBatchNormalization
 
 
-def normalize(normalization: Normalization, num_channels: int, activation: Activation | None = None) -> nn.Module:
-    """Return the layer for feature maps of shape (N, num_channels, H, W)."""
+def normalize(
+    normalization: NormalizationSpec,
+    num_channels: int,
+    activation: Activation | None = None,
+    *,
+    ends_branch: bool = False,
+) -> nn.Module:
+    """Return the layer for feature maps of shape (N, num_channels, H, W).
+
+    Args:
+        normalization: The normalization.
+        num_channels: Channels of the feature maps.
+        activation: The activation after the sum with the residual.
+        ends_branch: Whether the layer is the last one of a residual branch.
+    """
     match normalization:
         case BatchNormalization(eps=eps, momentum=momentum, affine=affine, ghost_batch_size=ghost_batch_size):
             return BatchNorm(
@@ -37,17 +48,21 @@ def normalize(normalization: Normalization, num_channels: int, activation: Activ
                 activation=activation,
                 ghost_batch_size=ghost_batch_size,
             )
+        case BatchWSNormalization(eps=eps, momentum=momentum, affine=affine):
+            return BatchNorm(num_channels, eps=eps, momentum=momentum, affine=affine, activation=activation)
         case SyncBatchNormalization(eps=eps, momentum=momentum, affine=affine):
             return SyncBatchNorm(num_channels, eps=eps, momentum=momentum, affine=affine, activation=activation)
         case LayerNormalization(eps=eps, affine=affine):
             return gn.GroupNorm(1, num_channels, eps=eps, affine=affine, activation=activation)
         case InstanceNormalization(eps=eps, affine=affine):
             return gn.GroupNorm(num_channels, num_channels, eps=eps, affine=affine, activation=activation)
-        case GroupNormalization(eps=eps, affine=affine):
+        case GroupNormalization(eps=eps, affine=affine) | GroupWSNormalization(eps=eps, affine=affine):
             num_groups = normalization.groups(num_channels)
             return gn.GroupNorm(num_groups, num_channels, eps=eps, affine=affine, activation=activation)
         case NoNormalization():
             return NoNorm(activation)
+        case _:
+            return FormulaLayer(normalization, Place(num_channels, activation, ends_branch))
 
 
 OutputAndSkip = tuple[Tensor, Tensor]
@@ -64,15 +79,40 @@ def with_skip(layer: nn.Module, x: Tensor, residual: Tensor | None = None) -> Ou
         x: (N, C, H, W).
         residual: (N, C, H, W), added before the activation.
     """
-    if isinstance(layer, gn.GroupNorm):
+    if isinstance(layer, gn.GroupNorm | gn.BatchNorm2d):
         pair: OutputAndSkip = layer(x, residual, return_skip=True)
         return pair
     y = layer(x, residual)
     return y, y
 
 
-class BatchNorm(nn.BatchNorm2d):
-    """torch's batch normalization, followed by the sum with a residual and the activation.
+class FormulaLayer(nn.Module):
+    """The layer of a normalization without a kernel of its own: its formula, computed in at least float32.
+
+    Args:
+        formula: The normalization.
+        place: Where the layer stands.
+    """
+
+    def __init__(self, formula: NormalizationSpec, place: Place) -> None:
+        super().__init__()
+        self.formula, self.place = formula, place
+        for name, (value, shape) in formula.parameters(place).items():
+            self.register_parameter(name, nn.Parameter(torch.full(shape, value)))
+        for name, (value, shape) in formula.buffers(place).items():
+            self.register_buffer(name, torch.full(shape, value))
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Tensor: ...
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return activation(normalize(x) + residual) for `x` and `residual` of shape (N, C, H, W)."""
+        return self.formula.forward(_at_least_float32(x), residual, self).to(x.dtype)
+
+
+class BatchNorm(gn.BatchNorm2d):
+    """gn's batch normalization.
 
     With `ghost_batch_size`, training normalizes each consecutive chunk of that many images by the statistics of the
     chunk (Hoffer et al. 2017, arXiv 1705.08741, section 4). The last chunk of a batch may be smaller. The running
@@ -93,42 +133,14 @@ class BatchNorm(nn.BatchNorm2d):
         activation: Activation | None,
         ghost_batch_size: int | None = None,
     ) -> None:
-        super().__init__(num_channels, eps=eps, momentum=momentum, affine=affine)
-        self.activation = activation
-        self.ghost_batch_size = ghost_batch_size
-
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Return activation(normalize(x) + residual) for `x` and `residual` of shape (N, C, H, W)."""
-        x = self.normalize(x)
-        if residual is not None:
-            x = x.add_(residual)
-        return F.relu(x, inplace=True) if self.activation else x
-
-    def normalize(self, x: Tensor) -> Tensor:
-        """Return `x` normalized, without the sum and the activation."""
-        if self.training and self.ghost_batch_size is not None and len(x) > self.ghost_batch_size:
-            return self._normalize_chunks(x, self.ghost_batch_size)
-        return super().forward(x)
-
-    def _normalize_chunks(self, x: Tensor, size: int) -> Tensor:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        mean, variance = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
-        normalized = []
-        for start in range(0, len(x), size):
-            chunk = x[start : start + size]
-            # With a momentum of 1, torch sets the running statistics to those of the chunk.
-            chunk_mean, chunk_variance = torch.zeros_like(mean), torch.zeros_like(variance)
-            normalized.append(
-                F.batch_norm(chunk, chunk_mean, chunk_variance, self.weight, self.bias, True, 1.0, self.eps)
-            )
-            mean.add_(chunk_mean, alpha=len(chunk) / len(x))
-            variance.add_(chunk_variance, alpha=len(chunk) / len(x))
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
-        self.num_batches_tracked.add_(1)
-        return torch.cat(normalized)
+        super().__init__(
+            num_channels,
+            eps=eps,
+            momentum=momentum,
+            affine=affine,
+            activation=activation,
+            ghost_batch_size=ghost_batch_size,
+        )
 
 
 class SyncBatchNorm(BatchNorm):
@@ -139,10 +151,20 @@ class SyncBatchNorm(BatchNorm):
 
     process_group: ProcessGroup = SINGLE_WORKER
 
-    def normalize(self, x: Tensor) -> Tensor:
-        """Return `x` normalized by the mean and the variance over all workers."""
+    def forward(  # type: ignore[override]
+        self, input: Tensor, residual: Tensor | None = None, *, return_skip: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Return activation(normalize(input) + residual), normalized by the mean and the variance over all workers."""
         if not self.training or self.process_group.world_size == 1:
-            return super().normalize(x)
+            return super().forward(input, residual, return_skip=return_skip)
+        y = self._normalize(input)
+        if residual is not None:
+            y = y.add_(residual)
+        if self.activation:
+            y = F.relu(y, inplace=True)
+        return (y, y) if return_skip else y
+
+    def _normalize(self, x: Tensor) -> Tensor:
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None

@@ -36,6 +36,10 @@ from worker.spec import TrainingSpec
 from worker.training.comparison import step_seconds
 from worker.training.failures import failure_of
 from worker.training.loop import train
+from worker.training.step_cache import StepCache
+
+KEPT_STEPS = 0.1
+"""Fraction of the memory of a GPU in which captured steps are kept for later attempts."""
 
 
 class Child:
@@ -50,6 +54,7 @@ class Child:
         self._request: StopRequest | None = None
         self._lease_renewed_at = 0.0
         self._dataset: tuple[Path | str, ImageDataset] | None = None
+        self._steps: StepCache | None = None
 
     def run(self) -> None:
         """Train every attempt that arrives; the process exits when the connection is closed."""
@@ -57,6 +62,9 @@ class Child:
         self._lease_s = configuration.lease_s
         torch.set_num_threads(configuration.threads)
         self._device = "cuda:0" if configuration.gpu and torch.cuda.is_available() else "cpu"
+        if self._device != "cpu":
+            memory = torch.cuda.get_device_properties(self._device).total_memory
+            self._steps = StepCache(int(memory * KEPT_STEPS))
         warm_up(self._device)
         threading.Thread(target=self._receive, daemon=True).start()
         self._send(Ready(self._device, has_bfloat16(torch.device(self._device))))
@@ -124,6 +132,7 @@ class Child:
                 resume=Checkpoint.from_files(start.checkpoint) if start.checkpoint else None,
                 group=group,
                 precision=start.precision,
+                steps=self._steps,
             )
         except Exception as error:
             report(Finished(outcome="failed", failure=failure_of(error, None)))

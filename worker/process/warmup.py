@@ -4,7 +4,8 @@ import torch
 from torch.nn import functional as F
 
 from worker.models import build_model
-from worker.spec import BatchNormalization, GroupNormalization
+from worker.normalizations.batch import BatchNormalization
+from worker.normalizations.group import GroupNormalization
 
 _BATCH_SIZE = 8
 

@@ -23,8 +23,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+import gn
 from worker.architecture import ARCHITECTURES, ModelName
 from worker.metrics import ACTIVATION_RMS, EVAL_MODE_ERROR, GAIN_RMS, MEAN_GAP, TRAIN_MODE_ERROR, VARIANCE_GAP
 from worker.normalizations.layers import BatchNorm, SyncBatchNorm
@@ -96,9 +96,7 @@ def measure(
 
 def _images_normalized_together(spec: TrainingSpec) -> int:
     """Return the number of images that training normalizes by the same statistics."""
-    if spec.normalization.type == "sync_batch":
-        return spec.global_batch_size
-    return min(spec.batch_size, getattr(spec.normalization, "ghost_batch_size", None) or spec.batch_size)
+    return spec.normalization.images_together(spec.batch_size, spec.num_workers) or spec.batch_size
 
 
 def _gaps(layer: nn.Module, x: Tensor) -> Tensor:
@@ -134,12 +132,20 @@ def _observed(layers: dict[str, nn.Module], observe: Callable[[str, nn.Module, T
 def _normalized_by_batch(model: nn.Module) -> Iterator[None]:
     """Make every batch normalization use the statistics of its batch, without updating the running averages."""
 
-    def hook(layer: nn.Module, given: tuple[Tensor, ...], _: Tensor) -> Tensor:
+    def hook(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor | tuple[Tensor, Tensor]) -> object:
         assert isinstance(layer, BatchNorm)
-        x = F.batch_norm(given[0], None, None, layer.weight, layer.bias, training=True, eps=layer.eps)
-        if len(given) > 1 and given[1] is not None:
-            x = x + given[1]
-        return F.relu(x) if layer.activation else x
+        y = gn.batch_norm(
+            given[0],
+            None,
+            None,
+            layer.weight,
+            layer.bias,
+            training=True,
+            eps=layer.eps,
+            residual=given[1] if len(given) > 1 else None,
+            activation=layer.activation,
+        )
+        return (y, y) if isinstance(output, tuple) else y
 
     handles = [
         layer.register_forward_hook(hook) for layer in model.modules() if isinstance(layer, BatchNorm | SyncBatchNorm)

@@ -8,10 +8,9 @@ number of threads.
 import math
 import time
 from collections.abc import Callable
+from itertools import islice
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from worker.checkpoints.checkpoint import Checkpoint, CheckpointNotWritten, Position, Window, capture, restore
 from worker.data.batches import TrainingData
@@ -21,6 +20,7 @@ from worker.events import (
     CheckpointTaken,
     Event,
     Finished,
+    Log,
     Metrics,
     Outcome,
     Precision,
@@ -38,14 +38,14 @@ from worker.metrics import (
     TRAIN_ERROR,
     TRAIN_LOSS,
 )
-from worker.models import build_model
-from worker.numerics.precision import autocast, choose_precision, numeric_settings
+from worker.numerics.precision import choose_precision, numeric_settings
 from worker.spec import TrainingSpec
 from worker.training import layer_telemetry
 from worker.training.environment import device_name, versions
 from worker.training.evaluation import evaluate
 from worker.training.failures import Diverged, failure_of
-from worker.training.optimization import build_optimizer, learning_rate
+from worker.training.optimization import learning_rate
+from worker.training.step_cache import StepCache
 from worker.training.throughput import Throughput
 
 Report = Callable[[Event], None]
@@ -54,8 +54,6 @@ Control = Callable[[], StopRequest | None]
 
 TRAIN_ROWS_PER_EPOCH = 10
 PROGRESS_INTERVAL_S = 1.0
-# Reading a loss makes the CPU wait for the GPU. Reading the losses of several steps at once keeps the GPU busy.
-GPU_STEPS_PER_READ = 16
 
 
 class Paused(Exception):
@@ -77,6 +75,7 @@ def train(
     resume: Checkpoint | None = None,
     group: ProcessGroup = SINGLE_WORKER,
     precision: Precision | None = None,
+    steps: StepCache | None = None,
 ) -> Finished:
     """Train until the end of the last epoch, a stop request or a failure.
 
@@ -94,6 +93,7 @@ def train(
         resume: Checkpoint to continue from.
         group: The process group of the job.
         precision: What "auto" was resolved to for this training; None: it is resolved here, unless `resume` has it.
+        steps: Steps of earlier trainings, which a training of the same kind uses again.
 
     Returns:
         The last event, which is reported too. Errors of the training are reported in it and not raised; errors of
@@ -102,7 +102,9 @@ def train(
     training: Training | None = None
     try:
         with numeric_settings(spec, torch.device(device)):
-            training = Training(spec, dataset, torch.device(device), report, save, control, resume, group, precision)
+            training = Training(
+                spec, dataset, torch.device(device), report, save, control, resume, group, precision, steps
+            )
             finished = Finished(outcome=training.run())
     except Exception as error:
         finished = Finished(outcome="failed", failure=failure_of(error, training.step if training else None))
@@ -124,21 +126,24 @@ class Training:
         resume: Checkpoint | None,
         group: ProcessGroup,
         precision: Precision | None,
+        steps: StepCache | None,
     ) -> None:
         assert group.world_size == spec.num_workers, f"num_workers is {spec.num_workers}, not {group.world_size}"
         self.spec, self.device, self.save, self.control, self.group = spec, device, save, control, group
         self.report = report if group.is_rank_zero else discard_event
         self.precision = choose_precision(spec, device, (resume.precision if resume else None) or precision)
         self.data = TrainingData(spec, dataset, device=device, rank=group.rank, num_workers=group.world_size)
-        self.model = build_model(spec.model, spec.normalization, seed=spec.seed).to(device)
-        self.optimizer = build_optimizer(spec, self.model)
+        # A step of a group communicates: it is not captured, and the group ends with the job.
+        self.steps = steps if steps is not None and group is SINGLE_WORKER else StepCache(0)
+        self.static_step = self.steps.take(spec, device, self.precision)
+        self.model, self.optimizer = self.static_step.model, self.static_step.optimizer
         self.position = restore(resume, spec, self.model, self.optimizer, group.rank) if resume else Position()
         group.prepare(self.model)
+        self.static_step.group = group
         self.resumed_from_step = self.step
         self.checkpoint_step = self.step if resume else None
         self.checkpoint_time = time.monotonic()
         self.progress_time = -math.inf
-        self.unread: list[tuple[int, Tensor, Tensor]] = []
         self.latest_loss: float | None = None
         self.row_throughput, self.progress_throughput = Throughput(), Throughput()
 
@@ -150,6 +155,8 @@ class Training:
     def run(self) -> Outcome:
         """Train from the current position to the end of the last epoch."""
         self.report_start()
+        if self.static_step.is_capturable and self.group is SINGLE_WORKER:
+            self.capture_step()
         try:
             while self.position.epoch < self.spec.epochs:
                 self.train_epoch()
@@ -159,55 +166,59 @@ class Training:
                     self.checkpoint()
         except Paused:
             self.checkpoint()
-            return "paused"
+            outcome: Outcome = "paused"
         except Cancelled:
-            return "cancelled"
-        return "succeeded"
+            outcome = "cancelled"
+        else:
+            outcome = "succeeded"
+        self.steps.keep(self.spec, self.static_step)
+        return outcome
 
     def train_epoch(self) -> None:
         """Take the remaining steps of the current epoch."""
         spec, position = self.spec, self.position
         self.model.train()
         started = time.perf_counter()
-        for images, labels in self.data.epoch_batches(position.epoch + 1, position.step_in_epoch):
-            progress_due, checkpoint_due = self.check_requests()
-            rate = learning_rate(spec, self.step)
-            self.take_step(images, labels, rate)
-            position.step_in_epoch += 1
+        batches = self.data.epoch_batches(position.epoch + 1, position.step_in_epoch)
+        # Chunks grow, so that the first step does not wait for a full one.
+        count = 1
+        while chunk := list(islice(batches, count)):
+            rates = [learning_rate(spec, step) for step in range(self.step, self.step + len(chunk))]
+            self.static_step.fill(chunk, rates)
+            count = min(2 * count, self.static_step.num_slots)
+            for rate, (_, labels) in zip(rates, chunk, strict=True):
+                progress_due, checkpoint_due = self.check_requests()
+                self.take_step()
+                position.step_in_epoch += 1
 
-            row_due = self.is_train_row_due()
-            checkpoint_due = checkpoint_due and position.step_in_epoch < spec.steps_per_epoch
-            if row_due or progress_due or checkpoint_due or len(self.unread) >= self.steps_per_read:
-                self.read_losses()
-            now = time.perf_counter()
-            self.row_throughput.add(self.group.world_size * len(labels), now - started)
-            self.progress_throughput.add(self.group.world_size * len(labels), now - started)
-            if progress_due:
-                self.report_progress()
-            if row_due:
-                self.report_train_row(rate)
-            if checkpoint_due:
-                self.checkpoint()
-            started = time.perf_counter()
+                row_due = self.is_train_row_due()
+                checkpoint_due = checkpoint_due and position.step_in_epoch < spec.steps_per_epoch
+                if row_due or progress_due or checkpoint_due:
+                    self.read_losses()
+                now = time.perf_counter()
+                self.row_throughput.add(self.group.world_size * len(labels), now - started)
+                self.progress_throughput.add(self.group.world_size * len(labels), now - started)
+                if progress_due:
+                    self.report_progress()
+                if row_due:
+                    self.report_train_row(rate)
+                if checkpoint_due:
+                    self.checkpoint()
+                started = time.perf_counter()
+            self.read_losses()
 
-    def take_step(self, images: Tensor, labels: Tensor, rate: float) -> None:
-        """Take one optimizer step.
+    def take_step(self) -> None:
+        """Take the next of the prepared optimizer steps."""
+        self.static_step.run()
 
-        Args:
-            images: float32 (b, 3, 32, 32).
-            labels: int64 (b,).
-            rate: Learning rate of the step.
-        """
-        with autocast(self.precision, self.device):
-            logits = self.model(images)
-        loss = F.cross_entropy(logits.float(), labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.group.average_gradients()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.unread.append((len(labels), loss.detach(), (logits.detach().argmax(1) != labels).sum()))
+    def capture_step(self) -> None:
+        """Capture the step as a CUDA graph; if that fails, log it and run the steps one kernel at a time."""
+        try:
+            self.static_step.capture()
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            message = f"no CUDA graph of the step, so that small batches take longer: {reason}"
+            self.report(Log(level="warning", message=message))
 
     def read_losses(self) -> None:
         """Add this worker's losses and errors of the steps since the last call to the window.
@@ -215,15 +226,9 @@ class Training:
         Raises:
             Diverged: If a loss is not finite.
         """
-        if not self.unread:
-            return
-        counts, losses, errors = zip(*self.unread, strict=True)
-        self.unread.clear()
+        results = self.static_step.results()
         window = self.position.window
-        first_step = self.step - len(counts) + 1
-        for step, (count, loss, wrong) in enumerate(
-            zip(counts, torch.stack(losses).tolist(), torch.stack(errors).tolist(), strict=True), first_step
-        ):
+        for step, (count, loss, wrong) in enumerate(results, self.step - len(results) + 1):
             if not math.isfinite(loss):
                 raise Diverged(step, f"the loss is {loss}")
             self.latest_loss = loss
@@ -237,6 +242,7 @@ class Training:
         Raises:
             Diverged: If the loss is not finite.
         """
+        started = time.perf_counter()
         evaluation = evaluate(
             self.model,
             self.data,
@@ -244,15 +250,17 @@ class Training:
             before_batch=self.check_cancellation,
             group=self.group,
         )
+        speed = self.data.num_eval / max(time.perf_counter() - started, 1e-9)
         if not math.isfinite(evaluation.loss):
             raise Diverged(self.step, f"the loss in evaluation is {evaluation.loss}")
         loss, error = (HOLDOUT_LOSS, HOLDOUT_ERROR) if self.spec.dataset.holdout else (TEST_LOSS, TEST_ERROR)
         self.position.metrics = {loss.name: evaluation.loss, error.name: evaluation.error}
-        self.report(Metrics(kind="eval", epoch=self.position.epoch + 1, step=self.step, values=self.position.metrics))
+        epoch, values = self.position.epoch + 1, self.position.metrics
+        self.report(Metrics(kind="eval", epoch=epoch, step=self.step, values=values, eval_images_per_s=speed))
         if self.is_telemetry_due() and self.group.is_rank_zero:
             images, labels = next(self.data.eval_batches())
             values = layer_telemetry.measure(self.model, self.spec, images, labels, precision=self.precision)
-            self.report(Metrics(kind="telemetry", epoch=self.position.epoch + 1, step=self.step, values=values))
+            self.report(Metrics(kind="telemetry", epoch=epoch, step=self.step, values=values))
 
     def checkpoint(self) -> None:
         """Take a checkpoint, unless one was taken at this step.
@@ -312,11 +320,6 @@ class Training:
         (cancel,) = self.group.any_rank(self.control() == "cancel")
         if cancel:
             raise Cancelled
-
-    @property
-    def steps_per_read(self) -> int:
-        """Number of steps whose losses are read at once."""
-        return GPU_STEPS_PER_READ if self.device.type == "cuda" else 1
 
     def is_train_row_due(self) -> bool:
         """Return whether a row of train metrics is due: up to ten times per epoch, evenly, the last at its end."""

@@ -1,17 +1,142 @@
-"""The optimizer and the learning rate of each step."""
+"""The optimizers, which update all parameters at once, and the learning rate of each step."""
 
 import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from worker.spec import SGD, ConstantSchedule, MultistepSchedule, TrainingSpec
+from worker.spec import SGD, Adam, ConstantSchedule, MultistepSchedule, Optimizer, TrainingSpec
+from worker.training.flat_tensors import FlatParameters
 
 
-def build_optimizer(spec: TrainingSpec, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimizer over all parameters of `model`; `learning_rate` gives the rate of each step."""
-    optimizer = spec.optimizer
-    parameters = list(model.parameters())
+class FlatOptimizer:
+    """SGD or Adam over flat parameters: one call of torch's fused kernel for all of them.
+
+    The results are those of `torch.optim.SGD` and `torch.optim.Adam`, bit for bit, and so is the state in a checkpoint.
+
+    Args:
+        settings: The optimizer of a spec. Its learning rate is not used: `step` takes that of each step.
+        parameters: The parameters to update.
+
+    Attributes:
+        gradients: float32 (n,), the gradients in the layout of the parameters, which `step` reads.
+        has_state: Whether a step was taken.
+    """
+
+    def __init__(self, settings: Optimizer, parameters: FlatParameters) -> None:
+        self._settings, self._parameters = settings, parameters
+        self.gradients = parameters.zeros()
+        self._gradient_views = parameters.views(self.gradients)
+        names: tuple[str, ...]
+        match settings:
+            case Adam():
+                names = ("exp_avg", "exp_avg_sq")
+            case SGD(momentum=momentum):
+                names = ("momentum_buffer",) if momentum else ()
+        self._moments = {name: parameters.zeros() for name in names}
+        self._parts = [parameters.parts(flat) for flat in (parameters.values, self.gradients, *self._moments.values())]
+        self._count = torch.zeros((), device=parameters.values.device)
+        self.has_state = False
+        # Has the settings of the state in a checkpoint, and the state itself while it is read or written.
+        self._template = _torch_optimizer(settings, parameters.parameters)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield the tensors of the state."""
+        yield from self._moments.values()
+        yield self._count
+
+    def reset(self, learning_rate: float) -> None:
+        """Return to the state before the first step, in place."""
+        for tensor in self.tensors():
+            tensor.zero_()
+        self.has_state = False
+        self.learning_rate = learning_rate
+
+    def take_gradients(self, gradients: Sequence[Tensor]) -> None:
+        """Copy the gradients of the parameters, in their order."""
+        torch._foreach_copy_(self._gradient_views, list(gradients))
+
+    @torch.no_grad()
+    def step(self, rate: Tensor) -> None:
+        """Update the parameters.
+
+        Args:
+            rate: Learning rate, a scalar on the device: float64 on a CPU, float32 on a GPU, as torch's kernels take it.
+        """
+        settings = self._settings
+        values, gradients, *moments = self._parts
+        if isinstance(settings, SGD):
+            torch._fused_sgd_(
+                values,
+                gradients,
+                moments[0] if moments else [],
+                weight_decay=settings.weight_decay,
+                momentum=settings.momentum,
+                lr=rate,
+                dampening=0.0,
+                nesterov=settings.nesterov,
+                maximize=False,
+                # On a GPU a captured step is the same each time: it adds the first gradient to a momentum of zeros.
+                is_first_step=not self.has_state and rate.device.type == "cpu" and bool(moments),
+            )
+        else:
+            self._count.add_(1)
+            torch._fused_adam_(
+                values,
+                gradients,
+                moments[0],
+                moments[1],
+                [],
+                [self._count] * len(values),
+                lr=rate,
+                beta1=settings.betas[0],
+                beta2=settings.betas[1],
+                weight_decay=settings.weight_decay,
+                eps=settings.eps,
+                amsgrad=False,
+                maximize=False,
+            )
+        self.has_state = True
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the latest step, for the state in a checkpoint."""
+        return float(self._template.param_groups[0]["lr"])
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        self._template.param_groups[0]["lr"] = rate
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as the `state_dict` of torch's optimizer, in memory of its own."""
+        template = self._template
+        if self.has_state and self._moments:
+            views = {name: self._parameters.views(moment) for name, moment in self._moments.items()}
+            for number, parameter in enumerate(self._parameters.parameters):
+                count = {"step": self._count.clone()} if isinstance(self._settings, Adam) else {}
+                template.state[parameter] = count | {name: of[number].clone() for name, of in views.items()}
+        state = template.state_dict()
+        template.state.clear()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load what `state_dict` returned, in place."""
+        template = self._template
+        template.load_state_dict(state)
+        self.reset(self.learning_rate)
+        if template.state:
+            for name, moment in self._moments.items():
+                saved = [template.state[parameter][name] for parameter in self._parameters.parameters]
+                torch._foreach_copy_(self._parameters.views(moment), saved)
+            if isinstance(self._settings, Adam):
+                self._count.copy_(template.state[self._parameters.parameters[0]]["step"])
+        self.has_state = bool(template.state)
+        template.state.clear()
+
+
+def _torch_optimizer(optimizer: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     if isinstance(optimizer, SGD):
         return torch.optim.SGD(
             parameters,

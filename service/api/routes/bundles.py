@@ -50,7 +50,10 @@ async def download(
         path = folder / f"{experiment_id}.tar"
         writer = BundleWriter(folder)
         await _collect(context, experiment_id, with_checkpoints, writer)
-        await asyncio.to_thread(writer.pack, path, experiment_id, request.app.version)
+        try:
+            await asyncio.to_thread(writer.pack, path, experiment_id, request.app.version)
+        except BundleError as error:
+            raise Unprocessable(f"There is no such bundle: {error}.") from error
         kept = cleaning.pop_all()
     return FileResponse(path, media_type=TAR, filename=path.name, background=BackgroundTask(kept.aclose))
 

@@ -9,9 +9,10 @@ from pydantic import BaseModel, Field
 
 from service.api.context import Context, JobId
 from service.api.filters import JobFilterQuery, Text
-from service.api.http import idempotency
+from service.api.http import idempotency, preconditions
 from service.api.http.auth import AuthorizedClient
 from service.api.http.idempotency import IdempotencyKey
+from service.api.http.preconditions import IfMatch
 from service.api.http.problems import describe
 from service.api.schemas.job import JobDetail, JobView, job_detail, job_url, job_views
 from service.jobs import JobChange, JobRequest
@@ -21,6 +22,10 @@ from service.store.tables import Job
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 log = logging.getLogger(__name__)
 
+TAGGED = {
+    "description": "The job",
+    "headers": {"ETag": {"schema": {"type": "string"}, "description": "of its name, notes and labels, for `If-Match`"}},
+}
 CREATED = {"description": "The job", "headers": {"Location": {"schema": {"type": "string"}}}}
 
 
@@ -89,18 +94,39 @@ async def find(context: Context, query: Annotated[JobsQuery, Query()]) -> JobPag
         return JobPage(data=await job_views(session, found), next_cursor=cursor)
 
 
-@router.get("/{job_id}", operation_id="get_job", responses=describe(401, 404))
-async def show(context: Context, job_id: JobId) -> JobDetail:
+@router.get("/{job_id}", operation_id="get_job", responses=describe(401, 404, answers={200: TAGGED}))
+async def show(context: Context, job_id: JobId, response: Response) -> JobDetail:
     """One job, with its attempts and the history of its states."""
     async with context.database.read() as session:
-        return await job_detail(session, await jobs.get(session, job_id))
+        return _tagged(response, await job_detail(session, await jobs.get(session, job_id)))
 
 
-@router.patch("/{job_id}", operation_id="change_job", responses=describe(400, 401, 403, 404, 413, 415, 422))
-async def change(context: Context, job_id: JobId, wanted: Annotated[JobChange, Body()]) -> JobDetail:
-    """Change the name, the notes or the labels of a job, in any status. Its spec never changes."""
+@router.patch(
+    "/{job_id}",
+    operation_id="change_job",
+    responses=describe(400, 401, 403, 404, 412, 413, 415, 422, answers={200: TAGGED}),
+)
+async def change(
+    context: Context,
+    job_id: JobId,
+    wanted: Annotated[JobChange, Body()],
+    response: Response,
+    if_match: IfMatch = None,
+) -> JobDetail:
+    """Change the name, the notes or the labels of a job, in any status. Its spec never changes.
+
+    With `If-Match`, nothing is changed if another client has changed one of them since the ETag was read: 412.
+    """
     async with context.database.write() as session:
-        return await job_detail(session, await jobs.change(session, job_id, wanted))
+        job = await jobs.get(session, job_id, lock=True)
+        labels = (await jobs.labels(session, [job_id])).get(job_id, {})
+        preconditions.require(if_match, preconditions.etag(job.name, job.notes, labels))
+        return _tagged(response, await job_detail(session, await jobs.change(session, job_id, wanted)))
+
+
+def _tagged(response: Response, job: JobDetail) -> JobDetail:
+    response.headers["ETag"] = preconditions.etag(job.name, job.notes, job.labels)
+    return job
 
 
 @router.delete("/{job_id}", operation_id="delete_job", status_code=204, responses=describe(401, 403, 404, 409))

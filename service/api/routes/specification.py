@@ -1,5 +1,6 @@
 """The specification: the schemas of a job and an experiment, and the terms that responses use."""
 
+import inspect
 from functools import cache
 from typing import Any
 
@@ -11,8 +12,11 @@ from service.experiments.status import ENDED, EXPERIMENT_ACTIONS, ExperimentActi
 from service.jobs import ACTIONS, ACTIVE, TERMINAL, Action, JobRequest, Status
 from worker.architecture import ARCHITECTURES
 from worker.metrics import METRICS, Metric
+from worker.normalizations.none import NoNormalization
+from worker.normalizations.normalization import Replaced
+from worker.normalizations.registry import NORMALIZATIONS
 from worker.recipes import RECIPES
-from worker.spec import DATASET_SIZES, NoNormalization
+from worker.spec import DATASET_SIZES
 
 router = APIRouter(tags=["specification"])
 
@@ -37,6 +41,10 @@ class NormalizationView(BaseModel):
 
     type: str
     description: str
+    needs: str = Field(description="what it needs, such as a warm-up or a least number of values")
+    reference: str = Field(description="publication")
+    replaces: list[Replaced] = Field(description="what it replaces besides the normalization layer")
+    distributed: bool = Field(description="whether a job may have several workers")
     parameters: dict[str, Any]
 
 
@@ -99,8 +107,6 @@ def _specification() -> SpecificationView:
     for name, field in JobRequest.model_fields.items():
         if field.default_factory is not None:
             schema["properties"][name]["default"] = defaults[name]
-    mapping = schema["properties"]["normalization"]["discriminator"]["mapping"]
-    parts = {tag: schema["$defs"][reference.rpartition("/")[2]] for tag, reference in mapping.items()}
     return SpecificationView(
         job=schema,
         experiment=ExperimentRequest.model_json_schema(),
@@ -116,11 +122,19 @@ def _specification() -> SpecificationView:
         ],
         normalizations=[
             NormalizationView(
-                type=tag,
-                description=part.get("description", ""),
-                parameters={name: field for name, field in part["properties"].items() if name != "type"},
+                type=name,
+                description=inspect.getdoc(normalization) or "",
+                needs=normalization.needs,
+                reference=normalization.reference,
+                replaces=list(normalization.replaces),
+                distributed=not normalization.not_distributed,
+                parameters={
+                    parameter: field
+                    for parameter, field in schema["$defs"][normalization.__name__]["properties"].items()
+                    if parameter != "type"
+                },
             )
-            for tag, part in parts.items()
+            for name, normalization in NORMALIZATIONS.items()
         ],
         recipes={str(name): fields for name, fields in RECIPES.items()},
         datasets=[DatasetView(name=name, train=train, test=test) for name, (train, test) in DATASET_SIZES.items()],

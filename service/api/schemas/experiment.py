@@ -20,6 +20,7 @@ from service.experiments.request import ExperimentRequest, PlannedJob, expand
 from service.experiments.runs import Run, Speed
 from service.experiments.statistics import SeedPlan
 from service.experiments.status import ExperimentStatus
+from service.experiments.titles import with_datasets
 from service.jobs import ACTIVE, TERMINAL, Status
 from service.store import Session, experiments, leases
 from service.store import results as stored
@@ -62,6 +63,7 @@ class ExperimentView(BaseModel):
 
     id: str
     name: str
+    title: str = Field(description="display title: the name or the id, with the datasets other than CIFAR-10")
     status: ExperimentStatus
     builtin: StudyName | None
     budget: float
@@ -98,7 +100,7 @@ class PlannedJobView(BaseModel):
 
     coordinates: dict[str, Any] = Field(description="its values of the fields of the grid")
     spec: Annotated[dict[str, Any], AsTrainingSpec()]
-    cost_s: float | None = Field(description="seconds of training; null if no similar job has run")
+    cost_s: float | None = Field(description="seconds of training and evaluation; null if no similar job has run")
 
 
 class CostView(BaseModel):
@@ -264,6 +266,7 @@ def _fields(experiment: Experiment, counted: Mapping[Status, int]) -> dict[str, 
     return {
         "id": experiment.id,
         "name": experiment.name,
+        "title": with_datasets(experiment.name or experiment.id, request.datasets),
         "status": _status(experiment, counted),
         "builtin": request.builtin,
         "budget": request.budget,
@@ -301,18 +304,22 @@ def _status(experiment: Experiment, counted: Mapping[Status, int]) -> Experiment
 def _standing(runs: Sequence[Run], counted: Mapping[Status, int]) -> tuple[float, float | None]:
     """Return the fraction of steps that are done, and the seconds left at the speeds of the workers that train."""
     speeds = [
-        Speed(run.spec["model"], run.spec["batch_size"], run.device, speed / run.spec["num_workers"])
+        Speed(run.spec["model"], run.spec["batch_size"], run.device, speed, evaluation)
         for run in runs
-        if run.device is not None and (speed := _speed(run)) is not None
+        if run.device is not None and (speed := _speed(run, run.spec["num_workers"])) is not None
+        for evaluation in [_eval_speed(run, run.spec["num_workers"])]
     ]
     done: list[float] = []
     left_s: list[float | None] = []
     for run, spec in zip(runs, results.trainings(runs), strict=True):
         share = 1.0 if run.status in TERMINAL else 0.0
         if spec is not None and run.status not in TERMINAL:
-            share = min((run.progress or {}).get("step", 0) / spec.total_steps, 1.0)
-            speed = _speed(run) or costs.images_per_s(spec, speeds)
-            left_s.append(None if speed is None else (1 - share) * costs.images_trained(spec) / speed)
+            progress = run.progress or {}
+            share = min(progress.get("step", 0) / spec.total_steps, 1.0)
+            speed, evaluation = costs.expected_speed(spec, speeds) or (None, None)
+            speed, evaluation = _speed(run) or speed, _eval_speed(run) or evaluation
+            done_already = {"step": progress.get("step", 0), "evaluations": progress.get("evaluations", 0)}
+            left_s.append(None if speed is None else costs.seconds_left(spec, speed, evaluation, **done_already))
         done.append(share)
     busy = sum(counted.get(status, 0) for status in ACTIVE)
     known = [seconds for seconds in left_s if seconds is not None]
@@ -320,6 +327,11 @@ def _standing(runs: Sequence[Run], counted: Mapping[Status, int]) -> tuple[float
     return (sum(done) / len(done) if done else 0.0), eta_s
 
 
-def _speed(run: Run) -> float | None:
+def _speed(run: Run, workers: int = 1) -> float | None:
     speed = (run.progress or {}).get("images_per_s") or run.summary.get("images_per_s", {}).get("last")
-    return speed if speed and speed > 0 else None
+    return speed / workers if speed and speed > 0 else None
+
+
+def _eval_speed(run: Run, workers: int = 1) -> float | None:
+    speed = (run.progress or {}).get("eval_images_per_s")
+    return speed / workers if speed else None

@@ -11,7 +11,7 @@ from pydantic_core import CoreSchema
 
 from service.api.http.prefix import link
 from service.cluster_report import ClusterReport
-from service.experiments import axes
+from service.experiments import axes, costs
 from service.experiments.titles import job_title
 from service.jobs import ACTIVE, Status
 from service.store import Session, checkpoints, events, jobs, leases
@@ -45,7 +45,9 @@ class ProgressView(BaseModel):
     total_steps: int | None = Field(description="total number of optimizer steps")
     images_per_s: float | None
     train_loss: float | None = Field(description="loss of the latest step")
-    eta_s: float | None = Field(description="seconds left at the current speed; null while the job does not run")
+    eta_s: float | None = Field(
+        description="seconds left at the current speed, with evaluations; null while the job does not run"
+    )
 
 
 class MetricSummary(BaseModel):
@@ -121,6 +123,7 @@ class JobView(BaseModel):
     queued_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    duration_s: float = Field(description="seconds that its attempts have run, without the time queued or paused")
     error: ErrorView | None
     progress: ProgressView | None
     summary: dict[str, MetricSummary]
@@ -177,7 +180,8 @@ def progress_of(job: Job) -> ProgressView | None:
     speed = reported.get("images_per_s")
     eta_s = None
     if spec and speed and math.isfinite(speed) and job.status in ACTIVE:
-        eta_s = max(0, spec.total_steps - reported["step"]) * spec.global_batch_size / speed
+        done = {"step": reported["step"], "evaluations": reported.get("evaluations", 0)}
+        eta_s = costs.seconds_left(spec, speed, reported.get("eval_images_per_s"), **done)
     return ProgressView(
         epoch=reported["epoch"],
         epochs=spec.epochs if spec else None,
@@ -189,7 +193,7 @@ def progress_of(job: Job) -> ProgressView | None:
     )
 
 
-def job_fields(job: Job, labels: dict[str, str]) -> dict[str, Any]:
+def job_fields(job: Job, labels: dict[str, str], duration_s: float) -> dict[str, Any]:
     """Return the fields of a `JobView`."""
     url = job_url(job.id)
     return {
@@ -210,6 +214,7 @@ def job_fields(job: Job, labels: dict[str, str]) -> dict[str, Any]:
         "queued_at": job.queued_at,
         "started_at": job.started_at,
         "finished_at": job.finished_at,
+        "duration_s": duration_s,
         "error": job.error,
         "progress": progress_of(job),
         "summary": job.summary,
@@ -224,15 +229,16 @@ def job_fields(job: Job, labels: dict[str, str]) -> dict[str, Any]:
 
 async def job_views(session: Session, found: Sequence[Job]) -> list[JobView]:
     """Return the views of several jobs, without attempts and history."""
-    labels = await jobs.labels(session, [job.id for job in found])
-    return [JobView(**job_fields(job, labels.get(job.id, {}))) for job in found]
+    ids = [job.id for job in found]
+    labels, durations = await jobs.labels(session, ids), await jobs.durations_s(session, ids)
+    return [JobView(**job_fields(job, labels.get(job.id, {}), durations.get(job.id, 0.0))) for job in found]
 
 
 async def job_detail(session: Session, job: Job) -> JobDetail:
     """Return one job with its attempts and its history."""
-    labels = await jobs.labels(session, [job.id])
+    labels, durations = await jobs.labels(session, [job.id]), await jobs.durations_s(session, [job.id])
     return JobDetail(
-        **job_fields(job, labels.get(job.id, {})),
+        **job_fields(job, labels.get(job.id, {}), durations.get(job.id, 0.0)),
         waits_for=await _waits_for(session, job),
         attempts=[_attempt_view(attempt) for attempt in await jobs.attempts(session, job.id)],
         history=[_status_change(event) for event in await events.of_type(session, job.id, "status")],

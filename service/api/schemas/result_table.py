@@ -32,10 +32,11 @@ def cells(results: Results) -> list[Row]:
         "device_s",
     )
     rows = []
+    datasets = _datasets(results)
     for cell in results.cells:
         low, high = cell.interval or (None, None)
         row = cell.model_dump(mode="json") | {"low": low, "high": high}
-        rows.append({name: row[name] for name in kept} | {"jobs": len(cell.jobs), "note": cell.note})
+        rows.append({name: row[name] for name in kept} | {"jobs": len(cell.jobs), "note": cell.note} | datasets)
     return rows
 
 
@@ -45,17 +46,21 @@ def comparisons(results: Results) -> list[Row]:
     for comparison in results.comparisons:
         low, high = comparison.interval or (None, None)
         row = comparison.model_dump(mode="json", exclude={"interval"})
-        rows.append(row | {"low": low, "high": high})
+        rows.append(row | {"low": low, "high": high} | _datasets(results))
     return rows
 
 
 def observations(results: Results) -> list[Row]:
     """Return one row per value that the statistics use."""
     return [
-        {"row": cell.row, "column": cell.column, **value.model_dump()}
+        {"row": cell.row, "column": cell.column, **value.model_dump()} | _datasets(results)
         for cell in results.cells
         for value in cell.values
     ]
+
+
+def _datasets(results: Results) -> Row:
+    return {"datasets": "; ".join(results.datasets)}
 
 
 TABLES: dict[str, Callable[[Results], list[Row]]] = {

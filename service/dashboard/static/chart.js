@@ -1,10 +1,11 @@
 /* A chart: its title, its legend, and a drawing, or the same numbers as a table. */
 
 import { save } from "./api.js";
+import { whole } from "./format.js";
 import { LINES } from "./lines.js";
 import { button } from "./parts.js";
 import { PLOT } from "./plot.js";
-import { idOf, styleOf } from "./series.js";
+import { idOf, swatch } from "./series.js";
 import { url } from "./url.js";
 import { h } from "./view.js";
 
@@ -16,14 +17,10 @@ const PLOTTED = 12;
  * formatY }`. */
 export function chart({ key, title, series, axes, height = 320, note = null, extra = null }) {
   const asTable = url.list("tables").includes(key);
-  const hidden = url.list("hidden");
-  const toggle = (name, value) => {
-    const chosen = url.list(name);
-    url.change(
-      { [name]: (chosen.includes(value) ? chosen.filter((one) => one !== value) : [...chosen, value]).join(",") },
-      { replace: true },
-    );
-  };
+  const hidden = url.all("hidden");
+  const without = (all, value) => (all.includes(value) ? all.filter((one) => one !== value) : [...all, value]);
+  const toggle = (value) => url.change({ hidden: without(hidden, value) }, { replace: true });
+  const toggleTable = () => url.change({ tables: without(url.list("tables"), key).join() }, { replace: true });
   const full = series.filter((one) => one.points.length);
   const shown = full.filter((one) => !hidden.includes(idOf(one)));
   const drawing = full.length > PLOTTED && !axes.categories ? LINES : PLOT;
@@ -45,7 +42,7 @@ export function chart({ key, title, series, axes, height = 320, note = null, ext
         { class: "actions" },
         extra,
         drawing === LINES && !asTable && button("PNG", () => keep(key), { kind: "quiet", icon: "download" }),
-        button(asTable ? "Show as chart" : "Show as table", () => toggle("tables", key), {
+        button(asTable ? "Show as chart" : "Show as table", toggleTable, {
           kind: "quiet",
           "aria-pressed": String(asTable),
         }),
@@ -65,10 +62,10 @@ export function chart({ key, title, series, axes, height = 320, note = null, ext
               key: idOf(one),
               "aria-pressed": String(!hidden.includes(idOf(one))),
               title: "Show or hide",
-              onclick: () => toggle("hidden", idOf(one)),
+              onclick: () => toggle(idOf(one)),
               ...pointing(key, idOf(one)),
             },
-            h("span", { class: "swatch", vars: styleOf(one.colour, one.dash) }),
+            swatch(one),
             one.name,
           ),
         ),
@@ -105,6 +102,7 @@ function table(series, axes) {
   series.forEach((one, n) => one.points.forEach((point) => byX.set(point.x, { ...byX.get(point.x), [n]: point })));
   const rows = [...byX].sort(([a], [b]) => (typeof a === "number" ? a - b : 0));
   const step = Math.max(1, Math.ceil(rows.length / TABLE_ROWS));
+  const shown = rows.filter((_, n) => n % step === 0 || n === rows.length - 1);
   const value = (point) =>
     point?.y === undefined || point.y === null
       ? "–"
@@ -113,6 +111,7 @@ function table(series, axes) {
   return h(
     "div",
     { class: "as-table", key: "table", tabindex: "0", role: "region", "aria-label": `${axes.y} by ${axes.x}` },
+    step > 1 && h("p", { class: "muted" }, `${whole(shown.length)} of ${whole(rows.length)} rows are shown.`),
     h(
       "table",
       {},
@@ -129,16 +128,14 @@ function table(series, axes) {
       h(
         "tbody",
         {},
-        rows
-          .filter((_, n) => n % step === 0 || n === rows.length - 1)
-          .map(([x, points]) =>
-            h(
-              "tr",
-              { key: x },
-              h("th", { class: "number", scope: "row" }, axes.formatX(x)),
-              series.map((_, n) => h("td", { class: "number", key: n }, value(points[n]))),
-            ),
+        shown.map(([x, points]) =>
+          h(
+            "tr",
+            { key: x },
+            h("th", { class: "number", scope: "row" }, axes.formatX(x)),
+            series.map((_, n) => h("td", { class: "number", key: n }, value(points[n]))),
           ),
+        ),
       ),
     ),
   );

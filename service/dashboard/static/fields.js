@@ -140,7 +140,7 @@ function control(field, shared, form) {
     inputmode: numeric,
     autocomplete: "off",
     spellcheck: "false",
-    placeholder: field.kind === "pairs" ? "key:value, key:value" : usual,
+    placeholder: field.kind === "pairs" ? 'key:value, key:"a, b"' : usual,
     value,
     oninput: typed,
     onchange: settled,

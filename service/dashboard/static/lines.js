@@ -3,13 +3,12 @@
 The curves are on one canvas; the highlighted curve and its name are on a second one above it. */
 
 import { throttled } from "./resource.js";
-import { COLOURS, idOf, resolved } from "./series.js";
+import { colourOf, dashOf, idOf, resolved } from "./series.js";
 import { onTheme } from "./themes.js";
 
 const REDRAW_MS = 250;
 const MARGIN = { left: 56, right: 14, top: 10, bottom: 42 };
 const NEAR_PX = 24;
-const DASHES = [[], [6, 4], [2, 3], [7, 3, 2, 3], [12, 4]];
 
 /** The hook of a view that draws `series` within `axes`. */
 export const LINES = {
@@ -64,7 +63,7 @@ const changed = (a, b) =>
   a.axes.logX !== b.axes.logX ||
   a.axes.logY !== b.axes.logY ||
   a.axes.x !== b.axes.x ||
-  a.series.some((one, n) => one.points !== b.series[n].points || one.colour !== b.series[n].colour);
+  a.series.some((one, n) => ["points", "colour", "dash"].some((part) => one[part] !== b.series[n][part]));
 
 /** The range of the axes: that of all points, with a margin. */
 export function extent(series, { logX, logY, fromZero }) {
@@ -137,7 +136,7 @@ function draw(element) {
   frame(pen, element, { range, axes, place, width, height });
   const colours = new Map();
   for (const one of series) {
-    const name = `series-${(one.colour % COLOURS) + 1}`;
+    const name = colourOf(one);
     if (!colours.has(name)) colours.set(name, resolved(element, name));
     pen.strokeStyle = colours.get(name);
     pen.lineWidth = series.length > 60 ? 1 : 1.5;
@@ -162,7 +161,8 @@ function placing({ x, y }, { logX, logY }, width, height) {
   };
 }
 
-function line(pen, { points, dash, colour }, place) {
+function line(pen, one, place) {
+  const { points } = one;
   const width = pen.lineWidth;
   if (points.some((point) => point.low !== undefined)) band(pen, points, place);
   if (points[0]?.raw !== undefined) {
@@ -172,7 +172,7 @@ function line(pen, { points, dash, colour }, place) {
     pen.globalAlpha = 1;
   }
   pen.lineWidth = width;
-  pen.setLineDash(DASHES[(dash ?? Math.floor(colour / COLOURS)) % DASHES.length]);
+  pen.setLineDash(dashOf(one));
   path(pen, points, "y", place);
   pen.setLineDash([]);
 }
@@ -267,14 +267,14 @@ function highlightLine(element, pointed) {
   element.tip.hidden = !pointed?.at;
   if (!pointed || !element.place) return;
   for (const one of pointed.one) {
-    pen.strokeStyle = resolved(element, `series-${(one.colour % COLOURS) + 1}`);
+    pen.strokeStyle = resolved(element, colourOf(one));
     pen.lineWidth = 2.5;
     line(pen, one, element.place);
   }
   if (!pointed.at) return;
   const { axes } = element.drawn;
   const [x, y] = [element.place.x(pointed.at.x), element.place.y(pointed.at.y)];
-  pen.fillStyle = resolved(element, `series-${(pointed.one[0].colour % COLOURS) + 1}`);
+  pen.fillStyle = resolved(element, colourOf(pointed.one[0]));
   pen.beginPath();
   pen.arc(x, y, 4, 0, 2 * Math.PI);
   pen.fill();

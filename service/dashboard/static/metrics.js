@@ -83,8 +83,7 @@ export const COLUMNS = {
   labels: { head: "Labels", cell: labelTags },
   duration: {
     head: "Took",
-    cell: (job) =>
-      job.started_at && job.finished_at ? duration((new Date(job.finished_at) - new Date(job.started_at)) / 1000) : "–",
+    cell: (job) => (job.finished_at && job.duration_s ? duration(job.duration_s) : "–"),
     number: true,
   },
   created: {

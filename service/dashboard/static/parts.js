@@ -1,5 +1,6 @@
 /* The components of pages. */
 
+import { cut } from "./format.js";
 import { shape } from "./status.js";
 import { h } from "./view.js";
 
@@ -172,6 +173,12 @@ export function facts(entries, props = {}) {
       h("div", { key: name }, h("dt", {}, name), h("dd", { title: title ?? null }, value)),
     ),
   );
+}
+
+/** A name whose head is truncated where it is long. */
+export function shortened(name) {
+  const [head, tail] = cut(name);
+  return [h("span", { class: tail ? "truncated head" : "truncated" }, head), tail];
 }
 
 /** Tabs, chosen by the address. `options` are `[value, text]`. */

@@ -1,7 +1,7 @@
 /* A chart drawn by plotly.js, which is loaded with the first chart. */
 
 import { throttled } from "./resource.js";
-import { COLOURS, DASHES, idOf, resolved } from "./series.js";
+import { colourOf, dashOf, idOf, resolved, symbolOf } from "./series.js";
 import { onTheme } from "./themes.js";
 
 const REDRAW_MS = 500;
@@ -103,14 +103,17 @@ function traces(element) {
   const place = (x, n) =>
     axes.categories.indexOf(x) + (n - (series.length - 1) / 2) * Math.min(0.08, 0.6 / series.length);
   return series.flatMap((one, n) => {
-    const name = `series-${(one.colour % COLOURS) + 1}`;
+    const name = colourOf(one);
     const colour = resolved(element, name);
     const x = one.points.map((point) => (axes.categories ? place(point.x, n) : point.x));
     const of = (part) => one.points.map((point) => point[part] ?? null);
     const line = {
       color: colour,
       width: 2,
-      dash: DASHES[(one.dash ?? Math.floor(one.colour / COLOURS)) % DASHES.length],
+      dash:
+        dashOf(one)
+          .map((length) => `${length}px`)
+          .join() || "solid",
     };
     const shared = { type: "scatter", x, hoverinfo: "skip", showlegend: false, mode: "lines", connectgaps: false };
     const found = [];
@@ -158,7 +161,7 @@ function traces(element) {
       marker: {
         size: 7,
         color: colour,
-        symbol: ["circle", "square", "diamond", "triangle-up", "cross", "x"][one.colour % 6],
+        symbol: symbolOf(one),
       },
       hoverinfo: "text",
       text,

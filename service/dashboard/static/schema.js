@@ -4,6 +4,7 @@ A field is `{ path, kind, label, help, fallback, options, required }`; its path,
 A field without a text is left out of the request, so that a recipe or the default of the service fills it. */
 
 import { plain } from "./format.js";
+import { labelsOf, labelsText } from "./labels.js";
 import { isObject, listOf, listText, parseJson, valueAt, withValue } from "./request.js";
 
 /** The fields of a part of a schema. `chosen(path)` is the text of a field, which decides the type of a union; `recipe`
@@ -137,9 +138,7 @@ export function textAt(request, path) {
   if (Array.isArray(value)) return path.startsWith("grid.") ? listText(value) : value.join(", ");
   if (!isObject(value)) return typeof value === "string" ? value : JSON.stringify(value);
   if (!/(^|\.)labels$/.test(path)) return "on";
-  return Object.entries(value)
-    .map((pair) => pair.join(":"))
-    .join(", ");
+  return labelsText(value);
 }
 
 /** The request after the text of one of `fields` has changed. */
@@ -176,18 +175,7 @@ export function parsed(kind, text) {
   if (kind === "number") return number(text);
   if (kind === "numbers") return text.split(",").map((one) => number(one.trim()));
   if (kind === "flag") return text === "true";
-  if (kind === "pairs")
-    return Object.fromEntries(
-      text
-        .split(",")
-        .map((pair) =>
-          pair
-            .split(/:(.*)/s)
-            .slice(0, 2)
-            .map((one) => one.trim()),
-        )
-        .map(([key, value = ""]) => [key, value]),
-    );
+  if (kind === "pairs") return labelsOf(text);
   return text;
 }
 

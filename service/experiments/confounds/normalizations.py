@@ -5,42 +5,39 @@ import math
 from service.experiments.axes import label
 from service.experiments.confounds.study import Configuration, Finding, Study, check, counted, listed
 from worker.architecture import ARCHITECTURES, FeatureMap
-from worker.spec import (
-    BatchNormalization,
-    GroupNormalization,
-    InstanceNormalization,
-    LayerNormalization,
-    SyncBatchNormalization,
-    TrainingSpec,
-)
+from worker.normalizations.batch import BatchNormalization
+from worker.normalizations.batch_renorm import BatchRenormalization
+from worker.normalizations.grouping import GroupedNormalizationSpec
+from worker.spec import TrainingSpec
 
 
-@check("BatchNorm over one image trains as instance normalization and evaluates as batch normalization.")
+@check("Statistics over the batch are over one image in training, but over many in evaluation.")
 def batch_statistics_at_batch_1(study: Study) -> Finding:
-    def smallest(spec: TrainingSpec) -> int:
-        if isinstance(spec.normalization, SyncBatchNormalization):
-            return spec.global_batch_size
+    def smallest(spec: TrainingSpec) -> int | None:
+        whole = spec.normalization.images_together(spec.batch_size, spec.num_workers)
+        if whole is None or whole > spec.batch_size:
+            return whole
         batches = [spec.batch_size, *([] if spec.drop_last else [spec.dataset.num_train % spec.batch_size])]
-        ghost = _ghost(spec) or spec.batch_size
-        return min(part for batch in batches for part in (batch % ghost, min(batch, ghost)) if part)
+        return min(part for batch in batches for part in (batch % whole, min(batch, whole)) if part)
 
-    alone = [one for one in study if _is_batch(one.spec) and smallest(one.spec) == 1]
+    alone = [one for one in study if smallest(one.spec) == 1]
     if not alone:
         return None
     sizes = listed(sorted({one.spec.batch_size for one in alone}))
+    names = listed(sorted({one.spec.normalization.type for one in alone}))
     return (
-        f"At batch size {sizes} BatchNorm computes statistics over a single image, at every step or in an "
-        "incomplete batch: it trains as instance normalization does, and evaluates with averages over images.",
+        f"At batch size {sizes} the statistics of {names} are over a single image, at every step or in an incomplete "
+        "batch: training normalizes as instance normalization does, and evaluation with averages over images.",
         alone,
     )
 
 
-@check("Training is too short for BatchNorm's running averages to converge.")
+@check("Training is too short for the running averages of a normalization to converge.")
 def running_averages_not_settled(study: Study) -> Finding:
     left = {
-        index: (1 - one.spec.normalization.momentum) ** one.spec.total_steps
+        index: kept**one.spec.total_steps
         for index, one in enumerate(study)
-        if isinstance(one.spec.normalization, BatchNormalization | SyncBatchNormalization)
+        if (kept := one.spec.normalization.kept_per_step(one.spec.batch_size)) is not None
     }
     unsettled = [index for index, share in left.items() if share > _UNSETTLED]
     if not unsettled:
@@ -49,13 +46,31 @@ def running_averages_not_settled(study: Study) -> Finding:
     spec = study[worst].spec
     return (
         f"After the {counted(spec.total_steps, 'step')} at batch size {spec.batch_size}, {100 * left[worst]:.0f} % of "
-        "BatchNorm's running averages still consists of their initial values 0 and 1, and evaluation uses them: "
-        "train longer, or with a larger momentum.",
+        f"the running averages of {spec.normalization.type} still consists of their initial values, and evaluation "
+        "uses them: train longer, or with a larger momentum.",
         [study[index] for index in unsettled],
     )
 
 
 _UNSETTLED = 0.01
+
+
+@check("Training ends before batch renormalization differs from batch normalization.")
+def renormalization_not_started(study: Study) -> Finding:
+    early: list[Configuration] = []
+    parts: list[str] = []
+    for one in study:
+        match one.spec.normalization:
+            case BatchRenormalization(ramp_start=start) if one.spec.total_steps <= start:
+                early.append(one)
+                parts.append(f"{counted(one.spec.total_steps, 'step')} at batch size {one.spec.batch_size}")
+    if not early:
+        return None
+    return (
+        f"Training takes {listed(parts)}, but batch_renorm is batch normalization until step `ramp_start`: give a "
+        "smaller `ramp_start`, `r_ramp_end` and `d_ramp_end`, or train longer.",
+        early,
+    )
 
 
 @check("A ghost batch that is larger than the batch changes nothing.")
@@ -103,7 +118,7 @@ def unequal_channels_per_group(study: Study) -> Finding:
     parts: list[str] = []
     for one in study:
         match one.spec.normalization:
-            case GroupNormalization(num_groups=int(groups)) if groups > 1:
+            case GroupedNormalizationSpec(num_groups=int(groups)) if groups > 1:
                 channels = [m.num_channels // groups for m in ARCHITECTURES[one.spec.model].feature_maps()]
                 if min(channels) < max(channels):
                     uneven.append(one)
@@ -124,7 +139,7 @@ def few_values_per_statistic(study: Study) -> Finding:
     parts: list[str] = []
     for one in study:
         values, layer = min(
-            (_values_per_group(one.spec, m), m.layer) for m in ARCHITECTURES[one.spec.model].feature_maps()
+            (_values_per_statistic(one.spec, m), m.layer) for m in ARCHITECTURES[one.spec.model].feature_maps()
         )
         if values < _FEW_VALUES:
             few.append(one)
@@ -135,22 +150,10 @@ def few_values_per_statistic(study: Study) -> Finding:
     return f"Statistics are over as few as {listed(parts)}: as noisy as those of a small batch.", few
 
 
-def _values_per_group(spec: TrainingSpec, feature_map: FeatureMap) -> float:
+def _values_per_statistic(spec: TrainingSpec, feature_map: FeatureMap) -> float:
     """Return the number of values in a statistic of one image; infinite without such a statistic."""
-    match spec.normalization:
-        case GroupNormalization() as groups:
-            channels = feature_map.num_channels // groups.groups(feature_map.num_channels)
-        case LayerNormalization():
-            channels = feature_map.num_channels
-        case InstanceNormalization():
-            channels = 1
-        case _:
-            return math.inf
-    return channels * feature_map.size**2
-
-
-def _is_batch(spec: TrainingSpec) -> bool:
-    return isinstance(spec.normalization, BatchNormalization | SyncBatchNormalization)
+    channels = spec.normalization.channels_together(feature_map.num_channels)
+    return math.inf if channels is None else channels * feature_map.size**2
 
 
 def _ghost(spec: TrainingSpec) -> int:
@@ -162,6 +165,7 @@ def _ghost(spec: TrainingSpec) -> int:
 CHECKS = (
     batch_statistics_at_batch_1,
     running_averages_not_settled,
+    renormalization_not_started,
     ghost_batch_larger_than_batch,
     partial_ghost_batch,
     partial_last_batch,

@@ -54,7 +54,7 @@ async def app(settings: Settings) -> AsyncIterator[FastAPI]:
 
 @pytest.fixture
 async def http(app: FastAPI) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(transport=ASGITransport(app), base_url="http://normlab") as http:
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://localhost") as http:
         yield http
 
 

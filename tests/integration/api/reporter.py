@@ -57,9 +57,12 @@ class Reporter:
         )
         return self.job
 
-    async def metrics(self, kind: Any, epoch: int, step: int, **values: float) -> None:
+    async def metrics(
+        self, kind: Any, epoch: int, step: int, *, eval_images_per_s: float | None = None, **values: float
+    ) -> None:
         """Report a row of metrics."""
-        await self.report(Metrics(kind=kind, epoch=epoch, step=step, values=values))
+        row = Metrics(kind=kind, epoch=epoch, step=step, values=values, eval_images_per_s=eval_images_per_s)
+        await self.report(row)
 
     async def progress(self, step: int, **values: Any) -> None:
         """Report the progress."""

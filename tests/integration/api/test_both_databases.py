@@ -37,8 +37,8 @@ async def replicas(settings: Settings) -> AsyncIterator[list[FastAPI]]:
 async def clients(replicas: list[FastAPI]) -> AsyncIterator[list[AsyncClient]]:
     transports = [ASGITransport(app) for app in replicas]
     async with (
-        AsyncClient(transport=transports[0], base_url="http://one") as one,
-        AsyncClient(transport=transports[1], base_url="http://two") as two,
+        AsyncClient(transport=transports[0], base_url="http://one.localhost") as one,
+        AsyncClient(transport=transports[1], base_url="http://two.localhost") as two,
     ):
         yield [one, two]
 

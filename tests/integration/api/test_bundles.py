@@ -29,7 +29,7 @@ async def elsewhere(tmp_path: Path) -> AsyncIterator[AsyncClient]:
     settings = Settings(home=tmp_path / "elsewhere", port=0)
     app = create_app(settings)
     await migrate.upgrade(app.state.services.database)
-    http = AsyncClient(transport=ASGITransport(app), base_url="http://elsewhere")
+    http = AsyncClient(transport=ASGITransport(app), base_url="http://elsewhere.localhost")
     async with app.router.lifespan_context(app), http:
         yield http
 

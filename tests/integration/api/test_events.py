@@ -275,7 +275,7 @@ async def test_progress_is_sent_when_it_changes_and_has_no_id(
         "total_steps": 100,
         "images_per_s": 10.0,
         "train_loss": 2.5,
-        "eta_s": 95 * 2 / 10.0,
+        "eta_s": 95 * 2 / 10.0 + 10 * 2000 / (3 * 10.0),
     }
     assert (seen[1].data["train_loss"], seen[1].data["eta_s"]) == (None, None)
     assert all(m.id is None for m in seen)

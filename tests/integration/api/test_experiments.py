@@ -65,9 +65,10 @@ async def test_a_dry_run_knows_the_cost_of_what_is_like_something_that_ran(
     await submit(http, grid={"normalization": [{"type": "batch"}], "batch_size": [4]})
     await reporter.start()
     await reporter.metrics("train", 1, 10, images_per_s=1000.0)
+    await reporter.metrics("eval", 1, 10, eval_images_per_s=2000.0, test_error=0.5)
     await reporter.heartbeat({"ray": {"status": "connected"}, "slots": {"total": 2, "busy": 0, "free": 2}})
     preview = (await http.post("/v1/experiments?dry_run=true", json=BODY)).json()
-    seconds = 10 * 50_000 / 1000
+    seconds = 10 * 50_000 / 1000 + 10 * 10_000 / 2000
     assert {job["cost_s"] for job in preview["jobs"]} == {seconds}
     assert (preview["cost"]["device_s"], preview["cost"]["slots"]) == (4 * seconds, 2)
     assert preview["cost"]["elapsed_s"] == 2 * seconds
@@ -198,7 +199,11 @@ async def test_an_experiment_shows_its_progress(http: AsyncClient, reporter: Rep
     experiment = (await http.get(f"/v1/experiments/{id_}")).json()
     assert (experiment["status"], experiment["counts"]) == ("running", {"succeeded": 1, "running": 1})
     assert experiment["progress"] == (1 + 25 / 100) / 2
-    assert experiment["eta_s"] == pytest.approx(75 * 4 / 10)
+    assert experiment["eta_s"] == pytest.approx(75 * 4 / 10 + 10 * 2000 / 30), "evaluations are forward passes"
+    await reporter.metrics("eval", 2, 20, eval_images_per_s=500.0, test_error=0.5)
+    await reporter.progress(25, images_per_s=10.0)
+    experiment = (await http.get(f"/v1/experiments/{id_}")).json()
+    assert experiment["eta_s"] == pytest.approx(75 * 4 / 10 + 8 * 2000 / 500)
     await reporter.finish()
     experiment = (await http.get(f"/v1/experiments/{id_}")).json()
     assert (experiment["status"], experiment["progress"], experiment["eta_s"]) == ("finished", 1, None)

@@ -21,6 +21,7 @@ from service.version import normlab_version
 from tests.integration.api.reporter import Reporter
 from tests.integration.api.test_jobs import BODY, submit
 from worker.architecture import ARCHITECTURES
+from worker.normalizations.registry import NORMALIZATIONS
 from worker.recipes import RECIPES
 
 pytestmark = pytest.mark.anyio
@@ -285,6 +286,12 @@ async def test_the_specification_says_what_a_job_may_be(http: AsyncClient) -> No
     parameters = {entry["type"]: set(entry["parameters"]) for entry in specification["normalizations"]}
     assert parameters["group"] == {"num_groups", "channels_per_group", "eps", "affine"}
     assert parameters["none"] == set()
+    offered = {entry["type"]: entry for entry in specification["normalizations"]}
+    assert list(offered) == list(NORMALIZATIONS)
+    for name, normalization in NORMALIZATIONS.items():
+        assert (offered[name]["needs"], offered[name]["reference"]) == (normalization.needs, normalization.reference)
+        assert offered[name]["replaces"] == list(normalization.replaces)
+        assert offered[name]["distributed"] == (not normalization.not_distributed)
     assert specification["recipes"].keys() == RECIPES.keys()
     assert specification["recipes"]["labml"]["batch_size"] == 64
     assert {"name": "cifar10", "train": 50_000, "test": 10_000} in specification["datasets"]
@@ -320,7 +327,7 @@ async def test_replicas_report_the_same_values(
     replica = create_app(settings)
     async with (
         replica.router.lifespan_context(replica),
-        AsyncClient(transport=ASGITransport(replica), base_url="http://normlab") as other,
+        AsyncClient(transport=ASGITransport(replica), base_url="http://localhost") as other,
     ):
         job = await submit(http)
         await reporter.start()

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ from httpx2 import ASGITransport, AsyncClient
 
 from service.app import create_app
 from service.settings import Settings
-from service.store import Database
+from service.store import Database, jobs
 from service.store.tables import Job
 from tests.integration.api.reporter import Reporter
 from worker.events import Failure
+from worker.normalizations.registry import NORMALIZATIONS
 
 pytestmark = pytest.mark.anyio
 
@@ -83,8 +85,12 @@ async def test_a_job_lists_its_attempts(http: AsyncClient, reporter: Reporter) -
         "total_steps": 100,
         "images_per_s": 50.0,
         "train_loss": 2.0,
-        "eta_s": (100 - 25) * 2 / 50.0,
+        "eta_s": (100 - 25) * 2 / 50.0 + 8 * 2000 / (3 * 50.0),
     }
+    await reporter.metrics("eval", 10, 100, test_error=0.7, eval_images_per_s=400.0)
+    await reporter.progress(25, images_per_s=50.0)
+    job = (await http.get(f"/v1/jobs/{id_}")).json()
+    assert job["progress"]["eta_s"] == (100 - 25) * 2 / 50.0 + 8 * 2000 / 400.0
     await reporter.lose()
     await reporter.start(resumed_from_step=20)
     await reporter.finish()
@@ -125,7 +131,7 @@ async def test_a_failed_job_says_why_and_where(http: AsyncClient, reporter: Repo
         ({"batch_size": 0}, "/batch_size", "batch_size is 0: .*greater than or equal to 1"),
         ({"batch_size": "two"}, "/batch_size", "batch_size is 'two': .*integer"),
         ({"model": "resnet1000"}, "/model", "resnet1000.*resnet20.*vgg"),
-        ({"normalization": {"type": "groop"}}, "/normalization/type", "groop.*one of batch, sync_batch, layer, .*none"),
+        ({"normalization": {"type": "groop"}}, "/normalization/type", f"groop.*one of {', '.join(NORMALIZATIONS)}"),
         ({"normalization": {"num_groups": 2}}, "/normalization/type", "type is required: give one of batch"),
         ({"normalization": {"type": "group", "num_groups": 7}}, "/normalization/num_groups", "7.*stem_norm.*1, 2, 4"),
         ({"normalization": {"type": "batch", "eps": -1}}, "/normalization/eps", "eps is -1: .*greater than 0"),
@@ -181,7 +187,7 @@ async def test_a_key_cannot_be_used_for_another_body(http: AsyncClient) -> None:
 async def test_the_same_key_given_to_two_replicas_at_once_makes_one_job(settings: Settings) -> None:
     apps = [create_app(settings) for _ in range(2)]
     async with apps[0].router.lifespan_context(apps[0]), apps[1].router.lifespan_context(apps[1]):
-        replicas = [AsyncClient(transport=ASGITransport(app), base_url="http://normlab") for app in apps]
+        replicas = [AsyncClient(transport=ASGITransport(app), base_url="http://localhost") for app in apps]
         answers = await asyncio.gather(
             *(replicas[i % 2].post("/v1/jobs", json=BODY, headers={"Idempotency-Key": "k"}) for i in range(10))
         )
@@ -433,6 +439,45 @@ async def test_a_change_that_cannot_be_is_refused_and_changes_nothing(
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["pointer"] == pointer
     assert (await http.get(f"/v1/jobs/{id_}")).json() == before
+
+
+async def test_a_job_took_the_time_of_its_attempts(http: AsyncClient, reporter: Reporter) -> None:
+    id_ = await submit(http)
+    assert (await http.get(f"/v1/jobs/{id_}")).json()["duration_s"] == 0
+    for end in (reporter.lose, reporter.finish):
+        await reporter.start()
+        await end()
+    async with reporter.database.write() as session:
+        for attempt, seconds in zip(await jobs.attempts(session, id_), (10, 5), strict=True):
+            attempt.started_at -= timedelta(days=1)
+            attempt.ended_at = attempt.started_at + timedelta(seconds=seconds)
+    [listed] = (await http.get("/v1/jobs")).json()["data"]
+    assert (listed["duration_s"], (await http.get(f"/v1/jobs/{id_}")).json()["duration_s"]) == (15, 15)
+
+
+async def test_a_change_of_what_somebody_else_has_changed_is_refused(http: AsyncClient) -> None:
+    id_ = await submit(http, name="first")
+    path, read = f"/v1/jobs/{id_}", (await http.get(f"/v1/jobs/{id_}")).headers["ETag"]
+    first = await http.patch(path, json={"notes": "mine"}, headers={"If-Match": f'"other", {read}'})
+    assert (first.status_code, first.headers["ETag"]) == (200, (await http.get(path)).headers["ETag"])
+    for stale in (read, f"W/{first.headers['ETag']}", ""):
+        second = await http.patch(path, json={"notes": "theirs"}, headers={"If-Match": stale})
+        assert (second.status_code, second.json()["title"]) == (412, "Changed meanwhile")
+        assert f"If-Match is {stale}" in second.json()["detail"]
+    assert (await http.get(path)).json()["notes"] == "mine"
+    for current in ({}, {"If-Match": "*"}, {"If-Match": first.headers["ETag"]}):
+        assert (await http.patch(path, json={"notes": "mine"}, headers=current)).status_code == 200
+
+
+async def test_the_etag_of_a_job_is_of_what_can_be_changed(http: AsyncClient, reporter: Reporter) -> None:
+    id_ = await submit(http)
+    read = (await http.get(f"/v1/jobs/{id_}")).headers["ETag"]
+    await reporter.start()
+    await reporter.finish()
+    assert (await http.get(f"/v1/jobs/{id_}")).headers["ETag"] == read
+    bodies = ({"name": "a"}, {"notes": "a"}, {"labels": {"a": "a"}})
+    changed = [(await http.patch(f"/v1/jobs/{id_}", json=body)).headers["ETag"] for body in bodies]
+    assert len({read, *changed}) == 4
 
 
 async def test_jobs_are_listed_by_a_metric(http: AsyncClient, reporter: Reporter) -> None:

@@ -173,7 +173,7 @@ async def closed(settings: Settings) -> AsyncIterator[AsyncClient]:
     app = create_app(Settings(home=settings.home, api_tokens=SecretStr(TOKENS)))
     async with (
         app.router.lifespan_context(app),
-        AsyncClient(transport=ASGITransport(app), base_url="http://normlab") as http,
+        AsyncClient(transport=ASGITransport(app), base_url="http://localhost") as http,
     ):
         yield http
 
@@ -239,10 +239,32 @@ async def test_idempotency_keys_are_each_clients_own(settings: Settings) -> None
     app = create_app(Settings(home=settings.home, api_tokens=SecretStr("alice:alices-token,carol:carols-token")))
     async with (
         app.router.lifespan_context(app),
-        AsyncClient(transport=ASGITransport(app), base_url="http://normlab") as http,
+        AsyncClient(transport=ASGITransport(app), base_url="http://localhost") as http,
     ):
         made = {
             (await http.post("/v1/jobs", json=BODY, headers=bearer(token) | {"Idempotency-Key": "k"})).json()["id"]
             for token in ("alices-token", "carols-token", "alices-token")
         }
     assert len(made) == 2
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/experiments"])
+async def test_of_many_invalid_fields_some_are_listed(http: AsyncClient, path: str) -> None:
+    """Explaining each of them once took minutes, in which the service did not answer."""
+    many = {f"k{number}": 0 for number in range(20_000)}
+    answer = await http.post(path, json={"base": many, "grid": {"seed": list(range(1000))}, **many})
+    assert_problem(answer, 422)
+    assert len(answer.json()["errors"]) == 50
+    answer = await http.post("/v1/experiments", json={"base": many, "grid": {"seed": list(range(1000))}})
+    assert_problem(answer, 422)
+    assert len(answer.json()["errors"]) == 50
+
+
+@pytest.mark.parametrize("labels", [{"a\0": "x"}, {"a": "x\0"}, {"a\ud800": "x"}])
+async def test_a_label_that_a_database_would_change_is_refused(http: AsyncClient, labels: dict[str, str]) -> None:
+    job = await submit(http)
+    for answer in (
+        await http.post("/v1/jobs", content=json.dumps(BODY | {"labels": labels}), headers=JSON),
+        await http.patch(f"/v1/jobs/{job}", content=json.dumps({"labels": labels}), headers=JSON),
+    ):
+        assert_problem(answer, 422)

@@ -158,7 +158,7 @@ async def test_a_failed_job_is_without_value_until_its_retry_has_one(http: Async
 async def test_the_budget_and_the_subset_are_part_of_the_results(http: AsyncClient) -> None:
     id_ = await submit(http, budget=0.25)
     found = await results(http, f"/v1/experiments/{id_}/results")
-    assert (found["budget"], found["datasets"]) == (0.25, ["cifar10 (train_limit 25000)"])
+    assert (found["budget"], found["datasets"]) == (0.25, ["cifar10 (train_limit 25000, test_limit 5000)"])
 
 
 async def test_any_jobs_make_results(http: AsyncClient, reporter: Reporter) -> None:

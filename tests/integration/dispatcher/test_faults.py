@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.ray]
 TICKS_OF_A_WAITING_PROCESS = 10
 
 
-@pytest.mark.parametrize("part", ["training process", "actor"])
+@pytest.mark.parametrize("part", ["training process", pytest.param("actor", marks=pytest.mark.faults)])
 async def test_a_killed_worker_costs_the_job_what_came_after_its_last_checkpoint(stack: Any, part: str) -> None:
     job_id = await stack.submit(**STUDY)
     training = await stack.training_process(job_id)
@@ -56,6 +56,7 @@ async def test_an_attempt_goes_on_while_its_dispatcher_is_killed_and_replaced(st
     await stack.assert_as_if_undisturbed(job_id, **STUDY)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("stack", [{"DISPATCHER_LEASE_S": 2}], indirect=True)
 async def test_a_standby_dispatcher_takes_over_and_until_then_touches_nothing(stack: Any) -> None:
     async def holder() -> str | None:
@@ -81,6 +82,7 @@ async def test_a_standby_dispatcher_takes_over_and_until_then_touches_nothing(st
     assert (await stack.wait(await stack.submit(epochs=1))).status is Status.SUCCEEDED
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("part", ["training process", "actor"])
 @pytest.mark.parametrize("stack", [{"WORKER_LEASE_S": 3, "WARM_WORKERS": 2}], indirect=True)
 async def test_a_frozen_worker_loses_its_job_to_another(stack: Any, part: str) -> None:
@@ -99,6 +101,7 @@ async def test_a_frozen_worker_loses_its_job_to_another(stack: Any, part: str) -
     assert set(Counter((row.kind, row.step) for row in await stack.rows(job_id)).values()) == {1}
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("stack", [{"WORKER_LEASE_S": 2}], indirect=True)
 async def test_a_worker_nobody_polls_gives_its_attempt_up(stack: Any) -> None:
     job_id = await stack.submit(epochs=200)
@@ -124,6 +127,7 @@ async def test_a_worker_nobody_polls_gives_its_attempt_up(stack: Any) -> None:
     assert (await stack.wait(job_id)).status is Status.CANCELLED
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("stack", [{"MAX_LOST": 2}], indirect=True)
 async def test_a_job_that_keeps_losing_its_workers_fails(stack: Any) -> None:
     job_id = await stack.submit(epochs=200, checkpoint={"every_epochs": 200})

@@ -39,6 +39,7 @@ async def said(stack: Any, sentence: str) -> None:
     await stack.until(there, f"the dispatcher to say: {sentence}")
 
 
+@pytest.mark.faults
 async def test_an_outage_of_the_store_only_delays_a_job(stack: Any, s3_server: S3Server) -> None:
     # Long enough not to end during the outage.
     job_id = await stack.submit(epochs=12, batch_size=32, dataset=SMALL | {"train_limit": 256})

@@ -31,7 +31,14 @@ async def test_two_workers_train_a_job_and_the_attempt_names_both(stack: Any) ->
     assert await stack.history(job_id) == ["queued", "starting", "running", "succeeded"]
 
 
-@pytest.mark.parametrize(("rank", "part"), [(0, "training process"), (1, "training process"), (1, "actor")])
+@pytest.mark.parametrize(
+    ("rank", "part"),
+    [
+        pytest.param(0, "training process", marks=pytest.mark.faults),
+        (1, "training process"),
+        pytest.param(1, "actor", marks=pytest.mark.faults),
+    ],
+)
 async def test_the_death_of_one_costs_the_job_what_came_after_its_last_checkpoint(
     stack: Any, rank: int, part: str
 ) -> None:
@@ -53,6 +60,7 @@ async def test_the_death_of_one_costs_the_job_what_came_after_its_last_checkpoin
     await stack.assert_as_if_undisturbed(job_id, **STUDY)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("stack", [{"WORKER_LEASE_S": 3, "WARM_WORKERS": 2}], indirect=True)
 async def test_a_frozen_worker_costs_the_others_their_attempt_and_nothing_more(stack: Any) -> None:
     job_id = await stack.submit(**STUDY)
@@ -71,6 +79,7 @@ async def test_a_frozen_worker_costs_the_others_their_attempt_and_nothing_more(s
     assert set(Counter((row.kind, row.step) for row in await stack.rows(job_id)).values()) == {1}
 
 
+@pytest.mark.faults
 async def test_it_goes_on_while_its_dispatcher_is_replaced(stack: Any) -> None:
     job_id = await stack.submit(**STUDY)
     await stack.wait_for_step(job_id, 5)
@@ -83,6 +92,7 @@ async def test_it_goes_on_while_its_dispatcher_is_replaced(stack: Any) -> None:
     await stack.assert_as_if_undisturbed(job_id, **STUDY)
 
 
+@pytest.mark.faults
 async def test_a_dispatcher_that_finds_a_part_of_it_ends_that_and_queues_the_job_again(stack: Any) -> None:
     job_id = await stack.submit(**STUDY | {"epochs": 40})
     first, second = await stack.training_processes(job_id)

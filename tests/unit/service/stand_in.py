@@ -163,6 +163,7 @@ def a_job(**fields: Any) -> Json:
         "progress": None,
         "summary": {},
         "attempts": [],
+        "duration_s": 0.0,
         "history": [],
     }
     job |= fields

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from service.experiments.statistics import Observation, analyse
-from service.report import as_html, as_markdown, compose
+from service.report import as_html, as_markdown, compose, tables
 from service.report.document import DataTable, Document, Listing, Paragraph, Section
 from service.report.figure import figure
 
@@ -76,7 +76,13 @@ VALUES = {
 
 def experiment(**changed: Any) -> dict[str, Any]:
     request = {"base": {"recipe": "wu-he"}, "grid": {"batch_size": [32, 2]}, "seeds": None}
-    return {"id": "exp_1", "name": "the paper's", "budget": 1.0, "request": request} | changed
+    return {
+        "id": "exp_1",
+        "name": "the paper's",
+        "title": "the paper's [synthetic]",
+        "budget": 1.0,
+        "request": request,
+    } | changed
 
 
 def job(job_id: str, **changed: Any) -> dict[str, Any]:
@@ -107,6 +113,13 @@ def test_what_is_resolved_is_said_first_with_its_interval_and_p(report: Any) -> 
     assert "n = 3" in found
     assert "1 of 2 comparisons are not resolved" in found
     assert "The effect of normalization depends on batch\\_size (F =" in found
+
+
+def test_the_title_the_findings_and_the_figure_name_the_dataset(report: Any) -> None:
+    text = report()
+    assert text.startswith("# the paper's \\[synthetic\\]\n")
+    assert "Images: synthetic." in text.split("## Findings")[1].split("##")[0]
+    assert "Images: synthetic." in as_markdown(tables(results_of(VALUES, name=None)))
 
 
 def test_without_two_common_seeds_it_says_that_nothing_is_compared(report: Any) -> None:
@@ -217,7 +230,7 @@ def test_the_figure_is_well_formed_and_shows_every_mean_and_interval() -> None:
     # Two means per row and one in the legend: circles in the first row, squares in the second; one interval each.
     assert (shapes.count("circle"), shapes.count("rect"), shapes.count("path")) == (3, 3, 4)
     texts = [element.text for element in root.iter() if element.tag.endswith("text")]
-    assert {"32", "2", "batch", "group", "Test error (%)", "batch_size"} <= set(texts)
+    assert {"32", "2", "batch", "group", "Test error (%)", "batch_size (synthetic)"} <= set(texts)
 
 
 def test_higher_errors_are_drawn_higher() -> None:

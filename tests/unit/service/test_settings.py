@@ -251,3 +251,9 @@ def test_every_process_refuses_what_is_not_valid_with_a_sentence(
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.removeprefix("normlab: ").startswith(reason)
     assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("given", ["http://lab.example", "lab.example:80", "a lab", "lab..example", "*.example"])
+def test_allowed_hosts_are_names(given: str) -> None:
+    with pytest.raises(ValidationError, match="NORMLAB_ALLOWED_HOSTS has the entry"):
+        Settings(allowed_hosts=f"localhost,{given}")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from service.api.http.field_problems import FieldProblem, field_problems
 from service.jobs import JobRequest
 from service.validation import locate, shown
-from worker.spec import Normalization
+from worker.normalizations.registry import Normalization
 
 
 class Grid(BaseModel):

@@ -9,7 +9,7 @@ import { advance } from "../live.js";
 import { metricsOf } from "../metrics.js";
 import { choice, emptyState, linkButton, notice, picker, problemNotice } from "../parts.js";
 import { Resource } from "../resource.js";
-import { styleOf } from "../series.js";
+import { swatch } from "../series.js";
 import { statusMark } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
@@ -53,7 +53,7 @@ export default function comparePage(shell) {
   const nameOf = (job, all) => {
     const names = all.map(({ job: one }) => {
       const twins = one.name && all.filter((other) => other.job.name === one.name).length > 1;
-      return twins ? `${one.name}, seed ${one.spec.seed}` : one.title;
+      return twins ? `${one.title}, seed ${one.spec.seed}` : one.title;
     });
     return distinct(names)[all.findIndex((one) => one.job.id === job.id)];
   };
@@ -62,8 +62,8 @@ export default function comparePage(shell) {
     return all.map(({ job }, n) =>
       h(
         "th",
-        { key: job.id, scope: "col", vars: styleOf(n), ...pointing("curves", job.id) },
-        h("span", { class: "swatch", "aria-hidden": "true" }),
+        { key: job.id, scope: "col", ...pointing("curves", job.id) },
+        swatch({ colour: n }),
         h("a", { href: `/jobs/${job.id}` }, nameOf(job, all)),
         " ",
         all.length > 2 &&
@@ -256,8 +256,10 @@ export default function comparePage(shell) {
             ? problemNotice(compared.problem, () => compared.reload())
             : h("div", { class: "empty", "aria-busy": "true" }, "Reading the jobs…"),
         ];
+      const datasets = [...new Set(all.map(({ job }) => job.spec.dataset.name))];
       return [
         heading,
+        h("p", { class: "muted", key: "images" }, `Images: ${datasets.join(", ")}.`),
         url.list("jobs").length > MOST &&
           notice("warn", null, `The first ${MOST} of ${url.list("jobs").length} jobs are shown.`),
         compared.problem && problemNotice(compared.problem, () => compared.reload()),

@@ -56,7 +56,7 @@ export function comparisonsCard(results, metric) {
           { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "Comparisons" },
           h(
             "table",
-            { class: "compact" },
+            { class: "compact differences" },
             h(
               "thead",
               {},

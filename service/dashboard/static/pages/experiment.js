@@ -198,6 +198,7 @@ export default function experimentPage(shell, id) {
     return chart({
       key: "figure",
       title: `${metricName(metric()).replace(/^./, (c) => c.toUpperCase())} by ${it.columns.field.replaceAll("_", " ")}`,
+      note: it.datasets.join(", "),
       series,
       axes: {
         x: it.columns.field.replaceAll("_", " "),
@@ -272,7 +273,7 @@ export default function experimentPage(shell, id) {
   }
 
   return {
-    title: () => experiment.data?.name || id,
+    title: () => experiment.data?.title ?? id,
     load,
     view() {
       const it = experiment.data;

@@ -2,7 +2,7 @@
 
 import { get } from "../api.js";
 import { ago, clock, whole } from "../format.js";
-import { button, emptyState, linkButton, problemNotice, progressBar } from "../parts.js";
+import { button, emptyState, linkButton, problemNotice, progressBar, shortened } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
 import { statusMark } from "../status.js";
 import { url } from "../url.js";
@@ -26,7 +26,7 @@ export default function experimentsPage(shell) {
   }
 
   function row(it) {
-    const name = it.name || it.id;
+    const name = it.title;
     const counts = Object.entries(it.counts).filter(([, count]) => count);
     return h(
       "tr",
@@ -34,7 +34,7 @@ export default function experimentsPage(shell) {
       h(
         "th",
         { scope: "row", class: "name" },
-        h("a", { href: `/experiments/${it.id}` }, h("span", { class: "truncated", title: name }, name)),
+        h("a", { href: `/experiments/${it.id}`, title: name }, shortened(name)),
         it.budget < 1 ? h("span", { class: "tag" }, `budget ${it.budget}`) : null,
       ),
       h("td", {}, experimentMark(it.status)),

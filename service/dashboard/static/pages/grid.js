@@ -184,7 +184,7 @@ export function builtInCards(builtIns, chosen, form) {
           { class: "chart-controls" },
           h("span", {}, "Budget"),
           choice("Budget", budgets, budget, (value) => form.set("budget", value === "1" ? "" : value)),
-          h("small", {}, "Scales both epochs and training images by its square root. The results show it."),
+          h("small", {}, "Scales both epochs and images by its square root. The results show it."),
         ),
       ),
   );

@@ -4,6 +4,7 @@ import { get } from "../api.js";
 import { metricName, metricValue, plain, whole } from "../format.js";
 import { problemNotice } from "../parts.js";
 import { h } from "../view.js";
+import { confounds } from "./comparisons.js";
 
 export const GROUPS = [
   ["normalization", "normalization"],
@@ -35,7 +36,8 @@ export function groupedTable(groups, metric) {
       ),
     );
   const cells = groups.data?.cells ?? [];
-  const { rows, columns } = groups.data ?? {};
+  const { rows, columns, confidence = 0.95, warnings = [], datasets = [] } = groups.data ?? {};
+  const level = `${Number((100 * confidence).toPrecision(6))} %`;
   const rowName = rows?.field ?? "";
   return h(
     "section",
@@ -44,7 +46,7 @@ export function groupedTable(groups, metric) {
       "header",
       {},
       h("h2", {}, `Mean ${metricName(metric)} by group`),
-      h("small", {}, "mean over the jobs of a group, with its 95 % interval"),
+      h("small", {}, ["mean over the jobs of a group, with its interval", ...datasets].join(" · ")),
     ),
     h(
       "div",
@@ -61,7 +63,7 @@ export function groupedTable(groups, metric) {
             [String(rowName || "row"), String(columns?.field || "column")].map((name) =>
               h("th", { key: name, scope: "col" }, name.replaceAll("_", " ")),
             ),
-            ["n", "mean", "95 % interval", "sd", "min", "max"].map((name) =>
+            ["n", "mean", `${level} interval`, "sd", "min", "max"].map((name) =>
               h("th", { key: name, class: "number", scope: "col" }, name),
             ),
           ),
@@ -82,7 +84,7 @@ export function groupedTable(groups, metric) {
                 { class: "number" },
                 cell.interval
                   ? `${metricValue(metric, cell.interval[0])} to ${metricValue(metric, cell.interval[1])}`
-                  : "needs 2 jobs",
+                  : h("span", { title: cell.note }, cell.n > 1 ? "none: equal values" : "needs 2 jobs"),
               ),
               ["sd", "min", "max"].map((name) =>
                 h("td", { class: "number", key: name }, metricValue(metric, cell[name])),
@@ -92,5 +94,6 @@ export function groupedTable(groups, metric) {
         ),
       ),
     ),
+    warnings.length ? h("div", { class: "body live", key: "warnings" }, confounds(warnings)) : null,
   );
 }

@@ -108,9 +108,6 @@ export default function jobPage(shell, id) {
     const error = it.metric;
     const { summary, progress } = it;
     const speed = progress?.images_per_s ?? summary.images_per_s?.last;
-    const took = it.started_at
-      ? ((it.finished_at ? new Date(it.finished_at) : Date.now()) - new Date(it.started_at)) / 1000
-      : null;
     return h(
       "section",
       { class: "card", key: "live", "aria-label": "Progress" },
@@ -137,7 +134,8 @@ export default function jobPage(shell, id) {
             ["Images/s", whole(speed)],
             [
               isActive(it.status) ? "Time left" : "Took",
-              isActive(it.status) ? duration(progress?.eta_s) : duration(took),
+              isActive(it.status) ? duration(progress?.eta_s) : duration(it.duration_s || null),
+              isActive(it.status) ? null : "the time that its attempts ran, without the time queued or paused",
             ],
           ],
           { class: "facts big" },

@@ -1,10 +1,10 @@
 /* All jobs, as a table with pages. */
 
 import { download, get, send, withQuery } from "../api.js";
-import { cut, distinct } from "../format.js";
+import { distinct } from "../format.js";
 import { advance } from "../live.js";
 import { COLUMNS, DEFAULT_COLUMNS } from "../metrics.js";
-import { button, confirmed, emptyState, linkButton, picker, problemNotice } from "../parts.js";
+import { button, confirmed, emptyState, linkButton, picker, problemNotice, shortened } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
@@ -157,7 +157,6 @@ export default function jobsPage(shell) {
   function row(job, shown, index, columns) {
     const picked = selected().includes(job.id);
     const name = job.title;
-    const [head, tail] = cut(shown);
     return h(
       "tr",
       { key: job.id, class: `${picked ? "selected" : ""}${index === cursorAt && keyed ? " at" : ""}` },
@@ -166,16 +165,7 @@ export default function jobsPage(shell) {
         { class: "pick" },
         h("input", { type: "checkbox", "aria-label": `Select ${name}`, checked: picked, onchange: () => pick(job.id) }),
       ),
-      h(
-        "th",
-        { class: "name", scope: "row" },
-        h(
-          "a",
-          { href: `/jobs/${job.id}`, title: name },
-          h("span", { class: tail ? "truncated head" : "truncated" }, head),
-          tail,
-        ),
-      ),
+      h("th", { class: "name", scope: "row" }, h("a", { href: `/jobs/${job.id}`, title: name }, shortened(shown))),
       columns.map((column) =>
         h("td", { key: column, class: COLUMNS[column].number ? "number" : null }, COLUMNS[column].cell(job, options())),
       ),

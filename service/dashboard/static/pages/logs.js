@@ -1,11 +1,10 @@
 /* The log of a job: its latest lines, followed live, and a search. */
 
-import { get } from "../api.js";
+import { get, save } from "../api.js";
 import { clock } from "../format.js";
 import { button, checklist, emptyState, ICONS, problemNotice } from "../parts.js";
 import { Resource } from "../resource.js";
 import { shape } from "../status.js";
-import { save } from "../api.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
 
@@ -26,18 +25,40 @@ export class LogView {
   load() {
     const filter = this.#filter();
     return this.lines.load(JSON.stringify(filter), async (signal) => {
-      let after = 0;
       let found = [];
       let dropped = 0;
-      do {
-        const page = await get(`/v1/jobs/${this.job}/logs`, { ...filter, after, limit: PAGE }, { signal });
-        found = [...found, ...page.data];
+      for await (const page of this.#pages(filter, signal)) {
+        found = [...found, ...page];
         dropped += Math.max(0, found.length - KEPT);
         found = found.slice(-KEPT);
-        after = page.next_cursor;
-      } while (after !== null);
+      }
       return { found, dropped };
     });
+  }
+
+  /** All lines, in pages, oldest first. */
+  async *#pages(filter, signal) {
+    for (let after = 0; after !== null;) {
+      const page = await get(`/v1/jobs/${this.job}/logs`, { ...filter, after, limit: PAGE }, { signal });
+      yield page.data;
+      after = page.next_cursor;
+    }
+  }
+
+  /** Download the whole log, which can be longer than the page shows, or all lines that match the filter. */
+  async #download() {
+    this.downloading = true;
+    this.shell.refresh();
+    try {
+      const parts = [];
+      for await (const page of this.#pages(this.#filter()))
+        parts.push(page.map((line) => `${line.time} ${line.level} ${line.message}\n`).join(""));
+      save(new Blob(parts, { type: "text/plain" }), `${this.job}.log`);
+    } catch (problem) {
+      this.shell.say(problem.detail, "bad");
+    }
+    this.downloading = false;
+    this.shell.refresh();
   }
 
   /** Add a new line. */
@@ -101,15 +122,9 @@ export class LogView {
           { class: "actions" },
           data &&
             button(
-              "Download",
-              () =>
-                save(
-                  new Blob([data.found.map((line) => `${line.time} ${line.level} ${line.message}\n`).join("")], {
-                    type: "text/plain",
-                  }),
-                  `${this.job}.log`,
-                ),
-              { icon: "download", kind: "quiet" },
+              this.downloading ? "Downloading…" : search || level.length ? "Download matching lines" : "Download",
+              () => this.#download(),
+              { icon: "download", kind: "quiet", disabled: Boolean(this.downloading) },
             ),
         ),
       ),

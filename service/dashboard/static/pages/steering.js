@@ -78,7 +78,7 @@ export function steering(shell, id, { changed, asked }) {
     return h(
       "div",
       { class: "heading", key: "heading" },
-      h("h1", {}, it.name || it.id),
+      h("h1", {}, it.title),
       experimentMark(it.status),
       h(
         "div",

@@ -165,7 +165,9 @@ class TestResults:
         assert "Test error (%)" in text.read_text()
         markdown = tmp_path / "table.md"
         run("--url", url, "results", id_, "--format", "markdown", "--output", str(markdown))
-        assert markdown.read_text().startswith("# ran\n\n## Test error (%) by normalization and batch\\_size\n\n| ")
+        assert markdown.read_text().startswith(
+            "# ran\n\n## Test error (%) by normalization and batch\\_size\n\nImages: cifar10."
+        )
         values = tmp_path / "values.csv"
         arguments = ["--format", "csv", "--table", "observations", "--output", str(values)]
         run("--url", url, "results", id_, *arguments)
@@ -195,6 +197,7 @@ class TestResults:
 EXPERIMENT: Json = {
     "id": "experiment_1",
     "name": "one",
+    "title": "one [synthetic]",
     "status": "running",
     "progress": 0.25,
     "eta_s": 60.0,
@@ -205,6 +208,7 @@ CELL: Json = {"row": "batch", "column": "2", "n": 2, "mean": 0.5, "interval": [0
 RESULTS: Json = {
     "metric": "test_error",
     "statistic": "final",
+    "datasets": ["synthetic"],
     "rows": {"field": "normalization", "values": [{"label": "batch", "value": {}}]},
     "columns": {"field": "batch_size", "values": [{"label": "2", "value": 2}, {"label": "4", "value": 4}]},
     "cells": [CELL],
@@ -228,6 +232,7 @@ class TestWatch:
         lines = ended.out.splitlines()
         assert lines[:2] == ["running, 25 %, 1:00 left: 1 running, 3 queued", "finished, 100 %: 4 succeeded"]
         assert "50.00 ± 10.00 (2)" in ended.out
+        assert "Test error (%), final, by batch_size, on synthetic" in ended.out
         assert ended.out.endswith("warning: Beware.\n")
         assert ended.code == Exit.OK
 
@@ -238,7 +243,7 @@ class TestWatch:
     def test_follows_a_submission(self, run: Run, watched: StandIn) -> None:
         watched.on("POST", "/v1/experiments", Answer(EXPERIMENT | {"jobs": 4}, 201))
         ended = run("--url", watched.url, "experiment", "submit", "labml", "--watch")
-        assert ended.out.startswith("experiment_1  4 jobs  one\nrunning, ")
+        assert ended.out.startswith("experiment_1  4 jobs  one [synthetic]\nrunning, ")
         assert watched.requests[0].body == {"builtin": "labml"}
 
     def test_ends_with_1_unless_every_job_succeeded(self, run: Run, service: StandIn) -> None:

@@ -31,7 +31,14 @@ HOSTILE = [
     "é–±😀",
 ]
 """Names that rich could take for markup or emoji, and characters that not every terminal has."""
-EXPERIMENT: Json = {"id": "experiment_1", "name": "one", "status": "queued", "jobs": 4, "counts": {"queued": 4}}
+EXPERIMENT: Json = {
+    "id": "experiment_1",
+    "name": "one",
+    "title": "one",
+    "status": "queued",
+    "jobs": 4,
+    "counts": {"queued": 4},
+}
 
 SUBMIT = ["submit", "--normalization", "group", "--batch-size", "2"]
 ACTS = {

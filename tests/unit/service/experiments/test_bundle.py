@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from service.experiments.bundle import AttemptLine, Bundle, BundleError, BundleWriter, JobLine
+from service.experiments.bundle import Bundle, BundleError, BundleWriter, archive
+from service.experiments.bundle.lines import AttemptLine, JobLine
 from service.jobs import JobRequest, Status
 from worker.events import File
 
@@ -19,7 +20,7 @@ NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 EXPERIMENT = {
     "id": "exp_1",
     "name": "Grüße",
-    "request": {"grid": {"seed": [0]}},
+    "request": {"base": {"normalization": {"type": "group"}, "batch_size": 2}, "grid": {"seed": [0]}},
     "priority": 0,
     "requested_state": None,
     "created_at": NOW.isoformat(),
@@ -59,7 +60,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         writer = BundleWriter(folder)
         writer.add_document("experiment.json", EXPERIMENT)
         with writer.lines("jobs.jsonl") as add:
-            add([JobLine.model_construct(**(JOB | changed)).model_dump_json()])
+            add([JobLine.model_construct(**(JOB | changed)).model_dump_json(warnings=False)])
         weights = tmp_path / "weights"
         weights.write_bytes(WEIGHTS)
         file = File(size=len(WEIGHTS), sha256=hashlib.sha256(WEIGHTS).hexdigest())
@@ -174,6 +175,19 @@ def test_another_format_is_refused(write: Callable[..., Path]) -> None:
         ({"spec": JOB["spec"] | {"batch_size": -1}}, "batch_size"),
         ({"id": "../../etc"}, "id"),
         ({"attempts": 2**40}, "attempts"),
+        ({"priority": 10**30}, "priority"),
+        ({"priority": 1001}, "priority"),
+        ({"max_retries": 21}, "max_retries"),
+        ({"name": "x" * 201}, "name"),
+        ({"notes": "x" * 10_001}, "notes"),
+        ({"labels": {"a:b": "c"}}, "labels"),
+        ({"labels": {str(number): "x" for number in range(33)}}, "labels"),
+        ({"error": {"message": "no code"}}, "error.code"),
+        ({"progress": {"epoch": "one", "step": "two"}}, "progress.epoch"),
+        ({"progress": {"epoch": 1, "step": 10**30}}, "progress.step"),
+        ({"created_at": "0001-01-01T00:00:00+14:00"}, "created_at"),
+        ({"created_at": "9999-12-31T23:59:59-14:00"}, "created_at"),
+        ({"retry_of": ""}, "retry_of"),
     ],
 )
 def test_a_line_that_is_not_as_it_should_be_is_refused(
@@ -211,6 +225,61 @@ def test_a_line_that_cannot_be_read_is_refused(write: Callable[..., Path], conte
     rewrite(path, replace)
     assert refused(path).startswith("jobs.jsonl, line 1 of the bundle")
     assert said in refused(path)
+
+
+def test_a_spec_without_defaults_is_completed(write: Callable[..., Path]) -> None:
+    given = {name: JOB["spec"][name] for name in ("normalization", "batch_size", "epochs")}
+    with Bundle(write(spec=given)) as bundle:
+        (job,) = bundle.lines("jobs.jsonl", JobLine)
+    assert job.spec == JOB["spec"]
+
+
+def headers(*members: tuple[str, bytes, int, bytes]) -> bytes:
+    """Return a tar of members with a name, a type, a size, and a content that need not have this size."""
+    content = b""
+    for name, kind, size, data in members:
+        member = tarfile.TarInfo(name)
+        member.type, member.size = kind, size
+        content += member.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
+    return content + bytes(2 * tarfile.BLOCKSIZE)
+
+
+HUGE = 1 << 50
+EXTENDED = "the bundle has an extended header that is not a name and a time"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (headers(("manifest.json", tarfile.GNUTYPE_SPARSE, 0, b"")), "which is not a regular file"),
+        (headers(("manifest.json", tarfile.REGTYPE, HUGE, b"{}")), "unexpected end of data"),
+        (headers(("manifest.json", tarfile.REGTYPE, -512, b"{}")), "unexpected end of data"),
+        (headers(("x", tarfile.XHDTYPE, 1 << 17, bytes(1 << 17))), EXTENDED),
+        (headers(("x", tarfile.GNUTYPE_LONGNAME, 1 << 17, bytes(1 << 17))), EXTENDED),
+        (headers(("x", tarfile.XHDTYPE, 22, b"22 GNU.sparse.major=1\n")), EXTENDED),
+        (headers(("x", tarfile.XHDTYPE, 26, b"26 size=1125899906842624\n")), EXTENDED),
+        (headers(("x", tarfile.XGLTYPE, 26, b"26 size=1125899906842624\n")), "which is not a regular file"),
+        (headers(("x", tarfile.REGTYPE, 0, b""), ("x", tarfile.REGTYPE, 0, b"")), "'x' twice"),
+    ],
+)
+def test_an_archive_that_expands_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "bundle.tar"
+    path.write_bytes(content)
+    assert said in refused(path)
+
+
+def test_what_is_read_to_memory_is_limited(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write()
+    with monkeypatch.context() as patch:
+        patch.setattr(archive, "MAX_LINE", 100)
+        assert refused(path) == "jobs.jsonl, line 1 of the bundle is longer than 100 bytes"
+    with monkeypatch.context() as patch:
+        patch.setattr(archive, "MAX_DOCUMENT", 100)
+        assert "and may have 100" in refused(path)
+    monkeypatch.setattr(archive, "MAX_MEMBERS", 3)
+    assert refused(path) == "the bundle has more than 3 files"
+    with pytest.raises(BundleError, match="has 3 at most: choose fewer checkpoints"):
+        write()
 
 
 def test_a_field_that_is_not_known_is_refused(write: Callable[..., Path]) -> None:

@@ -15,6 +15,7 @@ from worker.spec import TrainingSpec
 
 BATCH = {"type": "batch"}
 GROUP = {"type": "group", "channels_per_group": 8}
+RENORM = {"type": "batch_renorm"}
 GHOST = {"type": "batch", "ghost_batch_size": 16}
 UNSCALED = {"rule": "none", "reference_batch_size": 32}
 
@@ -111,7 +112,7 @@ FINDINGS: dict[str, tuple[list[Candidate], str, list[int]]] = {
     ),
     "batch_statistics_at_batch_1": (
         candidates(spec(normalization=BATCH, batch_size=1), spec(batch_size=1), spec(normalization=BATCH)),
-        "At batch size 1 BatchNorm computes statistics over a single image",
+        "At batch size 1 the statistics of batch are over a single image",
         [0],
     ),
     "running_averages_not_settled": (
@@ -120,7 +121,16 @@ FINDINGS: dict[str, tuple[list[Candidate], str, list[int]]] = {
             spec(epochs=1, batch_size=5_000),
             spec(normalization=BATCH),
         ),
-        "After the 10 steps at batch size 5000, 35 % of BatchNorm's running averages",
+        "After the 10 steps at batch size 5000, 35 % of the running averages of batch still",
+        [0],
+    ),
+    "renormalization_not_started": (
+        candidates(
+            spec(normalization=RENORM, epochs=1),
+            spec(normalization=RENORM | {"ramp_start": 100}, epochs=1),
+            spec(normalization=RENORM),
+        ),
+        "Training takes 1,562 steps at batch size 32, but batch_renorm is batch normalization",
         [0],
     ),
     "ghost_batch_larger_than_batch": (

@@ -4,19 +4,56 @@ from typing import Any
 
 import pytest
 
-from service.experiments.costs import device_kind, estimate, images_per_s, images_trained
+from service.experiments.costs import device_kind, estimate, expected_speed, seconds_left
 from service.experiments.runs import Speed
 from worker.spec import TrainingSpec
 
 
 def spec(**fields: Any) -> TrainingSpec:
     given: dict[str, Any] = {"normalization": {"type": "batch"}, "batch_size": 8, "epochs": 2, "model": "vgg"}
+    given["dataset"] = {"test_limit": 3000}
     return TrainingSpec.model_validate(given | fields)
 
 
-def test_images_are_counted_as_often_as_they_are_seen() -> None:
-    assert images_trained(spec()) == 100_000
-    assert images_trained(spec(dataset={"train_limit": 100, "holdout": 20}, batch_size=32)) == 2 * 64
+def test_a_training_takes_the_time_of_its_steps_and_of_its_evaluations() -> None:
+    assert seconds_left(spec(), 100, 300) == 2 * 50_000 / 100 + 2 * 3000 / 300
+    held_out = {"train_limit": 100, "holdout": 20}
+    assert seconds_left(spec(dataset=held_out, batch_size=32), 1, 1) == 2 * 64 + 2 * 20
+
+
+@pytest.mark.parametrize(
+    ("step", "evaluations", "left"),
+    [
+        (0, 0, 1000 + 20),
+        (6249, 0, 500 + 0.08 + 20),
+        (6250, 0, 500 + 20),
+        (6250, 1, 500 + 10),
+        (12_500, 1, 10),
+        (12_500, 2, 0),
+        (3125, 2, 750 + 20),
+    ],
+    ids=[
+        "begin",
+        "before an evaluation",
+        "in it",
+        "after it",
+        "in the last one",
+        "end",
+        "resumed from an earlier step",
+    ],
+)
+def test_what_is_done_is_not_done_again(step: int, evaluations: int, left: float) -> None:
+    assert seconds_left(spec(), 100, 300, step=step, evaluations=evaluations) == pytest.approx(left)
+
+
+def test_an_evaluation_that_was_not_measured_is_a_forward_pass() -> None:
+    assert seconds_left(spec(), 100) == seconds_left(spec(), 100, 300)
+
+
+def test_evaluations_are_as_fast_as_those_that_were_measured() -> None:
+    speeds = [Speed("vgg", 8, "cpu", 10, 50), Speed("vgg", 2, "cpu", 10, 70), Speed("vgg", 8, "cpu", 10)]
+    assert expected_speed(spec(num_workers=2), speeds) == (20, 120)
+    assert estimate([spec()], speeds[:1], slots=1).job_s == (10_000 + 2 * 3000 / 50,)
 
 
 @pytest.mark.parametrize(
@@ -25,30 +62,30 @@ def test_images_are_counted_as_often_as_they_are_seen() -> None:
 def test_the_nearest_batch_size_is_nearest_as_a_ratio(batch_size: int, expected: float) -> None:
     speeds = [Speed("vgg", 2, "cpu", 10), Speed("vgg", 8, "cpu", 20), Speed("vgg", 8, "cpu", 30)]
     speeds += [Speed("vgg", 40, "cpu", 40), Speed("resnet20", batch_size, "cpu", 1)]
-    assert images_per_s(spec(batch_size=batch_size), speeds) == expected
+    assert expected_speed(spec(batch_size=batch_size), speeds) == (expected, None)
 
 
 def test_a_sum_is_spread_over_the_slots_but_is_never_shorter_than_one_job() -> None:
     speeds = [Speed("vgg", 8, "cpu", 100)]
     found = estimate([spec(), spec(), spec()], speeds, slots=2)
-    assert found.job_s == (1000, 1000, 1000)
-    assert (found.device_s, found.elapsed_s) == (3000, 1500)
-    assert estimate([spec()], speeds, slots=4).elapsed_s == 1000
+    assert found.job_s == (1020, 1020, 1020)
+    assert (found.device_s, found.elapsed_s) == (3060, 1530)
+    assert estimate([spec()], speeds, slots=4).elapsed_s == 1020
     assert estimate([spec()], speeds, slots=None).elapsed_s is None
     assert "1 jobs on cpu" in found.basis
 
 
 def test_several_workers_are_as_much_faster_and_are_all_paid_for() -> None:
     found = estimate([spec(num_workers=4), spec()], [Speed("vgg", 8, "cpu", 100)], slots=4)
-    assert found.job_s == (images_trained(spec(num_workers=4)) / 400, 1000)
-    assert found.device_s == pytest.approx(2000, rel=1e-3)
-    assert found.elapsed_s == 1000
+    assert found.job_s == (seconds_left(spec(num_workers=4), 400), 1020)
+    assert found.device_s == pytest.approx(2040, rel=1e-3)
+    assert found.elapsed_s == 1020
 
 
 def test_only_the_newest_kind_of_device_counts() -> None:
     speeds = [Speed("vgg", 8, "cuda:1 (H200)", 100), Speed("vgg", 8, "cuda:0 (H200)", 300), Speed("vgg", 8, "cpu", 1)]
     found = estimate([spec()], speeds, slots=1)
-    assert found.device_s == 500
+    assert found.device_s == 510
     assert "2 jobs on H200" in found.basis
 
 
@@ -57,7 +94,7 @@ def test_without_anything_alike_there_is_a_sentence_and_no_number() -> None:
     assert (nothing.job_s, nothing.device_s, nothing.elapsed_s) == ((None,), None, None)
     assert "their speed is unknown" in nothing.basis
     partly = estimate([spec(), spec(model="resnet20")], [Speed("vgg", 8, "cpu", 100)], slots=1)
-    assert (partly.job_s, partly.device_s) == ((1000, None), None)
+    assert (partly.job_s, partly.device_s) == ((1020, None), None)
     assert "The speed of resnet20 is unknown" in partly.basis
 
 

@@ -7,9 +7,11 @@ from pydantic import ValidationError
 
 from service.errors import Conflict, FieldError, InvalidFields
 from service.experiments.builtin import STUDIES
+from service.experiments.confounds import Candidate, lint
 from service.experiments.request import MAX_JOBS, ExperimentRequest, PlannedJob, expand
 from service.jobs import JobRequest
 from worker.architecture import ARCHITECTURES
+from worker.normalizations.registry import NORMALIZATIONS
 
 BATCH, GROUP = {"type": "batch"}, {"type": "group", "num_groups": 8}
 GRID: dict[str, list[Any]] = {"normalization": [BATCH, GROUP], "batch_size": [2, 32]}
@@ -165,9 +167,22 @@ def test_sequential_seeds_begin_with_the_least_number() -> None:
 
 class TestBudget:
     def test_scales_epochs_and_images_by_its_square_root(self) -> None:
-        for budget, epochs, images in ((0.25, 50, 25_000), (0.04, 20, 10_000), (0.01, 10, 5_000)):
+        for budget, *wanted in ((0.25, 50, 25_000, 5000), (0.04, 20, 10_000, 2000), (0.01, 10, 5_000, 2000)):
             spec = jobs(base={"recipe": "wu-he"}, budget=budget)[0].request
-            assert (spec.epochs, spec.dataset.num_train) == (epochs, images)
+            assert [spec.epochs, spec.dataset.num_train, spec.dataset.num_eval] == wanted
+
+    def test_scales_evaluations_to_no_fewer_than_2000_images_and_never_up(self) -> None:
+        for given, evaluated in (
+            ({"test_limit": 6000}, 3000),
+            ({"test_limit": 3000}, 2000),
+            ({"test_limit": 500}, 500),
+            ({"holdout": 10_000}, 5000),
+            ({"name": "synthetic"}, 2000),
+        ):
+            dataset = jobs(base={"dataset": given}, budget=0.25)[0].request.dataset
+            assert dataset.num_eval == evaluated
+            assert (dataset.holdout > 0) == ("holdout" in given)
+        assert dataset.test_limit is None
 
     def test_keeps_what_is_held_out_and_leaves_a_job_that_works(self) -> None:
         spec = jobs(base={"epochs": 1, "dataset": {"train_limit": 300, "holdout": 100}}, budget=0.01)[0].request
@@ -251,8 +266,32 @@ class TestStudies:
         assert (job.model, job.optimizer.learning_rate, job.batch_size, job.epochs) == ("vgg", 2.5e-4, 64, 10)
         assert job.normalization.model_dump()["num_groups"] == 16
 
+    def test_the_zoo_has_every_normalization_at_two_batch_sizes(self) -> None:
+        planned = jobs(builtin="zoo", grid={"seed": [0]}, budget=0.05)
+        kinds = NORMALIZATIONS.keys() - {"sync_batch"}
+        trained = {(job.request.normalization.type, job.request.batch_size) for job in planned}
+        assert trained == {(kind, size) for kind in kinds for size in (32, 2)}
+        assert {job.request.schedule.warmup_epochs for job in planned} == {1.0}
+        found = lint([Candidate(str(index), job.request) for index, job in enumerate(planned)])
+        assert not {"renormalization_not_started", "running_averages_not_settled"} & {one.code for one in found}
+
     def test_what_is_given_goes_before_what_they_give(self) -> None:
         given = request(builtin="paper-norms", name="mine", grid={"batch_size": [4]}, outcome={"statistic": "best"})
         assert (given.name, given.grid["batch_size"], given.outcome.statistic) == ("mine", [4], "best")
         assert request(builtin="paper-norms", grid={}).outcome.statistic == "median_last_5"
         assert "seed" not in request(builtin="paper-norms", grid={}, seeds={}).grid
+
+
+@pytest.mark.parametrize(
+    ("fields", "datasets"),
+    [
+        ({}, ["cifar10"]),
+        ({"base": {"recipe": "wu-he", "dataset": {"train_limit": 100}}}, ["cifar10"]),
+        ({"base": {"dataset": {"name": "synthetic"}}}, ["synthetic"]),
+        ({"builtin": "labml", "base": {"dataset": {"name": "synthetic"}}}, ["synthetic"]),
+        ({"grid": {"dataset": [{"name": "synthetic"}, {}]}}, ["cifar10", "synthetic"]),
+        ({"base": {"dataset": {"name": "synthetic"}}, "grid": {"dataset.name": ["cifar10"]}}, ["cifar10"]),
+    ],
+)
+def test_a_request_knows_its_datasets(fields: dict[str, Any], datasets: list[str]) -> None:
+    assert ExperimentRequest.model_validate(fields).resolved().datasets == datasets

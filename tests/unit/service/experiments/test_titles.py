@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from service.experiments.titles import job_title
+from service.experiments.titles import job_title, with_datasets
 from worker.spec import TrainingSpec
 
 
@@ -29,6 +29,19 @@ def spec(**fields: Any) -> dict[str, Any]:
 )
 def test_a_job_is_named_for_people(name: str, fields: dict[str, Any], title: str) -> None:
     assert job_title(name, spec(**fields)) == title
+
+
+@pytest.mark.parametrize(
+    ("datasets", "title"),
+    [
+        ([], "norms"),
+        (["cifar10"], "norms"),
+        (["cifar10", "synthetic"], "norms [synthetic]"),
+        (["norms", "other", "synthetic"], "norms [other, synthetic]"),
+    ],
+)
+def test_a_title_names_datasets_other_than_cifar10(datasets: list[str], title: str) -> None:
+    assert with_datasets("norms", datasets) == title
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ def test_curves_are_read_by_step_with_their_times(tmp_path: Path) -> None:
 
 def test_a_run_is_called_by_what_it_trains() -> None:
     assert folder_of(a_run()) == "group-8-resnet20-b2-s0-job_1"
+    assert folder_of(a_run(dataset={"name": "synthetic"})) == "group-8-resnet20-b2-s0-synthetic-job_1"
     ghost = {"type": "batch", "ghost_batch_size": 16}
     assert folder_of(a_run(normalization=ghost, batch_size=64)) == "batch-ghost-batches-of-16-resnet20-b64-s0-job_1"
 

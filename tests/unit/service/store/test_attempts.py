@@ -23,7 +23,7 @@ from tests.unit.service.store.acting import (
     started,
     status,
 )
-from worker.events import Event, Failure, Finished, Log, Progress
+from worker.events import Event, Failure, Finished, Log, Metrics, Progress
 
 pytestmark = pytest.mark.anyio
 
@@ -298,6 +298,18 @@ async def test_progress_leaves_no_row_and_no_event(database: Database) -> None:
     assert (progress["step"], progress["images_per_s"], progress["train_loss"]) == (3, 100.0, None)
 
 
+async def test_the_speed_of_an_evaluation_is_kept_in_the_progress_and_is_no_metric(database: Database) -> None:
+    job_id = await create(database)
+    worker = await Worker.run(database)
+    row = Metrics(kind="eval", epoch=1, step=4, values={"test_error": 0.5}, eval_images_per_s=300.0)
+    await worker.report(row, Progress(epoch=2, step=5, images_per_s=100.0))
+    async with database.read() as session:
+        job = await jobs.get(session, job_id)
+    assert job.progress is not None
+    assert (job.progress["step"], job.progress["evaluations"], job.progress["eval_images_per_s"]) == (5, 1, 300.0)
+    assert set(job.summary) == {"test_error"}
+
+
 async def test_an_error_that_may_pass_is_tried_again_after_longer_and_longer(database: Database) -> None:
     job_id = await create(database, max_retries=2)
     for failures, delay_s in ((1, attempts.RETRY_DELAY_S), (2, 2 * attempts.RETRY_DELAY_S)):
@@ -377,16 +389,13 @@ async def test_times_are_utc_whatever_zone_they_were_given_in(database: Database
 
 
 async def test_text_that_a_database_cannot_hold_is_held_otherwise(database: Database) -> None:
-    job_id = await create(database, name="a\0b", labels={"k\0": "v\0"})
+    job_id = await create(database, name="a\0b")
     worker = await Worker.run(database)
     await worker.log("zero \0")
     await worker.finish("failed", Failure(code="exception", message="\0", may_pass=False))
     async with database.read() as session:
         job = await jobs.get(session, job_id)
         assert job.name == "a\N{REPLACEMENT CHARACTER}b"
-        assert (await jobs.labels(session, [job_id]))[job_id] == {
-            "k\N{REPLACEMENT CHARACTER}": "v\N{REPLACEMENT CHARACTER}"
-        }
         (line,) = await events.logs(session, job_id, search="zero")
         assert line.data["message"] == "zero \N{REPLACEMENT CHARACTER}"
         assert job.error is not None

@@ -11,7 +11,8 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from service.errors import Conflict
-from service.experiments.bundle import Bundle, BundleError, BundleWriter, CheckpointLine
+from service.experiments.bundle import Bundle, BundleError, BundleWriter
+from service.experiments.bundle.lines import CheckpointLine
 from service.experiments.request import ExperimentRequest, expand
 from service.store import Database, bundles, checkpoints, events, experiments, jobs, metrics
 from service.store.tables import Experiment, Job, Metric

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import update
 
 from service.errors import Unprocessable
+from service.experiments.runs import Speed
 from service.jobs import Status
 from service.store import Database, jobs, results
 from service.store.listing import JobFilter
@@ -93,13 +94,12 @@ async def test_speeds_are_those_of_the_newest_jobs_on_a_model(database: Database
         worker = await Worker.run(database)
         if speed is not None:
             await worker.report(row(1, "train", images_per_s=speed / 2), row(2, "train", images_per_s=speed))
+        if speed == 30.0:
+            await worker.report(row(2).model_copy(update={"eval_images_per_s": 90.0}))
         await worker.finish()
     await create(database, model="vgg")
     async with database.read() as session:
         found = await results.speeds(session, ["vgg"])
-        assert [(speed.batch_size, speed.device, speed.images_per_s) for speed in found] == [
-            (4, "cpu", 30.0),
-            (2, "cpu", 10.0),
-        ]
+        assert found == [Speed("vgg", 4, "cpu", 30.0, 90.0), Speed("vgg", 2, "cpu", 10.0, None)]
         assert len(await results.speeds(session, ["vgg", "resnet20"], limit=2)) == 2
         assert await results.speeds(session, ["resnet56"]) == []

@@ -10,12 +10,11 @@ from typer.testing import CliRunner
 
 from worker.checkpoints.export import UnsupportedNetwork, app, timm_names
 from worker.models import build_model
-from worker.spec import (
-    BatchNormalization,
-    GroupNormalization,
-    NoNormalization,
-    Normalization,
-)
+from worker.normalizations.batch import BatchNormalization
+from worker.normalizations.group import GroupNormalization
+from worker.normalizations.none import NoNormalization
+from worker.normalizations.registry import Normalization
+from worker.normalizations.switchable import SwitchableNormalization
 
 
 class BasicBlock(nn.Module):
@@ -116,6 +115,12 @@ def test_a_network_without_a_counterpart_is_refused(tmp_path: Path, model: str, 
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, file)
     ended = CliRunner().invoke(app, ["timm", str(file), "-o", str(tmp_path / "out")])
     assert (ended.exit_code, said in ended.output, (tmp_path / "out").exists()) == (1, True, False)
+
+
+def test_a_normalization_that_timm_does_not_have_is_refused() -> None:
+    network = build_model("resnet18", SwitchableNormalization(), seed=0)
+    with pytest.raises(UnsupportedNetwork, match="has the parameters mean_weight, var_weight: timm has no such layer"):
+        timm_names(network.state_dict())
 
 
 def test_a_missing_file_is_reported_in_a_sentence(tmp_path: Path) -> None:

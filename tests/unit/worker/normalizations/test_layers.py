@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from worker.normalizations.layers import normalize
-from worker.spec import Normalization
+from worker.normalizations.registry import Normalization
 
 NORMALIZATION: TypeAdapter[Normalization] = TypeAdapter(Normalization)
 
@@ -149,11 +149,15 @@ def test_evaluation_ignores_ghost_batches(x: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("size", [None, 4, 5])
 def test_a_ghost_batch_as_large_as_the_batch_is_batch_normalization(size: int | None, x: torch.Tensor) -> None:
-    layer, reference = ghost(size), nn.BatchNorm2d(16)
+    layer, whole, reference = ghost(size), ghost(None), nn.BatchNorm2d(16)
 
-    assert torch.equal(layer(x), reference(x))
-    for name, value in reference.state_dict().items():
-        assert torch.equal(layer.state_dict()[name], value)
+    found = layer(x)
+
+    assert torch.equal(found, whole(x))
+    torch.testing.assert_close(found, reference(x))
+    for name, value in layer.state_dict().items():
+        assert torch.equal(value, whole.state_dict()[name])
+        torch.testing.assert_close(value, reference.state_dict()[name])
 
 
 def test_a_ghost_batch_of_bfloat16_keeps_its_statistics_in_float32(x: torch.Tensor) -> None:

@@ -11,8 +11,10 @@ from worker.data.batches import TrainingData
 from worker.data.datasets import ImageDataset
 from worker.distributed.process_group import SINGLE_WORKER, ProcessGroup, join
 from worker.distributed.rank import RankInfo
-from worker.events import Event, Metrics, Started
+from worker.events import Event, Log, Metrics, Started
 from worker.training.loop import train
+from worker.training.static_step import StaticStep
+from worker.training.step_cache import StepCache
 
 pytestmark = [
     pytest.mark.cuda,
@@ -53,6 +55,35 @@ def test_a_deterministic_training_resumes_bit_for_bit(make_spec: Any, on_the_gpu
 
     assert alone[2].step == 3
     assert alone[-1].files["model.safetensors"] == resumed[-1].files["model.safetensors"]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("type", ["batch", "layer", "group", "none"])
+def test_a_captured_step_gives_the_bits_of_an_eager_one(
+    make_spec: Any, on_the_gpu: Any, monkeypatch: pytest.MonkeyPatch, type: str, optimizer: str
+) -> None:
+    spec = make_spec(
+        normalization={"type": type}, optimizer={"type": optimizer}, batch_size=10, drop_last=False, deterministic=True
+    )
+    events, captured = on_the_gpu(spec)
+    monkeypatch.setattr(StaticStep, "capture", lambda step: setattr(step, "is_capturable", False))
+    _, eager = on_the_gpu(spec)
+
+    assert not [event for event in events if isinstance(event, Log)], "the step was not captured"
+    assert captured[-1].files["model.safetensors"] == eager[-1].files["model.safetensors"]
+
+
+def test_a_capture_changes_no_tensor_and_later_trainings_replay_it(make_spec: Any) -> None:
+    spec, device = make_spec(normalization={"type": "batch"}), torch.device("cuda")
+    cache = StepCache(max_bytes=1 << 30)
+    step = cache.take(spec, device, "float32")
+    before = [tensor.detach().clone() for tensor in step.state()]
+    step.capture()
+    assert all(map(torch.equal, before, step.state()))
+
+    cache.keep(spec, step)
+    graph = cache.take(spec, device, "float32").graph
+    assert graph is step.graph is not None
 
 
 def test_batches_are_those_of_the_cpu(make_spec: Any, synthetic: ImageDataset) -> None:

@@ -12,14 +12,14 @@ from worker.architecture import ARCHITECTURES
 from worker.data.batches import TrainingData
 from worker.data.datasets import ImageDataset
 from worker.models import build_model
+from worker.normalizations import registry
 from worker.spec import TrainingSpec
 from worker.training import layer_telemetry
 
-NORMALIZATIONS: dict[str, dict[str, Any]] = {
-    type: {"type": type} for type in ("batch", "sync_batch", "layer", "instance", "group", "none")
-}
+NORMALIZATIONS: dict[str, dict[str, Any]] = {type: {"type": type} for type in registry.NORMALIZATIONS}
 NORMALIZATIONS["ghost"] = {"type": "batch", "ghost_batch_size": 4}
-BATCH = ("batch", "sync_batch", "ghost")
+SOME = ("batch", "sync_batch", "ghost", "layer", "instance", "group", "none", "batch_ws", "switchable")
+BATCH = ("batch", "batch_ws", "sync_batch", "ghost")
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def of(values: dict[str, float], quantity: str) -> list[float]:
     return [value for name, value in values.items() if name.endswith(f"/{quantity}")]
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("normalization", SOME)
 def test_telemetry_does_not_change_a_bit_of_the_training(attempt: Any, make_spec: Any, normalization: str) -> None:
     given = {"normalization": NORMALIZATIONS[normalization], "dataset": {"test_limit": 20}}
     without, with_it = attempt(make_spec(**given)), attempt(make_spec(**given, telemetry={}))

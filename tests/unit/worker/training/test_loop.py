@@ -14,7 +14,7 @@ from worker.data.batches import TrainingData
 from worker.data.datasets import ImageDataset
 from worker.events import EVENT, Failure, Finished, Metrics, Progress, Started
 from worker.spec import TrainingSpec
-from worker.training import loop
+from worker.training import loop, static_step
 from worker.training.evaluation import evaluate
 from worker.training.loop import train
 
@@ -44,6 +44,13 @@ def test_the_first_event_describes_the_attempt(attempt: Any, make_spec: Any) -> 
     assert started.parameters == 269_722
     assert (started.steps_per_epoch, started.total_steps, started.resumed_from_step) == (4, 8, 0)
     assert started.versions["torch"] == torch.__version__
+
+
+def test_an_evaluation_reports_its_speed(attempt: Any, make_spec: Any) -> None:
+    rows = [event for event in attempt(make_spec()).events if isinstance(event, Metrics)]
+    assert [row.eval_images_per_s is not None and row.eval_images_per_s > 0 for row in rows] == [
+        row.kind == "eval" for row in rows
+    ]
 
 
 def test_every_event_reads_back_from_json(attempt: Any, make_spec: Any) -> None:
@@ -217,10 +224,10 @@ def test_the_first_bad_step_is_named_when_many_are_read_at_once(
     spec = make_spec(
         normalization={"type": "none"}, batch_size=2, optimizer={"type": "sgd", "learning_rate": 1e18}, epochs=1
     )
-    read_each = failure(attempt(spec))
-    monkeypatch.setattr(loop.Training, "steps_per_read", 16)
     monkeypatch.setattr(loop, "TRAIN_ROWS_PER_EPOCH", 1)
     read_late = failure(attempt(spec))
+    monkeypatch.setattr(static_step, "MAX_SLOTS", 1)
+    read_each = failure(attempt(spec))
 
     assert read_each == read_late
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from worker.training.optimization import build_optimizer, learning_rate
+from worker.training.flat_tensors import FlatParameters
+from worker.training.optimization import FlatOptimizer, learning_rate
 
 
 def rates(spec: Any) -> list[float]:
@@ -83,10 +84,9 @@ def by_hand_adam(w: float, gradients: list[float], rate: float) -> float:
 def test_an_optimizer_steps_as_its_paper_says(make_spec: Any, optimizer: Any, by_hand: Any) -> None:
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 2.0)
-    built = build_optimizer(make_spec(optimizer=optimizer), model)
+    built = FlatOptimizer(make_spec(optimizer=optimizer).optimizer, FlatParameters(model))
     for gradient in (0.5, -0.25, 1.0):
-        model.weight.grad = torch.full((1, 1), gradient)
-        built.param_groups[0]["lr"] = 0.3
-        built.step()
+        built.take_gradients([torch.full((1, 1), gradient)])
+        built.step(torch.tensor(0.3, dtype=torch.float64))
 
     assert model.weight.item() == pytest.approx(by_hand(2.0, [0.5, -0.25, 1.0], 0.3), rel=1e-5)

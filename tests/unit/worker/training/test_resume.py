@@ -1,36 +1,43 @@
 """A training that is stopped at any step and resumed is bit-identical to an uninterrupted one (on a CPU)."""
 
+import contextlib
 import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tests.unit.worker.conftest import Record
 from worker.checkpoints.checkpoint import Checkpoint
+from worker.normalizations.registry import NORMALIZATIONS
+from worker.training.loop import train
 
 OPTIMIZERS = {
     "sgd": {"type": "sgd", "learning_rate": 0.05, "nesterov": True},
     "adam": {"type": "adam", "learning_rate": 0.001, "weight_decay": 1e-4},
 }
 EVERY_STEP = {"every_s": 1e-9}
-NORMALIZATIONS: dict[str, dict[str, Any]] = {
-    type: {"type": type} for type in ("batch", "layer", "instance", "group", "none")
-}
-NORMALIZATIONS["ghost"] = {"type": "batch", "ghost_batch_size": 10}
+FUSED = ("batch", "layer", "instance", "group", "none")
+CASES: list[tuple[dict[str, Any], str]] = [
+    *(({"type": type}, "sgd") for type in NORMALIZATIONS),
+    *(({"type": type}, "adam") for type in ("batch", "group", "none")),
+    *(({"type": "batch", "ghost_batch_size": 10}, optimizer) for optimizer in OPTIMIZERS),
+]
 
 
 def rows_after(record: Any, step: int) -> list[Any]:
     return [row for row in record.rows if row[2] > step]
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize(("normalization", "optimizer"), CASES, ids=str)
 def test_a_training_resumed_from_any_checkpoint_has_equal_weights_and_rows(
-    attempt: Any, make_spec: Any, normalization: str, optimizer: str
+    attempt: Any, make_spec: Any, normalization: dict[str, Any], optimizer: str
 ) -> None:
     spec = make_spec(
-        normalization=NORMALIZATIONS[normalization],
+        normalization=normalization,
         batch_size=24,
         drop_last=False,
         optimizer=OPTIMIZERS[optimizer],
@@ -41,7 +48,7 @@ def test_a_training_resumed_from_any_checkpoint_has_equal_weights_and_rows(
     alone = attempt(spec)
 
     # Within the first epoch, at its end, within the second.
-    for step in (2, 3, 4):
+    for step in (2, 3, 4) if normalization["type"] in FUSED else (2,):
         resumed = attempt(spec, resume=alone.at_step(step))
         assert resumed.events[0].resumed_from_step == step
         assert resumed.weights == alone.weights
@@ -129,3 +136,72 @@ def test_the_checkpoint_of_another_training_is_refused(attempt: Any, make_spec: 
     assert failure is not None
     assert (failure.code, failure.may_pass) == ("checkpoint", False)
     assert next(iter(given)) in failure.message
+
+
+class Killed(BaseException):
+    """The process of an attempt ended at an arbitrary moment."""
+
+
+def attempts_killed_at(spec: Any, dataset: Any, kills: list[int]) -> tuple[list[Any], bytes]:
+    """Train to the end, in attempts that are killed after so many calls of `control`; return rows and weights."""
+    rows: dict[tuple[str, int], Any] = {}
+    saved: list[Checkpoint] = []
+    for kill in (*kills, None):
+        record, left = Record(), kill
+
+        def control() -> None:
+            nonlocal left
+            if left is not None:
+                left -= 1
+                if left < 0:
+                    raise Killed
+
+        with contextlib.suppress(Killed):
+            train(
+                spec,
+                dataset,
+                report=record.events.append,
+                save=lambda _, checkpoint: saved.append(checkpoint),
+                control=control,
+                resume=saved[-1] if saved else None,
+            )
+        for kind, _, step, values in record.rows:
+            assert rows.setdefault((kind, step), values) == values
+    return sorted(rows.items()), saved[-1].files["model.safetensors"]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_a_training_killed_at_any_steps_ends_with_equal_weights_and_rows(
+    synthetic: Any, make_spec: Any, normalization: str, optimizer: str
+) -> None:
+    given_spec = {
+        "normalization": NORMALIZATIONS[normalization],
+        "optimizer": OPTIMIZERS[optimizer],
+        "batch_size": 4,
+        "drop_last": False,
+        "dataset": {"train_limit": 14, "test_limit": 5},
+    }
+    alone = attempts_killed_at(make_spec(**given_spec), synthetic, [])
+
+    @settings(max_examples=2, deadline=None)
+    @given(kills=st.lists(st.integers(0, 9), min_size=1, max_size=3), every_s=st.sampled_from([None, 1e-9]))
+    def check(kills: list[int], every_s: float | None) -> None:
+        spec = make_spec(**given_spec, checkpoint={"every_s": every_s})
+        assert attempts_killed_at(spec, synthetic, kills) == alone
+
+    check()
+
+
+def test_a_training_paused_before_every_step_has_equal_weights_and_rows(attempt: Any, make_spec: Any) -> None:
+    spec = make_spec(batch_size=4, drop_last=False, epochs=1, dataset={"train_limit": 34, "test_limit": 5})
+    alone = attempt(spec)
+    rows: list[Any] = []
+    part = attempt(spec, stop="pause")
+    for step in range(1, spec.total_steps):
+        part = attempt(spec, resume=part.checkpoints[-1], stop="pause", stop_at=1)
+        assert part.checkpoints[-1].step == step
+        rows += part.rows
+    rows += attempt(spec, resume=part.checkpoints[-1]).rows
+
+    assert rows == alone.rows

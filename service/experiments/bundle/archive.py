@@ -1,12 +1,16 @@
-"""Bundles: an experiment as one file, which other installations can import and other tools can read.
+"""The file of a bundle: written by `BundleWriter`, verified and read by `Bundle`.
 
 A tar with `manifest.json` (version of the format and of the writer, size and SHA-256 of every other file),
 `experiment.json`, `results.json` (as the API answered them), `jobs.jsonl`, `attempts.jsonl`, `metrics.jsonl`,
 `events.jsonl`, `checkpoints.jsonl` (one JSON object per line), and, on request, `checkpoints/JOB/CHECKPOINT/FILE`.
+
+A bundle may come from anyone: its headers are checked before `tarfile` interprets them, and nothing is read to memory
+whose size is not limited.
 """
 
 import hashlib
 import json
+import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,15 +18,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from platform import python_version
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 from pydantic_core import from_json
 
-from service.jobs import TERMINAL, Status
-from worker.events import File, Precision
-from worker.metrics import MetricKind
-from worker.spec import TrainingSpec
+from service.experiments.bundle.lines import ExperimentFile, Line, Manifest
+from worker.events import File
 
 __all__ = ["FORMAT", "Bundle", "BundleError", "BundleWriter"]
 
@@ -33,156 +35,21 @@ READABLE_FORMATS = (1, 2, 3)
 of an attempt, and `wish` for `requested_state`.
 """
 MANIFEST = "manifest.json"
-_Id = Field(pattern=r"^[a-z]{1,20}_[0-9a-z]{1,40}$")
-_Count = Field(ge=0, lt=2**31)
+MAX_MEMBERS = 100_000
+"""Maximum number of files of a bundle."""
+MAX_DOCUMENT = 32 << 20
+"""Bytes of a document, which is read to memory."""
+MAX_LINE = 8 << 20
+"""Bytes of a line, which is read to memory."""
+_MAX_EXTENSION = 1 << 16
+"""Bytes of an extended header, which holds a long name."""
 
 
 class BundleError(ValueError):
     """The file is not a bundle, is damaged, or has an unsupported version of the format. The message says which."""
 
 
-class _Line(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ExperimentFile(_Line):
-    """`experiment.json`."""
-
-    id: str = _Id
-    name: str
-    request: dict[str, Any]
-    priority: int
-    requested_state: Literal["paused", "cancelled"] | None
-    precision: Precision | None = None
-    created_at: AwareDatetime
-    updated_at: AwareDatetime
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_version_1(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "wish" in data:
-            data = dict(data)
-            data["requested_state"] = data.pop("wish")
-        return data
-
-
-class JobLine(_Line):
-    """A job that has ended. The summary of its metrics is not in it: it follows from them."""
-
-    id: str = _Id
-    name: str
-    notes: str = ""
-    spec: dict[str, Any]
-    precision: Precision | None = None
-    labels: dict[str, str]
-    priority: int
-    max_retries: int = _Count
-    cell: str | None
-    retry_of: str | None
-    status: Status
-    error: dict[str, Any] | None
-    attempt_id: str | None
-    attempts: int = _Count
-    failures: int = _Count
-    losses: int = _Count
-    progress: dict[str, Any] | None
-    created_at: AwareDatetime
-    updated_at: AwareDatetime
-    queued_at: AwareDatetime
-    started_at: AwareDatetime | None
-    finished_at: AwareDatetime | None
-
-    @model_validator(mode="after")
-    def _has_ended_and_can_be_read(self) -> Self:
-        if self.status not in TERMINAL:
-            raise ValueError(f"job {self.id} is {self.status}: a bundle has jobs that have ended")
-        TrainingSpec.model_validate(self.spec)
-        return self
-
-
-class AttemptWorker(_Line):
-    """A worker of an attempt, and the host name of its node."""
-
-    worker: str
-    node: str
-
-
-class AttemptLine(_Line):
-    """One run of a job. `workers` has a `worker` and its `node` for each rank."""
-
-    id: str = _Id
-    job_id: str
-    number: int = _Count
-    workers: list[AttemptWorker]
-    device: str | None
-    precision: str | None
-    versions: dict[str, Any] | None
-    last_seq: int = _Count
-    resumed_from_step: int = _Count
-    started_at: AwareDatetime
-    ended_at: AwareDatetime | None
-    outcome: str | None
-    reason: str | None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_version_1(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "worker" in data:
-            data = dict(data)
-            first = {"worker": data.pop("worker"), "node": data.pop("node", None)}
-            data["workers"] = data.get("workers") or [first]
-        return data
-
-
-class MetricLine(_Line):
-    """A row of metrics."""
-
-    job_id: str
-    attempt_id: str
-    seq: int = _Count
-    kind: MetricKind
-    epoch: int = _Count
-    step: int = _Count
-    time: AwareDatetime
-    values: dict[str, float | bool | None]
-    superseded: bool
-
-
-class EventLine(_Line):
-    """An event of a job: a change of its status, its start on a worker, or a line of its log."""
-
-    job_id: str
-    attempt_id: str | None
-    seq: int | None
-    type: Literal["status", "started", "log"]
-    time: AwareDatetime
-    data: dict[str, Any]
-
-
-class CheckpointLine(_Line):
-    """A checkpoint. Its files are in the bundle if the export included them."""
-
-    id: str
-    job_id: str
-    attempt_id: str
-    epoch: int
-    step: int
-    metrics: dict[str, Any]
-    files: dict[str, File]
-    created_at: AwareDatetime
-
-
-class Manifest(_Line):
-    """The contents of a bundle, and the version that wrote it."""
-
-    format: int
-    experiment_id: str
-    created_at: AwareDatetime
-    versions: dict[str, str]
-    files: dict[str, File]
-
-
-Line = TypeVar("Line", bound=_Line)
+Kind = TypeVar("Kind", bound=Line)
 
 
 @dataclass
@@ -221,7 +88,16 @@ class BundleWriter:
         self._files[name], self._paths[name] = file, path
 
     def pack(self, path: Path, experiment_id: str, version: str) -> None:
-        """Write the bundle to `path`, the manifest first."""
+        """Write the bundle to `path`, the manifest first.
+
+        Raises:
+            BundleError: It would have more files than a bundle may have.
+        """
+        if len(self._files) >= MAX_MEMBERS:
+            raise BundleError(
+                f"it would have {len(self._files) + 1} files, and a bundle has {MAX_MEMBERS} at most: "
+                "choose fewer checkpoints"
+            )
         manifest = Manifest(
             format=FORMAT,
             experiment_id=experiment_id,
@@ -254,6 +130,8 @@ class Bundle:
 
     def __enter__(self) -> Self:
         try:
+            with self._path.open("rb") as file:
+                _check_headers(file)
             self._tar = tarfile.open(self._path, "r:")
         except (tarfile.TarError, OSError, EOFError) as error:
             raise BundleError(f"this is not a bundle: it cannot be read as a tar archive ({error})") from error
@@ -277,12 +155,14 @@ class Bundle:
         """The content of `experiment.json`."""
         return self._parse("experiment.json", ExperimentFile, self._content("experiment.json"))
 
-    def lines(self, name: str, kind: type[Line]) -> Iterator[Line]:
+    def lines(self, name: str, kind: type[Kind]) -> Iterator[Kind]:
         """Yield the lines of a file, validated. Raises `BundleError` at the first invalid one."""
         file = self._tar.extractfile(self._member(name))
         assert file is not None
         with file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
+                if len(line) > MAX_LINE:
+                    raise BundleError(f"{name}, line {number} of the bundle is longer than {MAX_LINE} bytes")
                 yield self._parse(f"{name}, line {number}", kind, line)
 
     def _list(self) -> dict[str, tarfile.TarInfo]:
@@ -296,14 +176,15 @@ class Bundle:
         return members
 
     def _read_manifest(self) -> Manifest:
+        content = self._content(MANIFEST)
         try:
-            written = json.loads(self._content(MANIFEST)).get("format")
+            written = json.loads(content).get("format")
         except (ValueError, AttributeError, RecursionError) as error:
             raise BundleError(f"{MANIFEST} of the bundle is not a JSON object") from error
         if written not in READABLE_FORMATS:
             readable = f"{', '.join(map(str, READABLE_FORMATS[:-1]))} and {READABLE_FORMATS[-1]}"
             raise BundleError(f"the bundle has format {written!r}, and this version of normlab reads {readable}")
-        return self._parse(MANIFEST, Manifest, self._content(MANIFEST))
+        return self._parse(MANIFEST, Manifest, content)
 
     def _verify(self) -> None:
         listed = set(self.manifest.files) | {MANIFEST}
@@ -323,12 +204,15 @@ class Bundle:
         return self._members[name]
 
     def _content(self, name: str) -> bytes:
-        file = self._tar.extractfile(self._member(name))
+        member = self._member(name)
+        if member.size > MAX_DOCUMENT:
+            raise BundleError(f"{name} of the bundle has {member.size} bytes, and may have {MAX_DOCUMENT}")
+        file = self._tar.extractfile(member)
         assert file is not None
         with file:
             return file.read()
 
-    def _parse(self, where: str, kind: type[Line], content: bytes) -> Line:
+    def _parse(self, where: str, kind: type[Kind], content: bytes) -> Kind:
         try:
             return kind.model_validate(from_json(content, allow_inf_nan=False))
         except ValidationError as error:
@@ -337,3 +221,32 @@ class Bundle:
             raise BundleError(f"{where} of the bundle: {field_ + ': ' if field_ else ''}{first['msg']}") from error
         except ValueError as error:
             raise BundleError(f"{where} of the bundle is not JSON: {error}") from error
+
+
+def _check_headers(file: BinaryIO) -> None:
+    """Check the headers of a tar: regular files within the archive, and extended headers that hold a long name.
+
+    `tarfile` would read an extended header of any size to memory, and expand a sparse file of a few bytes without end.
+
+    Raises:
+        BundleError: One of them is something else, or there are too many.
+        tarfile.TarError: One of them is damaged.
+    """
+    size, members = file.seek(0, os.SEEK_END), 0
+    file.seek(0)
+    while (header := file.read(tarfile.BLOCKSIZE)) and any(header):
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        if not 0 <= member.size <= size - file.tell():
+            raise tarfile.ReadError("unexpected end of data")
+        if member.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
+            content = file.read(member.size) if member.size <= _MAX_EXTENSION else None
+            if content is None or b"size=" in content or b"GNU.sparse" in content:
+                raise BundleError("the bundle has an extended header that is not a name and a time")
+        else:
+            if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+                raise BundleError(f"the bundle has {member.name!r}, which is not a regular file")
+            members += 1
+            if members > MAX_MEMBERS:
+                raise BundleError(f"the bundle has more than {MAX_MEMBERS} files")
+            file.seek(member.size, os.SEEK_CUR)
+        file.seek(-member.size % tarfile.BLOCKSIZE, os.SEEK_CUR)
