@@ -43,9 +43,19 @@ class WorkerReport(BaseModel):
     node: str | None = None
     pid: int | None = Field(default=None, description="its process on the node")
     device: str | None = None
+    bfloat16: bool = Field(default=False, description="whether the device computes in bfloat16")
     state: WorkerActivity
     attempt: str | None = None
     job: str | None = None
+
+
+class StepReport(BaseModel):
+    """The duration of a training step on a CPU, in float32 and in bfloat16."""
+
+    model: str
+    batch_size: int
+    float32_s: float
+    bfloat16_s: float
 
 
 class NextUp(BaseModel):
@@ -63,6 +73,9 @@ class ClusterReport(BaseModel):
     nodes: list[NodeReport] = Field(default_factory=list)
     workers: list[WorkerReport] = Field(default_factory=list)
     next_up: NextUp | None = None
+    steps: list[StepReport] = Field(
+        default_factory=list, description="training steps measured to resolve the precision `auto`"
+    )
 
     @classmethod
     def read(cls, stored: Mapping[str, Any] | None) -> Self | None:

@@ -116,7 +116,10 @@ class Settings(BaseSettings):
         default=5, gt=0, description="seconds without a renewed lease after which another dispatcher takes over"
     )
     dispatch_interval_s: float = Field(
-        default=0.1, gt=0, description="seconds between two polls of the database for new jobs"
+        default=2,
+        gt=0,
+        description="seconds between two polls of the database by the dispatcher; in between, notifications of the "
+        "database wake it",
     )
     max_lost: int = Field(
         default=5, ge=1, description="losses of its workers without a new checkpoint after which a job fails"

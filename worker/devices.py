@@ -8,9 +8,11 @@ from typing import TypedDict
 
 import torch
 
+from worker.numerics.precision import has_bfloat16
+
 
 class DeviceReport(TypedDict):
-    """The version of torch, the names of the GPUs that it can use, and whether they compute in bfloat16."""
+    """The version of torch, the GPUs that it can use, and whether these, or else the CPU, compute in bfloat16."""
 
     version: str
     gpus: list[str]
@@ -23,7 +25,7 @@ def device_report() -> DeviceReport:
     return {
         "version": torch.__version__,
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if cuda else [],
-        "bfloat16": cuda and torch.cuda.is_bf16_supported(),
+        "bfloat16": has_bfloat16(torch.device("cuda" if cuda else "cpu")),
     }
 
 

@@ -15,6 +15,8 @@ Outcome = Literal["succeeded", "failed", "paused", "cancelled"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 StopRequest = Literal["pause", "cancel"]
 """A request to a running attempt: `pause` takes a checkpoint first, `cancel` does not."""
+Precision = Literal["float32", "bfloat16"]
+"""The format of activations. Weights and optimizer updates are in float32."""
 
 
 class _Event(BaseModel):
@@ -29,7 +31,7 @@ class Started(_Event):
 
     type: Literal["started"] = "started"
     device: str
-    precision: Literal["float32", "bfloat16"]
+    precision: Precision
     parameters: int = Field(description="number of trainable parameters")
     steps_per_epoch: int
     total_steps: int

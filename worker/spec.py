@@ -190,7 +190,8 @@ class TrainingSpec(StrictModel):
     drop_last: bool = Field(default=True, description="skip the last batch of an epoch if it is smaller")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description="format of activations; auto: bfloat16 on a GPU that supports it, otherwise float32",
+        description="format of activations; auto: bfloat16 on GPUs that support it, and on CPUs with AVX512-BF16 or "
+        "AMX where it is faster, otherwise float32; one for all jobs of an experiment",
     )
     num_workers: int = Field(
         default=1,

@@ -1,7 +1,8 @@
 """The event tailer: one reader of the database that feeds all event streams of the process.
 
 A stream that starts, or that fell behind, reads the missed events itself, by id. From then on it receives those that
-the tailer reads. The database is polled a few times per second, for any number of streams, and never by an idle stream.
+the tailer reads: when the database notifies, and every `INTERVAL_S` in case a notification was lost. It reads once for
+any number of streams, and not at all without one.
 """
 
 import asyncio
@@ -13,11 +14,14 @@ from dataclasses import dataclass, field
 
 from service.api.schemas.job import ProgressView, progress_of
 from service.errors import TooManyStreams
-from service.store import Database, DatabaseError, events, jobs, listing
+from service.store import Channel, Database, DatabaseError, events, jobs, listing
 from service.store.listing import JobFilter
 from service.store.tables import Event
 
-INTERVAL_S = 0.2
+INTERVAL_S = 1.0
+"""Seconds between two reads without a notification."""
+GAP_S = 0.1
+"""Least pause between two reads, however many notifications arrive."""
 ENDING_S = 2.0
 AFTER_FAILURE_S = 1.0
 PAGE = 500
@@ -89,7 +93,7 @@ class Subscription:
 
 
 class Tailer:
-    """Polls the database for events while streams are open, and distributes them."""
+    """Reads events from the database while streams are open, and distributes them."""
 
     def __init__(self, database: Database, max_streams: int, interval_s: float = INTERVAL_S) -> None:
         self.database = database
@@ -101,6 +105,7 @@ class Tailer:
         self._full = False
         """Whether the maximum was logged since it was reached."""
         self._wanted = asyncio.Event()
+        self._notified = asyncio.Event()
         self._closing = asyncio.Event()
         self._tail = 0
         self._progress: dict[str, ProgressView | None] = {}
@@ -113,21 +118,23 @@ class Tailer:
     async def running(self) -> AsyncIterator[None]:
         """Run the tailer within the context."""
         task = asyncio.create_task(self._run(), name="tailer")
-        try:
-            yield
-        finally:
-            self.close()
-            # Cancelled only as a last resort: a connection that is cancelled while it reads is lost to the pool.
-            await asyncio.wait({task}, timeout=ENDING_S)
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        async with self.database.listen(Channel.EVENTS, self._notified.set):
+            try:
+                yield
+            finally:
+                self.close()
+                # Cancelled only as a last resort: a connection that is cancelled while it reads is lost to the pool.
+                await asyncio.wait({task}, timeout=ENDING_S)
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
 
     def close(self) -> None:
         """End all streams, those that would still start, and the tailer."""
         self.closed = True
         self._closing.set()
         self._wanted.set()
+        self._notified.set()
         for subscription in self._subscriptions:
             subscription.close()
 
@@ -170,6 +177,12 @@ class Tailer:
             async with asyncio.timeout(duration_s):
                 await self._closing.wait()
 
+    async def _wait_for_events(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.interval_s):
+                await self._notified.wait()
+        self._notified.clear()
+
     async def _follow(self) -> None:
         async with self.database.read() as session:
             self._tail = await events.last_id(session)
@@ -179,8 +192,9 @@ class Tailer:
         for subscription in self._subscriptions:
             subscription.fall_behind()
         while self._subscriptions and not self.closed:
-            await self._pause(self.interval_s)
+            await self._wait_for_events()
             await self._tick()
+            await self._pause(GAP_S)
         if not self.closed:
             self._wanted.clear()
 
@@ -200,6 +214,8 @@ class Tailer:
                     wanted[id(subscription)] = selections[key]
         if found:
             self._tail = found[-1].id
+        if len(found) == PAGE:
+            self._notified.set()  # there may be more of them than fit on a page
         progress = {job.id: progress_of(job) for job in active}
         changed = [
             Progress(job_id, view)

@@ -46,6 +46,8 @@ def experiment_table(experiment: Json) -> Facts:
         table.add_row(f"{len(labels)} {axis['field']}", Text(", ".join(labels)))
     if experiment["budget"] < 1:
         table.add_row("budget", f"{experiment['budget']:g} of the cost")
+    if experiment["precision"]:
+        table.add_row("precision", experiment["precision"])
     table.add_row("jobs", counts_text(experiment["counts"]))
     table.add_row("progress", progress_text(experiment))
     if sequential := experiment["sequential"]:
@@ -70,6 +72,8 @@ def preview_table(preview: Json) -> Facts:
         elapsed = f", {duration(cost['elapsed_s'])} on {cost['slots']} slots" if cost["elapsed_s"] is not None else ""
         table.add_row("cost", f"{duration(cost['device_s'])} of training and evaluation{elapsed}")
     table.add_row("", Text(cost["basis"], style="dim"))
+    if precision := preview["precision"]:
+        table.add_row("precision", precision["reason"])
     for warning in preview["warnings"]:
         table.add_row(warning["severity"], Text(warning["detail"], style="yellow"))
     return table

@@ -15,11 +15,12 @@ from service.dispatcher.datasets import Datasets
 from service.dispatcher.leadership import LeadershipLost
 from service.dispatcher.outcome import Ending, Outcome, decide_outcome
 from service.dispatcher.pool import Pool, Slot
+from service.dispatcher.precisions import Precisions
 from service.dispatcher.storage import AttemptStorage
 from service.errors import CorruptFile, StorageFull
 from service.store.attempts import Fenced
 from service.store.tables import Attempt, Job
-from worker.events import Failure, Finished
+from worker.events import Failure, Finished, Precision
 from worker.spec import TrainingSpec
 
 logger = logging.getLogger(__name__)
@@ -36,10 +37,11 @@ class CancelledBeforeLaunch(Exception):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the workers of an attempt start from: references to objects in Ray's store."""
+    """What the workers of an attempt start from: references to objects in Ray's store, and the precision."""
 
     dataset: Any
     checkpoint: Any
+    precision: Precision
 
 
 class AttemptRun:
@@ -50,12 +52,21 @@ class AttemptRun:
     """
 
     def __init__(
-        self, job: Job, attempt: Attempt, slots: Sequence[Slot], storage: AttemptStorage, datasets: Datasets, pool: Pool
+        self,
+        job: Job,
+        attempt: Attempt,
+        slots: Sequence[Slot],
+        storage: AttemptStorage,
+        datasets: Datasets,
+        pool: Pool,
+        precisions: Precisions,
     ) -> None:
         self.job_id, self.attempt_id = job.id, attempt.id
-        self._stored_spec = job.spec
+        self._job, self._stored_spec = job, job.spec
         self._recorded_seq = attempt.last_seq
+        self._resumable = attempt.number > 1
         self._slots, self._storage, self._datasets, self._pool = slots, storage, datasets, pool
+        self._precisions = precisions
         self._first = slots[0].worker
         self._requested: Request | None = None
         self._preparing: asyncio.Task[Inputs] | None = None
@@ -110,6 +121,8 @@ class AttemptRun:
         try:
             inputs = None if adopted else await self._prepare()
             endings = await self._follow_all(inputs)
+        except WorkerGone as error:
+            return error, ()
         except CancelledBeforeLaunch:
             return WorkerGone("cancelled before it started"), self._slots
         except DatasetError as error:
@@ -141,8 +154,20 @@ class AttemptRun:
 
     async def _load_inputs(self) -> Inputs:
         dataset = await self._datasets.get(self._spec.dataset.name, self._storage.log_soon)
-        checkpoint = await self._storage.latest_checkpoint()
-        return Inputs(dataset, None if checkpoint is None else await share(checkpoint))
+        checkpoint = await self._storage.latest_checkpoint() if self._resumable else None
+        shared = None if checkpoint is None else await share(checkpoint)
+        return Inputs(dataset, shared, await self._resolve_precision())
+
+    async def _resolve_precision(self) -> Precision:
+        """The precision of the job. If only the speed can tell what `auto` means, the first worker measures it."""
+        if self._job.precision is not None:
+            stored: Precision = self._job.precision  # type: ignore[assignment]
+            return stored
+        found = await self._precisions.measure(await self._storage.workloads(self._job), self._first)
+        resolved = await self._storage.resolve_precision(found.precision)
+        if resolved == found.precision:
+            await self._storage.log(f"the precision auto is resolved to {found.reason}", "info")
+        return resolved
 
     # Launch
 
@@ -156,7 +181,15 @@ class AttemptRun:
         if rank:
             await self._listening.wait()
         self._launched.add(rank)
-        await worker.start(self.attempt_id, self._stored_spec, inputs.dataset, inputs.checkpoint, rank, self._address)
+        await worker.start(
+            self.attempt_id,
+            self._stored_spec,
+            inputs.dataset,
+            inputs.checkpoint,
+            rank,
+            self._address,
+            inputs.precision,
+        )
         if rank == 0:
             if self._requested is not None:
                 # It was requested before the worker knew the attempt.

@@ -16,6 +16,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTa
 
 from service.settings import Settings
 from worker.data.datasets import DatasetError, load
+from worker.events import Precision
 from worker.events import StopRequest as Request
 from worker.process.actor import CONCURRENT_CALLS, Report, TrainingProcessGone, TrainingWorker, WorkerState
 from worker.spec import DatasetName
@@ -81,8 +82,21 @@ class Worker:
         """Transfer a dataset from `Cluster.load_dataset` to the node of the worker."""
         await _answer(self._actor.receive.remote(dataset), 10 * ANSWER_TIMEOUT_S)
 
+    async def compare_precisions(self, model: str, batch_size: int) -> Mapping[Precision, float]:
+        """The seconds of a training step in each precision."""
+        compared = self._actor.compare_precisions.remote(model, batch_size)
+        seconds: Mapping[Precision, float] = await _answer(compared, 10 * ANSWER_TIMEOUT_S)
+        return seconds
+
     async def start(
-        self, attempt_id: str, spec: dict[str, Any], dataset: Any, checkpoint: Any, rank: int = 0, address: str = ""
+        self,
+        attempt_id: str,
+        spec: dict[str, Any],
+        dataset: Any,
+        checkpoint: Any,
+        rank: int = 0,
+        address: str = "",
+        precision: Precision | None = None,
     ) -> None:
         """Start an attempt.
 
@@ -93,9 +107,10 @@ class Worker:
             checkpoint: A reference from `share` to the files to resume from, or None.
             rank: The rank of the worker in the attempt.
             address: host:port at which rank 0 listens for the others; empty for rank 0 itself.
+            precision: What the precision `auto` of the spec is resolved to.
         """
         # On the first start on a node, the images are transferred within this call.
-        started = self._actor.start.remote(attempt_id, spec, dataset, checkpoint, rank, address or None)
+        started = self._actor.start.remote(attempt_id, spec, dataset, checkpoint, rank, address or None, precision)
         await _answer(started, 10 * ANSWER_TIMEOUT_S)
 
     async def rendezvous(self, attempt_id: str) -> str | None:

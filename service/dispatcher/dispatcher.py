@@ -13,10 +13,11 @@ from service.dispatcher.cluster import Cluster, ClusterGone, Node, Request, Work
 from service.dispatcher.datasets import Datasets
 from service.dispatcher.leadership import Leadership
 from service.dispatcher.pool import Pool, Slot
+from service.dispatcher.precisions import Precisions
 from service.dispatcher.storage import AttemptStorage
 from service.jobs import Status
 from service.settings import Settings
-from service.store import Database, DatabaseError, attempts, jobs
+from service.store import Channel, Database, DatabaseError, attempts, jobs
 from service.store.attempts import FreeWorker, NotEnoughWorkers
 from service.store.tables import Attempt, Job
 
@@ -24,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 CHECK_INTERVAL_S = 2.0
 """Pause between two checks of the cluster."""
-BUSY_SLOWDOWN = 5
-"""Factor on the pause between polls of the database while no worker is idle, which leaves the CPU to the training."""
 UNREACHABLE_CHECKS = 3
 """Number of failed checks in a row after which the cluster counts as gone."""
 STOP_S = 3.0
@@ -41,8 +40,9 @@ class Dispatcher:
         self._settings, self._database, self._artifacts, self._cluster = settings, database, artifacts, cluster
         self._leadership = Leadership(database, settings.dispatcher_lease_s, self._report)
         self._datasets = Datasets(cluster, settings.data_dir)
-        self._woken = asyncio.Event()
+        self._woken, self._attempt_ended = asyncio.Event(), asyncio.Event()
         self._pool = Pool(cluster, settings, self._woken.set)
+        self._precisions = Precisions(self._pool)
         self._running: dict[str, tuple[AttemptRun, asyncio.Task[None]]] = {}
         self._cancelling_since: dict[str, float] = {}
         self._nodes: Sequence[Node] = ()
@@ -58,12 +58,12 @@ class Dispatcher:
         """
         await self._leadership.acquire()
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with self._database.listen(Channel.QUEUE, self._woken.set), asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._leadership.keep())
                 await self._connect()
                 await self._reconcile()
                 tasks.create_task(self._watch_cluster())
-                tasks.create_task(seeding.keep(self._database, self._leadership))
+                tasks.create_task(seeding.keep(self._database, self._leadership, self._attempt_ended))
                 await self._dispatch()
         finally:
             self._pool.stop()
@@ -148,13 +148,17 @@ class Dispatcher:
             await asyncio.sleep(CHECK_INTERVAL_S)
             try:
                 await self._cluster.check()
-                self._nodes = await self._cluster.nodes()
+                nodes = await self._cluster.nodes()
                 failures = 0
             except ClusterGone:
                 failures += 1
                 if failures >= UNREACHABLE_CHECKS:
                     self._connected = False
                     raise
+                continue
+            if nodes != self._nodes:
+                self._nodes = nodes
+                self._woken.set()
 
     async def _dispatch(self) -> None:
         while True:
@@ -165,8 +169,7 @@ class Dispatcher:
                 await asyncio.sleep(CHECK_INTERVAL_S / 2)
                 continue
             self._pool.adjust(waiting, self._capacity)
-            interval = self._settings.dispatch_interval_s
-            await self._sleep(interval if self._pool.ready() else BUSY_SLOWDOWN * interval)
+            await self._sleep(self._settings.dispatch_interval_s)
 
     async def _poll_database(self) -> int:
         """Forward the requests, and start queued jobs on the idle workers.
@@ -192,7 +195,8 @@ class Dispatcher:
         free = [FreeWorker(slot.worker.name, slot.node) for slot in idle]
         next_up = self._next_up.job_id if self._next_up else None
         async with self._leadership.write() as session:
-            claimed = await attempts.claim(session, free, slots=self._room, next_up=next_up)
+            auto = self._precisions.known()
+            claimed = await attempts.claim(session, free, slots=self._room, next_up=next_up, auto=auto)
         self._next_up = claimed if isinstance(claimed, NotEnoughWorkers) else None
         if claimed is None or isinstance(claimed, NotEnoughWorkers):
             return 0
@@ -207,7 +211,7 @@ class Dispatcher:
         for slot in slots:
             self._pool.occupy(slot, job.id, attempt.id)
         storage = AttemptStorage(attempt, self._database, self._artifacts, self._leadership, self._settings.max_lost)
-        run = AttemptRun(job, attempt, slots, storage, self._datasets, self._pool)
+        run = AttemptRun(job, attempt, slots, storage, self._datasets, self._pool, self._precisions)
         task = asyncio.create_task(run.run(adopted=adopted), name=attempt.id)
         self._running[job.id] = (run, task)
         task.add_done_callback(lambda task: self._ended(job.id, task))
@@ -218,6 +222,7 @@ class Dispatcher:
             del self._running[job_id]
             self._cancelling_since.pop(job_id, None)
         self._woken.set()
+        self._attempt_ended.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("an attempt is no longer followed: %s", error, extra={"job": job_id})
 
@@ -233,7 +238,7 @@ class Dispatcher:
                 run.kill()
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep until a worker becomes idle or an attempt ends, at most `seconds`."""
+        """Sleep until the database notifies, a worker becomes idle or an attempt ends, at most `seconds`."""
         try:
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
@@ -263,4 +268,5 @@ class Dispatcher:
             ],
             workers=workers,
             next_up=NextUp(job=next_up.job_id, num_workers=next_up.num_workers) if next_up else None,
+            steps=self._precisions.report(),
         )

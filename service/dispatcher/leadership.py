@@ -44,7 +44,7 @@ class Leadership:
             LeadershipLost: If another dispatcher holds the role.
         """
         while True:
-            await asyncio.sleep(self._lease_s / 4)
+            await asyncio.sleep(self._lease_s / 3)
             try:
                 held = await self._renew_once()
             except (DatabaseError, OSError) as error:

@@ -25,6 +25,7 @@ class Slot:
     state: WorkerActivity
     node: str = ""
     device: str = ""
+    bfloat16: bool = False
     pid: int | None = None
     job_id: str | None = None
     attempt_id: str | None = None
@@ -45,7 +46,8 @@ class Pool:
 
     def adopt(self, worker: Worker, state: WorkerState, *, busy: bool) -> Slot:
         """Add a worker that an earlier dispatcher started."""
-        slot = Slot(worker, "busy" if busy else "idle", node=state.node, device=state.device, pid=state.pid)
+        slot = Slot(worker, "busy" if busy else "idle")
+        _describe(slot, state)
         self._slots[worker.name] = slot
         return slot
 
@@ -53,6 +55,10 @@ class Pool:
         """The idle workers, the most recently used first, because its caches are the warmest."""
         ready = [slot for slot in self._slots.values() if slot.state == "idle"]
         return sorted(ready, key=lambda slot: slot.idle_since, reverse=True)
+
+    def devices(self) -> Sequence[tuple[str, bool]]:
+        """The device of each worker that has started, and whether it computes in bfloat16."""
+        return [(slot.device, slot.bfloat16) for slot in self._slots.values() if slot.state != "starting"]
 
     def ceiling(self, capacity: int) -> int:
         """The maximum number of workers, in a cluster that has room for `capacity` now."""
@@ -112,6 +118,7 @@ class Pool:
                 node=slot.node,
                 pid=slot.pid,
                 device=slot.device,
+                bfloat16=slot.bfloat16,
                 state=slot.state,
                 job=slot.job_id,
                 attempt=slot.attempt_id,
@@ -145,6 +152,10 @@ class Pool:
             return
         self._delay_s = 0.0
         self._starting.pop(name, None)
-        slot.node, slot.device, slot.pid = state.node, state.device, state.pid
+        _describe(slot, state)
         logger.info("worker ready", extra={"worker": name, "seconds": round(time.monotonic() - started, 2)})
         self.give_back(slot)
+
+
+def _describe(slot: Slot, state: WorkerState) -> None:
+    slot.node, slot.device, slot.bfloat16, slot.pid = state.node, state.device, state.bfloat16, state.pid

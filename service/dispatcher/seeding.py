@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
 from service.dispatcher.leadership import Leadership
 from service.errors import ServiceError
@@ -16,19 +17,30 @@ from service.store.listing import JobFilter
 
 logger = logging.getLogger(__name__)
 
-INTERVAL_S = 1.0
-"""Pause between two checks for experiments that are due for an interim analysis."""
+INTERVAL_S = 10.0
+"""Longest pause between two checks for experiments that are due for an interim analysis."""
 
 
-async def keep(database: Database, leadership: Leadership, interval_s: float = INTERVAL_S) -> None:
+async def keep(
+    database: Database, leadership: Leadership, attempt_ended: asyncio.Event, interval_s: float = INTERVAL_S
+) -> None:
     """Run the interim analyses that are due, forever.
+
+    Args:
+        database: The database.
+        leadership: The leadership of this dispatcher.
+        attempt_ended: Set when an attempt has ended, with which an analysis may be due.
+        interval_s: Seconds after which they are checked anyway: a request to the API can make one due, too.
 
     Raises:
         LeadershipLost: If another dispatcher is active.
     """
     given_up: set[str] = set()
     while True:
-        await asyncio.sleep(interval_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(interval_s):
+                await attempt_ended.wait()
+        attempt_ended.clear()
         try:
             async with database.read() as session:
                 due = await experiments.due_for_interim_analysis(session)

@@ -13,9 +13,10 @@ from service.dispatcher.cluster import WorkerGone
 from service.dispatcher.leadership import Leadership
 from service.dispatcher.outcome import Outcome
 from service.errors import CorruptFile, StorageFull, StorageUnavailable
-from service.store import Database, DatabaseError, attempts, checkpoints, events
-from service.store.tables import Attempt, Checkpoint
-from worker.events import CheckpointTaken, Event, Failure, File, Finished, LogLevel
+from service.experiments.precision import Workload
+from service.store import Database, DatabaseError, attempts, checkpoints, events, precisions
+from service.store.tables import Attempt, Checkpoint, Job
+from worker.events import CheckpointTaken, Event, Failure, File, Finished, LogLevel, Precision
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,28 @@ class AttemptStorage:
             except CorruptFile as error:
                 await self.log(f"did not resume from the checkpoint at step {candidate.step}: {error}", "warning")
         return None
+
+    async def workloads(self, job: Job) -> Mapping[Workload, int]:
+        """The number of jobs, by model and batch size, that get one precision with this job."""
+
+        async def read() -> Mapping[Workload, int]:
+            async with self._database.read() as session:
+                return await precisions.workloads(session, job)
+
+        return await self._until_available("its precision is not resolved", read)
+
+    async def resolve_precision(self, precision: Precision) -> Precision:
+        """Store what the precision `auto` of the job is resolved to, unless it was resolved before; return which it is.
+
+        Raises:
+            Fenced: If the attempt is not the current one of its job.
+        """
+
+        async def store() -> Precision:
+            async with self._leadership.write() as session:
+                return await attempts.resolve_precision(session, self._attempt_id, precision)
+
+        return await self._until_available("its precision is not stored", store)
 
     async def record(
         self,

@@ -107,6 +107,8 @@ class MLflowSink:
             "normlab.attempt": str(len(job["attempts"])),
             "normlab.url": f"{self._client.base_url}/v1/jobs/{run.id}",
             **({"normlab.experiment": job["experiment"]} if job["experiment"] else {}),
+            # The parameter of this name cannot be changed once the precision `auto` is resolved.
+            **({"normlab.precision": job["precision"]} if job["precision"] else {}),
             **({"normlab.error": job["error"]["message"]} if job["error"] else {}),
             **{f"normlab.label.{key}": value for key, value in job["labels"].items()},
         }

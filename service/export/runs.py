@@ -59,8 +59,8 @@ class Run:
 
     @property
     def parameters(self) -> dict[str, str | float | bool | None]:
-        """Its spec with flat names, as in `optimizer.learning_rate`."""
-        return dict(_flat(self.job["spec"]))
+        """Its spec with flat names, as in `optimizer.learning_rate`, and with the precision in which it trains."""
+        return dict(_flat(self.job["spec"])) | ({"precision": self.job["precision"]} if self.job["precision"] else {})
 
     @property
     def name(self) -> str:

@@ -57,7 +57,8 @@ def _computing(settings: Settings) -> list[Finding]:
         missing = "none, but NORMLAB_GPUS_PER_WORKER requests GPUs: unset it to train on the CPU"
         return [torch, Finding("gpu", False, missing)]
     if not gpus:
-        return [torch, Finding("gpu", True, "none: training runs on the CPU, in float32", note=True)]
+        precision = "bfloat16 where it is faster" if found["bfloat16"] else "float32"
+        return [torch, Finding("gpu", True, f"none: training runs on the CPU, in {precision}", note=True)]
     precision = "bfloat16" if found["bfloat16"] else "float32, because it has no bfloat16"
     if not settings.gpus_per_worker:
         unused = f"{', '.join(gpus)}: not used; NORMLAB_GPUS_PER_WORKER=1 trains on it"

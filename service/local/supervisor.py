@@ -23,6 +23,9 @@ from service.ray_environment import ray_environment
 from service.settings import PREFIX, Settings, http_url
 
 POLL_S = 0.05
+"""Pause between two looks at the children while one of them is to be started."""
+STEADY_POLL_S = 0.5
+"""The same while all of them run."""
 STOP_S = {"api": 8.0, "dispatcher": 10.0, "ray": 5.0}
 """The order in which children are stopped, and the seconds after which each is killed."""
 READY_TIMEOUT_S = 120.0
@@ -215,7 +218,8 @@ class Supervisor:
             while not self._stopping.is_set() and self.error is None:
                 for child in self._children.values():
                     self._supervise(child)
-                self._stopping.wait(POLL_S)
+                steady = all(child.pid is not None for child in self._children.values())
+                self._stopping.wait(STEADY_POLL_S if steady else POLL_S)
         except Exception as error:
             self.error = f"The supervisor failed: {error}"
         finally:

@@ -223,7 +223,10 @@ def _procedure(results: Json, number: Number) -> Iterable[str]:
 
 def _training(experiment: Json, results: Json) -> list[Block]:
     request = experiment["request"]
-    blocks: list[Block] = [_images(results)]
+    blocks: list[Block] = [
+        _images(results),
+        Paragraph(f"Precision of the activations: {', '.join(results['precisions']) or NONE}."),
+    ]
     if experiment["budget"] < 1:
         share = f"Budget {experiment['budget']:g}: epochs and images are both scaled by its square root."
         blocks.append(Paragraph(share))

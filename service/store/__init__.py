@@ -6,5 +6,6 @@ handle are exported here.
 """
 
 from service.store.database import ConstraintViolated, Database, DatabaseError, Session
+from service.store.notifications import Channel
 
-__all__ = ["ConstraintViolated", "Database", "DatabaseError", "Session"]
+__all__ = ["Channel", "ConstraintViolated", "Database", "DatabaseError", "Session"]

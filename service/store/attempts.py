@@ -4,20 +4,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import case, func, select, true
+from sqlalchemy import CompoundSelect, Select, bindparam, case, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.jobs import ACTIVE, Status
-from service.store import checkpoints, counters, events, metrics
+from service.store import checkpoints, counters, events, metrics, precisions
 from service.store.database import lock_events
 from service.store.identifiers import new_id
 from service.store.jobs import change_status, get
-from service.store.tables import Attempt, Job
+from service.store.notifications import Channel, notify
+from service.store.tables import Attempt, Job, UTCDateTime
 from worker import events as reports
-from worker.events import Failure, Finished, Started
+from worker.events import Failure, Finished, Precision, Started
 
 RETRY_DELAY_S = 2.0
 """Delay of the first retry after an error that may be temporary; it doubles with every further retry."""
+MOST_WORKERS = 2**31 - 1
+"""More workers than any job can ask for."""
 EVALUATION = ("evaluations", "eval_images_per_s")
 """Parts of the progress that evaluations report: the number of completed ones, and the speed of the latest."""
 FAIR_SHARE_WINDOW = 16
@@ -44,8 +47,56 @@ class NotEnoughWorkers:
     num_workers: int
 
 
+def _next() -> Select[Job]:
+    """Return the query for the next job of the queue."""
+    group = func.coalesce(Job.experiment_id, "")
+    jobs_by_group = select(group.label("experiment"), func.count().label("jobs")).group_by(group)
+    workers_by_group = select(group.label("experiment"), func.sum(Job.num_workers).label("workers")).group_by(group)
+    held = workers_by_group.where(Job.status.in_(ACTIVE)).subquery()
+    last = select(Attempt.job_id).order_by(Attempt.id.desc()).limit(FAIR_SHARE_WINDOW).subquery()
+    served = jobs_by_group.join(last, last.c.job_id == Job.id).subquery()
+    waiting = (
+        select(Job.id)
+        .outerjoin(held, held.c.experiment == group)
+        .outerjoin(served, served.c.experiment == group)
+        .where(_WAITS, Job.num_workers <= bindparam("slots"))
+        .order_by(
+            # An expression instead of the column: for the column, SQLite scans its index over all jobs to avoid the
+            # sort of the few that wait.
+            (Job.priority + 0).desc(),
+            case((Job.id == bindparam("next_up"), 0), else_=1),
+            func.coalesce(held.c.workers, 0),
+            func.coalesce(served.c.jobs, 0),
+            Job.queued_at,
+            Job.id,
+        )
+        .limit(1)
+        .scalar_subquery()
+    )
+    return select(Job).where(Job.id == waiting).with_for_update().execution_options(populate_existing=True)
+
+
+def _pending() -> CompoundSelect[str, Status, int]:
+    """Return the query of `pending`."""
+    asked = select(Job.id, Job.status, Job.num_workers).where(Job.status.in_((Status.PAUSING, Status.CANCELLING)))
+    waits = _WAITS & (Job.num_workers <= bindparam("largest"))
+    waiting = select(Job.id, Job.status, Job.num_workers).where(waits).limit(bindparam("limit")).subquery()
+    return asked.union_all(select(waiting.c.id, waiting.c.status, waiting.c.num_workers))
+
+
+_NOW = bindparam("now", type_=UTCDateTime)
+_WAITS = (Job.status == Status.QUEUED) & (Job.not_before.is_(None) | (Job.not_before <= _NOW))
+# Built once: building them takes longer than running them.
+_NEXT, _PENDING = _next(), _pending()
+
+
 async def claim(
-    session: AsyncSession, free: Sequence[FreeWorker], *, slots: int | None = None, next_up: str | None = None
+    session: AsyncSession,
+    free: Sequence[FreeWorker],
+    *,
+    slots: int | None = None,
+    next_up: str | None = None,
+    auto: Precision | None = None,
 ) -> tuple[Job, Attempt] | NotEnoughWorkers | None:
     """Start an attempt of the next queued job on as many of the `free` workers as it needs.
 
@@ -63,42 +114,15 @@ async def claim(
         slots: The number of workers that the cluster has room for. A job that needs more is passed over, because it
             would block all others. None: no limit.
         next_up: The job that was last returned in `NotEnoughWorkers`; it stays the first of its priority.
+        auto: What the precision `auto` means on the workers now; None if it is not known yet.
 
     Returns:
         The job and its new attempt; `NotEnoughWorkers` if the next job has to wait; None if the queue is empty.
     """
     now = datetime.now(UTC)
-    group = func.coalesce(Job.experiment_id, "")
-    jobs_by_group = select(group.label("experiment"), func.count().label("jobs")).group_by(group)
-    workers_by_group = select(group.label("experiment"), func.sum(Job.num_workers).label("workers")).group_by(group)
-    held = workers_by_group.where(Job.status.in_(ACTIVE)).subquery()
-    last = select(Attempt.job_id).order_by(Attempt.id.desc()).limit(FAIR_SHARE_WINDOW).subquery()
-    served = jobs_by_group.join(last, last.c.job_id == Job.id).subquery()
-    waiting = (
-        select(Job.id)
-        .outerjoin(held, held.c.experiment == group)
-        .outerjoin(served, served.c.experiment == group)
-        .where(
-            Job.status == Status.QUEUED,
-            (Job.not_before.is_(None)) | (Job.not_before <= now),
-            true() if slots is None else Job.num_workers <= slots,
-        )
-        .order_by(
-            # An expression instead of the column: for the column, SQLite scans its index over all jobs to avoid the
-            # sort of the few that wait.
-            (Job.priority + 0).desc(),
-            case((Job.id == (next_up or ""), 0), else_=1),
-            func.coalesce(held.c.workers, 0),
-            func.coalesce(served.c.jobs, 0),
-            Job.queued_at,
-            Job.id,
-        )
-        .limit(1)
-        .scalar_subquery()
-    )
-    query = select(Job).where(Job.id == waiting).with_for_update().execution_options(populate_existing=True)
+    values = {"now": now, "slots": MOST_WORKERS if slots is None else slots, "next_up": next_up or ""}
     await lock_events(session)
-    job = await session.scalar(query)
+    job = await session.scalar(_NEXT, values)
     if job is None:
         return None
     if job.num_workers > len(free):
@@ -113,6 +137,7 @@ async def claim(
         started_at=now,
     )
     session.add(attempt)
+    await precisions.settle(session, job, auto)
     job.attempts += 1
     job.attempt_id = attempt.id
     job.started_at = job.started_at or now
@@ -133,15 +158,25 @@ class Pending:
 async def pending(session: AsyncSession, limit: int, largest: int) -> Sequence[Pending]:
     """All jobs that are to pause or to be cancelled, and up to `limit` queued jobs of at most `largest` workers.
 
-    It is a single statement, because the dispatcher runs it many times per second.
+    It is a single statement, because the dispatcher runs it for every notification.
     """
-    now = datetime.now(UTC)
-    asked = select(Job.id, Job.status, Job.num_workers).where(Job.status.in_((Status.PAUSING, Status.CANCELLING)))
-    free = (Job.not_before.is_(None)) | (Job.not_before <= now)
-    waits = (Job.status == Status.QUEUED) & free & (Job.num_workers <= largest)
-    waiting = select(Job.id, Job.status, Job.num_workers).where(waits).limit(limit).subquery()
-    found = await session.execute(asked.union_all(select(waiting.c.id, waiting.c.status, waiting.c.num_workers)))
-    return [Pending(*row) for row in found]
+    values = {"limit": limit, "largest": largest, "now": datetime.now(UTC)}
+    return [Pending(*row) for row in await session.execute(_PENDING, values)]
+
+
+async def resolve_precision(session: AsyncSession, attempt_id: str, precision: Precision) -> Precision:
+    """Store what the precision `auto` of the job of an attempt is resolved to, unless it was resolved before.
+
+    Returns:
+        The precision of the job.
+
+    Raises:
+        Fenced: If the attempt is not the current one of its job.
+    """
+    job, _ = await _current(session, attempt_id)
+    await precisions.settle(session, job, precision)
+    resolved: Precision = job.precision  # type: ignore[assignment]
+    return resolved
 
 
 async def active(session: AsyncSession) -> Sequence[tuple[Job, Attempt]]:
@@ -184,6 +219,7 @@ async def _record_one(
         case reports.Progress():
             kept = {name: value for name, value in (job.progress or {}).items() if name in EVALUATION}
             job.progress = kept | data | {"time": event.time.isoformat()}
+            await notify(session, Channel.EVENTS)
             return
         case Finished():
             await _finish(session, job, attempt, event)

@@ -18,6 +18,7 @@ from service.experiments.bundle.lines import (
     MetricLine,
 )
 from service.jobs import TERMINAL
+from service.store import precisions
 from service.store.database import lock_events
 from service.store.metrics import SUMMARIZED, sort_by_summary, summarize
 from service.store.tables import Attempt, Checkpoint, Event, Experiment, Job, JobLabel, Metric, Table
@@ -112,6 +113,7 @@ async def import_bundle(session: AsyncSession, bundle: Bundle) -> tuple[Experime
             for row in rows:
                 if isinstance(row, MetricLine) and row.kind in SUMMARIZED and not row.superseded:
                     summaries[row.job_id] = summarize(summaries.get(row.job_id, {}), row.step, row.values)
+    await precisions.settle_by_attempts(session, experiment.id)
     for job_id, summary in summaries.items():
         await session.execute(update(Job).where(Job.id == job_id).values(summary=summary))
     for some in _chunks(summaries):

@@ -1,7 +1,8 @@
 """The connection to SQLite or PostgreSQL, and its two kinds of transaction."""
 
+import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +17,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.ext.asyncio import AsyncSession as Session
 from sqlalchemy.pool import ConnectionPoolEntry
+
+from service.store.notifications import Channel, follow, notified_by
+from service.store.sockets import Sockets
 
 __all__ = [
     "ConstraintViolated",
@@ -50,8 +54,10 @@ class Database:
         else:
             self.url = make_url(location)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._sockets: Sockets | None = None
         if self.is_sqlite and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+            self._sockets = Sockets(Path(self.url.database))
         self.engine: AsyncEngine = create_async_engine(
             self.url,
             pool_pre_ping=not self.is_sqlite,
@@ -83,8 +89,31 @@ class Database:
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Session]:
         """Open a transaction that writes. It is committed at the end, and rolled back on an exception."""
-        async with self._writing_sessions() as session, session.begin():
-            yield session
+        async with self._writing_sessions() as session:
+            async with session.begin():
+                yield session
+            if self._sockets is not None:
+                for channel in notified_by(session):
+                    self._sockets.send(channel)
+
+    @asynccontextmanager
+    async def listen(self, channel: Channel, notified: Callable[[], None]) -> AsyncIterator[None]:
+        """Call `notified` when transactions that notify a channel are committed, by whichever process.
+
+        It is also called whenever notifications may have been missed: at the beginning, and after a lost connection.
+        Others can be lost, so the caller also polls.
+        """
+        if self._sockets is not None:
+            with self._sockets.listen(channel, notified):
+                yield
+            return
+        _, arguments = self.engine.dialect.create_connect_args(self.url)
+        listening = asyncio.create_task(follow(dict(arguments), channel, notified), name=f"listen {channel}")
+        try:
+            yield
+        finally:
+            listening.cancel()
+            await asyncio.wait([listening])
 
     @asynccontextmanager
     async def migrate(self) -> AsyncIterator[AsyncConnection]:

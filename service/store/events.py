@@ -7,8 +7,13 @@ from typing import Any
 from sqlalchemy import Select, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.jobs import Status
 from service.store.database import lock_events
+from service.store.notifications import Channel, notify
 from service.store.tables import Event, storable
+
+FOR_THE_DISPATCHER = frozenset({Status.QUEUED, Status.PAUSING, Status.CANCELLING})
+"""The statuses of a job in which the dispatcher has to act."""
 
 
 async def add(
@@ -26,6 +31,7 @@ async def add(
     event = Event(job_id=job_id, attempt_id=attempt_id, seq=seq, type=type_, time=time, data=data)
     session.add(event)
     await session.flush()
+    await _notify(session, [(type_, data)])
     return event
 
 
@@ -34,6 +40,13 @@ async def add_all(session: AsyncSession, rows: Sequence[dict[str, Any]]) -> None
     if rows:
         await lock_events(session)
         await session.execute(insert(Event), rows)
+        await _notify(session, [(row["type"], row["data"]) for row in rows])
+
+
+async def _notify(session: AsyncSession, added: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    await notify(session, Channel.EVENTS)
+    if any(type_ == "status" and data["status"] in FOR_THE_DISPATCHER for type_, data in added):
+        await notify(session, Channel.QUEUE)
 
 
 async def after(

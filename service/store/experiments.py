@@ -16,6 +16,7 @@ from service.store import checkpoints, jobs
 from service.store.cursors import read_cursor, write_cursor
 from service.store.database import lock_events
 from service.store.identifiers import new_id
+from service.store.notifications import Channel, notify
 from service.store.ordering import Order
 from service.store.tables import Experiment, Idempotency, Job
 
@@ -143,6 +144,7 @@ async def prioritize(session: AsyncSession, experiment: Experiment, priority: in
     experiment.request = {**experiment.request, "priority": priority}
     experiment.updated_at = datetime.now(UTC)
     await session.execute(update(Job).where(Job.experiment_id == experiment.id).values(priority=priority))
+    await notify(session, Channel.QUEUE)
 
 
 async def extend(
@@ -171,11 +173,18 @@ async def seeds_of_cells(session: AsyncSession, experiment_id: str) -> Sequence[
     return [(cell, seed) for cell, seed in await session.execute(query) if cell is not None]
 
 
+_UNFINISHED = select(Job.id).where(Job.experiment_id == Experiment.id, Job.status.not_in(TERMINAL))
+_DUE = (
+    select(Experiment.id)
+    .where(Experiment.deciding, Experiment.requested_state.is_(None), ~_UNFINISHED.exists())
+    .order_by(Experiment.created_at, Experiment.id)
+)
+"""Built once: building it takes longer than running it."""
+
+
 async def due_for_interim_analysis(session: AsyncSession) -> Sequence[str]:
     """The experiments with sequential seeds whose jobs have all ended, oldest first."""
-    unfinished = select(Job.id).where(Job.experiment_id == Experiment.id, Job.status.not_in(TERMINAL))
-    query = select(Experiment.id).where(Experiment.deciding, Experiment.requested_state.is_(None), ~unfinished.exists())
-    return (await session.scalars(query.order_by(Experiment.created_at, Experiment.id))).all()
+    return (await session.scalars(_DUE)).all()
 
 
 async def delete(session: AsyncSession, experiment_id: str) -> Sequence[str]:

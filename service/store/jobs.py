@@ -24,10 +24,13 @@ async def create(
     experiment_id: str | None = None,
     cell: str | None = None,
     retry_of: str | None = None,
+    precision: str | None = None,
 ) -> Job:
-    """Store a new job and queue it."""
+    """Store a new job and queue it. `precision` is what the precision `auto` is resolved to, if it is."""
     now = datetime.now(UTC)
-    job = Job(**_row(request, now), experiment_id=experiment_id, retry_of=retry_of, cell=cell)
+    row = _row(request, now)
+    row["precision"] = row["precision"] or precision
+    job = Job(**row, experiment_id=experiment_id, retry_of=retry_of, cell=cell)
     session.add(job)
     await session.flush()
     session.add_all(JobLabel(job_id=job.id, key=key, value=value) for key, value in request.labels.items())
@@ -77,6 +80,7 @@ def _row(request: JobRequest, now: datetime) -> dict[str, Any]:
         "batch_size": training.batch_size,
         "num_workers": training.num_workers,
         "seed": training.seed,
+        "precision": None if training.precision == "auto" else training.precision,
         "status": Status.QUEUED,
         "attempts": 0,
         "failures": 0,
@@ -191,7 +195,14 @@ async def retry(session: AsyncSession, job_id: str) -> Job:
             "max_retries": job.max_retries,
         }
     )
-    return await create(session, request, experiment_id=job.experiment_id, cell=job.cell, retry_of=job_id)
+    return await create(
+        session,
+        request,
+        experiment_id=job.experiment_id,
+        cell=job.cell,
+        retry_of=job_id,
+        precision=job.precision,
+    )
 
 
 async def change(session: AsyncSession, job_id: str, wanted: JobChange) -> Job:

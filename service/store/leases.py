@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -23,6 +23,22 @@ async def now(session: AsyncSession) -> datetime:
     return datetime.now(UTC)
 
 
+def _acquire(insert: Any) -> Any:
+    """Return the statement of `acquire`."""
+    statement = insert(Lease.__table__)
+    given = statement.excluded
+    return statement.on_conflict_do_update(
+        index_elements=["role"],
+        set_={name: given[name] for name in ("holder", "expires_at", "renewed_at", "report")},
+        where=(Lease.holder == given.holder) | (Lease.expires_at < given.renewed_at),
+    ).returning(Lease.holder)
+
+
+# Built once: building them takes longer than running them.
+_ACQUIRE = {"postgresql": _acquire(postgresql.insert), "sqlite": _acquire(sqlite.insert)}
+_HELD = select(Lease.holder).where(Lease.role == bindparam("role")).with_for_update(read=True)
+
+
 async def acquire(session: AsyncSession, role: str, holder: str, lease_s: float, report: dict[str, Any]) -> bool:
     """Take or renew a role.
 
@@ -38,26 +54,19 @@ async def acquire(session: AsyncSession, role: str, holder: str, lease_s: float,
     """
     time = await now(session)
     values = {
+        "role": role,
         "holder": holder,
         "expires_at": time + timedelta(seconds=lease_s),
         "renewed_at": time,
         "report": report,
     }
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    statement = insert(Lease).values(role=role, **values)
-    statement = statement.on_conflict_do_update(
-        index_elements=["role"],
-        set_=values,
-        where=(Lease.holder == holder) | (Lease.expires_at < time),
-    )
-    taken = await session.scalar(statement.returning(Lease.holder))
+    taken: str | None = await session.scalar(_ACQUIRE[session.get_bind().dialect.name], values)
     return taken == holder
 
 
 async def assert_held(session: AsyncSession, role: str, holder: str) -> None:
     """Check, in a write transaction, that `holder` holds the role until its end. Raises `NotHeld`."""
-    query = select(Lease.holder).where(Lease.role == role).with_for_update(read=True)
-    if await session.scalar(query) != holder:
+    if await session.scalar(_HELD, {"role": role}) != holder:
         raise NotHeld(f"{role} is no longer held by {holder}")
 
 

@@ -118,7 +118,10 @@ class Table(DeclarativeBase):
 
 
 class Job(Table):
-    """A job: its request, its status, and the summary of its metrics."""
+    """A job: its request, its status, and the summary of its metrics.
+
+    `precision` is null until the precision `auto` of its spec is resolved.
+    """
 
     __tablename__ = "jobs"
 
@@ -137,6 +140,7 @@ class Job(Table):
     batch_size: Mapped[int]
     num_workers: Mapped[int] = mapped_column(default=1, server_default=text("1"))
     seed: Mapped[int] = mapped_column(BigInteger)
+    precision: Mapped[str | None]
 
     status: Mapped[Status]
     error: Mapped[dict[str, Any] | None]
@@ -182,7 +186,8 @@ class Experiment(Table):
     """A grid of jobs.
 
     `requested_state` is the state that was last requested for all its jobs: "paused", "cancelled", or null. `deciding`
-    is true while its seeds are sequential and further interim analyses may add some.
+    is true while its seeds are sequential and further interim analyses may add some. `precision` is that of its jobs
+    with the precision `auto`, null until it is resolved.
     """
 
     __tablename__ = "experiments"
@@ -193,6 +198,7 @@ class Experiment(Table):
     priority: Mapped[int]
     requested_state: Mapped[str | None]
     deciding: Mapped[bool] = mapped_column(index=True)
+    precision: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(index=True)
     updated_at: Mapped[datetime]
 

@@ -58,6 +58,7 @@ def main() -> None:
         "model": "resnet20",
         "normalization": {"type": "group", "num_groups": 8},
         "batch_size": arguments.batch_size,
+        "precision": "float32",
         "epochs": 1,
         "dataset": {"name": "synthetic", "train_limit": arguments.images, "test_limit": 100},
     }

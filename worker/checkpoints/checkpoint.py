@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from worker.events import CheckpointTaken, File
+from worker.events import CheckpointTaken, File, Precision
 from worker.models import build_model
 from worker.spec import TrainingSpec
 
@@ -81,6 +81,12 @@ class Checkpoint:
         files = {name: _describe(content) for name, content in self.files.items()}
         return CheckpointTaken(epoch=self.epoch, step=self.step, metrics=self.metrics, files=files)
 
+    @property
+    def precision(self) -> Precision | None:
+        """The precision that the training computes in; None in a checkpoint of a version that did not record it."""
+        precision: Precision | None = json.loads(self.files[MANIFEST]).get("precision")
+        return precision
+
 
 @dataclass
 class Window:
@@ -116,6 +122,7 @@ def capture(
     optimizer: Stateful,
     position: Position,
     versions: Mapping[str, str],
+    precision: Precision = "float32",
 ) -> Checkpoint:
     """Return a checkpoint of the training, in memory. Equal weights give a byte-identical `model.safetensors`."""
     step = position.epoch * spec.steps_per_epoch + position.step_in_epoch
@@ -127,6 +134,7 @@ def capture(
     manifest = {
         "format": FORMAT,
         "spec": spec.model_dump(mode="json"),
+        "precision": precision,
         "epoch": position.epoch,
         "step": step,
         "metrics": metrics,

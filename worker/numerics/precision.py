@@ -2,24 +2,35 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal
 
 import torch
 
+from worker.events import Precision as Precision
 from worker.spec import TrainingSpec
-
-Precision = Literal["float32", "bfloat16"]
 
 # Measured with resnet20 on a CPU: a step takes 6 to 25 % less time than in the contiguous format, at every batch size
 # from 2 to 128. Training and evaluation share one format because the last bits of a convolution depend on it.
 MEMORY_FORMAT = torch.channels_last
 
 
-def choose_precision(spec: TrainingSpec, device: torch.device) -> Precision:
-    """Return the precision of the spec; "auto" is bfloat16 on a GPU that supports it, otherwise float32."""
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether a device computes in bfloat16: a GPU that supports it, or a CPU with AVX512-BF16 or AMX."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def choose_precision(spec: TrainingSpec, device: torch.device, resolved: Precision | None = None) -> Precision:
+    """Return the precision of the spec; for "auto", the one that was `resolved` for the training before.
+
+    Where none was, it is bfloat16 on a GPU that supports it, otherwise float32. On CPUs with bfloat16, the service
+    resolves it by a measurement (`worker.training.comparison`).
+    """
     if spec.precision != "auto":
         return spec.precision
-    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    if resolved is not None:
+        return resolved
+    return "bfloat16" if device.type == "cuda" and has_bfloat16(device) else "float32"
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:

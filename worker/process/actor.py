@@ -14,11 +14,12 @@ from typing import Any
 
 import ray
 
+from worker.architecture import ModelName
 from worker.data import mapped_files
 from worker.data.datasets import ImageDataset
 from worker.distributed.rank import RankInfo
-from worker.events import Event, Finished, StopRequest
-from worker.process.messages import Configure, Listening, Reported, Start, Stop
+from worker.events import Event, Finished, Precision, StopRequest
+from worker.process.messages import Compare, Configure, Listening, Reported, Start, Stop
 from worker.process.training_process import TrainingProcess, TrainingProcessGone
 
 __all__ = ["CONCURRENT_CALLS", "Report", "TrainingProcessGone", "TrainingWorker", "WorkerState"]
@@ -37,6 +38,7 @@ class WorkerState:
         device: Device that it trains on.
         attempt_id: The latest attempt; None before the first.
         finished: Whether the worker can start another attempt.
+        bfloat16: Whether the device computes in bfloat16.
     """
 
     node: str
@@ -44,6 +46,7 @@ class WorkerState:
     device: str
     attempt_id: str | None
     finished: bool
+    bfloat16: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,19 @@ class TrainingWorker:
             device=process.device,
             attempt_id=attempt.id if attempt else None,
             finished=attempt is None or attempt.finished,
+            bfloat16=process.bfloat16,
         )
+
+    def compare_precisions(self, model: ModelName, batch_size: int) -> Mapping[Precision, float]:
+        """Return the seconds of a training step in each precision, measured once for each model and batch size.
+
+        Raises:
+            RuntimeError: If an attempt is running.
+            TrainingProcessGone: If the process has ended or does not respond.
+        """
+        with self._lock:
+            process = self._idle_process()
+            return process.compare(Compare(model, batch_size)).seconds
 
     def receive(self, dataset: ImageDataset) -> None:
         """Store a dataset on this node, so that the start of an attempt does not wait for it."""
@@ -162,6 +177,7 @@ class TrainingWorker:
         checkpoint: Mapping[str, bytes] | None,
         rank: int = 0,
         address: str | None = None,
+        precision: Precision | None = None,
     ) -> None:
         """Start an attempt; do nothing if it is already started.
 
@@ -172,6 +188,7 @@ class TrainingWorker:
             checkpoint: Files of the checkpoint to resume from.
             rank: Rank of this worker in the job. Rank 0 is started first.
             address: Address at which rank 0 listens, as `rendezvous` of that worker returned it; None on rank 0.
+            precision: What the precision "auto" was resolved to.
 
         Raises:
             RuntimeError: If another attempt is running.
@@ -180,16 +197,13 @@ class TrainingWorker:
         with self._lock:
             if self._attempt is not None and self._attempt.id == attempt_id:
                 return
-            if self._attempt is not None and not self._attempt.finished:
-                raise RuntimeError(f"attempt {self._attempt.id} is still running on this worker")
-            process = self._prepared_process()
-            process.check()
+            process = self._idle_process()
             self._attempt = _Attempt(attempt_id)
             rank_info = None
             if (world_size := spec["num_workers"]) > 1:
                 host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
                 rank_info = RankInfo(rank, world_size, host, self._rendezvous_timeout_s, address)
-            process.start(Start(attempt_id, spec, self._publish(dataset), checkpoint, rank_info))
+            process.start(Start(attempt_id, spec, self._publish(dataset), checkpoint, rank_info, precision))
 
     def rendezvous(self, attempt_id: str, wait_s: float) -> str | None:
         """Return the host:port at which rank 0 of an attempt listens; None if it does not listen within `wait_s`.
@@ -223,6 +237,13 @@ class TrainingWorker:
         """
         self._current(attempt_id)
         self._prepared_process().stop(Stop(attempt_id, request))
+
+    def _idle_process(self) -> TrainingProcess:
+        if self._attempt is not None and not self._attempt.finished:
+            raise RuntimeError(f"attempt {self._attempt.id} is still running on this worker")
+        process = self._prepared_process()
+        process.check()
+        return process
 
     def _prepared_process(self) -> TrainingProcess:
         if self._process is None:

@@ -18,9 +18,22 @@ from worker.data.datasets import ImageDataset
 from worker.distributed.process_group import SINGLE_WORKER, ProcessGroup, join
 from worker.distributed.rank import RankInfo
 from worker.events import CheckpointTaken, Event, Finished, StopRequest
-from worker.process.messages import Configure, LeaseRenewed, Listening, Ready, RenewLease, Reported, Start, Stop
+from worker.numerics.precision import has_bfloat16
+from worker.process.messages import (
+    Compare,
+    Compared,
+    Configure,
+    LeaseRenewed,
+    Listening,
+    Ready,
+    RenewLease,
+    Reported,
+    Start,
+    Stop,
+)
 from worker.process.warmup import warm_up
 from worker.spec import TrainingSpec
+from worker.training.comparison import step_seconds
 from worker.training.failures import failure_of
 from worker.training.loop import train
 from worker.training.step_cache import StepCache
@@ -35,7 +48,8 @@ class Child:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._send_lock = threading.Lock()
-        self._starts: queue.SimpleQueue[Start] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[Start | Compare] = queue.SimpleQueue()
+        self._compared: dict[Compare, Compared] = {}
         self._attempt_id = ""
         self._request: StopRequest | None = None
         self._lease_renewed_at = 0.0
@@ -53,9 +67,13 @@ class Child:
             self._steps = StepCache(int(memory * KEPT_STEPS))
         warm_up(self._device)
         threading.Thread(target=self._receive, daemon=True).start()
-        self._send(Ready(self._device))
+        self._send(Ready(self._device, has_bfloat16(torch.device(self._device))))
         while True:
-            self._train(self._starts.get())
+            match self._tasks.get():
+                case Start() as start:
+                    self._train(start)
+                case Compare() as compare:
+                    self._compare(compare)
 
     def _receive(self) -> None:
         try:
@@ -64,7 +82,9 @@ class Child:
                     case Start() as start:
                         self._attempt_id, self._request = start.attempt_id, None
                         self._lease_renewed_at = time.monotonic()
-                        self._starts.put(start)
+                        self._tasks.put(start)
+                    case Compare() as compare:
+                        self._tasks.put(compare)
                     case Stop(attempt_id, request) if attempt_id == self._attempt_id and self._request != "cancel":
                         self._request = request
                     case RenewLease():
@@ -73,7 +93,7 @@ class Child:
         except (EOFError, OSError):
             os._exit(0)
 
-    def _send(self, message: Ready | Reported | Listening | LeaseRenewed) -> None:
+    def _send(self, message: Ready | Compared | Reported | Listening | LeaseRenewed) -> None:
         try:
             with self._send_lock:
                 self._connection.send(message)
@@ -85,6 +105,11 @@ class Child:
         if time.monotonic() - self._lease_renewed_at > self._lease_s:
             return "cancel"
         return self._request
+
+    def _compare(self, compare: Compare) -> None:
+        if compare not in self._compared:
+            self._compared[compare] = Compared(step_seconds(compare.model, compare.batch_size))
+        self._send(self._compared[compare])
 
     def _train(self, start: Start) -> None:
         def report(event: Event) -> None:
@@ -106,6 +131,7 @@ class Child:
                 control=self._control,
                 resume=Checkpoint.from_files(start.checkpoint) if start.checkpoint else None,
                 group=group,
+                precision=start.precision,
                 steps=self._steps,
             )
         except Exception as error:

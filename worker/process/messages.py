@@ -1,7 +1,7 @@
 """The messages between the actor and its training process. They are pickled by the name of this module.
 
-To the process: `Configure` once, then `Start`, `Stop` and `RenewLease`. From it: `Ready` once, then `Reported`,
-`Listening` and `LeaseRenewed`.
+To the process: `Configure` once, then `Compare`, `Start`, `Stop` and `RenewLease`. From it: `Ready` once, then
+`Compared`, `Reported`, `Listening` and `LeaseRenewed`.
 """
 
 from collections.abc import Mapping
@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from worker.architecture import ModelName
 from worker.data.datasets import ImageDataset
 from worker.distributed.rank import RankInfo
-from worker.events import Event, StopRequest
+from worker.events import Event, Precision, StopRequest
 
 Files = Mapping[str, bytes]
 """Content of each file of a checkpoint, by name."""
@@ -34,9 +35,30 @@ class Configure:
 
 @dataclass(frozen=True)
 class Ready:
-    """torch is loaded and warmed up; `device` is the device that the process trains on."""
+    """torch is loaded and warmed up.
+
+    Attributes:
+        device: The device that the process trains on.
+        bfloat16: Whether that device computes in bfloat16.
+    """
 
     device: str
+    bfloat16: bool
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Measure a training step in each precision. It is sent while no attempt trains."""
+
+    model: ModelName
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The answer to `Compare`: the seconds of a step in each precision."""
+
+    seconds: Mapping[Precision, float]
 
 
 @dataclass(frozen=True)
@@ -49,6 +71,7 @@ class Start:
         dataset: Path of the mapped files of the dataset, or the dataset itself.
         checkpoint: Files of the checkpoint to resume from.
         rank_info: Rank of this worker, if the job has several.
+        precision: What the precision "auto" was resolved to; None: the process resolves it.
     """
 
     attempt_id: str
@@ -56,6 +79,7 @@ class Start:
     dataset: Path | ImageDataset
     checkpoint: Files | None
     rank_info: RankInfo | None = None
+    precision: Precision | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ Training runs in a process of its own for two reasons: within the Ray actor, bes
 """
 
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -18,7 +19,18 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from worker.process.messages import Configure, LeaseRenewed, Listening, Ready, RenewLease, Reported, Start, Stop
+from worker.process.messages import (
+    Compare,
+    Compared,
+    Configure,
+    LeaseRenewed,
+    Listening,
+    Ready,
+    RenewLease,
+    Reported,
+    Start,
+    Stop,
+)
 
 MALLOC_ENVIRONMENT = {
     # By default glibc returns large blocks to the system and gets them back, zeroed page by page, at the next step. In
@@ -49,12 +61,14 @@ class TrainingProcess:
     def __init__(
         self, configuration: Configure, on_report: Callable[[Reported | Listening], None], on_end: Callable[[], None]
     ) -> None:
-        self.device = ""
+        self.device, self.bfloat16 = "", False
         self._lease_s = configuration.lease_s
         self._on_report, self._on_end = on_report, on_end
         self._ready = threading.Event()
         self._ended: str | None = None
         self._send_lock = threading.Lock()
+        self._compare_lock = threading.Lock()
+        self._compared: queue.SimpleQueue[Compared | None] = queue.SimpleQueue()
         self._unanswered_since: float | None = None
         parent, child = socket.socketpair()
         with child:
@@ -97,6 +111,19 @@ class TrainingProcess:
         if since is not None and time.monotonic() - since > self._lease_s:
             raise TrainingProcessGone(f"the training process has not answered for {self._lease_s:g} s")
 
+    def compare(self, compare: Compare) -> Compared:
+        """Measure a training step in each precision. No attempt may train.
+
+        Raises:
+            TrainingProcessGone: If the process has ended.
+        """
+        with self._compare_lock:
+            self._send(compare)
+            compared = self._compared.get()
+        if compared is None:
+            raise TrainingProcessGone(self._ended)
+        return compared
+
     def start(self, start: Start) -> None:
         """Train an attempt.
 
@@ -129,7 +156,7 @@ class TrainingProcess:
         self._process.kill()
         self._process.wait(END_TIMEOUT_S)
 
-    def _send(self, message: Configure | Start | Stop | RenewLease) -> None:
+    def _send(self, message: Configure | Compare | Start | Stop | RenewLease) -> None:
         try:
             with self._send_lock:
                 self._connection.send(message)
@@ -144,12 +171,15 @@ class TrainingProcess:
                         self._on_report(reported)
                     case LeaseRenewed():
                         self._unanswered_since = None
-                    case Ready(device):
-                        self.device = device
+                    case Compared() as compared:
+                        self._compared.put(compared)
+                    case Ready(device, bfloat16):
+                        self.device, self.bfloat16 = device, bfloat16
                         self._ready.set()
         self._ended = f"the training process {_describe_end(self._process.wait())}"
         self._connection.close()
         self._ready.set()
+        self._compared.put(None)
         self._on_end()
 
 

@@ -16,7 +16,18 @@ from worker.checkpoints.checkpoint import Checkpoint, CheckpointNotWritten, Posi
 from worker.data.batches import TrainingData
 from worker.data.datasets import ImageDataset
 from worker.distributed.process_group import SINGLE_WORKER, ProcessGroup
-from worker.events import CheckpointTaken, Event, Finished, Log, Metrics, Outcome, Progress, Started, StopRequest
+from worker.events import (
+    CheckpointTaken,
+    Event,
+    Finished,
+    Log,
+    Metrics,
+    Outcome,
+    Precision,
+    Progress,
+    Started,
+    StopRequest,
+)
 from worker.metrics import (
     HOLDOUT_ERROR,
     HOLDOUT_LOSS,
@@ -63,6 +74,7 @@ def train(
     control: Control = lambda: None,
     resume: Checkpoint | None = None,
     group: ProcessGroup = SINGLE_WORKER,
+    precision: Precision | None = None,
     steps: StepCache | None = None,
 ) -> Finished:
     """Train until the end of the last epoch, a stop request or a failure.
@@ -80,6 +92,7 @@ def train(
             cancellation takes effect at once. A pause takes effect before the next step and takes a checkpoint.
         resume: Checkpoint to continue from.
         group: The process group of the job.
+        precision: What "auto" was resolved to for this training; None: it is resolved here, unless `resume` has it.
         steps: Steps of earlier trainings, which a training of the same kind uses again.
 
     Returns:
@@ -89,7 +102,9 @@ def train(
     training: Training | None = None
     try:
         with numeric_settings(spec, torch.device(device)):
-            training = Training(spec, dataset, torch.device(device), report, save, control, resume, group, steps)
+            training = Training(
+                spec, dataset, torch.device(device), report, save, control, resume, group, precision, steps
+            )
             finished = Finished(outcome=training.run())
     except Exception as error:
         finished = Finished(outcome="failed", failure=failure_of(error, training.step if training else None))
@@ -110,12 +125,13 @@ class Training:
         control: Control,
         resume: Checkpoint | None,
         group: ProcessGroup,
+        precision: Precision | None,
         steps: StepCache | None,
     ) -> None:
         assert group.world_size == spec.num_workers, f"num_workers is {spec.num_workers}, not {group.world_size}"
         self.spec, self.device, self.save, self.control, self.group = spec, device, save, control, group
         self.report = report if group.is_rank_zero else discard_event
-        self.precision = choose_precision(spec, device)
+        self.precision = choose_precision(spec, device, (resume.precision if resume else None) or precision)
         self.data = TrainingData(spec, dataset, device=device, rank=group.rank, num_workers=group.world_size)
         # A step of a group communicates: it is not captured, and the group ends with the job.
         self.steps = steps if steps is not None and group is SINGLE_WORKER else StepCache(0)
@@ -264,7 +280,7 @@ class Training:
         self.position.window = own
         if not all(bool(torch.isfinite(tensor).all()) for tensor in self.model.state_dict().values()):
             raise Diverged(self.step, "a weight is not finite")
-        checkpoint = capture(self.spec, self.model, self.optimizer, self.position, versions())
+        checkpoint = capture(self.spec, self.model, self.optimizer, self.position, versions(), self.precision)
         try:
             self.save(checkpoint.event, checkpoint)
         except OSError as error:

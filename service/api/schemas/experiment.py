@@ -1,6 +1,7 @@
 """The JSON of experiments, as clients see it."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from service.cluster_report import ClusterReport
 from service.experiments import costs, results
 from service.experiments.builtin import BuiltIn, StudyName
 from service.experiments.confounds import Confound, Severity
+from service.experiments.precision import Workload, by_device, by_speed
 from service.experiments.request import ExperimentRequest, PlannedJob, expand
 from service.experiments.runs import Run, Speed
 from service.experiments.statistics import SeedPlan
@@ -24,13 +26,15 @@ from service.store import Session, experiments, leases
 from service.store import results as stored
 from service.store.listing import JobFilter
 from service.store.tables import Experiment
+from worker.events import Precision
+from worker.spec import TrainingSpec
 
 
 class WarningView(BaseModel):
     """A possible confound: a difference between jobs, other than rows and columns, that may explain an effect."""
 
     code: str = Field(description="stable identifier")
-    detail: str = Field(description="a sentence that explains it")
+    detail: str = Field(description="the precision with the reason for it")
     jobs: list[str] = Field(description="ids of the jobs concerned; in a dry run, their indices")
     severity: Severity = Field(description="warning: a comparison may be misleading; note: information only")
 
@@ -82,6 +86,10 @@ class ExperimentDetail(ExperimentView):
     """An experiment, with values that are computed from its jobs."""
 
     request: ExperimentRequest = Field(description="the request, with all values that were added to its grid")
+    precision: Precision | None = Field(
+        description="format of the activations of its jobs with the precision `auto`; null until it is resolved, when "
+        "the first of them starts"
+    )
     eta_s: float | None = Field(description="seconds left at the current speeds; null if a speed is unknown")
     warnings: list[WarningView]
     sequential: SequentialView | None = Field(description="null if the seeds were fixed in advance")
@@ -104,6 +112,13 @@ class CostView(BaseModel):
     basis: str = Field(description="a sentence on the basis of the estimate")
 
 
+class PrecisionView(BaseModel):
+    """What the precision `auto` of the jobs of an experiment would be resolved to."""
+
+    precision: Precision | None = Field(description="null: it depends on a measurement when the first job starts")
+    reason: str = Field(description="a sentence that explains it")
+
+
 class DryRun(BaseModel):
     """The jobs that a request would queue (up to the first interim analysis), their warnings and their cost."""
 
@@ -113,6 +128,7 @@ class DryRun(BaseModel):
     cells: int
     most_jobs: int = Field(description="maximum number of jobs, if every cell needs all its seeds")
     warnings: list[WarningView]
+    precision: PrecisionView | None = Field(description="null: every job names its precision")
     cost: CostView
 
 
@@ -162,6 +178,7 @@ def _detail(
     return ExperimentDetail(
         **fields,
         request=request,
+        precision=experiment.precision,
         eta_s=eta_s,
         warnings=warning_views(results.warnings(runs)),
         sequential=sequential_view(experiment, results.seed_plan(request), runs),
@@ -187,8 +204,29 @@ async def dry_run(session: Session, request: ExperimentRequest, planned: Sequenc
         cells=cells,
         most_jobs=cells * request.seeds.max if request.seeds is not None else len(planned),
         warnings=warning_views(results.planned_warnings(specs)),
+        precision=_planned_precision(specs, report),
         cost=CostView(device_s=estimate.device_s, elapsed_s=estimate.elapsed_s, slots=slots, basis=estimate.basis),
     )
+
+
+def _planned_precision(specs: Sequence[TrainingSpec], report: ClusterReport | None) -> PrecisionView | None:
+    jobs: Counter[Workload] = Counter((spec.model, spec.batch_size) for spec in specs if spec.precision == "auto")
+    if not jobs:
+        return None
+    workers = [] if report is None else [one for one in report.workers if one.state != "starting"]
+    found = by_device([(worker.device or "", worker.bfloat16) for worker in workers])
+    if found is None and workers and report is not None:
+        measured = {(step.model, step.batch_size): step for step in report.steps}
+        if all(workload in measured for workload in jobs):
+            steps: dict[Workload, Mapping[Precision, float]] = {
+                workload: {"float32": measured[workload].float32_s, "bfloat16": measured[workload].bfloat16_s}
+                for workload in jobs
+            }
+            found = by_speed(jobs, steps)
+    if found is None:
+        reason = "decided when the first job starts: bfloat16 if the workers compute in it and are faster with it"
+        return PrecisionView(precision=None, reason=reason)
+    return PrecisionView(precision=found.precision, reason=found.reason)
 
 
 def built_in_view(name: StudyName, study: BuiltIn) -> BuiltInView:

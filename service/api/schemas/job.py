@@ -16,6 +16,7 @@ from service.experiments.titles import job_title
 from service.jobs import ACTIVE, Status
 from service.store import Session, checkpoints, events, jobs, leases
 from service.store.tables import Attempt, Checkpoint, Event, Job
+from worker.events import Precision
 from worker.metrics import OutcomeMetric, default_outcome
 from worker.spec import TrainingSpec
 
@@ -110,6 +111,10 @@ class JobView(BaseModel):
     normalization: str = Field(description="normalization with all parameters that differ from their defaults")
     metric: OutcomeMetric = Field(description="its outcome metric: the error on its evaluation images")
     spec: Annotated[dict[str, Any], AsTrainingSpec()] = Field(description="complete spec, with all defaults")
+    precision: Precision | None = Field(
+        description="format of its activations in every attempt; null until the precision `auto` of the spec is "
+        "resolved, when its first attempt starts"
+    )
     labels: dict[str, str]
     priority: int
     max_retries: int
@@ -200,6 +205,7 @@ def job_fields(job: Job, labels: dict[str, str], duration_s: float) -> dict[str,
         "normalization": axes.label("normalization", axes.read(job.spec, "normalization")),
         "metric": default_outcome(holdout=bool(axes.read(job.spec, "dataset.holdout"))),
         "spec": job.spec,
+        "precision": job.precision,
         "labels": labels,
         "priority": job.priority,
         "max_retries": job.max_retries,

@@ -29,6 +29,7 @@ class ObservationView(BaseModel):
     seed: int
     value: float | None
     job: str
+    precision: str | None = Field(description="format of the activations of the job; null if it never ran")
 
 
 class CellView(BaseModel):
@@ -107,6 +108,7 @@ class Results(BaseModel):
     step: int | None
     evaluated_on: str = Field(description="images that the metric is computed on: test, holdout or train")
     datasets: list[str] = Field(description="training datasets, including limits on the number of images")
+    precisions: list[str] = Field(description="formats of the activations of the jobs that ran: float32, bfloat16")
     rows: AxisView
     columns: AxisView
     cells: list[CellView]
@@ -136,7 +138,7 @@ def results_view(
     split = METRICS[metric].split
     assert split is not None
     counted = Table(table.observations, list(table.cells))
-    seeds = {run.id: run.seed for run in table.runs}
+    runs = {run.id: run for run in table.runs}
     about = experiment or {"id": None, "name": None, "budget": None}
     return Results(
         experiment=about["id"],
@@ -148,10 +150,11 @@ def results_view(
         step=question.step,
         evaluated_on=split,
         datasets=sorted({axes.label("dataset", run.spec["dataset"]) for run in table.runs}),
+        precisions=sorted({run.precision for run in table.runs if run.precision is not None}),
         rows=_axis(question.rows, table.rows),
         columns=_axis(question.columns, table.columns),
         cells=[
-            _cell_view(cell, table.cells[cell.row, cell.column], _values(counted, cell, seeds))
+            _cell_view(cell, table.cells[cell.row, cell.column], _values(counted, cell, runs))
             for cell in analysis.cells
         ],
         comparisons=[ComparisonView(**asdict(comparison)) for comparison in analysis.comparisons],
@@ -168,10 +171,11 @@ def _axis(name: str, values: Mapping[str, Any]) -> AxisView:
     return AxisView(field=name, values=[AxisValue(label=label, value=value) for label, value in values.items()])
 
 
-def _values(counted: Table, cell: Cell, seeds: Mapping[str, int]) -> list[ObservationView]:
+def _values(counted: Table, cell: Cell, runs: Mapping[str, Run]) -> list[ObservationView]:
     return [
-        ObservationView(seed=seeds[observation.job], value=observation.value, job=observation.job)
+        ObservationView(seed=run.seed, value=observation.value, job=run.id, precision=run.precision)
         for observation in counted.counted((cell.row, cell.column))
+        for run in (runs[observation.job],)
     ]
 
 

@@ -53,8 +53,7 @@ def comparisons(results: Results) -> list[Row]:
 def observations(results: Results) -> list[Row]:
     """Return one row per value that the statistics use."""
     return [
-        {"row": cell.row, "column": cell.column, "seed": value.seed, "value": value.value, "job": value.job}
-        | _datasets(results)
+        {"row": cell.row, "column": cell.column, **value.model_dump()} | _datasets(results)
         for cell in results.cells
         for value in cell.values
     ]

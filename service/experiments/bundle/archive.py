@@ -28,10 +28,12 @@ from worker.events import File
 
 __all__ = ["FORMAT", "Bundle", "BundleError", "BundleWriter"]
 
-FORMAT = 2
+FORMAT = 3
 """Version of the format that is written."""
-READABLE_FORMATS = (1, 2)
-"""Version 1 had `worker` and `node` beside the `workers` of an attempt, and `wish` for `requested_state`."""
+READABLE_FORMATS = (1, 2, 3)
+"""Versions 1 and 2 had no `precision` of experiments and jobs. Version 1 had `worker` and `node` beside the `workers`
+of an attempt, and `wish` for `requested_state`.
+"""
 MANIFEST = "manifest.json"
 MAX_MEMBERS = 100_000
 """Maximum number of files of a bundle."""
@@ -180,7 +182,7 @@ class Bundle:
         except (ValueError, AttributeError, RecursionError) as error:
             raise BundleError(f"{MANIFEST} of the bundle is not a JSON object") from error
         if written not in READABLE_FORMATS:
-            readable = " and ".join(map(str, READABLE_FORMATS))
+            readable = f"{', '.join(map(str, READABLE_FORMATS[:-1]))} and {READABLE_FORMATS[-1]}"
             raise BundleError(f"the bundle has format {written!r}, and this version of normlab reads {readable}")
         return self._parse(MANIFEST, Manifest, content)
 

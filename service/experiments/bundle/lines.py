@@ -19,7 +19,7 @@ from pydantic import (
 from service.errors import InvalidFields
 from service.experiments.request import MAX_NAME, ExperimentRequest, expand
 from service.jobs import TERMINAL, JobChange, JobRequest, Status
-from worker.events import File, Log, Outcome, Started
+from worker.events import File, Log, Outcome, Precision, Started
 from worker.metrics import METRICS, MetricKind
 from worker.spec import TrainingSpec
 
@@ -56,6 +56,7 @@ class ExperimentFile(Line):
     request: dict[str, Any]
     priority: _Priority
     requested_state: Literal["paused", "cancelled"] | None
+    precision: Precision | None = None
     created_at: _Time
     updated_at: _Time
 
@@ -109,6 +110,7 @@ class JobLine(Line):
     name: str
     notes: str = ""
     spec: Annotated[dict[str, Any], AfterValidator(_complete)]
+    precision: Precision | None = None
     labels: dict[str, str]
     priority: _Priority
     max_retries: Annotated[int, Field(ge=0, le=20)]

@@ -27,7 +27,7 @@ class Reporter:
         """Claim the next job with a number of workers, and return its id."""
         free = [attempts.FreeWorker(f"worker-{number}", f"node-{number}") for number in range(1, workers + 1)]
         async with self.database.write() as session:
-            claimed = await attempts.claim(session, free)
+            claimed = await attempts.claim(session, free, auto="float32")
         assert isinstance(claimed, tuple)
         self.job, self.attempt, self.seq = claimed[0].id, claimed[1].id, 0
         return self.job

@@ -18,6 +18,7 @@ from service.store import events as stored_events
 from tests.integration.api.conftest import Listening
 from tests.integration.api.reporter import Reporter
 from tests.integration.api.test_jobs import submit
+from worker.events import Finished, Log
 
 pytestmark = pytest.mark.anyio
 
@@ -384,6 +385,22 @@ async def test_a_long_past_is_replayed_whole(
     assert [line for line in lines if line.startswith("event: ")][-1] == "event: end"
 
 
+async def test_events_that_are_committed_together_arrive_without_a_poll(
+    app: FastAPI, http: AsyncClient, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tailer_module, "PAGE", 2)
+    tailer = app.state.services.tailer
+    tailer.interval_s = 1000
+    job = await submit(http)
+    await reporter.start()
+    task = asyncio.create_task(http.get(f"/v1/jobs/{job}/events", headers=STREAM, timeout=120))
+    await until(lambda: len(tailer) == 1 and tailer.reads > 0)
+    await reporter.report(*(Log(message=f"line {number}") for number in range(5)), Finished(outcome="succeeded"))
+    answer = await asyncio.wait_for(task, 120)
+    assert [f"line {number}" in answer.text for number in range(5)] == [True] * 5
+    assert "event: end" in answer.text
+
+
 async def test_a_client_that_reads_slowly_falls_behind_and_misses_nothing(
     app: FastAPI, http: AsyncClient, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -422,9 +439,14 @@ async def test_a_hundred_streams_ask_the_database_no_more_often_than_one(
         await pause(duration_s)
 
     monkeypatch.setattr(tailer, "_pause", counted)
+
+    async def read_again(before: int) -> None:
+        await until(lambda: tailer.reads > before)
+
     for n in range(5):
+        before = tailer.reads
         await reporter.log(str(n))
-        await asyncio.sleep(tailer.interval_s)
+        await read_again(before)
     await reporter.finish()
     answers = await asyncio.wait_for(asyncio.gather(*streams), 120)
     assert tailer.reads - reads <= ticks + 2
@@ -439,9 +461,12 @@ async def test_while_nobody_listens_the_database_is_left_alone(app: FastAPI, htt
     job = await submit(http)
     await http.post(f"/v1/jobs/{job}/cancel")
     await http.get(f"/v1/jobs/{job}/events", headers=STREAM)
-    await asyncio.sleep(2 * tailer.interval_s)
+    await until(lambda: not tailer._wanted.is_set())
     reads = tailer.reads
-    await asyncio.sleep(3 * tailer.interval_s)
+    listened = tailer._notified
+    listened.clear()
+    await submit(http)
+    await until(listened.is_set)
     assert tailer.reads == reads
 
 

@@ -78,6 +78,60 @@ async def test_a_dry_run_knows_the_cost_of_what_is_like_something_that_ran(
 
 
 @pytest.mark.parametrize(
+    ("workers", "steps", "precision", "reason"),
+    [
+        ([], [], None, "decided when the first job starts: "),
+        ([("cpu", False), ("cpu", True)], [], "float32", "float32, because not every training worker here computes in"),
+        ([("cuda:0 (H200)", True)], [], "bfloat16", "bfloat16, in which the GPUs here compute"),
+        ([("cpu", True)], [(2, 0.01)], None, "decided when the first job starts: "),
+        ([("cpu", True)], [(2, 0.01), (4, 0.038)], "bfloat16", "bfloat16, 1.6 times as fast as float32 here"),
+        (
+            [("cpu", True)],
+            [(2, 0.01), (4, 0.01)],
+            "float32",
+            "float32, because bfloat16 is only 0.8 times as",
+        ),
+    ],
+)
+async def test_a_dry_run_explains_the_precision(
+    http: AsyncClient, reporter: Reporter, workers: Any, steps: Any, precision: str | None, reason: str
+) -> None:
+    """A step in bfloat16 takes 0.008 s for 2 images and 0.02 s for 4."""
+    report = {
+        "ray": {"status": "connected"},
+        "workers": [
+            {"id": f"w{number}", "state": "idle", "device": device, "bfloat16": able}
+            for number, (device, able) in enumerate(workers)
+        ],
+        "steps": [
+            {"model": "resnet20", "batch_size": size, "float32_s": seconds, "bfloat16_s": {2: 0.008, 4: 0.02}[size]}
+            for size, seconds in steps
+        ],
+    }
+    starting = {"id": "w", "state": "starting", "device": "", "bfloat16": False}
+    await reporter.heartbeat(report | {"workers": [starting, *report["workers"]]})
+    preview = (await http.post("/v1/experiments?dry_run=true", json=BODY)).json()["precision"]
+    assert preview["precision"] == precision
+    assert preview["reason"].startswith(reason)
+
+
+async def test_a_dry_run_of_jobs_that_name_their_precision_explains_nothing(http: AsyncClient) -> None:
+    body = BODY | {"base": {"precision": "float32"}}
+    assert (await http.post("/v1/experiments?dry_run=true", json=body)).json()["precision"] is None
+
+
+async def test_the_precision_is_shown_once_it_is_resolved(http: AsyncClient, reporter: Reporter) -> None:
+    id_ = (await http.post("/v1/experiments", json=BODY)).json()["id"]
+    assert (await http.get(f"/v1/experiments/{id_}")).json()["precision"] is None
+    job = await reporter.start()
+    assert (await http.get(f"/v1/jobs/{job}")).json()["precision"] == "float32"
+    assert (await http.get(f"/v1/experiments/{id_}")).json()["precision"] == "float32"
+    others = (await http.get("/v1/jobs", params={"experiment": id_, "status": "queued"})).json()["data"]
+    assert {other["precision"] for other in others} == {None}
+    assert (await http.get(f"/v1/experiments/{id_}/results")).json()["precisions"] == ["float32"]
+
+
+@pytest.mark.parametrize(
     ("change", "pointer", "says"),
     [
         ({"grid": GRID | {"batch_size": [2, 0]}}, "/grid/batch_size/1", "batch_size is 0"),

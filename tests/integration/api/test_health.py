@@ -26,13 +26,14 @@ from worker.recipes import RECIPES
 
 pytestmark = pytest.mark.anyio
 
+WORKER: dict[str, Any] = {"node": "n1", "device": "cpu", "bfloat16": False}
 REPORT: dict[str, Any] = {
     "ray": {"status": "connected", "address": "127.0.0.1:6379"},
     "slots": {"total": 2, "busy": 1, "free": 1},
     "nodes": [{"id": "n1", "address": "10.0.0.1", "cpus": 2.0, "gpus": 0.0, "alive": True}],
     "workers": [
-        {"id": "w1", "node": "n1", "pid": 41, "device": "cpu", "state": "busy", "attempt": "attempt_1", "job": "job_1"},
-        {"id": "w2", "node": "n1", "pid": 42, "device": "cpu", "state": "idle", "attempt": None, "job": None},
+        WORKER | {"id": "w1", "pid": 41, "state": "busy", "attempt": "attempt_1", "job": "job_1"},
+        WORKER | {"id": "w2", "pid": 42, "state": "idle", "attempt": None, "job": None},
     ],
 }
 

@@ -196,6 +196,7 @@ class TestTables:
         assert [row["column"] for row in compared] == ["2", "4"]
         observed = list(csv.DictReader(io.StringIO((await http.get(f"{path}?table=observations", headers=CSV)).text)))
         assert sorted(float(row["value"]) for row in observed) == sorted(e for es in ERRORS.values() for e in es)
+        assert {row["precision"] for row in observed} == {"float32"}
 
     async def test_nothing_is_an_empty_table(self, http: AsyncClient) -> None:
         for table in ("cells", "comparisons", "observations"):

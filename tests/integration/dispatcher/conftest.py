@@ -306,7 +306,6 @@ async def stack(
         "NORMLAB_DATA_DIR": str(tmp_path / "data"),
         "NORMLAB_RAY_NAMESPACE": tmp_path.name if own_workers else "shared",
         "NORMLAB_DISPATCHER_LEASE_S": "1",
-        "NORMLAB_DISPATCH_INTERVAL_S": "0.05",
     }
     async with Database(stack_url) as database:
         stack = Stack(environment | changed, tmp_path, database, undisturbed)

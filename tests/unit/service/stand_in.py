@@ -156,6 +156,7 @@ def a_job(**fields: Any) -> Json:
             "seed": 0,
             "dataset": {"name": "cifar10", "train_limit": None, "holdout": 0},
         },
+        "precision": None,
         "labels": {},
         "created_at": "2026-01-01T00:00:00Z",
         "error": None,

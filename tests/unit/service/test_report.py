@@ -50,6 +50,7 @@ def results_of(values: dict[tuple[str, str], list[float]], **changed: Any) -> di
         "step": None,
         "evaluated_on": "test",
         "datasets": ["synthetic"],
+        "precisions": ["float32"],
         "rows": {"field": "normalization", "values": [{"label": row} for row in rows]},
         "columns": {"field": "batch_size", "values": [{"label": column} for column in columns]},
         "cells": cells,

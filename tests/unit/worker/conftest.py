@@ -14,7 +14,7 @@ from tests.unit.worker.distributed.groups import Team
 from worker.checkpoints.checkpoint import Checkpoint
 from worker.data import datasets
 from worker.data.datasets import ImageDataset
-from worker.events import CheckpointTaken, Event, Finished, Metrics, StopRequest
+from worker.events import CheckpointTaken, Event, Finished, Metrics, Precision, StopRequest
 from worker.spec import TrainingSpec
 from worker.training.loop import train
 
@@ -105,6 +105,7 @@ def attempt(synthetic: ImageDataset) -> Callable[..., Record]:
         spec: TrainingSpec,
         *,
         resume: Checkpoint | None = None,
+        precision: Precision | None = None,
         stop: StopRequest | None = None,
         stop_at: int = 0,
         dataset: ImageDataset = synthetic,
@@ -123,7 +124,15 @@ def attempt(synthetic: ImageDataset) -> Callable[..., Record]:
             asked += 1
             return stop if asked > stop_at else None
 
-        finished = train(spec, dataset, report=record.events.append, save=keep, control=control, resume=resume)
+        finished = train(
+            spec,
+            dataset,
+            report=record.events.append,
+            save=keep,
+            control=control,
+            resume=resume,
+            precision=precision,
+        )
         assert finished is record.events[-1]
         return record
 

@@ -111,6 +111,7 @@ export default function experimentPage(shell, id) {
             ["Done", `${Math.floor(100 * it.progress)} %`],
             ["Time left", experimentStatus(it.status).ended ? "–" : duration(it.eta_s)],
             ["Computed", duration(device)],
+            ...(it.precision ? [["Precision", it.precision]] : []),
             ...Object.entries(it.counts)
               .filter(([, count]) => count)
               .map(([status, count]) => [

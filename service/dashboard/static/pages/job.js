@@ -96,7 +96,7 @@ export default function jobPage(shell, id) {
       h(
         "p",
         {},
-        `${it.normalization} · batch size ${sizeOf(it.spec)} · ${it.spec.model} · seed ${it.spec.seed} · `,
+        `${it.normalization} · batch size ${sizeOf(it.spec)} · ${it.spec.model} · seed ${it.spec.seed} · ${it.precision ?? "precision auto"} · `,
         h("span", { class: "hash" }, it.id),
         copyButton(it.id, "Copy the id of the job", shell.say),
         labelTags(it),

@@ -211,6 +211,7 @@ export default function newPage(shell) {
         { key: "facts" },
       ),
       h("p", { class: "muted", key: "basis" }, it.basis),
+      data.precision && h("p", { class: "muted", key: "precision" }, `Precision: ${data.precision.reason}.`),
       data.warnings.map((warning) =>
         h(
           "div",

@@ -18,13 +18,15 @@ from service.dispatcher.cluster import Cluster, Report, Request, Worker, WorkerG
 from service.dispatcher.datasets import Datasets
 from service.dispatcher.leadership import Leadership
 from service.dispatcher.pool import Pool
+from service.dispatcher.precisions import Precisions
 from service.dispatcher.storage import AttemptStorage
+from service.experiments.precision import by_device
 from service.settings import Settings
 from service.store import Database, attempts, events, jobs
 from service.store.attempts import FreeWorker
 from service.store.tables import Attempt, Job
 from tests.unit.service.store.acting import create
-from worker.events import Event, Finished
+from worker.events import Event, Finished, Precision
 
 NEVER = 1000.0
 
@@ -40,13 +42,14 @@ class Scripted(Worker):
         files: Mapping[str, bytes] | None = None,
         receives: bool = True,
         device: str = "cpu",
+        faster: float | None = None,
         asked: list[str] | None = None,
     ) -> None:
         super().__init__("scripted", None)
         last = [ending] if isinstance(ending, Finished) else []
         self._events = [event.model_copy(update={"seq": seq}) for seq, event in enumerate([*reports, *last], 1)]
         self._ending, self._files, self._receives = ending, files, receives
-        self.device = device
+        self.device, self.bfloat16, self.faster = device, faster is not None, faster or 1.0
         self.asked: list[str] = [] if asked is None else asked
         self.requested: list[Request] = []
         self.polls: list[tuple[int, float]] = []
@@ -58,10 +61,21 @@ class Scripted(Worker):
             raise WorkerGone("no space for the images")
 
     async def start(
-        self, attempt_id: str, spec: dict[str, Any], dataset: Any, checkpoint: Any, rank: int = 0, address: str = ""
+        self,
+        attempt_id: str,
+        spec: dict[str, Any],
+        dataset: Any,
+        checkpoint: Any,
+        rank: int = 0,
+        address: str = "",
+        precision: Precision | None = None,
     ) -> None:
         self.asked.append(f"start {rank} {address}".strip())
-        self.checkpoint = checkpoint
+        self.checkpoint, self.precision = checkpoint, precision
+
+    async def compare_precisions(self, model: str, batch_size: int) -> Mapping[Precision, float]:
+        self.asked.append(f"compare {model} {batch_size}")
+        return {"float32": 1.0, "bfloat16": 1 / self.faster}
 
     async def rendezvous(self, attempt_id: str) -> str | None:
         self.asked.append("rendezvous")
@@ -75,6 +89,10 @@ class Scripted(Worker):
             raise self._ending
         await asyncio.sleep(NEVER)
         return Report([], {})
+
+    def state(self, attempt_id: str | None) -> WorkerState:
+        """Return what the worker says of itself, busy with an attempt or idle."""
+        return WorkerState("node-1", 1, self.device, attempt_id, attempt_id is None, self.bfloat16)
 
     async def fetch(self, files: Any) -> Mapping[str, bytes]:
         return cast(Mapping[str, bytes], files)
@@ -108,6 +126,7 @@ class Bench:
     leadership: Leadership
     artifacts: ArtifactStore
     pool: Pool
+    precisions: Precisions
     images: Images = field(default_factory=Images)
 
     async def claim(self, *workers: Scripted, **fields: Any) -> AttemptRun:
@@ -121,14 +140,12 @@ class Bench:
             worker.name = f"worker-{rank}"
         free = [FreeWorker(worker.name, "node-1") for worker in workers]
         async with self.leadership.write() as session:
-            claimed = await attempts.claim(session, free)
+            auto = by_device([(worker.device, worker.bfloat16) for worker in workers])
+            claimed = await attempts.claim(session, free, auto=auto.precision if auto else None)
         assert isinstance(claimed, tuple)
         job, attempt = claimed
-        slots = [
-            self.pool.adopt(worker, WorkerState("node-1", 1, worker.device, attempt.id, False), busy=True)
-            for worker in workers
-        ]
-        return AttemptRun(job, attempt, slots, self.storage(attempt), self.images, self.pool)
+        slots = [self.pool.adopt(worker, worker.state(attempt.id), busy=True) for worker in workers]
+        return AttemptRun(job, attempt, slots, self.storage(attempt), self.images, self.pool, self.precisions)
 
     def storage(self, attempt: Attempt) -> AttemptStorage:
         """Return the storage of the attempt."""
@@ -183,4 +200,4 @@ async def bench(tmp_path: Path, sqlite_template: Path, monkeypatch: pytest.Monke
         leadership = Leadership(database, 60, no_report)
         await leadership.acquire()
         pool = Pool(cast(Cluster, None), settings, lambda: None)
-        yield Bench(database, leadership, open_artifacts(settings.artifacts), pool)
+        yield Bench(database, leadership, open_artifacts(settings.artifacts), pool, Precisions(pool))

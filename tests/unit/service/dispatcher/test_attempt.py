@@ -373,3 +373,88 @@ async def test_no_more_checkpoints_are_kept_than_the_spec_says(bench: Bench) -> 
         kept = [one.id for one in await checkpoints.of_job(session, run.job_id)]
     assert len(kept) == 1
     assert list(bench.artifacts.list_checkpoints(run.job_id)) == kept
+
+
+async def test_a_job_starts_in_the_precision_that_its_workers_allow(bench: Bench) -> None:
+    worker = Scripted(ended(), reports=[started()])
+    run = await bench.claim(worker)
+    await run.run()
+    assert (worker.asked, worker.precision) == (["start 0"], "float32"), "without a measurement"
+    assert (await bench.job(run)).precision == "float32"
+
+
+async def test_a_precision_that_the_job_names_is_passed_on_without_a_measurement(bench: Bench) -> None:
+    worker = Scripted(ended(), reports=[started()], faster=3.0)
+    await bench.run(worker, precision="float32")
+    assert (worker.asked, worker.precision) == (["start 0"], "float32")
+
+
+@pytest.mark.parametrize(
+    ("faster", "precision", "reason"),
+    [
+        (1.6, "bfloat16", "bfloat16, 1.6 times as fast as float32 here"),
+        (0.2, "float32", "float32, because bfloat16 is only 0.2 times as fast here"),
+    ],
+)
+async def test_on_cpus_with_bfloat16_the_first_worker_measures_which_is_faster(
+    bench: Bench, faster: float, precision: str, reason: str
+) -> None:
+    workers = [Scripted(ended(), reports=[started()], faster=faster) for _ in range(2)]
+    run = await bench.claim(*workers)
+    await run.run()
+    assert [one for one in workers[0].asked if one.startswith("compare")] == ["compare resnet20 8"]
+    assert not [one for one in workers[1].asked if one.startswith("compare")]
+    assert [worker.precision for worker in workers] == [precision, precision]
+    assert (await bench.job(run)).precision == precision
+    assert ("info", f"the precision auto is resolved to {reason}") in await bench.logged(run)
+    (step,) = bench.precisions.report()
+    assert (step.model, step.batch_size, step.float32_s) == ("resnet20", 8, 1.0)
+
+
+async def test_a_later_attempt_keeps_the_precision_on_workers_of_another_kind(bench: Bench) -> None:
+    run = await bench.claim(Scripted(WorkerGone("ended by SIGKILL"), faster=1.6))
+    await run.run()
+    worker = Scripted(ended(), reports=[started()])
+    again = await bench.claim_next(worker)
+    await again.run()
+    assert again.job_id == run.job_id
+    assert (worker.asked, worker.precision) == (["start 0"], "bfloat16")
+
+
+async def test_a_worker_that_is_lost_while_it_measures_ends_the_attempt(bench: Bench) -> None:
+    class Lost(Scripted):
+        async def compare_precisions(self, model: str, batch_size: int) -> Any:
+            raise WorkerGone("ended by SIGILL")
+
+    worker = Lost(None, faster=1.6)
+    run = await bench.claim(worker)
+    await run.run()
+    assert (await bench.attempt(run)).outcome == "lost"
+    assert ((await bench.job(run)).status, (await bench.job(run)).precision) == (Status.QUEUED, None)
+    assert worker.killed
+
+
+async def test_a_job_can_be_cancelled_while_its_precision_is_measured(bench: Bench) -> None:
+    measuring = asyncio.Event()
+
+    class Slow(Scripted):
+        async def compare_precisions(self, model: str, batch_size: int) -> Any:
+            measuring.set()
+            await asyncio.Event().wait()
+
+    run = await bench.claim(Slow(None, faster=1.6))
+    task = asyncio.create_task(run.run())
+    await measuring.wait()
+    async with bench.database.write() as session:
+        await jobs.cancel(session, run.job_id)
+    await run.request("cancel")
+    await task
+    assert (await bench.job(run)).status is Status.CANCELLED
+    assert bench.idle() == {"worker-0"}
+
+
+async def test_the_measurements_of_an_experiment_are_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.dispatcher.precisions.LIMIT_S", 0)
+    worker = Scripted(None, faster=1.6)
+    found = await bench.precisions.measure({("resnet20", 2): 5, ("resnet20", 32): 5}, worker)
+    assert (worker.asked, found.precision) == (["compare resnet20 2"], "bfloat16")

@@ -171,9 +171,18 @@ async def test_it_goes_on_until_another_dispatcher_takes_over(database: Database
     first, second = await create(database), await create(database)
     await run_all(database, resolved_at_2)
     with pytest.raises(LeadershipLost):
-        await seeding.keep(database, Holder(database, writes=1), interval_s=0)
+        await seeding.keep(database, Holder(database, writes=1), asyncio.Event(), interval_s=0)
     decided = [id_ for id_ in (first, second) if len((await seeds(database, id_))["batch", 32]) > 3]
     assert len(decided) == 1, "the second one was refused, and nothing of it was written"
+
+
+async def test_an_analysis_that_is_due_with_the_end_of_an_attempt_is_made_at_once(database: Database) -> None:
+    await create(database)
+    await run_all(database, resolved_at_2)
+    ended = asyncio.Event()
+    ended.set()
+    with pytest.raises(LeadershipLost):
+        await seeding.keep(database, Holder(database, writes=0), ended, interval_s=1000)
 
 
 async def test_an_unavailable_database_is_waited_for(
@@ -191,7 +200,7 @@ async def test_an_unavailable_database_is_waited_for(
 
     monkeypatch.setattr(experiments, "due_for_interim_analysis", sometimes)
     with caplog.at_level("WARNING"), pytest.raises(LeadershipLost):
-        await seeding.keep(database, Holder(database, writes=0), interval_s=0)
+        await seeding.keep(database, Holder(database, writes=0), asyncio.Event(), interval_s=0)
     assert "interim analysis failed, will try again: away" in caplog.text
     assert await deciding(database, id_)
 
@@ -213,7 +222,7 @@ async def test_an_experiment_that_cannot_be_decided_is_no_reason_to_stop_the_oth
 
     monkeypatch.setattr(seeding, "decide", sometimes)
     with pytest.raises(LeadershipLost):
-        await seeding.keep(database, Holder(database, writes=9), interval_s=0)
+        await seeding.keep(database, Holder(database, writes=9), asyncio.Event(), interval_s=0)
     assert asked == [broken, whole, whole], "the broken one is not asked again and again"
     assert "interim analysis failed" in caplog.text
     assert "of another release" in caplog.text

@@ -30,6 +30,7 @@ JOB: dict[str, Any] = {
     "id": "job_1",
     "name": "one",
     "notes": "",
+    "precision": "float32",
     "spec": JobRequest.model_validate({"normalization": {"type": "group"}, "batch_size": 2}).training.model_dump(
         mode="json"
     ),
@@ -161,10 +162,10 @@ def test_another_format_is_refused(write: Callable[..., Path]) -> None:
     path = write()
 
     def newer(members: dict[str, bytes]) -> None:
-        members["manifest.json"] = members["manifest.json"].replace(b'"format": 2', b'"format": 3')
+        members["manifest.json"] = members["manifest.json"].replace(b'"format": 3', b'"format": 4')
 
     rewrite(path, newer)
-    assert refused(path) == "the bundle has format 3, and this version of normlab reads 1 and 2"
+    assert refused(path) == "the bundle has format 4, and this version of normlab reads 1, 2 and 3"
 
 
 @pytest.mark.parametrize(

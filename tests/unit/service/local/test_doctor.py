@@ -73,6 +73,14 @@ def test_a_gpu_that_lies_idle_is_pointed_out(settings: Settings, answers: dict[s
     assert finding("gpu", used) == Finding("gpu", True, "H200: trains in bfloat16")
 
 
+@pytest.mark.parametrize(("able", "precision"), [(True, "bfloat16 where it is faster"), (False, "float32")])
+def test_the_precision_of_the_cpu_is_named(
+    settings: Settings, answers: dict[str, object], able: bool, precision: str
+) -> None:
+    answers[doctor.DEVICES] = {**TORCH, "bfloat16": able}
+    assert finding("gpu", settings).detail == f"none: training runs on the CPU, in {precision}"
+
+
 def test_a_gpu_that_is_asked_for_and_not_there_is_a_fault(settings: Settings, answers: dict[str, object]) -> None:
     assert not finding("gpu", settings.model_copy(update={"gpus_per_worker": 1.0})).ok
 

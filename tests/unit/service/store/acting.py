@@ -59,7 +59,7 @@ class Worker:
         """Claim the next job, with as many workers of `names` as it needs."""
         free = [FreeWorker(name, "node-1") for name in names or ("worker-1",)]
         async with database.write() as session:
-            claimed = await attempts.claim(session, free)
+            claimed = await attempts.claim(session, free, auto="float32")
         assert isinstance(claimed, tuple), "no job waits"
         return cls(database, claimed[0].id, claimed[1].id)
 

@@ -101,13 +101,15 @@ async def test_what_was_taken_in_is_what_was_there(database: Database, experimen
 
 
 async def test_a_bundle_of_format_1_is_read(database: Database, experiment: str, tmp_path: Path) -> None:
-    """Format 1 had the first worker of an attempt in two fields, and another name for the requested state."""
+    """It had the first worker of an attempt in two fields, another name for the requested state, and no precision."""
     path = await export(database, experiment, tmp_path)
     before = await everything(database, experiment)
 
     def as_format_1(name: str, line: dict[str, Any]) -> dict[str, Any]:
         if name == "experiment.json":
             line["wish"] = line.pop("requested_state")
+        if name in ("experiment.json", "jobs.jsonl"):
+            assert line.pop("precision") == "float32", "as its attempts ran"
         if name == "attempts.jsonl":
             workers = line.pop("workers")
             line |= workers[0] | {"workers": workers if len(workers) > 1 else None}

@@ -165,6 +165,72 @@ async def test_the_workers_of_attempts_and_the_requested_states_are_kept(empty_d
             assert [tuple(row) for row in states] == [("exp_1", "paused"), ("exp_2", None)]
 
 
+async def test_jobs_and_experiments_get_the_precision_in_which_they_ran(empty_database_url: str) -> None:
+    at = "2026-01-01 00:00:00+00:00"
+    job = {"name": "", "priority": 0, "max_retries": 2, "model": "vgg", "normalization": "batch", "batch_size": 2}
+    job |= {"seed": 0, "status": "succeeded", "attempts": 1, "failures": 0, "losses": 0, "summary": "{}"}
+    job |= {"created_at": at, "updated_at": at, "queued_at": at}
+    attempt = {"workers": "[]", "last_seq": 1, "resumed_from_step": 0, "started_at": at}
+    experiment = {"name": "", "request": "{}", "priority": 0, "deciding": False, "created_at": at, "updated_at": at}
+    auto, named = '{"precision": "auto"}', '{"precision": "bfloat16"}'
+    rows = [("experiments", experiment | {"id": id_}) for id_ in ("on_cpu", "on_gpu", "on_both", "not_yet", "named")]
+    ran: list[tuple[str, str, list[tuple[str | None, str | None]]]] = [
+        ("on_cpu", auto, [("cpu", "float32")]),
+        ("on_cpu", named, [("cpu", "bfloat16")]),
+        ("on_cpu", auto, []),
+        ("on_cpu", auto, [("cpu", None)]),
+        ("on_gpu", auto, [("cuda:0 (H200)", "bfloat16"), (None, None)]),
+        ("on_gpu", auto, [("cuda:0 (H200)", None)]),
+        ("on_both", auto, [("cuda:0 (H200)", "bfloat16")]),
+        ("on_both", auto, [("cpu", "float32")]),
+        ("not_yet", auto, []),
+        ("named", named, []),
+        ("named", "{}", []),
+    ]
+    for number, (experiment_id, spec, devices) in enumerate(ran):
+        rows.append(("jobs", job | {"id": f"job_{number:02}", "experiment_id": experiment_id, "spec": spec}))
+        for count, (device, precision) in enumerate(devices, 1):
+            reported = {"device": device, "precision": precision}
+            known: dict[str, object] = {name: value for name, value in reported.items() if value is not None}
+            of_it = {"id": f"attempt_{number}_{count}", "job_id": f"job_{number:02}", "number": count}
+            rows.append(("attempts", attempt | of_it | known))
+
+    def to_the_one_before(connection: Connection) -> None:
+        command.upgrade(migrate._configuration(connection), "0006")
+        for table, row in rows:
+            values = ", ".join(_literal(value) for value in row.values())
+            connection.exec_driver_sql(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({values})")
+
+    async with Database(empty_database_url) as database:
+        async with database.migrate() as connection:
+            await connection.run_sync(to_the_one_before)
+        await migrate.upgrade(database)
+        async with database.read() as session:
+            found = (await session.scalars(select(Job.precision).order_by(Job.id))).all()
+            query = select(Experiment.id, Experiment.precision)
+            kept = {row.id: row.precision for row in await session.execute(query)}
+    assert found == [
+        "float32",
+        "bfloat16",
+        None,
+        "float32",
+        "bfloat16",
+        None,
+        "bfloat16",
+        "float32",
+        None,
+        "bfloat16",
+        None,
+    ]
+    assert kept == {
+        "on_cpu": "float32",
+        "on_gpu": "bfloat16",
+        "on_both": "float32",
+        "not_yet": None,
+        "named": None,
+    }
+
+
 def _literal(value: object) -> str:
     return "'{}'".format(value.replace("'", "''")) if isinstance(value, str) else str(value)
 

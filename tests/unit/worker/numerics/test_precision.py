@@ -1,11 +1,12 @@
 """The precision is that of the spec; "auto" depends on the device."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from worker.numerics.precision import autocast, choose_precision, numeric_settings
+from worker.numerics.precision import autocast, choose_precision, has_bfloat16, numeric_settings
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -31,6 +32,33 @@ def test_auto_is_bfloat16_only_on_a_gpu_that_has_it(
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bf16)
 
     assert choose_precision(make_spec(precision=precision), device) == expected
+
+
+@pytest.mark.parametrize("device", [CPU, GPU])
+@pytest.mark.parametrize("resolved", ["float32", "bfloat16"])
+def test_auto_is_what_it_was_resolved_to_before(
+    make_spec: Any, monkeypatch: pytest.MonkeyPatch, device: torch.device, resolved: Any
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+
+    assert choose_precision(make_spec(precision="auto"), device, resolved) == resolved
+    assert choose_precision(make_spec(precision="float32"), device, resolved) == "float32"
+
+
+@pytest.mark.parametrize(("avx512", "amx"), [(False, False), (True, False), (False, True)])
+def test_a_cpu_computes_in_bfloat16_with_avx512_or_amx(
+    monkeypatch: pytest.MonkeyPatch, avx512: bool, amx: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+
+    assert has_bfloat16(CPU) == (avx512 or amx)
+
+
+def test_this_cpu_is_asked_as_the_kernel_describes_it() -> None:
+    flags = Path("/proc/cpuinfo").read_text().split()
+
+    assert has_bfloat16(CPU) == ("avx512_bf16" in flags or "amx_tile" in flags)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])

@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,13 +16,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from worker.checkpoints.checkpoint import Checkpoint, verify
 from worker.data import mapped_files
 from worker.data.datasets import ImageDataset
 from worker.distributed.rank import RankInfo
 from worker.events import CheckpointTaken, Event, Finished
-from worker.process.messages import Configure, Listening, Reported, Start, Stop
+from worker.numerics.precision import has_bfloat16
+from worker.process.messages import Compare, Configure, Listening, Reported, Start, Stop
 from worker.process.training_process import TrainingProcess, TrainingProcessGone
 
 PATIENCE_S = 120
@@ -112,6 +115,28 @@ def test_it_trains_attempt_after_attempt_and_reports_the_files_of_checkpoints(sh
         verify(Checkpoint.from_files(taken[-1].files))
         weights.append(taken[-1].files["model.safetensors"])
     assert weights[0] == weights[1]
+
+
+def test_it_measures_a_step_in_each_precision_once_between_attempts(shared: Trainer, images: Path) -> None:
+    measured = shared.process.compare(Compare("resnet20", 2))
+    assert set(measured.seconds) == {"float32", "bfloat16"}
+    assert shared.process.compare(Compare("resnet20", 2)) == measured, "a second measurement would differ"
+    assert shared.process.compare(Compare("resnet20", 1)) != measured
+    shared.process.start(Start("in bfloat16", SPEC | {"epochs": 1}, images, None, precision="bfloat16"))
+    finished, reported = shared.finish()
+    assert (finished.outcome, reported[0].event.precision) == ("succeeded", "bfloat16")  # type: ignore[union-attr]
+
+
+def test_it_says_whether_its_cpu_computes_in_bfloat16(shared: Trainer) -> None:
+    assert (shared.process.device, shared.process.bfloat16) == ("cpu", has_bfloat16(torch.device("cpu")))
+
+
+def test_a_measurement_ends_with_the_process(start_process: Callable[..., Trainer]) -> None:
+    trainer = start_process()
+    os.kill(trainer.process.pid, signal.SIGSTOP)
+    threading.Timer(0, trainer.process.kill).start()
+    with pytest.raises(TrainingProcessGone):
+        trainer.process.compare(Compare("resnet20", 2))
 
 
 def test_an_attempt_resumes_from_the_files_of_a_checkpoint(shared: Trainer, images: Path) -> None:

@@ -1,6 +1,8 @@
 """A training that is stopped at any step and resumed is bit-identical to an uninterrupted one (on a CPU)."""
 
 import contextlib
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -83,6 +85,30 @@ def test_a_training_resumed_from_its_last_checkpoint_finishes_at_once(attempt: A
 
     assert again.types == ["started", "finished"]
     assert again.finished.outcome == "succeeded"
+
+
+@pytest.mark.parametrize("given", [None, "float32"])
+def test_a_training_resumed_elsewhere_keeps_its_precision(attempt: Any, make_spec: Any, given: Any) -> None:
+    alone = attempt(make_spec(), precision="bfloat16")
+    assert alone.events[0].precision == alone.checkpoints[0].precision == "bfloat16"
+    resumed = attempt(make_spec(), resume=alone.at_step(4), precision=given)
+
+    assert resumed.events[0].precision == "bfloat16"
+    assert resumed.weights == alone.weights
+    assert resumed.rows == rows_after(alone, 4)
+
+
+def test_a_checkpoint_of_an_older_version_is_resumed_in_the_precision_that_is_given(
+    attempt: Any, make_spec: Any
+) -> None:
+    alone = attempt(make_spec())
+    taken = alone.at_step(4)
+    manifest = json.loads(taken.files["manifest.json"])
+    assert manifest.pop("precision") == "float32"
+    older = replace(taken, files=taken.files | {"manifest.json": json.dumps(manifest).encode()})
+
+    assert attempt(make_spec(), resume=older, precision="float32").weights == alone.weights
+    assert attempt(make_spec(), resume=older).weights == alone.weights
 
 
 def test_a_rerun_is_identical_and_another_seed_differs(attempt: Any, make_spec: Any) -> None:
