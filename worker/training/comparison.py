@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from worker.architecture import IMAGE_CHANNELS, IMAGE_SIZE, NUM_CLASSES, ModelName
 from worker.events import Precision
 from worker.models import build_model
+from worker.normalizations.group import GroupNormalization
 from worker.numerics.precision import MEMORY_FORMAT, autocast
-from worker.spec import GroupNormalization
 
 ROUNDS = 5
 LIMIT_S = 2.0
