@@ -83,7 +83,12 @@ class Checkpoint:
 
     @property
     def precision(self) -> Precision | None:
-        """The precision that the training computes in; None in a checkpoint of a version that did not record it."""
+        """The precision that the training computes in; None in a checkpoint of a version that did not record it.
+
+        Raises:
+            CheckpointError: If it is incomplete or damaged.
+        """
+        verify(self)
         precision: Precision | None = json.loads(self.files[MANIFEST]).get("precision")
         return precision
 

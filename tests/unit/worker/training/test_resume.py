@@ -171,12 +171,14 @@ def attempts_killed_at(spec: Any, dataset: Any, kills: list[int]) -> tuple[list[
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize(
+    "normalization", [*({"type": type} for type in NORMALIZATIONS), {"type": "batch", "ghost_batch_size": 2}], ids=str
+)
 def test_a_training_killed_at_any_steps_ends_with_equal_weights_and_rows(
-    synthetic: Any, make_spec: Any, normalization: str, optimizer: str
+    synthetic: Any, make_spec: Any, normalization: dict[str, Any], optimizer: str
 ) -> None:
     given_spec = {
-        "normalization": NORMALIZATIONS[normalization],
+        "normalization": normalization,
         "optimizer": OPTIMIZERS[optimizer],
         "batch_size": 4,
         "drop_last": False,
