@@ -47,8 +47,8 @@ async def test_a_page_is_read_again_when_the_database_was_replaced(
     await expect(page.get_by_role("row").filter(has_text="third")).to_contain_text("queued")
     await until(lambda: api.streams() == 1)
     api.stop()
-    for path in settings.home.glob("normlab.db*"):
-        path.unlink()
+    for name in ("normlab.db", "normlab.db-wal", "normlab.db-shm"):
+        (settings.home / name).unlink(missing_ok=True)
     shutil.copy(sqlite_template, settings.home / "normlab.db")
     api.start()
     await expect(page.get_by_text("The service has other data than before").first).to_be_visible()

@@ -67,6 +67,7 @@ EXPERIMENT: Json = {
     "progress": 1.0,
     "eta_s": None,
     "counts": {"succeeded": 1200},
+    "precision": "float32",
     "rows": "normalization",
     "columns": "optimizer.learning_rate",
     "created_at": "2026-01-01T00:00:00Z",

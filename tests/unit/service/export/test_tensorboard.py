@@ -36,9 +36,9 @@ SPEC: dict[str, Any] = {
 
 
 def a_run(*points: Point, status: str = "running", **spec: Any) -> Run:
-    job = {"id": "job_1", "name": "", "status": status, "spec": SPEC | spec, "created_at": AT, "finished_at": AT}
+    job = {"id": "job_1", "name": "", "status": status, "spec": SPEC | spec, "precision": None}
     label = axes.label("normalization", (SPEC | spec)["normalization"])
-    return Run(job | {"normalization": label}, points)
+    return Run(job | {"normalization": label, "created_at": AT, "finished_at": AT}, points)
 
 
 def points(*values: float) -> list[Point]:
