@@ -3,7 +3,7 @@
 #   PYTHON     the interpreter of .venv; default: the first of python3, python3.13, 3.12, 3.11 that is at least 3.11
 #   PIP_ARGS   further arguments for pip. On Linux, PyPI's torch depends on gigabytes of CUDA libraries; without a GPU use
 #              make test PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
-#   PROCESSES  the number of parallel processes of pytest and mypy; default 2. mypy fails if a process takes more than
+#   PROCESSES  the number of cores to use; default 2. pytest has one process more. mypy fails if a process takes more than
 #              3 s to start, which can happen on a busy machine: make check PROCESSES=0
 #   ARGS       arguments for the command of the target: make test ARGS="-k store"
 
@@ -16,6 +16,8 @@ PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,
 	$(python) -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $(python))))
 PIP_ARGS ?=
 PROCESSES ?= 2
+# A third of the time of the tests they wait for other processes.
+TEST_PROCESSES = $(shell expr $(PROCESSES) + 1)
 ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -46,10 +48,10 @@ up: $(INSTALLED) ## start the service on this machine
 	@$(BIN)/normlab up $(ARGS)
 
 test: $(INSTALLED) ## run the unit, integration, acceptance and dashboard tests
-	@$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 test-faults: $(INSTALLED) ## kill and freeze processes under running jobs (several minutes)
-	@$(BIN)/python -m pytest -m faults --numprocesses=$(PROCESSES) --dist=loadfile $(ARGS)
+	@$(BIN)/python -m pytest -m faults --numprocesses=$(TEST_PROCESSES) --dist=loadfile $(ARGS)
 
 test-containers: $(INSTALLED) ## build the images, then stop and kill each container under running jobs (Docker or podman-compose)
 	@$(BIN)/python -m pytest -m containers tests/acceptance/test_compose.py $(ARGS)

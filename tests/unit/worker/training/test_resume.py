@@ -170,9 +170,15 @@ def attempts_killed_at(spec: Any, dataset: Any, kills: list[int]) -> tuple[list[
     return sorted(rows.items()), saved[-1].files["model.safetensors"]
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+GHOST = {"type": "batch", "ghost_batch_size": 2}
+KILLED = [(normalization, "sgd") for normalization in (*({"type": type} for type in NORMALIZATIONS), GHOST)]
+KILLED_WITH_ADAM = [(normalization, "adam") for normalization, _ in KILLED]
+
+
 @pytest.mark.parametrize(
-    "normalization", [*({"type": type} for type in NORMALIZATIONS), {"type": "batch", "ghost_batch_size": 2}], ids=str
+    ("normalization", "optimizer"),
+    [*KILLED, *(pytest.param(*case, marks=pytest.mark.faults) for case in KILLED_WITH_ADAM)],
+    ids=str,
 )
 def test_a_training_killed_at_any_steps_ends_with_equal_weights_and_rows(
     synthetic: Any, make_spec: Any, normalization: dict[str, Any], optimizer: str
