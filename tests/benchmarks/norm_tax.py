@@ -157,7 +157,8 @@ def main() -> None:
         steps = {name: step(network, batch, memory_format, dtype) for name, network in networks(model).items()}
         found = measure(steps, arguments.rounds, arguments.steps)
         ratios = {name: found[name] / found["none"] for name in NORMALIZED}
-        rows.append({"model": model, "batch": batch, "format": memory_format, "dtype": dtype, "ms": found, "ratios": ratios})
+        setting = {"model": model, "batch": batch, "format": memory_format, "dtype": dtype}
+        rows.append({**setting, "ms": found, "ratios": ratios})
         print(f"{model:>9} {batch:>5} {memory_format:>13} {dtype:>8} {found['none']:9.1f}"
               + "".join(f"{ratio:20.3f}" for ratio in ratios.values()), flush=True)  # fmt: skip
     for model, batch in itertools.product(arguments.model, arguments.batch):
