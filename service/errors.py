@@ -54,9 +54,9 @@ class FieldError(NamedTuple):
 class InvalidFields(Unprocessable):
     """Fields of which each is valid, but not their combination."""
 
-    def __init__(self, fields: Sequence[FieldError]) -> None:
+    def __init__(self, fields: Sequence[FieldError], *, is_complete: bool = True) -> None:
         self.fields = list(fields)
-        several = f"{len(self.fields)} fields are not valid."
+        several = f"{'' if is_complete else 'At least '}{len(self.fields)} fields are not valid."
         super().__init__(self.fields[0].detail if len(self.fields) == 1 else several)
 
 

@@ -24,7 +24,7 @@ MAX_JOBS = 1000
 """The maximal number of jobs of one experiment, sequential seeds included."""
 MAX_NAME = 200
 MAX_ERRORS = 100
-"""About how many invalid fields of a request are found, of all its jobs together."""
+"""The number of invalid fields, of all jobs together, at which the search for more ends."""
 LEAST_EVALUATED = 2000
 """Evaluation images that a budget leaves: with fewer, the sampling error of the test error exceeds one point."""
 
@@ -196,7 +196,7 @@ def expand(request: ExperimentRequest, seeds: Sequence[int] | None = None) -> li
                 job = job.model_copy(update={"name": _name(request.name, coordinates, job)})
             planned.append(PlannedJob(_cell(coordinates), coordinates, job))
     if errors:
-        raise InvalidFields(list(errors))
+        raise InvalidFields(list(errors), is_complete=len(errors) < MAX_ERRORS)
     _check_that_cells_differ(planned)
     return planned
 

@@ -257,6 +257,7 @@ async def test_of_many_invalid_fields_some_are_listed(http: AsyncClient, path: s
     assert len(answer.json()["errors"]) == 50
     answer = await http.post("/v1/experiments", json={"base": many, "grid": {"seed": list(range(1000))}})
     assert_problem(answer, 422)
+    assert answer.json()["detail"] == "At least 100 fields are not valid."
     assert len(answer.json()["errors"]) == 50
 
 
