@@ -5,6 +5,10 @@
 Every implementation runs once per round, in an order that rotates, so that a slow period affects all of them alike. The
 table shows medians over the rounds of forward and backward together. With one thread it measures CPU time instead of
 wall time, so that other work on the machine matters less.
+
+`traffic` is a lower bound for tensors larger than the caches: the time in which `Tensor.copy_` reads and writes as many
+tensors as batch normalization must. No output can be computed before a first pass over all samples: the forward pass
+reads x twice, the backward pass reads x and the gradient of y twice.
 """
 
 import argparse
@@ -24,7 +28,9 @@ import gn
 from gn.cpu import extension
 from tests.benchmarks.group_norm import DTYPES, FORMATS, SHAPES, Case, hardware, seconds
 
-OPERATIONS = ("BN+ReLU", "BN+add+ReLU")
+# The tensors that the two passes read and write. With a residual, the forward pass also reads it, and the backward pass
+# also reads y, for the gradient of the ReLU, and writes the gradient of the residual.
+OPERATIONS = {"BN+ReLU": 8, "BN+add+ReLU": 11}
 IMPLEMENTATIONS = ("gn", "torch", "gn.group_norm")
 
 
@@ -52,15 +58,18 @@ def measure(case: Case, operation: str, rounds: int) -> dict[str, float]:
         run().backward(case.dy)
         case.forget()
 
-    for run in runs.values():
-        both(run)
-    repeats = min(200, max(1, int(0.02 / seconds(partial(both, runs["gn"]), 1, "cpu"))))
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    orders = itertools.cycle(itertools.permutations(runs))
+    timed: dict[str, Callable[[], object]] = {name: partial(both, run) for name, run in runs.items()}
+    timed["copy"] = partial(torch.empty_like(case.x).copy_, case.x.detach())
+    for run in timed.values():
+        run()
+    repeats = min(200, max(1, int(0.02 / seconds(timed["gn"], 1, "cpu"))))
+    times: dict[str, list[float]] = {name: [] for name in timed}
+    orders = itertools.cycle(itertools.permutations(timed))
     for _ in range(rounds):
         for name in next(orders):
-            times[name].append(seconds(partial(both, runs[name]), repeats, "cpu"))
-    return {name: statistics.median(found) for name, found in times.items()}
+            times[name].append(seconds(timed[name], repeats, "cpu"))
+    found = {name: statistics.median(times[name]) for name in timed}
+    return {**found, "traffic": OPERATIONS[operation] / 2 * found.pop("copy")}
 
 
 def main() -> None:
@@ -77,7 +86,8 @@ def main() -> None:
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     print(f"{hardware('cpu')}; {versions}; medians of {arguments.rounds} rounds, µs")
     print(f"{'shape':>18} {'format':>13} {'dtype':>8} {'operation':>11}"
-          + "".join(f"{name:>14}" for name in IMPLEMENTATIONS) + f"{'torch ÷ gn':>12}")  # fmt: skip
+          + "".join(f"{name:>14}" for name in IMPLEMENTATIONS)
+          + f"{'traffic':>9}{'torch ÷ gn':>12}{'gn ÷ traffic':>14}")  # fmt: skip
     rows = []
     num_groups, stages = SHAPES[arguments.network]
     for batch, (channels, size), memory_format, dtype, operation in itertools.product(
@@ -89,7 +99,8 @@ def main() -> None:
         rows.append({"shape": shape, "format": memory_format, "dtype": dtype, "operation": operation, "s": found})
         print(f"{'×'.join(map(str, shape)):>18} {memory_format:>13} {dtype:>8} {operation:>11}"
               + "".join(f"{1e6 * found[name]:14.0f}" for name in IMPLEMENTATIONS)
-              + f"{found['torch'] / found['gn']:12.2f}", flush=True)  # fmt: skip
+              + f"{1e6 * found['traffic']:9.0f}{found['torch'] / found['gn']:12.2f}"
+              + f"{found['gn'] / found['traffic']:14.2f}", flush=True)  # fmt: skip
     arguments.json.write_text(json.dumps(rows, indent=1))
 
 
