@@ -3,8 +3,8 @@
 #   PYTHON     the interpreter of .venv; default: the first of python3, python3.13, 3.12, 3.11 that is at least 3.11
 #   PIP_ARGS   further arguments for pip. On Linux, PyPI's torch depends on gigabytes of CUDA libraries; without a GPU use
 #              make test PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
-#   PROCESSES  the number of cores to use; default 2. pytest has one process more. mypy fails if a process takes more than
-#              3 s to start, which can happen on a busy machine: make check PROCESSES=0
+#   PROCESSES  the number of cores to use; default 2. pytest has twice as many processes. mypy fails if a process takes
+#              more than 3 s to start, which can happen on a busy machine: make check PROCESSES=0
 #   ARGS       arguments for the command of the target: make test ARGS="-k store"
 
 .DEFAULT_GOAL := help
@@ -16,8 +16,8 @@ PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,
 	$(python) -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $(python))))
 PIP_ARGS ?=
 PROCESSES ?= 2
-# A third of the time of the tests they wait for other processes.
-TEST_PROCESSES = $(shell expr $(PROCESSES) + 1)
+# Half of the time the tests wait: for other processes, for a browser, for the ends of time limits.
+TEST_PROCESSES = $(shell expr 2 \* $(PROCESSES))
 ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed

@@ -17,7 +17,7 @@ from service.client import Client
 from service.local.supervisor import Supervisor
 from service.settings import Settings
 
-pytestmark = [pytest.mark.anyio, pytest.mark.ray]
+pytestmark = [pytest.mark.anyio, pytest.mark.ray, pytest.mark.faults]
 
 PATIENCE_MS = 120_000
 JOB = {

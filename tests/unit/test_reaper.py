@@ -126,6 +126,7 @@ def test_a_killed_run_leaves_no_postgres() -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.faults
 def test_a_killed_run_leaves_no_ray() -> None:
     with run(RAY) as (pytest_run, [started]):
         pytest_run.kill()

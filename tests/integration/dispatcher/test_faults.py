@@ -16,7 +16,7 @@ from service.jobs import Status
 from service.store import leases
 from tests.integration.dispatcher.conftest import STUDY, actor_of, stat
 
-pytestmark = [pytest.mark.anyio, pytest.mark.ray]
+pytestmark = [pytest.mark.anyio, pytest.mark.ray, pytest.mark.faults]
 
 TICKS_OF_A_WAITING_PROCESS = 10
 

@@ -13,6 +13,7 @@ pytestmark = [
     pytest.mark.anyio,
     pytest.mark.ray,
     pytest.mark.postgres,
+    pytest.mark.faults,
     pytest.mark.parametrize("database_url", ["postgres"], indirect=True),
 ]
 

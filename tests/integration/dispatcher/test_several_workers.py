@@ -31,14 +31,8 @@ async def test_two_workers_train_a_job_and_the_attempt_names_both(stack: Any) ->
     assert await stack.history(job_id) == ["queued", "starting", "running", "succeeded"]
 
 
-@pytest.mark.parametrize(
-    ("rank", "part"),
-    [
-        pytest.param(0, "training process", marks=pytest.mark.faults),
-        (1, "training process"),
-        pytest.param(1, "actor", marks=pytest.mark.faults),
-    ],
-)
+@pytest.mark.faults
+@pytest.mark.parametrize(("rank", "part"), [(0, "training process"), (1, "training process"), (1, "actor")])
 async def test_the_death_of_one_costs_the_job_what_came_after_its_last_checkpoint(
     stack: Any, rank: int, part: str
 ) -> None:
