@@ -65,6 +65,7 @@ class Metric(BaseModel):
     split: Literal["train", "test", "holdout"] | None = Field(
         default=None, description="images that it is computed on; null: it does not depend on one fixed set of images"
     )
+    best_note: str | None = Field(default=None, description="reservation about its best value over the epochs of a job")
     outcome: bool = Field(default=False, description="whether jobs can be sorted, compared and judged by it")
     per_layer: bool = Field(
         default=False, description="whether it is reported once for every measured layer, as `layer/name`"
@@ -77,6 +78,8 @@ class Metric(BaseModel):
         return f"{layer}/{self.name}"
 
 
+CHOSEN_ON_THE_TEST_SET = "optimistic: chosen on the test set"
+
 TEST_ERROR = Metric(
     name="test_error",
     title="test error",
@@ -87,6 +90,7 @@ TEST_ERROR = Metric(
     format="percent",
     better="lower",
     split="test",
+    best_note=CHOSEN_ON_THE_TEST_SET,
     outcome=True,
 )
 TEST_LOSS = Metric(
@@ -99,6 +103,7 @@ TEST_LOSS = Metric(
     format="decimal",
     better="lower",
     split="test",
+    best_note=CHOSEN_ON_THE_TEST_SET,
     outcome=True,
 )
 HOLDOUT_ERROR = Metric(

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,16 +12,16 @@ from service.api.schemas.experiment import sequential_view
 from service.api.schemas.result import Results, results_view
 from service.errors import Unprocessable
 from service.experiments import axes, results
-from service.experiments.confounds import Confound
 from service.experiments.request import Statistic
-from service.experiments.results import Question
+from service.experiments.results import FailedAs, Question
 from service.experiments.runs import Run
 from service.experiments.statistics import analyse
+from service.experiments.table_warnings import table_warnings
 from service.store import Database, Session, experiments
 from service.store import results as stored
 from service.store.listing import JobFilter
 from service.store.tables import Experiment
-from worker.metrics import OutcomeMetric
+from worker.metrics import METRICS, OutcomeMetric
 
 
 class ResultsQuery(BaseModel):
@@ -47,13 +47,18 @@ class ResultsQuery(BaseModel):
         default_factory=list, description="field:label; only jobs with this value of the field"
     )
     confidence: float = Field(default=0.95, ge=0.5, le=0.999)
+    failed: FailedAs = Field(
+        default="omitted",
+        description="how failed jobs count. omitted: not at all; chance: as the error of a guess, 0.9, if "
+        "the metric is an error",
+    )
     table: Literal["cells", "comparisons", "observations"] = Field(
         default="cells", description="the table of CSV and Parquet"
     )
 
     def question(self, declared: Question) -> Question:
         """Return the question, with defaults from `declared`. Raises `Unprocessable`."""
-        given = self.model_dump(include={"metric", "statistic", "rows", "columns", "step"}, exclude_none=True)
+        given = self.model_dump(include={"metric", "statistic", "rows", "columns", "step", "failed"}, exclude_none=True)
         question = replace(declared, **given, where=self._where())
         for name in ("rows", "columns"):
             if not axes.is_field(value := getattr(question, name)):
@@ -62,6 +67,11 @@ class ResultsQuery(BaseModel):
             raise Unprocessable(f"rows and columns are both {question.rows}: give two fields.")
         if (question.step is None) == (question.statistic == "at_step"):
             raise Unprocessable("step and the statistic at_step belong together: give both, or neither.")
+        if question.failed == "chance" and (question.metric or "test_error") not in ERRORS:
+            raise Unprocessable(
+                f"failed is chance, and {question.metric} is no error, whose value by chance is known: give one of "
+                f"{', '.join(ERRORS)}, or failed=omitted."
+            )
         if question.statistic == "median_last_5" and not (question.metric or "test").startswith(("test", "holdout")):
             raise Unprocessable(
                 f"median_last_5 needs a metric of evaluations, and {question.metric} is not one: give another."
@@ -78,6 +88,7 @@ class ResultsQuery(BaseModel):
         return where
 
 
+ERRORS = tuple(name for name in get_args(OutcomeMetric) if METRICS[name].quantity == "error")
 _ACCEPTED = f"give one of {', '.join(axes.fields())}, or a part of one, as in optimizer.learning_rate."
 
 
@@ -129,17 +140,20 @@ def _answer(
     experiment: Experiment | None = None,
 ) -> Results:
     table = results.tabulate(runs, question, values)
-    warnings: list[Confound] = [*results.warnings(table.runs), *results.pooling(table)]
     cells = list(table.cells)
-    if experiment is None:
-        return results_view(table, analyse(table.observations, cells=cells, confidence=confidence), warnings)
-    request = experiments.request_of(experiment)
-    plan = results.seed_plan(request)
-    if plan is not None:
-        warnings += results.undeclared(table, results.question_of(request))
+    request = None if experiment is None else experiments.request_of(experiment)
+    plan = None if request is None else results.seed_plan(request)
+    analysis = analyse(table.observations, cells=cells, confidence=confidence, plan=plan)
+    declared = None if request is None or plan is None else results.question_of(request)
+    warnings = (
+        *results.warnings(table.runs),
+        *table_warnings(table, analysis.cells, confidence=confidence, declared=declared),
+    )
+    if experiment is None or request is None:
+        return results_view(table, analysis, warnings)
     return results_view(
         table,
-        analyse(table.observations, cells=cells, confidence=confidence, plan=plan),
+        analysis,
         warnings,
         experiment={"id": experiment.id, "name": experiment.name, "budget": request.budget},
         sequential=sequential_view(experiment, plan, table.runs),

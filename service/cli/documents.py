@@ -25,6 +25,9 @@ def report(
         str | None, typer.Option(help="Metric of the results. Default: the declared outcome of the experiment.")
     ] = None,
     statistic: Annotated[str | None, typer.Option(help="One of final, best and median_last_5.")] = None,
+    failed: Annotated[
+        str | None, typer.Option(help="How failed jobs count: omitted, or chance, as the error of a guess.")
+    ] = None,
 ) -> None:
     """Write a report: findings, table, figure, and everything needed to repeat the experiment."""
     target = output or Path(f"{experiment}.html")
@@ -32,7 +35,7 @@ def report(
         raise Invalid(f"--output is {target}: give a name that ends in .html or .md")
     picture = target.with_suffix(".svg")
     figure = quote(picture.name)
-    question = {"metric": metric, "statistic": statistic}
+    question = {"metric": metric, "statistic": statistic, "failed": failed}
     with connect(context) as client:
         if target.suffix == ".html":
             written = {target: client.experiments.report(experiment, "html", **question)}

@@ -85,7 +85,7 @@ def results_grid(results: Json) -> RenderableType:
     cells = {(cell["row"], cell["column"]): cell for cell in results["cells"]}
     columns = [value["label"] for value in results["columns"]["values"]]
     table = Grid(results["rows"]["field"], *columns, right=columns)
-    title = f"{number.axis}, {results['statistic'].replace('_', ' ')}, by {results['columns']['field']}"
+    title = f"{number.axis}, {results['statistic_title']}, by {results['columns']['field']}"
     title += f", on {', '.join(results['datasets'])}" if results["datasets"] else ""
     for row in results["rows"]["values"]:
         table.add_row(row["label"], *(cell_text(cells.get((row["label"], column)), number) for column in columns))
@@ -133,6 +133,11 @@ def progress_text(experiment: Json) -> str:
     return f"{100 * experiment['progress']:.0f} %{left}"
 
 
+def _seeds(comparison: Json) -> str:
+    failed = comparison["failed"]
+    return f"{comparison['n']}, {failed} failed" if failed else str(comparison["n"])
+
+
 def _comparisons(tested: Iterable[Json], number: Number) -> Grid:
     table = Grid(
         "COLUMN", "A", "B", "N", "A - B", "INTERVAL", "P ADJUSTED", "RESOLVED", right=("N", "A - B", "P ADJUSTED")
@@ -143,7 +148,7 @@ def _comparisons(tested: Iterable[Json], number: Number) -> Grid:
             comparison["column"],
             comparison["row_a"],
             comparison["row_b"],
-            str(comparison["n"]),
+            _seeds(comparison),
             number.plain(comparison["difference"], "+"),
             number.range(comparison["interval"], "+"),
             NONE if p is None else f"{p:.3g}",

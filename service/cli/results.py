@@ -52,6 +52,9 @@ def results(
         str | None, typer.Option(help="Field within whose values rows are compared, such as batch_size.")
     ] = None,
     where: Annotated[list[str] | None, typer.Option(help="Only jobs with this FIELD=LABEL. May be repeated.")] = None,
+    failed: Annotated[
+        str | None, typer.Option(help="How failed jobs count: omitted, or chance, as the error of a guess.")
+    ] = None,
     confidence: Annotated[float | None, typer.Option(help="Confidence level of the intervals. Default: 0.95.")] = None,
     format: Annotated[Format, typer.Option("--format", "-f", help="Output format.")] = Format.TABLE,
     table: Annotated[FlatTable, typer.Option(help="Table to write as CSV or Parquet.")] = FlatTable.CELLS,
@@ -75,6 +78,7 @@ def results(
         "rows": rows,
         "columns": columns,
         "where": [entry.replace("=", ":", 1) for entry in where] if where else None,
+        "failed": failed,
         "confidence": confidence,
     }
     with connect(context) as client:

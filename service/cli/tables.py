@@ -112,7 +112,8 @@ def job_table(job: Json) -> Facts:
 def _summary(metric: str, values: Json) -> str:
     percent = metric in METRICS and METRICS[metric].format == "percent"
     show = per_cent if percent else "{:.4g}".format
-    return f"last {show(values['last'])}, best {show(values['best'])} at step {values['best_step']}"
+    note = f" ({METRICS[metric].best_note})" if metric in METRICS and METRICS[metric].best_note else ""
+    return f"last {show(values['last'])}, best {show(values['best'])} at step {values['best_step']}{note}"
 
 
 def _clock(time: str) -> str:

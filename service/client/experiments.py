@@ -90,8 +90,8 @@ class Experiments:
 
         Args:
             experiment: Id of the experiment, or None for any jobs.
-            question: The query parameters of `GET /v1/results`: metric, statistic, step, rows, columns, where,
-                confidence, and the filters of the jobs.
+            question: The query parameters of `GET /v1/results`: metric, statistic, step, failed, rows, columns,
+                where, confidence, and the filters of the jobs.
         """
         return self._connection.json("GET", _results(experiment), params=given(question))
 
@@ -101,7 +101,13 @@ class Experiments:
         return self._connection.request("GET", _results(experiment), params=given(question), headers=headers).content
 
     def report(self, experiment: str, kind: ReportKind = "html", **question: Any) -> str:
-        """Return the report as a web page or Markdown, or its figure as SVG; `question`: metric, statistic, figure."""
+        """Return the report as a web page or Markdown, or its figure as SVG.
+
+        Args:
+            experiment: Id of the experiment.
+            kind: html, markdown or svg.
+            question: The query parameters of the report: metric, statistic, failed, figure.
+        """
         headers = {"Accept": REPORTS[kind]}
         path = _experiment(experiment, "report")
         return self._connection.request("GET", path, params=given(question), headers=headers).text

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 
@@ -14,18 +14,26 @@ from service.experiments.request import ExperimentRequest, Statistic
 from service.experiments.runs import Run
 from service.experiments.statistics import Observation, SeedPlan, plan_analyses
 from service.jobs import TERMINAL, Status
-from worker.metrics import OutcomeMetric, default_outcome
+from worker.architecture import NUM_CLASSES
+from worker.metrics import METRICS, OutcomeMetric, default_outcome
 from worker.spec import TrainingSpec
 
 NOT_OF_THE_TRAINING = frozenset({"seed", "recipe", "checkpoint"})
 """Fields in which jobs of one cell may differ: the seed, and those that do not influence the weights."""
 
 
+FailedAs = Literal["omitted", "chance"]
+
+CHANCE_ERROR = 1 - 1 / NUM_CLASSES
+"""The error of a guess."""
+
+
 @dataclass(frozen=True)
 class Question:
     """A question about jobs. `rows` and `columns` are fields of a spec, `where` the labels of other fields to select.
 
-    `step` belongs to the statistic at_step.
+    `step` belongs to the statistic at_step. `failed` is how failed jobs count: not at all, or, for an error, as
+    `CHANCE_ERROR`.
     """
 
     metric: OutcomeMetric | None = None
@@ -33,7 +41,22 @@ class Question:
     rows: str = "normalization"
     columns: str = "batch_size"
     step: int | None = None
+    failed: FailedAs = "omitted"
     where: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def statistic_title(self) -> str:
+        """The human-readable name of the statistic."""
+        match self.statistic:
+            case "final":
+                return "after the last epoch"
+            case "median_last_5":
+                return "median of the last five epochs"
+            case "at_step":
+                return f"at step {self.step}"
+            case "best":
+                note = None if self.metric is None else METRICS[self.metric].best_note
+                return "best epoch" if note is None else f"best epoch ({note})"
 
 
 @dataclass(frozen=True)
@@ -67,9 +90,9 @@ def tabulate(
 ) -> ResultTable:
     """Sort jobs into a table.
 
-    A job gives a value once it has succeeded; one that failed or was cancelled is an observation without a value, one
-    that has not ended is none yet. For the statistic at_step, `values_at` has the values by job, and a job gives one as
-    soon as it has passed that step.
+    A job gives a value once it has succeeded, or failed if failures count as chance. A job that ended without a value
+    is an observation without one, a job that has not ended is none yet. For the statistic at_step, `values_at` has the
+    values by job, and a job gives one as soon as it has passed that step.
     """
     labels = _Labels()
     for name, accepted in question.where.items():
@@ -90,7 +113,10 @@ def tabulate(
             else:
                 observed, value = run.status in TERMINAL, _value(run, metric, question.statistic)
             if observed:
-                observations.append(Observation(row, column, blocks[run.id], value, run.id))
+                failed = value is None and run.status is Status.FAILED
+                if failed and question.failed == "chance":
+                    value = CHANCE_ERROR
+                observations.append(Observation(row, column, blocks[run.id], value, run.id, failed))
     return ResultTable(question, rows, columns, cells, observations, pooled)
 
 
@@ -112,41 +138,13 @@ def warnings(runs: Sequence[Run]) -> tuple[Confound, ...]:
     for run, spec in zip(runs, trainings(runs), strict=True):
         if spec is not None:
             device = None if run.device is None else device_kind(run.device)
-            candidates.append(Candidate(run.id, spec, device, run.precision))
+            candidates.append(Candidate(run.id, spec, device, run.precision, run.versions))
     return lint(candidates)
 
 
 def planned_warnings(specs: Sequence[TrainingSpec]) -> tuple[Confound, ...]:
     """Return the confounds of planned jobs, each identified by its index."""
     return lint([Candidate(str(index), spec) for index, spec in enumerate(specs)])
-
-
-def pooling(table: ResultTable) -> tuple[Confound, ...]:
-    """Return the warning that cells pool different configurations, if any do."""
-    if not table.pooled:
-        return ()
-    names = ", ".join(table.pooled)
-    detail = (
-        f"Jobs of one cell differ in {names}: their spread is not that of the seed alone. "
-        "Choose one of them by `where`, or make them rows or columns."
-    )
-    return (Confound("pooled", detail, tuple(run.id for run in table.runs)),)
-
-
-def undeclared(table: ResultTable, declared: Question) -> tuple[Confound, ...]:
-    """Return the warning that the seeds were allocated for another question, if that is so."""
-    metric = declared.metric or evaluation_metric([run.spec for run in table.runs])
-    asked, meant = (
-        (question.metric, question.statistic, question.rows, question.columns)
-        for question in (table.question, replace(declared, metric=metric))
-    )
-    if asked == meant:
-        return ()
-    detail = (
-        f"The seeds were spent to resolve {meant[1]} {meant[0]} of {meant[2]} × {meant[3]}: for another question the "
-        "stated error rate does not hold."
-    )
-    return (Confound("outcome_not_declared", detail, ()),)
 
 
 def trainings(runs: Sequence[Run]) -> list[TrainingSpec | None]:

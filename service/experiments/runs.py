@@ -1,6 +1,6 @@
 """Runs: the parts of a job from which results and costs are computed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,8 @@ class Run:
     precision: str | None = None
     device_s: float = 0.0
     """Worker seconds over all attempts."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """The versions of the software of its last attempt, by name."""
 
     @cached_property
     def configuration(self) -> str:

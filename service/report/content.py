@@ -12,12 +12,6 @@ from worker.metrics import METRICS
 Json = Mapping[str, Any]
 NONE = "–"
 
-NAMES = {
-    "final": "after the last epoch",
-    "best": "the best of all epochs",
-    "median_last_5": "median of the last five epochs",
-}
-
 
 def compose(
     experiment: Json, results: Json, jobs: Sequence[Json], versions: Mapping[str, str], picture_name: str = "figure.svg"
@@ -122,21 +116,27 @@ def _findings(results: Json, number: Number) -> list[Block]:
     blocks: list[Block] = [Bullets(sentences)] if sentences else []
     if open_ := [comparison for comparison in compared if not comparison["resolved"]]:
         blocks.append(Paragraph(_unresolved(open_, len(compared))))
-    interaction = results["interaction"]
-    if interaction is not None:
-        verb = "depends" if interaction["resolved"] else "is not shown to depend"
-        blocks.append(
-            Paragraph(
-                f"The effect of {results['rows']['field']} {verb} on {results['columns']['field']}"
-                + (
-                    f" (F = {interaction['f']:.3g} on {interaction['df']} and {interaction['df_residual']} degrees of "
-                    f"freedom, p {_is(interaction['p'])})."
-                    if interaction["f"] is not None
-                    else "."
-                )
-            )
-        )
+    if results["interaction"] is not None:
+        blocks.append(Paragraph(_interaction(results, number)))
     return blocks
+
+
+def _interaction(results: Json, number: Number) -> str:
+    interaction = results["interaction"]
+    effect, on = f"The effect of {results['rows']['field']}", results["columns"]["field"]
+    tested = [contrast for contrast in interaction["contrasts"] if contrast["p_adjusted"] is not None]
+    alpha = 1 - results["confidence"]
+    if resolved := [contrast for contrast in tested if contrast["p_adjusted"] < alpha]:
+        changes = (
+            f"{contrast['row_a']} - {contrast['row_b']} by {number.plain(contrast['difference'], '+')}"
+            f"{' points' if number.is_error else ''} (adjusted p {_is(contrast['p_adjusted'])})"
+            for contrast in resolved
+        )
+        first, last = resolved[0]["column_first"], resolved[0]["column_last"]
+        return f"{effect} depends on {on}. From {first} to {last} these differences change: {'; '.join(changes)}."
+    least = min((contrast["p_adjusted"] for contrast in tested), default=None)
+    given = "" if least is None else f" (least adjusted p of a change from the first to the last: {least:.2g})"
+    return f"{effect} is not shown to depend on {on}{given}."
 
 
 def _in_order(results: Json) -> list[Json]:
@@ -182,7 +182,7 @@ def _comparisons(results: Json, number: Number) -> DataTable:
             comparison["column"],
             comparison["row_a"],
             comparison["row_b"],
-            str(comparison["n"]),
+            f"{comparison['n']}, {comparison['failed']} failed" if comparison["failed"] else str(comparison["n"]),
             NONE if comparison["difference"] is None else number.plain(comparison["difference"], "+"),
             number.range(comparison["interval"], "+"),
             _p(comparison["p"]),
@@ -197,8 +197,7 @@ def _comparisons(results: Json, number: Number) -> DataTable:
 
 def _procedure(results: Json, number: Number) -> Iterable[str]:
     confidence = _percent(results["confidence"])
-    statistic = NAMES.get(results["statistic"], f"at step {results['step']}")
-    yield f"{number.title}, {statistic}, on the {results['evaluated_on']} images; n counts seeds."
+    yield f"{number.title}, {results['statistic_title']}, on the {results['evaluated_on']} images; n counts seeds."
     if analyses := len(results["interim_analyses"]):
         each = _percent(round(1 - (1 - results["confidence"]) / analyses, 6))
         yield (
@@ -214,11 +213,12 @@ def _procedure(results: Json, number: Number) -> Iterable[str]:
     )
     if results["sequential"] is not None:
         yield results["sequential"]["procedure"]
-    yield (
-        "Seeds that ended without a value, and are excluded: "
-        + str(sum(c["without_value"] for c in results["cells"]))
-        + "."
-    )
+    failed = sum(cell["failed"] for cell in results["cells"])
+    if results["failed"] == "chance":
+        yield f"Seeds whose jobs failed, and that count as the error of a guess: {failed}."
+    else:
+        excluded = sum(cell["without_value"] for cell in results["cells"])
+        yield f"Seeds that ended without a value, and are excluded: {excluded}, of which {failed} failed."
 
 
 def _training(experiment: Json, results: Json) -> list[Block]:

@@ -37,19 +37,24 @@ async def runs(session: AsyncSession, filter_: JobFilter) -> Sequence[Run]:
     if len(found) > MAX_RUNS:
         raise Unprocessable(f"These are more than {MAX_RUNS} jobs: narrow them by experiment, label or model.")
     used = await _use(session, wanted)
-    unused = (None, None, 0.0)
+    unused: _Use = (None, None, 0.0, {})
     return [
         Run(id_, status, seed, spec, summary, progress, *used.get(id_, unused))
         for id_, status, seed, spec, summary, progress in found
     ]
 
 
-async def _use(session: AsyncSession, job_ids: Select[Any]) -> dict[str, tuple[str | None, str | None, float]]:
+_Use = tuple[str | None, str | None, float, dict[str, str]]
+"""The device, the precision, the worker seconds and the versions of a job, as the fields of a `Run`."""
+
+
+async def _use(session: AsyncSession, job_ids: Select[Any]) -> dict[str, _Use]:
     query = (
         select(
             Attempt.job_id,
             Attempt.device,
             Attempt.precision,
+            Attempt.versions,
             Attempt.started_at,
             Attempt.ended_at,
             Job.num_workers,
@@ -60,12 +65,15 @@ async def _use(session: AsyncSession, job_ids: Select[Any]) -> dict[str, tuple[s
     )
     now = datetime.now(UTC)
     held_s: defaultdict[str, float] = defaultdict(float)
-    last: dict[str, tuple[str | None, str | None]] = {}
-    for job_id, device, precision, began, ended, workers in await session.execute(query):
+    last: dict[str, tuple[str | None, str | None, dict[str, str] | None]] = {}
+    for job_id, device, precision, versions, began, ended, workers in await session.execute(query):
         held_s[job_id] += workers * ((ended or now) - began).total_seconds()
         if device is not None or job_id not in last:
-            last[job_id] = (device, precision)
-    return {job_id: (*used, held_s[job_id]) for job_id, used in last.items()}
+            last[job_id] = (device, precision, versions)
+    return {
+        job_id: (device, precision, held_s[job_id], versions or {})
+        for job_id, (device, precision, versions) in last.items()
+    }
 
 
 async def values_at(session: AsyncSession, filter_: JobFilter, metric: str, step: int) -> dict[str, float | None]:

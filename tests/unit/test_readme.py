@@ -5,7 +5,7 @@ import re
 import pytest
 
 from service.cli.exits import Exit
-from service.experiments.confounds import CODES
+from service.experiments import confounds, table_warnings
 from service.experiments.statistics import plan_analyses
 from service.jobs import JobRequest
 from service.settings import PREFIX, Settings
@@ -53,6 +53,9 @@ def test_no_setting_is_documented_that_does_not_exist() -> None:
 def test_every_exit_code_is_documented(code: Exit) -> None:
     codes = SERVICE.partition("Exit codes:")[2].partition("\n\n")[0]
     assert any(word == str(int(code)) for word in codes.replace(";", " ").split())
+
+
+CODES = confounds.CODES | table_warnings.CODES
 
 
 @pytest.mark.parametrize("code", CODES)

@@ -11,6 +11,7 @@ from service.api.http.problems import describe
 from service.api.result_query import ResultsQuery, experiment_results
 from service.api.schemas.experiment import experiment_detail
 from service.errors import NotFound
+from service.experiments.results import FailedAs
 from service.report import as_html, as_markdown, compose
 from service.store import experiments, records
 from service.store.records import JobRecord
@@ -47,12 +48,15 @@ async def show(
     statistic: Annotated[
         Literal["final", "best", "median_last_5"] | None, Query(description="default: that of the declared outcome")
     ] = None,
+    failed: Annotated[
+        FailedAs, Query(description="how failed jobs count: omitted, or as the error of a guess")
+    ] = "omitted",
     figure: Annotated[
         str, Query(max_length=300, pattern=r"^[^\s()<>]+$", description="the URL of the figure in Markdown")
     ] = "figure.svg",
 ) -> Response:
     """The report as one file: results, table and figure, every comparison, versions, hardware and hashes."""
-    query = ResultsQuery(metric=metric, statistic=statistic)
+    query = ResultsQuery(metric=metric, statistic=statistic, failed=failed)
     async with context.database.read() as session:
         experiment = await experiments.get(session, experiment_id)
         found = await experiment_detail(session, experiment)

@@ -13,9 +13,10 @@ from service.api.schemas.experiment import SequentialView, WarningView, warning_
 from service.experiments import axes
 from service.experiments.confounds import Confound
 from service.experiments.request import Statistic
-from service.experiments.results import ResultTable
+from service.experiments.results import FailedAs, ResultTable
 from service.experiments.runs import Run
 from service.experiments.statistics import Analysis, Cell
+from service.experiments.statistics.intervals import wilson_interval
 from service.experiments.statistics.observations import Table
 from service.jobs import Status
 from worker.metrics import METRICS, OutcomeMetric
@@ -44,6 +45,10 @@ class CellView(BaseModel):
     min: float | None
     max: float | None
     without_value: int = Field(description="seeds that ended without a value: failed, diverged or cancelled")
+    failed: int = Field(description="seeds whose jobs failed; with failed=chance they have a value all the same")
+    failed_share: Interval | None = Field(
+        description="interval of the probability that a job of this cell fails (Wilson 1927); null before one has ended"
+    )
     repeated: int = Field(description="jobs that do not count because an earlier job of the cell has the same seed")
     note: str | None = Field(description="reason why there is no interval")
     values: list[ObservationView] = Field(description="the values that count, by seed")
@@ -68,6 +73,7 @@ class ComparisonView(BaseModel):
     resolved: bool = Field(description="p_adjusted is below 1 - confidence")
     seeds_needed: int | None = Field(description="further seeds that would resolve it at the observed mean and spread")
     n_tested: int
+    failed: int = Field(description="seeds that failed in one of the two cells: unless they count, `n` lacks them")
 
 
 class ContrastView(BaseModel):
@@ -86,13 +92,16 @@ class ContrastView(BaseModel):
 
 
 class InteractionView(BaseModel):
-    """Whether the effect of the rows depends on the columns: an F test with seeds as blocks."""
+    """Whether the effect of the rows depends on the columns.
+
+    `resolved` is decided by the contrasts: the F test, with seeds as blocks, assumes equal variances in all cells.
+    """
 
     f: float | None = Field(description="null if the residual variance is 0")
     df: int
     df_residual: int
-    p: float
-    resolved: bool
+    p: float = Field(description="of the F test")
+    resolved: bool = Field(description="the p_adjusted of a contrast is below 1 - confidence")
     contrasts: list[ContrastView]
 
 
@@ -105,7 +114,9 @@ class Results(BaseModel):
     metric: OutcomeMetric
     unit: str
     statistic: Statistic
+    statistic_title: str = Field(description="human-readable name of the statistic, in lower case")
     step: int | None
+    failed: FailedAs = Field(description="how failed jobs count: omitted, or as the error of a guess")
     evaluated_on: str = Field(description="images that the metric is computed on: test, holdout or train")
     datasets: list[str] = Field(description="training datasets, including limits on the number of images")
     precisions: list[str] = Field(description="formats of the activations of the jobs that ran: float32, bfloat16")
@@ -147,14 +158,16 @@ def results_view(
         metric=metric,
         unit=METRICS[metric].unit,
         statistic=question.statistic,
+        statistic_title=question.statistic_title,
         step=question.step,
+        failed=question.failed,
         evaluated_on=split,
         datasets=sorted({axes.label("dataset", run.spec["dataset"]) for run in table.runs}),
         precisions=sorted({run.precision for run in table.runs if run.precision is not None}),
         rows=_axis(question.rows, table.rows),
         columns=_axis(question.columns, table.columns),
         cells=[
-            _cell_view(cell, table.cells[cell.row, cell.column], _values(counted, cell, runs))
+            _cell_view(cell, table.cells[cell.row, cell.column], _values(counted, cell, runs), analysis.confidence)
             for cell in analysis.cells
         ],
         comparisons=[ComparisonView(**asdict(comparison)) for comparison in analysis.comparisons],
@@ -179,7 +192,8 @@ def _values(counted: Table, cell: Cell, runs: Mapping[str, Run]) -> list[Observa
     ]
 
 
-def _cell_view(cell: Cell, runs: Sequence[Run], values: list[ObservationView]) -> CellView:
+def _cell_view(cell: Cell, runs: Sequence[Run], values: list[ObservationView], confidence: float) -> CellView:
+    ended = cell.n + cell.without_value
     speeds = [run.summary["images_per_s"]["last"] for run in runs if run.summary.get("images_per_s")]
     return CellView(
         row=cell.row,
@@ -191,8 +205,10 @@ def _cell_view(cell: Cell, runs: Sequence[Run], values: list[ObservationView]) -
         min=cell.min,
         max=cell.max,
         without_value=cell.without_value,
+        failed=cell.failed,
+        failed_share=wilson_interval(cell.failed, ended, confidence=confidence) if ended else None,
         repeated=cell.repeated,
-        note=_note(cell),
+        note=_note(cell, runs),
         values=values,
         jobs=[run.id for run in runs],
         counts=dict(Counter(run.status for run in runs)),
@@ -201,10 +217,12 @@ def _cell_view(cell: Cell, runs: Sequence[Run], values: list[ObservationView]) -
     )
 
 
-def _note(cell: Cell) -> str | None:
+def _note(cell: Cell, runs: Sequence[Run]) -> str | None:
     if cell.interval is not None:
         return None
     match cell.n:
+        case 0 if cell.failed:
+            return f"No job of this cell has a value: {cell.failed} of {len(runs)} failed."
         case 0:
             return "No job of this cell has a value yet."
         case 1:

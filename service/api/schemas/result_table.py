@@ -28,15 +28,16 @@ def cells(results: Results) -> list[Row]:
         "min",
         "max",
         "without_value",
+        "failed",
         "images_per_s",
         "device_s",
     )
     rows = []
-    datasets = _datasets(results)
+    about = _about(results)
     for cell in results.cells:
         low, high = cell.interval or (None, None)
         row = cell.model_dump(mode="json") | {"low": low, "high": high}
-        rows.append({name: row[name] for name in kept} | {"jobs": len(cell.jobs), "note": cell.note} | datasets)
+        rows.append({name: row[name] for name in kept} | {"jobs": len(cell.jobs), "note": cell.note} | about)
     return rows
 
 
@@ -46,21 +47,25 @@ def comparisons(results: Results) -> list[Row]:
     for comparison in results.comparisons:
         low, high = comparison.interval or (None, None)
         row = comparison.model_dump(mode="json", exclude={"interval"})
-        rows.append(row | {"low": low, "high": high} | _datasets(results))
+        rows.append(row | {"low": low, "high": high} | _about(results))
     return rows
 
 
 def observations(results: Results) -> list[Row]:
     """Return one row per value that the statistics use."""
     return [
-        {"row": cell.row, "column": cell.column, **value.model_dump()} | _datasets(results)
+        {"row": cell.row, "column": cell.column, **value.model_dump()} | _about(results)
         for cell in results.cells
         for value in cell.values
     ]
 
 
-def _datasets(results: Results) -> Row:
-    return {"datasets": "; ".join(results.datasets)}
+def _about(results: Results) -> Row:
+    return {
+        "metric": results.metric,
+        "statistic": results.statistic_title,
+        "datasets": "; ".join(results.datasets),
+    }
 
 
 TABLES: dict[str, Callable[[Results], list[Row]]] = {

@@ -26,6 +26,22 @@ def learning_rate_not_scaled(study: Study) -> Finding:
     )
 
 
+@check("Normalizations share one learning rate and weight decay, which favours those that they suit.", "note")
+def shared_hyperparameters(study: Study) -> Finding:
+    compared = {one.spec.normalization.type for one in study}
+    rates = {(one.spec.optimizer.type, one.spec.optimizer.learning_rate) for one in study}
+    decays = {one.spec.optimizer.weight_decay for one in study}
+    if len(compared) < 2 or len(rates) > 1 or len(decays) > 1:
+        return None
+    optimizer = study[0].spec.optimizer
+    decay = f" and weight decay {optimizer.weight_decay:g}, also of scales and shifts" if optimizer.weight_decay else ""
+    return (
+        f"All normalizations have learning rate {optimizer.learning_rate:g}{decay}: values that suit one of them may "
+        "not suit another, whose error would be lower with others.",
+        study,
+    )
+
+
 @check("Two settings vary, but not independently, so their effects cannot be separated.")
 def settings_change_together(study: Study) -> Finding:
     values = [_settings(one.spec, study) for one in study]
@@ -132,6 +148,17 @@ def several_precisions(study: Study) -> Finding:
     )
 
 
+@check("Jobs ran with different versions of the software.")
+def several_versions(study: Study) -> Finding:
+    names = sorted({name for one in study for job in one.jobs for name in job.versions})
+    jobs = [job for one in study for job in one.jobs if job.versions]
+    differing = [name for name in names if len({job.versions.get(name) for job in jobs}) > 1]
+    if not differing:
+        return None
+    told = "; ".join(f"{name} {listed(job.versions.get(name, 'none') for job in jobs)}" for name in differing)
+    return f"Jobs ran with different versions of the software: {told}.", jobs
+
+
 @check("With one seed, a difference cannot be distinguished from chance.")
 def single_seed(study: Study) -> Finding:
     if sum(len(one.jobs) for one in study) < 2 or any(len({job.spec.seed for job in one.jobs}) > 1 for one in study):
@@ -194,12 +221,14 @@ def _alike(fewest: int, most: int) -> bool:
 
 CHECKS = (
     learning_rate_not_scaled,
+    shared_hyperparameters,
     settings_change_together,
     unequal_optimizer_steps,
     unequal_images_seen,
     several_evaluation_sets,
     several_devices,
     several_precisions,
+    several_versions,
     single_seed,
     repeated_job,
     part_of_the_training_set,

@@ -1,8 +1,8 @@
 """The jobs of a study in the form of the checks, and the checks themselves."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from worker.spec import TrainingSpec
@@ -15,14 +15,15 @@ Severity = Literal["warning", "note"]
 class Candidate:
     """A job that is, or is to be, part of an experiment.
 
-    `id` is the job's id, or its index in a dry run. `device` (as "cpu", or a GPU's name) and `precision` (float32 or
-    bfloat16) are what it ran on and in; None before it ran.
+    `id` is the job's id, or its index in a dry run. `device` (as "cpu", or a GPU's name), `precision` (float32 or
+    bfloat16) and `versions` (of the software, by name) are what it ran on, in and with; None and empty before it ran.
     """
 
     id: str
     spec: TrainingSpec
     device: str | None = None
     precision: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def configurations(jobs: Iterable[Candidate]) -> list[Configuration]:
     """Return the jobs, grouped by their specs without the seed."""
     found: dict[Hashable, list[Candidate]] = defaultdict(list)
     for job in jobs:
-        found[tuple(getattr(job.spec, field) for field in FIELDS)].append(job)
+        found[tuple(getattr(job.spec, name) for name in FIELDS)].append(job)
     return [Configuration(alike[0].spec, tuple(alike)) for alike in found.values()]
 
 

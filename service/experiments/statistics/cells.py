@@ -26,6 +26,8 @@ class Cell:
     max: float | None
     without_value: int
     """The number of seeds that ended without a value."""
+    failed: int
+    """The number of seeds whose jobs failed, with a value or without."""
     repeated: int
     """The number of jobs that do not count because another one of the cell has their seed."""
     jobs: tuple[str, ...]
@@ -47,6 +49,7 @@ def summarize(table: Table, key: CellKey, *, confidence: float) -> Cell:
         min=min(values, default=None),
         max=max(values, default=None),
         without_value=len(counted) - len(values),
+        failed=len(table.failed(key)),
         repeated=table.repeated(key),
         jobs=tuple(observation.job for observation in counted if observation.value is not None),
     )

@@ -49,6 +49,8 @@ class Comparison:
     difference of 0, and beyond 1,000."""
     n_tested: int
     """The number of seeds that gave `p`: those of one interim analysis in a sequential experiment, else n or 0."""
+    failed: int
+    """The number of seeds that failed in one of the two cells."""
 
 
 def compare(table: Table, *, confidence: float, plan: SeedPlan | None) -> tuple[tuple[Comparison, ...], int]:
@@ -84,6 +86,7 @@ def compare(table: Table, *, confidence: float, plan: SeedPlan | None) -> tuple[
             resolved=is_resolved,
             seeds_needed=None if is_resolved else seeds_needed(test.estimate, threshold),
             n_tested=test.n,
+            failed=len(table.failed(a) | table.failed(b)),
         )
         for (a, b), test, p_adjusted, is_resolved in zip(pairs, tests, adjusted, resolved, strict=True)
     )

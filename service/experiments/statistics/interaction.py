@@ -36,11 +36,12 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Interaction:
-    """The F test of rows × columns, with the seeds as blocks.
+    """Whether the differences between rows change from the first column to the last, and an F test of rows × columns.
 
-    It tests the model value = row + column + seed against value = cell + seed. It assumes that the effect of a seed is
-    the same in every cell, and that residuals are independent and normal with the same variance in all cells. If the
-    variance differs much between cells (that of BatchNorm grows as the batch shrinks), rely on the contrasts instead.
+    The F test, with the seeds as blocks, compares the model value = row + column + seed with value = cell + seed. It
+    assumes that the effect of a seed is the same in every cell, and that residuals are independent and normal with the
+    same variance in all cells. That of BatchNorm grows as the batch shrinks, and the test then rejects too often. The
+    decision is therefore made by the contrasts.
     """
 
     n: int
@@ -52,7 +53,7 @@ class Interaction:
     p: float
     """In a sequential experiment multiplied by the number of interim analyses, and valid for all of them."""
     resolved: bool
-    """`p` is below 1 - confidence."""
+    """A contrast is resolved."""
     contrasts: tuple[Contrast, ...]
 
 
@@ -90,14 +91,15 @@ def interact(table: Table, *, confidence: float, plan: SeedPlan | None) -> Inter
 
     f = max(0.0, additive - full) / df / (full / df_residual)
     p = min(1.0, float(fdtrc(df, df_residual, f)) * (len(plan.analyses) if plan else 1))
+    contrasts = _contrasts(table, confidence=confidence, plan=plan)
     return Interaction(
         n=len(observed),
         f=f,
         df=df,
         df_residual=df_residual,
         p=p,
-        resolved=p < 1 - confidence,
-        contrasts=_contrasts(table, confidence=confidence, plan=plan),
+        resolved=any(contrast.resolved for contrast in contrasts),
+        contrasts=contrasts,
     )
 
 

@@ -48,6 +48,17 @@ def estimate(values: Sequence[float], *, confidence: float, scale: float | None 
     return Estimate(n, mean, sd, (mean - reach, mean + reach), t_probability(n - 1, mean / error))
 
 
+def wilson_interval(count: int, total: int, *, confidence: float) -> tuple[float, float]:
+    """Return the score interval of the probability of an event that occurred `count` of `total` times (Wilson 1927)."""
+    from scipy.special import ndtri
+
+    z = float(ndtri((1 + confidence) / 2))
+    share, weight = count / total, z * z / total
+    centre = (share + weight / 2) / (1 + weight)
+    reach = z * math.sqrt(share * (1 - share) / total + weight / (4 * total)) / (1 + weight)
+    return (centre - reach if count else 0.0), (centre + reach if count < total else 1.0)
+
+
 @lru_cache(maxsize=4096)
 def t_quantile(df: int, alpha: float) -> float:
     """Return the value that |t| with `df` degrees of freedom exceeds with probability `alpha`."""

@@ -18,8 +18,8 @@ class CellKey(NamedTuple):
 class Observation:
     """The contribution of one ended job to the table.
 
-    `value` is None if the job ended without one: it failed, or its loss was not finite. A job that has not ended is no
-    observation. Raises `ValueError` if the value is not finite.
+    `value` is None if the job ended without one, because it was cancelled or failed. A failed job has one if failures
+    count as some value. A job that has not ended is no observation. Raises `ValueError` if the value is not finite.
     """
 
     row: str
@@ -27,6 +27,7 @@ class Observation:
     seed: int
     value: float | None
     job: str
+    failed: bool = False
 
     def __post_init__(self) -> None:
         if self.value is not None and not math.isfinite(self.value):
@@ -94,6 +95,10 @@ class Table:
             for seed, observation in sorted(self._counted[CellKey(*cell)].items())
             if observation.value is not None
         }
+
+    def failed(self, cell: tuple[str, str]) -> frozenset[int]:
+        """Return the seeds of a cell whose jobs failed."""
+        return frozenset(seed for seed, observation in self._counted[CellKey(*cell)].items() if observation.failed)
 
     def within(self, seeds: Set[int]) -> "Table":
         """Return the table of the observations of these seeds alone."""

@@ -92,6 +92,9 @@ async def test_the_question_can_be_another(http: AsyncClient, reporter: Reporter
     first = await results(http, path, statistic="at_step", step=10)
     assert first["cells"][0]["mean"] == pytest.approx(mean(ERRORS["batch", 2]) + 0.1)
     assert (await results(http, path, statistic="at_step", step=11))["cells"][0]["without_value"] == 3
+    best = await results(http, path, statistic="best")
+    assert best["statistic_title"] == "best epoch (optimistic: chosen on the test set)"
+    assert "selected_on_the_test_set" in {warning["code"] for warning in best["warnings"]}
     halves = await results(http, path, statistic="median_last_5")
     assert halves["cells"][0]["mean"] == pytest.approx(mean(ERRORS["batch", 2]) + 0.05)
     losses = await results(http, path, metric="test_loss")
@@ -110,6 +113,8 @@ async def test_the_question_can_be_another(http: AsyncClient, reporter: Reporter
         ("statistic=at_step", "step and the statistic at_step belong together"),
         ("step=3", "step and the statistic at_step belong together"),
         ("metric=train_loss&statistic=median_last_5", "train_loss is not one"),
+        ("metric=test_loss&failed=chance", "failed is chance, and test_loss is no error"),
+        ("failed=ignored", "failed is 'ignored'"),
         ("where=lr:3", "where names the field 'lr'"),
         ("where=lr", "where is 'lr'"),
         ("metric=accuracy", "metric is 'accuracy'"),
@@ -147,6 +152,12 @@ async def test_a_failed_job_is_without_value_until_its_retry_has_one(http: Async
     await reporter.finish("failed", Failure(code="diverged", message="The loss is NaN.", step=7, may_pass=False))
     [cell] = (await results(http, path))["cells"]
     assert (cell["n"], cell["without_value"], cell["counts"]) == (0, 1, {"failed": 1})
+    assert (cell["failed"], cell["note"]) == (1, "No job of this cell has a value: 1 of 1 failed.")
+    assert cell["failed_share"] == pytest.approx([0.2065, 1], abs=1e-4)
+    guessed = await results(http, path, failed="chance")
+    [cell] = guessed["cells"]
+    assert (guessed["failed"], cell["n"], cell["mean"], cell["failed"]) == ("chance", 1, 0.9, 1)
+    assert "failed_seeds" in {warning["code"] for warning in guessed["warnings"]}
     retry = (await http.post(f"/v1/jobs/{job}/retry")).json()["id"]
     await reporter.start()
     await reporter.metrics("eval", 1, 10, test_error=0.25)

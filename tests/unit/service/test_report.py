@@ -34,6 +34,7 @@ def results_of(values: dict[tuple[str, str], list[float]], **changed: Any) -> di
             "mean": cell.mean,
             "interval": cell.interval,
             "without_value": cell.without_value,
+            "failed": cell.failed,
             "values": [
                 {"seed": o.seed, "value": o.value, "job": o.job}
                 for o in observations
@@ -47,7 +48,9 @@ def results_of(values: dict[tuple[str, str], list[float]], **changed: Any) -> di
     return {
         "metric": "test_error",
         "statistic": "final",
+        "statistic_title": "after the last epoch",
         "step": None,
+        "failed": "omitted",
         "evaluated_on": "test",
         "datasets": ["synthetic"],
         "precisions": ["float32"],
@@ -57,7 +60,7 @@ def results_of(values: dict[tuple[str, str], list[float]], **changed: Any) -> di
         "comparisons": [vars(comparison) for comparison in analysis.comparisons],
         "interaction": None
         if interaction is None
-        else {name: getattr(interaction, name) for name in ("f", "df", "df_residual", "p", "resolved")},
+        else vars(interaction) | {"contrasts": [vars(contrast) for contrast in interaction.contrasts]},
         "confidence": 0.95,
         "family_size": analysis.family_size,
         "sequential": None,
@@ -112,7 +115,7 @@ def test_what_is_resolved_is_said_first_with_its_interval_and_p(report: Any) -> 
     assert sentence in found
     assert "n = 3" in found
     assert "1 of 2 comparisons are not resolved" in found
-    assert "The effect of normalization depends on batch\\_size (F =" in found
+    assert "The effect of normalization depends on batch\\_size. From 2 to 32 these differences" in found
 
 
 def test_the_title_the_findings_and_the_figure_name_the_dataset(report: Any) -> None:

@@ -179,7 +179,11 @@ export default function comparePage(shell) {
               h(
                 "tr",
                 { key: `${part} ${name}` },
-                h("th", { scope: "row" }, `${part} ${metricName(name)}`),
+                h(
+                  "th",
+                  { scope: "row", title: part === "best" ? metricOf(name).best_note : null },
+                  `${part} ${metricName(name)}`,
+                ),
                 all.map(({ job }) => {
                   const entry = job.summary[name];
                   const leads = entry && entry[part] === leading(name, part);

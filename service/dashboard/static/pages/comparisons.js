@@ -85,7 +85,11 @@ export function comparisonsCard(results, metric) {
                   h("td", {}, plain(one.column)),
                   h("th", { scope: "row" }, `${one.row_a} − ${one.row_b}`),
                   h("td", {}, verdict(one, metric)),
-                  h("td", { class: "number", title: `over ${one.n} seeds` }, signed(metric, one.difference)),
+                  h(
+                    "td",
+                    { class: "number", title: `over ${one.n} seeds${one.failed ? `; ${one.failed} failed` : ""}` },
+                    signed(metric, one.difference),
+                  ),
                   h(
                     "td",
                     { class: "number" },
@@ -133,8 +137,15 @@ function interaction({ interaction: it, rows, columns }) {
   const text = it.resolved
     ? `The effect of the ${a} depends on the ${b}`
     : `The effect of the ${a} is not shown to depend on the ${b}`;
-  const p = it.p < 0.001 ? "p < 0.001" : `p = ${significant(it.p, 2)}`;
-  return h("div", { class: "body muted", key: "interaction" }, `${text} (F test with seeds as blocks, ${p}).`);
+  const tested = it.contrasts.filter((one) => one.p_adjusted !== null);
+  if (!tested.length) return h("div", { class: "body muted", key: "interaction" }, `${text}.`);
+  const least = tested.reduce((a, b) => (b.p_adjusted < a.p_adjusted ? b : a));
+  const p = least.p_adjusted < 0.001 ? "p < 0.001" : `p = ${significant(least.p_adjusted, 2)}`;
+  return h(
+    "div",
+    { class: "body muted", key: "interaction" },
+    `${text}: ${least.row_a} − ${least.row_b}, from ${least.column_first} to ${least.column_last} (adjusted ${p}).`,
+  );
 }
 
 /** Warnings: what else may explain a difference. */

@@ -11,18 +11,24 @@ import { Resource, throttled } from "../resource.js";
 import { statusMark } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
-import { experimentStatus, isActive, outcomes, specification } from "../vocabulary.js";
+import { experimentStatus, isActive, metricOf, outcomes, specification } from "../vocabulary.js";
 import { CellCurves } from "./cellcurves.js";
 import { comparisonsCard, confounds } from "./comparisons.js";
 import { cellKey, heatmap } from "./heatmap.js";
 import { steering } from "./steering.js";
 
-const STATISTICS = [
+const statisticsOf = (metric) => [
   ["final", "final"],
-  ["best", "best"],
   ["median_last_5", "median of the last 5"],
+  ["best", ["best", metricOf(metric).best_note].filter(Boolean).join(", ")],
+];
+const FAILED = [
+  ["omitted", "failed jobs omitted"],
+  ["chance", "failed jobs count as a guess"],
 ];
 const REREAD_MS = 2000;
+
+const isError = (name) => metricOf(name).quantity === "error";
 
 export default function experimentPage(shell, id) {
   const experiment = new Resource(shell.refresh);
@@ -40,7 +46,12 @@ export default function experimentPage(shell, id) {
 
   const metric = () => url.get("metric", results.data?.metric ?? outcomes()[0]);
   const statistic = () => url.get("statistic", results.data?.statistic ?? "final");
-  const question = () => ({ metric: url.get("metric"), statistic: url.get("statistic") });
+  const failed = () => url.get("failed", "omitted");
+  const question = () => ({
+    metric: url.get("metric"),
+    statistic: url.get("statistic"),
+    failed: isError(metric()) ? url.get("failed") : null,
+  });
   const chosen = () => url.all("cell");
   const heading = steering(shell, id, {
     asked: question,
@@ -152,9 +163,12 @@ export default function experimentPage(shell, id) {
             (value) => url.change({ metric: value }),
             { hiddenLabel: true },
           ),
-          picker("Statistic", STATISTICS, statistic(), (value) => url.change({ statistic: value }), {
+          picker("Statistic", statisticsOf(metric()), statistic(), (value) => url.change({ statistic: value }), {
             hiddenLabel: true,
           }),
+          isError(metric()) && (failed() !== "omitted" || it.cells.some((cell) => cell.failed))
+            ? picker("Failed jobs", FAILED, failed(), (value) => url.change({ failed: value }), { hiddenLabel: true })
+            : null,
         ),
       ),
       heatmap(it, { metric: metric(), chosen: chosen(), toggle, shares: running }),

@@ -128,7 +128,9 @@ export default function jobPage(shell, id) {
             [
               `Best ${metricName(error)}`,
               metricValue(error, summary[error]?.best),
-              summary[error] ? `at step ${summary[error].best_step}` : null,
+              summary[error]
+                ? [`at step ${summary[error].best_step}`, metricOf(error).best_note].filter(Boolean).join("; ")
+                : null,
             ],
             ["Train loss", metricValue("train_loss", progress?.train_loss ?? summary.train_loss?.last)],
             ["Images/s", whole(speed)],

@@ -37,6 +37,9 @@ export const options = () => ({ metric: url.get("metric", outcomes()[0]) });
 /** The head of a column. */
 export const headOf = (column) => (typeof column.head === "function" ? column.head(options()) : column.head);
 
+/** An explanation of a column, or null. */
+export const titleOf = (column) => column.title?.(options()) ?? null;
+
 /** The field that the service sorts a column by, or null. */
 export const sortOf = (column) => (typeof column.sort === "function" ? column.sort(options()) : (column.sort ?? null));
 

@@ -10,7 +10,7 @@ import { url } from "../url.js";
 import { h } from "../view.js";
 import { jobStatus } from "../vocabulary.js";
 import { groupedTable, loadGroups } from "./groups.js";
-import { filterBar, filterOf, headOf, isFiltered, options, sortOf } from "./jobfilter.js";
+import { filterBar, filterOf, headOf, isFiltered, options, sortOf, titleOf } from "./jobfilter.js";
 import { sortable, sortedBy } from "./sorting.js";
 
 const FILES = [
@@ -142,7 +142,12 @@ export default function jobsPage(shell) {
               }),
             ),
             sortable("name", "Name", "name"),
-            columns.map((name) => sortable(name, headOf(COLUMNS[name]), sortOf(COLUMNS[name]), COLUMNS[name].number)),
+            columns.map((name) =>
+              sortable(name, headOf(COLUMNS[name]), sortOf(COLUMNS[name]), {
+                number: COLUMNS[name].number,
+                title: titleOf(COLUMNS[name]),
+              }),
+            ),
           ),
         ),
         h(

@@ -22,8 +22,8 @@ export function chosen(keys, field, added) {
 }
 
 /** The head of a column, which sorts by `field` if the service can. */
-export function sortable(key, text, field, number = false) {
-  const props = { key, class: number ? "number" : null, scope: "col" };
+export function sortable(key, text, field, { number = false, title = null } = {}) {
+  const props = { key, class: number ? "number" : null, scope: "col", title };
   if (!field) return h("th", props, text);
   const keys = sortedBy();
   const at = keys.findIndex((one) => bare(one) === field);
@@ -37,7 +37,7 @@ export function sortable(key, text, field, number = false) {
       {
         class: "sort",
         type: "button",
-        title: "Hold Shift to add it to the sort keys",
+        title: [title, "hold Shift to add it to the sort keys"].filter(Boolean).join("; "),
         onclick: (event) => url.change({ sort: chosen(sortedBy(), field, event.shiftKey).join(","), cursor: null }),
       },
       text,

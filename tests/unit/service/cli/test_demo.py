@@ -21,6 +21,7 @@ CELL: Json = {"mean": 0.511, "interval": None, "n": 1, "counts": {"succeeded": 1
 RESULTS: Json = {
     "metric": "test_error",
     "statistic": "final",
+    "statistic_title": "after the last epoch",
     "datasets": ["cifar10"],
     "rows": {"field": "normalization", "values": [{"label": "batch"}]},
     "columns": {"field": "batch_size", "values": [{"label": "2"}]},

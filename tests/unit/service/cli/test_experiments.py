@@ -137,7 +137,7 @@ class TestResults:
     def test_are_a_grid_with_intervals_and_comparisons(self, run: Run, ran: tuple[str, str]) -> None:
         url, id_ = ran
         out = run("--url", url, "results", id_).out
-        assert "Test error (%), final, by batch_size" in out
+        assert "Test error (%), after the last epoch, by batch_size" in out
         assert re.search(r"^batch +10\.20 ± 2\.54 \(2\) +12\.30 ± 2\.54 \(2\)$", out, re.M)
         assert re.search(r"^group \(8\) +14\.\d\d ± \d+\.\d\d \(2\) +16\.30 \(1\) 1 failed$", out, re.M)
         assert re.search(r"^2 +batch +group \(8\) +2 +", out, re.M)
@@ -208,6 +208,7 @@ CELL: Json = {"row": "batch", "column": "2", "n": 2, "mean": 0.5, "interval": [0
 RESULTS: Json = {
     "metric": "test_error",
     "statistic": "final",
+    "statistic_title": "after the last epoch",
     "datasets": ["synthetic"],
     "rows": {"field": "normalization", "values": [{"label": "batch", "value": {}}]},
     "columns": {"field": "batch_size", "values": [{"label": "2", "value": 2}, {"label": "4", "value": 4}]},
@@ -232,7 +233,7 @@ class TestWatch:
         lines = ended.out.splitlines()
         assert lines[:2] == ["running, 25 %, 1:00 left: 1 running, 3 queued", "finished, 100 %: 4 succeeded"]
         assert "50.00 ± 10.00 (2)" in ended.out
-        assert "Test error (%), final, by batch_size, on synthetic" in ended.out
+        assert "Test error (%), after the last epoch, by batch_size, on synthetic" in ended.out
         assert ended.out.endswith("warning: Beware.\n")
         assert ended.code == Exit.OK
 

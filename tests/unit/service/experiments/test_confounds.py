@@ -43,7 +43,9 @@ def codes(jobs: Sequence[Candidate]) -> set[str]:
 
 
 def test_a_sound_study_has_no_warnings() -> None:
-    assert lint(study(normalization=[BATCH, GROUP], model=["resnet20", "resnet56"])) == ()
+    jobs = study(normalization=[BATCH, GROUP], model=["resnet20", "resnet56"])
+    assert [(confound.code, confound.severity) for confound in lint(jobs)] == [("shared_hyperparameters", "note")]
+    assert lint(study(normalization=[GROUP], model=["resnet20", "resnet56"])) == ()
 
 
 def test_an_empty_study_has_no_warnings() -> None:
@@ -54,6 +56,7 @@ def test_the_paper_has_a_note_on_unequal_steps_and_no_warnings() -> None:
     jobs = study(normalization=[BATCH, {"type": "group", "num_groups": 16}], batch_size=[32, 16, 8, 4, 2])
 
     assert [(confound.code, confound.severity) for confound in lint(jobs)] == [
+        ("shared_hyperparameters", "note"),
         ("unequal_optimizer_steps", "note"),
         ("unequal_channels_per_group", "note"),
     ]
@@ -63,6 +66,11 @@ FINDINGS: dict[str, tuple[list[Candidate], str, list[int]]] = {
     "learning_rate_not_scaled": (
         study(batch_size=[2, 32], learning_rate_scaling=[UNSCALED], seed=[0]),
         "The learning rate is 0.1 at batch sizes 2 and 32 alike",
+        [0, 1],
+    ),
+    "shared_hyperparameters": (
+        study(normalization=[BATCH, GROUP], seed=[0]),
+        "All normalizations have learning rate 0.1 and weight decay 0.0001, also of scales and shifts",
         [0, 1],
     ),
     "settings_change_together": (
@@ -96,6 +104,18 @@ FINDINGS: dict[str, tuple[list[Candidate], str, list[int]]] = {
     "several_precisions": (
         [replace(job, precision=p) for job, p in zip(study(), ["float32", "bfloat16"], strict=True)],
         "ran in different precisions: float32 and bfloat16.",
+        [0, 1],
+    ),
+    "several_versions": (
+        [
+            replace(job, versions=versions)
+            for job, versions in zip(
+                study(seed=[0, 1, 2]),
+                [{"torch": "2.13.0", "numpy": "2"}, {"torch": "2.14.0", "numpy": "2"}, {}],
+                strict=True,
+            )
+        ],
+        "Jobs ran with different versions of the software: torch 2.13.0 and 2.14.0.",
         [0, 1],
     ),
     "single_seed": (study(normalization=[BATCH, GROUP], seed=[3]), "Every configuration has one seed only", [0, 1]),
@@ -294,7 +314,7 @@ class TestPrecision:
     def test_that_jobs_ask_for_is_a_setting(self) -> None:
         jobs = study(normalization=[BATCH, GROUP], precision=["float32", "bfloat16"])
         ran = [replace(job, precision=job.spec.precision) for job in jobs]
-        assert lint(ran) == ()
+        assert "several_precisions" not in codes(ran)
 
     def test_is_not_known_before_jobs_ran(self) -> None:
         assert found("several_precisions", study(seed=[0, 1, 2])) is None
@@ -346,7 +366,10 @@ class TestSeveralWorkers:
     """The images of a step are counted over all workers."""
 
     def test_a_rate_that_is_scaled_with_them_is_no_second_setting(self) -> None:
-        assert codes(study(normalization=[BATCH, GROUP], num_workers=[1, 2, 4])) <= {"unequal_optimizer_steps"}
+        assert codes(study(normalization=[BATCH, GROUP], num_workers=[1, 2, 4])) <= {
+            "shared_hyperparameters",
+            "unequal_optimizer_steps",
+        }
 
     def test_a_rate_that_is_not_is_named(self) -> None:
         jobs = study(normalization=[BATCH, GROUP], num_workers=[1, 4], learning_rate_scaling=[UNSCALED])

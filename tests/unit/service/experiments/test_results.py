@@ -98,11 +98,8 @@ class TestPooling:
         runs = [run(n, model=model, epochs=epochs) for n, (model, epochs) in enumerate([("vgg", 3), ("resnet20", 3)])]
         table = tabulate(runs, Question())
         assert table.pooled == ["model"]
-        [warning] = results.pooling(table)
-        assert warning.code == "pooled"
-        assert "differ in model:" in warning.detail
-        assert not results.pooling(tabulate(runs, Question(columns="model")))
-        assert not results.pooling(tabulate(runs, Question(where={"model": ["vgg"]})))
+        assert not tabulate(runs, Question(columns="model")).pooled
+        assert not tabulate(runs, Question(where={"model": ["vgg"]})).pooled
 
     def test_pairs_are_of_one_seed_and_configuration(self) -> None:
         runs = [
@@ -162,16 +159,3 @@ class TestSequential:
         assert plan.seeds == (0, 1, 2, 3, 4, 5)
         assert (plan.analyses[0], plan.analyses[-1]) == (3, 6)
         assert results.seed_plan(ExperimentRequest()) is None
-
-    def test_another_question_than_the_declared_one_is_told(self) -> None:
-        declared = results.question_of(self.REQUEST)
-        assert declared == Question(statistic="best")
-        assert not results.undeclared(tabulate([run(1)], declared), declared)
-        for other in (
-            Question(statistic="final"),
-            Question(statistic="best", metric="test_loss"),
-            Question(statistic="best", rows="model"),
-        ):
-            [warning] = results.undeclared(tabulate([run(1)], other), declared)
-            assert warning.code == "outcome_not_declared"
-            assert "to resolve best test_" in warning.detail

@@ -1,0 +1,111 @@
+"""Warnings about one table of results, beside the confounds of its jobs."""
+
+from dataclasses import replace
+
+from service.experiments.confounds import Confound
+from service.experiments.results import Question, ResultTable, evaluation_metric
+from service.experiments.statistics import Cell
+from service.experiments.statistics.intervals import wilson_interval
+from service.jobs import TERMINAL
+from worker.metrics import METRICS
+
+CODES: dict[str, str] = {
+    "pooled": "Jobs of one cell differ in more than the seed.",
+    "outcome_not_declared": "Sequential seeds were planned for another metric, or other rows and columns.",
+    "selected_on_the_test_set": "`best` chooses the epoch by the test images themselves, so it is optimistic.",
+    "failed_seeds": "Trainings failed, so the mean of their cell is that of the others, usually of better ones.",
+    "unequal_seeds": "Cells have different numbers of seeds.",
+}
+"""The meaning of each code, in the order of reporting."""
+
+
+def table_warnings(
+    table: ResultTable, cells: tuple[Cell, ...], *, confidence: float, declared: Question | None = None
+) -> tuple[Confound, ...]:
+    """Return the warnings about a table.
+
+    Args:
+        table: The table.
+        cells: Its cells, analysed.
+        confidence: Of the interval of the share of failures.
+        declared: The outcome by which sequential seeds are allocated; None with fixed seeds.
+    """
+    found = (
+        _pooled(table),
+        _outcome_not_declared(table, declared),
+        _selected_on_the_test_set(table),
+        _failed_seeds(table, cells, confidence),
+        _unequal_seeds(table, cells) if declared is None else None,
+    )
+    return tuple(confound for confound in found if confound is not None)
+
+
+def _pooled(table: ResultTable) -> Confound | None:
+    if not table.pooled:
+        return None
+    names = ", ".join(table.pooled)
+    detail = (
+        f"Jobs of one cell differ in {names}: their spread is not that of the seed alone. "
+        "Choose one of them by `where`, or make them rows or columns."
+    )
+    return Confound("pooled", detail, tuple(run.id for run in table.runs))
+
+
+def _outcome_not_declared(table: ResultTable, declared: Question | None) -> Confound | None:
+    if declared is None:
+        return None
+    metric = declared.metric or evaluation_metric([run.spec for run in table.runs])
+    asked, meant = (
+        (question.metric, question.statistic, question.rows, question.columns)
+        for question in (table.question, replace(declared, metric=metric))
+    )
+    if asked == meant:
+        return None
+    detail = (
+        f"The seeds were spent to resolve {meant[1]} {meant[0]} of {meant[2]} × {meant[3]}: for another question the "
+        "stated error rate does not hold."
+    )
+    return Confound("outcome_not_declared", detail, ())
+
+
+def _selected_on_the_test_set(table: ResultTable) -> Confound | None:
+    metric = table.question.metric
+    if table.question.statistic != "best" or metric is None or METRICS[metric].best_note is None:
+        return None
+    detail = (
+        f"`best` takes from each job the epoch with the lowest {METRICS[metric].title}, so the test images choose the "
+        "epoch that they judge: it is optimistic, and more so for errors that vary more between epochs. `final` and "
+        "`median_last_5` are not."
+    )
+    return Confound("selected_on_the_test_set", detail, ())
+
+
+def _failed_seeds(table: ResultTable, cells: tuple[Cell, ...], confidence: float) -> Confound | None:
+    failed = [cell for cell in cells if cell.failed]
+    if not failed:
+        return None
+    shares = []
+    for cell in failed:
+        ended = cell.n + cell.without_value
+        low, high = wilson_interval(cell.failed, ended, confidence=confidence)
+        shares.append(
+            f"{cell.failed} of {ended} seeds of {cell.row} at {cell.column} ({100 * confidence:g} % interval "
+            f"{100 * low:.0f} to {100 * high:.0f} %)"
+        )
+    consequence = (
+        "They count as the error of a guess."
+        if table.question.failed == "chance"
+        else "Their cells have the values of the others, usually the better ones. `failed=chance` counts each as the "
+        "error of a guess."
+    )
+    jobs = {run.id for cell in failed for run in table.cells[cell.row, cell.column] if run.id not in cell.jobs}
+    ids = tuple(run.id for run in table.runs if run.id in jobs and run.status in TERMINAL)
+    return Confound("failed_seeds", f"Trainings failed: {'; '.join(shares)}. {consequence}", ids)
+
+
+def _unequal_seeds(table: ResultTable, cells: tuple[Cell, ...]) -> Confound | None:
+    counts = {cell.n for cell in cells}
+    if len(counts) < 2 or any(run.status not in TERMINAL for run in table.runs):
+        return None
+    detail = f"Cells have from {min(counts)} to {max(counts)} seeds: their intervals are not equally wide by design."
+    return Confound("unequal_seeds", detail, (), "note")
