@@ -140,7 +140,7 @@ def _seeds(comparison: Json) -> str:
 
 def _comparisons(tested: Iterable[Json], number: Number) -> Grid:
     table = Grid(
-        "COLUMN", "A", "B", "N", "A - B", "INTERVAL", "P ADJUSTED", "RESOLVED", right=("N", "A - B", "P ADJUSTED")
+        "COLUMN", "A", "B", "N", "A - B", "INTERVAL", "P ADJUSTED", "SIGNIFICANT", right=("N", "A - B", "P ADJUSTED")
     )
     for comparison in tested:
         p = comparison["p_adjusted"]

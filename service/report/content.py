@@ -146,7 +146,7 @@ def _in_order(results: Json) -> list[Json]:
 
 def _unresolved(comparisons: Sequence[Json], total: int) -> str:
     needed = [comparison["seeds_needed"] for comparison in comparisons if comparison["seeds_needed"]]
-    text = f"{len(comparisons)} of {total} comparisons are not resolved"
+    text = f"{len(comparisons)} of {total} comparisons are not significant"
     if not needed:
         return f"{text}."
     more = f"{min(needed)}" if min(needed) == max(needed) else f"{min(needed)} to {max(needed)}"
@@ -176,7 +176,7 @@ def _cell(cell: Json | None, number: Number, with_size: bool) -> str:
 
 
 def _comparisons(results: Json, number: Number) -> DataTable:
-    header = ["a", "b", "n", "a - b", "interval", "p", "adjusted p", "resolved", "more seeds"]
+    header = ["a", "b", "n", "a - b", "interval", "p", "adjusted p", "significant", "more seeds"]
     rows = [
         [
             comparison["column"],
@@ -209,7 +209,7 @@ def _procedure(results: Json, number: Number) -> Iterable[str]:
     yield "Comparisons are paired over common seeds: both rows saw the same images in the same order."
     yield (
         f"Adjusted p: Holm's procedure (1979) over all {results['family_size']} comparisons of the table; "
-        f"resolved: below {1 - results['confidence']:.2g}."
+        f"significant: below {1 - results['confidence']:.2g}."
     )
     if results["sequential"] is not None:
         yield results["sequential"]["procedure"]

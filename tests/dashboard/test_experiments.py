@@ -91,7 +91,7 @@ async def test_the_differences_say_which_are_real(
     await expect(rows.first).to_contain_text("+25.20")
     await expect(page.get_by_role("main")).to_contain_text("unequal optimizer steps")
     await expect(page.get_by_role("main")).to_contain_text("depends on the batch size")
-    await page.get_by_role("button", name=re.compile("^Resolved")).click()
+    await page.get_by_role("button", name=re.compile("^Significant")).click()
     await expect(page).to_have_url(re.compile("pairs=resolved"))
 
 

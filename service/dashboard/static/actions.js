@@ -20,8 +20,8 @@ export function jobButtons(job, shell, changed) {
       changed(answer);
       shell.say(
         {
-          cancel: "The job was asked to stop.",
-          pause: "The job was asked to pause.",
+          cancel: "Cancellation requested.",
+          pause: "Pause requested.",
           resume: "The job is queued again.",
         }[verb],
       );

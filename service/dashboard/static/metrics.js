@@ -83,7 +83,7 @@ export const COLUMNS = {
   priority: { head: "Priority", cell: (job) => plain(job.priority), sort: "priority", number: true },
   labels: { head: "Labels", cell: labelTags },
   duration: {
-    head: "Took",
+    head: "Duration",
     cell: (job) => (job.finished_at && job.duration_s ? duration(job.duration_s) : "–"),
     number: true,
   },

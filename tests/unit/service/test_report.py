@@ -114,7 +114,7 @@ def test_what_is_resolved_is_said_first_with_its_interval_and_p(report: Any) -> 
     sentence = "At batch\\_size 2, batch has 18.83 points more test error than group (95 % interval"
     assert sentence in found
     assert "n = 3" in found
-    assert "1 of 2 comparisons are not resolved" in found
+    assert "1 of 2 comparisons are not significant" in found
     assert "The effect of normalization depends on batch\\_size. From 2 to 32 these differences" in found
 
 
@@ -145,7 +145,7 @@ def test_the_table_has_means_half_widths_and_n_in_per_cent(report: Any) -> None:
 
 def test_every_comparison_has_its_row(report: Any) -> None:
     table = report().split("## Comparisons\n\n")[1].split("\n\n")[0].splitlines()
-    assert table[0] == "| batch\\_size | a | b | n | a - b | interval | p | adjusted p | resolved | more seeds |"
+    assert table[0] == "| batch\\_size | a | b | n | a - b | interval | p | adjusted p | significant | more seeds |"
     assert [row.split(" | ")[0] for row in table[2:]] == ["| 32", "| 2"]
     assert table[3].startswith("| 2 | batch | group | 3 | +18.83 | +")
     assert {row.count(" | ") for row in table} == {9}

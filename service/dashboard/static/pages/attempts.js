@@ -72,7 +72,7 @@ export function attemptsCard(job) {
               h(
                 "tr",
                 {},
-                ["#", "Worker", "Device", "From step", "Ended", "Took"].map((name) =>
+                ["#", "Worker", "Device", "From step", "Ended", "Duration"].map((name) =>
                   h("th", { key: name, scope: "col" }, name),
                 ),
               ),

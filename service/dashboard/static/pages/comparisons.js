@@ -30,7 +30,7 @@ export function comparisonsCard(results, metric) {
     h(
       "header",
       {},
-      h("h2", {}, "Which differences are real"),
+      h("h2", {}, "Pairwise comparisons"),
       h(
         "small",
         {},
@@ -43,7 +43,7 @@ export function comparisonsCard(results, metric) {
           "Comparisons",
           [
             ["all", `All (${all.length})`],
-            ["resolved", `Resolved (${resolved.length})`],
+            ["resolved", `Significant (${resolved.length})`],
           ],
           only,
           (value) => url.change({ pairs: value === "all" ? null : value }),
@@ -65,7 +65,7 @@ export function comparisonsCard(results, metric) {
                 {},
                 h("th", { scope: "col" }, results.columns.field.replaceAll("_", " ")),
                 h("th", { scope: "col" }, "a − b"),
-                h("th", { scope: "col" }, "Resolved"),
+                h("th", { scope: "col" }, "Significant (Holm)"),
                 ["Difference", "Interval", "p adjusted"].map((name) =>
                   h(
                     "th",
@@ -109,7 +109,7 @@ export function comparisonsCard(results, metric) {
           "div",
           { class: "body muted" },
           all.length
-            ? "None is resolved yet."
+            ? "No difference is significant yet."
             : "There is nothing to compare yet: a comparison needs two rows with at least two common seeds.",
         ),
     interaction(results),
@@ -127,7 +127,7 @@ function verdict(one, metric) {
     "span",
     { class: "status status-succeeded" },
     shape(YES),
-    metricOf(metric).better === "higher" ? "resolved" : `${less} has less`,
+    metricOf(metric).better === "higher" ? "significant" : `${less} has less`,
   );
 }
 

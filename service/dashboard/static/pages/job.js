@@ -135,7 +135,7 @@ export default function jobPage(shell, id) {
             ["Train loss", metricValue("train_loss", progress?.train_loss ?? summary.train_loss?.last)],
             ["Images/s", whole(speed)],
             [
-              isActive(it.status) ? "Time left" : "Took",
+              isActive(it.status) ? "Time left" : "Duration",
               isActive(it.status) ? duration(progress?.eta_s) : duration(it.duration_s || null),
               isActive(it.status) ? null : "the time that its attempts ran, without the time queued or paused",
             ],
@@ -194,7 +194,7 @@ export default function jobPage(shell, id) {
       h(
         "header",
         {},
-        h("h2", {}, "The specification, with every default"),
+        h("h2", {}, "Effective configuration"),
         h("div", { class: "actions" }, copyButton(JSON.stringify(it.spec, null, 2), "Copy as JSON", shell.say)),
       ),
       h(

@@ -269,7 +269,7 @@ export default function jobsPage(shell) {
       h(
         "section",
         { class: "card", key: "card", "aria-busy": String(jobs.pending) },
-        rows.length ? table(rows) : emptyState("No job is like that", "Change the filter to see more."),
+        rows.length ? table(rows) : emptyState("No jobs match this filter", "Change or clear the filter to see more."),
         below(),
       ),
     ];

@@ -22,9 +22,9 @@ export function steering(shell, id, { changed, asked }) {
       changed(await send("POST", `/v1/experiments/${id}/${verb}`));
       shell.say(
         {
-          pause: "Its jobs were asked to pause.",
+          pause: "Pause of its jobs requested.",
           resume: "Its paused jobs are queued again.",
-          cancel: "Its jobs were asked to stop.",
+          cancel: "Cancellation of its jobs requested.",
         }[verb],
       );
     } catch (problem) {
