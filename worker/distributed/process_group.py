@@ -18,11 +18,15 @@ from worker.distributed.gradients import GradientAverage
 from worker.distributed.rank import RankInfo
 from worker.distributed.rendezvous import RendezvousError, rendezvous, use_interface_of
 
-__all__ = ["SINGLE_WORKER", "DistributedGroup", "PeerLost", "ProcessGroup", "join"]
+__all__ = ["SINGLE_WORKER", "DistributedGroup", "PeerLost", "ProcessGroup", "SharedGPU", "join"]
 
 
 class PeerLost(RuntimeError):
     """Another worker of the group ended, does not respond or never joined; the cause is not in this worker."""
+
+
+class SharedGPU(ValueError):
+    """Two workers of the group are on the same GPU, between which NCCL does not connect."""
 
 
 class ProcessGroup:
@@ -138,7 +142,7 @@ class DistributedGroup(ProcessGroup):
         """Translate the errors of a communication into `PeerLost`."""
         try:
             yield
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise
         except RuntimeError as error:
             raise PeerLost(
@@ -165,10 +169,14 @@ def join(
 
     Raises:
         PeerLost: If a worker is missing after `info.timeout_s`, or if it was cancelled; the message names the rank.
+        SharedGPU: If two workers are on the same GPU.
     """
     deadline = time.monotonic() + info.timeout_s
     try:
-        store = rendezvous(info, name, deadline, on_listening=on_listening, cancelled=cancelled)
+        store, gpus = rendezvous(
+            info, name, deadline, gpu=_identity(device), on_listening=on_listening, cancelled=cancelled
+        )
+        _check_distinct(gpus)
         use_interface_of(info.host)
         gpu = device.type == "cuda"
         dist.init_process_group(
@@ -192,6 +200,20 @@ def join(
             f"rank {info.rank} of {info.world_size} did not reach the other workers: {_first_line(error)}"
         ) from error
     return group
+
+
+def _identity(device: torch.device) -> str:
+    """The UUID of a GPU, which is unique among all machines; empty for a CPU."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
+
+
+def _check_distinct(gpus: Sequence[str]) -> None:
+    for rank, gpu in enumerate(gpus):
+        if gpu and (first := gpus.index(gpu)) < rank:
+            raise SharedGPU(
+                f"ranks {first} and {rank} of {len(gpus)} are both on the GPU {gpu}: each worker of a job needs a GPU "
+                "of its own; set NORMLAB_GPUS_PER_WORKER to 1, or num_workers to 1"
+            )
 
 
 def _destroy() -> None:

@@ -43,7 +43,7 @@ from worker.spec import TrainingSpec
 from worker.training import layer_telemetry
 from worker.training.environment import device_name, versions
 from worker.training.evaluation import evaluate
-from worker.training.failures import Diverged, failure_of
+from worker.training.failures import Diverged, failure_of, first_line, responds
 from worker.training.optimization import learning_rate
 from worker.training.step_cache import StepCache
 from worker.training.throughput import Throughput
@@ -98,16 +98,18 @@ def train(
     Returns:
         The last event, which is reported too. Errors of the training are reported in it and not raised; errors of
         `report` are raised.
+
+    Raises:
+        DeviceLost: If the process cannot use the GPU any more. No `Finished` event is reported.
     """
     training: Training | None = None
+    device = torch.device(device)
     try:
-        with numeric_settings(spec, torch.device(device)):
-            training = Training(
-                spec, dataset, torch.device(device), report, save, control, resume, group, precision, steps
-            )
+        with numeric_settings(spec, device):
+            training = Training(spec, dataset, device, report, save, control, resume, group, precision, steps)
             finished = Finished(outcome=training.run())
     except Exception as error:
-        finished = Finished(outcome="failed", failure=failure_of(error, training.step if training else None))
+        finished = Finished(outcome="failed", failure=failure_of(error, training.step if training else None, device))
     report(finished)
     return finished
 
@@ -216,8 +218,9 @@ class Training:
         try:
             self.static_step.capture()
         except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            message = f"no CUDA graph of the step, so that small batches take longer: {reason}"
+            if not responds(self.device):
+                raise
+            message = f"no CUDA graph of the step, so that small batches take longer: {first_line(error)}"
             self.report(Log(level="warning", message=message))
 
     def read_losses(self) -> None:
