@@ -56,8 +56,14 @@ class ProcessGroup:
         """Return the sum of each value over the ranks, in float64 and in the order of ranks; a collective."""
         return [sum(column) for column in zip(*self.gather(values), strict=True)]
 
-    def prepare(self, model: nn.Module) -> None:
-        """Prepare `model` for training in the group; call `average` after each backward pass."""
+    def prepare(self, model: nn.Module, flat: Tensor, views: Sequence[Tensor]) -> None:
+        """Prepare `model` for training in the group; call `average` after each backward pass.
+
+        Args:
+            model: The model.
+            flat: Memory for the gradients of all parameters, (n,).
+            views: The part of `flat` of each parameter.
+        """
 
     def average(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return the mean of each gradient over the ranks; a collective.
@@ -106,15 +112,15 @@ class DistributedGroup(ProcessGroup):
             dist.all_gather(gathered, tensor)
         return torch.stack(gathered)
 
-    def prepare(self, model: nn.Module) -> None:
-        """Give the group to the layers that need it, and start to average gradients."""
+    def prepare(self, model: nn.Module, flat: Tensor, views: Sequence[Tensor]) -> None:
+        """Give the group to the layers that need it, and start to average gradients in `flat`."""
         for module in model.modules():
             if hasattr(module, "process_group"):
                 module.process_group = self  # type: ignore[assignment]
-        self._average = GradientAverage(model, self.world_size, self._guard)
+        self._average = GradientAverage(list(model.parameters()), flat, views, self.world_size, self._guard)
 
     def average(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Wait for the mean of each gradient over the ranks."""
+        """Wait for the mean of each gradient over the ranks; return the views that `prepare` was given."""
         assert self._average is not None, "prepare comes first"
         return self._average.finish()
 
