@@ -7,7 +7,7 @@ import torch
 
 from worker.checkpoints.checkpoint import CheckpointError, CheckpointNotWritten
 from worker.data.datasets import DatasetError
-from worker.distributed.process_group import PeerLost, SharedGPU
+from worker.distributed.process_group import SINGLE_WORKER, PeerLost, ProcessGroup, SharedGPU
 from worker.events import Failure
 
 CONTEXT_BYTES = 1 << 30
@@ -28,15 +28,20 @@ class DeviceLost(RuntimeError):
     """This process cannot use its GPU any more; a new process may be able to."""
 
 
-def failure_of(error: Exception, step: int | None, device: torch.device | None = None) -> Failure:
-    """Return the failure that describes `error`, raised at `step` of a training on `device`.
+def failure_of(
+    error: Exception,
+    step: int | None,
+    device: torch.device | None = None,
+    group: ProcessGroup = SINGLE_WORKER,
+) -> Failure:
+    """Return the failure that describes `error`, raised at `step` of a training on `device` in a process group.
 
     Call it while the memory of the training is still allocated.
 
     Raises:
         DeviceLost: If `error` leaves the process without its device.
     """
-    if device is not None and has_lost_device(error, device):
+    if device is not None and has_lost_device(error, device, group):
         where = "" if step is None else f" at step {step}"
         raise DeviceLost(f"{device} cannot be used any more{where}: {first_line(error)}") from error
     message = str(error) or type(error).__name__
@@ -89,15 +94,16 @@ def memory_of_others(error: Exception, device: torch.device) -> int:
     return others if others > 0 and own + wanted <= min(share * total, total - CONTEXT_BYTES) else 0
 
 
-def has_lost_device(error: Exception, device: torch.device) -> bool:
+def has_lost_device(error: Exception, device: torch.device, group: ProcessGroup) -> bool:
     """Return whether `error` leaves this process without its GPU.
 
     A kernel that fails, as by an illegal memory access or an assertion on the device, makes every later call of CUDA in
-    the process fail. The error is then raised by whichever call comes next, of torch, Triton or a library.
+    the process fail. The error is then raised by whichever call comes next, of torch, Triton or a library. A GPU that
+    may wait for those of other workers is not asked; after a failure their processes are replaced in any case.
     """
-    if is_out_of_memory(error):
-        return False
-    return isinstance(error, torch.AcceleratorError) or not responds(device)
+    if isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error):
+        return True
+    return group is SINGLE_WORKER and not responds(device)
 
 
 def responds(device: torch.device) -> bool:

@@ -110,7 +110,8 @@ def train(
             training = Training(spec, dataset, device, report, save, control, resume, group, precision, steps)
             finished = Finished(outcome=training.run())
     except Exception as error:
-        finished = Finished(outcome="failed", failure=failure_of(error, training.step if training else None, device))
+        step = training.step if training else None
+        finished = Finished(outcome="failed", failure=failure_of(error, step, device, group))
     report(finished)
     return finished
 

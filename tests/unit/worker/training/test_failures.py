@@ -8,7 +8,7 @@ import torch
 
 from worker.checkpoints.checkpoint import CheckpointNotWritten
 from worker.data.datasets import ImageDataset
-from worker.distributed.process_group import PeerLost
+from worker.distributed.process_group import PeerLost, ProcessGroup
 from worker.events import Event
 from worker.training.failures import DeviceLost, Diverged, failure_of
 from worker.training.loop import train
@@ -44,17 +44,30 @@ def working(monkeypatch: pytest.MonkeyPatch) -> None:
         RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
         RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"),
         Diverged(3, "the loss is nan"),
-        PeerLost("rank 0 of 2 lost the other workers"),
         CheckpointNotWritten("the checkpoint could not be written"),
         ValueError("not a number"),
     ],
-    ids=["torch", "Triton", "cuDNN", "cuBLAS", "diverged", "peer", "checkpoint", "invalid"],
+    ids=["torch", "Triton", "cuDNN", "cuBLAS", "diverged", "checkpoint", "invalid"],
 )
 def test_any_error_on_a_gpu_that_does_not_work_any_more_loses_the_device(error: Exception) -> None:
     with pytest.raises(DeviceLost, match=r"cuda:0 cannot be used any more at step 3: ") as lost:
         failure_of(error, 3, GPU)
     assert lost.value.__cause__ is error
     assert "\n" not in str(lost.value)
+
+
+def test_a_gpu_that_may_wait_for_other_workers_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _device: pytest.fail("it would wait for the other workers"))
+    several = ProcessGroup()
+    assert failure_of(PeerLost("rank 0 of 2 lost the other workers"), 3, GPU, several).code == "peer"
+    with pytest.raises(DeviceLost):
+        failure_of(torch.AcceleratorError(ASSERTION), 3, GPU, several)
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_broken_gpu_is_not_taken_for_one_without_memory() -> None:
+    with pytest.raises(DeviceLost):
+        failure_of(WANTED, 3, GPU)
 
 
 @pytest.mark.usefixtures("working")
@@ -80,7 +93,7 @@ def test_an_attempt_that_loses_its_device_does_not_report_an_end(
 
 
 @pytest.fixture
-def memory(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def memory(monkeypatch: pytest.MonkeyPatch, working: None) -> Callable[..., None]:
     """Sets the memory of a GPU of 80 GiB: what is free, what this process has reserved, and its share."""
 
     def set_memory(free: float, own: float, share: float) -> None:
