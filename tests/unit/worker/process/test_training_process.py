@@ -300,9 +300,9 @@ def test_a_process_that_loses_its_device_ends_and_says_why(
     start_changed: Callable[[str], None], start_process: Callable[..., Trainer], images: Path
 ) -> None:
     start_changed(
-        "import torch\nfrom worker.training.static_step import StaticStep\n"
-        "def run(step): raise torch.AcceleratorError('CUDA error: device-side assert triggered\\nCompile with')\n"
-        "StaticStep.run = run"
+        "import torch\nfrom worker.training.loop import Training\n"
+        "def train_epoch(_): raise torch.AcceleratorError('CUDA error: device-side assert triggered\\nCompile with')\n"
+        "Training.train_epoch = train_epoch"
     )
     trainer = start_process()
     trainer.process.start(Start("broken", SPEC, images, None))
