@@ -24,7 +24,7 @@ INSTALLED := .venv/.installed
 SOURCES := gn worker service tests
 JAVASCRIPT := service/dashboard/static
 
-.PHONY: help install demo up test test-faults test-containers test-network test-mlflow test-readme test-campaign check format bench screenshots openapi lock clean
+.PHONY: help install demo up test test-faults test-gpu test-containers test-network test-mlflow test-readme test-campaign check format bench screenshots openapi lock clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,10 @@ test: $(INSTALLED) ## run the unit, integration, acceptance and dashboard tests
 
 test-faults: $(INSTALLED) ## kill and freeze processes under running jobs (several minutes)
 	@$(BIN)/python -m pytest -m faults --numprocesses=$(TEST_PROCESSES) --dist=loadfile $(ARGS)
+
+# It needs torch with Triton, NumPy, pytest, pydantic and safetensors alone: without .venv, those of PYTHON.
+test-gpu: ## test and measure on a GPU, in less than ten minutes, and print a table for gn/README.md
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) -m tests.gpu $(ARGS)
 
 test-containers: $(INSTALLED) ## build the images, then stop and kill each container under running jobs (Docker or podman-compose)
 	@$(BIN)/python -m pytest -m containers tests/acceptance/test_compose.py $(ARGS)

@@ -90,7 +90,12 @@ class Settings(BaseSettings):
     )
     ray_namespace: str = Field(default="normlab", description="namespace of the training workers in the Ray cluster")
     cpus_per_worker: int = Field(default=1, ge=1, description="CPUs per training worker, and its number of CPU threads")
-    gpus_per_worker: float = Field(default=0, ge=0, le=8, description="GPUs per training worker; 0 trains on the CPU")
+    gpus_per_worker: float = Field(
+        default=0,
+        ge=0,
+        description="GPUs per training worker: 1, or a fraction such as 0.5 for workers that share a GPU; 0 trains on "
+        "the CPU",
+    )
     warm_workers: int = Field(default=1, ge=0, description="training workers kept running while no job waits")
     max_workers: int | None = Field(
         default=None,
@@ -191,6 +196,16 @@ class Settings(BaseSettings):
                 "and write a ? of the path as %3F"
             )
         return url
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _one_gpu_at_most(cls, gpus: float) -> float:
+        if not (gpus <= 1):
+            raise ValueError(
+                f"NORMLAB_GPUS_PER_WORKER is {gpus:g}, and a worker uses one GPU: give 1 or a fraction such as 0.5; "
+                "a job trains on several GPUs with num_workers"
+            )
+        return gpus
 
     @model_validator(mode="after")
     def _closed_unless_loopback(self) -> Self:

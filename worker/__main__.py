@@ -21,8 +21,9 @@ from worker.data import datasets
 from worker.data.datasets import DatasetError
 from worker.events import CheckpointTaken, Event, Finished, Log, Outcome, StopRequest
 from worker.metrics import evaluation_error
+from worker.numerics.gpus import gpu_problem
 from worker.spec import Checkpointing, TrainingSpec
-from worker.training.failures import failure_of
+from worker.training.failures import DeviceLost, failure_of
 from worker.training.loop import train
 
 EXIT_CODES: dict[Outcome, int] = {"succeeded": 0, "failed": 1, "paused": 3, "cancelled": 4}
@@ -116,6 +117,9 @@ def run(
     except (OSError, CheckpointError, RuntimeError) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(INVALID) from error
+    if chosen.type == "cuda" and (unusable := gpu_problem()):
+        print(f"--device is {device}, but {unusable}", file=sys.stderr)
+        raise typer.Exit(INVALID)
     if training.num_workers > 1:
         sentence = f"num_workers is {training.num_workers}, but this command trains on one: submit the job, or give 1"
         print(f"{spec}: {sentence}", file=sys.stderr)
@@ -143,15 +147,19 @@ def run(
         printer.report(finished)
     else:
         with Interrupts() as interrupts:
-            finished = train(
-                training,
-                dataset,
-                device=chosen,
-                report=printer.report,
-                save=save,
-                control=interrupts.control,
-                resume=checkpoint,
-            )
+            try:
+                finished = train(
+                    training,
+                    dataset,
+                    device=chosen,
+                    report=printer.report,
+                    save=save,
+                    control=interrupts.control,
+                    resume=checkpoint,
+                )
+            except DeviceLost as error:
+                finished = Finished(outcome="failed", failure=failure_of(error, None))
+                printer.report(finished)
     raise typer.Exit(EXIT_CODES[finished.outcome])
 
 

@@ -8,24 +8,40 @@ from typing import TypedDict
 
 import torch
 
+from worker.numerics.gpus import driver_version, gpu_problem
 from worker.numerics.precision import has_bfloat16
 
 
 class DeviceReport(TypedDict):
-    """The version of torch, the GPUs that it can use, and whether these, or else the CPU, compute in bfloat16."""
+    """What torch finds on a machine.
+
+    Attributes:
+        version: The version of torch.
+        cuda: The version of CUDA that torch is built for; None without CUDA.
+        driver: The version of NVIDIA's driver, if one is loaded.
+        gpus: The names of the GPUs that torch can use.
+        problem: Why torch cannot use a GPU; None if it can.
+        bfloat16: Whether the GPUs, or else the CPU, compute in bfloat16.
+    """
 
     version: str
+    cuda: str | None
+    driver: str | None
     gpus: list[str]
+    problem: str | None
     bfloat16: bool
 
 
 def device_report() -> DeviceReport:
     """Return what torch finds on this machine."""
-    cuda = torch.cuda.is_available()
+    problem = gpu_problem()
     return {
         "version": torch.__version__,
-        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if cuda else [],
-        "bfloat16": has_bfloat16(torch.device("cuda" if cuda else "cpu")),
+        "cuda": torch.version.cuda,
+        "driver": driver_version(),
+        "gpus": [] if problem else [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "problem": problem,
+        "bfloat16": has_bfloat16(torch.device("cpu" if problem else "cuda")),
     }
 
 

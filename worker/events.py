@@ -36,7 +36,10 @@ class Started(_Event):
     steps_per_epoch: int
     total_steps: int
     resumed_from_step: int = Field(description="step of the checkpoint that it resumed from; 0: from the start")
-    versions: dict[str, str] = Field(description="versions of the software, by name: python, torch, numpy, normlab")
+    versions: dict[str, str] = Field(
+        description="versions of the software, by name: python, torch, numpy, normlab; with CUDA also cuda, cudnn, "
+        "driver, triton"
+    )
 
 
 class Progress(_Event):

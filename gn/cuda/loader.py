@@ -1,10 +1,14 @@
 """Whether Triton can compile and launch kernels in this process."""
 
+import os
 import subprocess
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 __all__ = ["failure"]
+
+_MAPS = Path("/proc/self/maps")
 
 
 @cache
@@ -18,6 +22,7 @@ def failure() -> str | None:
         return "Triton is not installed"
     from triton.runtime import driver
 
+    _name_library()
     try:
         _ = driver.active.utils
     except subprocess.CalledProcessError as error:
@@ -25,3 +30,18 @@ def failure() -> str | None:
     except (AssertionError, ImportError, OSError, RuntimeError) as error:
         return f"Triton cannot launch kernels: {error}"
     return None
+
+
+def _name_library() -> None:
+    """Tell Triton the folder of libcuda.so.1, which torch has loaded.
+
+    Triton asks ldconfig, whose cache does not name the libraries that are mounted into a read-only container.
+    """
+    if os.environ.get("TRITON_LIBCUDA_PATH") or not _MAPS.exists():
+        return
+    for line in _MAPS.read_text().splitlines():
+        _, slash, rest = line.partition("/")
+        library = Path(slash + rest)
+        if library.name.startswith("libcuda.so") and (library.parent / "libcuda.so.1").exists():
+            os.environ["TRITON_LIBCUDA_PATH"] = str(library.parent)
+            return

@@ -272,11 +272,15 @@ class AttemptRun:
     def _is_reusable(self, rank: int, ending: Ending) -> bool:
         """Whether a worker can take another attempt: it ended this one, or was never launched.
 
-        A failure among several GPUs may leave NCCL in a broken state.
+        A failure among several GPUs may leave NCCL in a broken state. If others left no memory on its GPU, a new worker
+        may get another GPU.
         """
         if rank not in self._launched and not isinstance(ending, WorkerGone):
             return True
         if not isinstance(ending, Finished):
+            return False
+        failure = ending.failure
+        if failure is not None and failure.code == "out_of_memory" and failure.may_pass:
             return False
         return ending.outcome != "failed" or len(self._slots) == 1 or self._slots[rank].device == "cpu"
 

@@ -249,6 +249,7 @@ def _node(node: Mapping[str, Any], settings: Settings) -> Node:
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     slots = int(cpus // settings.cpus_per_worker)
     if settings.gpus_per_worker > 0:
-        slots = min(slots, int(gpus / settings.gpus_per_worker + 1e-6))
+        # Ray places no worker on two GPUs, so that a part of each may remain unused.
+        slots = min(slots, int(gpus) * int(1 / settings.gpus_per_worker + 1e-6))
     address = node.get("NodeManagerAddress") or socket.gethostname()
     return Node(id=node["NodeID"], address=address, cpus=cpus, gpus=gpus, slots=slots)

@@ -51,14 +51,17 @@ def _computing(settings: Settings) -> list[Finding]:
         found = _report(settings, DEVICES)
     except _NoReport as error:
         return [Finding("torch", False, f"cannot be imported ({error}): pip install 'normlab[worker]'")]
-    torch = Finding("torch", True, found["version"])
+    built = f", for CUDA {found['cuda']}" if found["cuda"] else ""
+    torch = Finding("torch", True, f"{found['version']}{built}")
     gpus = found["gpus"]
     if settings.gpus_per_worker and not gpus:
-        missing = "none, but NORMLAB_GPUS_PER_WORKER requests GPUs: unset it to train on the CPU"
+        missing = f"none, but NORMLAB_GPUS_PER_WORKER requests GPUs: {found['problem']}; or unset it"
         return [torch, Finding("gpu", False, missing)]
     if not gpus:
         precision = "bfloat16 where it is faster" if found["bfloat16"] else "float32"
-        return [torch, Finding("gpu", True, f"none: training runs on the CPU, in {precision}", note=True)]
+        # A loaded driver means that there is a GPU, which torch cannot use.
+        why = f"; {found['problem']}" if found["driver"] else ""
+        return [torch, Finding("gpu", True, f"none: training runs on the CPU, in {precision}{why}", note=True)]
     precision = "bfloat16" if found["bfloat16"] else "float32, because it has no bfloat16"
     if not settings.gpus_per_worker:
         unused = f"{', '.join(gpus)}: not used; NORMLAB_GPUS_PER_WORKER=1 trains on it"

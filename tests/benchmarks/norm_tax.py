@@ -1,6 +1,7 @@
 """The cost of a normalization in a training step: the time with it ÷ the time of the same network without any.
 
-    python tests/benchmarks/norm_tax.py [--model resnet20 resnet18] [--batch 128 8 2] [--rounds 7] [--threads 2]
+    python tests/benchmarks/norm_tax.py [--device cpu|cuda] [--model resnet20 resnet18] [--batch 128 8 2]
+        [--rounds 7] [--threads 2]
 
 Six networks differ only in their normalization: none; gn's GroupNorm; the same without `return_skip`, so that autograd
 adds the gradients of outputs used twice; GroupNorm computed by torch; gn's BatchNorm; and BatchNorm computed by torch.
@@ -101,14 +102,14 @@ def networks(model: ModelName) -> dict[str, nn.Module]:
     }
 
 
-def step(network: nn.Module, batch: int, memory_format: str, dtype: str) -> Callable[[], None]:
-    network = network.to(memory_format=FORMATS[memory_format])  # type: ignore[call-overload]
+def step(network: nn.Module, batch: int, memory_format: str, dtype: str, device: str) -> Callable[[], None]:
+    network = network.to(device).to(memory_format=FORMATS[memory_format])  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, fused=True)
-    images = torch.randn(batch, 3, 32, 32).contiguous(memory_format=FORMATS[memory_format])
-    labels = torch.randint(10, (batch,))
+    images = torch.randn(batch, 3, 32, 32, device=device).contiguous(memory_format=FORMATS[memory_format])
+    labels = torch.randint(10, (batch,), device=device)
 
     def run() -> None:
-        with torch.autocast("cpu", DTYPES[dtype], enabled=dtype != "float32"):
+        with torch.autocast(device, DTYPES[dtype], enabled=dtype != "float32"):
             loss = F.cross_entropy(network(images), labels)
         loss.backward()
         optimizer.step()
@@ -117,23 +118,27 @@ def step(network: nn.Module, batch: int, memory_format: str, dtype: str) -> Call
     return run
 
 
-def measure(steps: dict[str, Callable[[], None]], rounds: int, repeats: int) -> dict[str, float]:
-    clock = time.perf_counter if torch.get_num_threads() > 1 else time.process_time
+def measure(steps: dict[str, Callable[[], None]], rounds: int, repeats: int, device: str) -> dict[str, float]:
+    clock = time.perf_counter if torch.get_num_threads() > 1 or device == "cuda" else time.process_time
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     for run in steps.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in steps}
     orders = itertools.cycle(itertools.permutations(steps))
     for _ in range(rounds):
         for name in next(orders):
+            wait()
             begin = clock()
             for _ in range(repeats):
                 steps[name]()
+            wait()
             times[name].append((clock() - begin) / repeats)
     return {name: 1e3 * statistics.median(found) for name, found in times.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--model", nargs="+", default=["resnet20", "resnet18"])
     parser.add_argument("--batch", type=int, nargs="+", default=[128, 8, 2])
     parser.add_argument("--format", choices=FORMATS, nargs="+", default=list(FORMATS))
@@ -144,9 +149,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    extension.build()  # otherwise a compiler would run in the background of the measurement
+    if arguments.device == "cpu":
+        extension.build()  # otherwise a compiler would run in the background of the measurement
 
-    print(f"{torch.get_num_threads()} threads; torch {torch.__version__}; Python {platform.python_version()}; "
+    hardware = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"{hardware}; torch {torch.__version__}; Python {platform.python_version()}; "
           f"medians of {arguments.rounds} rounds of {arguments.steps} steps, ms")  # fmt: skip
     print(f"{'model':>9} {'batch':>5} {'format':>13} {'dtype':>8} {'none, ms':>9}"
           + "".join(f"{name:>20}" for name in NORMALIZED))  # fmt: skip
@@ -154,8 +161,11 @@ def main() -> None:
     for model, batch, memory_format, dtype in itertools.product(
         arguments.model, arguments.batch, arguments.format, arguments.dtype
     ):
-        steps = {name: step(network, batch, memory_format, dtype) for name, network in networks(model).items()}
-        found = measure(steps, arguments.rounds, arguments.steps)
+        steps = {
+            name: step(network, batch, memory_format, dtype, arguments.device)
+            for name, network in networks(model).items()
+        }
+        found = measure(steps, arguments.rounds, arguments.steps, arguments.device)
         ratios = {name: found[name] / found["none"] for name in NORMALIZED}
         setting = {"model": model, "batch": batch, "format": memory_format, "dtype": dtype}
         rows.append({**setting, "ms": found, "ratios": ratios})

@@ -77,6 +77,13 @@ def test_every_running_service_has_a_health_check_and_a_memory_limit() -> None:
         assert SERVICES[name]["mem_limit"], name
 
 
+def test_the_limits_of_a_gpu_worker_suffice_for_eight_gpus() -> None:
+    worker = SERVICES["ray-worker-gpu"]
+    assert default(worker["mem_limit"]) == "128g"
+    assert default(worker["shm_size"]) == "8gb"
+    assert [default(place) for place in worker["tmpfs"]] == ["/tmp:exec,mode=1777,size=16g"]
+
+
 def test_only_the_api_is_published_and_only_on_this_machine() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert published.keys() == {"api", "prometheus", "grafana"}
@@ -138,9 +145,7 @@ def test_secrets_are_generated_once_and_only_named_ones_are_replaced(tmp_path: P
 
 
 def test_ray_keeps_its_objects_within_shared_memory() -> None:
-    sizes = {
-        name: default(SERVICES[name]["shm_size"]) for name in ("dispatcher", "ray-head", "ray-worker", "ray-worker-gpu")
-    }
+    sizes = {name: default(SERVICES[name]["shm_size"]) for name in ("dispatcher", "ray-head", "ray-worker")}
     assert set(sizes.values()) == {"1gb"}
     assert int(default(SERVICES["ray-worker"]["environment"]["RAY_OBJECT_STORE_BYTES"])) < 1 << 30
 

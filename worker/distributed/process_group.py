@@ -18,11 +18,15 @@ from worker.distributed.gradients import GradientAverage
 from worker.distributed.rank import RankInfo
 from worker.distributed.rendezvous import RendezvousError, rendezvous, use_interface_of
 
-__all__ = ["SINGLE_WORKER", "DistributedGroup", "PeerLost", "ProcessGroup", "join"]
+__all__ = ["SINGLE_WORKER", "DistributedGroup", "PeerLost", "ProcessGroup", "SharedGPU", "join"]
 
 
 class PeerLost(RuntimeError):
     """Another worker of the group ended, does not respond or never joined; the cause is not in this worker."""
+
+
+class SharedGPU(ValueError):
+    """Two workers of the group are on the same GPU, between which NCCL does not connect."""
 
 
 class ProcessGroup:
@@ -52,8 +56,14 @@ class ProcessGroup:
         """Return the sum of each value over the ranks, in float64 and in the order of ranks; a collective."""
         return [sum(column) for column in zip(*self.gather(values), strict=True)]
 
-    def prepare(self, model: nn.Module) -> None:
-        """Prepare `model` for training in the group; call `average` after each backward pass."""
+    def prepare(self, model: nn.Module, flat: Tensor, views: Sequence[Tensor]) -> None:
+        """Prepare `model` for training in the group; call `average` after each backward pass.
+
+        Args:
+            model: The model.
+            flat: Memory for the gradients of all parameters, (n,).
+            views: The part of `flat` of each parameter.
+        """
 
     def average(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return the mean of each gradient over the ranks; a collective.
@@ -102,15 +112,15 @@ class DistributedGroup(ProcessGroup):
             dist.all_gather(gathered, tensor)
         return torch.stack(gathered)
 
-    def prepare(self, model: nn.Module) -> None:
-        """Give the group to the layers that need it, and start to average gradients."""
+    def prepare(self, model: nn.Module, flat: Tensor, views: Sequence[Tensor]) -> None:
+        """Give the group to the layers that need it, and start to average gradients in `flat`."""
         for module in model.modules():
             if hasattr(module, "process_group"):
                 module.process_group = self  # type: ignore[assignment]
-        self._average = GradientAverage(model, self.world_size, self._guard)
+        self._average = GradientAverage(list(model.parameters()), flat, views, self.world_size, self._guard)
 
     def average(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Wait for the mean of each gradient over the ranks."""
+        """Wait for the mean of each gradient over the ranks; return the views that `prepare` was given."""
         assert self._average is not None, "prepare comes first"
         return self._average.finish()
 
@@ -138,7 +148,7 @@ class DistributedGroup(ProcessGroup):
         """Translate the errors of a communication into `PeerLost`."""
         try:
             yield
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise
         except RuntimeError as error:
             raise PeerLost(
@@ -165,10 +175,14 @@ def join(
 
     Raises:
         PeerLost: If a worker is missing after `info.timeout_s`, or if it was cancelled; the message names the rank.
+        SharedGPU: If two workers are on the same GPU.
     """
     deadline = time.monotonic() + info.timeout_s
     try:
-        store = rendezvous(info, name, deadline, on_listening=on_listening, cancelled=cancelled)
+        store, gpus = rendezvous(
+            info, name, deadline, gpu=_identity(device), on_listening=on_listening, cancelled=cancelled
+        )
+        _check_distinct(gpus)
         use_interface_of(info.host)
         gpu = device.type == "cuda"
         dist.init_process_group(
@@ -192,6 +206,20 @@ def join(
             f"rank {info.rank} of {info.world_size} did not reach the other workers: {_first_line(error)}"
         ) from error
     return group
+
+
+def _identity(device: torch.device) -> str:
+    """The UUID of a GPU, which is unique among all machines; empty for a CPU."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
+
+
+def _check_distinct(gpus: Sequence[str]) -> None:
+    for rank, gpu in enumerate(gpus):
+        if gpu and (first := gpus.index(gpu)) < rank:
+            raise SharedGPU(
+                f"ranks {first} and {rank} of {len(gpus)} are both on the GPU {gpu}: each worker of a job needs a GPU "
+                "of its own; set NORMLAB_GPUS_PER_WORKER to 1, or num_workers to 1"
+            )
 
 
 def _destroy() -> None:

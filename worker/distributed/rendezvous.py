@@ -27,15 +27,17 @@ def rendezvous(
     name: str,
     deadline: float,
     *,
+    gpu: str = "",
     on_listening: Callable[[str], None],
     cancelled: Callable[[], bool],
-) -> Store:
-    """Return the store that all ranks of the group `name` share, once every rank has connected to it.
+) -> tuple[Store, list[str]]:
+    """Return the store that all ranks of the group `name` share, and their GPUs, once every rank has connected to it.
 
     Args:
         info: This worker's rank, and the address of rank 0.
         name: Name of the group. Workers of another group that reach the same port are not counted.
         deadline: Time of `time.monotonic` at which to give up.
+        gpu: What identifies the GPU of this rank; empty on a CPU.
         on_listening: Called on rank 0 with the host:port at which it listens.
         cancelled: Polled while waiting; True ends the wait.
 
@@ -51,7 +53,7 @@ def rendezvous(
         store = _connect(info, address)
     shared = PrefixStore(name, store)
     try:
-        shared.set(_key(info.rank), info.host)
+        shared.set(_key(info.rank), gpu)
         for rank in range(info.world_size):
             while not shared.check([_key(rank)]):
                 if cancelled():
@@ -59,13 +61,14 @@ def rendezvous(
                 if time.monotonic() > deadline:
                     raise RendezvousError(_timed_out(info, rank, address))
                 time.sleep(POLL_S)
+        gpus = [shared.get(_key(rank)).decode() for rank in range(info.world_size)]
     except RendezvousError:
         raise
     except RuntimeError as error:
         raise RendezvousError(
             f"rank 0 of {info.world_size} at {address} closed the connection before all ranks had joined"
         ) from error
-    return shared
+    return shared, gpus
 
 
 def use_interface_of(host: str) -> None:

@@ -14,9 +14,12 @@ MEMORY_FORMAT = torch.channels_last
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Return whether a device computes in bfloat16: a GPU that supports it, or a CPU with AVX512-BF16 or AMX."""
+    """Return whether a device computes in bfloat16: a GPU that supports it, or a CPU with AVX512-BF16 or AMX.
+
+    torch emulates bfloat16 on older GPUs, which is slower than float32.
+    """
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 

@@ -18,7 +18,7 @@ from worker.architecture import ModelName
 from worker.data import mapped_files
 from worker.data.datasets import ImageDataset
 from worker.distributed.rank import RankInfo
-from worker.events import Event, Finished, Precision, StopRequest
+from worker.events import Event, Failure, Finished, Precision, StopRequest
 from worker.process.messages import Compare, Configure, Listening, Reported, Start, Stop
 from worker.process.training_process import TrainingProcess, TrainingProcessGone
 
@@ -65,8 +65,9 @@ class Report:
 class _Attempt:
     """An attempt and its reports that are not yet acknowledged."""
 
-    def __init__(self, attempt_id: str) -> None:
+    def __init__(self, attempt_id: str, rank_info: RankInfo | None) -> None:
         self.id = attempt_id
+        self.rank_info = rank_info
         self.changed = threading.Condition()
         self.finished = False
         self.address: str | None = None
@@ -118,7 +119,8 @@ class TrainingWorker:
 
     def __init__(self, threads: int, lease_s: float, rendezvous_timeout_s: float) -> None:
         self._rendezvous_timeout_s = rendezvous_timeout_s
-        self._configuration = Configure(threads, lease_s, gpu=bool(ray.get_gpu_ids()))
+        share = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)  # type: ignore[no-untyped-call]
+        self._configuration = Configure(threads, lease_s, gpu_share=share)
         self._process: TrainingProcess | None = None
         self._attempt: _Attempt | None = None
         self._datasets: dict[str, Path | ImageDataset] = {}
@@ -198,11 +200,11 @@ class TrainingWorker:
             if self._attempt is not None and self._attempt.id == attempt_id:
                 return
             process = self._idle_process()
-            self._attempt = _Attempt(attempt_id)
             rank_info = None
             if (world_size := spec["num_workers"]) > 1:
                 host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
                 rank_info = RankInfo(rank, world_size, host, self._rendezvous_timeout_s, address)
+            self._attempt = _Attempt(attempt_id, rank_info)
             process.start(Start(attempt_id, spec, self._publish(dataset), checkpoint, rank_info, precision))
 
     def rendezvous(self, attempt_id: str, wait_s: float) -> str | None:
@@ -276,5 +278,17 @@ class TrainingWorker:
 
     def _on_end(self) -> None:
         if (attempt := self._attempt) is not None:
+            process = self._prepared_process()
+            if attempt.rank_info is not None and process.device != "cpu" and process.aborted and not attempt.finished:
+                attempt.add(Reported(attempt.id, _ended_by_nccl(attempt.rank_info), None))
             with attempt.changed:
                 attempt.changed.notify_all()
+
+
+def _ended_by_nccl(rank_info: RankInfo) -> Finished:
+    """What a process would report that NCCL's watchdog has ended."""
+    message = (
+        f"rank {rank_info.rank} of {rank_info.world_size} lost the other workers: its training process was ended by "
+        "SIGABRT, as NCCL does when another worker does not answer"
+    )
+    return Finished(outcome="failed", failure=Failure(code="peer", message=message, may_pass=True))

@@ -3,12 +3,15 @@
 `python -m worker.process` runs it. The process ends when the other end of its connection is closed.
 """
 
+import gc
 import os
 import queue
 import threading
 import time
+import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -17,12 +20,14 @@ from worker.data import mapped_files
 from worker.data.datasets import ImageDataset
 from worker.distributed.process_group import SINGLE_WORKER, ProcessGroup, join
 from worker.distributed.rank import RankInfo
-from worker.events import CheckpointTaken, Event, Finished, StopRequest
+from worker.events import CheckpointTaken, Event, Finished, Log, StopRequest
+from worker.numerics.gpus import gpu_problem
 from worker.numerics.precision import has_bfloat16
 from worker.process.messages import (
     Compare,
     Compared,
     Configure,
+    Ending,
     LeaseRenewed,
     Listening,
     Ready,
@@ -34,7 +39,7 @@ from worker.process.messages import (
 from worker.process.warmup import warm_up
 from worker.spec import TrainingSpec
 from worker.training.comparison import step_seconds
-from worker.training.failures import failure_of
+from worker.training.failures import DeviceLost, failure_of, first_line
 from worker.training.loop import train
 from worker.training.step_cache import StepCache
 
@@ -61,11 +66,11 @@ class Child:
         configuration: Configure = self._connection.recv()
         self._lease_s = configuration.lease_s
         torch.set_num_threads(configuration.threads)
-        self._device = "cuda:0" if configuration.gpu and torch.cuda.is_available() else "cpu"
-        if self._device != "cpu":
-            memory = torch.cuda.get_device_properties(self._device).total_memory
-            self._steps = StepCache(int(memory * KEPT_STEPS))
-        warm_up(self._device)
+        try:
+            self._prepare(configuration.gpu_share)
+        except Exception as error:
+            traceback.print_exc()
+            self._end(f"{type(error).__name__}: {first_line(error)}")
         threading.Thread(target=self._receive, daemon=True).start()
         self._send(Ready(self._device, has_bfloat16(torch.device(self._device))))
         while True:
@@ -74,6 +79,23 @@ class Child:
                     self._train(start)
                 case Compare() as compare:
                     self._compare(compare)
+
+    def _prepare(self, gpu_share: float) -> None:
+        """Choose the device and warm it up."""
+        self._device = "cuda:0" if gpu_share else "cpu"
+        if gpu_share:
+            if problem := gpu_problem():
+                self._end(f"it was given a GPU that it cannot use: {problem}")
+            if gpu_share < 1:
+                torch.cuda.set_per_process_memory_fraction(gpu_share, self._device)
+            memory = torch.cuda.get_device_properties(self._device).total_memory
+            self._steps = StepCache(int(memory * min(gpu_share, 1) * KEPT_STEPS))
+        warm_up(self._device)
+
+    def _end(self, reason: str) -> NoReturn:
+        """End the process, and tell the actor why."""
+        self._send(Ending(reason))
+        os._exit(1)
 
     def _receive(self) -> None:
         try:
@@ -93,7 +115,7 @@ class Child:
         except (EOFError, OSError):
             os._exit(0)
 
-    def _send(self, message: Ready | Compared | Reported | Listening | LeaseRenewed) -> None:
+    def _send(self, message: Ready | Compared | Reported | Listening | LeaseRenewed | Ending) -> None:
         try:
             with self._send_lock:
                 self._connection.send(message)
@@ -122,7 +144,7 @@ class Child:
         try:
             if start.rank_info is not None:
                 group = self._join(start.attempt_id, start.rank_info)
-            train(
+            finished = train(
                 TrainingSpec.model_validate(start.spec),
                 self._load(start.dataset),
                 device=self._device,
@@ -134,10 +156,25 @@ class Child:
                 precision=start.precision,
                 steps=self._steps,
             )
+        except DeviceLost as error:
+            # A process whose context of CUDA is broken cannot train again: its worker is replaced.
+            report(Log(level="error", message="".join(traceback.format_exception(error))))
+            self._end(str(error))
         except Exception as error:
-            report(Finished(outcome="failed", failure=failure_of(error, None)))
+            finished = Finished(outcome="failed", failure=failure_of(error, None))
+            report(finished)
         finally:
             group.close()
+        if self._device != "cpu":
+            self._free_memory(finished)
+
+    def _free_memory(self, finished: Finished) -> None:
+        """Return the memory of an attempt to the GPU, which other processes may share."""
+        if finished.failure is not None:
+            gc.collect()  # the frames of an error refer to each other
+            if finished.failure.code == "out_of_memory" and self._steps is not None:
+                self._steps.clear()
+        torch.cuda.empty_cache()
 
     def _join(self, attempt_id: str, rank_info: RankInfo) -> ProcessGroup:
         return join(

@@ -1,7 +1,7 @@
 """The messages between the actor and its training process. They are pickled by the name of this module.
 
 To the process: `Configure` once, then `Compare`, `Start`, `Stop` and `RenewLease`. From it: `Ready` once, then
-`Compared`, `Reported`, `Listening` and `LeaseRenewed`.
+`Compared`, `Reported`, `Listening` and `LeaseRenewed`; `Ending` is the last, if the process can say why it ends.
 """
 
 from collections.abc import Mapping
@@ -25,12 +25,12 @@ class Configure:
     Attributes:
         threads: CPU threads to train with.
         lease_s: A training is cancelled if its lease is not renewed for this many seconds.
-        gpu: Whether to train on the GPU.
+        gpu_share: The part of a GPU that the process may use, up to 1; 0 trains on the CPU.
     """
 
     threads: int
     lease_s: float
-    gpu: bool
+    gpu_share: float
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,13 @@ class Ready:
 
     device: str
     bfloat16: bool
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The process ends because it cannot train, now or any more."""
+
+    reason: str
 
 
 @dataclass(frozen=True)

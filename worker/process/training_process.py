@@ -23,6 +23,7 @@ from worker.process.messages import (
     Compare,
     Compared,
     Configure,
+    Ending,
     LeaseRenewed,
     Listening,
     Ready,
@@ -56,6 +57,11 @@ class TrainingProcess:
         configuration: The first message to the process.
         on_report: Called with every report, in a thread of its own.
         on_end: Called once, in the same thread, when the process has ended.
+
+    Attributes:
+        device: The device that the process trains on; empty before it is ready.
+        bfloat16: Whether that device computes in bfloat16.
+        aborted: Whether the process was ended by SIGABRT.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class TrainingProcess:
         self._on_report, self._on_end = on_report, on_end
         self._ready = threading.Event()
         self._ended: str | None = None
+        self.aborted = False
         self._send_lock = threading.Lock()
         self._compare_lock = threading.Lock()
         self._compared: queue.SimpleQueue[Compared | None] = queue.SimpleQueue()
@@ -164,6 +171,7 @@ class TrainingProcess:
             raise TrainingProcessGone(self._ended or "the training process has ended") from error
 
     def _receive(self) -> None:
+        reason = ""
         with suppress(EOFError, OSError):
             while True:
                 match self._connection.recv():
@@ -173,10 +181,14 @@ class TrainingProcess:
                         self._unanswered_since = None
                     case Compared() as compared:
                         self._compared.put(compared)
+                    case Ending(reason):
+                        pass
                     case Ready(device, bfloat16):
                         self.device, self.bfloat16 = device, bfloat16
                         self._ready.set()
-        self._ended = f"the training process {_describe_end(self._process.wait())}"
+        code = self._process.wait()
+        self.aborted = code == -signal.SIGABRT
+        self._ended = f"the training process {f'ended: {reason}' if reason else _describe_end(code)}"
         self._connection.close()
         self._ready.set()
         self._compared.put(None)

@@ -1,23 +1,30 @@
 """The one-time work of a first step: loading the libraries of torch and compiling the kernels of `gn`."""
 
 import torch
-from torch.nn import functional as F
 
-from worker.models import build_model
+from worker.architecture import IMAGE_CHANNELS, IMAGE_SIZE
 from worker.normalizations.batch import BatchNormalization
 from worker.normalizations.group import GroupNormalization
+from worker.numerics.precision import choose_precision, numeric_settings
+from worker.spec import TrainingSpec
+from worker.training.static_step import StaticStep
 
-_BATCH_SIZE = 8
+BATCH_SIZE = 8
 
 
 def warm_up(device: str) -> None:
-    """Take one step of resnet20 with batch normalization and one with group normalization."""
+    """Take one step of resnet20 with batch normalization and one with group normalization.
+
+    They are those of a training with the default settings on this device: on a GPU they compile the kernels for the
+    precision `auto`, in which jobs train there.
+    """
+    chosen = torch.device(device)
     for normalization in (BatchNormalization(), GroupNormalization()):
-        model = build_model("resnet20", normalization, seed=0).to(device)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        images = torch.zeros(_BATCH_SIZE, 3, 32, 32, device=device)
-        labels = torch.zeros(_BATCH_SIZE, dtype=torch.int64, device=device)
-        loss = F.cross_entropy(model(images), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        loss.item()
+        spec = TrainingSpec(normalization=normalization, batch_size=BATCH_SIZE)
+        with numeric_settings(spec, chosen):
+            step = StaticStep(spec, chosen, choose_precision(spec, chosen))
+            images = torch.zeros(BATCH_SIZE, IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE, device=chosen)
+            labels = torch.zeros(BATCH_SIZE, dtype=torch.int64, device=chosen)
+            step.fill([(images, labels)], [0.0])
+            step.run()
+            step.results()

@@ -7,6 +7,8 @@ from platform import python_version
 import numpy as np
 import torch
 
+from worker.numerics.gpus import driver_version
+
 
 def device_name(device: torch.device) -> str:
     """Return "cpu", or the device with the name of the GPU, as "cuda:0 (NVIDIA H100)"."""
@@ -15,9 +17,26 @@ def device_name(device: torch.device) -> str:
 
 @cache
 def versions() -> dict[str, str]:
-    """Return the versions of the software that affects the results, by name."""
+    """Return the versions of the software that affects the results, by name.
+
+    Those of CUDA, cuDNN, NVIDIA's driver and Triton are among them if torch is built for CUDA.
+    """
+    found = {"python": python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    found["normlab"] = _installed("normlab") or "not installed"
+    if torch.version.cuda is not None:
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        names: dict[str, str | None] = {
+            "cuda": torch.version.cuda,
+            "cudnn": None if cudnn is None else str(cudnn),
+            "driver": driver_version(),
+            "triton": _installed("triton"),
+        }
+        found |= {name: version or "not installed" for name, version in names.items()}
+    return found
+
+
+def _installed(package: str) -> str | None:
     try:
-        normlab = metadata.version("normlab")
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
-        normlab = "not installed"
-    return {"python": python_version(), "torch": torch.__version__, "numpy": np.__version__, "normlab": normlab}
+        return None

@@ -42,9 +42,10 @@ from worker.numerics.precision import choose_precision, numeric_settings
 from worker.spec import TrainingSpec
 from worker.training import layer_telemetry
 from worker.training.environment import device_name, versions
-from worker.training.evaluation import evaluate
-from worker.training.failures import Diverged, failure_of
+from worker.training.evaluation import EvaluationStep, evaluate
+from worker.training.failures import Diverged, failure_of, first_line, responds
 from worker.training.optimization import learning_rate
+from worker.training.static_step import StaticStep
 from worker.training.step_cache import StepCache
 from worker.training.throughput import Throughput
 
@@ -98,16 +99,19 @@ def train(
     Returns:
         The last event, which is reported too. Errors of the training are reported in it and not raised; errors of
         `report` are raised.
+
+    Raises:
+        DeviceLost: If the process cannot use the GPU any more. No `Finished` event is reported.
     """
     training: Training | None = None
+    device = torch.device(device)
     try:
-        with numeric_settings(spec, torch.device(device)):
-            training = Training(
-                spec, dataset, torch.device(device), report, save, control, resume, group, precision, steps
-            )
+        with numeric_settings(spec, device):
+            training = Training(spec, dataset, device, report, save, control, resume, group, precision, steps)
             finished = Finished(outcome=training.run())
     except Exception as error:
-        finished = Finished(outcome="failed", failure=failure_of(error, training.step if training else None))
+        step = training.step if training else None
+        finished = Finished(outcome="failed", failure=failure_of(error, step, device, group))
     report(finished)
     return finished
 
@@ -138,7 +142,7 @@ class Training:
         self.static_step = self.steps.take(spec, device, self.precision)
         self.model, self.optimizer = self.static_step.model, self.static_step.optimizer
         self.position = restore(resume, spec, self.model, self.optimizer, group.rank) if resume else Position()
-        group.prepare(self.model)
+        group.prepare(self.model, self.optimizer.gradients, self.optimizer.gradient_views)
         self.static_step.group = group
         self.resumed_from_step = self.step
         self.checkpoint_step = self.step if resume else None
@@ -155,8 +159,7 @@ class Training:
     def run(self) -> Outcome:
         """Train from the current position to the end of the last epoch."""
         self.report_start()
-        if self.static_step.is_capturable and self.group is SINGLE_WORKER:
-            self.capture_step()
+        self.capture(self.static_step)
         try:
             while self.position.epoch < self.spec.epochs:
                 self.train_epoch()
@@ -188,7 +191,7 @@ class Training:
             count = min(2 * count, self.static_step.num_slots)
             for rate, (_, labels) in zip(rates, chunk, strict=True):
                 progress_due, checkpoint_due = self.check_requests()
-                self.take_step()
+                self.static_step.run()
                 position.step_in_epoch += 1
 
                 row_due = self.is_train_row_due()
@@ -207,17 +210,17 @@ class Training:
                 started = time.perf_counter()
             self.read_losses()
 
-    def take_step(self) -> None:
-        """Take the next of the prepared optimizer steps."""
-        self.static_step.run()
-
-    def capture_step(self) -> None:
-        """Capture the step as a CUDA graph; if that fails, log it and run the steps one kernel at a time."""
+    def capture(self, step: StaticStep | EvaluationStep) -> None:
+        """Capture a step as a CUDA graph; if that fails, log it once, and its kernels run one at a time."""
+        if not step.is_capturable or self.group is not SINGLE_WORKER:
+            return
         try:
-            self.static_step.capture()
+            step.capture()
         except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            message = f"no CUDA graph of the step, so that small batches take longer: {reason}"
+            if not responds(self.device):
+                raise
+            what = "the step" if step is self.static_step else "the evaluation"
+            message = f"no CUDA graph of {what}, so that it takes longer: {first_line(error)}"
             self.report(Log(level="warning", message=message))
 
     def read_losses(self) -> None:
@@ -243,12 +246,14 @@ class Training:
             Diverged: If the loss is not finite.
         """
         started = time.perf_counter()
+        self.capture(self.static_step.evaluation)
         evaluation = evaluate(
             self.model,
             self.data,
             precision=self.precision,
             before_batch=self.check_cancellation,
             group=self.group,
+            step=self.static_step.evaluation,
         )
         speed = self.data.num_eval / max(time.perf_counter() - started, 1e-9)
         if not math.isfinite(evaluation.loss):

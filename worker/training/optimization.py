@@ -22,13 +22,14 @@ class FlatOptimizer:
 
     Attributes:
         gradients: float32 (n,), the gradients in the layout of the parameters, which `step` reads.
+        gradient_views: The part of `gradients` of each parameter.
         has_state: Whether a step was taken.
     """
 
     def __init__(self, settings: Optimizer, parameters: FlatParameters) -> None:
         self._settings, self._parameters = settings, parameters
         self.gradients = parameters.zeros()
-        self._gradient_views = parameters.views(self.gradients)
+        self.gradient_views = parameters.views(self.gradients)
         names: tuple[str, ...]
         match settings:
             case Adam():
@@ -55,8 +56,9 @@ class FlatOptimizer:
         self.learning_rate = learning_rate
 
     def take_gradients(self, gradients: Sequence[Tensor]) -> None:
-        """Copy the gradients of the parameters, in their order."""
-        torch._foreach_copy_(self._gradient_views, list(gradients))
+        """Copy the gradients of the parameters, in their order, unless they are `gradient_views`."""
+        if gradients is not self.gradient_views:
+            torch._foreach_copy_(self.gradient_views, list(gradients))
 
     @torch.no_grad()
     def step(self, rate: Tensor) -> None:

@@ -19,15 +19,15 @@ from worker.distributed.process_group import SINGLE_WORKER, ProcessGroup
 from worker.models import build_model
 from worker.numerics.precision import Precision, autocast
 from worker.spec import TrainingSpec
+from worker.training.evaluation import EvaluationStep
 from worker.training.flat_tensors import FlatParameters
+from worker.training.graphs import capture
 from worker.training.optimization import FlatOptimizer
 
 MAX_SLOTS = 16
 """Steps that are prepared and read together at most. On a GPU each read makes the host wait."""
 MAX_STAGED_IMAGES = 2048
 """Images of the prepared steps at most, unless a single batch has more."""
-WARM_UP_STEPS = 3
-"""Steps before a capture, in which libraries choose algorithms and allocate their workspaces."""
 
 _NO_LABEL = -1
 
@@ -51,6 +51,7 @@ class StaticStep:
     Attributes:
         model: The network. Its parameters are views of one tensor.
         optimizer: The optimizer over that tensor.
+        evaluation: The evaluation of a batch by the network.
         group: The process group of the training; set it before the first step.
     """
 
@@ -62,6 +63,7 @@ class StaticStep:
         self.parameters, self._values = parameters.parameters, parameters.values
         self.optimizer = FlatOptimizer(spec.optimizer, parameters)
         self.group: ProcessGroup = SINGLE_WORKER
+        self.evaluation = EvaluationStep(self.model, device, precision)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.is_capturable = device.type == "cuda"
         self._graph_bytes = 0
@@ -97,8 +99,9 @@ class StaticStep:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the tensors and of the graph, in bytes."""
-        return sum(tensor.nbytes for tensor in (*self.memory(), *self.model.buffers())) + self._graph_bytes
+        """Memory of the tensors and of the graphs, in bytes."""
+        tensors = sum(tensor.nbytes for tensor in (*self.memory(), *self.model.buffers()))
+        return tensors + self._graph_bytes + self.evaluation.nbytes
 
     @torch.no_grad()
     def reset(self, spec: TrainingSpec) -> None:
@@ -153,21 +156,14 @@ class StaticStep:
         before = [tensor.detach().clone() for tensor in self.state()]
         has_state = self.optimizer.has_state
         allocated = torch.cuda.memory_reserved(self.device)
+
+        def warm_up() -> None:
+            self.body(self.batch_size)
+            self._slot.zero_()
+
         try:
-            # Libraries must choose algorithms and allocate before the capture, on another stream than the default.
-            stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream(self.device))
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UP_STEPS):
-                    self.body(self.batch_size)
-                    self._slot.zero_()
-            torch.cuda.current_stream(self.device).wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self.body(self.batch_size)
-            self.graph = graph
+            self.graph = capture(lambda: self.body(self.batch_size), warm_up, self.device)
         finally:
-            torch.cuda.synchronize(self.device)
             self._graph_bytes = torch.cuda.memory_reserved(self.device) - allocated
             with torch.no_grad():
                 for tensor, value in zip(self.state(), before, strict=True):

@@ -35,6 +35,10 @@ class StepCache:
         while sum(kept.nbytes for kept in self._steps.values()) > self.max_bytes:
             self._steps.popitem(last=False)
 
+    def clear(self) -> None:
+        """Release all steps."""
+        self._steps.clear()
+
 
 def _kind(spec: TrainingSpec, device: torch.device, precision: Precision) -> Hashable:
     """What decides which kernels a step runs; the learning rate is data of each step."""

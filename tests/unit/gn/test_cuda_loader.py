@@ -1,9 +1,11 @@
 """Without what Triton needs for a launch, gn falls back to torch and says why."""
 
+import os
 import re
 import subprocess
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -81,3 +83,38 @@ def test_with_all_that_triton_needs_the_kernels_are_used(monkeypatch: pytest.Mon
     monkeypatch.setattr("triton.runtime.driver", Driver(None))
     with warnings.catch_warnings(action="error"):
         assert backends.select(X) is kernels
+
+
+@pytest.fixture
+def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for the driver's libraries, which this process has loaded; Triton's driver works."""
+    folder = tmp_path / "driver libraries"
+    folder.mkdir()
+    maps = tmp_path / "maps"
+    maps.write_text(
+        "55e0-55e1 r--p 00000000 fe:00 12 /usr/bin/python3.12\n7f00-7f01 rw-p 00000000 00:00 0\n"
+        f"7f10-7f11 r--p 00000000 fe:00 13 {folder}/libcuda.so.580.65.06\n"
+    )
+    monkeypatch.setattr(loader, "_MAPS", maps)
+    monkeypatch.setattr("triton.runtime.driver", Driver(None))
+    # A value of the test, which monkeypatch replaces by that from before.
+    monkeypatch.setenv("TRITON_LIBCUDA_PATH", "")
+    return folder
+
+
+def test_triton_is_told_where_the_library_of_the_driver_is(libraries: Path) -> None:
+    (libraries / "libcuda.so.1").touch()
+    assert loader.failure() is None
+    assert os.environ["TRITON_LIBCUDA_PATH"] == str(libraries)
+
+
+def test_triton_searches_itself_where_it_would_not_find_the_library_there(libraries: Path) -> None:
+    assert loader.failure() is None
+    assert not os.environ["TRITON_LIBCUDA_PATH"]
+
+
+def test_a_folder_that_the_user_names_is_kept(libraries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (libraries / "libcuda.so.1").touch()
+    monkeypatch.setenv("TRITON_LIBCUDA_PATH", "/elsewhere")
+    assert loader.failure() is None
+    assert os.environ["TRITON_LIBCUDA_PATH"] == "/elsewhere"

@@ -1,5 +1,6 @@
 """Settings are documented, read from the environment or from files, and refused with readable errors."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from service.settings import PREFIX, Settings, expanded, http_url, is_loopback
+from service.settings import PREFIX, InvalidSettings, Settings, expanded, http_url, is_loopback, read_settings
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +118,31 @@ def test_a_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setenv("NORMLAB_DATABASE_URL_FILE", str(tmp_path / "none"))
     with pytest.raises(ValueError, match=r"NORMLAB_DATABASE_URL_FILE names .*none, which cannot be read"):
         Settings()
+
+
+@pytest.mark.parametrize("gpus", [0, 0.25, 0.5, 1])
+def test_a_worker_has_a_gpu_a_part_of_one_or_none(gpus: float) -> None:
+    assert Settings(gpus_per_worker=gpus).gpus_per_worker == gpus
+
+
+@pytest.mark.parametrize(
+    ("gpus", "accepted"),
+    [
+        (
+            "2",
+            "NORMLAB_GPUS_PER_WORKER is 2, and a worker uses one GPU: give 1 or a fraction such as 0.5; a job trains",
+        ),
+        ("1.5", "NORMLAB_GPUS_PER_WORKER is 1.5, and a worker uses one GPU"),
+        ("-1", "greater than or equal to 0"),
+        ("nan", "NORMLAB_GPUS_PER_WORKER"),
+    ],
+)
+def test_a_worker_that_would_have_several_gpus_is_refused(
+    monkeypatch: pytest.MonkeyPatch, gpus: str, accepted: str
+) -> None:
+    monkeypatch.setenv("NORMLAB_GPUS_PER_WORKER", gpus)
+    with pytest.raises(InvalidSettings, match=re.escape(accepted)):
+        read_settings()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "normlab.example", ""])

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import worker
 from worker.__main__ import Interrupts, app, latest
 from worker.checkpoints.checkpoint import read_checkpoint
+from worker.training.static_step import StaticStep
 
 ROOT = Path(worker.__file__).parents[1]
 SPEC: dict[str, Any] = {
@@ -176,3 +178,20 @@ def test_without_a_home_directory_it_asks_for_the_folder_of_the_images(
     code, events, error = run(spec)
     assert (code, events) == (2, [])
     assert error == "--data-dir is ~/.cache/normlab/data, and there is no home directory: give one that exists\n"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_that_cannot_be_used_is_an_error(spec: Path) -> None:
+    result = CliRunner().invoke(app, [str(spec), "--device", "cuda"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("--device is cuda, but torch ")
+
+
+def test_an_attempt_that_loses_its_device_fails(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_step(step: StaticStep) -> None:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(StaticStep, "run", run_step)
+    code, events, _ = run(spec)
+    assert (code, events[-1]["failure"]["code"]) == (1, "exception")
+    assert "cpu cannot be used any more at step 0" in events[-1]["failure"]["message"]

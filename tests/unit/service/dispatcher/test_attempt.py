@@ -108,6 +108,13 @@ async def test_a_worker_by_itself_is_used_again_after_a_failure_on_any_device(be
     assert bench.idle() == {"worker-0"}
 
 
+@pytest.mark.parametrize("may_pass", [True, False])
+async def test_a_gpu_whose_memory_others_use_is_not_the_next_that_is_tried(bench: Bench, may_pass: bool) -> None:
+    failure = Failure(code="out_of_memory", message="no memory", may_pass=may_pass)
+    await bench.run(Scripted(Finished(outcome="failed", failure=failure), reports=[started()], device="cuda:0"))
+    assert bench.idle() == (set() if may_pass else {"worker-0"})
+
+
 async def test_the_loss_of_a_single_worker_is_reported_without_a_rank(bench: Bench) -> None:
     attempt = await bench.run(worker := Scripted(WorkerGone("ended by SIGKILL"), reports=[started()]))
     assert (attempt.outcome, attempt.reason) == ("lost", "ended by SIGKILL")

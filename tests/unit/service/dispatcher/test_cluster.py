@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.dispatcher.cluster import Cluster, ClusterGone
+from service.dispatcher.cluster import Cluster, ClusterGone, _node
 from service.local.private_ray import free_port
 from service.local.supervisor import can_listen
 from service.settings import Settings
@@ -28,3 +28,15 @@ async def test_the_address_of_a_head_may_be_one_of_ipv6(tmp_path: Path, host: st
         await Cluster(Settings(home=tmp_path, ray_address=address.format(port))).check()
     with pytest.raises(ClusterGone, match="cannot be reached"):
         await Cluster(Settings(home=tmp_path, ray_address=address.format(free_port(host)))).check()
+
+
+@pytest.mark.parametrize(
+    ("gpus_per_worker", "gpus", "cpus", "slots"),
+    [(0, 8, 4, 4), (1, 8, 16, 8), (1, 8, 4, 4), (0.5, 2, 16, 4), (0.6, 2, 16, 2), (0.3, 2, 16, 6), (0.1, 1, 16, 10)],
+)
+def test_no_worker_is_placed_on_two_gpus(
+    tmp_path: Path, gpus_per_worker: float, gpus: float, cpus: float, slots: int
+) -> None:
+    settings = Settings(home=tmp_path, gpus_per_worker=gpus_per_worker)
+    node = {"NodeID": "a", "NodeManagerAddress": "10.0.0.1", "Resources": {"CPU": cpus, "GPU": gpus}}
+    assert _node(node, settings).slots == slots

@@ -14,7 +14,15 @@ from service.local import doctor
 from service.local.doctor import Finding, examine
 from service.settings import Settings
 
-TORCH = {"version": "2.13.0", "gpus": [], "bfloat16": False}
+PROBLEM = "torch 2.13.0 is built without CUDA: install a wheel that has it"
+TORCH: dict[str, object] = {
+    "version": "2.13.0",
+    "cuda": None,
+    "driver": None,
+    "gpus": [],
+    "problem": PROBLEM,
+    "bfloat16": False,
+}
 IMAGES = {"found": True, "url": "https://example.org/images.tar.gz", "problem": None}
 
 
@@ -82,7 +90,25 @@ def test_the_precision_of_the_cpu_is_named(
 
 
 def test_a_gpu_that_is_asked_for_and_not_there_is_a_fault(settings: Settings, answers: dict[str, object]) -> None:
-    assert not finding("gpu", settings.model_copy(update={"gpus_per_worker": 1.0})).ok
+    asked = settings.model_copy(update={"gpus_per_worker": 1.0})
+    assert finding("gpu", asked) == Finding(
+        "gpu", False, f"none, but NORMLAB_GPUS_PER_WORKER requests GPUs: {PROBLEM}; or unset it"
+    )
+
+
+def test_a_gpu_that_torch_cannot_use_is_explained_where_none_is_asked_for(
+    settings: Settings, answers: dict[str, object]
+) -> None:
+    answers[doctor.DEVICES] = {**TORCH, "driver": "535.183.01"}
+    found = finding("gpu", settings)
+    assert (found.ok, found.note) == (True, True)
+    assert found.detail == f"none: training runs on the CPU, in float32; {PROBLEM}"
+
+
+def test_the_cuda_that_torch_is_built_for_is_named(settings: Settings, answers: dict[str, object]) -> None:
+    assert finding("torch", settings).detail == "2.13.0"
+    answers[doctor.DEVICES] = {**TORCH, "cuda": "13.0"}
+    assert finding("torch", settings).detail == "2.13.0, for CUDA 13.0"
 
 
 def test_without_a_compiler_training_is_slower_not_impossible(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.unit.worker.distributed import groups
@@ -27,6 +27,14 @@ FUSED = ("group", "layer", "instance", "none", "sync_batch", "batch")
 NORMALIZATIONS = [type for type, specification in registry.NORMALIZATIONS.items() if not specification.not_distributed]
 
 
+def memory(model: nn.Module) -> tuple[Tensor, list[Tensor]]:
+    """Return memory for the gradients of a model, and the part of each parameter."""
+    parameters = list(model.parameters())
+    flat = torch.zeros(sum(parameter.numel() for parameter in parameters), dtype=torch.float64)
+    parts = torch.split(flat, [parameter.numel() for parameter in parameters])
+    return flat, [part.view(parameter.shape) for part, parameter in zip(parts, parameters, strict=True)]
+
+
 def gradients(group: ProcessGroup, given: str) -> list[Tensor]:
     """Return the gradients of the second step of the third epoch, in float64."""
     spec = TrainingSpec.model_validate_json(given)
@@ -36,7 +44,7 @@ def gradients(group: ProcessGroup, given: str) -> list[Tensor]:
         for parameter in model.parameters():
             # A block that starts as the identity would leave most gradients 0.
             parameter.add_(0.05)
-    group.prepare(model)
+    group.prepare(model, *memory(model))
     images, labels = next(iter(data.epoch_batches(3, first_step=1)))
     loss = F.cross_entropy(model(images.double()), labels)
     return list(group.average(torch.autograd.grad(loss, list(model.parameters()))))
@@ -104,7 +112,7 @@ def test_every_image_is_evaluated_by_one_worker_in_as_many_batches(
 def normalized(group: ProcessGroup, affine: bool, dtype: torch.dtype) -> dict[str, Tensor]:
     """Return the outputs, gradients and buffers of a layer for this worker's part of six images."""
     layer = normalize(SyncBatchNormalization(affine=affine, momentum=0.3), 4, "relu")
-    group.prepare(layer)
+    group.prepare(layer, *memory(layer))
     images = torch.randn(6, 4, 5, 5, generator=torch.Generator().manual_seed(0)) * 3 + 100
     x = images.chunk(group.world_size)[group.rank].to(dtype).requires_grad_()
     y = layer(x, x.detach())

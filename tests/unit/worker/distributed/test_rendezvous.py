@@ -1,6 +1,7 @@
 """The workers of a job find each other, or name the missing rank and the address."""
 
 import os
+import queue
 import socket
 import threading
 import time
@@ -10,9 +11,11 @@ import pytest
 import torch
 
 from tests.unit.worker.distributed.groups import HOST, Team
-from worker.distributed.process_group import DistributedGroup, PeerLost, join
+from worker.distributed import process_group
+from worker.distributed.process_group import DistributedGroup, PeerLost, SharedGPU, join
 from worker.distributed.rank import RankInfo
-from worker.distributed.rendezvous import use_interface_of
+from worker.distributed.rendezvous import rendezvous, use_interface_of
+from worker.training.failures import failure_of
 
 CPU = torch.device("cpu")
 
@@ -105,3 +108,34 @@ def test_the_interface_of_the_address_is_used(monkeypatch: pytest.MonkeyPatch) -
     assert "GLOO_SOCKET_IFNAME" not in os.environ
     use_interface_of(HOST)
     assert os.environ["GLOO_SOCKET_IFNAME"] == os.environ["NCCL_SOCKET_IFNAME"] == "lo"
+
+
+def test_ranks_learn_the_gpus_of_all() -> None:
+    addresses: queue.SimpleQueue[str] = queue.SimpleQueue()
+    found: dict[int, list[str]] = {}
+
+    def meet(info: RankInfo) -> None:
+        deadline = time.monotonic() + 60
+        found[info.rank] = rendezvous(
+            info, "group", deadline, gpu=f"GPU-{info.rank}", on_listening=addresses.put, cancelled=lambda: False
+        )[1]
+
+    first = threading.Thread(target=meet, args=(RankInfo(0, 2, HOST, 60.0),))
+    first.start()
+    meet(RankInfo(1, 2, HOST, 60.0, addresses.get(timeout=60)))
+    first.join(60)
+    assert found == {0: ["GPU-0", "GPU-1"], 1: ["GPU-0", "GPU-1"]}
+
+
+def test_two_ranks_on_one_gpu_are_refused_before_nccl_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_group, "_identity", lambda _: "GPU-2")
+    monkeypatch.setattr(process_group, "rendezvous", lambda *_, gpu, **__: (None, ["GPU-1", gpu, gpu]))
+
+    with pytest.raises(SharedGPU) as shared:
+        join(RankInfo(1, 3, HOST, 60.0), "group", torch.device("cuda", 0))
+    assert str(shared.value) == (
+        "ranks 1 and 2 of 3 are both on the GPU GPU-2: each worker of a job needs a GPU of its own; set "
+        "NORMLAB_GPUS_PER_WORKER to 1, or num_workers to 1"
+    )
+    failure = failure_of(shared.value, None)
+    assert (failure.code, failure.may_pass) == ("invalid", False)

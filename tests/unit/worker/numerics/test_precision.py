@@ -29,7 +29,7 @@ def test_auto_is_bfloat16_only_on_a_gpu_that_has_it(
     has_bf16: bool,
     expected: str,
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bf16)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or has_bf16)
 
     assert choose_precision(make_spec(precision=precision), device) == expected
 
@@ -39,7 +39,7 @@ def test_auto_is_bfloat16_only_on_a_gpu_that_has_it(
 def test_auto_is_what_it_was_resolved_to_before(
     make_spec: Any, monkeypatch: pytest.MonkeyPatch, device: torch.device, resolved: Any
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
 
     assert choose_precision(make_spec(precision="auto"), device, resolved) == resolved
     assert choose_precision(make_spec(precision="float32"), device, resolved) == "float32"

@@ -42,7 +42,7 @@ class Trainer:
 
     def __init__(self, lease_s: float) -> None:
         self.reported: queue.SimpleQueue[Reported | Listening | None] = queue.SimpleQueue()
-        configuration = Configure(threads=1, lease_s=lease_s, gpu=False)
+        configuration = Configure(threads=1, lease_s=lease_s, gpu_share=0)
         self.process = TrainingProcess(configuration, self.reported.put, lambda: self.reported.put(None))
         self.process.wait_ready()
 
@@ -239,7 +239,7 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
 import os, sys
 from worker.process.messages import Configure
 from worker.process.training_process import TrainingProcess
-process = TrainingProcess(Configure(1, 60.0, False), print, lambda: None)
+process = TrainingProcess(Configure(1, 60.0, 0), print, lambda: None)
 process.wait_ready()
 print(process.pid, flush=True)
 sys.stdin.read()
@@ -274,10 +274,71 @@ class EndedProcess(subprocess.Popen[bytes]):
 def test_a_process_that_cannot_start_is_reported(monkeypatch: pytest.MonkeyPatch, popen: type) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     monkeypatch.setattr(subprocess, "Popen", popen)
-    process = TrainingProcess(Configure(1, LEASE_S, False), lambda _: None, lambda: None)
+    process = TrainingProcess(Configure(1, LEASE_S, 0), lambda _: None, lambda: None)
 
     with pytest.raises(TrainingProcessGone, match="ended with exit code 1"):
         process.wait_ready()
+
+
+@pytest.fixture
+def start_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes the processes that start later run some code first."""
+
+    def change(code: str) -> None:
+        program = tmp_path / "python"
+        program.write_text(
+            f"#!{sys.executable}\nimport runpy, sys\nsys.argv = ['', sys.argv[-1]]\n{code}\n"
+            "runpy.run_module('worker.process', run_name='__main__')\n"
+        )
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(program))
+
+    return change
+
+
+def test_a_process_that_loses_its_device_ends_and_says_why(
+    start_changed: Callable[[str], None], start_process: Callable[..., Trainer], images: Path
+) -> None:
+    start_changed(
+        "import torch\nfrom worker.training.loop import Training\n"
+        "def train_epoch(_): raise torch.AcceleratorError('CUDA error: device-side assert triggered\\nCompile with')\n"
+        "Training.train_epoch = train_epoch"
+    )
+    trainer = start_process()
+    trainer.process.start(Start("broken", SPEC, images, None))
+    events = []
+    while (reported := trainer.reported.get(timeout=PATIENCE_S)) is not None:
+        assert isinstance(reported, Reported)
+        events.append(reported.event)
+
+    assert [event.type for event in events] == ["started", "log"], "an end was reported: the attempt would count"
+    assert "AcceleratorError: CUDA error" in events[-1].message  # type: ignore[union-attr]
+    with pytest.raises(TrainingProcessGone) as gone:
+        trainer.process.check()
+    assert str(gone.value) == (
+        "the training process ended: cpu cannot be used any more at step 0: CUDA error: device-side assert triggered"
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_process_that_cannot_use_its_gpu_does_not_train_on_the_cpu() -> None:
+    process = TrainingProcess(Configure(1, LEASE_S, gpu_share=1), lambda _: None, lambda: None)
+    with pytest.raises(TrainingProcessGone, match=r"ended: it was given a GPU that it cannot use: torch .* is built"):
+        process.wait_ready()
+
+
+def test_a_process_that_cannot_warm_up_says_why(start_changed: Callable[[str], None]) -> None:
+    start_changed(
+        "import worker.process.child as child\n"
+        "def fail(device): raise RuntimeError('CUDA-capable device(s) is/are busy or unavailable\\nCompile with')\n"
+        "child.warm_up = fail"
+    )
+    process = TrainingProcess(Configure(1, LEASE_S, 0), lambda _: None, lambda: None)
+    with pytest.raises(TrainingProcessGone) as gone:
+        process.wait_ready()
+    assert str(gone.value) == (
+        "the training process ended: RuntimeError: CUDA-capable device(s) is/are busy or unavailable"
+    )
 
 
 def test_two_processes_train_one_model_and_one_can_train_on_after_the_other_was_killed(

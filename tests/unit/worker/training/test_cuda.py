@@ -12,6 +12,8 @@ from worker.data.datasets import ImageDataset
 from worker.distributed.process_group import SINGLE_WORKER, ProcessGroup, join
 from worker.distributed.rank import RankInfo
 from worker.events import Event, Log, Metrics, Started
+from worker.numerics.precision import numeric_settings
+from worker.training.evaluation import evaluate
 from worker.training.loop import train
 from worker.training.static_step import StaticStep
 from worker.training.step_cache import StepCache
@@ -116,3 +118,13 @@ def test_a_group_of_one_over_nccl_gives_the_weights_of_a_single_worker(on_the_gp
         group.close()
 
     assert together.files["model.safetensors"] == alone.files["model.safetensors"]
+
+
+def test_a_captured_evaluation_gives_the_bits_of_an_eager_one(make_spec: Any, synthetic: ImageDataset) -> None:
+    spec = make_spec(deterministic=True, dataset={"test_limit": 600})
+    device = torch.device("cuda")
+    with numeric_settings(spec, device):
+        step, data = StaticStep(spec, device, "bfloat16"), TrainingData(spec, synthetic, device=device)
+        eager = evaluate(step.model, data, precision="bfloat16")
+        step.evaluation.capture()
+        assert evaluate(step.model, data, step=step.evaluation) == eager

@@ -246,14 +246,16 @@ def test_the_first_bad_step_is_named_when_many_are_read_at_once(
 def test_an_error_of_a_step_fails_the_attempt_with_its_code(
     attempt: Any, make_spec: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str, may_pass: bool
 ) -> None:
-    take_step = loop.Training.take_step
+    run, taken = static_step.StaticStep.run, 0
 
-    def break_down(self: loop.Training, *args: Any) -> None:
-        if self.step == 2:
+    def break_down(step: static_step.StaticStep) -> None:
+        nonlocal taken
+        if taken == 2:
             raise error
-        take_step(self, *args)
+        taken += 1
+        run(step)
 
-    monkeypatch.setattr(loop.Training, "take_step", break_down)
+    monkeypatch.setattr(static_step.StaticStep, "run", break_down)
     failed = failure(attempt(make_spec()))
 
     assert (failed.code, failed.may_pass, failed.step) == (code, may_pass, 2)
