@@ -14,7 +14,7 @@ The packages and top-level modules of `service`, each above those that it may im
                                              │           │
                                      jobs   validation   │
                                              │           │
-     cluster_report   errors   settings   logs   open_files   ray_environment   version
+     cluster_report   errors   folders   settings   logs   open_files   ray_environment   version
 
 The two columns are two programs. The left one is the command line and the client. It reaches the right one over HTTP
 only, and imports only types, the vocabulary of statuses and the renderer of reports. The right one runs in the
@@ -53,7 +53,7 @@ LAYERS = (
     ("report", "dashboard", "store", "artifacts"),
     ("experiments",),
     ("jobs", "validation"),
-    ("cluster_report", "errors", "settings", "logs", "open_files", "ray_environment", "version"),
+    ("cluster_report", "errors", "folders", "settings", "logs", "open_files", "ray_environment", "version"),
 )
 """The packages and top-level modules of `service`, from the top layer to the bottom layer."""
 ARROWS = {
@@ -88,8 +88,8 @@ ARROWS = {
         "store",
         "validation",
     },
-    "store": {"errors", "experiments", "jobs", "settings"},
-    "artifacts": {"errors"},
+    "store": {"errors", "experiments", "folders", "jobs", "settings"},
+    "artifacts": {"errors", "folders"},
     "experiments": {"errors", "jobs", "validation"},
 }
 """What each package of `service` imports of the others. Add a new import here and to the diagram above."""
