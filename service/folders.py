@@ -12,16 +12,14 @@ PRIVATE = 0o700
 """The mode of a folder that other users of the machine cannot enter."""
 
 
-def make_folder(path: Path, mode: int = 0o777) -> None:
-    """Create a folder with its parents, within the umask, so that it survives a power cut.
+def make_folder(path: Path) -> None:
+    """Create a folder, and those of its parents that are missing, so that they survive a power cut.
 
-    Args:
-        path: The folder. It may exist, and keeps its mode then.
-        mode: Its mode. Its parents get the default mode.
+    Other users cannot enter them. A folder that exists keeps its mode.
     """
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
-        folder.mkdir(mode if folder == path else 0o777, exist_ok=True)
+        folder.mkdir(PRIVATE, exist_ok=True)
     for folder in missing or [path]:
         # A parent that this user may enter and not read existed before.
         with suppress(PermissionError):

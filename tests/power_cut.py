@@ -38,7 +38,7 @@ class Recording:
 
     def __init__(self, root: Path, scratch: Path) -> None:
         self.root, self.log, library = root, scratch / "power_cut.log", scratch / "power_cut.so"
-        command = [*compiler(), "-x", "c", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", SOURCE, "-o", library]
+        command = [*compiler(), *"-x c -O1 -Wall -Werror -shared -fPIC".split(), str(SOURCE), "-o", str(library)]
         subprocess.run(command, check=True)
         self.environment = {
             "LD_PRELOAD": str(library),

@@ -17,6 +17,7 @@ from typing import Any
 from service.artifacts.local import LocalArtifacts
 from service.artifacts.store import check_all, checked_name, missing
 from service.errors import CorruptFile, StorageFull, StorageUnavailable
+from service.folders import make_folder
 from worker.events import File
 
 __all__ = ["ObjectArtifacts", "open_s3"]
@@ -133,7 +134,7 @@ class ObjectArtifacts:
         return checkpoints
 
     def _fetch(self, source: str, copy: Path, absent: CorruptFile) -> None:
-        copy.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(copy.parent)
         temporary = copy.with_name(f".tmp-{copy.name}-{secrets.token_hex(4)}")
         try:
             with self._reaching():

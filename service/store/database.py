@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, async_sessionma
 from sqlalchemy.ext.asyncio import AsyncSession as Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from service.folders import PRIVATE, make_folder
+from service.folders import make_folder
 from service.store.notifications import Channel, follow, notified_by
 from service.store.sockets import Sockets
 
@@ -60,7 +60,7 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._sockets: Sockets | None = None
         if self.is_sqlite and self.url.database:
-            make_folder(Path(self.url.database).parent, PRIVATE)
+            make_folder(Path(self.url.database).parent)
             self._sockets = Sockets(Path(self.url.database))
         self.engine: AsyncEngine = create_async_engine(
             self.url,

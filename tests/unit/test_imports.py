@@ -60,7 +60,7 @@ ARROWS = {
     "cli": {"client", "experiments", "export", "jobs", "local", "report", "settings", "version"},
     "openapi": {"app", "settings"},
     "export": {"client", "experiments", "jobs"},
-    "local": {"client", "open_files", "ray_environment", "settings"},
+    "local": {"client", "folders", "open_files", "ray_environment", "settings"},
     "app": {"api", "artifacts", "logs", "open_files", "settings", "store", "version"},
     "dispatcher": {
         "artifacts",

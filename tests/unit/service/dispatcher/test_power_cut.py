@@ -19,14 +19,14 @@ from service.artifacts import open_artifacts
 from service.dispatcher.leadership import Leadership
 from service.dispatcher.orphans import remove_orphans
 from service.dispatcher.storage import AttemptStorage
-from service.folders import PRIVATE, make_folder
+from service.folders import make_folder
 from service.settings import Settings
 from service.store import Database, attempts, checkpoints, jobs
 from service.store.tables import Attempt, Job, Table
 from tests.power_cut import Recording
 from tests.unit.service.dispatcher.conftest import no_report
 from tests.unit.service.store.acting import create, started
-from worker.events import CheckpointTaken, File
+from worker.events import CheckpointTaken, Event, File
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +37,7 @@ CUTS = 8
 
 async def serve(home: Path, answered: Callable[[str], None]) -> None:
     """Accept jobs and record the epochs of one of them, as the api and the dispatcher do, and say what was answered."""
-    make_folder(home, PRIVATE)
+    make_folder(home)
     settings = Settings(home=home)
     async with Database(settings.database) as database:
         # SQLite overwrites its log after a checkpoint of the database, which is to happen often.
@@ -72,7 +72,7 @@ async def record(storage: AttemptStorage, epoch: int) -> None:
     async def nothing() -> None: ...
 
     taken = CheckpointTaken(seq=epoch + 1, epoch=epoch, step=epoch, metrics={}, files=described)
-    reported = [started().model_copy(update={"seq": 1}), taken]
+    reported: list[Event] = [started().model_copy(update={"seq": 1}), taken]
     await storage.record(reported, fetch, keep_last=1, exclusive=asyncio.Lock(), before_retry=nothing)
 
 
