@@ -31,7 +31,7 @@ from service.api.tailer import Tailer
 from service.artifacts import LocalArtifacts, open_artifacts
 from service.open_files import raise_limit
 from service.settings import Settings, http_url, settings_or_exit
-from service.store import Database, migrate
+from service.store import Database, imports, migrate
 from service.version import normlab_version
 
 STREAMS_END_S = 5
@@ -61,8 +61,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with database:
             await migrate.settle(database)
-            async with services.tailer.running():
-                yield
+            cleaning = asyncio.create_task(imports.keep_clean(database))
+            try:
+                async with services.tailer.running():
+                    yield
+            finally:
+                cleaning.cancel()
+                await asyncio.wait([cleaning])
 
     app = FastAPI(
         title="normlab",

@@ -17,7 +17,7 @@ def make_folder(path: Path) -> None:
 
     Other users cannot enter them. A folder that exists keeps its mode.
     """
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
     for folder in reversed(missing):
         folder.mkdir(PRIVATE, exist_ok=True)
     for folder in missing or [path]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from gn.cpu.builder import compiler
 
 SOURCE = Path(__file__).with_suffix(".c")
+FLAGS = ("-x", "c", "-O1", "-Wall", "-Werror", "-shared", "-fPIC")
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,7 @@ class Recording:
 
     def __init__(self, root: Path, scratch: Path) -> None:
         self.root, self.log, library = root, scratch / "power_cut.log", scratch / "power_cut.so"
-        command = [*compiler(), *"-x c -O1 -Wall -Werror -shared -fPIC".split(), str(SOURCE), "-o", str(library)]
-        subprocess.run(command, check=True)
+        subprocess.run([*compiler(), *FLAGS, str(SOURCE), "-o", str(library)], check=True)
         self.environment = {
             "LD_PRELOAD": str(library),
             "POWER_CUT_LOG": str(self.log),
