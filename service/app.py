@@ -20,7 +20,7 @@ from starlette.routing import Route
 from service import logs
 from service.api import routes
 from service.api.context import Services
-from service.api.http import descriptors, problems
+from service.api.http import connections, descriptors, problems
 from service.api.http.auth import authorize
 from service.api.http.field_problems import known_parameters_only
 from service.api.http.head import HeadMiddleware
@@ -138,6 +138,7 @@ def create_server(settings: Settings) -> Server:
     Raises:
         ValueError: The artifact store or the prefix of the settings cannot be used.
     """
+    max_connections = descriptors.max_connections()
     return Server(
         uvicorn.Config(
             create_app(settings),
@@ -146,7 +147,8 @@ def create_server(settings: Settings) -> Server:
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=STREAMS_END_S,
-            limit_concurrency=descriptors.max_connections(),
+            http=connections.protocol(max_connections),
+            limit_concurrency=max_connections,
             backlog=BACKLOG,
             server_header=False,
         )
