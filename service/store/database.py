@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
-import psycopg
 from sqlalchemy import URL, event, make_url, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError as ConstraintViolated
@@ -33,6 +32,8 @@ __all__ = [
 ]
 
 BUSY_TIMEOUT_S = 10
+DISK_FULL = "53100"
+"""The SQLSTATE of PostgreSQL if its disk is full."""
 EVENTS_LOCK = 0x6E6F726D
 """PostgreSQL's advisory lock under which events get their ids."""
 MIGRATION_LOCK = EVENTS_LOCK + 1
@@ -188,7 +189,7 @@ def is_unavailable(error: BaseException) -> bool:
 def is_disk_full(error: BaseException) -> bool:
     """Return whether the database refused a write because its disk is full."""
     origin = getattr(error, "orig", error)
-    if isinstance(origin, psycopg.errors.DiskFull):
+    if getattr(origin, "sqlstate", None) == DISK_FULL:
         return True
     return isinstance(origin, sqlite3.OperationalError) and _code(origin) == sqlite3.SQLITE_FULL
 

@@ -23,6 +23,7 @@ processes of the service.
 
 import ast
 import graphlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -313,6 +314,44 @@ def test_importing_a_part_of_the_service_leaves_torch_out(module: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() in ([], ["ray"] if module == "service.dispatcher" else [])
+
+
+SLOW = {
+    *("torch", "gn", "ray", "numpy", "scipy", "plotly", "mlflow", "tensorboard", "pyarrow"),
+    *("s3fs", "botocore", "alembic", "mako", "psycopg", "yaml"),
+}
+"""Packages that take long to import, and that neither the api nor a command needs to start."""
+START_OF_THE_API = """
+import asyncio, sys
+from pathlib import Path
+from service.app import create_app
+from service.settings import Settings
+
+async def start():
+    app = create_app(Settings(home=Path(sys.argv[1])))
+    async with app.router.lifespan_context(app):
+        pass
+
+asyncio.run(start())
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "unused"),
+    [
+        (START_OF_THE_API, SLOW | {"typer", "rich", "httpx2"}),
+        ("import service.cli", SLOW - {"yaml"} | {"sqlalchemy", "fastapi", "uvicorn", "psutil"}),
+    ],
+    ids=["api", "command"],
+)
+def test_a_start_does_not_import_what_it_does_not_need(
+    sqlite_template: Path, tmp_path: Path, program: str, unused: set[str]
+) -> None:
+    shutil.copy(sqlite_template, tmp_path / "normlab.db")
+    program += f"\nimport sys; print(*sorted(set({unused!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
