@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.errors import Conflict, NotFound
 from service.experiments.bundle import Bundle
+from service.experiments.bundle.lines import JobLine
 from service.store import Database, bundles, events, experiments, imports, jobs, listing
 from service.store.listing import JobFilter
 from service.store.tables import Import, Job, Metric
@@ -79,7 +80,7 @@ class Crash(BaseException):
 async def test_others_write_between_slices_and_nothing_is_visible_until_the_last_one(
     database: Database, bundle: Bundle, experiment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = [line.id for line in bundle.lines("jobs.jsonl", bundles.JobLine)]
+    taken = [line.id for line in bundle.lines("jobs.jsonl", JobLine)]
     open_slice, slices = imports.slice_of, 0
 
     @asynccontextmanager
