@@ -24,7 +24,7 @@ INSTALLED := .venv/.installed
 SOURCES := gn worker service tests
 JAVASCRIPT := service/dashboard/static
 
-.PHONY: help install demo up test test-faults test-gpu test-containers test-network test-mlflow test-readme test-campaign check format bench screenshots openapi lock clean
+.PHONY: help install demo up test test-faults test-gpu test-containers test-network test-mlflow test-readme test-campaign check format bench screenshots openapi lock audit clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -114,6 +114,15 @@ lock: ## update requirements.lock to the newest versions that pyproject.toml all
 	*(f"{name}=={version}" for name, version in sorted(names.items()) if not own.match(name)), sep="\n")' \
 		"$$folder/report.json" > requirements.lock
 
+# pip-audit needs other versions than requirements.lock, so it is installed into a separate environment.
+.venv-audit/bin/pip-audit:
+	@test -n "$(PYTHON)" || { echo "make audit needs Python 3.11 or newer, and none was found"; exit 1; }
+	@$(PYTHON) -m venv --clear .venv-audit
+	@.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+
+audit: .venv-audit/bin/pip-audit ## list known vulnerabilities of the versions in requirements.lock, as PyPI publishes them
+	@.venv-audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip $(ARGS)
+
 clean: ## remove .venv, caches and build outputs
-	rm -rf .venv .venv-mlflow .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info benchmark-results
+	rm -rf .venv .venv-audit .venv-mlflow .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info benchmark-results
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

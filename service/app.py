@@ -20,7 +20,7 @@ from starlette.routing import Route
 from service import logs
 from service.api import routes
 from service.api.context import Services
-from service.api.http import descriptors, problems
+from service.api.http import connections, descriptors, problems
 from service.api.http.auth import authorize
 from service.api.http.field_problems import known_parameters_only
 from service.api.http.head import HeadMiddleware
@@ -31,7 +31,7 @@ from service.api.tailer import Tailer
 from service.artifacts import LocalArtifacts, open_artifacts
 from service.open_files import raise_limit
 from service.settings import Settings, http_url, settings_or_exit
-from service.store import Database, migrate
+from service.store import Database, imports, migrate
 from service.version import normlab_version
 
 STREAMS_END_S = 5
@@ -61,8 +61,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with database:
             await migrate.settle(database)
-            async with services.tailer.running():
-                yield
+            cleaning = asyncio.create_task(imports.keep_clean(database))
+            try:
+                async with services.tailer.running():
+                    yield
+            finally:
+                cleaning.cancel()
+                await asyncio.wait([cleaning])
 
     app = FastAPI(
         title="normlab",
@@ -133,6 +138,7 @@ def create_server(settings: Settings) -> Server:
     Raises:
         ValueError: The artifact store or the prefix of the settings cannot be used.
     """
+    max_connections = descriptors.max_connections()
     return Server(
         uvicorn.Config(
             create_app(settings),
@@ -141,7 +147,8 @@ def create_server(settings: Settings) -> Server:
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=STREAMS_END_S,
-            limit_concurrency=descriptors.max_connections(),
+            http=connections.protocol(max_connections),
+            limit_concurrency=max_connections,
             backlog=BACKLOG,
             server_header=False,
         )

@@ -43,7 +43,11 @@ class JSONLines(logging.Formatter):
 
 
 def configure(level: str, stream: TextIO | None = None) -> None:
-    """Write the log of the whole process to `stream`, by default standard error. Replaces every other handler."""
+    """Write the log of the whole process to `stream`, by default standard error. Replaces every other handler.
+
+    Other packages log from INFO on, whatever the level: at DEBUG they write requests with their credentials.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JSONLines())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(level="INFO" if level == "DEBUG" else level, handlers=[handler], force=True)
+    logging.getLogger("service").setLevel(level)

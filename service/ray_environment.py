@@ -12,8 +12,13 @@ OWN = {
     # Under `uv run` Ray packages the working directory, and installs the project again for every worker.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
-CONNECTION = re.compile(r"RAY_(AUTH_\w+|USE_TLS|TLS_\w+|[a-z]\w+)")
-"""The variables with which an existing cluster is reached: its token, TLS, and Ray's internal settings (lower case)."""
+SERVICE = re.compile(r"NORMLAB_\w+|AWS_\w+|PGPASS\w+")
+"""The settings of the service, and the credentials that it uses: those of its database and its artifact store."""
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""The variable that is 0 for a cluster of one node on the loopback interface, as it is by default on macOS."""
+CONNECTION = re.compile(rf"RAY_(AUTH_\w+|USE_TLS|TLS_\w+|[a-z]\w+)|{LOOPBACK}")
+"""The variables with which an existing cluster is reached: its token, TLS, whether it is on the loopback interface, and
+Ray's internal settings (lower case)."""
 
 
 def ray_environment(environment: Mapping[str, str], *, existing: bool) -> dict[str, str]:
@@ -29,3 +34,8 @@ def ray_environment(environment: Mapping[str, str], *, existing: bool) -> dict[s
         if not name.startswith("RAY_") or (existing and CONNECTION.fullmatch(name))
     }
     return kept | OWN
+
+
+def head_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return `environment` without what only the service needs: all processes of Ray and all trainings inherit it."""
+    return {name: value for name, value in environment.items() if not SERVICE.fullmatch(name)}

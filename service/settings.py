@@ -190,6 +190,13 @@ class Settings(BaseSettings):
         scheme = url.get_secret_value().partition("://")[0] if url else "sqlite"
         if scheme not in DRIVERS and scheme not in DRIVERS.values():
             raise ValueError("NORMLAB_DATABASE_URL begins neither with postgresql:// nor with sqlite:///")
+        if url and not scheme.startswith("sqlite"):
+            location = re.split(r"[/?]", url.get_secret_value().partition("://")[2], maxsplit=1)[0]
+            if location.count("@") > 1:
+                raise ValueError(
+                    "NORMLAB_DATABASE_URL has more than one @ before the host: in the user and the password write an "
+                    "@ as %40, a / as %2F and a ? as %3F"
+                )
         if url and scheme.startswith("sqlite") and "?" in url.get_secret_value():
             raise ValueError(
                 "NORMLAB_DATABASE_URL names a file of SQLite and has a query, which begins with ?: leave it out, "

@@ -1,6 +1,7 @@
 """Checkpoints in a folder: {root}/{job}/{checkpoint}/{file}.
 
-A checkpoint appears by one rename, once its bytes were verified and synced to the disk: every listed one is complete.
+A checkpoint appears by one rename, once its bytes were verified and synced to the disk: every listed one is complete,
+and one that was written survives a power cut.
 """
 
 import errno
@@ -8,12 +9,13 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from service.artifacts.store import check_all, checked_name, differs, missing
 from service.errors import CorruptFile, StorageFull
+from service.folders import make_folder, sync_folder
 from worker.events import File
 
 __all__ = ["LocalArtifacts"]
@@ -42,15 +44,16 @@ class LocalArtifacts:
             return
         temporary = final.with_name(f"{_TEMPORARY}{checkpoint_id}-{secrets.token_hex(4)}")
         try:
+            make_folder(self.root)
             temporary.mkdir(parents=True)
             for name, content in files.items():
                 _write_through(temporary / name, content)
-            _sync_folder(temporary)
+            sync_folder(temporary)
             if final.exists():
                 final.rename(temporary.with_name(f"{temporary.name}-replaced"))
             temporary.rename(final)
-            _sync_folder(final.parent)
-            _sync_folder(self.root)
+            sync_folder(final.parent)
+            sync_folder(self.root)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull(
@@ -117,10 +120,14 @@ class LocalArtifacts:
         """See `ArtifactStore.list_checkpoints`."""
         return _names(self.root / checked_name(job_id))
 
-    def remove_temporary(self, job_id: str) -> None:
-        """See `ArtifactStore.remove_temporary`."""
+    def keep_only(self, job_id: str, keeps: Callable[[str], bool]) -> None:
+        """See `ArtifactStore.keep_only`."""
         for folder in (self.root / checked_name(job_id)).glob(f"{_TEMPORARY}*"):
-            shutil.rmtree(folder, ignore_errors=True)
+            if not keeps(folder.name.removeprefix(_TEMPORARY).partition("-")[0]):
+                shutil.rmtree(folder, ignore_errors=True)
+        for checkpoint_id in self.list_checkpoints(job_id):
+            if not keeps(checkpoint_id):
+                self.delete_checkpoint(job_id, checkpoint_id)
 
     def _folder(self, job_id: str, checkpoint_id: str) -> Path:
         return self.root / checked_name(job_id) / checked_name(checkpoint_id)
@@ -139,14 +146,6 @@ def _write_through(path: Path, content: bytes) -> None:
             file.write(content[start : start + _BLOCK])
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _names(folder: Path) -> Sequence[str]:

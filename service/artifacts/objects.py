@@ -9,7 +9,7 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from service.artifacts.local import LocalArtifacts
 from service.artifacts.store import check_all, checked_name, missing
 from service.errors import CorruptFile, StorageFull, StorageUnavailable
+from service.folders import make_folder
 from worker.events import File
 
 __all__ = ["ObjectArtifacts", "open_s3"]
@@ -112,12 +113,11 @@ class ObjectArtifacts:
         """See `ArtifactStore.list_checkpoints`."""
         return sorted(name for name, files in self._checkpoints(job_id).items() if COMPLETE in files)
 
-    def remove_temporary(self, job_id: str) -> None:
-        """See `ArtifactStore.remove_temporary`."""
-        for name, files in self._checkpoints(job_id).items():
-            if COMPLETE not in files:
-                with suppress(FileNotFoundError), self._reaching():
-                    self._filesystem.rm(self._folder(job_id, name), recursive=True)
+    def keep_only(self, job_id: str, keeps: Callable[[str], bool]) -> None:
+        """See `ArtifactStore.keep_only`."""
+        for checkpoint_id in self._checkpoints(job_id):
+            if not keeps(checkpoint_id):
+                self.delete_checkpoint(job_id, checkpoint_id)
 
     def _folder(self, job_id: str, checkpoint_id: str) -> str:
         return f"{self.root}/{checked_name(job_id)}/{checked_name(checkpoint_id)}"
@@ -134,7 +134,7 @@ class ObjectArtifacts:
         return checkpoints
 
     def _fetch(self, source: str, copy: Path, absent: CorruptFile) -> None:
-        copy.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(copy.parent)
         temporary = copy.with_name(f".tmp-{copy.name}-{secrets.token_hex(4)}")
         try:
             with self._reaching():

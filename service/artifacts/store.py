@@ -53,8 +53,8 @@ class ArtifactStore(Protocol):
         """Return the ids of the complete checkpoints of a job."""
         ...
 
-    def remove_temporary(self, job_id: str) -> None:
-        """Remove the remains of interrupted writes. No write for this job may be in progress."""
+    def keep_only(self, job_id: str, keeps: Callable[[str], bool]) -> None:
+        """Remove the checkpoints of a job, complete or not, for whose ids `keeps` returns False."""
         ...
 
 

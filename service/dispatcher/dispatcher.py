@@ -12,12 +12,13 @@ from service.dispatcher.attempt import AttemptRun
 from service.dispatcher.cluster import Cluster, ClusterGone, Node, Request, Worker, WorkerGone, WorkerState
 from service.dispatcher.datasets import Datasets
 from service.dispatcher.leadership import Leadership
+from service.dispatcher.orphans import remove_orphans
 from service.dispatcher.pool import Pool, Slot
 from service.dispatcher.precisions import Precisions
 from service.dispatcher.storage import AttemptStorage
 from service.jobs import Status
 from service.settings import Settings
-from service.store import Channel, Database, DatabaseError, attempts, jobs
+from service.store import Channel, Database, DatabaseError, attempts
 from service.store.attempts import FreeWorker, NotEnoughWorkers
 from service.store.tables import Attempt, Job
 
@@ -129,18 +130,7 @@ class Dispatcher:
             async with self._leadership.write() as session:
                 reason = f"worker {', '.join(gone)} was gone when the dispatcher started again"
                 await attempts.lose(session, attempt.id, reason, self._settings.max_lost)
-        await self._remove_orphans()
-
-    async def _remove_orphans(self) -> None:
-        """Remove the files of deleted jobs, and the temporary files of interrupted writes."""
-        stored = await asyncio.to_thread(self._artifacts.list_jobs)
-        async with self._database.read() as session:
-            existing = await jobs.with_artifacts(session, stored)
-        for job_id in stored:
-            if job_id in existing:
-                await asyncio.to_thread(self._artifacts.remove_temporary, job_id)
-            else:
-                await asyncio.to_thread(self._artifacts.delete_job, job_id)
+        await remove_orphans(self._database, self._artifacts)
 
     async def _watch_cluster(self) -> None:
         failures = 0

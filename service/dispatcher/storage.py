@@ -11,6 +11,7 @@ from typing import TypeVar
 from service.artifacts import ArtifactStore
 from service.dispatcher.cluster import WorkerGone
 from service.dispatcher.leadership import Leadership
+from service.dispatcher.orphans import checkpoint_id, remove_orphans_of
 from service.dispatcher.outcome import Outcome
 from service.errors import CorruptFile, StorageFull, StorageUnavailable
 from service.experiments.precision import Workload
@@ -108,7 +109,7 @@ class AttemptStorage:
         await self._until_available("not recorded", store, before_retry)
 
     async def end(self, outcome: Outcome) -> None:
-        """Record the end of the attempt, unless the job has another attempt by now."""
+        """Record the end of the attempt, unless the job has another attempt by now; remove its files without a row."""
 
         async def store() -> None:
             async with self._leadership.write() as session:
@@ -124,6 +125,8 @@ class AttemptStorage:
             await self._until_available("not recorded", store)
         except attempts.Fenced as error:
             self._log.warning("the end of the attempt is not recorded: %s", error)
+        with suppress(DatabaseError):
+            await remove_orphans_of(self._database, self._artifacts, self._job_id, self._attempt_id)
 
     async def log(self, message: str, level: LogLevel) -> None:
         """Add a line to the log of the job. It is lost if the database is unavailable."""
@@ -189,10 +192,8 @@ class AttemptStorage:
         for event in reported:
             if isinstance(event, CheckpointTaken):
                 files = await fetch(event.seq)
-                # The id is a function of attempt and step, so that a retry writes the same checkpoint again.
-                checkpoint_id = f"checkpoint_{self._attempt_id.removeprefix('attempt_')}{event.step:09}"
-                await asyncio.to_thread(self._artifacts.write, self._job_id, checkpoint_id, files, event.files)
-                stored[event.seq] = checkpoint_id
+                stored[event.seq] = id_ = checkpoint_id(self._attempt_id, event.step)
+                await asyncio.to_thread(self._artifacts.write, self._job_id, id_, files, event.files)
         return stored
 
     async def _record(self, reported: Sequence[Event], stored: Mapping[int, str], keep_last: int) -> None:
@@ -203,5 +204,5 @@ class AttemptStorage:
                 rows = await checkpoints.of_job(session, self._job_id)
                 superfluous = [row.id for row in checkpoints.superfluous(rows, keep_last)]
                 await checkpoints.remove(session, superfluous)
-        for checkpoint_id in superfluous:
-            await asyncio.to_thread(self._artifacts.delete_checkpoint, self._job_id, checkpoint_id)
+        for id_ in superfluous:
+            await asyncio.to_thread(self._artifacts.delete_checkpoint, self._job_id, id_)

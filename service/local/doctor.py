@@ -112,7 +112,10 @@ def _images(settings: Settings) -> Finding:
 def _database(settings: Settings) -> Finding:
     if settings.database_url is None and not os.path.exists(settings.home / "normlab.db"):
         return Finding("database", True, f"none in {settings.home} yet: `normlab up` creates it")
-    where = str(settings.database).rpartition("@")[2] if settings.database_url else str(settings.database)
+    where = str(settings.database)
+    if settings.database_url:
+        # Without the user and the password, which may also be in the query.
+        where = where.partition("?")[0].rpartition("@")[2]
     try:
         found = _report(settings, SCHEMA)
     except _NoReport as error:

@@ -8,11 +8,14 @@ import fcntl
 import json
 import os
 import secrets
+import stat
 import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
+
+from service.folders import make_folder
 
 STATE = "supervisor.json"
 LOCK = "supervisor.lock"
@@ -63,7 +66,7 @@ class Home:
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> Self:
-        self.logs.mkdir(parents=True, exist_ok=True)
+        make_folder(self.logs)
         lock = (self.path / LOCK).open("a")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -82,6 +85,14 @@ class Home:
         (self.path / STATE).unlink(missing_ok=True)
         assert self._lock is not None
         self._lock.close()
+
+    @property
+    def notice(self) -> str | None:
+        """A warning if other users of the machine can enter the home; else None."""
+        mode = stat.S_IMODE(self.path.stat().st_mode)
+        if mode & 0o077 == 0:
+            return None
+        return f"{self.path} has the mode {mode:o}, which admits other users of this machine: chmod 700 closes it"
 
     def write(self, state: State) -> None:
         """Store the state, atomically."""

@@ -1,7 +1,9 @@
-"""A private Ray cluster of one node, protected by a token and independent of other Ray clusters on the machine."""
+"""A private Ray cluster of one node, independent of other Ray clusters on the machine.
+
+Its processes need a token, listen on the loopback interface, and keep their files in a folder of this user.
+"""
 
 import contextlib
-import importlib.util
 import os
 import secrets
 import shutil
@@ -12,7 +14,9 @@ from pathlib import Path
 
 from service.local.home import Process
 from service.local.processes import child_named, tail
+from service.local.ray_start import HOOK
 from service.local.resources import available_cpus, available_memory
+from service.ray_environment import LOOPBACK
 from service.settings import Settings
 
 MEMORY_PER_WORKER = 1536 << 20
@@ -21,7 +25,7 @@ MAX_OBJECT_STORE = 1 << 30
 MIN_OBJECT_STORE = 100 << 20
 MAX_SOCKET = 107 if sys.platform == "linux" else 103
 """Bytes of the path of a Unix socket (unix(7))."""
-LONGEST_SOCKET = "/normlab-12345678/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+LONGEST_SOCKET = "/normlab-12345678/r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """The longest path of a socket that Ray creates below a temporary folder; a process id has up to 7 digits."""
 MAX_TEMPORARY_FOLDER = MAX_SOCKET - len(LONGEST_SOCKET)
 """Bytes of the path of a temporary folder that Ray can use."""
@@ -36,6 +40,7 @@ class PrivateRay:
         self._settings = settings
         self._token = secrets.token_hex(32)
         self.folder: Path | None = None
+        """The folder of Ray's files, which other users cannot enter: Ray makes the folders in it writable for all."""
         self.port = 0
         self._raylet: Process | None = None
 
@@ -57,7 +62,9 @@ class PrivateRay:
             "RAY_USAGE_STATS_ENABLED": "0",
             # By default Ray drains for 30 s; the dispatcher has stopped its jobs, or they resume from checkpoints.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-            "AUTOSCALER_METRIC_PORT": "0",
+            # Otherwise Ray replaces 127.0.0.1 by another address of the machine, and listens on all of them.
+            LOOPBACK: "0",
+            "RAY_START_HOOK": HOOK,
             # By default Ray lowers the priority of its workers, and other processes slow the training down.
             "RAY_worker_niceness": "0",
         }
@@ -74,12 +81,18 @@ class PrivateRay:
             "--min-worker-port=0", "--max-worker-port=0",
             "--dashboard-agent-listen-port=0", f"--dashboard-port={free_port()}",
             "--include-dashboard=false", "--disable-usage-stats",
-            f"--temp-dir={self.folder}",
+            # A single node is not scaled, and the process that would scale it serves metrics without a token.
+            "--no-monitor",
+            f"--temp-dir={self._temporary}",
             f"--object-store-memory={_object_store()}",
             f"--num-cpus={self.slots * self._settings.cpus_per_worker}",
-            *client_server_port(),
         ]  # fmt: skip
         return command if self._settings.gpus_per_worker else [*command, "--num-gpus=0"]
+
+    @property
+    def _temporary(self) -> Path:
+        assert self.folder is not None
+        return self.folder / "r"
 
     def answers(self) -> bool:
         """Whether the head accepts connections."""
@@ -112,7 +125,7 @@ class PrivateRay:
         """The last lines that Ray's processes wrote to their standard error, which Ray keeps in its folder."""
         if self.folder is None:
             return ""
-        logs = self.folder / "session_latest/logs"
+        logs = self._temporary / "session_latest/logs"
         tails = {log.name: tail(log, lines) for log in (logs / "gcs_server.err", logs / "raylet.err")}
         return "\n".join(f"{name} ends with:\n{end}" for name, end in tails.items() if end)
 
@@ -147,11 +160,6 @@ def leaves_room_for_sockets(folder: str) -> bool:
     except UnicodeDecodeError:
         return False
     return len(path) <= MAX_TEMPORARY_FOLDER
-
-
-def client_server_port() -> list[str]:
-    """Options that move the server for Ray clients, which a head starts if gRPC is installed, off port 10001."""
-    return [f"--ray-client-server-port={free_port()}"] if importlib.util.find_spec("grpc") else []
 
 
 def free_port(host: str = "127.0.0.1", port: int = 0) -> int:

@@ -131,7 +131,8 @@ def child_environment(settings: Settings) -> dict[str, str]:
             environment[PREFIX + name.upper()] = value.get_secret_value() if secret else str(value)
     if SOURCE.name != "site-packages":
         environment["PYTHONPATH"] = os.pathsep.join([str(SOURCE), *filter(None, [environment.get("PYTHONPATH")])])
-    return environment | {"PYTHONUNBUFFERED": "1"}
+    # pydantic would look for plugins in the metadata of all installed packages, at every start.
+    return environment | {"PYTHONUNBUFFERED": "1", "PYDANTIC_DISABLE_PLUGINS": "__all__"}
 
 
 def tail(log: Path, lines: int) -> str:

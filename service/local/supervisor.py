@@ -19,7 +19,7 @@ from service.local.home import Home, InUse, Process, State
 from service.local.private_ray import PrivateRay, free_port
 from service.local.processes import MARK, Child, child_environment, kill_left_behind, rotate
 from service.open_files import raise_limit
-from service.ray_environment import ray_environment
+from service.ray_environment import head_environment, ray_environment
 from service.settings import PREFIX, Settings, http_url
 
 POLL_S = 0.05
@@ -93,7 +93,7 @@ class Supervisor:
                 "set it to a directory that can be written, or give one as --home."
             ) from error
         try:
-            if warning := raise_limit():
+            for warning in filter(None, (raise_limit(), self._home.notice)):
                 self._say(warning)
             self._clean_up_after_kill()
             self._port = self._choose_port()
@@ -196,6 +196,9 @@ class Supervisor:
             return environment
         return environment | self._ray.environment() | {PREFIX + "RAY_ADDRESS": self._ray.address}
 
+    def _head_environment(self) -> dict[str, str]:
+        return head_environment(self._ray_environment()) | {MARK: self._state.mark}
+
     def _make_children(self) -> dict[str, Child]:
         def module(name: str) -> Callable[[], list[str]]:
             return lambda: [sys.executable, "-P", "-m", name]
@@ -205,7 +208,7 @@ class Supervisor:
         ) -> dict[str, Child]:
             return {name: Child(name, command, environment, self._home.logs / f"{name}.log")}
 
-        children = child("ray", self._ray.command, self._ray_environment) if self._ray else {}
+        children = child("ray", self._ray.command, self._head_environment) if self._ray else {}
         children |= child("dispatcher", module("service.dispatcher"), self._ray_environment)
         return children | child("api", module("service.app"), self._environment)
 

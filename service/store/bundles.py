@@ -1,7 +1,9 @@
 """Export of experiments from the database to a bundle, and import from a bundle."""
 
+import asyncio
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import insert, select, update
@@ -18,9 +20,10 @@ from service.experiments.bundle.lines import (
     MetricLine,
 )
 from service.jobs import TERMINAL
-from service.store import precisions
-from service.store.database import lock_events
+from service.store import imports, precisions
+from service.store.database import Database, DatabaseError, lock_events
 from service.store.metrics import SUMMARIZED, sort_by_summary, summarize
+from service.store.notifications import Channel, notify
 from service.store.tables import Attempt, Checkpoint, Event, Experiment, Job, JobLabel, Metric, Table
 
 LINES: dict[str, tuple[type[Attempt | Metric | Event], type[AttemptLine | MetricLine | EventLine]]] = {
@@ -29,8 +32,13 @@ LINES: dict[str, tuple[type[Attempt | Metric | Event], type[AttemptLine | Metric
     "events.jsonl": (Event, EventLine),
 }
 """The files of a bundle whose lines are rows of a table."""
-CHUNK = 1000
+CHUNK = 500
+"""The number of rows that are read or stored at once."""
+JOBS_AT_ONCE = 50
+"""The number of jobs whose summaries are stored at once."""
 _TOLD = ("status", "started", "log")
+Rows = tuple[type[Table], list[dict[str, Any]]]
+"""Rows of one table."""
 
 
 async def jobs_to_export(session: AsyncSession, experiment_id: str) -> Sequence[Job]:
@@ -75,50 +83,109 @@ def checkpoint_line(checkpoint: Checkpoint) -> str:
     return line
 
 
-async def import_bundle(session: AsyncSession, bundle: Bundle) -> tuple[Experiment, bool]:
-    """Import the experiment of a bundle. Returns it, and whether it is new; an existing one is not changed.
+async def import_bundle(database: Database, bundle: Bundle) -> tuple[str, bool]:
+    """Import the experiment of a bundle, which becomes visible once all of it is stored.
 
-    Checkpoints are not imported, because only the dispatcher writes their files. Raises `BundleError`, or `Conflict` if
-    one of its jobs belongs to another experiment; nothing is stored then.
+    It is read in a thread and stored in slices, so that neither other requests nor other writers wait for it.
+    Checkpoints are not imported, because only the dispatcher writes their files.
+
+    Returns:
+        The id of the experiment, and whether it is new; an existing one is not changed.
+
+    Raises:
+        BundleError: The bundle is not valid.
+        Conflict: One of its jobs belongs to another experiment, or another import of the experiment has begun.
+        ConstraintViolated: A row occurs twice. Nothing is stored in all three cases.
     """
-    read = bundle.experiment
-    existing = await session.get(Experiment, read.id)
-    if existing is not None:
-        return existing, False
-    experiment = Experiment(**read.model_dump(), deciding=False)
-    session.add(experiment)
-    await session.flush()
-    await lock_events(session)
+    experiment = await asyncio.to_thread(lambda: bundle.experiment)
+    async with database.write() as session:
+        if await session.get(Experiment, experiment.id) is not None:
+            return experiment.id, False
+        id_ = await imports.begin(session, experiment.id)
+    try:
+        await imports.remove_rows(database, experiment.id, id_)
+        await _store(database, bundle, experiment, id_)
+    except Exception:
+        # After a later import has begun, or without the database, there is nothing to remove or no way to do it now.
+        with suppress(Conflict, DatabaseError):
+            await imports.discard(database, experiment.id, id_)
+        raise
+    return experiment.id, True
 
-    known: set[str] = set()
-    summaries: dict[str, dict[str, Any]] = {}
-    for jobs in _chunks(bundle.lines("jobs.jsonl", JobLine)):
-        ids = [job.id for job in jobs]
-        if known & set(ids) or len(set(ids)) < len(ids):
-            raise BundleError("jobs.jsonl of the bundle has a job twice")
+
+async def _store(database: Database, bundle: Bundle, experiment: ExperimentFile, id_: str) -> None:
+    reader = _Reader(bundle, experiment.id)
+    last: Rows | None = None
+    async for rows in _in_a_thread(reader.rows()):
+        # The last slice is kept for the last transaction: its events tell clients of the experiment.
+        if last is not None:
+            async with imports.slice_of(database, experiment.id, id_) as session:
+                await _insert(session, last)
+        last = rows
+    for some in _chunks(reader.summaries.items(), JOBS_AT_ONCE):
+        async with imports.slice_of(database, experiment.id, id_) as session:
+            await session.execute(update(Job), [{"id": job_id, "summary": summary} for job_id, summary in some])
+            await sort_by_summary(session, dict(some))
+    async with imports.slice_of(database, experiment.id, id_) as session:
+        session.add(Experiment(**experiment.model_dump(), deciding=False))
+        await session.flush()
+        if last is not None:
+            await _insert(session, last)
+        await precisions.settle_by_attempts(session, experiment.id)
+        await imports.finish(session, experiment.id)
+        await notify(session, Channel.EVENTS)
+
+
+async def _insert(session: AsyncSession, rows: Rows) -> None:
+    table, values = rows
+    if table is Job:
+        ids = [value["id"] for value in values]
         if taken := await session.scalar(select(Job.id).where(Job.id.in_(ids)).limit(1)):
             raise Conflict(f"Job {taken} of the bundle already exists in another experiment: nothing was imported.")
-        known |= set(ids)
-        await session.execute(insert(Job), [_job_row(job, experiment.id) for job in jobs])
-        labels = [{"job_id": job.id, "key": key, "value": value} for job in jobs for key, value in job.labels.items()]
-        if labels:
-            await session.execute(insert(JobLabel), labels)
-    for name, (table, kind) in LINES.items():
-        for rows in _chunks(bundle.lines(name, kind)):
-            if strangers := {row.job_id for row in rows} - known:
-                raise BundleError(
-                    f"{name} of the bundle refers to job {strangers.pop()}, which jobs.jsonl does not contain"
-                )
-            await session.execute(insert(table), [row.model_dump() for row in rows])
-            for row in rows:
-                if isinstance(row, MetricLine) and row.kind in SUMMARIZED and not row.superseded:
-                    summaries[row.job_id] = summarize(summaries.get(row.job_id, {}), row.step, row.values)
-    await precisions.settle_by_attempts(session, experiment.id)
-    for job_id, summary in summaries.items():
-        await session.execute(update(Job).where(Job.id == job_id).values(summary=summary))
-    for some in _chunks(summaries):
-        await sort_by_summary(session, {job_id: summaries[job_id] for job_id in some})
-    return experiment, True
+    if table is Event:
+        await lock_events(session)
+    await session.execute(insert(table), values)
+
+
+class _Reader:
+    """Reads the rows of a bundle, in slices. `summaries` has those of the jobs whose metrics were read."""
+
+    def __init__(self, bundle: Bundle, experiment_id: str) -> None:
+        self.summaries: dict[str, dict[str, Any]] = {}
+        self._bundle, self._experiment_id = bundle, experiment_id
+        self._known: set[str] = set()
+
+    def rows(self) -> Iterator[Rows]:
+        """Yield slices of rows of one table, jobs first. Raises `BundleError`."""
+        for jobs in _chunks(self._bundle.lines("jobs.jsonl", JobLine)):
+            ids = [job.id for job in jobs]
+            if self._known & set(ids) or len(set(ids)) < len(ids):
+                raise BundleError("jobs.jsonl of the bundle has a job twice")
+            self._known |= set(ids)
+            yield Job, [_job_row(job, self._experiment_id) for job in jobs]
+            labels = [(job.id, *label) for job in jobs for label in job.labels.items()]
+            if labels:
+                yield JobLabel, [{"job_id": id_, "key": key, "value": value} for id_, key, value in labels]
+        for name, (table, kind) in LINES.items():
+            for lines in _chunks(self._bundle.lines(name, kind)):
+                if strangers := {line.job_id for line in lines} - self._known:
+                    raise BundleError(
+                        f"{name} of the bundle refers to job {strangers.pop()}, which jobs.jsonl does not contain"
+                    )
+                self._summarize(lines)
+                yield table, [line.model_dump() for line in lines]
+
+    def _summarize(self, lines: Iterable[Any]) -> None:
+        for line in lines:
+            if isinstance(line, MetricLine) and line.kind in SUMMARIZED and not line.superseded:
+                summary = self.summaries.get(line.job_id, {})
+                self.summaries[line.job_id] = summarize(summary, line.step, line.values)
+
+
+async def _in_a_thread(rows: Iterator[Rows]) -> AsyncIterator[Rows]:
+    """Yield what an iterator yields, which runs in a thread."""
+    while (found := await asyncio.to_thread(next, rows, None)) is not None:
+        yield found
 
 
 def _line(row: Table, kind: Any, **more: Any) -> Any:
@@ -138,7 +205,7 @@ def _job_row(job: JobLine, experiment_id: str) -> dict[str, Any]:
     }
 
 
-def _chunks(rows: Iterable[Any]) -> Iterator[list[Any]]:
+def _chunks(rows: Iterable[Any], size: int | None = None) -> Iterator[list[Any]]:
     iterator = iter(rows)
-    while chunk := list(itertools.islice(iterator, CHUNK)):
+    while chunk := list(itertools.islice(iterator, size or CHUNK)):
         yield chunk

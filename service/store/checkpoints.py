@@ -46,6 +46,11 @@ async def of_job(session: AsyncSession, job_id: str) -> Sequence[Checkpoint]:
     return (await session.scalars(query)).all()
 
 
+async def ids_of_jobs(session: AsyncSession, job_ids: Sequence[str]) -> set[str]:
+    """The ids of the checkpoints of several jobs."""
+    return set((await session.scalars(select(Checkpoint.id).where(Checkpoint.job_id.in_(job_ids)))).all())
+
+
 async def get(session: AsyncSession, checkpoint_id: str) -> Checkpoint:
     """One checkpoint. Raises `NotFound`."""
     checkpoint = await session.get(Checkpoint, checkpoint_id)

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
-import psycopg
 from sqlalchemy import URL, event, make_url, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError as ConstraintViolated
@@ -18,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, async_sessionma
 from sqlalchemy.ext.asyncio import AsyncSession as Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from service.folders import make_folder
 from service.store.notifications import Channel, follow, notified_by
 from service.store.sockets import Sockets
 
@@ -32,6 +32,8 @@ __all__ = [
 ]
 
 BUSY_TIMEOUT_S = 10
+DISK_FULL = "53100"
+"""The SQLSTATE of PostgreSQL if its disk is full."""
 EVENTS_LOCK = 0x6E6F726D
 """PostgreSQL's advisory lock under which events get their ids."""
 MIGRATION_LOCK = EVENTS_LOCK + 1
@@ -40,6 +42,9 @@ MIGRATION_LOCK = EVENTS_LOCK + 1
 
 class Database:
     """A pool of connections with three kinds of transactions: `read()`, `write()`, and `migrate()` for the schema.
+
+    What `write()` has committed survives a power cut: it returns once the transaction is on the disk. On PostgreSQL a
+    default of `synchronous_commit = off` does not apply to these connections.
 
     SQLite runs in WAL mode, in which readers and the writer do not block each other. A write transaction begins
     IMMEDIATE, because one that begins as a reader fails at once instead of waiting for the lock.
@@ -56,7 +61,7 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._sockets: Sockets | None = None
         if self.is_sqlite and self.url.database:
-            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+            make_folder(Path(self.url.database).parent)
             self._sockets = Sockets(Path(self.url.database))
         self.engine: AsyncEngine = create_async_engine(
             self.url,
@@ -66,6 +71,8 @@ class Database:
         if self.is_sqlite:
             event.listen(self.engine.sync_engine, "connect", _prepare_sqlite)
             event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
+        else:
+            event.listen(self.engine.sync_engine, "connect", _prepare_postgresql)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         writing = self.engine.execution_options(normlab_transaction="write")
         self._writing_sessions = async_sessionmaker(writing, expire_on_commit=False)
@@ -148,12 +155,22 @@ def _prepare_sqlite(connection: Any, _record: ConnectionPoolEntry) -> None:
     cursor = connection.cursor()
     for pragma in (
         "journal_mode=WAL",
-        "synchronous=NORMAL",
+        # A commit returns once it is on the disk. With NORMAL a power cut would undo what was answered.
+        "synchronous=FULL",
         "foreign_keys=ON",
         f"busy_timeout={BUSY_TIMEOUT_S * 1000}",
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _prepare_postgresql(connection: Any, _record: ConnectionPoolEntry) -> None:
+    cursor = connection.cursor()
+    cursor.execute(
+        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+    )
+    cursor.close()
+    connection.commit()
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -172,7 +189,7 @@ def is_unavailable(error: BaseException) -> bool:
 def is_disk_full(error: BaseException) -> bool:
     """Return whether the database refused a write because its disk is full."""
     origin = getattr(error, "orig", error)
-    if isinstance(origin, psycopg.errors.DiskFull):
+    if getattr(origin, "sqlstate", None) == DISK_FULL:
         return True
     return isinstance(origin, sqlite3.OperationalError) and _code(origin) == sqlite3.SQLITE_FULL
 

@@ -10,8 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.jobs import Status
 from service.store.database import lock_events
 from service.store.notifications import Channel, notify
-from service.store.tables import Event, storable
+from service.store.tables import Event, Import, Job, storable
 
+_VISIBLE = Event.job_id.not_in(select(Job.id).join(Import, Import.experiment_id == Job.experiment_id))
 FOR_THE_DISPATCHER = frozenset({Status.QUEUED, Status.PAUSING, Status.CANCELLING})
 """The statuses of a job in which the dispatcher has to act."""
 
@@ -57,8 +58,8 @@ async def after(
     jobs: Select[str] | None = None,
     limit: int = 500,
 ) -> Sequence[Event]:
-    """The events after `event_id`, oldest first: of one job, of the jobs that a query selects, or of all jobs."""
-    query = select(Event).where(Event.id > event_id).order_by(Event.id).limit(limit)
+    """The events after `event_id`, oldest first: of one job, of those that a query selects, or of all visible jobs."""
+    query = select(Event).where(Event.id > event_id, _VISIBLE).order_by(Event.id).limit(limit)
     if job_id is not None:
         query = query.where(Event.job_id == job_id)
     if jobs is not None:

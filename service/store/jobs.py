@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.errors import Conflict, FieldError, InvalidFields, NotFound
 from service.experiments.titles import job_title
 from service.jobs import ACTIONS, ACTIVE, MOST_LABELS, TERMINAL, TRANSITIONS, Action, JobChange, JobRequest, Status
-from service.store import checkpoints, events
+from service.store import checkpoints, events, imports
 from service.store.database import lock_events
 from service.store.identifiers import new_id
 from service.store.tables import Attempt, Idempotency, Job, JobLabel
@@ -98,7 +98,7 @@ async def get(session: AsyncSession, job_id: str, *, lock: bool = False) -> Job:
         # Every change of a job adds an event. Both locks are always taken in this order, which prevents deadlocks.
         await lock_events(session)
     job = await session.get(Job, job_id, with_for_update=lock or None, populate_existing=lock)
-    if job is None:
+    if job is None or (job.status in TERMINAL and await imports.is_hidden(session, job)):
         raise NotFound("job", job_id)
     return job
 
@@ -245,7 +245,7 @@ async def delete(session: AsyncSession, job_id: str) -> None:
 
 async def of_ids(session: AsyncSession, job_ids: Sequence[str]) -> Sequence[Job]:
     """Return the jobs with these ids, in no particular order; ids of no job are skipped."""
-    return (await session.scalars(select(Job).where(Job.id.in_(job_ids)))).all()
+    return (await session.scalars(select(Job).where(Job.id.in_(job_ids), imports.VISIBLE))).all()
 
 
 async def active(session: AsyncSession) -> Sequence[Job]:
@@ -285,7 +285,8 @@ async def durations_s(session: AsyncSession, job_ids: Sequence[str]) -> dict[str
 async def count_by_status(session: AsyncSession) -> dict[Status, int]:
     """Return the number of jobs in each state."""
     counted = dict.fromkeys(Status, 0)
-    for status, count in await session.execute(select(Job.status, func.count()).group_by(Job.status)):
+    query = select(Job.status, func.count()).where(imports.VISIBLE).group_by(Job.status)
+    for status, count in await session.execute(query):
         counted[status] = count
     return counted
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import aliased
 
 from service.jobs import Status
 from service.store.cursors import read_cursor, write_cursor
+from service.store.imports import VISIBLE
 from service.store.ordering import Order
 from service.store.tables import Job, JobLabel, MetricSummary
 
@@ -35,7 +36,8 @@ class JobFilter:
     search: str | None = None
 
     def apply(self, query: Select[Any]) -> Select[Any]:
-        """Add the conditions of the filter to a query of jobs."""
+        """Add the conditions of the filter to a query of jobs, and that they are visible."""
+        query = query.where(VISIBLE)
         for column, values in (
             (Job.status, self.status),
             (Job.normalization, self.normalization),

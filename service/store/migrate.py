@@ -11,16 +11,16 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import OperationalError
 
 from service.settings import Settings, settings_or_exit
 from service.store.database import Database
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 WAIT_S = 60.0
@@ -112,6 +112,8 @@ async def settle(database: Database, timeout_s: float | None = None) -> None:
 
 def write_revision(message: str, folder: Path = MIGRATIONS) -> Path:
     """Write the next revision: the difference between `tables.py` and the newest revision in `folder`."""
+    from alembic import command
+    from alembic.script import ScriptDirectory
 
     def write(connection: Connection) -> Path:
         configuration = _configuration(connection, folder)
@@ -130,28 +132,34 @@ def write_revision(message: str, folder: Path = MIGRATIONS) -> Path:
     return asyncio.run(in_an_empty_database())
 
 
-def _configuration(connection: Connection | None = None, folder: Path = MIGRATIONS) -> Config:
+def _configuration(connection: Connection, folder: Path = MIGRATIONS) -> "Config":
+    # Imported here, because the api compares revisions whenever it starts, and alembic takes long to import.
+    from alembic.config import Config
+
     configuration = Config(attributes={"connection": connection})
     configuration.set_main_option("script_location", str(folder).replace("%", "%%"))
     return configuration
 
 
 def _upgrade(connection: Connection) -> None:
+    from alembic import command
+
     command.upgrade(_configuration(connection), "head")
 
 
 def _revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
 def _head() -> str:
-    head = ScriptDirectory.from_config(_configuration()).get_current_head()
-    assert head is not None
-    return head
+    return max(_known())
 
 
 def _known() -> frozenset[str]:
-    return frozenset(script.revision for script in ScriptDirectory.from_config(_configuration()).walk_revisions())
+    # The files are named after their revisions, which are numbers.
+    return frozenset(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
 
 
 def _newer(revision: str) -> str:

@@ -9,11 +9,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psycopg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
+
+if TYPE_CHECKING:
+    import psycopg
 
 RECONNECT_S = 1.0
 """Pause before a listener connects again."""
@@ -56,6 +58,9 @@ async def follow(arguments: dict[str, Any], channel: Channel, notified: Callable
         channel: The channel.
         notified: Called for notifications, and after every connection, because some may have been missed before it.
     """
+    # It is needed for PostgreSQL only, and takes long to import.
+    import psycopg
+
     interrupted = False
     while True:
         try:
@@ -71,7 +76,7 @@ async def follow(arguments: dict[str, Any], channel: Channel, notified: Callable
         await asyncio.sleep(RECONNECT_S)
 
 
-async def _read(connection: psycopg.AsyncConnection[Any], notified: Callable[[], None]) -> None:
+async def _read(connection: "psycopg.AsyncConnection[Any]", notified: Callable[[], None]) -> None:
     """Pass on notifications until the connection is lost, without a timer, as `AsyncConnection.notifies` has one."""
     loop, readable = asyncio.get_running_loop(), asyncio.Event()
     descriptor = connection.fileno()

@@ -203,6 +203,16 @@ class Experiment(Table):
     updated_at: Mapped[datetime]
 
 
+class Import(Table):
+    """An import of an experiment that is in progress, and the number of slices it has stored. It hides their jobs."""
+
+    __tablename__ = "imports"
+
+    experiment_id: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str]
+    slices: Mapped[int]
+
+
 class JobLabel(Table):
     """One label of a job."""
 

@@ -14,7 +14,7 @@ The packages and top-level modules of `service`, each above those that it may im
                                              │           │
                                      jobs   validation   │
                                              │           │
-     cluster_report   errors   settings   logs   open_files   ray_environment   version
+     cluster_report   errors   folders   settings   logs   open_files   ray_environment   version
 
 The two columns are two programs. The left one is the command line and the client. It reaches the right one over HTTP
 only, and imports only types, the vocabulary of statuses and the renderer of reports. The right one runs in the
@@ -23,6 +23,7 @@ processes of the service.
 
 import ast
 import graphlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -53,14 +54,14 @@ LAYERS = (
     ("report", "dashboard", "store", "artifacts"),
     ("experiments",),
     ("jobs", "validation"),
-    ("cluster_report", "errors", "settings", "logs", "open_files", "ray_environment", "version"),
+    ("cluster_report", "errors", "folders", "settings", "logs", "open_files", "ray_environment", "version"),
 )
 """The packages and top-level modules of `service`, from the top layer to the bottom layer."""
 ARROWS = {
     "cli": {"client", "experiments", "export", "jobs", "local", "report", "settings", "version"},
     "openapi": {"app", "settings"},
     "export": {"client", "experiments", "jobs"},
-    "local": {"client", "open_files", "ray_environment", "settings"},
+    "local": {"client", "folders", "open_files", "ray_environment", "settings"},
     "app": {"api", "artifacts", "logs", "open_files", "settings", "store", "version"},
     "dispatcher": {
         "artifacts",
@@ -88,8 +89,8 @@ ARROWS = {
         "store",
         "validation",
     },
-    "store": {"errors", "experiments", "jobs", "settings"},
-    "artifacts": {"errors"},
+    "store": {"errors", "experiments", "folders", "jobs", "settings"},
+    "artifacts": {"errors", "folders"},
     "experiments": {"errors", "jobs", "validation"},
 }
 """What each package of `service` imports of the others. Add a new import here and to the diagram above."""
@@ -313,6 +314,44 @@ def test_importing_a_part_of_the_service_leaves_torch_out(module: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() in ([], ["ray"] if module == "service.dispatcher" else [])
+
+
+SLOW = {
+    *("torch", "gn", "ray", "numpy", "scipy", "plotly", "mlflow", "tensorboard", "pyarrow"),
+    *("s3fs", "botocore", "alembic", "mako", "psycopg", "yaml"),
+}
+"""Packages that take long to import, and that neither the api nor a command needs to start."""
+START_OF_THE_API = """
+import asyncio, sys
+from pathlib import Path
+from service.app import create_app
+from service.settings import Settings
+
+async def start():
+    app = create_app(Settings(home=Path(sys.argv[1])))
+    async with app.router.lifespan_context(app):
+        pass
+
+asyncio.run(start())
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "unused"),
+    [
+        (START_OF_THE_API, SLOW | {"typer", "rich", "httpx2"}),
+        ("import service.cli", SLOW - {"yaml"} | {"sqlalchemy", "fastapi", "uvicorn", "psutil"}),
+    ],
+    ids=["api", "command"],
+)
+def test_a_start_does_not_import_what_it_does_not_need(
+    sqlite_template: Path, tmp_path: Path, program: str, unused: set[str]
+) -> None:
+    shutil.copy(sqlite_template, tmp_path / "normlab.db")
+    program += f"\nimport sys; print(*sorted(set({unused!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)

@@ -55,14 +55,15 @@ def test():
         report(postmaster, *(child.pid for child in psutil.Process(postmaster).children()))
 """
 RAY = """
-from service.local.private_ray import client_server_port, free_port
+from service.local.private_ray import free_port
+from service.local.ray_start import HOOK
 
 def test():
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=1"]
     command += ["--node-ip-address=127.0.0.1", f"--port={free_port()}", f"--temp-dir={tempfile.gettempdir()}"]
     command += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
     command += ["--include-dashboard=false", "--disable-usage-stats", "--object-store-memory=100000000"]
-    command += client_server_port()
+    os.environ["RAY_START_HOOK"] = HOOK
     head = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     assert any(b"Ray runtime started" in line for line in head.stdout)
     family = psutil.Process(head.pid).children(recursive=True)

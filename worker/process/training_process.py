@@ -198,7 +198,9 @@ class TrainingProcess:
 def _environment(configuration: Configure) -> dict[str, str]:
     # The child imports this package from where the actor did.
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
-    return os.environ | {
+    # A training does not use Ray: it needs neither its token nor the rest of its variables.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return inherited | {
         "PYTHONPATH": path,
         "OMP_NUM_THREADS": str(configuration.threads),
         # Needed by `deterministic` on a GPU, from the start of the process.

@@ -85,8 +85,8 @@ async def import_bundle(request: Request, context: Context, response: Response) 
             file.write(block)
         file.flush()
         try:
-            async with _opened(Path(file.name)) as bundle, context.database.write() as session:
-                experiment, is_new = await bundles.import_bundle(session, bundle)
+            async with _opened(Path(file.name)) as bundle:
+                experiment_id, is_new = await bundles.import_bundle(context.database, bundle)
         except BundleError as error:
             raise Unprocessable(f"Nothing was imported: {error}.") from error
         except ConstraintViolated as error:
@@ -94,11 +94,11 @@ async def import_bundle(request: Request, context: Context, response: Response) 
                 "Nothing was imported: a row of the bundle occurs twice, or belongs to another job of this service."
             )
             raise Unprocessable(message) from error
-    log.info("experiment imported", extra={"experiment": experiment.id, "new": is_new})
+    log.info("experiment imported", extra={"experiment": experiment_id, "new": is_new})
     response.status_code = 201 if is_new else 200
-    response.headers["Location"] = experiment_url(experiment.id)
+    response.headers["Location"] = experiment_url(experiment_id)
     async with context.database.read() as session:
-        return await experiment_detail(session, await experiments.get(session, experiment.id))
+        return await experiment_detail(session, await experiments.get(session, experiment_id))
 
 
 @asynccontextmanager

@@ -22,7 +22,8 @@ from typing import Any, TypeVar
 import pytest
 
 from service.jobs import TERMINAL, JobRequest, Status
-from service.local.private_ray import client_server_port, free_port
+from service.local.private_ray import free_port
+from service.local.ray_start import HOOK
 from service.store import Database, checkpoints, events, jobs, leases, metrics
 from service.store.tables import Checkpoint, Event, Job, Metric
 
@@ -48,13 +49,13 @@ def ray_environment() -> Iterator[dict[str, str]]:
     port = free_port()
     # Ray's default niceness would let every other process of the tests delay the trainings.
     environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "t" * 40, "RAY_worker_niceness": "0"}
+    environment |= {"RAY_START_HOOK": HOOK}
     # Unix sockets need a short path; pytest's temporary folders are too long.
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
         command += ["--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={folder}", f"--num-cpus={CPUS}"]
         command += ["--include-dashboard=false", "--disable-usage-stats", "--object-store-memory=500000000"]
         command += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
-        command += client_server_port()
         with (Path(folder) / "ray.log").open("wb") as log:
             head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:

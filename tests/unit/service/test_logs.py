@@ -24,6 +24,7 @@ def written() -> Iterator[io.StringIO]:
     logs.configure("INFO", stream)
     yield stream
     root.handlers, root.level = handlers, level
+    logging.getLogger("service").setLevel(logging.NOTSET)
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -35,6 +36,16 @@ def test_a_line_says_when_who_and_what(written: io.StringIO) -> None:
     [line] = lines(written)
     assert datetime.fromisoformat(line.pop("time")).utcoffset() is not None
     assert line == {"level": "info", "logger": "service.test", "message": "started worker of 3", "slots": 2}
+
+
+def test_other_packages_do_not_write_credentials_at_the_level_of_the_service(written: io.StringIO) -> None:
+    logs.configure("DEBUG", written)
+    logging.getLogger("botocore.endpoint").debug("X-Amz-Security-Token: sesame")
+    log.debug("polled")
+    assert [line["message"] for line in lines(written)] == ["polled"]
+    logs.configure("ERROR", written)
+    logging.getLogger("botocore.endpoint").warning("retried")
+    assert len(lines(written)) == 1
 
 
 def test_lines_carry_the_ids_of_what_they_are_about(written: io.StringIO) -> None:

@@ -29,6 +29,7 @@ CONNECTION = {
     "RAY_AUTH_TOKEN_PATH": "/run/token",
     "RAY_USE_TLS": "1",
     "RAY_TLS_CA_CERT": "/run/ca",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_grpc_keepalive_time_ms": "1000",
 }
 OTHERS = {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "1", "NORMLAB_RAY_ADDRESS": "10.0.0.1:6379", "MY_RAY_ADDRESS": "x"}

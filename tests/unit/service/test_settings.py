@@ -283,3 +283,11 @@ def test_every_process_refuses_what_is_not_valid_with_a_sentence(
 def test_allowed_hosts_are_names(given: str) -> None:
     with pytest.raises(ValidationError, match="NORMLAB_ALLOWED_HOSTS has the entry"):
         Settings(allowed_hosts=f"localhost,{given}")
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:ses@me@host/name", "postgres://a@b:sesame@host"])
+def test_an_unquoted_password_is_refused_without_being_shown(url: str) -> None:
+    with pytest.raises(InvalidSettings, match=r"more than one @ before the host: .* an @ as %40") as refusal:
+        read_settings(database_url=url)
+    assert not re.search("ses@|sesame", str(refusal.value))
+    assert read_settings(database_url="postgresql://me:ses%40me@host/name?application_name=a@b").database_url

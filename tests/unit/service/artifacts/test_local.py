@@ -93,7 +93,7 @@ def test_a_full_disk_is_said_and_leaves_no_torn_checkpoint(
     def full(descriptor: int) -> None:
         nonlocal synced
         synced += 1
-        if at == "write" or synced == len(FILES) + 2:  # the last one fails after the new folder was filled
+        if at == "write" or synced == len(FILES) + 4:  # the last one fails after the new folder was filled
             raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", full)
@@ -114,7 +114,7 @@ def test_another_error_of_the_disk_is_passed_on_and_leaves_nothing(
     monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(OSError, match="Input/output error"):
         store.write("job_1", "ckpt_1", FILES, EXPECTED)
-    assert everything(store) == ["job_1"]
+    assert everything(store) == []
 
 
 def test_bytes_and_folders_are_synced_before_and_after_the_rename(
@@ -134,7 +134,7 @@ def test_bytes_and_folders_are_synced_before_and_after_the_rename(
     monkeypatch.setattr(os, "fsync", watched_fsync)
     monkeypatch.setattr(Path, "rename", watched_rename)
     store.write("job_1", "ckpt_1", FILES, EXPECTED)
-    assert steps == [*FILES, ".tmp", "rename", "job_1", "artifacts"]
+    assert steps == [store.root.parent.name.split("-")[0], *FILES, ".tmp", "rename", "job_1", "artifacts"]
 
 
 @pytest.mark.parametrize("name", ["../x", "..", ".", ".tmp-1", "a/b", "/etc/passwd", "", "a\0b", "a\n", "ü", "x" * 201])
@@ -146,7 +146,7 @@ def test_no_name_leads_out_of_the_store(store: LocalArtifacts, name: str) -> Non
         lambda: store.delete_job(name),
         lambda: store.delete_checkpoint("job_1", name),
         lambda: store.list_checkpoints(name),
-        lambda: store.remove_temporary(name),
+        lambda: store.keep_only(name, bool),
         lambda: store.read("job_1", "ckpt_1", {name: EXPECTED["state.pt"]}),
         lambda: store.write("job_1", "ckpt_1", {name: b""}, described({name: b""})),
     ):
@@ -223,15 +223,25 @@ def test_leftovers_of_an_interrupted_write_are_not_listed_and_can_be_removed(sto
     torn.mkdir()
     (torn / "state.pt").write_bytes(b"half")
     assert store.list_checkpoints("job_1") == ["ckpt_1"]
-    store.remove_temporary("job_1")
+    store.keep_only("job_1", "ckpt_1".__eq__)
     assert not torn.exists()
     assert store.read("job_1", "ckpt_1", EXPECTED) == FILES
+
+
+def test_only_the_checkpoints_that_are_to_be_kept_remain(store: LocalArtifacts) -> None:
+    for checkpoint in ("ckpt_1", "ckpt_2", "ckpt_3"):
+        store.write("job_1", checkpoint, FILES, EXPECTED)
+    (being_written := store.root / "job_1/.tmp-ckpt_3-0000").mkdir()
+    (store.root / "job_1/.tmp-ckpt_1-0000-replaced").mkdir()
+    store.keep_only("job_1", lambda id_: id_ > "ckpt_1")
+    assert store.list_checkpoints("job_1") == ["ckpt_2", "ckpt_3"]
+    assert list((store.root / "job_1").glob(".*")) == [being_written]
 
 
 def test_a_store_that_was_never_written_to_is_empty(store: LocalArtifacts) -> None:
     assert store.list_jobs() == []
     assert store.list_checkpoints("job_1") == []
-    store.remove_temporary("job_1")
+    store.keep_only("job_1", bool)
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}", "file://localhost{}"])

@@ -146,7 +146,7 @@ def test_a_write_that_was_cut_short_is_not_listed_and_can_be_removed(
             store.write("job_1", "ckpt_2", FILES, EXPECTED)
     assert store.list_checkpoints("job_1") == ["ckpt_1"]
     assert len(objects(store)) == 2 * len(FILES) + 1
-    store.remove_temporary("job_1")
+    store.keep_only("job_1", "ckpt_1".__eq__)
     assert objects(store) == sorted(f"_1/ckpt_1/{name}" for name in (*FILES, COMPLETE))
 
 
@@ -175,7 +175,7 @@ def test_no_name_leads_out_of_the_store(memory: ObjectArtifacts, name: str) -> N
         lambda: memory.delete_job(name),
         lambda: memory.delete_checkpoint("job_1", name),
         lambda: memory.list_checkpoints(name),
-        lambda: memory.remove_temporary(name),
+        lambda: memory.keep_only(name, bool),
         lambda: memory.read("job_1", "ckpt_1", {name: EXPECTED["state.pt"]}),
         lambda: memory.write("job_1", "ckpt_1", {name: b""}, described({name: b""})),
     ):

@@ -1,11 +1,14 @@
 """A private Ray: its ports, its folder and its sockets, its environment, and the resources that it offers."""
 
 import contextlib
+import importlib
 import os
 import socket
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -33,17 +36,22 @@ def test_it_has_no_port_and_no_folder_in_common_with_another(settings: Settings)
         assert rays[0].environment()["RAY_AUTH_TOKEN"] != rays[1].environment()["RAY_AUTH_TOKEN"]
 
 
-@pytest.mark.parametrize("grpc", [True, False])
-def test_a_server_for_clients_that_ray_starts_unasked_is_off_its_usual_port(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, grpc: bool
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if grpc and name == "grpc" else None)
+def test_the_server_for_clients_that_ray_starts_unasked_is_left_out() -> None:
+    hook = PrivateRay(Settings()).environment()["RAY_START_HOOK"]
+    module, _, function = hook.rpartition(".")
+    parameters = SimpleNamespace(ray_client_server_port=10001)
+    getattr(importlib.import_module(module), function)(parameters, True)
+    assert parameters.ray_client_server_port is None
+
+
+def test_only_its_user_can_enter_its_folder(settings: Settings) -> None:
     ray = PrivateRay(settings)
-    named = [argument for argument in ray.command() if argument.startswith("--ray-client-server-port=")]
+    [temporary] = [option for option in ray.command() if option.startswith("--temp-dir=")]
+    assert ray.folder is not None
+    assert Path(temporary.partition("=")[2]).parent == ray.folder, "Ray makes its own folder writable for all"
+    assert stat.S_IMODE(ray.folder.stat().st_mode) == 0o700
     ray.remove()
-    # Ray refuses the argument if gRPC is not installed.
-    assert len(named) == grpc
-    assert "--ray-client-server-port=10001" not in named
+    assert ray.folder is None
 
 
 def test_it_keeps_its_token_out_of_the_command(settings: Settings) -> None:
@@ -54,7 +62,7 @@ def test_it_keeps_its_token_out_of_the_command(settings: Settings) -> None:
 
 def sockets_fit(folder: Path) -> bool:
     """Whether the system takes the longest path of a socket of Ray in this folder."""
-    sockets = folder / "session_2026-01-01_00-00-00_000000_4194304/sockets"
+    sockets = folder / "r/session_2026-01-01_00-00-00_000000_4194304/sockets"
     sockets.mkdir(parents=True)
     with socket.socket(socket.AF_UNIX) as listener:
         try:
@@ -97,7 +105,7 @@ def test_a_temporary_folder_whose_path_is_not_utf_8_is_not_used() -> None:
 def test_without_any_temporary_folder_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", "/a" * 30)
     monkeypatch.setattr("os.access", lambda path, mode: False)
-    with pytest.raises(RuntimeError, match=r"at most 26 bytes of UTF-8: set TMPDIR to one \(/a/a.*, /tmp, /var/tmp"):
+    with pytest.raises(RuntimeError, match=r"at most 24 bytes of UTF-8: set TMPDIR to one \(/a/a.*, /tmp, /var/tmp"):
         temporary_folder()
 
 
@@ -106,7 +114,7 @@ def test_the_errors_of_its_processes_are_the_ends_of_their_logs(settings: Settin
     assert ray.errors() == ""
     ray.command()
     assert ray.folder is not None
-    logs = ray.folder / "session_latest/logs"
+    logs = ray.folder / "r/session_latest/logs"
     logs.mkdir(parents=True)
     (logs / "gcs_server.err").touch()
     (logs / "raylet.err").write_text("first\n" + "middle\n" * 9 + "Check failed: no room\n")

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -273,6 +274,32 @@ class TestSupervisor:
             "RAY_AUTH_TOKEN",
             "RAY_worker_niceness",
         }
+
+    def test_gives_ray_neither_settings_nor_credentials_of_the_service(
+        self, settings: Settings, stand_ins: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("NORMLAB_API_TOKENS_FILE", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD"):
+            monkeypatch.setenv(name, "a secret")
+        supervisor = Supervisor(
+            settings.model_copy(update={"database_url": SecretStr("postgresql://me:a secret@host/name")})
+        )
+        supervisor._state = State(Process.of(os.getpid()), "")
+        environment = supervisor._head_environment()
+        assert not [name for name, value in environment.items() if "a secret" in value]
+        assert {name for name in environment if name.startswith("NORMLAB_")} == {"NORMLAB_SUPERVISOR"}
+        assert environment["RAY_AUTH_TOKEN"] == supervisor._ray_environment()["RAY_AUTH_TOKEN"]
+        assert environment["PATH"] == os.environ["PATH"]
+
+    def test_makes_a_home_that_only_its_user_can_enter_and_warns_of_another(
+        self, tmp_path: Path, stand_ins: None
+    ) -> None:
+        said: list[str] = []
+        home = tmp_path / "new/home"
+        for mode, warnings in ((0o700, 0), (0o755, 1)):
+            with Supervisor(Settings(home=home, port=0), said.append):
+                assert stat.S_IMODE(home.stat().st_mode) == mode
+            assert len([line for line in said if f"{home} has the mode 755" in line]) == warnings
+            home.chmod(0o755)
 
     def test_starts_everything_and_leaves_nothing(self, settings: Settings, stand_ins: None) -> None:
         with Supervisor(settings) as supervisor:

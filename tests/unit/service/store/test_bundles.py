@@ -92,10 +92,9 @@ async def test_what_was_taken_in_is_what_was_there(database: Database, experimen
     async with database.write() as session:
         await experiments.delete(session, experiment)
     with Bundle(path) as bundle:
-        async with database.write() as session:
-            taken, is_new = await bundles.import_bundle(session, bundle)
+        taken, is_new = await bundles.import_bundle(database, bundle)
 
-    assert (taken.id, is_new) == (experiment, True)
+    assert (taken, is_new) == (experiment, True)
     assert await everything(database, experiment) == before
     assert any(before["summaries"].values())
 
@@ -138,8 +137,7 @@ async def test_a_bundle_of_format_1_is_read(database: Database, experiment: str,
     async with database.write() as session:
         await experiments.delete(session, experiment)
     with Bundle(tmp_path / "old.tar") as bundle:
-        async with database.write() as session:
-            await bundles.import_bundle(session, bundle)
+        await bundles.import_bundle(database, bundle)
 
     assert await everything(database, experiment) == before
 
@@ -150,8 +148,7 @@ async def test_an_import_keeps_existing_rows(database: Database, experiment: str
         await experiments.rename(session, await experiments.get(session, experiment, lock=True), "another name")
     before = await everything(database, experiment)
     with Bundle(path) as bundle:
-        async with database.write() as session:
-            _, is_new = await bundles.import_bundle(session, bundle)
+        _, is_new = await bundles.import_bundle(database, bundle)
 
     assert not is_new
     assert await everything(database, experiment) == before
@@ -166,8 +163,7 @@ async def test_a_job_that_belongs_elsewhere_here_is_a_conflict_and_nothing_is_st
             job.experiment_id = None
         await session.delete(await experiments.get(session, experiment))
     with Bundle(path) as bundle, pytest.raises(Conflict, match="already exists in another experiment"):
-        async with database.write() as session:
-            await bundles.import_bundle(session, bundle)
+        await bundles.import_bundle(database, bundle)
     async with database.read() as session:
         assert await session.scalar(select(func.count()).select_from(Experiment)) == 0
 
@@ -194,8 +190,7 @@ async def test_a_bundle_that_contradicts_itself_is_refused_and_nothing_is_stored
     async with database.write() as session:
         await experiments.delete(session, experiment)
     with Bundle(tmp_path / "changed.tar") as bundle, pytest.raises(error):
-        async with database.write() as session:
-            await bundles.import_bundle(session, bundle)
+        await bundles.import_bundle(database, bundle)
     async with database.read() as session:
         for table in (Experiment, Job, Metric):
             assert await session.scalar(select(func.count()).select_from(table)) == 0

@@ -2,18 +2,22 @@
 
 import asyncio
 import sqlite3
+import stat
 from pathlib import Path
 
 import psycopg
 import pytest
+from pytest_postgresql.executors import PostgreSQLExecutor
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
+from service.folders import PRIVATE
 from service.jobs import Status
 from service.settings import Settings
 from service.store import Database, jobs, migrate
 from service.store import database as module
 from service.store.database import is_disk_full
+from tests.postgres import create_database
 from tests.unit.service.store.acting import create, request
 
 pytestmark = pytest.mark.anyio
@@ -86,10 +90,30 @@ async def test_a_full_disk_is_distinguished_from_other_errors(tmp_path: Path) ->
     assert not is_disk_full(OSError("full"))
 
 
+async def test_a_commit_waits_until_it_is_on_the_disk(database: Database) -> None:
+    if not database.is_sqlite:
+        name = database.url.database
+        async with database.write() as session:
+            await session.execute(text(f"ALTER DATABASE {name} SET synchronous_commit = off"))
+        await database.close()  # a default of the database applies to new connections
+    setting = "PRAGMA synchronous" if database.is_sqlite else "SHOW synchronous_commit"
+    async with database.write() as session, database.read() as reading:
+        found = [(await one.execute(text(setting))).scalar_one() for one in (session, reading)]
+    assert found == ([2, 2] if database.is_sqlite else ["on", "on"])
+
+
+@pytest.mark.postgres
+async def test_a_choice_of_the_operator_for_standbys_stays(postgres_server: PostgreSQLExecutor) -> None:
+    url = create_database(postgres_server, "standbys") + "?options=-csynchronous_commit%3Dremote_apply"
+    async with Database(url) as database, database.write() as session:
+        assert (await session.execute(text("SHOW synchronous_commit"))).scalar_one() == "remote_apply"
+
+
 async def test_the_folder_of_the_database_is_made(tmp_path: Path) -> None:
     async with Database(f"sqlite+aiosqlite:///{tmp_path}/new/folder/normlab.db") as database:
         await migrate.upgrade(database)
         await migrate.check(database)
+        assert stat.S_IMODE((tmp_path / "new/folder").stat().st_mode) == PRIVATE
         async with database.read() as session:
             assert (await session.execute(text("PRAGMA journal_mode"))).scalar_one() == "wal"
             assert (await session.execute(text("PRAGMA foreign_keys"))).scalar_one() == 1

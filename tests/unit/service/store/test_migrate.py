@@ -374,3 +374,15 @@ def test_the_command_says_in_a_sentence_why_it_fails(
     monkeypatch.setenv("NORMLAB_DATABASE_URL", f"sqlite:///{tmp_path}/file/normlab.db")
     assert migrate.main([]) == 1
     assert f"The database cannot be opened: [Errno 17] File exists: '{tmp_path}/file'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["me:sesame@127.0.0.1:1/normlab", "127.0.0.1:1/normlab?user=me&password=sesame"])
+def test_the_password_of_a_database_is_not_in_its_errors(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, url: str
+) -> None:
+    monkeypatch.setattr(migrate, "WAIT_S", 0.0)
+    monkeypatch.setenv("NORMLAB_DATABASE_URL", f"postgresql://{url}")
+    assert migrate.main([]) == 1
+    said = "".join(capfd.readouterr()) + caplog.text
+    assert "127.0.0.1" in said
+    assert "sesame" not in said

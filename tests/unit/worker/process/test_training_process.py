@@ -83,6 +83,16 @@ def shared() -> Iterator[Trainer]:
     trainer.wait_for_end()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_it_does_not_have_the_token_of_ray(
+    start_process: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a secret")
+    environment = Path(f"/proc/{start_process().process.pid}/environ").read_bytes().split(b"\0")
+    assert b"OMP_NUM_THREADS=1" in environment
+    assert not [variable for variable in environment if variable.startswith(b"RAY_")]
+
+
 @pytest.fixture
 def start_process() -> Iterator[Callable[..., Trainer]]:
     started: list[Trainer] = []
