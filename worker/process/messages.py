@@ -108,6 +108,16 @@ class LeaseRenewed:
 
 
 @dataclass(frozen=True)
+class Ping:
+    """Ask whether the process responds. Unlike `RenewLease` it lets an attempt that nobody polls end."""
+
+
+@dataclass(frozen=True)
+class Pong:
+    """The answer to `Ping`."""
+
+
+@dataclass(frozen=True)
 class Reported:
     """An event of an attempt, with the files if it is a checkpoint."""
 

@@ -26,6 +26,8 @@ from worker.process.messages import (
     Ending,
     LeaseRenewed,
     Listening,
+    Ping,
+    Pong,
     Ready,
     RenewLease,
     Reported,
@@ -77,6 +79,8 @@ class TrainingProcess:
         self._compare_lock = threading.Lock()
         self._compared: queue.SimpleQueue[Compared | None] = queue.SimpleQueue()
         self._unanswered_since: float | None = None
+        self._ping_lock = threading.Lock()
+        self._pong = threading.Event()
         parent, child = socket.socketpair()
         with child:
             self._process = subprocess.Popen(
@@ -96,6 +100,11 @@ class TrainingProcess:
     def gone(self) -> bool:
         """Whether the process has ended."""
         return self._ended is not None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the process is warmed up."""
+        return self._ready.is_set()
 
     def wait_ready(self) -> None:
         """Wait until the process is warmed up.
@@ -158,12 +167,27 @@ class TrainingProcess:
             self._unanswered_since = time.monotonic()
             self._send(RenewLease())
 
+    def ping(self, wait_s: int) -> None:
+        """Wait until the process answers.
+
+        Raises:
+            TrainingProcessGone: If it has ended, or does not answer within `wait_s` seconds.
+        """
+        with self._ping_lock:
+            self._pong.clear()
+            self._send(Ping())
+            # A second at a time: if this process is stopped meanwhile, the other one is blamed for one second only.
+            if not any(self._pong.wait(1) for _ in range(wait_s)):
+                raise TrainingProcessGone(f"the training process has not answered for {wait_s} s")
+        if self._ended is not None:
+            raise TrainingProcessGone(self._ended)
+
     def kill(self) -> None:
         """Kill the process and wait for its end."""
         self._process.kill()
         self._process.wait(END_TIMEOUT_S)
 
-    def _send(self, message: Configure | Compare | Start | Stop | RenewLease) -> None:
+    def _send(self, message: Configure | Compare | Start | Stop | RenewLease | Ping) -> None:
         try:
             with self._send_lock:
                 self._connection.send(message)
@@ -179,6 +203,8 @@ class TrainingProcess:
                         self._on_report(reported)
                     case LeaseRenewed():
                         self._unanswered_since = None
+                    case Pong():
+                        self._pong.set()
                     case Compared() as compared:
                         self._compared.put(compared)
                     case Ending(reason):
@@ -191,6 +217,7 @@ class TrainingProcess:
         self._ended = f"the training process {f'ended: {reason}' if reason else _describe_end(code)}"
         self._connection.close()
         self._ready.set()
+        self._pong.set()
         self._compared.put(None)
         self._on_end()
 
