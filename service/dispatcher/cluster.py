@@ -182,13 +182,17 @@ class Worker:
         return fetched
 
     def kill(self, reason: str = "the worker was killed") -> None:
-        """Kill the worker. Calls that wait for it raise `WorkerGone` with the reason."""
+        """Kill the worker, whether it responds or not. Calls that wait for it raise `WorkerGone` with the reason."""
         self._lost = self._lost or reason
         for awaited in self._awaited:
             awaited.cancel()
         if self._state is not None and self._state.machine == machine():
             # Ray does not end a process that is stopped, and asks its head, which may not answer.
             end(self._state.processes)
+        self.retire()
+
+    def retire(self) -> None:
+        """Let Ray end the worker, which responds and has no attempt."""
         self._control.submit(_kill, self.name)
 
     async def _answer(self, reference: Any, timeout_s: float | None) -> Any:

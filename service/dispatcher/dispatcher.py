@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 CHECK_INTERVAL_S = 2.0
 """Pause between two checks of the cluster."""
+CONNECT_PAUSE_S = 0.25
+"""Pause between two tries to connect to Ray."""
 UNREACHABLE_CHECKS = 3
 """Number of failed checks in a row after which the cluster counts as gone."""
 STOP_S = 3.0
@@ -91,6 +93,7 @@ class Dispatcher:
         """Wait for Ray. Once the leases of the workers have expired, queue the jobs they had."""
         began = time.monotonic()
         cancelling: dict[str, float] = {}
+        said = ""
         while not self._connected:
             try:
                 await self._cluster.connect()
@@ -98,13 +101,15 @@ class Dispatcher:
                 self._connected = True
                 logger.info("connected to Ray", extra={"address": self._cluster.address})
             except (ClusterGone, ClusterSilent) as error:
-                logger.warning("%s", error)
+                if str(error) != said:
+                    said = str(error)
+                    logger.warning("%s", error)
                 expired = time.monotonic() - began > self._settings.worker_lease_s
                 try:
                     await self._lose_without_ray(str(error), cancelling, everything=expired)
                 except (DatabaseError, OSError) as unavailable:
                     logger.warning("the database does not answer: %s", unavailable)
-                await asyncio.sleep(CHECK_INTERVAL_S / 2)
+                await asyncio.sleep(CONNECT_PAUSE_S)
 
     async def _lose_without_ray(self, reason: str, cancelling: dict[str, float], *, everything: bool) -> None:
         """End the attempts that can no longer be followed: all, or those that were to be cancelled long enough ago.

@@ -110,11 +110,14 @@ class Pool:
 
     def discard(self, slot: Slot, reason: str = "the worker was killed") -> None:
         """Kill a worker, and remove it from the pool. Calls that wait for it end with the reason."""
+        self._remove(slot)
+        slot.worker.kill(reason)
+
+    def _remove(self, slot: Slot) -> None:
         self._slots.pop(slot.worker.name, None)
         for tasks in (self._starting, self._pings):
             if (task := tasks.pop(slot.worker.name, None)) and task is not asyncio.current_task():
                 task.cancel()
-        slot.worker.kill(reason)
 
     async def watch(self) -> None:
         """Ask the workers that were not heard from whether they respond, forever, and replace those that do not."""
@@ -193,7 +196,8 @@ class Pool:
         for slot in idle[: max(0, len(self._slots) - wanted)]:
             if time.monotonic() - slot.idle_since > self._settings.worker_idle_s:
                 logger.info("worker ended: idle for too long", extra={"worker": slot.worker.name})
-                self.discard(slot)
+                self._remove(slot)
+                slot.worker.retire()
 
     def _withdraw(self, surplus: int) -> None:
         """Withdraw the requests for workers that Ray has no room for, the newest first."""

@@ -285,9 +285,8 @@ class Supervisor:
         return "\n".join(filter(None, [end, errors]))
 
     def _may_start(self, child: Child) -> bool:
-        if child.name != "dispatcher" or self._ray is None:
-            return True
-        return self._children["ray"].pid is not None and self._ray.answers()
+        # The dispatcher takes as long as Ray to start and waits for it itself, but it has to be given the port.
+        return child.name != "dispatcher" or self._ray is None or self._children["ray"].pid is not None
 
 
 def can_listen(host: str, port: int) -> bool:

@@ -48,6 +48,13 @@ async def idle_training_process(stack: Any) -> int:
     return pid
 
 
+async def until_ended(stack: Any, *pids: int) -> None:
+    async def ended() -> bool | None:
+        return None if any(Path(f"/proc/{pid}").exists() for pid in pids) else True
+
+    await stack.until(ended, "the worker to end")
+
+
 async def until_only_the_pool_is_left(stack: Any) -> None:
     async def there() -> bool | None:
         workers = (await stack.report()).get("workers", [])
@@ -69,11 +76,7 @@ async def test_an_idle_worker_that_does_not_respond_costs_the_next_job_no_attemp
     await asyncio.sleep(HEARD_S)  # a worker that was heard from more recently may still get a job
     job = await stack.wait(await stack.submit(epochs=1))
     assert (job.status, job.attempts) == (Status.SUCCEEDED, 1)
-
-    async def ended() -> bool | None:
-        return None if Path(f"/proc/{hit}").exists() or Path(f"/proc/{training}").exists() else True
-
-    await stack.until(ended, "the worker to end")
+    await until_ended(stack, hit, training)
     await until_only_the_pool_is_left(stack)
 
 
@@ -90,14 +93,19 @@ async def test_a_frozen_actor_gives_its_slot_back(stack: Any) -> None:
 
 
 @pytest.mark.parametrize("part", ["training process", "actor"])
-async def test_a_worker_that_ended_while_no_dispatcher_ran_is_replaced(stack: Any, part: str) -> None:
+@pytest.mark.parametrize("fault", [signal.SIGSTOP, signal.SIGKILL])
+async def test_a_worker_that_was_hit_while_no_dispatcher_ran_is_replaced(
+    stack: Any, part: str, fault: signal.Signals
+) -> None:
     training = await idle_training_process(stack)
+    hit = training if part == "training process" else actor_of(training)
     stack.dispatchers[0].kill()
     stack.dispatchers[0].wait()
-    kill(training if part == "training process" else actor_of(training))
+    kill(hit, fault)
     stack.start_dispatcher()
-    assert (await stack.wait(await stack.submit(epochs=1))).attempts == 1
+    await until_ended(stack, hit, training)
     await until_only_the_pool_is_left(stack)
+    assert (await stack.wait(await stack.submit(epochs=1))).attempts == 1
 
 
 @pytest.mark.parametrize("with_actor", [False, True], ids=["alone", "with the actor"])

@@ -38,8 +38,11 @@ class Coming:
             await asyncio.Event().wait()
         return WorkerState(node="n", pid=1, device="cpu", attempt_id=None, finished=True)
 
-    def kill(self, reason: str) -> None:
+    def retire(self) -> None:
         self._cluster.alive.remove(self.name)
+
+    def kill(self, reason: str) -> None:
+        self.retire()
 
 
 def pool(cluster: Room, **settings: Any) -> Pool:
