@@ -25,8 +25,8 @@ SILENCE_S: Mapping[WorkerActivity, int] = {"idle": 5, "busy": 10}
 """A worker whose training process does not answer for this time is replaced."""
 STRANGER_LOOKS = 10
 """The number of looks after which Ray is asked again to end a worker that is not in the pool."""
-CHECK_S = 0.2
-"""Pause between two looks at when the workers were heard from."""
+SHORTEST_PAUSE_S = 0.05
+"""Shortest pause between two looks at when the workers were heard from."""
 
 
 @dataclass
@@ -122,10 +122,14 @@ class Pool:
     async def watch(self) -> None:
         """Ask the workers that were not heard from whether they respond, forever, and replace those that do not."""
         while True:
+            pause_s = PING_S["idle"]
             for slot in list(self._slots.values()):
-                if slot.state != "starting" and slot.silent_s >= PING_S[slot.state]:
-                    self._ping_soon(slot)
-            await asyncio.sleep(CHECK_S)
+                if slot.state != "starting" and slot.worker.name not in self._pings:
+                    if (left_s := PING_S[slot.state] - slot.silent_s) <= 0:
+                        self._ping_soon(slot)
+                    else:
+                        pause_s = min(pause_s, left_s)
+            await asyncio.sleep(max(pause_s, SHORTEST_PAUSE_S))
 
     def _ping_soon(self, slot: Slot) -> None:
         name = slot.worker.name
