@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from service.local.home import Process
 from tests.integration.dispatcher.conftest import command_of, descendants
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
@@ -89,7 +90,7 @@ def test_a_process_that_is_frozen_is_replaced(service: Any, name: str) -> None:
         stopped = next(pid for pid in descendants(frozen) if b"gcs_server" in command_of(pid))
     os.kill(stopped, signal.SIGSTOP)
     service.until(lambda: service.supervisor.pids.get(name, frozen) != frozen, f"another {name}")
-    assert not Path(f"/proc/{stopped}").exists()
+    assert not Process.of(stopped).alive
 
     ended = service.client.wait(job)
     assert ended["status"] == "succeeded"
