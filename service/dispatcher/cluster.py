@@ -205,10 +205,8 @@ class Worker:
         finally:
             self._awaited.discard(awaited)
             awaited.cancel()
-        if self._lost is not None:
-            raise WorkerGone(self._lost)
-        if not answered:
-            raise WorkerGone(f"the worker did not answer for {timeout_s:g} s")
+        if not answered or awaited.cancelled():
+            raise WorkerGone(self._lost or f"the worker did not answer for {timeout_s:g} s")
         answer = awaited.result()
         self.heard_at = time.monotonic()
         return answer
