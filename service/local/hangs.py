@@ -13,7 +13,7 @@ HANGS_S = {"api": 30.0, "dispatcher": 10.0, "ray": 60.0}
 """A child that worked and then does not for this many seconds hangs. The lease of the dispatcher comes on top."""
 STARTS_S = 180.0
 """The same for a child that has not worked since its start."""
-STALL_S = 15.0
+STALL_S = 30.0
 """Without a look for this many seconds, the supervisor itself was stopped, and all times begin anew."""
 
 
