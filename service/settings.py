@@ -115,7 +115,7 @@ class Settings(BaseSettings):
         description="seconds that the workers of a job wait for each other when they connect and in each step",
     )
     worker_grace_s: float = Field(
-        default=15, gt=0, description="seconds that a training worker has to stop on request before it is killed"
+        default=6, gt=0, description="seconds that a training worker has to stop on request before it is killed"
     )
     dispatcher_lease_s: float = Field(
         default=5, gt=0, description="seconds without a renewed lease after which another dispatcher takes over"

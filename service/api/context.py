@@ -1,7 +1,7 @@
 """The services that routes depend on, and their path parameters."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
@@ -12,7 +12,7 @@ from service.api.tailer import Tailer
 from service.artifacts import ArtifactStore
 from service.errors import NotFound
 from service.settings import Settings
-from service.store import Database
+from service.store import Database, leases
 
 _IDENTIFIER = re.compile(r"[a-z]{1,20}_[0-9a-z]{1,40}")
 
@@ -26,6 +26,8 @@ class Services:
     artifacts: ArtifactStore
     tailer: Tailer
     telemetry: Telemetry
+    watch: leases.Watch = field(default_factory=leases.Watch)
+    """What this process has seen of the lease of the dispatcher."""
 
 
 def _services(request: Request) -> Services:

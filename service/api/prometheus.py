@@ -65,9 +65,9 @@ class Telemetry:
         self.requests.labels(method, route, str(status)).inc()
         self.durations.labels(method, route).observe(duration_s)
 
-    async def refresh(self, session: Session) -> None:
+    async def refresh(self, session: Session, watch: leases.Watch) -> None:
         """Read the metrics of the whole service from the database."""
-        self._whole.state = await Stored.read(session)
+        self._whole.state = await Stored.read(session, watch)
         self.database_up.set(1)
 
     def database_is_down(self) -> None:
@@ -97,15 +97,15 @@ class Stored:
     checkpoint_bytes: int
 
     @classmethod
-    async def read(cls, session: Session) -> "Stored":
+    async def read(cls, session: Session, watch: leases.Watch) -> "Stored":
         """Read the snapshot: eight statements, each of which reads an index or a few rows."""
         now = await leases.now(session)
-        lease = await leases.get(session, "dispatcher")
+        beat = await leases.heartbeat(session, "dispatcher", watch)
         return cls(
             jobs=await jobs.count_by_status(session),
             queue_oldest_s=_age_s(now, await jobs.oldest_queued_at(session), never=0.0),
-            heartbeat_age_s=_age_s(now, lease.renewed_at if lease else None, never=float("inf")),
-            report=ClusterReport.read(lease.report) if lease and lease.expires_at > now else None,
+            heartbeat_age_s=beat.age_s if beat else float("inf"),
+            report=ClusterReport.read(beat.lease.report) if beat and beat.alive else None,
             images_per_s=await jobs.running_images_per_s(session),
             attempts=await counters.read(session, counters.ATTEMPTS_ENDED),
             latency=await counters.latency(session),

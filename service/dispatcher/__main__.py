@@ -26,9 +26,10 @@ logger = logging.getLogger("service.dispatcher")
 async def dispatch(settings: Settings, artifacts: ArtifactStore) -> int:
     """Run a dispatcher until SIGTERM or SIGINT, and return the exit code."""
     # Ray reads its variables when it is imported.
-    from service.dispatcher.cluster import Cluster, ClusterGone
+    from service.dispatcher.cluster import Cluster, ClusterGone, ClusterSilent
     from service.dispatcher.dispatcher import Dispatcher
 
+    expected = (ClusterGone, ClusterSilent, LeadershipLost)
     loop = asyncio.get_running_loop()
     async with Database(settings.database) as database:
         try:
@@ -45,7 +46,7 @@ async def dispatch(settings: Settings, artifacts: ArtifactStore) -> int:
             return 0
         reason = running.exception()
         assert reason is not None, "a dispatcher ends only by an error"
-        if isinstance(reason, BaseExceptionGroup) and reason.split((ClusterGone, LeadershipLost))[1] is None:
+        if isinstance(reason, BaseExceptionGroup) and reason.split(expected)[1] is None:
             logger.error("%s", "; ".join(map(str, reason.exceptions)))
             return RESTART
         raise reason
@@ -74,4 +75,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    logging.shutdown()
+    # Without the handlers of Ray, which would wait for a head that may not answer.
+    os._exit(code)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from service.dispatcher import patience
 from service.dispatcher.cluster import DatasetError, Report, Request, Worker, WorkerGone, share
 from service.dispatcher.datasets import Datasets
 from service.dispatcher.leadership import LeadershipLost
@@ -60,14 +61,16 @@ class AttemptRun:
         datasets: Datasets,
         pool: Pool,
         precisions: Precisions,
+        grace_s: float,
     ) -> None:
         self.job_id, self.attempt_id = job.id, attempt.id
         self._job, self._stored_spec = job, job.spec
         self._recorded_seq = attempt.last_seq
         self._resumable = attempt.number > 1
         self._slots, self._storage, self._datasets, self._pool = slots, storage, datasets, pool
-        self._precisions = precisions
+        self._precisions, self._grace_s = precisions, grace_s
         self._first = slots[0].worker
+        self._asking: set[asyncio.Task[None]] = set()
         self._requested: Request | None = None
         self._preparing: asyncio.Task[Inputs] | None = None
         self._all_received = asyncio.Barrier(len(slots))
@@ -87,23 +90,35 @@ class AttemptRun:
         Raises:
             LeadershipLost: If another dispatcher is active.
         """
-        outcome, reusable = await self._train(adopted=adopted)
+        try:
+            outcome, reusable = await self._train(adopted=adopted)
+        finally:
+            for task in self._asking:
+                task.cancel()
         await self._release(outcome, reusable)
 
-    async def request(self, request: Request) -> None:
-        """Forward a request to rank 0, once; the workers agree on it among themselves."""
+    def request(self, request: Request) -> None:
+        """Forward a request to rank 0, once; the workers agree on it among themselves.
+
+        Workers that do not cancel within the grace period are killed.
+        """
         if self._requested in (request, "cancel"):
             return
         self._requested = request
         if self._preparing is not None and request == "cancel":
             self._preparing.cancel()
+        steps = (self._ask(request), self._kill_late()) if request == "cancel" else (self._ask(request),)
+        self._asking.update(map(asyncio.create_task, steps))
+
+    async def _ask(self, request: Request) -> None:
         with suppress(WorkerGone):
             await self._first.request(self.attempt_id, request)
 
-    def kill(self) -> None:
-        """Kill all workers of the attempt."""
+    async def _kill_late(self) -> None:
+        await patience.sleep(self._grace_s)
+        self._log.warning("workers killed: they did not cancel in time")
         for slot in self._slots:
-            slot.worker.kill()
+            slot.worker.kill(f"the attempt was not cancelled within {self._grace_s:g} s")
 
     async def _train(self, *, adopted: bool) -> tuple[Outcome | None, Sequence[Slot]]:
         """Prepare, launch, follow and decide.

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Sequence
 
@@ -9,7 +10,17 @@ from service.artifacts import ArtifactStore
 from service.cluster_report import ClusterReport, NextUp, NodeReport, RayReport, SlotsReport
 from service.dispatcher import seeding
 from service.dispatcher.attempt import AttemptRun
-from service.dispatcher.cluster import Cluster, ClusterGone, Node, Request, Worker, WorkerGone, WorkerState
+from service.dispatcher.cluster import (
+    Actor,
+    Cluster,
+    ClusterGone,
+    ClusterSilent,
+    Node,
+    Request,
+    Worker,
+    WorkerGone,
+    WorkerState,
+)
 from service.dispatcher.datasets import Datasets
 from service.dispatcher.leadership import Leadership
 from service.dispatcher.orphans import remove_orphans
@@ -26,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 CHECK_INTERVAL_S = 2.0
 """Pause between two checks of the cluster."""
+CONNECT_PAUSE_S = 0.25
+"""Pause between two tries to connect to Ray."""
 UNREACHABLE_CHECKS = 3
 """Number of failed checks in a row after which the cluster counts as gone."""
 STOP_S = 3.0
@@ -45,7 +58,6 @@ class Dispatcher:
         self._pool = Pool(cluster, settings, self._woken.set)
         self._precisions = Precisions(self._pool)
         self._running: dict[str, tuple[AttemptRun, asyncio.Task[None]]] = {}
-        self._cancelling_since: dict[str, float] = {}
         self._nodes: Sequence[Node] = ()
         self._next_up: NotEnoughWorkers | None = None
         self._connected = False
@@ -64,6 +76,7 @@ class Dispatcher:
                 await self._connect()
                 await self._reconcile()
                 tasks.create_task(self._watch_cluster())
+                tasks.create_task(self._pool.watch())
                 tasks.create_task(seeding.keep(self._database, self._leadership, self._attempt_ended))
                 await self._dispatch()
         finally:
@@ -74,48 +87,66 @@ class Dispatcher:
             if running:
                 await asyncio.wait(running, timeout=STOP_S)
             await self._leadership.release()
-            self._cluster.disconnect()
+            await self._cluster.disconnect()
 
     async def _connect(self) -> None:
         """Wait for Ray. Once the leases of the workers have expired, queue the jobs they had."""
         began = time.monotonic()
+        cancelling: dict[str, float] = {}
+        said = ""
         while not self._connected:
             try:
                 await self._cluster.connect()
-                self._nodes = await self._cluster.nodes()
+                self._nodes, _ = await self._cluster.survey()
                 self._connected = True
                 logger.info("connected to Ray", extra={"address": self._cluster.address})
-            except ClusterGone as error:
-                logger.warning("%s", error)
-                if time.monotonic() - began > self._settings.worker_lease_s:
-                    await self._lose_all(str(error))
-                await asyncio.sleep(CHECK_INTERVAL_S / 2)
+            except (ClusterGone, ClusterSilent) as error:
+                if str(error) != said:
+                    said = str(error)
+                    logger.warning("%s", error)
+                expired = time.monotonic() - began > self._settings.worker_lease_s
+                try:
+                    await self._lose_without_ray(str(error), cancelling, everything=expired)
+                except (DatabaseError, OSError) as unavailable:
+                    logger.warning("the database does not answer: %s", unavailable)
+                await asyncio.sleep(CONNECT_PAUSE_S)
 
-    async def _lose_all(self, reason: str) -> None:
-        async with self._leadership.write() as session:
-            for _, attempt in await attempts.active(session):
-                await attempts.lose(session, attempt.id, reason, self._settings.max_lost)
+    async def _lose_without_ray(self, reason: str, cancelling: dict[str, float], *, everything: bool) -> None:
+        """End the attempts that can no longer be followed: all, or those that were to be cancelled long enough ago.
+
+        Args:
+            reason: Why they are lost.
+            cancelling: When each attempt was first seen to be cancelled; it is updated.
+            everything: Whether the leases of all workers have expired.
+        """
+        async with self._database.read() as session:
+            active = await attempts.active(session)
+        for job, attempt in active:
+            if job.status is Status.CANCELLING:
+                cancelling.setdefault(attempt.id, time.monotonic())
+            since = cancelling.get(attempt.id, math.inf)
+            if everything or time.monotonic() - since > self._settings.worker_grace_s:
+                async with self._leadership.write() as session:
+                    await attempts.lose(session, attempt.id, reason, self._settings.max_lost)
 
     async def _reconcile(self) -> None:
         """Adopt the attempts of earlier dispatchers whose workers are all alive; queue the jobs of the others."""
         async with self._database.read() as session:
             active = {attempt.id: (job, attempt) for job, attempt in await attempts.active(session)}
-        workers = await self._cluster.workers()
-        states = await asyncio.gather(*(worker.describe() for worker in workers), return_exceptions=True)
+        _, actors = await self._cluster.survey()
+        states = await asyncio.gather(*map(self._describe, actors))
         held: dict[str, dict[str, tuple[Worker, WorkerState]]] = {}
-        for worker, state in zip(workers, states, strict=True):
-            if isinstance(state, WorkerGone):
-                logger.warning("worker killed: %s", state, extra={"worker": worker.name})
-                worker.kill()
-            elif isinstance(state, BaseException):
-                raise state
-            elif state.attempt_id is not None and state.attempt_id in active:
+        for actor, described in zip(actors, states, strict=True):
+            if described is None:
+                continue
+            worker, state = described
+            if state.attempt_id is not None and state.attempt_id in active:
                 held.setdefault(state.attempt_id, {})[worker.name] = worker, state
             elif state.finished:
                 self._pool.adopt(worker, state, busy=False)
             else:
                 logger.warning("worker killed: its attempt is no longer active", extra={"worker": worker.name})
-                worker.kill()
+                self._cluster.end(actor)
         for attempt_id, (job, attempt) in active.items():
             found = held.get(attempt_id, {})
             names = [worker["worker"] for worker in attempt.workers]
@@ -132,23 +163,43 @@ class Dispatcher:
                 await attempts.lose(session, attempt.id, reason, self._settings.max_lost)
         await remove_orphans(self._database, self._artifacts)
 
+    async def _describe(self, actor: Actor) -> tuple[Worker, WorkerState] | None:
+        """A worker of an earlier dispatcher and its state. One that does not respond or is not created yet is ended."""
+        try:
+            if not actor.alive:
+                raise WorkerGone("Ray has not created it yet")
+            worker = await self._cluster.worker(actor)
+            return worker, await worker.describe()
+        except WorkerGone as error:
+            logger.warning("worker killed: %s", error, extra={"worker": actor.name})
+            self._cluster.end(actor)
+            return None
+
     async def _watch_cluster(self) -> None:
-        failures = 0
+        """Keep the pool and the report in line with the cluster, forever. Raises `ClusterGone`."""
+        refused = 0
         while True:
             await asyncio.sleep(CHECK_INTERVAL_S)
             try:
                 await self._cluster.check()
-                nodes = await self._cluster.nodes()
-                failures = 0
+                refused = 0
+                nodes, actors = await self._cluster.survey()
             except ClusterGone:
-                failures += 1
-                if failures >= UNREACHABLE_CHECKS:
-                    self._connected = False
+                self._connected = False
+                refused += 1
+                if refused >= UNREACHABLE_CHECKS:
                     raise
                 continue
-            if nodes != self._nodes:
-                self._nodes = nodes
+            except ClusterSilent as error:
+                # The workers may respond all the same: what they train is followed, and can be cancelled.
+                if self._connected:
+                    logger.warning("%s", error)
+                self._connected = False
+                continue
+            if nodes != self._nodes or not self._connected:
+                self._nodes, self._connected = nodes, True
                 self._woken.set()
+            self._pool.reconcile(actors, self._capacity)
 
     async def _dispatch(self) -> None:
         while True:
@@ -158,7 +209,8 @@ class Dispatcher:
                 logger.warning("the database does not answer: %s", error)
                 await asyncio.sleep(CHECK_INTERVAL_S / 2)
                 continue
-            self._pool.adjust(waiting, self._capacity)
+            if self._connected:
+                self._pool.adjust(waiting, self._capacity)
             await self._sleep(self._settings.dispatch_interval_s)
 
     async def _poll_database(self) -> int:
@@ -172,7 +224,7 @@ class Dispatcher:
             pending = await attempts.pending(session, max(most, self._capacity) + 1, most)
         for job in pending:
             if job.status in REQUESTS:
-                await self._forward_request(job.job_id, job.status)
+                self._forward_request(job.job_id, job.status)
         waiting = sum(job.num_workers for job in pending if job.status is Status.QUEUED)
         if not waiting:
             self._next_up = None
@@ -201,7 +253,9 @@ class Dispatcher:
         for slot in slots:
             self._pool.occupy(slot, job.id, attempt.id)
         storage = AttemptStorage(attempt, self._database, self._artifacts, self._leadership, self._settings.max_lost)
-        run = AttemptRun(job, attempt, slots, storage, self._datasets, self._pool, self._precisions)
+        run = AttemptRun(
+            job, attempt, slots, storage, self._datasets, self._pool, self._precisions, self._settings.worker_grace_s
+        )
         task = asyncio.create_task(run.run(adopted=adopted), name=attempt.id)
         self._running[job.id] = (run, task)
         task.add_done_callback(lambda task: self._ended(job.id, task))
@@ -210,22 +264,15 @@ class Dispatcher:
         # The job may have its next attempt already: it is queued before this task ends.
         if job_id in self._running and self._running[job_id][1] is task:
             del self._running[job_id]
-            self._cancelling_since.pop(job_id, None)
         self._woken.set()
         self._attempt_ended.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("an attempt is no longer followed: %s", error, extra={"job": job_id})
 
-    async def _forward_request(self, job_id: str, status: Status) -> None:
-        if job_id not in self._running:
-            return
-        run, _ = self._running[job_id]
-        await run.request(REQUESTS[status])
-        if status is Status.CANCELLING:
-            since = self._cancelling_since.setdefault(job_id, time.monotonic())
-            if time.monotonic() - since > self._settings.worker_grace_s:
-                logger.warning("workers killed: they did not cancel in time", extra={"job": job_id})
-                run.kill()
+    def _forward_request(self, job_id: str, status: Status) -> None:
+        if job_id in self._running:
+            run, _ = self._running[job_id]
+            run.request(REQUESTS[status])
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep until the database notifies, a worker becomes idle or an attempt ends, at most `seconds`."""

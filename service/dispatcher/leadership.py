@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 
 from service.cluster_report import ClusterReport
 from service.store import Database, DatabaseError, Session, leases
+from service.store.tables import Lease
 
 ROLE = "dispatcher"
 logger = logging.getLogger(__name__)
@@ -30,12 +31,27 @@ class Leadership:
     async def acquire(self) -> None:
         """Wait until the role is free, and take it."""
         standing_by = False
-        while not await self._renew_once():
+        watch = leases.Watch()
+        while not await self._take(watch):
             if not standing_by:
                 logger.info("another dispatcher is active; standing by")
             standing_by = True
             await asyncio.sleep(self._lease_s / 10)
         logger.info("this dispatcher is active", extra={"holder": self.holder})
+
+    async def _take(self, watch: leases.Watch) -> bool:
+        """Take the role if it is free, or if its lease has expired. Returns whether this dispatcher holds it."""
+        async with self._database.read() as session:
+            lease = await leases.get(session, ROLE)
+            now = await leases.now(session)
+        if lease is None:
+            return await self._renew_once()
+        # The clock of the database is trusted for the first half of a lease. It may have been set, but a holder that is
+        # alive renews the lease within the other half.
+        unseen_s = min((now - lease.renewed_at).total_seconds(), lease.lease_s / 2)
+        if watch.age_s(lease, unseen_s) < lease.lease_s:
+            return False
+        return await self._renew_once(expired=lease)
 
     async def keep(self) -> None:
         """Renew the lease forever.
@@ -76,7 +92,7 @@ class Leadership:
             async with self._database.write() as session:
                 await leases.release(session, ROLE, self.holder)
 
-    async def _renew_once(self) -> bool:
+    async def _renew_once(self, expired: Lease | None = None) -> bool:
         report = self._report().model_dump(mode="json")
         async with self._database.write() as session:
-            return await leases.acquire(session, ROLE, self.holder, self._lease_s, report)
+            return await leases.acquire(session, ROLE, self.holder, self._lease_s, report, expired=expired)

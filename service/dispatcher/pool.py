@@ -4,17 +4,29 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from service.cluster_report import WorkerActivity, WorkerReport
-from service.dispatcher.cluster import Cluster, Worker, WorkerGone, WorkerState
+from service.dispatcher.cluster import Actor, Cluster, Worker, WorkerGone, WorkerState
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 START_DELAY_S = (1.0, 30.0)
 """Delay before the next start after a worker failed to start: it doubles from the first value to the second."""
+READY_LIMIT_S = 300.0
+"""A worker that is not ready this long after Ray has created it, or could have, is replaced."""
+HEARD_S = 1.0
+"""No attempt starts on a worker that was not heard from within this time."""
+PING_S: Mapping[WorkerActivity, float] = {"idle": 0.8, "busy": 3.0}
+"""A worker that was not heard from for this time is asked whether it responds. A busy one answers polls, too."""
+SILENCE_S: Mapping[WorkerActivity, int] = {"idle": 5, "busy": 10}
+"""A worker whose training process does not answer for this time is replaced."""
+STRANGER_LOOKS = 10
+"""The number of looks after which Ray is asked again to end a worker that is not in the pool."""
+SHORTEST_PAUSE_S = 0.05
+"""Shortest pause between two looks at when the workers were heard from."""
 
 
 @dataclass
@@ -30,6 +42,15 @@ class Slot:
     job_id: str | None = None
     attempt_id: str | None = None
     idle_since: float = field(default_factory=time.monotonic)
+    began_at: float = field(default_factory=time.monotonic)
+    """When it was started, or when there was room for it."""
+    missing: bool = False
+    """Whether Ray did not list it at the last look."""
+
+    @property
+    def silent_s(self) -> float:
+        """The seconds since it was heard from."""
+        return time.monotonic() - self.worker.heard_at
 
 
 class Pool:
@@ -41,19 +62,32 @@ class Pool:
         self._on_idle = on_idle
         self._slots: dict[str, Slot] = {}
         self._starting: dict[str, asyncio.Task[None]] = {}
+        self._pings: dict[str, asyncio.Task[None]] = {}
+        self._strangers: dict[str, int] = {}
         self._delay_s = 0.0
         self._not_before = 0.0
 
     def adopt(self, worker: Worker, state: WorkerState, *, busy: bool) -> Slot:
         """Add a worker that an earlier dispatcher started."""
-        slot = Slot(worker, "busy" if busy else "idle")
+        slot = Slot(worker, "busy" if busy else "idle" if state.ready else "starting")
         _describe(slot, state)
         self._slots[worker.name] = slot
+        if slot.state == "starting":
+            self._await_ready(slot)
         return slot
 
     def ready(self) -> Sequence[Slot]:
-        """The idle workers, the most recently used first, because its caches are the warmest."""
-        ready = [slot for slot in self._slots.values() if slot.state == "idle"]
+        """The idle workers that respond, the most recently used first, because its caches are the warmest.
+
+        A worker that was not heard from lately is asked, and counts again once it has answered.
+        """
+        ready = []
+        for slot in self._slots.values():
+            if slot.state == "idle":
+                if slot.silent_s <= HEARD_S:
+                    ready.append(slot)
+                else:
+                    self._ping_soon(slot)
         return sorted(ready, key=lambda slot: slot.idle_since, reverse=True)
 
     def devices(self) -> Sequence[tuple[str, bool]]:
@@ -74,12 +108,77 @@ class Pool:
         slot.idle_since = time.monotonic()
         self._on_idle()
 
-    def discard(self, slot: Slot) -> None:
-        """Kill a worker, and remove it from the pool."""
+    def discard(self, slot: Slot, reason: str = "the worker was killed") -> None:
+        """Kill a worker, and remove it from the pool. Calls that wait for it end with the reason."""
+        self._remove(slot)
+        slot.worker.kill(reason)
+
+    def _remove(self, slot: Slot) -> None:
         self._slots.pop(slot.worker.name, None)
-        if task := self._starting.pop(slot.worker.name, None):
-            task.cancel()
-        slot.worker.kill()
+        for tasks in (self._starting, self._pings):
+            if (task := tasks.pop(slot.worker.name, None)) and task is not asyncio.current_task():
+                task.cancel()
+
+    async def watch(self) -> None:
+        """Ask the workers that were not heard from whether they respond, forever, and replace those that do not."""
+        while True:
+            pause_s = PING_S["idle"]
+            for slot in list(self._slots.values()):
+                if slot.state != "starting" and slot.worker.name not in self._pings:
+                    if (left_s := PING_S[slot.state] - slot.silent_s) <= 0:
+                        self._ping_soon(slot)
+                    else:
+                        pause_s = min(pause_s, left_s)
+            await asyncio.sleep(max(pause_s, SHORTEST_PAUSE_S))
+
+    def _ping_soon(self, slot: Slot) -> None:
+        name = slot.worker.name
+        if name not in self._pings:
+            self._pings[name] = asyncio.create_task(self._ping(slot), name=f"ping {name}")
+
+    async def _ping(self, slot: Slot) -> None:
+        before = slot.worker.heard_at
+        try:
+            await slot.worker.ping(SILENCE_S[slot.state])
+        except WorkerGone as error:
+            self._replace(slot, str(error))
+        else:
+            if slot.state == "idle" and slot.worker.heard_at - before > HEARD_S:
+                self._on_idle()
+        finally:
+            self._pings.pop(slot.worker.name, None)
+
+    def _replace(self, slot: Slot, reason: str) -> None:
+        if self._slots.get(slot.worker.name) is slot:
+            logger.warning("worker replaced: %s", reason, extra={"worker": slot.worker.name})
+            self.discard(slot, reason)
+            self._on_idle()
+
+    def reconcile(self, actors: Sequence[Actor], capacity: int) -> None:
+        """Compare the workers of the pool with those that Ray has, and end what only one of both has.
+
+        Both may be about to change, so only what two looks in a row find counts.
+
+        Args:
+            actors: The workers that Ray has.
+            capacity: The number of workers that the cluster has room for now.
+        """
+        known = {actor.name: actor for actor in actors}
+        self._strangers = {name: self._strangers.get(name, 0) + 1 for name in known.keys() - self._slots.keys()}
+        for name, looks in self._strangers.items():
+            if looks == 2 or looks % STRANGER_LOOKS == 0:
+                logger.warning("worker ended: it is not in the pool", extra={"worker": name})
+                self._cluster.end(known[name])
+        for number, slot in enumerate(list(self._slots.values())):
+            actor, missing = known.get(slot.worker.name), slot.missing
+            slot.missing = actor is None
+            if slot.state != "starting":
+                if missing and actor is None:
+                    self._replace(slot, "Ray no longer has the worker")
+            elif number >= capacity and not (actor and actor.alive):
+                slot.began_at = time.monotonic()
+            elif time.monotonic() - slot.began_at > READY_LIMIT_S:
+                self._replace(slot, f"it was not ready after {READY_LIMIT_S:g} s")
 
     def adjust(self, waiting: int, capacity: int) -> None:
         """Start workers for queued jobs, and end workers that were idle for `worker_idle_s` seconds.
@@ -101,7 +200,8 @@ class Pool:
         for slot in idle[: max(0, len(self._slots) - wanted)]:
             if time.monotonic() - slot.idle_since > self._settings.worker_idle_s:
                 logger.info("worker ended: idle for too long", extra={"worker": slot.worker.name})
-                self.discard(slot)
+                self._remove(slot)
+                slot.worker.retire()
 
     def _withdraw(self, surplus: int) -> None:
         """Withdraw the requests for workers that Ray has no room for, the newest first."""
@@ -127,15 +227,17 @@ class Pool:
         ]
 
     def stop(self) -> None:
-        """Stop waiting for workers that are starting."""
-        for task in self._starting.values():
+        """Stop waiting for workers."""
+        for task in (*self._starting.values(), *self._pings.values()):
             task.cancel()
 
     def _start(self) -> None:
         name = f"worker-{secrets.token_hex(6)}"
-        slot = Slot(self._cluster.start_worker(name), "starting")
-        self._slots[name] = slot
-        self._starting[name] = asyncio.create_task(self._prepare(slot), name=name)
+        self._slots[name] = slot = Slot(self._cluster.start_worker(name), "starting")
+        self._await_ready(slot)
+
+    def _await_ready(self, slot: Slot) -> None:
+        self._starting[slot.worker.name] = asyncio.create_task(self._prepare(slot), name=slot.worker.name)
 
     async def _prepare(self, slot: Slot) -> None:
         name = slot.worker.name
@@ -147,7 +249,6 @@ class Pool:
             self._delay_s = min(max(2 * self._delay_s, shortest), longest)
             self._not_before = time.monotonic() + self._delay_s
             logger.error("worker did not start: %s", error, extra={"worker": name})
-            self._starting.pop(name, None)
             self.discard(slot)
             return
         self._delay_s = 0.0

@@ -1,6 +1,6 @@
 """The embedded deployment, `normlab up`: a private Ray, the dispatcher and the api as children of one process.
 
-A child that dies is restarted. All children end with the supervisor, even if it is killed.
+A child that dies or hangs is replaced. All children end with the supervisor, even if it is killed.
 """
 
 import os
@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from service.client import Client, ClientError
+from service.local.hangs import Hangs
 from service.local.home import Home, InUse, Process, State
 from service.local.private_ray import PrivateRay, free_port
 from service.local.processes import MARK, Child, child_environment, kill_left_behind, rotate
@@ -29,6 +30,9 @@ STEADY_POLL_S = 0.5
 STOP_S = {"api": 8.0, "dispatcher": 10.0, "ray": 5.0}
 """The order in which children are stopped, and the seconds after which each is killed."""
 READY_TIMEOUT_S = 120.0
+ASK_PAUSE_S = 4.0
+"""Pause between two questions to the api whether the children work."""
+ASK_TIMEOUT_S = 10.0
 
 
 class CannotStart(Exception):
@@ -52,6 +56,7 @@ class Supervisor:
         self._children: dict[str, Child] = {}
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._hangs = Hangs()
         self._port = settings.port
         self.error: str | None = None
         """The reason why the service stopped without a request, or None."""
@@ -106,6 +111,7 @@ class Supervisor:
             raise
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._watch, name="supervisor questions", daemon=True).start()
 
     def stop(self) -> None:
         """Stop the children, within a bounded time. A second call has no effect."""
@@ -233,7 +239,21 @@ class Supervisor:
             if self._ray:
                 self._ray.remove()
 
+    def _watch(self) -> None:
+        """Ask whether the children work, until the stop."""
+        with Client(self.url, retry_s=0, timeout_s=ASK_TIMEOUT_S) as client:
+            while not self._stopping.wait(ASK_PAUSE_S):
+                pids = self.pids
+                try:
+                    readiness = client.ready()
+                except ClientError:
+                    readiness = None
+                self._hangs.look(pids, readiness)
+
     def _supervise(self, child: Child) -> None:
+        if child.pid is not None and self._hangs.found(child.name, child.pid):
+            self._say(f"the {child.name} does not respond")
+            child.kill()
         if child.name == "ray" and child.pid is not None and self._ray and self._ray.raylet_exited(child.pid):
             child.kill()
         if how := child.died():
@@ -265,9 +285,8 @@ class Supervisor:
         return "\n".join(filter(None, [end, errors]))
 
     def _may_start(self, child: Child) -> bool:
-        if child.name != "dispatcher" or self._ray is None:
-            return True
-        return self._children["ray"].pid is not None and self._ray.answers()
+        # The dispatcher takes as long as Ray to start and waits for it itself, but it has to be given the port.
+        return child.name != "dispatcher" or self._ray is None or self._children["ray"].pid is not None
 
 
 def can_listen(host: str, port: int) -> bool:

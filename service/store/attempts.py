@@ -19,6 +19,8 @@ from worker.events import Failure, Finished, Precision, Started
 
 RETRY_DELAY_S = 2.0
 """Delay of the first retry after an error that may be temporary; it doubles with every further retry."""
+LONGEST_RETRY_DELAY_S = 600.0
+"""Upper limit of the delay. A retry that is due later was delayed by a clock that has been set back since."""
 MOST_WORKERS = 2**31 - 1
 """More workers than any job can ask for."""
 EVALUATION = ("evaluations", "eval_images_per_s")
@@ -67,7 +69,6 @@ def _next() -> Select[Job]:
             case((Job.id == bindparam("next_up"), 0), else_=1),
             func.coalesce(held.c.workers, 0),
             func.coalesce(served.c.jobs, 0),
-            Job.queued_at,
             Job.id,
         )
         .limit(1)
@@ -85,9 +86,18 @@ def _pending() -> CompoundSelect[str, Status, int]:
 
 
 _NOW = bindparam("now", type_=UTCDateTime)
-_WAITS = (Job.status == Status.QUEUED) & (Job.not_before.is_(None) | (Job.not_before <= _NOW))
+_LATEST = bindparam("latest", type_=UTCDateTime)
+_DUE = Job.not_before.is_(None) | (Job.not_before <= _NOW) | (Job.not_before > _LATEST)
+_WAITS = (Job.status == Status.QUEUED) & _DUE
 # Built once: building them takes longer than running them.
 _NEXT, _PENDING = _next(), _pending()
+_LAST_ATTEMPT = select(func.max(Attempt.id))
+
+
+def _times() -> dict[str, datetime]:
+    """The values of the parameters that decide which retries are due."""
+    now = datetime.now(UTC)
+    return {"now": now, "latest": now + timedelta(seconds=LONGEST_RETRY_DELAY_S)}
 
 
 async def claim(
@@ -119,8 +129,8 @@ async def claim(
     Returns:
         The job and its new attempt; `NotEnoughWorkers` if the next job has to wait; None if the queue is empty.
     """
-    now = datetime.now(UTC)
-    values = {"now": now, "slots": MOST_WORKERS if slots is None else slots, "next_up": next_up or ""}
+    times = _times()
+    values = times | {"slots": MOST_WORKERS if slots is None else slots, "next_up": next_up or ""}
     await lock_events(session)
     job = await session.scalar(_NEXT, values)
     if job is None:
@@ -128,19 +138,19 @@ async def claim(
     if job.num_workers > len(free):
         return NotEnoughWorkers(job.id, job.num_workers)
     attempt = Attempt(
-        id=new_id("attempt"),
+        id=new_id("attempt", after=await session.scalar(_LAST_ATTEMPT)),
         job_id=job.id,
         number=job.attempts + 1,
         workers=[asdict(worker) for worker in free[: job.num_workers]],
         last_seq=0,
         resumed_from_step=0,
-        started_at=now,
+        started_at=times["now"],
     )
     session.add(attempt)
     await precisions.settle(session, job, auto)
     job.attempts += 1
     job.attempt_id = attempt.id
-    job.started_at = job.started_at or now
+    job.started_at = job.started_at or times["now"]
     job.not_before = None
     await change_status(session, job, Status.STARTING)
     return job, attempt
@@ -160,7 +170,7 @@ async def pending(session: AsyncSession, limit: int, largest: int) -> Sequence[P
 
     It is a single statement, because the dispatcher runs it for every notification.
     """
-    values = {"limit": limit, "largest": largest, "now": datetime.now(UTC)}
+    values = _times() | {"limit": limit, "largest": largest}
     return [Pending(*row) for row in await session.execute(_PENDING, values)]
 
 
@@ -300,7 +310,7 @@ async def lose(session: AsyncSession, attempt_id: str, reason: str, max_lost: in
 
 async def _fail(session: AsyncSession, job: Job, failure: Failure) -> None:
     if failure.may_pass and job.failures < job.max_retries:
-        delay_s = RETRY_DELAY_S * 2**job.failures
+        delay_s = min(RETRY_DELAY_S * 2**job.failures, LONGEST_RETRY_DELAY_S)
         job.failures += 1
         if job.status is Status.PAUSING:
             await change_status(session, job, Status.PAUSED, failure.message)

@@ -28,7 +28,7 @@ async def create(
 ) -> Job:
     """Store a new job and queue it. `precision` is what the precision `auto` is resolved to, if it is."""
     now = datetime.now(UTC)
-    row = _row(request, now)
+    row = _row(request, now, await session.scalar(_LAST))
     row["precision"] = row["precision"] or precision
     job = Job(**row, experiment_id=experiment_id, retry_of=retry_of, cell=cell)
     session.add(job)
@@ -50,12 +50,12 @@ async def create_all(
     """
     if not cells:
         return []
-    began = datetime.now(UTC)
+    began, last = datetime.now(UTC), await session.scalar(_LAST)
     rows: list[dict[str, Any]] = []
     labels: list[dict[str, Any]] = []
     for number, (cell, request) in enumerate(cells):
-        # A microsecond apart, so that they are listed and claimed in the order given.
-        row = _row(request, began + timedelta(microseconds=number))
+        # A microsecond apart, so that they are listed in the order given.
+        row = _row(request, began + timedelta(microseconds=number), last)
         rows.append(row | {"status": status, "experiment_id": experiment_id, "cell": cell})
         labels += [{"job_id": row["id"], "key": key, "value": value} for key, value in request.labels.items()]
     await session.execute(insert(Job), rows)
@@ -67,10 +67,14 @@ async def create_all(
     return [row["id"] for row in rows]
 
 
-def _row(request: JobRequest, now: datetime) -> dict[str, Any]:
+_LAST = select(func.max(Job.id))
+
+
+def _row(request: JobRequest, now: datetime, last: str | None) -> dict[str, Any]:
+    """The columns of a new job, whose id follows `last`: jobs are claimed in the order of their ids."""
     training = request.training
     return {
-        "id": new_id("job"),
+        "id": new_id("job", after=last),
         "name": request.name,
         "spec": training.model_dump(mode="json"),
         "priority": request.priority,

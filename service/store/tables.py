@@ -354,13 +354,18 @@ class Idempotency(Table):
 
 
 class Lease(Table):
-    """The holder of a role, the time at which its lease expires, and its last report."""
+    """The holder of a role, and its last report.
+
+    `beats` counts the renewals of all holders. `lease_s` is the number of seconds without one after which the lease
+    expires; 0 once it is released. `renewed_at` is for readers, as the clock it comes from can be set.
+    """
 
     __tablename__ = "leases"
 
     role: Mapped[str] = mapped_column(primary_key=True)
     holder: Mapped[str]
-    expires_at: Mapped[datetime]
+    beats: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    lease_s: Mapped[float] = mapped_column(Double, server_default=text("0"))
     renewed_at: Mapped[datetime]
     report: Mapped[dict[str, Any]] = mapped_column(default=dict)
 

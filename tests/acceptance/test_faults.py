@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from service.local.home import Process
 from tests.integration.dispatcher.conftest import command_of, descendants
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
@@ -75,5 +76,25 @@ def test_when_ray_dies_what_ran_is_queued_again_and_reads_and_submissions_go_on(
 
     for submitted in (job, later):
         assert service.client.wait(submitted)["status"] == "succeeded"
+    rows = Counter((row["kind"], row["step"]) for row in service.client.metrics(job))
+    assert set(rows.values()) == {1}
+
+
+@pytest.mark.parametrize("name", ["api", "dispatcher", "ray"])
+def test_a_process_that_is_frozen_is_replaced(service: Any, name: str) -> None:
+    job = service.client.submit(STUDY | {"epochs": 60})["id"]
+    service.wait_for_step(job, 20)
+    frozen = service.supervisor.pids[name]
+    stopped = frozen
+    if name == "ray":
+        stopped = next(pid for pid in descendants(frozen) if b"gcs_server" in command_of(pid))
+    os.kill(stopped, signal.SIGSTOP)
+    service.until(lambda: service.supervisor.pids.get(name, frozen) != frozen, f"another {name}")
+    assert not Process.of(stopped).alive
+
+    ended = service.client.wait(job)
+    assert ended["status"] == "succeeded"
+    if name != "ray":
+        assert len(ended["attempts"]) == 1, "the training continued meanwhile"
     rows = Counter((row["kind"], row["step"]) for row in service.client.metrics(job))
     assert set(rows.values()) == {1}

@@ -164,9 +164,12 @@ def refusal(module: str, imported: str) -> str | None:
     if package == "service" and within(imported, "gn"):
         return "service imports the light modules of worker only"
     if package == "service" and within(imported, "worker") and imported != "worker":
-        allowed = ("worker.process.actor", "worker.data.datasets") if module == CLUSTER else ()
+        processes = ("worker.process.actor", "worker.process.process_ids")
+        allowed = (*processes, "worker.data.datasets") if module == CLUSTER else ()
         if not (is_light(imported) or within(imported, *allowed)):
-            return f"service imports {', '.join(sorted(LIGHT))}; {CLUSTER} also the actor and the datasets"
+            return (
+                f"service imports {', '.join(sorted(LIGHT))}; {CLUSTER} also the actor, its processes and the datasets"
+            )
     if within(imported, "ray") and module not in ("worker.process.actor", CLUSTER):
         return f"only worker.process.actor and {CLUSTER} import ray"
     if within(imported, "sqlalchemy", "alembic") and not within(module, *SQL):

@@ -5,6 +5,7 @@ acknowledges them. An attempt that is not polled for the duration of its lease i
 elsewhere.
 """
 
+import os
 import socket
 import threading
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from worker.data.datasets import ImageDataset
 from worker.distributed.rank import RankInfo
 from worker.events import Event, Failure, Finished, Precision, StopRequest
 from worker.process.messages import Compare, Configure, Listening, Reported, Start, Stop
+from worker.process.process_ids import ProcessId, machine
 from worker.process.training_process import TrainingProcess, TrainingProcessGone
 
 __all__ = ["CONCURRENT_CALLS", "Report", "TrainingProcessGone", "TrainingWorker", "WorkerState"]
@@ -39,6 +41,9 @@ class WorkerState:
         attempt_id: The latest attempt; None before the first.
         finished: Whether the worker can start another attempt.
         bfloat16: Whether the device computes in bfloat16.
+        ready: Whether the training process is warmed up; before that, its device is not known.
+        processes: The processes of the worker.
+        machine: The machine on which the ids of the processes are valid.
     """
 
     node: str
@@ -47,6 +52,9 @@ class WorkerState:
     attempt_id: str | None
     finished: bool
     bfloat16: bool = False
+    ready: bool = True
+    processes: Sequence[ProcessId] = ()
+    machine: str = ""
 
 
 @dataclass(frozen=True)
@@ -144,7 +152,12 @@ class TrainingWorker:
         Raises:
             TrainingProcessGone: If the process has ended or does not respond.
         """
-        attempt, process = self._attempt, self._prepared_process()
+        attempt, process = self._attempt, self._process
+        own = ProcessId.of(os.getpid())
+        if process is None or not process.ready:
+            return WorkerState(
+                socket.gethostname(), own.pid, "", None, finished=True, ready=False, processes=(own,), machine=machine()
+            )
         process.check()
         return WorkerState(
             node=socket.gethostname(),
@@ -153,7 +166,17 @@ class TrainingWorker:
             attempt_id=attempt.id if attempt else None,
             finished=attempt is None or attempt.finished,
             bfloat16=process.bfloat16,
+            processes=(own, ProcessId.of(process.pid)),
+            machine=machine(),
         )
+
+    def ping(self, wait_s: int) -> None:
+        """Return once the training process has answered.
+
+        Raises:
+            TrainingProcessGone: If it has ended, or does not answer within `wait_s` seconds.
+        """
+        self._prepared_process().ping(wait_s)
 
     def compare_precisions(self, model: ModelName, batch_size: int) -> Mapping[Precision, float]:
         """Return the seconds of a training step in each precision, measured once for each model and batch size.

@@ -30,6 +30,8 @@ from worker.process.messages import (
     Ending,
     LeaseRenewed,
     Listening,
+    Ping,
+    Pong,
     Ready,
     RenewLease,
     Reported,
@@ -112,10 +114,12 @@ class Child:
                     case RenewLease():
                         self._lease_renewed_at = time.monotonic()
                         self._send(LeaseRenewed())
+                    case Ping():
+                        self._send(Pong())
         except (EOFError, OSError):
             os._exit(0)
 
-    def _send(self, message: Ready | Compared | Reported | Listening | LeaseRenewed | Ending) -> None:
+    def _send(self, message: Ready | Compared | Reported | Listening | LeaseRenewed | Pong | Ending) -> None:
         try:
             with self._send_lock:
                 self._connection.send(message)

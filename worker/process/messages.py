@@ -1,7 +1,8 @@
 """The messages between the actor and its training process. They are pickled by the name of this module.
 
-To the process: `Configure` once, then `Compare`, `Start`, `Stop` and `RenewLease`. From it: `Ready` once, then
-`Compared`, `Reported`, `Listening` and `LeaseRenewed`; `Ending` is the last, if the process can say why it ends.
+To the process: `Configure` once, then `Compare`, `Start`, `Stop`, `RenewLease` and `Ping`. From it: `Ready` once, then
+`Compared`, `Reported`, `Listening`, `LeaseRenewed` and `Pong`; `Ending` is the last, if it can say why
+it ends.
 """
 
 from collections.abc import Mapping
@@ -105,6 +106,16 @@ class RenewLease:
 @dataclass(frozen=True)
 class LeaseRenewed:
     """The answer to `RenewLease`, which shows that the process is alive."""
+
+
+@dataclass(frozen=True)
+class Ping:
+    """Ask whether the process responds. Unlike `RenewLease` it lets an attempt that nobody polls end."""
+
+
+@dataclass(frozen=True)
+class Pong:
+    """The answer to `Ping`."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ from worker.process.messages import (
     Ending,
     LeaseRenewed,
     Listening,
+    Ping,
+    Pong,
     Ready,
     RenewLease,
     Reported,
@@ -44,6 +46,10 @@ MALLOC_ENVIRONMENT = {
 """Environment variables that a process which trains on a CPU needs from its start."""
 
 END_TIMEOUT_S = 5.0
+SILENCE_S = 10.0
+"""A process that does not answer for this time while its lease is renewed, or for a lease, is given up."""
+RENEWAL_S = 3.0
+"""The lease is renewed more often than this. A longer pause was one of this process, and counts as this time."""
 
 
 class TrainingProcessGone(RuntimeError):
@@ -68,7 +74,7 @@ class TrainingProcess:
         self, configuration: Configure, on_report: Callable[[Reported | Listening], None], on_end: Callable[[], None]
     ) -> None:
         self.device, self.bfloat16 = "", False
-        self._lease_s = configuration.lease_s
+        self._silence_s = min(configuration.lease_s, SILENCE_S)
         self._on_report, self._on_end = on_report, on_end
         self._ready = threading.Event()
         self._ended: str | None = None
@@ -76,7 +82,9 @@ class TrainingProcess:
         self._send_lock = threading.Lock()
         self._compare_lock = threading.Lock()
         self._compared: queue.SimpleQueue[Compared | None] = queue.SimpleQueue()
-        self._unanswered_since: float | None = None
+        self._renewing, self._unanswered_s, self._renewed_at = False, 0.0, 0.0
+        self._ping_lock = threading.Lock()
+        self._pong = threading.Event()
         parent, child = socket.socketpair()
         with child:
             self._process = subprocess.Popen(
@@ -97,6 +105,11 @@ class TrainingProcess:
         """Whether the process has ended."""
         return self._ended is not None
 
+    @property
+    def ready(self) -> bool:
+        """Whether the process is warmed up."""
+        return self._ready.is_set()
+
     def wait_ready(self) -> None:
         """Wait until the process is warmed up.
 
@@ -110,13 +123,12 @@ class TrainingProcess:
         """Check that the process is alive.
 
         Raises:
-            TrainingProcessGone: If it has ended, or has not answered for longer than a lease.
+            TrainingProcessGone: If it has ended, or has not answered renewals of its lease.
         """
         if self._ended is not None:
             raise TrainingProcessGone(self._ended)
-        since = self._unanswered_since
-        if since is not None and time.monotonic() - since > self._lease_s:
-            raise TrainingProcessGone(f"the training process has not answered for {self._lease_s:g} s")
+        if self._renewing and self._unanswered_s > self._silence_s:
+            raise TrainingProcessGone(f"the training process has not answered for {self._silence_s:g} s")
 
     def compare(self, compare: Compare) -> Compared:
         """Measure a training step in each precision. No attempt may train.
@@ -153,17 +165,36 @@ class TrainingProcess:
         Raises:
             TrainingProcessGone: As `check` does.
         """
+        now = time.monotonic()
+        if self._renewing:
+            self._unanswered_s += min(now - self._renewed_at, RENEWAL_S)
         self.check()
-        if self._unanswered_since is None:
-            self._unanswered_since = time.monotonic()
+        self._renewed_at = now
+        if not self._renewing:
+            self._renewing, self._unanswered_s = True, 0.0
             self._send(RenewLease())
+
+    def ping(self, wait_s: int) -> None:
+        """Wait until the process answers.
+
+        Raises:
+            TrainingProcessGone: If it has ended, or does not answer within `wait_s` seconds.
+        """
+        with self._ping_lock:
+            self._pong.clear()
+            self._send(Ping())
+            # A second at a time: if this process is stopped meanwhile, the other one is blamed for one second only.
+            if not any(self._pong.wait(1) for _ in range(wait_s)):
+                raise TrainingProcessGone(f"the training process has not answered for {wait_s} s")
+        if self._ended is not None:
+            raise TrainingProcessGone(self._ended)
 
     def kill(self) -> None:
         """Kill the process and wait for its end."""
         self._process.kill()
         self._process.wait(END_TIMEOUT_S)
 
-    def _send(self, message: Configure | Compare | Start | Stop | RenewLease) -> None:
+    def _send(self, message: Configure | Compare | Start | Stop | RenewLease | Ping) -> None:
         try:
             with self._send_lock:
                 self._connection.send(message)
@@ -178,7 +209,9 @@ class TrainingProcess:
                     case (Reported() | Listening()) as reported:
                         self._on_report(reported)
                     case LeaseRenewed():
-                        self._unanswered_since = None
+                        self._renewing = False
+                    case Pong():
+                        self._pong.set()
                     case Compared() as compared:
                         self._compared.put(compared)
                     case Ending(reason):
@@ -191,6 +224,7 @@ class TrainingProcess:
         self._ended = f"the training process {f'ended: {reason}' if reason else _describe_end(code)}"
         self._connection.close()
         self._ready.set()
+        self._pong.set()
         self._compared.put(None)
         self._on_end()
 

@@ -48,17 +48,17 @@ class ClusterView(BaseModel):
 async def show(context: Context) -> ClusterView:
     """Nodes, slots and warm workers: the last report of the dispatcher, and whether it is still active."""
     async with context.database.read() as session:
-        lease = await leases.get(session, "dispatcher")
-        now = await leases.now(session)
+        beat = await leases.heartbeat(session, "dispatcher", context.watch)
         counts = await jobs.count_by_status(session)
         oldest = await jobs.oldest_queued_at(session)
-        report = ClusterReport.read(lease.report if lease else None)
+        report = ClusterReport.read(beat.lease.report if beat else None)
         too_large = await jobs.count_queued_beyond(session, report.slots.total) if report else 0
     report = report or ClusterReport(ray=RayReport(status="unreachable"))
-    alive = lease is not None and lease.expires_at > now
     return ClusterView(
         dispatcher=DispatcherView(
-            alive=alive, holder=lease.holder if lease else None, renewed_at=lease.renewed_at if lease else None
+            alive=beat is not None and beat.alive,
+            holder=beat.lease.holder if beat else None,
+            renewed_at=beat.lease.renewed_at if beat else None,
         ),
         ray=report.ray,
         slots=report.slots,

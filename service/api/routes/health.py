@@ -65,8 +65,7 @@ async def _readiness(context: Services) -> Readiness:
     try:
         async with asyncio.timeout(PATIENCE_S), context.database.read() as session:
             await jobs.probe(session)
-            now = await leases.now(session)
-            lease = await leases.get(session, "dispatcher")
+            beat = await leases.heartbeat(session, "dispatcher", context.watch)
     except (DatabaseError, OSError, TimeoutError) as error:
         log.warning("The database does not answer", exc_info=error)
         database = Check(ok=False, detail=f"The database does not answer ({type(error).__name__}).")
@@ -74,16 +73,15 @@ async def _readiness(context: Services) -> Readiness:
         return Readiness(status="unavailable", checks={"database": database, "dispatcher": dispatcher})
     database = Check(ok=True, detail="The database answers.")
     status: Literal["ready", "degraded", "unavailable"] = "unavailable"
-    if lease is None:
+    if beat is None:
         dispatcher = Check(ok=False, detail="No dispatcher has used this database yet.")
     else:
-        age_s = (now - lease.renewed_at).total_seconds()
-        heartbeat = f"Its last heartbeat was {age_s:.1f} s ago"
-        report = ClusterReport.read(lease.report)
+        heartbeat = f"Its last heartbeat was {beat.age_s:.1f} s ago"
+        report = ClusterReport.read(beat.lease.report)
         ray = report.ray.status if report else "not reported"
-        if age_s > LEASES * context.settings.dispatcher_lease_s:
+        if beat.age_s > LEASES * context.settings.dispatcher_lease_s:
             dispatcher = Check(ok=False, detail=f"{heartbeat}: jobs stay queued until a dispatcher runs.")
-        elif lease.expires_at <= now:
+        elif not beat.alive:
             status, dispatcher = "degraded", Check(ok=False, detail=f"{heartbeat}, and its lease has expired.")
         elif ray != "connected":
             status, dispatcher = "degraded", Check(ok=True, detail=f"{heartbeat}, but Ray is {ray}.")
@@ -104,7 +102,7 @@ async def scrape(context: Context) -> Response:
     telemetry.sse_clients.set(len(context.tailer))
     try:
         async with asyncio.timeout(PATIENCE_S), context.database.read() as session:
-            await telemetry.refresh(session)
+            await telemetry.refresh(session, context.watch)
     except (DatabaseError, OSError, TimeoutError):
         log.exception("The database does not answer")
         telemetry.database_is_down()

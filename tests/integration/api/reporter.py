@@ -97,4 +97,3 @@ class Reporter:
             lease = await leases.get(session, "dispatcher")
             assert lease is not None
             lease.renewed_at -= timedelta(seconds=age_s)
-            lease.expires_at -= timedelta(seconds=age_s)

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from service.cluster_report import ClusterReport, RayReport
 from service.dispatcher import attempt as attempt_module
 from service.dispatcher import storage as storage_module
 from service.dispatcher.attempt import AttemptRun
+from service.dispatcher.background import Background
 from service.dispatcher.cluster import Cluster, Report, Request, Worker, WorkerGone, WorkerState
 from service.dispatcher.datasets import Datasets
 from service.dispatcher.leadership import Leadership
@@ -45,7 +47,7 @@ class Scripted(Worker):
         faster: float | None = None,
         asked: list[str] | None = None,
     ) -> None:
-        super().__init__("scripted", None)
+        super().__init__("scripted", None, cast(Background, None))
         last = [ending] if isinstance(ending, Finished) else []
         self._events = [event.model_copy(update={"seq": seq}) for seq, event in enumerate([*reports, *last], 1)]
         self._ending, self._files, self._receives = ending, files, receives
@@ -100,7 +102,10 @@ class Scripted(Worker):
     async def request(self, attempt_id: str, request: Request) -> None:
         self.requested.append(request)
 
-    def kill(self) -> None:
+    async def ping(self, wait_s: int) -> None:
+        self.heard_at = time.monotonic()
+
+    def kill(self, reason: str = "") -> None:
         self.killed = True
 
 
@@ -145,7 +150,7 @@ class Bench:
         assert isinstance(claimed, tuple)
         job, attempt = claimed
         slots = [self.pool.adopt(worker, worker.state(attempt.id), busy=True) for worker in workers]
-        return AttemptRun(job, attempt, slots, self.storage(attempt), self.images, self.pool, self.precisions)
+        return AttemptRun(job, attempt, slots, self.storage(attempt), self.images, self.pool, self.precisions, NEVER)
 
     def storage(self, attempt: Attempt) -> AttemptStorage:
         """Return the storage of the attempt."""
@@ -173,7 +178,7 @@ class Bench:
 
     def idle(self) -> set[str]:
         """Return the workers that were released."""
-        return {slot.worker.name for slot in self.pool.ready()}
+        return {worker.id for worker in self.pool.report() if worker.state == "idle"}
 
     async def replace_leader(self) -> None:
         """Let another dispatcher take over."""

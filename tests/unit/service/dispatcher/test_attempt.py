@@ -198,7 +198,7 @@ async def cancelled(bench: Bench, run: Any) -> None:
     """Cancel the job, as a user and the dispatcher do."""
     async with bench.database.write() as session:
         await jobs.cancel(session, run.job_id)
-    await run.request("cancel")
+    run.request("cancel")
 
 
 async def test_a_cancellation_ends_the_wait_for_a_dataset(bench: Bench) -> None:
@@ -262,7 +262,7 @@ async def test_what_was_requested_before_the_start_is_requested_again_after_it(b
     running = asyncio.create_task(run.run())
     await bench.images.asked.wait()
     for _ in range(2):
-        await run.request("pause")
+        run.request("pause")
     bench.images.loaded.set()
     await running
     assert worker.requested == ["pause", "pause"], "once before the start and once after it"
@@ -454,7 +454,7 @@ async def test_a_job_can_be_cancelled_while_its_precision_is_measured(bench: Ben
     await measuring.wait()
     async with bench.database.write() as session:
         await jobs.cancel(session, run.job_id)
-    await run.request("cancel")
+    run.request("cancel")
     await task
     assert (await bench.job(run)).status is Status.CANCELLED
     assert bench.idle() == {"worker-0"}

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from service.dispatcher.cluster import Cluster, Node, Request, Worker, WorkerGone, WorkerState
+from service.dispatcher.cluster import Actor, Cluster, Node, Request, Worker, WorkerGone, WorkerState
 from service.dispatcher.dispatcher import Dispatcher
 from service.dispatcher.outcome import Outcome
 from service.dispatcher.storage import AttemptStorage
@@ -49,7 +49,8 @@ async def test_requests_reach_an_attempt_that_began_before_the_previous_one_was_
     released.set()
     await first
     await asyncio.sleep(0)
-    await dispatcher._forward_request(run.job_id, Status.CANCELLING)
+    dispatcher._forward_request(run.job_id, Status.CANCELLING)
+    await asyncio.sleep(0)
     assert "cancel" in worker.requested
     _, second = dispatcher._running[run.job_id]
     second.cancel()
@@ -80,17 +81,17 @@ class OneWorker:
     address = ""
 
     def __init__(self, worker: Worker) -> None:
-        self.worker = worker
+        self.known = worker
 
-    async def nodes(self) -> Sequence[Node]:
-        return [Node("node-1", "", 1, 0, 1)]
+    async def survey(self) -> tuple[Sequence[Node], Sequence[Actor]]:
+        return [Node("node-1", "", 1, 0, 1)], [Actor(self.known.name, True, "node-1", 1)]
 
-    async def workers(self) -> Sequence[Worker]:
-        return [self.worker]
+    async def worker(self, actor: Actor) -> Worker:
+        return self.known
 
     async def connect(self) -> None: ...
     async def check(self) -> None: ...
-    def disconnect(self) -> None: ...
+    async def disconnect(self) -> None: ...
 
 
 async def test_a_submission_and_a_request_do_not_wait_for_a_poll(

@@ -2,13 +2,14 @@
 
 import asyncio
 import re
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from service.dispatcher import heartbeat
 from service.settings import Settings
-from service.store import Database, leases
+from service.store import Database, Session, leases
 
 pytestmark = pytest.mark.anyio
 
@@ -28,6 +29,31 @@ async def test_a_lease_that_is_renewed_is_a_heartbeat(database_url: str, tmp_pat
         async with database.write() as session:
             await leases.release(session, "dispatcher", "one")
         assert re.fullmatch(r"The last heartbeat was \d+ s ago\.", str(await heartbeat.check(settings)))
+
+
+@pytest.mark.parametrize("set_by_h", [-1, 1])
+@pytest.mark.parametrize("renews", [False, True])
+async def test_a_heartbeat_is_found_however_the_clock_is_set(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set_by_h: int, renews: bool
+) -> None:
+    now = leases.now
+
+    async def set_clock(session: Session) -> datetime:
+        return await now(session) + timedelta(hours=set_by_h)
+
+    async with Database(database_url) as database:
+
+        async def look(seconds: float) -> None:
+            if renews:
+                async with database.write() as session:
+                    await leases.acquire(session, "dispatcher", "one", 0.02, {})
+
+        async with database.write() as session:
+            await leases.acquire(session, "dispatcher", "one", 0.02, {})
+        monkeypatch.setattr(leases, "now", set_clock)
+        monkeypatch.setattr(asyncio, "sleep", look)
+        problem = await heartbeat.check(pointing_at(database_url, tmp_path))
+    assert problem is None if renews else problem is not None
 
 
 async def test_a_database_that_does_not_answer_is_said(free_tcp_port: int, tmp_path: Path) -> None:

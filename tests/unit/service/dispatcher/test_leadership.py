@@ -3,7 +3,7 @@
 import ast
 import inspect
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 import service.dispatcher
 from service.dispatcher.leadership import Leadership, LeadershipLost
-from service.store import Database
+from service.store import Database, Session, leases
 from service.store.tables import View
 from tests.unit.service.dispatcher.conftest import no_report
 
@@ -69,6 +69,38 @@ async def test_what_fails_within_a_write_is_rolled_back_and_raised_as_it_is(data
     with pytest.raises(ZeroDivisionError):
         await add_a_view(leadership, ZeroDivisionError())
     assert await names(database) == []
+
+
+class Clocks:
+    """The monotonic clock of a dispatcher, and the time of the day at the database, each as the test sets it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.monotonic, self.day = 1000.0, NOW
+        monkeypatch.setattr(leases, "now", self._now)
+
+    async def _now(self, session: Session) -> datetime:
+        return self.day
+
+
+@pytest.mark.parametrize("set_by_h", [0, -1, 1])
+async def test_another_takes_over_after_a_lease_without_a_renewal_however_the_clock_is_set(
+    database: Database, monkeypatch: pytest.MonkeyPatch, set_by_h: int
+) -> None:
+    clocks = Clocks(monkeypatch)
+    first, second = Leadership(database, 60, no_report), Leadership(database, 60, no_report)
+    await first.acquire()
+    watch = leases.Watch(lambda: clocks.monotonic)
+    clocks.day += timedelta(hours=set_by_h)
+    assert not await second._take(watch)
+    clocks.monotonic += 29
+    assert not await second._take(watch), "one that is alive renews in this time, whatever the clock says"
+    assert await first._renew_once()
+    clocks.monotonic += 59
+    assert not await second._take(watch)
+    clocks.monotonic += 62
+    assert await second._take(watch)
+    with pytest.raises(LeadershipLost):
+        await add_a_view(first)
 
 
 async def add_a_view(leadership: Leadership, error: Exception | None = None) -> None:

@@ -1,6 +1,7 @@
 """The pool keeps the required number of workers, and requests more than the cluster has room for if allowed."""
 
 import asyncio
+import time
 from typing import Any, cast
 
 import pytest
@@ -30,14 +31,18 @@ class Coming:
 
     def __init__(self, name: str, cluster: Room) -> None:
         self.name, self._cluster = name, cluster
+        self.heard_at = time.monotonic()
 
     async def prepare(self) -> WorkerState:
         if self._cluster.alive.index(self.name) >= self._cluster.room:
             await asyncio.Event().wait()
         return WorkerState(node="n", pid=1, device="cpu", attempt_id=None, finished=True)
 
-    def kill(self) -> None:
+    def retire(self) -> None:
         self._cluster.alive.remove(self.name)
+
+    def kill(self, reason: str) -> None:
+        self.retire()
 
 
 def pool(cluster: Room, **settings: Any) -> Pool:

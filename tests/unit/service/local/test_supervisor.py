@@ -21,6 +21,7 @@ import pytest
 from pydantic import SecretStr
 
 from service.cli.output import say
+from service.local import hangs
 from service.local.home import Home, InUse, Process, State, address_of, address_of_this_machine, read_state
 from service.local.processes import LAUNCHER, Child, child_environment, kill_left_behind, rotate
 from service.local.supervisor import CannotStart, Supervisor, can_listen
@@ -333,6 +334,23 @@ class TestSupervisor:
         assert {other: pid for other, pid in supervisor.pids.items() if other != name} == {
             other: pid for other, pid in pids.items() if other != name
         }
+
+    def test_replaces_what_no_longer_responds(
+        self, settings: Settings, stand_ins: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("service.local.supervisor.ASK_PAUSE_S", 0.01)
+        monkeypatch.setattr("service.local.supervisor.ASK_TIMEOUT_S", 0.1)
+        monkeypatch.setitem(hangs.HANGS_S, "api", 0.2)
+        said: list[str] = []
+        with Supervisor(settings, said.append) as supervisor:
+            supervisor.wait_ready()
+            first = supervisor.pids["api"]
+            until(lambda: "api" in supervisor._hangs._children and supervisor._hangs._children["api"].worked)
+            os.kill(first, signal.SIGSTOP)
+            until(lambda: supervisor.pids.get("api", first) != first)
+            assert "the api does not respond" in said
+            monkeypatch.undo()
+            supervisor.wait_ready()
 
     def test_restarts_what_ended_though_its_output_cannot_be_written(
         self, settings: Settings, stand_ins: None, monkeypatch: pytest.MonkeyPatch

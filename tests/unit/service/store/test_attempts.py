@@ -1,6 +1,7 @@
 """Attempts: claims of jobs, idempotent reports, and the limits of losses and retries."""
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -308,6 +309,25 @@ async def test_the_speed_of_an_evaluation_is_kept_in_the_progress_and_is_no_metr
     assert job.progress is not None
     assert (job.progress["step"], job.progress["evaluations"], job.progress["eval_images_per_s"]) == (5, 1, 300.0)
     assert set(job.summary) == {"test_error"}
+
+
+async def test_a_retry_does_not_wait_for_a_clock_that_was_set_back(database: Database) -> None:
+    job_id = await create(database)
+    await (await Worker.run(database)).finish("failed", PASSING)
+    later = datetime.now(UTC) + timedelta(hours=1)
+    async with database.write() as session:
+        await session.execute(update(Job).where(Job.id == job_id).values(not_before=later))
+    async with database.read() as session:
+        assert [job.job_id for job in await attempts.pending(session, limit=1, largest=1)] == [job_id]
+    assert await claim(database) == job_id
+
+
+async def test_jobs_start_in_the_order_of_their_submission_after_the_clock_was_set_back(database: Database) -> None:
+    submitted = [await create(database)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "time_ns", lambda: 0)
+        submitted += [await create(database) for _ in range(2)]
+    assert [await claim(database) for _ in submitted] == submitted
 
 
 async def test_an_error_that_may_pass_is_tried_again_after_longer_and_longer(database: Database) -> None:

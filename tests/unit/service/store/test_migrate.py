@@ -18,8 +18,8 @@ from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import OperationalError
 
 from service.jobs import Status
-from service.store import Database, migrate
-from service.store.tables import Attempt, Experiment, Idempotency, Job, JobLabel, MetricSummary, Table
+from service.store import Database, leases, migrate
+from service.store.tables import Attempt, Experiment, Idempotency, Job, JobLabel, Lease, MetricSummary, Table
 from tests.postgres import administer, create_database
 
 pytestmark = pytest.mark.anyio
@@ -229,6 +229,27 @@ async def test_jobs_and_experiments_get_the_precision_in_which_they_ran(empty_da
         "not_yet": None,
         "named": None,
     }
+
+
+async def test_a_lease_of_an_earlier_version_counts_as_released(empty_database_url: str) -> None:
+    at = "2026-01-01 00:00:00+00:00"
+
+    def to_the_one_before(connection: Connection) -> None:
+        command.upgrade(migrate._configuration(connection), "0007")
+        connection.exec_driver_sql(
+            "INSERT INTO leases (role, holder, expires_at, renewed_at, report) "
+            f"VALUES ('dispatcher', 'old', '{at}', '{at}', '{{}}')"
+        )
+
+    async with Database(empty_database_url) as database:
+        async with database.migrate() as connection:
+            await connection.run_sync(to_the_one_before)
+        await migrate.upgrade(database)
+        async with database.write() as session:
+            lease = await session.get(Lease, "dispatcher")
+            assert lease is not None
+            assert (lease.holder, lease.beats, lease.lease_s) == ("old", 0, 0)
+            assert await leases.acquire(session, "dispatcher", "new", 5, {})
 
 
 def _literal(value: object) -> str:

@@ -22,6 +22,7 @@ class Process:
         self.device = "cuda:0" if configuration.gpu_share else "cpu"
         self.bfloat16, self.pid = True, 1
         self.gone = self.aborted = False
+        self.ready = True
 
     def wait_ready(self) -> None:
         """Be ready at once."""
@@ -58,6 +59,13 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[TrainingWorker
         return worker, process
 
     return run
+
+
+def test_a_worker_whose_process_is_not_warm_says_so(start: Any) -> None:
+    worker, process = start(0, 1)
+    assert (worker.describe().ready, worker.describe().device) == (True, "cpu")
+    process.ready = False
+    assert (worker.describe().ready, worker.describe().device) == (False, "")
 
 
 @pytest.mark.parametrize("gpus", [0, 0.25, 1.0])

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -232,16 +231,45 @@ def test_the_end_of_the_process_is_noticed_and_explained(start_process: Any, ima
             call()
 
 
-def test_a_process_that_does_not_answer_is_given_up(start_process: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = start_process()
-    os.kill(trainer.process.pid, signal.SIGSTOP)
-    trainer.process.renew_lease()
-    trainer.process.renew_lease()
-    later = time.monotonic() + LEASE_S + 1
-    monkeypatch.setattr("worker.process.training_process.time", SimpleNamespace(monotonic=lambda: later))
+class Clock:
+    """A clock that the test moves."""
 
-    with pytest.raises(TrainingProcessGone, match="not answered for 60 s"):
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_a_process_that_does_not_answer_is_given_up(start_process: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, clock = start_process(), Clock()
+    os.kill(trainer.process.pid, signal.SIGSTOP)
+    monkeypatch.setattr("worker.process.training_process.time", clock)
+    trainer.process.renew_lease()
+    # In this time the process that renews the lease was stopped itself.
+    clock.now += 3600
+    trainer.process.renew_lease()
+    for _ in range(2):
+        clock.now += 3
         trainer.process.renew_lease()
+    clock.now += 3
+    with pytest.raises(TrainingProcessGone, match="not answered for 10 s"):
+        trainer.process.renew_lease()
+
+
+def test_a_process_answers_pings_while_it_trains_and_not_once_it_is_stopped(start_process: Any, images: Path) -> None:
+    trainer = start_process()
+    assert trainer.process.ready
+    trainer.process.ping(PATIENCE_S)
+    trainer.process.start(Start("pinged", SPEC | {"epochs": 1000}, images, None))
+    trainer.until(is_step)
+    trainer.process.ping(PATIENCE_S)
+    os.kill(trainer.process.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, trainer.process.pid, os.WSTOPPED | os.WNOWAIT)
+    with pytest.raises(TrainingProcessGone, match="not answered for 1 s"):
+        trainer.process.ping(1)
+    os.kill(trainer.process.pid, signal.SIGKILL)
+    with pytest.raises(TrainingProcessGone, match="was ended by SIGKILL"):
+        trainer.process.ping(PATIENCE_S)
 
 
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
