@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 # OpenMP's threads wait for each other: beside other processes on the same cores, two are many times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,7 +20,25 @@ from service.store import Database, migrate
 from tests.postgres import NotInstalled, administer, create_database, private_server
 from tests.reaper import pytest_configure as pytest_configure
 
+if TYPE_CHECKING:
+    from xdist.scheduler import LoadFileScheduling
+
 _numbers = count(1)
+ONE_AFTER_ANOTHER = ("tests/dashboard/", "tests/integration/dispatcher/")
+"""Packages with a browser or a Ray cluster, several of which would compete for the cores."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "LoadFileScheduling":
+    """Distribute whole files to the processes, and some whole packages."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return next((package for package in ONE_AFTER_ANOTHER if file.startswith(package)), file)
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture
