@@ -64,7 +64,7 @@ async def test_another_metric_can_be_asked_for(http: AsyncClient, experiment: st
     answer = await http.get(f"/v1/experiments/{experiment}/report", params={"metric": "test_loss", "statistic": "best"})
 
     assert "Test loss by normalization and batch_size" in answer.text
-    assert "the best of all epochs" in answer.text
+    assert "best epoch (optimistic: chosen on the test set)" in answer.text
 
 
 async def test_a_name_is_text_and_nothing_could_run_anyway(http: AsyncClient, experiment: str) -> None:

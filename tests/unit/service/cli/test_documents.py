@@ -34,7 +34,7 @@ def test_a_report_is_markdown_with_its_figure_beside_it(run: Run, ran: Ran, tmp_
 
     text = (tmp_path / "r.md").read_text()
     assert "](r.svg)" in text
-    assert "the best of all epochs" in text
+    assert "best epoch (optimistic: chosen on the test set)" in text
     assert ElementTree.parse(tmp_path / "r.svg").getroot().tag.endswith("svg")
 
 

@@ -43,10 +43,12 @@ COMPARISON: Json = {
     "p_adjusted": 0.000123,
     "resolved": False,
     "seeds_needed": 12,
+    "failed": 0,
 }
 RESULTS: Json = {
     "metric": "test_error",
     "statistic": "median_last_5",
+    "statistic_title": "median of the last five epochs",
     "datasets": ["synthetic (train_limit 10000)"],
     "rows": {"field": "normalization", "values": [{"label": COMPARISON[row]} for row in ("row_a", "row_b")]},
     "columns": {"field": "batch_size", "values": [{"label": "2"}, {"label": "1024"}]},
