@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,6 +46,13 @@ def accepts(port: int) -> bool:
 @pytest.fixture(scope="package")
 def ray_environment() -> Iterator[dict[str, str]]:
     """Return the environment of a process that uses the package's Ray cluster, which must not delay later tests."""
+    with ray_cluster() as environment:
+        yield environment
+
+
+@contextmanager
+def ray_cluster() -> Iterator[dict[str, str]]:
+    """Run a Ray cluster, and yield the environment of a process that uses it."""
     port = free_port()
     # Ray's default niceness would let every other process of the tests delay the trainings.
     environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "t" * 40, "RAY_worker_niceness": "0"}

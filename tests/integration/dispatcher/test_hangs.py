@@ -12,12 +12,19 @@ import pytest
 
 from service.dispatcher.pool import HEARD_S
 from service.jobs import Status
-from tests.integration.dispatcher.conftest import STUDY, actor_of, command_of, descendants, kill
+from tests.integration.dispatcher.conftest import STUDY, actor_of, command_of, descendants, kill, ray_cluster
 
 pytestmark = [pytest.mark.anyio, pytest.mark.ray, pytest.mark.faults]
 
 STALL_S = 15
 """Longer than a worker may take to answer, and shorter than the lease of a worker."""
+
+
+@pytest.fixture(scope="module")
+def ray_environment() -> Iterator[dict[str, str]]:
+    """A cluster for these tests, without the processes that other tests have stopped and left."""
+    with ray_cluster() as environment:
+        yield environment
 
 
 @contextmanager
