@@ -15,8 +15,8 @@ from pathlib import Path
 
 from service.artifacts.store import check_all, checked_name, differs, missing
 from service.errors import CorruptFile, StorageFull
-from service.folders import make_folder, sync_folder
 from worker.events import File
+from worker.folders import make_folder, sync_folder
 
 __all__ = ["LocalArtifacts"]
 

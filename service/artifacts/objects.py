@@ -17,8 +17,8 @@ from typing import Any
 from service.artifacts.local import LocalArtifacts
 from service.artifacts.store import check_all, checked_name, missing
 from service.errors import CorruptFile, StorageFull, StorageUnavailable
-from service.folders import make_folder
 from worker.events import File
+from worker.folders import make_folder
 
 __all__ = ["ObjectArtifacts", "open_s3"]
 

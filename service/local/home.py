@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from service.folders import make_folder
+from worker.folders import make_folder
 
 STATE = "supervisor.json"
 LOCK = "supervisor.lock"

@@ -17,9 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, async_sessionma
 from sqlalchemy.ext.asyncio import AsyncSession as Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from service.folders import make_folder
 from service.store.notifications import Channel, follow, notified_by
 from service.store.sockets import Sockets
+from worker.folders import make_folder
 
 __all__ = [
     "ConstraintViolated",

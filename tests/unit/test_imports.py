@@ -14,7 +14,7 @@ The packages and top-level modules of `service`, each above those that it may im
                                              │           │
                                      jobs   validation   │
                                              │           │
-     cluster_report   errors   folders   settings   logs   open_files   ray_environment   version
+     cluster_report   errors   settings   logs   open_files   ray_environment   version
 
 The two columns are two programs. The left one is the command line and the client. It reaches the right one over HTTP
 only, and imports only types, the vocabulary of statuses and the renderer of reports. The right one runs in the
@@ -38,6 +38,7 @@ LIGHT = (
     "worker.spec",
     "worker.architecture",
     "worker.events",
+    "worker.folders",
     "worker.metrics",
     "worker.normalizations",
     "worker.recipes",
@@ -54,14 +55,14 @@ LAYERS = (
     ("report", "dashboard", "store", "artifacts"),
     ("experiments",),
     ("jobs", "validation"),
-    ("cluster_report", "errors", "folders", "settings", "logs", "open_files", "ray_environment", "version"),
+    ("cluster_report", "errors", "settings", "logs", "open_files", "ray_environment", "version"),
 )
 """The packages and top-level modules of `service`, from the top layer to the bottom layer."""
 ARROWS = {
     "cli": {"client", "experiments", "export", "jobs", "local", "report", "settings", "version"},
     "openapi": {"app", "settings"},
     "export": {"client", "experiments", "jobs"},
-    "local": {"client", "folders", "open_files", "ray_environment", "settings"},
+    "local": {"client", "open_files", "ray_environment", "settings"},
     "app": {"api", "artifacts", "logs", "open_files", "settings", "store", "version"},
     "dispatcher": {
         "artifacts",
@@ -89,8 +90,8 @@ ARROWS = {
         "store",
         "validation",
     },
-    "store": {"errors", "experiments", "folders", "jobs", "settings"},
-    "artifacts": {"errors", "folders"},
+    "store": {"errors", "experiments", "jobs", "settings"},
+    "artifacts": {"errors"},
     "experiments": {"errors", "jobs", "validation"},
 }
 """What each package of `service` imports of the others. Add a new import here and to the diagram above."""

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from worker.events import CheckpointTaken, File, Precision
+from worker.folders import sync_folder
 from worker.models import build_model
 from worker.spec import TrainingSpec
 
@@ -225,11 +226,11 @@ def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-        _fsync_directory(scratch)
+        sync_folder(scratch)
         if directory.exists():
             shutil.rmtree(directory)
         os.replace(scratch, directory)
-        _fsync_directory(directory.parent)
+        sync_folder(directory.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -279,11 +280,3 @@ def _load_weights(model: nn.Module, content: bytes, name: str) -> None:
 
 def _describe(content: bytes) -> File:
     return File(size=len(content), sha256=hashlib.sha256(content).hexdigest())
-
-
-def _fsync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -176,8 +176,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "artifacts"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=5M", "tmpfs", str(folder)]
-    if subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("mounting a small file system needs root")
+    mounted = subprocess.run(command, check=False, capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted: {mounted.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 

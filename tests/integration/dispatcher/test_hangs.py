@@ -55,6 +55,12 @@ async def idle_training_process(stack: Any) -> int:
     return pid
 
 
+async def idle_worker(stack: Any, part: str) -> tuple[int, int]:
+    """Return the process of the only worker that `part` names, and its training process, once it is idle."""
+    training = await idle_training_process(stack)
+    return (training if part == "training process" else actor_of(training)), training
+
+
 async def until_ended(stack: Any, *pids: int) -> None:
     async def ended() -> bool | None:
         return None if any(Path(f"/proc/{pid}").exists() for pid in pids) else True
@@ -77,8 +83,7 @@ async def until_only_the_pool_is_left(stack: Any) -> None:
 async def test_an_idle_worker_that_does_not_respond_costs_the_next_job_no_attempt(
     stack: Any, part: str, fault: signal.Signals
 ) -> None:
-    training = await idle_training_process(stack)
-    hit = training if part == "training process" else actor_of(training)
+    hit, training = await idle_worker(stack, part)
     os.kill(hit, fault)
     await asyncio.sleep(HEARD_S)  # a worker that was heard from more recently may still get a job
     job = await stack.wait(await stack.submit(epochs=1))
@@ -104,8 +109,7 @@ async def test_a_frozen_actor_gives_its_slot_back(stack: Any) -> None:
 async def test_a_worker_that_was_hit_while_no_dispatcher_ran_is_replaced(
     stack: Any, part: str, fault: signal.Signals
 ) -> None:
-    training = await idle_training_process(stack)
-    hit = training if part == "training process" else actor_of(training)
+    hit, training = await idle_worker(stack, part)
     stack.dispatchers[0].kill()
     stack.dispatchers[0].wait()
     kill(hit, fault)

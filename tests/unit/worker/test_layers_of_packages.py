@@ -20,7 +20,7 @@ LAYERS = (
     {"normalizations.layers"},
     {"distributed", "data"},
     {"numerics"},
-    {"spec", "recipes", "architecture", "normalizations", "events", "metrics", "validation"},
+    {"spec", "recipes", "architecture", "normalizations", "events", "folders", "metrics", "validation"},
 )
 """The packages and modules of the worker, from the top to the bottom; those of one layer do not import each other.
 

@@ -11,7 +11,6 @@ from pytest_postgresql.executors import PostgreSQLExecutor
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from service.folders import PRIVATE
 from service.jobs import Status
 from service.settings import Settings
 from service.store import Database, jobs, migrate
@@ -19,6 +18,7 @@ from service.store import database as module
 from service.store.database import is_disk_full
 from tests.postgres import create_database
 from tests.unit.service.store.acting import create, request
+from worker.folders import PRIVATE
 
 pytestmark = pytest.mark.anyio
 

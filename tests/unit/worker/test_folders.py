@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.folders import PRIVATE, make_folder
+from worker.folders import PRIVATE, make_folder
 
 
 def test_every_folder_that_is_made_is_private_and_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
