@@ -152,7 +152,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         if momentum is None:
             momentum = 0.0
         if self.training and self.track_running_stats and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
+            self._count_batch()
             if self.momentum is None:
                 momentum = 1.0 / float(self.num_batches_tracked)
         arguments = (
@@ -173,6 +173,10 @@ class BatchNorm2d(nn.BatchNorm2d):
             return_skip=return_skip,  # type: ignore[call-overload]
         )
         return result
+
+    def _count_batch(self) -> None:
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
 
     def __prepare_scriptable__(self) -> NoReturn:
         raise NotImplementedError(

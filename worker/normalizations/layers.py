@@ -119,9 +119,14 @@ class BatchNorm(gn.BatchNorm2d):
     averages are updated once per batch, by the mean of the statistics of its chunks, weighted by their numbers of
     images, so that evaluation uses the variance within chunks, as training does; the paper updates them once per chunk.
     A batch that is not larger than a chunk is normalized as a whole.
+
+    Attributes:
+        counts_batches: Whether a call in training adds 1 to `num_batches_tracked`. A training step sets it to False and
+            adds 1 to those of all layers at once.
     """
 
     momentum: float
+    counts_batches = True
 
     def __init__(
         self,
@@ -141,6 +146,10 @@ class BatchNorm(gn.BatchNorm2d):
             activation=activation,
             ghost_batch_size=ghost_batch_size,
         )
+
+    def _count_batch(self) -> None:
+        if self.counts_batches:
+            super()._count_batch()
 
 
 class SyncBatchNorm(BatchNorm):
@@ -167,7 +176,6 @@ class SyncBatchNorm(BatchNorm):
     def _normalize(self, x: Tensor) -> Tensor:
         assert self.running_mean is not None
         assert self.running_var is not None
-        assert self.num_batches_tracked is not None
         normalized: Tensor
         normalized, mean, variance = _GlobalBatchNorm.apply(  # type: ignore[no-untyped-call]
             x, self.weight, self.bias, self.eps, self.process_group
@@ -175,7 +183,7 @@ class SyncBatchNorm(BatchNorm):
         values = self.process_group.world_size * x.numel() / x.shape[1]
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance * (values / (values - 1)), self.momentum)
-        self.num_batches_tracked.add_(1)
+        self._count_batch()
         return normalized
 
 

@@ -57,8 +57,12 @@ class FlatOptimizer:
 
     def take_gradients(self, gradients: Sequence[Tensor]) -> None:
         """Copy the gradients of the parameters, in their order, unless they are `gradient_views`."""
-        if gradients is not self.gradient_views:
-            torch._foreach_copy_(self.gradient_views, list(gradients))
+        if gradients is self.gradient_views:
+            return
+        # On a GPU one kernel copies all gradients of one dtype.
+        for dtype in {gradient.dtype for gradient in gradients}:
+            numbers = [number for number, gradient in enumerate(gradients) if gradient.dtype == dtype]
+            torch._foreach_copy_([self.gradient_views[n] for n in numbers], [gradients[n] for n in numbers])
 
     @torch.no_grad()
     def step(self, rate: Tensor) -> None:

@@ -11,14 +11,17 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from worker.architecture import IMAGE_CHANNELS, IMAGE_SIZE, NUM_CLASSES
 from worker.data.batches import Batch
 from worker.distributed.process_group import SINGLE_WORKER, ProcessGroup
 from worker.models import build_model
+from worker.normalizations.layers import BatchNorm
 from worker.numerics.precision import Precision, autocast
 from worker.spec import TrainingSpec
+from worker.training.cast_weights import CastWeights
 from worker.training.evaluation import EvaluationStep
 from worker.training.flat_tensors import FlatParameters
 from worker.training.graphs import capture
@@ -62,6 +65,13 @@ class StaticStep:
         parameters = FlatParameters(self.model)
         self.parameters, self._values = parameters.parameters, parameters.values
         self.optimizer = FlatOptimizer(spec.optimizer, parameters)
+        self._cast = CastWeights(self.model, parameters) if precision == "bfloat16" else None
+        self._batch_counters = []
+        for layer in self.model.modules():
+            if isinstance(layer, BatchNorm) and layer.num_batches_tracked is not None:
+                layer.counts_batches = False
+                self._batch_counters.append(layer.num_batches_tracked)
+        self._one = torch.ones((), device=device)
         self.group: ProcessGroup = SINGLE_WORKER
         self.evaluation = EvaluationStep(self.model, device, precision)
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -96,6 +106,8 @@ class StaticStep:
         yield from (self._values, self.optimizer.gradients, *self.optimizer.tensors())
         yield from (self._images, self._labels, self._rates, self._losses, self._logits)
         yield from (self._slot, self._image, self._label, self._rate)
+        if self._cast is not None:
+            yield self._cast.flat
 
     @property
     def nbytes(self) -> int:
@@ -177,13 +189,21 @@ class StaticStep:
         torch.index_select(self._rates, 0, self._slot, out=self._rate)
         images, labels = self._image[0, :size].permute(0, 3, 1, 2), self._label[0, :size]
 
+        # The gradients of several workers are reduced by hooks on the parameters.
+        cast = self._cast if self.group.world_size == 1 else None
         with autocast(self.precision, self.device):
-            logits = self.model(images)
+            if cast is not None:
+                cast.refresh()
+                logits = functional_call(self.model, cast.weights, (images,))
+            else:
+                logits = self.model(images)
         logits = logits.float()
         loss = F.cross_entropy(logits, labels)
-        gradients = torch.autograd.grad(loss, self.parameters)
+        gradients = torch.autograd.grad(loss, cast.leaves if cast else self.parameters, self._one)
         self.optimizer.take_gradients(self.group.average(gradients))
         self.optimizer.step(self._rate[0])
+        if self._batch_counters:
+            torch._foreach_add_(self._batch_counters, 1)
 
         self._losses.index_copy_(0, self._slot, loss.detach().view(1))
         self._logits[:, :size].index_copy_(0, self._slot, logits.detach().unsqueeze(0))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import gn
 from worker.architecture import ARCHITECTURES, FeatureMap, ModelName
@@ -174,3 +175,16 @@ def test_every_parameter_learns_after_the_first_step(model: ModelName, type: str
     learning = {name for name, p in network.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
 
     assert learning == {name for name, _ in network.named_parameters()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_padded_shortcut_is_that_of_slices_and_padding_bit_for_bit(dtype: torch.dtype) -> None:
+    block = ResidualBlock(5, 12, 2, "pad", normalization("batch"))
+    x = torch.randn(2, 5, 7, 6, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
+    expected = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 3, 4))
+    dy = torch.randn_like(expected)
+
+    found = block.join(x)
+    assert torch.equal(found, expected)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(*(torch.autograd.grad(y, x, dy)[0] for y in (found, expected)))
