@@ -24,6 +24,7 @@ class SlotsReport(BaseModel):
     total: int = 0
     busy: int = 0
     free: int = 0
+    problem: str | None = Field(default=None, description="why there are none; null if there are slots")
 
 
 class NodeReport(BaseModel):

@@ -52,6 +52,8 @@ def cluster(context: typer.Context, as_json: AsJson = False) -> None:
     table.add_row("dispatcher", dispatcher)
     table.add_row("ray", f"{ray['status']}" + (f" at {ray['address']}" if ray.get("address") else ""))
     table.add_row("slots", f"{slots['total']}: {slots['busy']} busy, {slots['free']} free")
+    if problem := slots.get("problem"):
+        table.add_row("", problem)
     table.add_row("queue", f"{queue['queued']} waiting")
     for node in found["nodes"]:
         state = "" if node["alive"] else ", gone"

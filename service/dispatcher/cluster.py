@@ -366,6 +366,18 @@ def _actor(name: str, entry: Mapping[str, Any] | None) -> Actor:
     return Actor(name, alive=True, node_id=entry["Address"]["NodeID"], pid=entry["Pid"])
 
 
+def room_problem(nodes: Sequence[Node], settings: Settings) -> str | None:
+    """Return why no worker can start on the nodes of the cluster; None if one has room for it."""
+    if any(node.slots for node in nodes):
+        return None
+    largest = max(nodes, key=lambda node: (node.gpus, node.cpus), default=None)
+    found = f"the largest has {largest.cpus:g} CPUs and {largest.gpus:g} GPUs" if largest else "it has no nodes"
+    return (
+        f"No node of the Ray cluster has room for a training worker, which takes NORMLAB_CPUS_PER_WORKER = "
+        f"{settings.cpus_per_worker:g} and NORMLAB_GPUS_PER_WORKER = {settings.gpus_per_worker:g}: {found}."
+    )
+
+
 def _node(node: Mapping[str, Any], settings: Settings) -> Node:
     resources = node["Resources"]
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)

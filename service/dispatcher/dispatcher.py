@@ -20,6 +20,7 @@ from service.dispatcher.cluster import (
     Worker,
     WorkerGone,
     WorkerState,
+    room_problem,
 )
 from service.dispatcher.datasets import Datasets
 from service.dispatcher.leadership import Leadership
@@ -299,7 +300,12 @@ class Dispatcher:
         next_up = self._next_up
         return ClusterReport(
             ray=RayReport(status="connected" if self._connected else "unreachable", address=self._cluster.address),
-            slots=SlotsReport(total=self._room, busy=busy, free=max(0, self._room - busy)),
+            slots=SlotsReport(
+                total=self._room,
+                busy=busy,
+                free=max(0, self._room - busy),
+                problem=room_problem(self._nodes, self._settings) if self._connected else None,
+            ),
             nodes=[
                 NodeReport(id=node.id, address=node.address, cpus=node.cpus, gpus=node.gpus) for node in self._nodes
             ],

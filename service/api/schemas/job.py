@@ -135,7 +135,7 @@ class JobView(BaseModel):
 class JobDetail(JobView):
     """A job, its attempts and its history."""
 
-    waits_for: str | None = Field(description="reason why a queued job on several workers does not start yet")
+    waits_for: str | None = Field(description="reason why a queued job does not start yet, if it is not the queue")
     attempts: list[AttemptView]
     history: list[StatusChange]
 
@@ -271,11 +271,15 @@ def checkpoint_view(checkpoint: Checkpoint, *, best: bool) -> CheckpointView:
 
 
 async def _waits_for(session: Session, job: Job) -> str | None:
-    if job.status is not Status.QUEUED or job.num_workers == 1:
+    if job.status is not Status.QUEUED:
         return None
     lease = await leases.get(session, "dispatcher")
     report = ClusterReport.read(lease.report if lease else None)
     if report is None:
+        return None
+    if report.slots.problem is not None:
+        return report.slots.problem
+    if job.num_workers == 1:
         return None
     if job.num_workers > (slots := report.slots.total):
         return (

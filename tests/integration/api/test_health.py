@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 WORKER: dict[str, Any] = {"node": "n1", "device": "cpu", "bfloat16": False}
 REPORT: dict[str, Any] = {
     "ray": {"status": "connected", "address": "127.0.0.1:6379"},
-    "slots": {"total": 2, "busy": 1, "free": 1},
+    "slots": {"total": 2, "busy": 1, "free": 1, "problem": None},
     "nodes": [{"id": "n1", "address": "10.0.0.1", "cpus": 2.0, "gpus": 0.0, "alive": True}],
     "workers": [
         WORKER | {"id": "w1", "pid": 41, "state": "busy", "attempt": "attempt_1", "job": "job_1"},
@@ -116,6 +116,14 @@ async def test_the_cluster_is_what_the_dispatcher_reported(http: AsyncClient, re
     assert cluster["queue"] == {"queued": 1, "oldest_queued_at": created, "next_up": None, "too_large": 0}
 
 
+async def test_a_job_says_that_no_worker_has_room_on_the_cluster(http: AsyncClient, reporter: Reporter) -> None:
+    job = await submit(http)
+    problem = "No node of the Ray cluster has room for a training worker"
+    await reporter.heartbeat(REPORT | {"slots": {"total": 0, "busy": 0, "free": 0, "problem": problem}})
+    assert (await http.get(f"/v1/jobs/{job}")).json()["waits_for"] == problem
+    assert (await http.get("/v1/cluster")).json()["slots"]["problem"] == problem
+
+
 async def test_a_job_of_several_workers_says_what_it_waits_for(http: AsyncClient, reporter: Reporter) -> None:
     large, pair, single = [await submit(http, num_workers=number) for number in (3, 2, 1)]
 
@@ -166,7 +174,7 @@ async def test_of_a_cluster_that_nobody_reported_nothing_is_claimed(http: AsyncC
     cluster = (await http.get("/v1/cluster")).json()
     assert cluster["dispatcher"] == {"alive": False, "holder": None, "renewed_at": None}
     assert cluster["ray"]["status"] == "unreachable"
-    assert cluster["slots"] == {"total": 0, "busy": 0, "free": 0}
+    assert cluster["slots"] == {"total": 0, "busy": 0, "free": 0, "problem": None}
     assert (cluster["nodes"], cluster["workers"]) == ([], [])
 
 

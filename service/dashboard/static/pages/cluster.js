@@ -164,6 +164,7 @@ export default function clusterPage(shell) {
               { class: "facts big" },
             ),
             it.slots.total ? slots(it) : null,
+            it.slots.problem ? h("p", { key: "problem" }, it.slots.problem) : null,
             queued(it.queue),
           ),
         ),

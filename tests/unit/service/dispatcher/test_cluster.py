@@ -1,11 +1,12 @@
 """The connection of the dispatcher to Ray, without a cluster."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
 
-from service.dispatcher.cluster import Cluster, ClusterGone, _node
+from service.dispatcher.cluster import Cluster, ClusterGone, _node, room_problem
 from service.local.private_ray import free_port
 from service.local.supervisor import can_listen
 from service.settings import Settings
@@ -40,3 +41,23 @@ def test_no_worker_is_placed_on_two_gpus(
     settings = Settings(home=tmp_path, gpus_per_worker=gpus_per_worker)
     node = {"NodeID": "a", "NodeManagerAddress": "10.0.0.1", "Resources": {"CPU": cpus, "GPU": gpus}}
     assert _node(node, settings).slots == slots
+
+
+@pytest.mark.parametrize(
+    ("gpus_per_worker", "nodes", "problem"),
+    [
+        (0, [(1, 0), (0, 0)], None),
+        (1, [(4, 1)], None),
+        (1, [(4, 0), (16, 0)], "GPUS_PER_WORKER = 1: the largest has 16 CPUs and 0 GPUs"),
+        (0, [(0, 0)], "CPUS_PER_WORKER = 1 .*: the largest has 0 CPUs"),
+        (0, [], "it has no nodes"),
+    ],
+)
+def test_a_cluster_without_room_for_a_worker_says_why(
+    tmp_path: Path, gpus_per_worker: float, nodes: list[tuple[float, float]], problem: str | None
+) -> None:
+    settings = Settings(home=tmp_path, gpus_per_worker=gpus_per_worker)
+    described = [{"NodeID": "a", "Resources": {"CPU": cpus, "GPU": gpus}} for cpus, gpus in nodes]
+    found = room_problem([_node(node, settings) for node in described], settings)
+    assert (found is None) == (problem is None)
+    assert problem is None or re.search(problem, found or "")
