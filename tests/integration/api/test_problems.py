@@ -1,7 +1,10 @@
 """Every error is a problem detail (RFC 9457), and requests without permission are refused."""
 
+import asyncio
 import json
 import sqlite3
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -14,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from service.api.http.middleware import MAX_BODY_SIZE
 from service.app import create_app
 from service.settings import Settings
-from service.store import jobs
+from service.store import database, jobs
 from tests.integration.api.test_jobs import BODY, submit
 
 pytestmark = pytest.mark.anyio
@@ -162,6 +165,37 @@ async def test_what_the_database_cannot_do_now(
     answer = await http.post("/v1/jobs", json=BODY)
     assert_problem(answer, status)
     assert "INSERT" not in answer.text
+
+
+FROZEN_WRITER = """
+import os, signal, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("BEGIN IMMEDIATE")
+database.execute("DELETE FROM jobs")
+print("writing", flush=True)
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+async def test_a_process_that_is_stopped_within_a_transaction_delays_writes_for_a_limited_time(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
+    app = create_app(settings)
+    client = AsyncClient(transport=ASGITransport(app), base_url="http://localhost")
+    async with app.router.lifespan_context(app), client as http:
+        stored = (await http.post("/v1/jobs", json=BODY)).json()["id"]
+        command = [sys.executable, "-c", FROZEN_WRITER, str(settings.home / "normlab.db")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as frozen:
+            try:
+                assert frozen.stdout is not None
+                assert await asyncio.to_thread(frozen.stdout.readline) == b"writing\n"
+                assert_problem(await http.post("/v1/jobs", json=BODY), 503)
+                assert (await http.get(f"/v1/jobs/{stored}")).status_code == 200, "reads do not wait"
+            finally:
+                frozen.kill()
+        assert (await http.post("/v1/jobs", json=BODY)).status_code == 201
+        assert (await http.get("/v1/jobs")).json()["data"][1]["id"] == stored
 
 
 TOKENS = "alice:alices-token,bob:bobs-token:read"
