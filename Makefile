@@ -21,7 +21,7 @@ TEST_PROCESSES = $(shell expr 2 \* $(PROCESSES))
 ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-SOURCES := gn worker service tests
+SOURCES := gn worker service normlab tests
 JAVASCRIPT := service/dashboard/static
 
 .PHONY: help install demo up test test-faults test-gpu test-containers test-network test-mlflow test-readme test-campaign check format bench screenshots openapi lock audit clean

@@ -8,10 +8,10 @@ WORKDIR /opt/normlab
 COPY pyproject.toml requirements.lock ./
 # Install empty packages as editable: the final stage then only copies the code to /opt/normlab, and needs no pip.
 RUN python3 -m venv --without-pip /opt/venv \
- && install -d gn worker service && touch gn/__init__.py worker/__init__.py service/__init__.py README.md LICENSE \
+ && install -d gn worker service normlab && touch gn/__init__.py worker/__init__.py service/__init__.py normlab/__init__.py README.md LICENSE \
  && python3 -m pip --python /opt/venv/bin/python install --no-compile \
       --constraint requirements.lock --editable '.[s3]' \
- && rm -r gn worker service README.md LICENSE
+ && rm -r gn worker service normlab README.md LICENSE
 # Remove parts of large packages that the API does not use. It needs scipy's special functions, plotly's JavaScript, and
 # botocore's S3 and credential providers; it needs neither headers nor tests of any package.
 RUN cd /opt/venv/lib/python3*/site-packages \
@@ -33,6 +33,7 @@ COPY docker/secrets.sh /usr/local/bin/normlab-secrets
 COPY gn /opt/normlab/gn
 COPY worker /opt/normlab/worker
 COPY service /opt/normlab/service
+COPY normlab /opt/normlab/normlab
 RUN /opt/venv/bin/python -m compileall -q /opt/normlab
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /var/lib/normlab

@@ -15,9 +15,9 @@ RUN python3 -m venv --without-pip /opt/venv \
  && python3 -m pip --python /opt/venv/bin/python install ${TORCH_INDEX:+--index-url ${TORCH_INDEX}} torch==2.13.0
 COPY pyproject.toml requirements.lock ./
 # Install empty packages as editable: the code is then copied to /opt/normlab, without another run of pip.
-RUN install -d gn worker service && touch gn/__init__.py worker/__init__.py service/__init__.py README.md LICENSE \
+RUN install -d gn worker service normlab && touch gn/__init__.py worker/__init__.py service/__init__.py normlab/__init__.py README.md LICENSE \
  && python3 -m pip --python /opt/venv/bin/python install --constraint requirements.lock --editable '.[worker,s3]' \
- && rm -r gn worker service README.md LICENSE
+ && rm -r gn worker service normlab README.md LICENSE
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     GN_CACHE_DIR=/var/cache/gn TRITON_CACHE_DIR=/tmp/triton
 COPY gn gn

@@ -11,6 +11,7 @@ from service.client.connection import (
     NotNormlab,
 )
 from service.client.requests import InvalidRequest
+from service.client.results import Results
 
 __all__ = [
     "DEFAULT_URL",
@@ -22,4 +23,5 @@ __all__ = [
     "Event",
     "InvalidRequest",
     "NotNormlab",
+    "Results",
 ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 from service.client.connection import Connection
 from service.client.files import reading, writing
 from service.client.requests import given, header, path_of
+from service.client.results import Results
 
 if TYPE_CHECKING:
     from service.experiments.request import ExperimentRequest
@@ -85,7 +86,7 @@ class Experiments:
         """Delete an experiment whose jobs have all ended, with the jobs, their metrics and checkpoints."""
         self._connection.request("DELETE", _experiment(experiment))
 
-    def results(self, experiment: str | None = None, **question: Any) -> Json:
+    def results(self, experiment: str | None = None, **question: Any) -> Results:
         """Return the results of an experiment, or of the jobs that the filters in `question` select.
 
         Args:
@@ -93,7 +94,7 @@ class Experiments:
             question: The query parameters of `GET /v1/results`: metric, statistic, step, failed, rows, columns,
                 where, confidence, and the filters of the jobs.
         """
-        return self._connection.json("GET", _results(experiment), params=given(question))
+        return Results(self._connection.json("GET", _results(experiment), params=given(question)))
 
     def results_table(self, experiment: str | None, format: TableFormat, **question: Any) -> bytes:
         """Return the results as a flat file; `table` selects cells, comparisons or observations."""

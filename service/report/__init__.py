@@ -2,7 +2,7 @@
 
 from service.report.content import Number, compose, tables
 from service.report.document import Document
-from service.report.html import as_html
+from service.report.html import as_fragment, as_html
 from service.report.markdown import as_markdown
 
-__all__ = ["Document", "Number", "as_html", "as_markdown", "compose", "tables"]
+__all__ = ["Document", "Number", "as_fragment", "as_html", "as_markdown", "compose", "tables"]

@@ -23,15 +23,20 @@ figure { margin: 1rem 0 } figcaption { color: var(--faint); font-size: .9rem } s
 def as_html(document: Document) -> str:
     """Render the document as HTML."""
     title = escape(document.title)
-    body = [f"<h1>{title}</h1>"]
-    for section in document.sections:
-        body.append(f"<h2>{escape(section.title)}</h2>")
-        body += [_block(block) for block in section.blocks]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n" + "\n".join(body) + "\n</body>\n</html>\n"
+        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{as_fragment(document)}\n</body>\n</html>\n"
     )
+
+
+def as_fragment(document: Document) -> str:
+    """Render the title and the sections, for a page that has a style of its own."""
+    body = [f"<h1>{escape(document.title)}</h1>"]
+    for section in document.sections:
+        body.append(f"<h2>{escape(section.title)}</h2>")
+        body += [_block(block) for block in section.blocks]
+    return "\n".join(body)
 
 
 def _block(block: Block) -> str:

@@ -76,7 +76,7 @@ ARROWS = {
         "settings",
         "store",
     },
-    "client": {"experiments", "jobs", "settings"},
+    "client": {"experiments", "jobs", "report", "settings"},
     "api": {
         "artifacts",
         "cluster_report",
@@ -344,9 +344,10 @@ asyncio.run(start())
     ("program", "unused"),
     [
         (START_OF_THE_API, SLOW | {"typer", "rich", "httpx2"}),
+        ("import normlab", SLOW | {"sqlalchemy", "fastapi", "uvicorn", "typer", "rich", "psutil", "pandas", "polars"}),
         ("import service.cli", SLOW - {"yaml"} | {"sqlalchemy", "fastapi", "uvicorn", "psutil"}),
     ],
-    ids=["api", "command"],
+    ids=["api", "client", "command"],
 )
 def test_a_start_does_not_import_what_it_does_not_need(
     sqlite_template: Path, tmp_path: Path, program: str, unused: set[str]

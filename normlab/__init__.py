@@ -1,0 +1,36 @@
+"""The Python client of normlab: `import normlab`.
+
+It imports neither torch nor the parts of the service, so a script or a notebook starts at once:
+
+    with normlab.Client() as client:
+        experiment = client.experiments.submit({"builtin": "paper-batch-size", "budget": 0.01})
+        client.experiments.results(experiment["id"]).to_pandas()
+"""
+
+from service.client import (
+    DEFAULT_URL,
+    ApiError,
+    Client,
+    ClientError,
+    ConnectionFailed,
+    CorruptDownload,
+    Event,
+    InvalidRequest,
+    NotNormlab,
+    Results,
+)
+from service.version import normlab_version
+
+__all__ = [
+    "DEFAULT_URL",
+    "ApiError",
+    "Client",
+    "ClientError",
+    "ConnectionFailed",
+    "CorruptDownload",
+    "Event",
+    "InvalidRequest",
+    "NotNormlab",
+    "Results",
+]
+__version__ = normlab_version()
