@@ -17,7 +17,7 @@ app = typer.Typer(
     help="Which normalization, at which batch size, and is the difference real?",
     epilog="Exit codes: " + ", ".join(f"{int(code)} {text}" for code, text in EXIT_CODES.items()) + ".",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -28,6 +28,7 @@ app.command("jobs")(jobs.find)
 app.command()(jobs.show)
 app.command()(watching.watch)
 app.command("logs")(logs.read)
+app.command()(jobs.edit)
 app.command()(jobs.cancel)
 app.command()(jobs.pause)
 app.command()(jobs.resume)

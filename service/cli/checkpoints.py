@@ -11,7 +11,7 @@ from rich.progress import DownloadColumn, TransferSpeedColumn
 from service.cli.exits import Invalid
 from service.cli.folding import FoldingProgress, Grid, Value, bar
 from service.cli.output import Output, announce, console, is_standard_output, print_json
-from service.cli.session import AsJson, JobId, Json, connect
+from service.cli.session import AsJson, JobId, Json, connect, job_id
 from service.cli.tables import per_cent
 from worker.metrics import evaluation_error
 
@@ -19,7 +19,7 @@ from worker.metrics import evaluation_error
 def find(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
     """List the checkpoints of a job, newest first."""
     with connect(context) as client:
-        found = list(client.checkpoints(job))
+        found = list(client.checkpoints(job_id(client, job)))
     if as_json:
         print_json(found)
         return

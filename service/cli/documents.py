@@ -8,11 +8,9 @@ import typer
 
 from service.cli.exits import Invalid
 from service.cli.output import announce, is_standard_output
-from service.cli.session import AsJson, connect
+from service.cli.session import AsJson, ExperimentId, connect, experiment_id
 from service.client.experiments import Checkpoints
 from service.client.files import write_file
-
-ExperimentId = Annotated[str, typer.Argument(help="Id of the experiment.", show_default=False)]
 
 
 def report(
@@ -30,13 +28,14 @@ def report(
     ] = None,
 ) -> None:
     """Write a report: findings, table, figure, and everything needed to repeat the experiment."""
-    target = output or Path(f"{experiment}.html")
-    if target.suffix not in (".html", ".md"):
-        raise Invalid(f"--output is {target}: give a name that ends in .html or .md")
-    picture = target.with_suffix(".svg")
-    figure = quote(picture.name)
+    if output is not None and output.suffix not in (".html", ".md"):
+        raise Invalid(f"--output is {output}: give a name that ends in .html or .md")
     question = {"metric": metric, "statistic": statistic, "failed": failed}
     with connect(context) as client:
+        experiment = experiment_id(client, experiment)
+        target = output or Path(f"{experiment}.html")
+        picture = target.with_suffix(".svg")
+        figure = quote(picture.name)
         if target.suffix == ".html":
             written = {target: client.experiments.report(experiment, "html", **question)}
         else:
@@ -60,7 +59,7 @@ def bundle(
     if not output.is_dir() and not output.parent.is_dir():
         raise Invalid(f"--output is {output}: the folder {output.parent} does not exist")
     with connect(context) as client:
-        path = client.experiments.bundle(experiment, output, checkpoints)
+        path = client.experiments.bundle(experiment_id(client, experiment), output, checkpoints)
     size = f"  {path.stat().st_size / 1e6:.1f} MB" if path.is_file() else ""
     announce(None, f"{path}{size}", stderr=is_standard_output(path))
 

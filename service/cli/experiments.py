@@ -21,9 +21,9 @@ from service.cli.grids import (
     progress_text,
     results_grid,
 )
-from service.cli.output import Output, announce, complain, console, print_json, print_json_line
+from service.cli.output import Output, announce, command_name, complain, console, print_json, print_json_line
 from service.cli.requests import read_yaml
-from service.cli.session import AsJson, Json, connect
+from service.cli.session import AsJson, ExperimentId, ExperimentIds, Json, connect, experiment_id
 from service.client import Client
 from service.client.experiments import Experiments
 from service.experiments.request import MAX_JOBS
@@ -35,8 +35,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-ExperimentId = Annotated[str, typer.Argument(help="Id of the experiment.", show_default=False)]
-ExperimentIds = Annotated[list[str], typer.Argument(help="Ids of the experiments.", show_default=False)]
 POLL_INTERVAL_S = 2.0
 """Seconds between two requests for a watched experiment."""
 
@@ -81,7 +79,8 @@ def submit(
             return
         experiment = client.experiments.submit(request, idempotency_key)
         if not (as_json and watch):
-            hint = [] if watch else [Text(f"normlab experiment watch {experiment['id']} follows it.", style="dim")]
+            command = f"{command_name()} experiment watch {experiment['id']}"
+            hint = [] if watch else [Text(f"{command} follows it.", style="dim")]
             line = f"{experiment['id']}  {experiment['jobs']} jobs  {experiment['title']}"
             announce(experiment, line, *hint, as_json=as_json)
         if watch:
@@ -119,7 +118,7 @@ def find(
 def show(context: typer.Context, experiment: ExperimentId, as_json: AsJson = False) -> None:
     """Show an experiment: its grid, its progress and its warnings."""
     with connect(context) as client:
-        found = client.experiments.get(experiment)
+        found = client.experiments.get(experiment_id(client, experiment))
     if as_json:
         print_json(found)
     else:
@@ -130,7 +129,7 @@ def show(context: typer.Context, experiment: ExperimentId, as_json: AsJson = Fal
 def watch(context: typer.Context, experiment: ExperimentId, as_json: AsJson = False) -> None:
     """Follow an experiment to its end. Ctrl-C stops watching, not the jobs. Exit with 1 unless all jobs succeeded."""
     with connect(context) as client:
-        follow(client, experiment, as_json=as_json)
+        follow(client, experiment_id(client, experiment), as_json=as_json)
 
 
 @app.command()
@@ -190,8 +189,8 @@ def follow(client: Client, experiment: str, *, as_json: bool = False) -> None:
             found = _grid(client, experiment, out)
     except KeyboardInterrupt:
         complain(
-            f"stopped watching; the jobs keep running. `normlab experiment watch {experiment}` watches them again, "
-            f"`normlab experiment cancel {experiment}` stops them"
+            f"stopped watching; the jobs keep running. `{command_name()} experiment watch {experiment}` watches them "
+            f"again, `{command_name()} experiment cancel {experiment}` stops them"
         )
         raise typer.Exit(Exit.INTERRUPTED) from None
     if set(found["counts"]) - {"succeeded"}:
@@ -207,7 +206,7 @@ def _grid(client: Client, experiment: str, out: Output) -> Json:
             if found["status"] in ENDED:
                 live.update(content, refresh=True)
                 return found
-            live.update(Screenful(content, f"`normlab results {experiment}` prints all."), refresh=True)
+            live.update(Screenful(content, f"`{command_name()} results {experiment}` prints all."), refresh=True)
             time.sleep(POLL_INTERVAL_S)
 
 
@@ -235,7 +234,7 @@ def _each(
 ) -> None:
     with connect(context) as client:
         for experiment in experiments:
-            answer = verb(client.experiments, experiment)
+            answer = verb(client.experiments, experiment_id(client, experiment))
             line = Text(f"{answer['id']}  {answer['status']}  ").append_text(counts_text(answer["counts"]))
             announce(answer, line, as_json=as_json)
 

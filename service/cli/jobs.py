@@ -1,17 +1,16 @@
-"""`normlab jobs`, `show`, `cancel`, `pause`, `resume`, `retry` and `delete`."""
+"""`normlab jobs`, `show`, `edit`, `cancel`, `pause`, `resume`, `retry` and `delete`."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from service.cli.exits import Invalid
 from service.cli.output import announce, console, print_json
-from service.cli.session import AsJson, JobId, Json, connect
+from service.cli.session import AsJson, JobId, JobIds, Json, connect, job_id, label_of
 from service.cli.tables import job_table, jobs_table
 from service.client import Client
-
-JobIds = Annotated[list[str], typer.Argument(help="Ids of the jobs.", show_default=False)]
 
 
 def find(
@@ -27,9 +26,7 @@ def find(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    for entry in label or ():
-        if "=" not in entry:
-            raise Invalid(f"--label is {entry!r}: give it as KEY=VALUE")
+    labels = [label_of(entry) for entry in label or ()]
     with connect(context) as client:
         found = list(
             client.jobs(
@@ -39,7 +36,7 @@ def find(
                 batch_size=batch_size,
                 model=model,
                 experiment=experiment,
-                label=[entry.replace("=", ":", 1) for entry in label] if label else None,
+                label=[f"{key}:{value}" for key, value in labels] or None,
                 search=search,
             )
         )
@@ -54,7 +51,7 @@ def find(
 def show(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
     """Show a job: its specification, its progress and its attempts."""
     with connect(context) as client:
-        found = client.job(job)
+        found = client.job(job_id(client, job))
     if as_json:
         print_json(found)
     else:
@@ -81,6 +78,23 @@ def retry(context: typer.Context, jobs: JobIds, as_json: AsJson = False) -> None
     _each(context, jobs, Client.retry, as_json)
 
 
+def edit(
+    context: typer.Context,
+    job: JobId,
+    name: Annotated[str | None, typer.Option(help="New name.")] = None,
+    notes: Annotated[str | None, typer.Option(help="New notes, which replace the old ones.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Label to set, as KEY=VALUE. May be repeated.")] = None,
+    remove_label: Annotated[list[str] | None, typer.Option(help="Key of a label to remove. May be repeated.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change the name, the notes or the labels of a job. Labels that are not given stay as they are."""
+    labels: dict[str, str | None] = dict.fromkeys(remove_label or ()) | dict(map(label_of, label or ()))
+    if name is None and notes is None and not labels:
+        raise Invalid("nothing to change: give --name, --notes, --label or --remove-label")
+    change = partial(Client.change, name=name, notes=notes, labels=labels or None)
+    _each(context, [job], change, as_json)
+
+
 def delete(context: typer.Context, jobs: JobIds) -> None:
     """Delete jobs that have ended, with their metrics and checkpoints."""
     with connect(context) as client:
@@ -92,5 +106,5 @@ def delete(context: typer.Context, jobs: JobIds) -> None:
 def _each(context: typer.Context, jobs: list[str], verb: Callable[[Client, str], Json], as_json: bool) -> None:
     with connect(context) as client:
         for job in jobs:
-            answer = verb(client, job)
+            answer = verb(client, job_id(client, job))
             announce(answer, f"{answer['id']}  {answer['title']}  {answer['status']}", as_json=as_json)

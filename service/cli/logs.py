@@ -9,7 +9,7 @@ from rich.text import Text
 
 from service.cli.exits import Invalid
 from service.cli.output import console, print_json_line
-from service.cli.session import AsJson, JobId, Json, connect
+from service.cli.session import AsJson, JobId, Json, connect, job_id
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -28,6 +28,7 @@ def read(
     levels = LEVELS[LEVELS.index(level) :]
     last = None
     with connect(context) as client:
+        job = job_id(client, job)
         for line in client.logs(job, level=levels, search=search):
             _print(line, as_json)
             last = line["id"]

@@ -12,6 +12,7 @@ from service.cli.output import console, print_json, say
 from service.cli.session import AsJson, connect
 
 if TYPE_CHECKING:
+    from service.local.supervisor import Supervisor
     from service.settings import Settings
 
 
@@ -21,10 +22,16 @@ def up(
     home: Annotated[Path | None, typer.Option(help="Folder of the database and the checkpoints.")] = None,
 ) -> None:
     """Run the whole service on this machine until Ctrl-C."""
+    from service.cli.welcome import first_steps, introduction
     from service.local.supervisor import CannotStart, serve
 
+    def greet(supervisor: "Supervisor", settings: "Settings") -> None:
+        say(introduction(supervisor, settings))
+        if steps := first_steps(supervisor, settings):
+            say(steps)
+
     try:
-        serve(_settings(host=host, port=port, home=home), say)
+        serve(_settings(host=host, port=port, home=home), say, greet)
     except CannotStart as error:
         raise Failed(str(error)) from error
 

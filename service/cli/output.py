@@ -9,6 +9,8 @@ import errno
 import io
 import json
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +105,15 @@ def announce(document: Json | None, *lines: str | Text, as_json: bool = False, s
             discard_pending(stream)
         if not isinstance(error, BrokenPipeError):
             complain(f"{error.filename or STANDARD_OUTPUT}: {error.strerror}")
+
+
+def command_name() -> str:
+    """Return how the user can run this command again: `normlab` where PATH has it, else its path."""
+    called = Path(sys.argv[0]).absolute()
+    found = shutil.which("normlab")
+    if called.name != "normlab" or (found and called.samefile(found)):
+        return "normlab"
+    return shlex.quote(os.path.relpath(called) if called.is_relative_to(Path.cwd()) else str(called))
 
 
 def say(line: str) -> None:

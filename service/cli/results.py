@@ -11,7 +11,7 @@ import typer
 from service.cli.exits import Invalid
 from service.cli.grids import results_grid
 from service.cli.output import WIDTH_OF_A_PIPE, Output, console, print_bytes
-from service.cli.session import AsJson, Json, connect
+from service.cli.session import AsJson, Json, connect, experiment_id
 from service.client.experiments import TableFormat
 from service.client.files import write_file
 from service.report import as_markdown, tables
@@ -38,7 +38,9 @@ class FlatTable(StrEnum):
 
 def results(
     context: typer.Context,
-    experiment: Annotated[str | None, typer.Argument(help="Id of the experiment. Default: all jobs.")] = None,
+    experiment: Annotated[
+        str | None, typer.Argument(help="Id of the experiment; `last`: the newest one. Default: all jobs.")
+    ] = None,
     metric: Annotated[
         str | None,
         typer.Option(
@@ -82,6 +84,7 @@ def results(
         "confidence": confidence,
     }
     with connect(context) as client:
+        experiment = experiment and experiment_id(client, experiment)
         if format in (Format.CSV, Format.PARQUET):
             kind: TableFormat = "csv" if format is Format.CSV else "parquet"
             content = client.experiments.results_table(experiment, kind, table=table.value, **question)

@@ -7,9 +7,9 @@ import typer
 from rich.text import Text
 
 from service.cli.exits import Invalid
-from service.cli.output import announce
+from service.cli.output import announce, command_name
 from service.cli.requests import read_json
-from service.cli.session import AsJson, Json, connect
+from service.cli.session import AsJson, Json, connect, label_of
 from service.cli.watching import follow
 from worker.architecture import ModelName
 from worker.normalizations.registry import NORMALIZATIONS
@@ -86,7 +86,7 @@ def submit(
         max_retries=max_retries,
     )
     if label:
-        request["labels"] = _part(request, "labels") | dict(map(_label, label))
+        request["labels"] = _part(request, "labels") | dict(map(label_of, label))
     _fill(request, "dataset", name=dataset, train_limit=train_limit, test_limit=test_limit, holdout=holdout)
     _choose(request, "normalization", normalization, num_groups=num_groups, channels_per_group=channels_per_group)
     if "type" not in _part(request, "normalization", {"type": None}):
@@ -98,7 +98,7 @@ def submit(
     with connect(context) as client:
         job = client.submit(request, idempotency_key)
         if not (as_json and watch):
-            hint = [] if watch else [Text(f"normlab watch {job['id']} follows it.", style="dim")]
+            hint = [] if watch else [Text(f"{command_name()} watch {job['id']} follows it.", style="dim")]
             announce(job, f"{job['id']}  {job['title']}  {job['status']}", *hint, as_json=as_json)
         if watch:
             follow(client, [job["id"]], as_json=as_json)
@@ -125,10 +125,3 @@ def _choose(request: Json, part: str, kind: str | None, **fields: Any) -> None:
     if kind is not None and _part(request, part).get("type") != kind:
         request[part] = {"type": kind}
     _fill(request, part, **fields)
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key or not value:
-        raise Invalid(f"--label is {text!r}: give it as KEY=VALUE")
-    return key, value

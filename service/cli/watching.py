@@ -15,8 +15,8 @@ from rich.text import Text
 
 from service.cli.exits import Exit
 from service.cli.folding import FoldingProgress, Value, bar
-from service.cli.output import complain, console, print_json_line
-from service.cli.session import AsJson, Json, connect
+from service.cli.output import command_name, complain, console, print_json_line
+from service.cli.session import AsJson, Json, connect, job_id
 from service.cli.tables import duration, per_cent, status_text
 from service.client import Client, Event
 from service.jobs import TERMINAL
@@ -27,7 +27,8 @@ RESET = "the database of the service was replaced; the events of the job follow 
 def watch(
     context: typer.Context,
     jobs: Annotated[
-        list[str] | None, typer.Argument(help="Ids of the jobs. Default: all jobs that have not ended.")
+        list[str] | None,
+        typer.Argument(help="Ids of the jobs; `last`: the newest. Default: all that have not ended."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -38,7 +39,7 @@ def watch(
             jobs = [job["id"] for job in client.jobs(status=unfinished, sort="created_at")]
             if not jobs and not as_json:
                 console().print("No job is unfinished.", style="dim")
-        follow(client, jobs, as_json=as_json)
+        follow(client, [job_id(client, job) for job in jobs], as_json=as_json)
 
 
 def follow(client: Client, jobs: Sequence[str], *, as_json: bool = False) -> None:
@@ -62,7 +63,7 @@ def follow(client: Client, jobs: Sequence[str], *, as_json: bool = False) -> Non
         plural = len(jobs) > 1
         complain(
             f"stopped watching; the job{'s keep' if plural else ' keeps'} running. "
-            f"`normlab watch {' '.join(jobs)}` watches {'them' if plural else 'it'} again, "
+            f"`{command_name()} watch {' '.join(jobs)}` watches {'them' if plural else 'it'} again, "
             f"`normlab cancel` stops {'them' if plural else 'it'}"
         )
         raise typer.Exit(Exit.INTERRUPTED) from None

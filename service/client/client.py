@@ -104,6 +104,19 @@ class Client:
         """Return one job: its spec as it runs, status, progress, summary and attempts."""
         return self._connection.json("GET", _job(job))
 
+    def change(
+        self,
+        job: str,
+        *,
+        name: str | None = None,
+        notes: str | None = None,
+        labels: Mapping[str, str | None] | None = None,
+    ) -> Json:
+        """Change the name, the notes or the labels of a job. A label of None is removed; others stay as they are."""
+        return self._connection.json(
+            "PATCH", path_of("jobs", job), json=given({"name": name, "notes": notes, "labels": labels})
+        )
+
     def cancel(self, job: str) -> Json:
         """Stop a job for good. Does nothing to a job that is cancelled already."""
         return self._connection.json("POST", _job(job, "cancel"))

@@ -298,8 +298,17 @@ def can_listen(host: str, port: int) -> bool:
     return True
 
 
-def serve(settings: Settings, say: Callable[[str], object]) -> None:
-    """`normlab up`: run until SIGINT or SIGTERM. Raises `CannotStart`."""
+def serve(settings: Settings, say: Callable[[str], object], greet: Callable[[Supervisor, Settings], None]) -> None:
+    """`normlab up`: run until SIGINT or SIGTERM.
+
+    Args:
+        settings: The settings of the service.
+        say: Prints a line.
+        greet: Called once the service is ready.
+
+    Raises:
+        CannotStart: The service cannot be started, or a part of it cannot be kept running.
+    """
     supervisor = Supervisor(settings, say)
     stopping = False
     ready = threading.Event()
@@ -324,7 +333,7 @@ def serve(settings: Settings, say: Callable[[str], object]) -> None:
             while not ready.wait(0.1) and not stopping:
                 pass
             if not stopping and supervisor.error is None:
-                say(introduction(supervisor, settings))
+                greet(supervisor, settings)
                 say("Ctrl-C ends it.")
             while not stopping and supervisor.error is None:
                 time.sleep(0.1)
@@ -336,20 +345,3 @@ def serve(settings: Settings, say: Callable[[str], object]) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def introduction(supervisor: Supervisor, settings: Settings) -> str:
-    """A summary of the address, the folders and the Ray cluster of the service."""
-    if supervisor.slots is None:
-        ray = f"{settings.ray_address}, an existing cluster"
-    else:
-        ray = "private, on the GPUs" if settings.gpus_per_worker else f"private, {supervisor.slots} CPU slots"
-    return "\n".join(
-        [
-            f"normlab listens on {supervisor.url}   (API: {supervisor.url}/docs)",
-            f"  home   {settings.home}",
-            f"  data   {settings.data_dir}",
-            f"  ray    {ray}",
-            f"  logs   {settings.home / 'logs'}",
-        ]
-    )

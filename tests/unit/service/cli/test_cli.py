@@ -120,6 +120,34 @@ class TestJobs:
         ended = lab("show", job)
         assert (ended.code, ended.err) == (Exit.REFUSED, f"normlab: There is no job {job}.\n")
 
+    def test_are_edited_without_a_change_of_what_is_not_given(self, lab: Run) -> None:
+        job = lab(*ARGUMENTS, "--name", "old", "--label", "a=1", "--label", "b=x,y:z", "--json").json["id"]
+        edited = lab("edit", job, "--label", "a=2", "--label", "c=3", "--remove-label", "gone", "--json").json
+        assert (edited["name"], edited["labels"]) == ("old", {"a": "2", "b": "x,y:z", "c": "3"})
+        edited = lab("edit", "last", "--name", "new", "--notes", "why", "--remove-label", "b", "--json").json
+        assert (edited["id"], edited["name"], edited["notes"]) == (job, "new", "why")
+        assert edited["labels"] == {"a": "2", "c": "3"}
+        ended = lab("edit", job)
+        assert (ended.code, ended.err) == (
+            Exit.INVALID,
+            "normlab: nothing to change: give --name, --notes, --label or --remove-label\n",
+        )
+
+    def test_the_newest_is_last(self, lab: Run) -> None:
+        first, second = [lab(*ARGUMENTS, "--json").json["id"] for _ in range(2)]
+        assert lab("show", "last", "--json").json["id"] == second
+        assert lab("cancel", first, "last", "--json").code == Exit.OK
+        assert lab("show", second, "--json").json["status"] == "cancelled"
+        assert lab("delete", "last").code == Exit.REFUSED, "what is deleted is named by its id"
+
+    def test_of_none_none_is_last(self, run: Run, service: StandIn) -> None:
+        service.on("GET", "/v1/jobs", Answer({"data": [], "next_cursor": None}))
+        service.on("GET", "/v1/experiments", Answer({"data": [], "next_cursor": None}))
+        ended = run("--url", service.url, "show", "last")
+        assert (ended.code, ended.err) == (Exit.INVALID, "normlab: there is no job yet, so `last` names none\n")
+        ended = run("--url", service.url, "results", "last")
+        assert (ended.code, ended.err) == (Exit.INVALID, "normlab: there is no experiment yet, so `last` names none\n")
+
     def test_that_cannot_do_what_is_asked_say_their_state(self, lab: Run) -> None:
         job = lab(*ARGUMENTS, "--json").json["id"]
         lab("cancel", job)

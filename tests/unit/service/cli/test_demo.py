@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,21 +37,21 @@ def test_the_jobs_are_valid_and_differ_in_normalization_and_batch_size_alone(dat
     experiment = ExperimentRequest.model_validate(request(dataset, Size())).resolved()
     planned = [job.request for job in expand(experiment)]
     specs = [job.training.model_dump() for job in planned]
-    cells = {(spec.pop("normalization")["type"], spec.pop("batch_size")) for spec in specs}
-    assert cells == {("batch", 2), ("batch", 32), ("group", 2), ("group", 32)}
+    cells = Counter((spec.pop("normalization")["type"], spec.pop("batch_size")) for spec in specs)
+    assert cells == dict.fromkeys([("batch", 2), ("batch", 32), ("group", 2), ("group", 32)], 3)
+    assert {spec.pop("seed") for spec in specs} == {0, 1, 2}
     assert all(spec == specs[0] for spec in specs)
     assert all(("synthetic" in job.name) == (dataset == "synthetic") for job in planned)
     assert (experiment.rows, experiment.columns) == ("normalization", "batch_size")
 
 
-def test_the_longest_jobs_go_first() -> None:
+def test_the_longest_jobs_of_a_seed_go_first() -> None:
     planned = expand(ExperimentRequest.model_validate(request("cifar10", Size())).resolved())
-    assert [job.request.batch_size for job in planned] == [2, 2, 32, 32]
+    assert [job.request.batch_size for job in planned] == [2, 2, 32, 32] * 3
 
 
 def test_the_table_says_what_it_is_worth() -> None:
-    assert "2,500 training and 1,000 test images of CIFAR-10" in footnote("cifar10", Size())
-    assert "One seed proves nothing" in footnote("cifar10", Size())
+    assert "1,000 training and 1,000 test images of CIFAR-10" in footnote("cifar10", Size())
     assert "say nothing about CIFAR-10" in footnote("synthetic", Size())
 
 
@@ -93,7 +94,8 @@ class TestRun:
         out = capsys.readouterr().out
         assert "batch size 2, batch, seed 0: succeeded" in out
         assert "51.10 (1)" in out
-        assert f"See it at {service.url}/experiments/experiment_1, or with `normlab results experiment_1`." in out
+        assert f"Dashboard: {service.url}/experiments/experiment_1" in out
+        assert "Next: `normlab experiment submit paper-batch-size --budget 0.01 --watch`" in out
         assert "synthetic" not in out
 
     def test_uses_a_token_that_may_write(

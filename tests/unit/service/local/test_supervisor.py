@@ -518,7 +518,7 @@ def test_up_ends_on_a_signal_and_says_where_it_listened(tmp_path: Path) -> None:
     ) as process:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
-        assert any(line.startswith("normlab listens on http://127.0.0.1:") for line in lines)
+        assert any(line.startswith("Dashboard: http://127.0.0.1:") for line in lines)
         assert json.loads((tmp_path / "supervisor.json").read_text())["supervisor"]["pid"] == process.pid
         process.send_signal(signal.SIGTERM)
         assert list(lines)[-1] == "stopped\n"
