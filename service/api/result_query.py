@@ -31,12 +31,14 @@ class ResultsQuery(BaseModel):
 
     metric: OutcomeMetric | None = Field(
         default=None,
-        description="default: that of the declared outcome, else test_error, or holdout_error for jobs with a holdout",
+        description="default: that of the declared outcome, else test_error, or holdout_error for jobs that are not "
+        "evaluated on test images",
     )
     statistic: Statistic | None = Field(
         default=None,
         description="default: that of the declared outcome, else final. best: the least value (for images_per_s the "
-        "greatest); median_last_5: of the last five evaluations, or of all if there are fewer",
+        "greatest); for a metric of the test images in a job with a holdout, the value at the epoch that was best on "
+        "the holdout. median_last_5: of the last five evaluations, or of all if there are fewer",
     )
     step: int | None = Field(default=None, ge=0, lt=2**31, description="the step of the statistic at_step")
     rows: Text | None = Field(
@@ -127,7 +129,7 @@ async def _asked(
     runs = await stored.runs(session, filter_)
     if question.step is None:
         return runs, question, None
-    metric = question.metric or results.evaluation_metric([run.spec for run in runs])
+    metric = question.metric or results.evaluation_metric(runs)
     values = await stored.values_at(session, filter_, metric, question.step)
     return runs, replace(question, metric=metric), values
 

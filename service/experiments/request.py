@@ -57,10 +57,12 @@ class Outcome(StrictModel):
     """The outcome, declared in advance: results show it by default, and sequential seeds decide on it."""
 
     metric: OutcomeMetric | None = Field(
-        default=None, description="default: test_error, or holdout_error if images are held out"
+        default=None, description="default: test_error, or holdout_error for jobs without test images"
     )
     statistic: Literal["final", "best", "median_last_5"] = Field(
-        default="final", description="the last value, the lowest, or the median of the last 5 epochs (Wu & He 2018)"
+        default="final",
+        description="the last value, the best one, or the median of the last 5 epochs (Wu & He 2018). The best one is "
+        "the lowest, which is optimistic; with a holdout, the one at the epoch that was best there",
     )
     rows: FieldName | None = Field(default=None, description="field that is compared; default: normalization")
     columns: FieldName | None = Field(
@@ -245,12 +247,13 @@ def _scaled(body: Json, budget: float) -> Json:
     spec = JobRequest.model_validate(body)
     factor = math.sqrt(budget)
     images = max(math.ceil(spec.dataset.num_train * factor / 100) * 100, spec.global_batch_size)
-    evaluated = max(math.ceil(spec.dataset.num_eval * factor / 100) * 100, LEAST_EVALUATED)
-    evaluated = min(evaluated, spec.dataset.num_eval)
-    holdout = evaluated if spec.dataset.holdout else 0
+    holdout, tested = (
+        min(max(math.ceil(count * factor / 100) * 100, LEAST_EVALUATED), count)
+        for count in (spec.dataset.holdout, spec.dataset.num_test)
+    )
     limits = {"train_limit": min(images, spec.dataset.num_train) + holdout, "holdout": holdout}
-    if evaluated < spec.dataset.num_eval and not holdout:
-        limits["test_limit"] = evaluated
+    if tested < spec.dataset.num_test:
+        limits["test_limit"] = tested
     dataset = spec.dataset.model_dump(mode="json") | limits
     return body | {"epochs": max(1, round(spec.epochs * factor)), "dataset": dataset}
 

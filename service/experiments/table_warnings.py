@@ -12,7 +12,7 @@ from worker.metrics import METRICS
 CODES: dict[str, str] = {
     "pooled": "Jobs of one cell differ in more than the seed.",
     "outcome_not_declared": "Sequential seeds were planned for another metric, or other rows and columns.",
-    "selected_on_the_test_set": "`best` chooses the epoch by the test images themselves, so it is optimistic.",
+    "selected_on_the_test_set": "Without a holdout, `best` is chosen on the test images themselves: it is optimistic.",
     "failed_seeds": "Trainings failed, so the mean of their cell is that of the others, usually of better ones.",
     "unequal_seeds": "Cells have different numbers of seeds.",
 }
@@ -54,7 +54,7 @@ def _pooled(table: ResultTable) -> Confound | None:
 def _outcome_not_declared(table: ResultTable, declared: Question | None) -> Confound | None:
     if declared is None:
         return None
-    metric = declared.metric or evaluation_metric([run.spec for run in table.runs])
+    metric = declared.metric or evaluation_metric(table.runs)
     asked, meant = (
         (question.metric, question.statistic, question.rows, question.columns)
         for question in (table.question, replace(declared, metric=metric))
@@ -70,14 +70,18 @@ def _outcome_not_declared(table: ResultTable, declared: Question | None) -> Conf
 
 def _selected_on_the_test_set(table: ResultTable) -> Confound | None:
     metric = table.question.metric
-    if table.question.statistic != "best" or metric is None or METRICS[metric].best_note is None:
+    if table.question.statistic != "best" or metric is None or METRICS[metric].split != "test":
         return None
+    concerned = [run.id for run in table.runs if not run.holdout]
+    if not concerned:
+        return None
+    which = "each job" if len(concerned) == len(table.runs) else f"{len(concerned)} jobs without a holdout"
     detail = (
-        f"`best` takes from each job the epoch with the lowest {METRICS[metric].title}, so the test images choose the "
+        f"`best` takes from {which} the epoch with the lowest {METRICS[metric].title}, so the test images choose the "
         "epoch that they judge: it is optimistic, and more so for errors that vary more between epochs. `final` and "
-        "`median_last_5` are not."
+        "`median_last_5` are not, nor is `best` of jobs with a holdout, which chooses the epoch."
     )
-    return Confound("selected_on_the_test_set", detail, ())
+    return Confound("selected_on_the_test_set", detail, tuple(concerned))
 
 
 def _failed_seeds(table: ResultTable, cells: tuple[Cell, ...], confidence: float) -> Confound | None:

@@ -158,7 +158,7 @@ def results_view(
         metric=metric,
         unit=METRICS[metric].unit,
         statistic=question.statistic,
-        statistic_title=question.statistic_title,
+        statistic_title=table.statistic_title,
         step=question.step,
         failed=question.failed,
         evaluated_on=split,

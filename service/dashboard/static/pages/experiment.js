@@ -11,16 +11,16 @@ import { Resource, throttled } from "../resource.js";
 import { statusMark } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
-import { experimentStatus, isActive, metricOf, outcomes, specification } from "../vocabulary.js";
+import { bestNote, experimentStatus, isActive, metricOf, outcomes, specification } from "../vocabulary.js";
 import { CellCurves } from "./cellcurves.js";
 import { comparisonsCard, confounds } from "./comparisons.js";
 import { cellKey, heatmap } from "./heatmap.js";
 import { steering } from "./steering.js";
 
-const statisticsOf = (metric) => [
+const statisticsOf = (metric, base) => [
   ["final", "final"],
   ["median_last_5", "median of the last 5"],
-  ["best", ["best", metricOf(metric).best_note].filter(Boolean).join(", ")],
+  ["best", ["best", bestNote(metric, base)].filter(Boolean).join(", ")],
 ];
 const FAILED = [
   ["omitted", "failed jobs omitted"],
@@ -163,9 +163,15 @@ export default function experimentPage(shell, id) {
             (value) => url.change({ metric: value }),
             { hiddenLabel: true },
           ),
-          picker("Statistic", statisticsOf(metric()), statistic(), (value) => url.change({ statistic: value }), {
-            hiddenLabel: true,
-          }),
+          picker(
+            "Statistic",
+            statisticsOf(metric(), experiment.data.request.base),
+            statistic(),
+            (value) => url.change({ statistic: value }),
+            {
+              hiddenLabel: true,
+            },
+          ),
           isError(metric()) && (failed() !== "omitted" || it.cells.some((cell) => cell.failed))
             ? picker("Failed jobs", FAILED, failed(), (value) => url.change({ failed: value }), { hiddenLabel: true })
             : null,
