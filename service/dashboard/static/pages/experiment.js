@@ -16,6 +16,7 @@ import { CellCurves } from "./cellcurves.js";
 import { comparisonsCard, confounds } from "./comparisons.js";
 import { cellKey, heatmap } from "./heatmap.js";
 import { steering } from "./steering.js";
+import { stageChoice, tuningCard } from "./tuning.js";
 
 const statisticsOf = (metric, base) => [
   ["final", "final"],
@@ -52,9 +53,10 @@ export default function experimentPage(shell, id) {
     statistic: url.get("statistic"),
     failed: isError(metric()) ? url.get("failed") : null,
   });
+  const asked = () => ({ ...question(), stage: url.get("stage") });
   const chosen = () => url.all("cell");
   const heading = steering(shell, id, {
-    asked: question,
+    asked,
     changed(answer) {
       experiment.data = answer;
       reread();
@@ -94,9 +96,7 @@ export default function experimentPage(shell, id) {
           )
         ).data,
     );
-    await results.load(JSON.stringify(question()), (signal) =>
-      get(`/v1/experiments/${id}/results`, question(), { signal }),
-    );
+    await results.load(JSON.stringify(asked()), (signal) => get(`/v1/experiments/${id}/results`, asked(), { signal }));
     loadCurves();
   }
 
@@ -156,6 +156,7 @@ export default function experimentPage(shell, id) {
         h(
           "div",
           { class: "actions" },
+          stageChoice(it),
           picker(
             "Metric",
             outcomes().map((name) => [name, metricName(name)]),
@@ -310,6 +311,7 @@ export default function experimentPage(shell, id) {
           ? [
               h("div", { class: "columns", key: "results" }, answer(table), figure(table)),
               chosenJobs(table),
+              tuningCard(table, id),
               h(
                 "div",
                 { class: "columns roomy", key: "detail" },
