@@ -123,8 +123,8 @@ def search_text(tuning: Json) -> str:
 def choice_text(choice: Json) -> str:
     """Format a choice as `learning_rate 0.1 (at the edge)`."""
     if choice["values"] is None:
-        return choice["reason"] or "still searched"
-    return choice["label"] + (" (at the edge of what was searched)" if choice["edges"] else "")
+        return str(choice["reason"] or "still searched")
+    return f"{choice['label']}{' (at the edge of what was searched)' if choice['edges'] else ''}"
 
 
 def place_text(choice: Json) -> str:

@@ -202,6 +202,7 @@ EXPERIMENT: Json = {
     "progress": 0.25,
     "eta_s": 60.0,
     "counts": {"running": 1, "queued": 3},
+    "tuning": None,
 }
 DONE = EXPERIMENT | {"status": "finished", "progress": 1.0, "eta_s": None, "counts": {"succeeded": 4}}
 CELL: Json = {"row": "batch", "column": "2", "n": 2, "mean": 0.5, "interval": [0.4, 0.6], "counts": {"succeeded": 2}}

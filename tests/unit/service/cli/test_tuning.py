@@ -7,7 +7,7 @@ import pytest
 from service.cli.exits import Exit
 from service.cli.grids import choice_text, preview_table, results_grid, search_text
 from service.cli.output import WIDTH_OF_A_PIPE, Output
-from tests.unit.service.cli.test_experiments import CELL, RESULTS
+from tests.unit.service.cli.test_experiments import CELL, DONE, RESULTS
 from tests.unit.service.conftest import Run
 from tests.unit.service.stand_in import Answer, StandIn
 
@@ -81,6 +81,26 @@ def test_a_dry_run_tells_the_jobs_by_stage() -> None:
     lines = [" ".join(line.split()) for line in printed(preview_table(PREVIEW)).splitlines()]
     assert "would create 32 jobs in 4 cells, up to 40 once the search has ended" in lines
     assert "of which 24 search (3:07), 8 untuned, 8 tuned" in lines
+
+
+@pytest.mark.parametrize(
+    ("choices", "counts", "code"),
+    [
+        ([CHOICE], {"succeeded": 2}, Exit.OK),
+        (TUNING["choices"], {"succeeded": 2}, Exit.FAILED),
+        ([CHOICE], {"succeeded": 1, "failed": 1}, Exit.FAILED),
+    ],
+    ids=["a value diverged in the search", "a row found none", "a tuned job failed"],
+)
+def test_a_search_may_have_failures_but_no_row_without_values(
+    run: Run, service: StandIn, choices: list[Any], counts: dict[str, int], code: Exit
+) -> None:
+    tuning = TUNING | {"choices": choices}
+    ended = DONE | {"counts": {"succeeded": 4, "failed": 2}, "tuning": tuning}
+    service.on("GET", "/v1/experiments/experiment_1", Answer(ended))
+    found = RESULTS | {"stage": "tuned", "tuning": tuning, "cells": [CELL | {"counts": counts}]}
+    service.on("GET", "/v1/experiments/experiment_1/results", Answer(found))
+    assert run("--url", service.url, "experiment", "watch", "experiment_1").code == code
 
 
 def test_the_untuned_table_is_asked_for_by_name(run: Run, service: StandIn) -> None:
