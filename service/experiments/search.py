@@ -193,7 +193,7 @@ class Search:
 
     def stage_of(self, run: Run) -> Stage | None:
         """Return the stage of a job; None for one that is not of the experiment's plan."""
-        return self._cells[run.cell][0] if run.cell in self._cells else None
+        return None if run.cell is None or run.cell not in self._cells else self._cells[run.cell][0]
 
     def at_stage(self, runs: Sequence[Run], stage: Literal["untuned", "tuned"]) -> list[Run]:
         """Return the jobs of a stage, with the spec as it is given, by which they have their row and column."""
@@ -295,7 +295,7 @@ class Search:
         values: Mapping[str, Any] | None = None
         if trained:
             # What its jobs were trained with stays, also if a job of the search is repeated later.
-            values = {name: axes.read(trained[0].spec, name) for name in part.candidates[0].values}
+            values = _tried(part, trained[0].spec)
         elif ended:
             able = [score for score in scores if score.error is not None]
             best = min(able, key=lambda score: score.error or 0.0, default=None)
@@ -315,7 +315,7 @@ def search_of(request: ExperimentRequest) -> Search:
     return _search_of(request.model_dump_json(exclude_unset=True))
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def _search_of(request: str) -> Search:
     return Search(ExperimentRequest.model_validate_json(request))
 
@@ -334,6 +334,18 @@ def _moved(error: FieldError, fields: Mapping[str, Any]) -> FieldError:
     if len(error.path) > 1 and error.path[0] == "grid" and error.path[1] in fields:
         return FieldError(("tune", "over", *error.path[1:]), error.detail)
     return error
+
+
+def _tried(part: Part, spec: Json) -> Mapping[str, Any]:
+    """Return the values that a tuned job was trained with."""
+    fields = part.candidates[0].values
+    found = {name: axes.read(spec, name) for name in fields}
+    for candidate in part.candidates:
+        for job in candidate.jobs[:1]:
+            tried = job.request.training.model_dump(mode="json")
+            if found == {name: axes.read(tried, name) for name in fields}:
+                return candidate.values
+    return found
 
 
 def _score(candidate: Candidate, columns: int, by_cell: Mapping[str, Sequence[Run]]) -> Score:

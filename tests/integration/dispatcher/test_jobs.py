@@ -195,7 +195,8 @@ async def test_what_a_search_finds_is_trained_whichever_dispatcher_is_there(stac
     async def tuned() -> str | None:
         async with stack.database.read() as session:
             of_it = JobFilter(experiment=experiment_id, labels={"tune": "tuned"})
-            return await session.scalar(of_it.job_ids())
+            id_: str | None = await session.scalar(of_it.job_ids())
+            return id_
 
     job = await stack.wait(await stack.until(tuned, "the tuned job"))
     assert job.status is Status.SUCCEEDED

@@ -192,6 +192,16 @@ class TestChoice:
         later = search.choices([*searched(search, distance(1.0)), *trained])
         assert chosen(later) == chosen(first)
 
+    def test_whole_parts_can_be_chosen(self) -> None:
+        optimizers = [{"type": "sgd", "learning_rate": 0.2}, {"type": "adam", "learning_rate": 0.01}]
+        search = search_of(request(over={"optimizer": optimizers}))
+        runs = searched(search, lambda job: 0.1 if job.request.optimizer.type == "adam" else 0.2)
+        first = search.choices(runs)
+        trained = [run_of(job, 0.1) for choice in first for job in search.tuned_jobs(choice)]
+        assert {run.spec["optimizer"]["type"] for run in trained} == {"adam"}
+        assert chosen(search.choices([*runs, *trained])) == chosen(first)
+        assert first[0].values == {"optimizer": optimizers[1]}
+
 
 class TestTunedJobs:
     def test_they_train_with_the_seeds_of_the_grid_on_all_images(self) -> None:
