@@ -14,7 +14,7 @@ from service.errors import Conflict, FieldError, InvalidFields
 from service.experiments import axes
 from service.experiments.builtin import STUDIES, StudyName
 from service.experiments.titles import describe
-from service.experiments.tune import FIRST_SEED, NOT_TUNED, Tune
+from service.experiments.tune import FIRST_SEED, LABEL, NOT_TUNED, Tune
 from service.jobs import JobRequest
 from service.validation import explain
 from worker.metrics import OutcomeMetric
@@ -185,7 +185,7 @@ def expand(request: ExperimentRequest, seeds: Sequence[int] | None = None) -> li
     `seeds` stands for grid.seed where the request has `seeds`; default: the first `seeds.min`. Raises `InvalidFields`,
     which names each value of the grid that makes a job invalid.
     """
-    _check_axes(request)
+    check_axes(request)
     grid = dict(request.grid)
     if request.seeds is not None:
         grid["seed"] = list(range(request.seeds.min)) if seeds is None else list(seeds)
@@ -268,7 +268,8 @@ def scaled(body: Json, budget: float) -> Json:
     return body | {"epochs": max(1, round(spec.epochs * factor)), "dataset": dataset}
 
 
-def _check_axes(request: ExperimentRequest) -> None:
+def check_axes(request: ExperimentRequest) -> None:
+    """Raise `InvalidFields` if the grid, or what is declared about it, is not valid, whatever its values."""
     errors: list[FieldError] = []
     for name, values in request.grid.items():
         if axes.parts_of(name)[0] not in TrainingSpec.model_fields:
@@ -337,6 +338,9 @@ def _tuning_errors(request: ExperimentRequest, tune: Tune, beyond: Sequence[str]
     if isinstance(part, Mapping) and (part.get("holdout") or part.get("test_limit") == 0):
         sentence = "tune holds images out by itself, and tests on test images: omit dataset.holdout and test_limit 0"
         yield FieldError(("base", "dataset"), sentence)
+    labels = request.base.get("labels")
+    if isinstance(labels, Mapping) and LABEL in labels:
+        yield FieldError(("base", "labels", LABEL), f"{LABEL} is the label of the stage of a job: give it another name")
 
 
 def _attributed(error: ValidationError, request: ExperimentRequest, at: Mapping[str, int]) -> Iterator[FieldError]:

@@ -23,18 +23,18 @@ from service.experiments.request import (
     Json,
     PlannedJob,
     cell_of,
+    check_axes,
     expand,
     scaled,
 )
 from service.experiments.results import CHANCE_ERROR
 from service.experiments.runs import Run
+from service.experiments.tune import LABEL
 from service.jobs import TERMINAL, JobRequest, Status
 from service.validation import explain
 from worker.metrics import HOLDOUT_ERROR
 
 Stage = Literal["search", "untuned", "tuned"]
-LABEL = "tune"
-"""The label of the jobs of a tuned experiment; its value is their stage."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,8 @@ class Search:
         assert request.tune is not None
         self.request, self.tune = request, request.tune
         groups: dict[str, list[PlannedJob]] = {}
-        for job in expand(_labelled(request, "untuned")):
+        check_axes(request)
+        for job in expand(_labelled(request, "untuned").model_copy(update={"tune": None})):
             groups.setdefault(axes.canonical(self._place(job)), []).append(job)
         specs = [[job.request.training.model_dump(mode="json") for job in jobs] for jobs in groups.values()]
         fields = [[name for name in self.tune.over if all(axes.has(spec, name) for spec in part)] for part in specs]

@@ -12,6 +12,8 @@ from worker.validation import StrictModel
 
 FIRST_SEED = 100_000
 """The first seed of the search, whose others follow it: the tuned jobs have seeds that the search has not seen."""
+LABEL = "tune"
+"""The label of the jobs of a tuned experiment; its value is their stage."""
 MOST_VALUES = 50
 NOT_TUNED = frozenset({"seed", "dataset", "epochs", "checkpoint", "telemetry", "num_workers", "deterministic"})
 """Fields that decide what is compared or how it is run, and are no hyper-parameter."""

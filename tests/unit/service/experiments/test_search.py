@@ -281,6 +281,7 @@ def test_the_search_removes_the_confounds_that_it_answers() -> None:
             "in the search, batch_size is 32, larger than the 30 training images",
         ),
         ({"base": {"dataset": {"holdout": 5}}}, ("base", "dataset"), "tune holds images out by itself"),
+        ({"base": {"labels": {"tune": "x"}}}, ("base", "labels", "tune"), "tune is the label of the stage of a job"),
         ({"grid": GRID | {"model": ["resnet20", "vgg"]}}, ("grid", "model"), "which has no axis for model"),
         ({"grid": GRID | {"seed": [FIRST_SEED]}}, ("grid", "seed"), "seed 100000 is one of the search"),
         (
