@@ -55,7 +55,7 @@ class InvalidFields(Unprocessable):
     """Fields of which each is valid, but not their combination."""
 
     def __init__(self, fields: Sequence[FieldError], *, is_complete: bool = True) -> None:
-        self.fields = list(fields)
+        self.fields, self.is_complete = list(fields), is_complete
         several = f"{'' if is_complete else 'At least '}{len(self.fields)} fields are not valid."
         super().__init__(self.fields[0].detail if len(self.fields) == 1 else several)
 

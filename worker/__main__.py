@@ -20,7 +20,7 @@ from worker.checkpoints.checkpoint import Checkpoint, CheckpointError, read_chec
 from worker.data import datasets
 from worker.data.datasets import DatasetError
 from worker.events import CheckpointTaken, Event, Finished, Log, Outcome, StopRequest
-from worker.metrics import evaluation_error
+from worker.metrics import selection_error
 from worker.numerics.gpus import gpu_problem
 from worker.spec import Checkpointing, TrainingSpec
 from worker.training.failures import DeviceLost, failure_of
@@ -169,7 +169,7 @@ def latest(folder: Path) -> Path:
 
 
 def _error(event: CheckpointTaken) -> float:
-    error = evaluation_error(event.metrics)
+    error = selection_error(event.metrics)
     return 1.0 if error is None else error
 
 

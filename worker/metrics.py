@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 MetricKind = Literal["train", "eval", "telemetry"]
 """Rows of metrics: `train` several times an epoch, `eval` at the end of each, `telemetry` about its layers."""
 
+EvaluatedSplit = Literal["holdout", "test"]
+"""Images that an epoch is evaluated on: those that are held out of the training images, and the test images."""
+
 OutcomeMetric = Literal[
     "test_error", "test_loss", "holdout_error", "holdout_loss", "train_error", "train_loss", "images_per_s"
 ]
@@ -66,6 +69,12 @@ class Metric(BaseModel):
         default=None, description="images that it is computed on; null: it does not depend on one fixed set of images"
     )
     best_note: str | None = Field(default=None, description="reservation about its best value over the epochs of a job")
+    selected_by: OutcomeMetric | None = Field(
+        default=None,
+        description="metric of the held-out images that chooses the best epoch of a job with a holdout: the best value "
+        "is then the one at the epoch at which this metric is lowest; null: the best value is the lowest or highest",
+    )
+    selected_note: str | None = Field(default=None, description="note on a best value that `selected_by` chose")
     outcome: bool = Field(default=False, description="whether jobs can be sorted, compared and judged by it")
     per_layer: bool = Field(
         default=False, description="whether it is reported once for every measured layer, as `layer/name`"
@@ -79,6 +88,7 @@ class Metric(BaseModel):
 
 
 CHOSEN_ON_THE_TEST_SET = "optimistic: chosen on the test set"
+CHOSEN_ON_THE_HOLDOUT = "chosen on the holdout"
 
 TEST_ERROR = Metric(
     name="test_error",
@@ -91,6 +101,8 @@ TEST_ERROR = Metric(
     better="lower",
     split="test",
     best_note=CHOSEN_ON_THE_TEST_SET,
+    selected_by="holdout_error",
+    selected_note=CHOSEN_ON_THE_HOLDOUT,
     outcome=True,
 )
 TEST_LOSS = Metric(
@@ -104,6 +116,8 @@ TEST_LOSS = Metric(
     better="lower",
     split="test",
     best_note=CHOSEN_ON_THE_TEST_SET,
+    selected_by="holdout_loss",
+    selected_note=CHOSEN_ON_THE_HOLDOUT,
     outcome=True,
 )
 HOLDOUT_ERROR = Metric(
@@ -116,6 +130,7 @@ HOLDOUT_ERROR = Metric(
     format="percent",
     better="lower",
     split="holdout",
+    best_note=f"optimistic: {CHOSEN_ON_THE_HOLDOUT}",
     outcome=True,
 )
 HOLDOUT_LOSS = Metric(
@@ -128,6 +143,7 @@ HOLDOUT_LOSS = Metric(
     format="decimal",
     better="lower",
     split="holdout",
+    best_note=f"optimistic: {CHOSEN_ON_THE_HOLDOUT}",
     outcome=True,
 )
 TRAIN_ERROR = Metric(
@@ -260,16 +276,52 @@ METRICS: Mapping[str, Metric] = {
 """Every metric, by name, in display order."""
 
 
-def default_outcome(*, holdout: bool) -> OutcomeMetric:
-    """The metric that a job is judged by unless another is chosen: the error on the images that it evaluates on.
+EVALUATIONS: Mapping[EvaluatedSplit, tuple[Metric, Metric]] = {
+    "holdout": (HOLDOUT_LOSS, HOLDOUT_ERROR),
+    "test": (TEST_LOSS, TEST_ERROR),
+}
+"""The loss and the error on each split that an epoch is evaluated on."""
+
+
+def default_outcome(*, tested: bool) -> OutcomeMetric:
+    """The metric that a job is judged by unless another is chosen: the error on the test images.
 
     Args:
-        holdout: Whether the job holds out training images; it then evaluates on these instead of the test images.
+        tested: Whether the job is evaluated on test images; if not, the error on its holdout is all there is.
     """
-    return "holdout_error" if holdout else "test_error"
+    return "test_error" if tested else "holdout_error"
+
+
+def best_note(name: str, *, holdout: bool) -> str | None:
+    """The note on the best value of a metric over the epochs of a job; None if there is nothing to say.
+
+    Args:
+        name: The name of the metric.
+        holdout: Whether the job holds out training images, on which its best epoch is chosen.
+    """
+    metric = METRICS.get(name)
+    if metric is None:
+        return None
+    return metric.selected_note if holdout and metric.selected_by else metric.best_note
+
+
+def selection_error(values: Mapping[str, float | None]) -> float | None:
+    """The error among the metrics of an evaluation that chooses the best one: on the holdout if there is one.
+
+    Returns:
+        None if there is none, or if it is not finite.
+    """
+    return _first(values, HOLDOUT_ERROR, TEST_ERROR)
 
 
 def evaluation_error(values: Mapping[str, float | None]) -> float | None:
-    """The error among the metrics of an evaluation; None if there is none, or if it is not finite."""
-    names = (HOLDOUT_ERROR.name, TEST_ERROR.name)
-    return next((value for name in names if (value := values.get(name)) is not None), None)
+    """The error among the metrics of an evaluation: on the test images if they were evaluated, else on the holdout.
+
+    Returns:
+        None if there is none, or if it is not finite.
+    """
+    return _first(values, TEST_ERROR, HOLDOUT_ERROR)
+
+
+def _first(values: Mapping[str, float | None], *metrics: Metric) -> float | None:
+    return next((value for metric in metrics if (value := values.get(metric.name)) is not None), None)

@@ -110,9 +110,16 @@ class Dataset(StrictModel):
 
     name: DatasetName = Field(default="cifar10", description="synthetic: generated images for trials, not for results")
     train_limit: int | None = Field(default=None, ge=1, description="training images to use, class-balanced; null: all")
-    test_limit: int | None = Field(default=None, ge=1, description="test images to use, class-balanced; null: all")
+    test_limit: int | None = Field(
+        default=None,
+        ge=0,
+        description="test images to use, class-balanced; null: all; 0: none, which needs a holdout",
+    )
     holdout: int = Field(
-        default=0, ge=0, description="training images to hold out and evaluate on instead of the test images"
+        default=0,
+        ge=0,
+        description="training images that are not trained on, and on which every epoch is evaluated beside the test "
+        "images: the best epoch is chosen on them",
     )
     standardization: Literal["channel", "symmetric"] = Field(
         default="channel",
@@ -139,6 +146,12 @@ class Dataset(StrictModel):
                 "holdout is {holdout}, which leaves none of {available} training images: give at most {most}",
                 {"field": "holdout", "holdout": self.holdout, "available": available, "most": available - 1},
             )
+        if self.test_limit == 0 and not self.holdout:
+            raise PydanticCustomError(
+                "dataset",
+                "test_limit is 0, which leaves no image to evaluate: give at least 1, null for all, or a holdout",
+                {"field": "test_limit"},
+            )
         return self
 
     @property
@@ -147,9 +160,14 @@ class Dataset(StrictModel):
         return (self.train_limit or DATASET_SIZES[self.name][0]) - self.holdout
 
     @property
+    def num_test(self) -> int:
+        """Number of test images that every epoch is evaluated on."""
+        return DATASET_SIZES[self.name][1] if self.test_limit is None else self.test_limit
+
+    @property
     def num_eval(self) -> int:
-        """Number of evaluation images: the held-out images if there are any, otherwise the test images."""
-        return self.holdout or self.test_limit or DATASET_SIZES[self.name][1]
+        """Number of images that every epoch is evaluated on: the test images and the held-out ones."""
+        return self.num_test + self.holdout
 
 
 class Checkpointing(StrictModel):

@@ -9,13 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.filters import JobFilterQuery, Text
 from service.api.schemas.experiment import sequential_view
-from service.api.schemas.result import Results, results_view
+from service.api.schemas.result import Results, Tuned, results_view
+from service.api.schemas.tuning import tuning_view
 from service.errors import Unprocessable
 from service.experiments import axes, results
 from service.experiments.request import Statistic
-from service.experiments.results import FailedAs, Question
+from service.experiments.results import FailedAs, Question, ResultTable
 from service.experiments.runs import Run
-from service.experiments.statistics import analyse
+from service.experiments.search import search_of
+from service.experiments.statistics import Analysis, SeedPlan, analyse
 from service.experiments.table_warnings import table_warnings
 from service.store import Database, Session, experiments
 from service.store import results as stored
@@ -31,12 +33,14 @@ class ResultsQuery(BaseModel):
 
     metric: OutcomeMetric | None = Field(
         default=None,
-        description="default: that of the declared outcome, else test_error, or holdout_error for jobs with a holdout",
+        description="default: that of the declared outcome, else test_error, or holdout_error for jobs that are not "
+        "evaluated on test images",
     )
     statistic: Statistic | None = Field(
         default=None,
         description="default: that of the declared outcome, else final. best: the least value (for images_per_s the "
-        "greatest); median_last_5: of the last five evaluations, or of all if there are fewer",
+        "greatest); for a metric of the test images in a job with a holdout, the value at the epoch that was best on "
+        "the holdout. median_last_5: of the last five evaluations, or of all if there are fewer",
     )
     step: int | None = Field(default=None, ge=0, lt=2**31, description="the step of the statistic at_step")
     rows: Text | None = Field(
@@ -52,8 +56,8 @@ class ResultsQuery(BaseModel):
         description="how failed jobs count. omitted: not at all; chance: as the error of a guess, 0.9, if "
         "the metric is an error",
     )
-    table: Literal["cells", "comparisons", "observations"] = Field(
-        default="cells", description="the table of CSV and Parquet"
+    table: Literal["cells", "comparisons", "observations", "choices"] = Field(
+        default="cells", description="the table of CSV and Parquet; choices: what a tuned experiment searched"
     )
 
     def question(self, declared: Question) -> Question:
@@ -92,21 +96,35 @@ ERRORS = tuple(name for name in get_args(OutcomeMetric) if METRICS[name].quantit
 _ACCEPTED = f"give one of {', '.join(axes.fields())}, or a part of one, as in optimizer.learning_rate."
 
 
+class ExperimentResultsQuery(ResultsQuery):
+    """A query for the results of an experiment."""
+
+    stage: Literal["tuned", "untuned"] | None = Field(
+        default=None,
+        description="with `tune`: the jobs with the chosen values (default), or those as they were given",
+    )
+
+
 class JobResultsQuery(ResultsQuery, JobFilterQuery):
     """A query for the results of selected jobs."""
 
 
-async def experiment_results(session: Session, experiment: Experiment, query: ResultsQuery | None = None) -> Results:
+async def experiment_results(
+    session: Session, experiment: Experiment, query: ExperimentResultsQuery | None = None
+) -> Results:
     """Return the results of an experiment, by default of the outcome that it declared.
 
     Raises:
         Unprocessable: The query is inconsistent, or names a field that no job has.
     """
-    query = query or ResultsQuery()
-    question = query.question(results.question_of(experiments.request_of(experiment)))
+    query = query or ExperimentResultsQuery()
+    request = experiments.request_of(experiment)
+    if query.stage is not None and request.tune is None:
+        raise Unprocessable(f"stage is {query.stage}, and experiment {experiment.id} has no tune: leave it out.")
+    question = query.question(results.question_of(request))
     asked = await _asked(session, JobFilter(experiment=experiment.id), question)
     # In a thread: with many jobs the computation would delay other requests.
-    return await asyncio.to_thread(_answer, *asked, query.confidence, experiment)
+    return await asyncio.to_thread(_answer, *asked, query.confidence, experiment, query.stage or "tuned")
 
 
 async def job_results(database: Database, query: JobResultsQuery) -> Results:
@@ -127,7 +145,7 @@ async def _asked(
     runs = await stored.runs(session, filter_)
     if question.step is None:
         return runs, question, None
-    metric = question.metric or results.evaluation_metric([run.spec for run in runs])
+    metric = question.metric or results.evaluation_metric(runs)
     values = await stored.values_at(session, filter_, metric, question.step)
     return runs, replace(question, metric=metric), values
 
@@ -138,23 +156,41 @@ def _answer(
     values: dict[str, float | None] | None,
     confidence: float,
     experiment: Experiment | None = None,
+    stage: Literal["tuned", "untuned"] = "tuned",
 ) -> Results:
-    table = results.tabulate(runs, question, values)
-    cells = list(table.cells)
     request = None if experiment is None else experiments.request_of(experiment)
-    plan = None if request is None else results.seed_plan(request)
-    analysis = analyse(table.observations, cells=cells, confidence=confidence, plan=plan)
-    declared = None if request is None or plan is None else results.question_of(request)
+    if experiment is None or request is None:
+        table, analysis = _analysed(runs, question, values, confidence)
+        warnings = (*results.warnings(table.runs), *table_warnings(table, analysis.cells, confidence=confidence))
+        return results_view(table, analysis, warnings)
+    about = {"id": experiment.id, "name": experiment.name, "budget": request.budget}
+    if request.tune is not None:
+        search = search_of(request)
+        other: Literal["tuned", "untuned"] = "untuned" if stage == "tuned" else "tuned"
+        table, analysis = _analysed(search.at_stage(runs, stage), question, values, confidence)
+        beside = _analysed(search.at_stage(runs, other), question, values, confidence)
+        choices = search.choices(runs) if stage == "tuned" else ()
+        confounds = search.warnings(runs) if stage == "tuned" else results.warnings(table.runs)
+        warnings = (*confounds, *table_warnings(table, analysis.cells, confidence=confidence, choices=choices))
+        tuned = Tuned(tuning_view(search, runs), stage, beside)
+        return results_view(table, analysis, warnings, experiment=about, tuned=tuned)
+    plan = results.seed_plan(request)
+    table, analysis = _analysed(runs, question, values, confidence, plan)
+    declared = None if plan is None else results.question_of(request)
     warnings = (
         *results.warnings(table.runs),
         *table_warnings(table, analysis.cells, confidence=confidence, declared=declared),
     )
-    if experiment is None or request is None:
-        return results_view(table, analysis, warnings)
-    return results_view(
-        table,
-        analysis,
-        warnings,
-        experiment={"id": experiment.id, "name": experiment.name, "budget": request.budget},
-        sequential=sequential_view(experiment, plan, table.runs),
-    )
+    sequential = sequential_view(experiment, plan, table.runs)
+    return results_view(table, analysis, warnings, experiment=about, sequential=sequential)
+
+
+def _analysed(
+    runs: Sequence[Run],
+    question: Question,
+    values: dict[str, float | None] | None,
+    confidence: float,
+    plan: SeedPlan | None = None,
+) -> tuple[ResultTable, Analysis]:
+    table = results.tabulate(runs, question, values)
+    return table, analyse(table.observations, cells=list(table.cells), confidence=confidence, plan=plan)

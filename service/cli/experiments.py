@@ -127,7 +127,10 @@ def show(context: typer.Context, experiment: ExperimentId, as_json: AsJson = Fal
 
 @app.command()
 def watch(context: typer.Context, experiment: ExperimentId, as_json: AsJson = False) -> None:
-    """Follow an experiment to its end. Ctrl-C stops watching, not the jobs. Exit with 1 unless all jobs succeeded."""
+    """Follow an experiment to its end. Ctrl-C stops watching, not the jobs.
+
+    Exit with 1 unless all jobs succeeded; those of a search may fail if it has found values for every row.
+    """
     with connect(context) as client:
         follow(client, experiment_id(client, experiment), as_json=as_json)
 
@@ -179,7 +182,7 @@ def follow(client: Client, experiment: str, *, as_json: bool = False) -> None:
     """Show the results of an experiment while its jobs end.
 
     Raises:
-        typer.Exit: With 1 unless every job succeeded, with 130 after Ctrl-C.
+        typer.Exit: With 1 unless every job succeeded and every search found values, with 130 after Ctrl-C.
     """
     out = console()
     try:
@@ -193,8 +196,18 @@ def follow(client: Client, experiment: str, *, as_json: bool = False) -> None:
             f"again, `{command_name()} experiment cancel {experiment}` stops them"
         )
         raise typer.Exit(Exit.INTERRUPTED) from None
-    if set(found["counts"]) - {"succeeded"}:
+    if not _succeeded(client, found):
         raise typer.Exit(Exit.FAILED)
+
+
+def _succeeded(client: Client, experiment: Json) -> bool:
+    """Return whether every job of an experiment has succeeded. Jobs of a search may fail, if it has found something."""
+    tuning = experiment["tuning"]
+    if tuning is None:
+        return not set(experiment["counts"]) - {"succeeded"}
+    results = client.experiments.results(experiment["id"])
+    statuses = {status for cell in (*results["cells"], *results["beside"]) for status in cell["counts"]}
+    return statuses == {"succeeded"} and all(choice["values"] is not None for choice in tuning["choices"])
 
 
 def _grid(client: Client, experiment: str, out: Output) -> Json:

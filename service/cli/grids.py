@@ -56,6 +56,10 @@ def experiment_table(experiment: Json) -> Facts:
         state = analysis if sequential["deciding"] else "finished"
         planned = ", ".join(map(str, analyses))
         table.add_row("seeds", f"sequential, interim analyses at {planned} seeds: {state}")
+    if tuning := experiment["tuning"]:
+        table.add_row("search", search_text(tuning))
+        for choice in tuning["choices"]:
+            table.add_row("", Text(f"{place_text(choice)}: {choice_text(choice)}"))
     for warning in experiment["warnings"]:
         table.add_row(warning["severity"], Text(warning["detail"], style="yellow"))
     return table
@@ -65,8 +69,15 @@ def preview_table(preview: Json) -> Facts:
     """Lay out the answer to a dry run."""
     table = Facts()
     jobs = len(preview["jobs"])
-    more = f", up to {preview['most_jobs']} if every cell needs all seeds" if preview["most_jobs"] > jobs else ""
+    tuning = preview["tuning"]
+    when = "once the search has ended" if tuning else "if every cell needs all seeds"
+    more = f", up to {preview['most_jobs']} {when}" if preview["most_jobs"] > jobs else ""
     table.add_row("would create", f"{jobs} jobs in {preview['cells']} cells{more}")
+    if tuning:
+        cost_s = tuning["search_device_s"]
+        cost = "" if cost_s is None else f" ({duration(cost_s)})"
+        others = f"{tuning['untuned_jobs']} untuned, {tuning['tuned_jobs']} tuned"
+        table.add_row("of which", f"{tuning['search_jobs']} search{cost}, {others}")
     cost = preview["cost"]
     if cost["device_s"] is not None:
         elapsed = f", {duration(cost['elapsed_s'])} on {cost['slots']} slots" if cost["elapsed_s"] is not None else ""
@@ -87,14 +98,53 @@ def results_grid(results: Json) -> RenderableType:
     table = Grid(results["rows"]["field"], *columns, right=columns)
     title = f"{number.axis}, {results['statistic_title']}, by {results['columns']['field']}"
     title += f", on {', '.join(results['datasets'])}" if results["datasets"] else ""
+    title += f", {results['stage']}" if results["stage"] else ""
     for row in results["rows"]["values"]:
         table.add_row(row["label"], *(cell_text(cells.get((row["label"], column)), number) for column in columns))
     parts: list[RenderableType] = [Text(title, style="italic"), table]
+    if tuning := results["tuning"]:
+        parts += [Text(), *_tuning(results, tuning, number)]
     tested = [comparison for comparison in results["comparisons"] if comparison["difference"] is not None]
     if tested:
         parts += [Text(), _comparisons(tested, number)]
     parts += [Text(f"{warning['severity']}: {warning['detail']}", style="yellow") for warning in results["warnings"]]
     return Group(*parts)
+
+
+def search_text(tuning: Json) -> str:
+    """Format a search as `12 of 24 jobs, 3:07 of computing, over learning_rate (3 values)`."""
+    over = ", ".join(f"{axis['field']} ({len(axis['values'])} values)" for axis in tuning["over"])
+    waiting = f"; {tuning['missing']} tuned jobs wait for it" if tuning["missing"] else ""
+    return (
+        f"{tuning['ended']} of {tuning['jobs']} jobs, {duration(tuning['device_s'])} of computing, over {over}{waiting}"
+    )
+
+
+def choice_text(choice: Json) -> str:
+    """Format a choice as `learning_rate 0.1 (at the edge)`."""
+    if choice["values"] is None:
+        return str(choice["reason"] or "still searched")
+    return f"{choice['label']}{' (at the edge of what was searched)' if choice['edges'] else ''}"
+
+
+def place_text(choice: Json) -> str:
+    """Format the row of a choice, and its column if it has one."""
+    return choice["row"] if choice["column"] is None else f"{choice['row']} at {choice['column']}"
+
+
+def _tuning(results: Json, tuning: Json, number: Number) -> Iterable[RenderableType]:
+    """Lay out what was chosen, and the other table beside the first one."""
+    yield Text(f"search: {search_text(tuning)}", style="dim")
+    yield from (Text(f"{place_text(choice)}: {choice_text(choice)}") for choice in tuning["choices"])
+    if not results["beside"]:
+        return
+    columns = list(dict.fromkeys(cell["column"] for cell in results["beside"]))
+    table = Grid(results["rows"]["field"], *columns, right=columns)
+    cells = {(cell["row"], cell["column"]): cell for cell in results["beside"]}
+    for row in dict.fromkeys(cell["row"] for cell in results["beside"]):
+        table.add_row(row, *(cell_text(cells.get((row, column)), number) for column in columns))
+    yield Text("untuned" if results["stage"] == "tuned" else "tuned", style="italic")
+    yield table
 
 
 def cell_text(cell: Json | None, number: Number) -> Text:

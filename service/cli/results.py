@@ -34,6 +34,7 @@ class FlatTable(StrEnum):
     CELLS = "cells"
     COMPARISONS = "comparisons"
     OBSERVATIONS = "observations"
+    CHOICES = "choices"
 
 
 def results(
@@ -57,6 +58,10 @@ def results(
     failed: Annotated[
         str | None, typer.Option(help="How failed jobs count: omitted, or chance, as the error of a guess.")
     ] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(help="Of a tuned experiment: tuned, or untuned, its jobs as they were given."),
+    ] = None,
     confidence: Annotated[float | None, typer.Option(help="Confidence level of the intervals. Default: 0.95.")] = None,
     format: Annotated[Format, typer.Option("--format", "-f", help="Output format.")] = Format.TABLE,
     table: Annotated[FlatTable, typer.Option(help="Table to write as CSV or Parquet.")] = FlatTable.CELLS,
@@ -71,6 +76,8 @@ def results(
     for entry in where or ():
         if "=" not in entry:
             raise Invalid(f"--where is {entry!r}: give it as FIELD=LABEL")
+    if stage is not None and experiment is None:
+        raise Invalid(f"--stage is {stage}: it belongs to an experiment, so give its id too")
     if format is Format.PARQUET and output is None and sys.stdout.isatty():
         raise Invalid("Parquet cannot be printed on a terminal: give --output FILE")
     question: dict[str, Any] = {
@@ -81,6 +88,7 @@ def results(
         "columns": columns,
         "where": [entry.replace("=", ":", 1) for entry in where] if where else None,
         "failed": failed,
+        "stage": stage,
         "confidence": confidence,
     }
     with connect(context) as client:

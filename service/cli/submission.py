@@ -52,7 +52,9 @@ def submit(
     dataset: Annotated[str | None, typer.Option(help=_one_of(DATASET_SIZES))] = None,
     train_limit: Annotated[int | None, typer.Option(help="Maximum number of training images.")] = None,
     test_limit: Annotated[int | None, typer.Option(help="Maximum number of test images.")] = None,
-    holdout: Annotated[int | None, typer.Option(help="Number of training images to hold out and evaluate on.")] = None,
+    holdout: Annotated[
+        int | None, typer.Option(help="Number of training images to hold out: the best epoch is chosen on them.")
+    ] = None,
     augmentation: Annotated[str | None, typer.Option(help="One of crop_flip and none.")] = None,
     precision: Annotated[str | None, typer.Option(help="One of auto, float32 and bfloat16.")] = None,
     deterministic: Annotated[bool | None, typer.Option(help="Reproduce results bit for bit on a GPU too.")] = None,

@@ -7,7 +7,7 @@ from typing import Any
 from rich.text import Text
 
 from service.cli.folding import Facts, Grid
-from worker.metrics import METRICS
+from worker.metrics import METRICS, best_note
 
 Json = dict[str, Any]
 
@@ -96,7 +96,8 @@ def job_table(job: Json) -> Facts:
     if job["duration_s"]:
         table.add_row("ran", duration(job["duration_s"]))
     for metric, values in sorted(job["summary"].items()):
-        table.add_row(metric, _summary(metric, values))
+        note = best_note(metric, holdout=bool(dataset.get("holdout")))
+        table.add_row(metric, _summary(metric, values, note))
     for attempt in job.get("attempts", ()):
         ended = attempt["outcome"] or "runs"
         reason = f": {attempt['reason']}" if attempt["reason"] else ""
@@ -109,10 +110,10 @@ def job_table(job: Json) -> Facts:
     return table
 
 
-def _summary(metric: str, values: Json) -> str:
+def _summary(metric: str, values: Json, best_note: str | None) -> str:
     percent = metric in METRICS and METRICS[metric].format == "percent"
     show = per_cent if percent else "{:.4g}".format
-    note = f" ({METRICS[metric].best_note})" if metric in METRICS and METRICS[metric].best_note else ""
+    note = f" ({best_note})" if best_note else ""
     return f"last {show(values['last'])}, best {show(values['best'])} at step {values['best_step']}{note}"
 
 

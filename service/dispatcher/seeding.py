@@ -1,10 +1,11 @@
-"""Sequential seeds: when the jobs of an interim analysis have ended, undecided cells get the seeds of the next one."""
+"""Jobs that depend on others: the seeds of the next interim analysis, and the tuned jobs after a search."""
 
 import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
 
+from service.dispatcher import tuning
 from service.dispatcher.leadership import Leadership
 from service.errors import ServiceError
 from service.experiments import axes, results
@@ -18,18 +19,18 @@ from service.store.listing import JobFilter
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 10.0
-"""Longest pause between two checks for experiments that are due for an interim analysis."""
+"""Longest pause between two checks for experiments of which something is to be decided."""
 
 
 async def keep(
     database: Database, leadership: Leadership, attempt_ended: asyncio.Event, interval_s: float = INTERVAL_S
 ) -> None:
-    """Run the interim analyses that are due, forever.
+    """Decide what is due, forever: interim analyses, and what a search has found.
 
     Args:
         database: The database.
         leadership: The leadership of this dispatcher.
-        attempt_ended: Set when an attempt has ended, with which an analysis may be due.
+        attempt_ended: Set when an attempt has ended, with which a decision may be due.
         interval_s: Seconds after which they are checked anyway: a request to the API can make one due, too.
 
     Raises:
@@ -43,8 +44,8 @@ async def keep(
         attempt_ended.clear()
         try:
             async with database.read() as session:
-                due = await experiments.due_for_interim_analysis(session)
-            for experiment_id in due:
+                due = [*await experiments.due_for_interim_analysis(session), *await tuning.due(session)]
+            for experiment_id in dict.fromkeys(due):
                 if experiment_id in given_up:
                     continue
                 try:
@@ -52,20 +53,21 @@ async def keep(
                         added = await decide(session, experiment_id)
                 except (ServiceError, ValueError, AssertionError):
                     # One experiment that cannot be analyzed, such as one of another release, must not stop the others.
-                    logger.exception("interim analysis failed", extra={"experiment": experiment_id})
+                    logger.exception("experiment not continued", extra={"experiment": experiment_id})
                     given_up.add(experiment_id)
                 else:
-                    logger.info("interim analysis done", extra={"experiment": experiment_id, "jobs": len(added)})
+                    logger.info("experiment continued", extra={"experiment": experiment_id, "jobs": len(added)})
         except (DatabaseError, OSError) as error:
-            logger.warning("interim analysis failed, will try again: %s", error)
+            logger.warning("no experiment was continued, will try again: %s", error)
 
 
 async def decide(session: Session, experiment_id: str) -> Sequence[str]:
-    """Run the interim analysis of an experiment, and queue the seeds of the next one in the cells that need them.
+    """Queue the jobs that follow from those that have ended.
 
-    Nothing is decided while a job of the experiment has not ended, because an unplanned analysis would invalidate the
-    error rates. The decision is a function of the jobs, and the database accepts one job for each cell and seed, so a
-    repeated decision adds nothing.
+    With a search these are the tuned jobs, see `tuning.decide`; with sequential seeds those of the next interim
+    analysis, in the cells that need them. Nothing is analysed while a job of the experiment has not ended, because an
+    unplanned analysis would invalidate the error rates. The decision is a function of the jobs, and the database
+    accepts one job for each cell and seed, so a repeated decision adds nothing.
 
     Returns:
         The ids of the new jobs.
@@ -74,6 +76,8 @@ async def decide(session: Session, experiment_id: str) -> Sequence[str]:
     if not experiment.deciding or experiment.requested_state is not None:
         return []
     request = experiments.request_of(experiment)
+    if request.tune is not None:
+        return await tuning.decide(session, experiment, request)
     plan = results.seed_plan(request)
     assert plan is not None, f"{experiment_id} has no sequential seeds"
     runs = await stored.runs(session, JobFilter(experiment=experiment_id))

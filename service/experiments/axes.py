@@ -40,6 +40,13 @@ def read(spec: Mapping[str, Any], field: str) -> Any:
     return value
 
 
+def has(spec: Mapping[str, Any], field: str) -> bool:
+    """Whether a stored spec has a field, also with the value null."""
+    *holders, name = parts_of(field)
+    part = read(spec, ".".join(holders)) if holders else spec
+    return isinstance(part, Mapping) and name in part
+
+
 def is_field(field: str) -> bool:
     """Whether a job can have this field."""
     *holders, name = parts_of(field)

@@ -14,6 +14,7 @@ from service.errors import Conflict, FieldError, InvalidFields
 from service.experiments import axes
 from service.experiments.builtin import STUDIES, StudyName
 from service.experiments.titles import describe
+from service.experiments.tune import FIRST_SEED, LABEL, NOT_TUNED, Tune
 from service.jobs import JobRequest
 from service.validation import explain
 from worker.metrics import OutcomeMetric
@@ -57,10 +58,12 @@ class Outcome(StrictModel):
     """The outcome, declared in advance: results show it by default, and sequential seeds decide on it."""
 
     metric: OutcomeMetric | None = Field(
-        default=None, description="default: test_error, or holdout_error if images are held out"
+        default=None, description="default: test_error, or holdout_error for jobs without test images"
     )
     statistic: Literal["final", "best", "median_last_5"] = Field(
-        default="final", description="the last value, the lowest, or the median of the last 5 epochs (Wu & He 2018)"
+        default="final",
+        description="the last value, the best one, or the median of the last 5 epochs (Wu & He 2018). The best one is "
+        "the lowest, which is optimistic; with a holdout, the one at the epoch that was best there",
     )
     rows: FieldName | None = Field(default=None, description="field that is compared; default: normalization")
     columns: FieldName | None = Field(
@@ -83,6 +86,9 @@ class ExperimentRequest(StrictModel):
         "as in optimizer.learning_rate",
     )
     seeds: Seeds | None = Field(default=None, description="sequential seeds, instead of grid.seed")
+    tune: Tune | None = Field(
+        default=None, description="hyper-parameters to search on a holdout for each row or cell before its jobs train"
+    )
     outcome: Outcome = Field(default_factory=Outcome)
     budget: float = Field(
         default=1.0,
@@ -122,6 +128,11 @@ class ExperimentRequest(StrictModel):
             raise Conflict(
                 "The interim analyses of sequential seeds were planned for this grid, and more values would invalidate "
                 "them: submit these values as another experiment."
+            )
+        if self.tune is not None and grid.keys() - {"seed"}:
+            raise Conflict(
+                "The values of a tuned experiment were searched for this grid, and only seeds can be added: submit "
+                "other values as another experiment."
             )
         unknown = [FieldError(("grid", name), self._no_axis(name)) for name in grid if name not in self.grid]
         if unknown:
@@ -174,7 +185,7 @@ def expand(request: ExperimentRequest, seeds: Sequence[int] | None = None) -> li
     `seeds` stands for grid.seed where the request has `seeds`; default: the first `seeds.min`. Raises `InvalidFields`,
     which names each value of the grid that makes a job invalid.
     """
-    _check_axes(request)
+    check_axes(request)
     grid = dict(request.grid)
     if request.seeds is not None:
         grid["seed"] = list(range(request.seeds.min)) if seeds is None else list(seeds)
@@ -186,7 +197,7 @@ def expand(request: ExperimentRequest, seeds: Sequence[int] | None = None) -> li
         at = dict(zip(names, indices, strict=True))
         coordinates = {name: grid[name][index] for name, index in at.items()}
         try:
-            job = JobRequest.model_validate(_scaled(_body(request, coordinates), request.budget))
+            job = JobRequest.model_validate(scaled(_body(request, coordinates), request.budget))
         except ValidationError as error:
             errors |= dict.fromkeys(itertools.islice(_attributed(error, request, at), MAX_ERRORS))
             if len(errors) >= MAX_ERRORS:
@@ -194,7 +205,7 @@ def expand(request: ExperimentRequest, seeds: Sequence[int] | None = None) -> li
         else:
             if "name" not in request.base:
                 job = job.model_copy(update={"name": _name(request.name, coordinates, job)})
-            planned.append(PlannedJob(_cell(coordinates), coordinates, job))
+            planned.append(PlannedJob(cell_of(coordinates), coordinates, job))
     if errors:
         raise InvalidFields(list(errors), is_complete=len(errors) < MAX_ERRORS)
     _check_that_cells_differ(planned)
@@ -218,8 +229,9 @@ def _name(experiment: str, coordinates: Mapping[str, Any], job: JobRequest) -> s
     return ": ".join(filter(None, [experiment, described]))[:MAX_NAME]
 
 
-def _cell(coordinates: Mapping[str, Any]) -> str:
-    text = axes.canonical({name: value for name, value in coordinates.items() if name != "seed"})
+def cell_of(coordinates: Mapping[str, Any], stage: str = "") -> str:
+    """Return the digest of a cell, at a stage of a tuned experiment."""
+    text = stage + axes.canonical({name: value for name, value in coordinates.items() if name != "seed"})
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
@@ -235,7 +247,7 @@ def _body(request: ExperimentRequest, coordinates: Mapping[str, Any]) -> Json:
     return body | {"priority": request.priority}
 
 
-def _scaled(body: Json, budget: float) -> Json:
+def scaled(body: Json, budget: float) -> Json:
     """Return the job at the fraction `budget` of its cost: epochs and images are both scaled by its square root.
 
     Evaluation images are scaled too, because their share of the time would grow otherwise.
@@ -245,17 +257,19 @@ def _scaled(body: Json, budget: float) -> Json:
     spec = JobRequest.model_validate(body)
     factor = math.sqrt(budget)
     images = max(math.ceil(spec.dataset.num_train * factor / 100) * 100, spec.global_batch_size)
-    evaluated = max(math.ceil(spec.dataset.num_eval * factor / 100) * 100, LEAST_EVALUATED)
-    evaluated = min(evaluated, spec.dataset.num_eval)
-    holdout = evaluated if spec.dataset.holdout else 0
+    holdout, tested = (
+        min(max(math.ceil(count * factor / 100) * 100, LEAST_EVALUATED), count)
+        for count in (spec.dataset.holdout, spec.dataset.num_test)
+    )
     limits = {"train_limit": min(images, spec.dataset.num_train) + holdout, "holdout": holdout}
-    if evaluated < spec.dataset.num_eval and not holdout:
-        limits["test_limit"] = evaluated
+    if tested < spec.dataset.num_test:
+        limits["test_limit"] = tested
     dataset = spec.dataset.model_dump(mode="json") | limits
     return body | {"epochs": max(1, round(spec.epochs * factor)), "dataset": dataset}
 
 
-def _check_axes(request: ExperimentRequest) -> None:
+def check_axes(request: ExperimentRequest) -> None:
+    """Raise `InvalidFields` if the grid, or what is declared about it, is not valid, whatever its values."""
     errors: list[FieldError] = []
     for name, values in request.grid.items():
         if axes.parts_of(name)[0] not in TrainingSpec.model_fields:
@@ -269,20 +283,19 @@ def _check_axes(request: ExperimentRequest) -> None:
                 errors.append(FieldError(("grid", name, index), f"{name} has this value already, at {first}"))
     if "priority" in request.base:
         errors.append(FieldError(("base", "priority"), "priority is a field of the experiment: omit it in base"))
+    beyond = _beyond_the_table(request)
     if request.seeds is not None:
         exclude = "seed and seeds exclude each other: give one"
         holders = (("grid", request.grid), ("base", request.base))
         errors += [FieldError((holder, "seed"), exclude) for holder, fields in holders if "seed" in fields]
-        shown = ("seed", request.rows, request.columns)
-        beyond = [
-            name for name in request.grid if not any(_within(axes.parts_of(name), axes.parts_of(s)) for s in shown)
-        ]
         if beyond:
             sentence = (
                 f"sequential seeds decide by a table of {request.rows} × {request.columns}, which has no axis for "
                 f"{beyond[0]}: name it as outcome.rows or outcome.columns, or give the seeds as grid.seed"
             )
             errors.append(FieldError(("grid", beyond[0]), sentence))
+    if request.tune is not None:
+        errors += _tuning_errors(request, request.tune, beyond)
     for which in ("rows", "columns"):
         field = getattr(request.outcome, which)
         if field is not None and not axes.is_field(field):
@@ -294,6 +307,40 @@ def _check_axes(request: ExperimentRequest) -> None:
         errors.append(FieldError(("outcome", "columns"), f"rows and columns are both {request.rows}: give two fields"))
     if errors:
         raise InvalidFields(errors)
+
+
+def _beyond_the_table(request: ExperimentRequest) -> list[str]:
+    """Return the axes of the grid that are neither the seed nor part of the rows or columns."""
+    shown = ("seed", request.rows, request.columns)
+    return [name for name in request.grid if not any(_within(axes.parts_of(name), axes.parts_of(s)) for s in shown)]
+
+
+def _tuning_errors(request: ExperimentRequest, tune: Tune, beyond: Sequence[str]) -> Iterator[FieldError]:
+    if request.seeds is not None:
+        yield FieldError(("seeds",), "sequential seeds and tune exclude each other: give the seeds as grid.seed")
+    if beyond:
+        sentence = (
+            f"tune chooses values for a table of {request.rows} × {request.columns}, which has no axis for "
+            f"{beyond[0]}: name it as outcome.rows or outcome.columns, or leave it out"
+        )
+        yield FieldError(("grid", beyond[0]), sentence)
+    for name in tune.over:
+        parts = axes.parts_of(name)
+        if parts[0] in NOT_TUNED or not axes.is_field(name):
+            accepted = ", ".join(field for field in axes.fields() if field not in NOT_TUNED)
+            yield FieldError(("tune", "over", name), f"{name} cannot be tuned: give one of {accepted}, or its parts")
+        elif axis := next((axis for axis in request.grid if _within(axes.parts_of(axis), parts)), None):
+            yield FieldError(("tune", "over", name), f"the grid has {axis} already: leave {name} out of one of them")
+    for seed in request.grid.get("seed", ()):
+        if seed in tune.search_seeds:
+            yield FieldError(("grid", "seed"), f"seed {seed} is one of the search: give seeds below {FIRST_SEED}")
+    part = request.base.get("dataset")
+    if isinstance(part, Mapping) and (part.get("holdout") or part.get("test_limit") == 0):
+        sentence = "tune holds images out by itself, and tests on test images: omit dataset.holdout and test_limit 0"
+        yield FieldError(("base", "dataset"), sentence)
+    labels = request.base.get("labels")
+    if isinstance(labels, Mapping) and LABEL in labels:
+        yield FieldError(("base", "labels", LABEL), f"{LABEL} is the label of the stage of a job: give it another name")
 
 
 def _attributed(error: ValidationError, request: ExperimentRequest, at: Mapping[str, int]) -> Iterator[FieldError]:

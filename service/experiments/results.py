@@ -11,11 +11,11 @@ from service.experiments import axes
 from service.experiments.confounds import Candidate, Confound, lint
 from service.experiments.costs import device_kind
 from service.experiments.request import ExperimentRequest, Statistic
-from service.experiments.runs import Run
+from service.experiments.runs import Run, is_tested
 from service.experiments.statistics import Observation, SeedPlan, plan_analyses
 from service.jobs import TERMINAL, Status
 from worker.architecture import NUM_CLASSES
-from worker.metrics import METRICS, OutcomeMetric, default_outcome
+from worker.metrics import OutcomeMetric, best_note, default_outcome
 from worker.spec import TrainingSpec
 
 NOT_OF_THE_TRAINING = frozenset({"seed", "recipe", "checkpoint"})
@@ -44,9 +44,8 @@ class Question:
     failed: FailedAs = "omitted"
     where: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
-    @property
-    def statistic_title(self) -> str:
-        """The human-readable name of the statistic."""
+    def statistic_title(self, notes: Sequence[str] = ()) -> str:
+        """Return the human-readable name of the statistic, with the notes on how `best` was chosen."""
         match self.statistic:
             case "final":
                 return "after the last epoch"
@@ -55,8 +54,7 @@ class Question:
             case "at_step":
                 return f"at step {self.step}"
             case "best":
-                note = None if self.metric is None else METRICS[self.metric].best_note
-                return "best epoch" if note is None else f"best epoch ({note})"
+                return f"best epoch ({'; other jobs: '.join(notes)})" if notes else "best epoch"
 
 
 @dataclass(frozen=True)
@@ -78,11 +76,19 @@ class ResultTable:
         """All jobs of the table."""
         return [run for runs in self.cells.values() for run in runs]
 
+    @property
+    def statistic_title(self) -> str:
+        """The human-readable name of the statistic."""
+        metric = self.question.metric
+        held_out = sorted({bool(run.holdout) for run in self.runs} or {False})
+        notes = [best_note(metric, holdout=holdout) for holdout in held_out] if metric else []
+        return self.question.statistic_title([note for note in dict.fromkeys(notes) if note])
 
-def evaluation_metric(specs: Sequence[Mapping[str, Any]]) -> OutcomeMetric:
-    """Return the default metric: holdout_error if all jobs have a holdout, else test_error."""
-    held_out = [bool(axes.read(spec, "dataset.holdout")) for spec in specs]
-    return default_outcome(holdout=bool(held_out) and all(held_out))
+
+def evaluation_metric(runs: Sequence[Run]) -> OutcomeMetric:
+    """Return the default metric: test_error, or holdout_error if all have a holdout and some were not tested."""
+    untested = any(not is_tested(run.spec, run.summary) for run in runs)
+    return default_outcome(tested=not (untested and all(run.holdout for run in runs)))
 
 
 def tabulate(
@@ -97,7 +103,7 @@ def tabulate(
     labels = _Labels()
     for name, accepted in question.where.items():
         runs = [run for run in runs if labels.of(run, name) in accepted]
-    metric = question.metric or evaluation_metric([run.spec for run in runs])
+    metric = question.metric or evaluation_metric(runs)
     question = replace(question, metric=metric)
     rows, columns = (_values(runs, name, labels) for name in (question.rows, question.columns))
     cells: dict[tuple[str, str], list[Run]] = {(row, column): [] for row in rows for column in columns}

@@ -1,11 +1,13 @@
 """Runs: the parts of a job from which results and costs are computed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from service.experiments import axes
 from service.jobs import Status
+from worker.metrics import HOLDOUT_ERROR, TEST_ERROR
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,28 @@ class Run:
     """Worker seconds over all attempts."""
     versions: dict[str, str] = field(default_factory=dict)
     """The versions of the software of its last attempt, by name."""
+    cell: str | None = None
+    """The digest of its cell in its experiment."""
+
+    @property
+    def holdout(self) -> int:
+        """The number of its held-out images."""
+        return axes.read(self.spec, "dataset.holdout") or 0
 
     @cached_property
     def configuration(self) -> str:
         """Its spec without the seed, as one text, under which work on equal specs is cached."""
         return axes.canonical({name: value for name, value in self.spec.items() if name != "seed"})
+
+
+def is_tested(spec: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
+    """Whether a job is evaluated on test images.
+
+    A job with a holdout that ran before both were evaluated has metrics of its holdout only.
+    """
+    if axes.read(spec, "dataset.test_limit") == 0:
+        return False
+    return TEST_ERROR.name in summary or HOLDOUT_ERROR.name not in summary
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,7 @@ def compose(
         )
         grid.append(Figure(picture_name, picture, description))
     sections = [Section("Findings", [_images(results), *_findings(results, number)]), Section(question, grid)]
-    if results["comparisons"]:
-        sections.append(Section("Comparisons", [_comparisons(results, number)]))
-    if results["warnings"]:
-        notes = [f"{warning['detail']} ({warning['code']})" for warning in results["warnings"]]
-        sections.append(Section("Possible confounds", [Bullets(notes)]))
+    sections += _results(results, number)
     sections += [
         Section("Statistical methods", [Bullets(list(_procedure(results, number)))]),
         Section("Training configuration", _training(experiment, results)),
@@ -55,12 +51,19 @@ def tables(results: Json) -> Document:
     number = Number(results["metric"])
     question = f"{number.axis} by {results['rows']['field']} and {results['columns']['field']}"
     sections = [Section(question, [_images(results), *_grid(results, number)])]
+    return Document(results["name"] or "Results", sections + _results(results, number))
+
+
+def _results(results: Json, number: "Number") -> list[Section]:
+    sections = []
+    if results["tuning"] is not None:
+        sections.append(Section("Tuning", list(_tuning(results, number))))
     if results["comparisons"]:
         sections.append(Section("Comparisons", [_comparisons(results, number)]))
     if results["warnings"]:
         notes = [f"{warning['detail']} ({warning['code']})" for warning in results["warnings"]]
         sections.append(Section("Possible confounds", [Bullets(notes)]))
-    return Document(results["name"] or "Results", sections)
+    return sections
 
 
 class Number:
@@ -168,6 +171,33 @@ def _grid(results: Json, number: Number) -> list[Block]:
     return [table, Paragraph(f"{size} seeds in each cell." if size > 1 else "One seed in each cell, so no intervals.")]
 
 
+def _tuning(results: Json, number: Number) -> Iterable[Block]:
+    tuning = results["tuning"]
+    over = "; ".join(
+        f"{axis['field']} {', '.join(value['label'] for value in axis['values'])}" for axis in tuning["over"]
+    )
+    yield Paragraph(
+        f"Searched for each {tuning['per']}: {over}. Each combination trained with {tuning['seeds']} seeds for "
+        f"{_percent(tuning['epochs'])} of the epochs without {tuning['holdout']} held-out training images, on which it "
+        f"was judged: {tuning['jobs']} jobs, {tuning['device_s']:.0f} worker seconds. No test image was used. The "
+        "chosen values then trained with other seeds on all training images."
+    )
+    rows = [
+        [
+            choice["row"],
+            choice["column"] or "all",
+            choice["label"] or choice["reason"] or "still searched",
+            ", ".join(choice["edges"]) or NONE,
+        ]
+        for choice in tuning["choices"]
+    ]
+    header = [results["rows"]["field"], results["columns"]["field"], "chosen", "at the edge of what was searched"]
+    yield DataTable(header, rows, labels=2)
+    if results["beside"]:
+        yield Paragraph(f"The {'untuned' if results['stage'] == 'tuned' else 'tuned'} jobs, beside the table above:")
+        yield from _grid({**results, "cells": results["beside"]}, number)
+
+
 def _cell(cell: Json | None, number: Number, with_size: bool) -> str:
     if cell is None:
         return NONE
@@ -230,7 +260,7 @@ def _training(experiment: Json, results: Json) -> list[Block]:
     if experiment["budget"] < 1:
         share = f"Budget {experiment['budget']:g}: epochs and images are both scaled by its square root."
         blocks.append(Paragraph(share))
-    wanted = {key: request[key] for key in ("base", "grid", "seeds", "outcome") if request.get(key)}
+    wanted = {key: request[key] for key in ("base", "grid", "seeds", "tune", "outcome") if request.get(key)}
     return [*blocks, Listing(json.dumps(wanted, indent=2, ensure_ascii=False))]
 
 

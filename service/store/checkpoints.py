@@ -12,7 +12,7 @@ from service.errors import NotFound
 from service.store import counters
 from service.store.tables import Checkpoint, storable
 from worker.events import CheckpointTaken
-from worker.metrics import evaluation_error
+from worker.metrics import selection_error
 
 
 async def add(
@@ -69,8 +69,11 @@ async def pick(session: AsyncSession, job_id: str, which: Literal["latest", "bes
 
 
 def best(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
-    """The checkpoint with the lowest evaluation error, the earliest of equals; None if none was evaluated."""
-    evaluated = [(error, c.step, c) for c in checkpoints if (error := evaluation_error(c.metrics)) is not None]
+    """The checkpoint with the lowest error on the holdout, without one on the test images; the earliest of equals.
+
+    None if none was evaluated.
+    """
+    evaluated = [(error, c.step, c) for c in checkpoints if (error := selection_error(c.metrics)) is not None]
     return min(evaluated, key=lambda entry: entry[:2])[2] if evaluated else None
 
 

@@ -33,7 +33,7 @@ async def create(session: AsyncSession, request: ExperimentRequest, planned: Seq
         request=request.model_dump(mode="json", exclude_unset=True),
         priority=request.priority,
         requested_state=None,
-        deciding=request.seeds is not None,
+        deciding=request.seeds is not None or request.tune is not None,
         created_at=now,
         updated_at=now,
     )
@@ -152,6 +152,8 @@ async def extend(
 ) -> Sequence[str]:
     """Queue the planned jobs whose cell and seed the experiment does not have yet. Returns their ids.
 
+    The dispatcher adds the tuned jobs of a tuned experiment.
+
     `experiment` must have been read with `lock`. Raises `Conflict` where it has been cancelled.
     """
     if experiment.requested_state == CANCELLED:
@@ -163,6 +165,7 @@ async def extend(
     )
     added = await jobs.create_all(session, new, experiment.id, status)
     experiment.request = request.model_dump(mode="json", exclude_unset=True)
+    experiment.deciding = experiment.deciding or request.tune is not None
     experiment.updated_at = datetime.now(UTC)
     return added
 
@@ -183,8 +186,27 @@ _DUE = (
 
 
 async def due_for_interim_analysis(session: AsyncSession) -> Sequence[str]:
-    """The experiments with sequential seeds whose jobs have all ended, oldest first."""
+    """The experiments that wait for a decision and whose jobs have all ended, oldest first."""
     return (await session.scalars(_DUE)).all()
+
+
+async def searching(session: AsyncSession) -> Sequence[Experiment]:
+    """The tuned experiments whose search has not ended, and that are neither paused nor cancelled, oldest first."""
+    query = select(Experiment).where(Experiment.deciding, Experiment.requested_state.is_(None))
+    found = await session.scalars(query.order_by(Experiment.created_at, Experiment.id))
+    return [experiment for experiment in found if experiment.request.get("tune") is not None]
+
+
+async def cells(session: AsyncSession, experiment_id: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the cells with jobs that have not ended, and all cells with jobs.
+
+    A job that was retried does not count.
+    """
+    retry = select(Job.retry_of).where(Job.retry_of.is_not(None), Job.experiment_id == experiment_id)
+    query = select(Job.cell, Job.status).where(Job.experiment_id == experiment_id, Job.id.not_in(retry)).distinct()
+    found = [(cell, status) for cell, status in await session.execute(query) if cell is not None]
+    unfinished = frozenset(cell for cell, status in found if status not in TERMINAL)
+    return unfinished, frozenset(cell for cell, _ in found)
 
 
 async def delete(session: AsyncSession, experiment_id: str) -> Sequence[str]:

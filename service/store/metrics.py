@@ -92,8 +92,9 @@ async def sort_by_summary(session: AsyncSession, summaries: Mapping[str, dict[st
 def summarize(summary: dict[str, Any], step: int, values: dict[str, Any]) -> dict[str, Any]:
     """Return the summary after one more row: the last and the best value of each metric, with their steps.
 
-    The best value is the least, for images_per_s the greatest. Metrics of evaluations also have their last five values,
-    for the median of these (Wu & He 2018, section 4.1).
+    The best value is the least, for images_per_s the greatest. For a metric of the test images in a row with a holdout
+    it is the one at the epoch that was best on the holdout, whose value there is `selected`. Metrics of evaluations
+    also have their last five values, for the median of these (Wu & He 2018, section 4.1).
     """
     summary = dict(summary)
     for name, value in values.items():
@@ -101,10 +102,16 @@ def summarize(summary: dict[str, Any], step: int, values: dict[str, Any]) -> dic
             continue
         entry = dict(summary.get(name) or {"best": value, "best_step": step})
         metric = METRICS.get(name)
-        higher = metric is not None and metric.better == "higher"
-        better = value > entry["best"] if higher else value < entry["best"]
-        if better:
-            entry |= {"best": value, "best_step": step}
+        judge = None if metric is None or metric.selected_by is None else values.get(metric.selected_by)
+        if judge is not None:
+            # An entry without `selected` is that of rows without a holdout, among which none was selected.
+            if (before := entry.get("selected")) is None or judge < before:
+                entry |= {"best": value, "best_step": step, "selected": judge}
+        else:
+            higher = metric is not None and metric.better == "higher"
+            better = value > entry["best"] if higher else value < entry["best"]
+            if better and "selected" not in entry:
+                entry |= {"best": value, "best_step": step}
         entry |= {"last": value, "last_step": step}
         if metric is not None and metric.kind == "eval":
             entry["last_5"] = [*entry.get("last_5", ()), value][-5:]

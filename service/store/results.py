@@ -28,7 +28,7 @@ async def runs(session: AsyncSession, filter_: JobFilter) -> Sequence[Run]:
         retried = retried.where(Job.experiment_id == filter_.experiment)
     wanted = filter_.apply(select(Job.id)).where(Job.id.not_in(retried))
     query = (
-        filter_.apply(select(Job.id, Job.status, Job.seed, Job.spec, Job.summary, Job.progress))
+        filter_.apply(select(Job.id, Job.status, Job.seed, Job.spec, Job.summary, Job.progress, Job.cell))
         .where(Job.id.not_in(retried))
         .order_by(Job.created_at, Job.id)
         .limit(MAX_RUNS + 1)
@@ -39,8 +39,8 @@ async def runs(session: AsyncSession, filter_: JobFilter) -> Sequence[Run]:
     used = await _use(session, wanted)
     unused: _Use = (None, None, 0.0, {})
     return [
-        Run(id_, status, seed, spec, summary, progress, *used.get(id_, unused))
-        for id_, status, seed, spec, summary, progress in found
+        Run(id_, status, seed, spec, summary, progress, *used.get(id_, unused), cell)
+        for id_, status, seed, spec, summary, progress, cell in found
     ]
 
 

@@ -186,8 +186,8 @@ class Experiment(Table):
     """A grid of jobs.
 
     `requested_state` is the state that was last requested for all its jobs: "paused", "cancelled", or null. `deciding`
-    is true while its seeds are sequential and further interim analyses may add some. `precision` is that of its jobs
-    with the precision `auto`, null until it is resolved.
+    is true while jobs may be added that depend on others: further sequential seeds, or tuned jobs after a search.
+    `precision` is that of its jobs with the precision `auto`, null until it is resolved.
     """
 
     __tablename__ = "experiments"

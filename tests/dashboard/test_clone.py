@@ -72,6 +72,18 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "outcome": {"statistic": "median_last_5"},
         "budget": 0.5,
     },
+    "tuned": {
+        "base": SMALL,
+        "grid": {"normalization": NORMALIZATIONS, "batch_size": [4, 8], "seed": [0, 1]},
+        "tune": {
+            "over": {
+                "optimizer.learning_rate": {"from": 0.01, "to": 1, "points": 3},
+                "normalization.momentum": [0.1, 0.2],
+            },
+            "per": "cell",
+            "holdout": 100,
+        },
+    },
     "one cell": {"base": {"normalization": {"type": "group", "num_groups": None}, "batch_size": 4}},
 }
 

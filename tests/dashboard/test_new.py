@@ -157,7 +157,7 @@ async def test_the_grid_offers_every_normalization_and_every_field_of_the_servic
 
 async def test_sequential_seeds_take_the_place_of_the_seeds_of_the_grid(visit: Visit) -> None:
     page = await visit.open("/new?kind=experiment")
-    await page.get_by_text("Outcome and sequential seeds").click()
+    await page.get_by_text("Outcome, sequential seeds and tuning").click()
     await page.get_by_label("Sequential seeds").select_option("On")
     await expect(page.get_by_label("Seeds", exact=True)).to_have_count(0)
     await page.locator("#field-seeds-max").fill("4")

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from worker.architecture import IMAGE_CHANNELS, IMAGE_SIZE
 from worker.data.datasets import DatasetError, ImageDataset, split
+from worker.metrics import EvaluatedSplit
 from worker.numerics.precision import MEMORY_FORMAT
 from worker.numerics.seeding import generator
 from worker.spec import DATASET_SIZES, TrainingSpec
@@ -135,9 +136,12 @@ class TrainingData:
             holdout=spec.dataset.holdout,
         )
         self._train_images, self._train_labels = tensors[:2]
-        self._eval_images, self._eval_labels = tensors[:2] if parts.held_out else tensors[2:]
         self._train_index = torch.from_numpy(parts.train)
-        self._eval_index = torch.from_numpy(parts.eval).to(self.device)
+        evaluated: dict[EvaluatedSplit, tuple[Tensor, Tensor, Tensor]] = {
+            "holdout": (tensors[0], tensors[1], torch.from_numpy(parts.holdout).to(self.device)),
+            "test": (tensors[2], tensors[3], torch.from_numpy(parts.test).to(self.device)),
+        }
+        self._evaluated = {name: part for name, part in evaluated.items() if len(part[2])}
         mean, deviation = (
             SYMMETRIC_STATISTICS
             if spec.dataset.standardization == "symmetric"
@@ -148,9 +152,13 @@ class TrainingData:
         self._shift = self._shift.view(-1, 1, 1)
 
     @property
-    def num_eval(self) -> int:
-        """Number of evaluation images."""
-        return len(self._eval_index)
+    def splits(self) -> tuple[EvaluatedSplit, ...]:
+        """The images that every epoch is evaluated on: the holdout if there is one, then the test images."""
+        return tuple(self._evaluated)
+
+    def num_images(self, split: EvaluatedSplit) -> int:
+        """Return the number of images of a split."""
+        return len(self._evaluated[split][2])
 
     def epoch_batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Yield the training batches of an epoch.
@@ -184,20 +192,24 @@ class TrainingData:
             # Chunks grow, so that the first step does not wait for a full one.
             step, count = step + count, min(2 * count, max_count)
 
-    def eval_batches(self) -> Iterator[Batch]:
-        """Yield the evaluation images without augmentation, in batches of 250 that the ranks take in turn.
+    def eval_batches(self, split: EvaluatedSplit = "test") -> Iterator[Batch]:
+        """Yield the images of a split without augmentation, in batches of 250 that the ranks take in turn.
 
         Every rank gets equally many batches; its last batch may be empty.
+
+        Args:
+            split: One of `splits`.
 
         Yields:
             Images, float32 (b, 3, 32, 32), and labels, int64 (b,).
         """
-        batches = torch.split(self._eval_index, EVAL_BATCH_SIZE)
-        empty = self._eval_index[:0]
+        images, labels, positions = self._evaluated[split]
+        batches = torch.split(positions, EVAL_BATCH_SIZE)
+        empty = positions[:0]
         for first in range(0, len(batches), self._num_workers):
             number = first + self._rank
             index = batches[number] if number < len(batches) else empty
-            yield self._standardize(self._eval_images[index]), self._eval_labels[index]
+            yield self._standardize(images[index]), labels[index]
 
     def _shard(self, plan: EpochPlan) -> EpochPlan:
         """Return the part of an epoch that this worker trains on."""

@@ -174,13 +174,13 @@ class Split:
 
     Attributes:
         train: int64, increasing indices into the training images.
-        eval: int64, increasing indices into the training images if `held_out`, otherwise into the test images.
-        held_out: Whether the evaluation images are held-out training images.
+        holdout: int64, increasing indices into the training images, of those that are evaluated and not trained on.
+        test: int64, increasing indices into the test images.
     """
 
     train: NDArray[np.int64]
-    eval: NDArray[np.int64]
-    held_out: bool
+    holdout: NDArray[np.int64]
+    test: NDArray[np.int64]
 
 
 def split(
@@ -192,12 +192,11 @@ def split(
         dataset: The dataset.
         train_limit: Take this many training images, the first in `class_balanced` order; None: all.
         test_limit: Evaluate on this many test images, the first in `class_balanced` order; None: all.
-        holdout: If positive, evaluate on the last `holdout` of the selected training images, and train on the others.
+        holdout: Evaluate on the last `holdout` of the selected training images too, and train on the others.
     """
-    train = class_balanced(dataset.train_labels)[:train_limit]
-    if holdout:
-        return Split(np.sort(train[:-holdout]), np.sort(train[-holdout:]), held_out=True)
-    return Split(np.sort(train), np.sort(class_balanced(dataset.test_labels)[:test_limit]), held_out=False)
+    selected = class_balanced(dataset.train_labels)[:train_limit]
+    train, held_out = np.split(selected, [len(selected) - holdout])
+    return Split(np.sort(train), np.sort(held_out), np.sort(class_balanced(dataset.test_labels)[:test_limit]))
 
 
 def _fetch(archive: Archive, data_dir: Path, progress: Callable[[str], None]) -> None:

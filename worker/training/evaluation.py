@@ -1,4 +1,4 @@
-"""The loss and the error of a model on the evaluation images of a spec."""
+"""The loss and the error of a model on the test images or the held-out images of a spec."""
 
 import math
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from worker.architecture import IMAGE_CHANNELS, IMAGE_SIZE
 from worker.data.batches import EVAL_BATCH_SIZE, TrainingData
 from worker.distributed.process_group import SINGLE_WORKER, ProcessGroup
+from worker.metrics import EvaluatedSplit
 from worker.numerics.precision import Precision, autocast
 from worker.training.graphs import capture
 
@@ -87,6 +88,7 @@ def evaluate(
     model: nn.Module,
     data: TrainingData,
     *,
+    split: EvaluatedSplit = "test",
     precision: Precision = "float32",
     before_batch: Callable[[], None] = lambda: None,
     group: ProcessGroup = SINGLE_WORKER,
@@ -100,6 +102,7 @@ def evaluate(
     Args:
         model: The model, on the device of `data`.
         data: The images.
+        split: Which of them: one of `data.splits`.
         precision: Precision of the activations.
         before_batch: Called before every batch; an exception ends the evaluation.
         group: The process group of the job.
@@ -109,10 +112,11 @@ def evaluate(
     model.eval()
     group.broadcast_buffers(model)
     results = []
-    for images, labels in data.eval_batches():
+    for images, labels in data.eval_batches(split):
         before_batch()
         if len(labels):
             results.append(step.run(images, labels))
     losses, errors = torch.stack(results, dim=1).tolist() if results else ([], [])
     loss, wrong = group.sum(math.fsum(losses), sum(errors))
-    return Evaluation(loss=loss / data.num_eval, error=wrong / data.num_eval)
+    count = data.num_images(split)
+    return Evaluation(loss=loss / count, error=wrong / count)

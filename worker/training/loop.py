@@ -29,12 +29,9 @@ from worker.events import (
     StopRequest,
 )
 from worker.metrics import (
-    HOLDOUT_ERROR,
-    HOLDOUT_LOSS,
+    EVALUATIONS,
     IMAGES_PER_S,
     LEARNING_RATE,
-    TEST_ERROR,
-    TEST_LOSS,
     TRAIN_ERROR,
     TRAIN_LOSS,
 )
@@ -243,27 +240,31 @@ class Training:
         """Evaluate the model at the end of an epoch; report the metrics, and the telemetry if it is due.
 
         Raises:
-            Diverged: If the loss is not finite.
+            Diverged: If a loss is not finite.
         """
         started = time.perf_counter()
         self.capture(self.static_step.evaluation)
-        evaluation = evaluate(
-            self.model,
-            self.data,
-            precision=self.precision,
-            before_batch=self.check_cancellation,
-            group=self.group,
-            step=self.static_step.evaluation,
-        )
-        speed = self.data.num_eval / max(time.perf_counter() - started, 1e-9)
-        if not math.isfinite(evaluation.loss):
-            raise Diverged(self.step, f"the loss in evaluation is {evaluation.loss}")
-        loss, error = (HOLDOUT_LOSS, HOLDOUT_ERROR) if self.spec.dataset.holdout else (TEST_LOSS, TEST_ERROR)
-        self.position.metrics = {loss.name: evaluation.loss, error.name: evaluation.error}
-        epoch, values = self.position.epoch + 1, self.position.metrics
+        values: dict[str, float] = {}
+        for split in self.data.splits:
+            evaluation = evaluate(
+                self.model,
+                self.data,
+                split=split,
+                precision=self.precision,
+                before_batch=self.check_cancellation,
+                group=self.group,
+                step=self.static_step.evaluation,
+            )
+            if not math.isfinite(evaluation.loss):
+                raise Diverged(self.step, f"the loss in evaluation is {evaluation.loss}")
+            loss, error = EVALUATIONS[split]
+            values |= {loss.name: evaluation.loss, error.name: evaluation.error}
+        speed = self.spec.dataset.num_eval / max(time.perf_counter() - started, 1e-9)
+        self.position.metrics = values
+        epoch = self.position.epoch + 1
         self.report(Metrics(kind="eval", epoch=epoch, step=self.step, values=values, eval_images_per_s=speed))
         if self.is_telemetry_due() and self.group.is_rank_zero:
-            images, labels = next(self.data.eval_batches())
+            images, labels = next(self.data.eval_batches(self.data.splits[0]))
             values = layer_telemetry.measure(self.model, self.spec, images, labels, precision=self.precision)
             self.report(Metrics(kind="telemetry", epoch=epoch, step=self.step, values=values))
 

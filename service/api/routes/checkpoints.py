@@ -46,7 +46,7 @@ async def pick(
     job_id: JobId,
     which: Annotated[str, Path(description="`latest`, `best`, or the id of a checkpoint of this job")],
 ) -> CheckpointView:
-    """One checkpoint of a job. `best` is the one with the lowest evaluation error."""
+    """One checkpoint of a job. `best` has the lowest error on the holdout, without one on the test images."""
     async with context.database.read() as session:
         await jobs.get(session, job_id)
         found = await checkpoint_views(session, job_id)

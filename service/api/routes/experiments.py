@@ -26,7 +26,8 @@ from service.api.schemas.experiment import (
     experiment_views,
 )
 from service.experiments.builtin import STUDIES
-from service.experiments.request import ExperimentRequest, PlannedJob, expand
+from service.experiments.request import ExperimentRequest, PlannedJob
+from service.experiments.search import first_jobs
 from service.store import ConstraintViolated, Database, Session, experiments, jobs
 from service.store.tables import Experiment
 from worker.validation import StrictModel
@@ -97,7 +98,7 @@ async def submit(
 ) -> ExperimentDetail | Response:
     """Queue every combination of a grid. If one of them is not valid, nothing is stored."""
     resolved = request.resolved()
-    planned = expand(resolved)
+    planned = first_jobs(resolved)
     if query.dry_run:
         async with context.database.read() as session:
             preview = await dry_run(session, resolved, planned)
@@ -171,7 +172,7 @@ async def change(
             await experiments.prioritize(session, experiment, wanted.priority)
         if wanted.grid:
             longer = experiments.request_of(experiment).extended(wanted.grid)
-            await experiments.extend(session, experiment, longer, expand(longer))
+            await experiments.extend(session, experiment, longer, first_jobs(longer))
     async with context.database.read() as session:
         return await experiment_detail(session, experiment)
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from service.api.context import Context, ExperimentId
 from service.api.http.negotiation import preferred
 from service.api.http.problems import describe
-from service.api.result_query import ResultsQuery, experiment_results
+from service.api.result_query import ExperimentResultsQuery, experiment_results
 from service.api.schemas.experiment import experiment_detail
 from service.errors import NotFound
 from service.experiments.results import FailedAs
@@ -56,7 +56,7 @@ async def show(
     ] = "figure.svg",
 ) -> Response:
     """The report as one file: results, table and figure, every comparison, versions, hardware and hashes."""
-    query = ResultsQuery(metric=metric, statistic=statistic, failed=failed)
+    query = ExperimentResultsQuery(metric=metric, statistic=statistic, failed=failed)
     async with context.database.read() as session:
         experiment = await experiments.get(session, experiment_id)
         found = await experiment_detail(session, experiment)

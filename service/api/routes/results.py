@@ -8,7 +8,13 @@ from fastapi import APIRouter, Query, Request, Response
 from service.api.context import Context, ExperimentId
 from service.api.http.negotiation import preferred
 from service.api.http.problems import describe
-from service.api.result_query import JobResultsQuery, ResultsQuery, experiment_results, job_results
+from service.api.result_query import (
+    ExperimentResultsQuery,
+    JobResultsQuery,
+    ResultsQuery,
+    experiment_results,
+    job_results,
+)
 from service.api.schemas import result_table
 from service.api.schemas.result import Results
 from service.api.schemas.result_table import CSV, MEDIA_TYPES, PARQUET
@@ -34,7 +40,7 @@ TABLES: dict[int | str, dict[str, Any]] = {
     responses=describe(401, 404, 406, 422, answers=TABLES),
 )
 async def of_experiment(
-    request: Request, context: Context, experiment_id: ExperimentId, query: Annotated[ResultsQuery, Query()]
+    request: Request, context: Context, experiment_id: ExperimentId, query: Annotated[ExperimentResultsQuery, Query()]
 ) -> Results | Response:
     """The results of an experiment, also while it runs; by default of the outcome that it declared."""
     async with context.database.read() as session:

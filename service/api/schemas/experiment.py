@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from service.api.http.prefix import link
 from service.api.schemas.axis import AxisView, grid_axes
 from service.api.schemas.job import AsTrainingSpec
+from service.api.schemas.tuning import PlannedTuningView, TuningView, planned_tuning_view, tuning_view
 from service.cluster_report import ClusterReport
 from service.experiments import costs, results
 from service.experiments.builtin import BuiltIn, StudyName
@@ -18,6 +19,7 @@ from service.experiments.confounds import Confound, Severity
 from service.experiments.precision import Workload, by_device, by_speed
 from service.experiments.request import ExperimentRequest, PlannedJob, expand
 from service.experiments.runs import Run, Speed
+from service.experiments.search import search_of
 from service.experiments.statistics import SeedPlan
 from service.experiments.status import ExperimentStatus
 from service.experiments.titles import with_datasets
@@ -90,9 +92,12 @@ class ExperimentDetail(ExperimentView):
         description="format of the activations of its jobs with the precision `auto`; null until it is resolved, when "
         "the first of them starts"
     )
-    eta_s: float | None = Field(description="seconds left at the current speeds; null if a speed is unknown")
+    eta_s: float | None = Field(
+        description="seconds left at the current speeds; null if a speed is unknown, or tuned jobs wait for a search"
+    )
     warnings: list[WarningView]
     sequential: SequentialView | None = Field(description="null if the seeds were fixed in advance")
+    tuning: TuningView | None = Field(description="what is searched and chosen; null without `tune`")
 
 
 class PlannedJobView(BaseModel):
@@ -120,16 +125,20 @@ class PrecisionView(BaseModel):
 
 
 class DryRun(BaseModel):
-    """The jobs that a request would queue (up to the first interim analysis), their warnings and their cost."""
+    """The jobs that a request would queue at once (not those that depend on others), their warnings and the whole cost.
+
+    With sequential seeds the cost is that of the first interim analysis.
+    """
 
     name: str
     axes: list[AxisView] = Field(description="the grid, each value with its label")
     jobs: list[PlannedJobView]
     cells: int
-    most_jobs: int = Field(description="maximum number of jobs, if every cell needs all its seeds")
+    most_jobs: int = Field(description="maximum number of jobs: with all seeds, and with those after a search")
     warnings: list[WarningView]
     precision: PrecisionView | None = Field(description="null: every job names its precision")
     cost: CostView
+    tuning: PlannedTuningView | None = Field(description="the jobs by stage; null without `tune`")
 
 
 class BuiltInView(BaseModel):
@@ -173,39 +182,51 @@ async def experiment_detail(session: Session, experiment: Experiment) -> Experim
 def _detail(
     experiment: Experiment, request: ExperimentRequest, counted: Mapping[Status, int], runs: Sequence[Run]
 ) -> ExperimentDetail:
+    search = search_of(request) if request.tune is not None else None
+    tuning = tuning_view(search, runs) if search is not None else None
     progress, eta_s = _standing(runs, counted)
+    if tuning is not None and tuning.missing:
+        progress, eta_s = progress * len(runs) / (len(runs) + tuning.missing), None
     fields = _fields(experiment, counted) | {"progress": progress}
     return ExperimentDetail(
         **fields,
         request=request,
         precision=experiment.precision,
         eta_s=eta_s,
-        warnings=warning_views(results.warnings(runs)),
+        warnings=warning_views(results.warnings(runs) if search is None else search.warnings(runs)),
         sequential=sequential_view(experiment, results.seed_plan(request), runs),
+        tuning=tuning,
     )
 
 
 async def dry_run(session: Session, request: ExperimentRequest, planned: Sequence[PlannedJob]) -> DryRun:
     """Preview the jobs, the warnings and the cost of a request."""
+    search = search_of(request) if request.tune is not None else None
+    later = [] if search is None else search.later_jobs()
     specs = [job.request.training for job in planned]
+    # Jobs that follow a search cost about as much as without it.
+    all_specs = [*specs, *(job.request.training for job in later)]
+    compared = specs if search is None else [job.request.training for job in search.untuned_jobs()]
     speeds = await stored.speeds(session, sorted({spec.model for spec in specs}))
     lease = await leases.get(session, "dispatcher")
     report = ClusterReport.read(lease.report if lease else None)
     slots = report.slots.total or None if report else None
-    estimate = costs.estimate(specs, speeds, slots)
-    cells = len({job.cell for job in planned})
+    estimate = costs.estimate(all_specs, speeds, slots)
+    cells = len({job.cell for job in (planned if search is None else search.untuned_jobs())})
+    removed = frozenset() if search is None else search.removed_confounds
     return DryRun(
         name=request.name,
         axes=grid_axes(request.grid),
         jobs=[
             PlannedJobView(coordinates=dict(job.coordinates), spec=spec.model_dump(mode="json"), cost_s=cost_s)
-            for job, spec, cost_s in zip(planned, specs, estimate.job_s, strict=True)
+            for job, spec, cost_s in zip(planned, specs, estimate.job_s, strict=False)
         ],
         cells=cells,
-        most_jobs=cells * request.seeds.max if request.seeds is not None else len(planned),
-        warnings=warning_views(results.planned_warnings(specs)),
+        most_jobs=cells * request.seeds.max if request.seeds is not None else len(all_specs),
+        warnings=warning_views([one for one in results.planned_warnings(compared) if one.code not in removed]),
         precision=_planned_precision(specs, report),
         cost=CostView(device_s=estimate.device_s, elapsed_s=estimate.elapsed_s, slots=slots, basis=estimate.basis),
+        tuning=None if search is None else planned_tuning_view(search, estimate),
     )
 
 

@@ -12,6 +12,7 @@ from pydantic_core import CoreSchema
 from service.api.http.prefix import link
 from service.cluster_report import ClusterReport
 from service.experiments import axes, costs
+from service.experiments.runs import is_tested
 from service.experiments.titles import job_title
 from service.jobs import ACTIVE, Status
 from service.store import Session, checkpoints, events, jobs, leases
@@ -51,10 +52,15 @@ class ProgressView(BaseModel):
 
 
 class MetricSummary(BaseModel):
-    """The best and the last value of one metric."""
+    """The best and the last value of one metric. `GET /v1/specification` says how the best epoch is chosen."""
 
     best: float
     best_step: int
+    selected: float | None = Field(
+        default=None,
+        description="value on the holdout, for a metric of the test images of a job with a holdout: `best` is at the "
+        "epoch at which it was lowest",
+    )
     last: float
     last_step: int
     last_5: list[float] | None = Field(default=None, description="the last five evaluations, oldest first")
@@ -109,7 +115,9 @@ class JobView(BaseModel):
     notes: str
     status: Status
     normalization: str = Field(description="normalization with all parameters that differ from their defaults")
-    metric: OutcomeMetric = Field(description="its outcome metric: the error on its evaluation images")
+    metric: OutcomeMetric = Field(
+        description="its outcome metric: the error on the test images, or, without any, on the holdout"
+    )
     spec: Annotated[dict[str, Any], AsTrainingSpec()] = Field(description="complete spec, with all defaults")
     precision: Precision | None = Field(
         description="format of its activations in every attempt; null until the precision `auto` of the spec is "
@@ -159,7 +167,9 @@ class CheckpointView(BaseModel):
     step: int
     metrics: dict[str, float | None] = Field(description="evaluation of these weights; empty in the middle of an epoch")
     created_at: datetime
-    best: bool = Field(description="whether it has the lowest evaluation error of its job")
+    best: bool = Field(
+        description="whether it has the lowest error of its job on the holdout, without one on the test images"
+    )
     files: list[FileView]
 
 
@@ -203,7 +213,7 @@ def job_fields(job: Job, labels: dict[str, str], duration_s: float) -> dict[str,
         "notes": job.notes,
         "status": job.status,
         "normalization": axes.label("normalization", axes.read(job.spec, "normalization")),
-        "metric": default_outcome(holdout=bool(axes.read(job.spec, "dataset.holdout"))),
+        "metric": default_outcome(tested=is_tested(job.spec, job.summary)),
         "spec": job.spec,
         "precision": job.precision,
         "labels": labels,

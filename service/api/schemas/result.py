@@ -2,14 +2,15 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 from service.api.schemas.axis import AxisValue, AxisView
 from service.api.schemas.experiment import SequentialView, WarningView, warning_views
+from service.api.schemas.tuning import TuningView
 from service.experiments import axes
 from service.experiments.confounds import Confound
 from service.experiments.request import Statistic
@@ -116,6 +117,9 @@ class Results(BaseModel):
     statistic: Statistic
     statistic_title: str = Field(description="human-readable name of the statistic, in lower case")
     step: int | None
+    stage: Literal["tuned", "untuned"] | None = Field(
+        description="the jobs of the table: with the chosen values, or as they were given; null without `tune`"
+    )
     failed: FailedAs = Field(description="how failed jobs count: omitted, or as the error of a guess")
     evaluated_on: str = Field(description="images that the metric is computed on: test, holdout or train")
     datasets: list[str] = Field(description="training datasets, including limits on the number of images")
@@ -123,6 +127,9 @@ class Results(BaseModel):
     rows: AxisView
     columns: AxisView
     cells: list[CellView]
+    beside: list[CellView] = Field(
+        description="the cells of the other table, untuned beside tuned; empty without `tune.compare`"
+    )
     comparisons: list[ComparisonView]
     interaction: InteractionView | None
     confidence: float
@@ -131,7 +138,17 @@ class Results(BaseModel):
         description="number of seeds per cell at each interim analysis; empty without sequential seeds"
     )
     sequential: SequentialView | None
+    tuning: TuningView | None = Field(description="what was searched and chosen; null without `tune`")
     warnings: list[WarningView]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The search of a tuned experiment, the stage of its table, and its other table with the analysis of it."""
+
+    view: TuningView
+    stage: Literal["tuned", "untuned"]
+    beside: tuple[ResultTable, Analysis]
 
 
 def results_view(
@@ -141,6 +158,7 @@ def results_view(
     *,
     experiment: Mapping[str, Any] | None = None,
     sequential: SequentialView | None = None,
+    tuned: Tuned | None = None,
 ) -> Results:
     """Return the table with its analysis. `experiment` has the id, the name and the budget."""
     question = table.question
@@ -148,8 +166,6 @@ def results_view(
     assert metric is not None
     split = METRICS[metric].split
     assert split is not None
-    counted = Table(table.observations, list(table.cells))
-    runs = {run.id: run for run in table.runs}
     about = experiment or {"id": None, "name": None, "budget": None}
     return Results(
         experiment=about["id"],
@@ -158,26 +174,35 @@ def results_view(
         metric=metric,
         unit=METRICS[metric].unit,
         statistic=question.statistic,
-        statistic_title=question.statistic_title,
+        statistic_title=table.statistic_title,
         step=question.step,
+        stage=None if tuned is None else tuned.stage,
         failed=question.failed,
         evaluated_on=split,
         datasets=sorted({axes.label("dataset", run.spec["dataset"]) for run in table.runs}),
         precisions=sorted({run.precision for run in table.runs if run.precision is not None}),
         rows=_axis(question.rows, table.rows),
         columns=_axis(question.columns, table.columns),
-        cells=[
-            _cell_view(cell, table.cells[cell.row, cell.column], _values(counted, cell, runs), analysis.confidence)
-            for cell in analysis.cells
-        ],
+        cells=_cell_views(table, analysis),
+        beside=[] if tuned is None else _cell_views(*tuned.beside),
         comparisons=[ComparisonView(**asdict(comparison)) for comparison in analysis.comparisons],
         interaction=None if analysis.interaction is None else InteractionView(**asdict(analysis.interaction)),
         confidence=analysis.confidence,
         family_size=analysis.family_size,
         interim_analyses=list(analysis.interim_analyses),
         sequential=sequential,
+        tuning=None if tuned is None else tuned.view,
         warnings=warning_views(warnings),
     )
+
+
+def _cell_views(table: ResultTable, analysis: Analysis) -> list[CellView]:
+    counted = Table(table.observations, list(table.cells))
+    runs = {run.id: run for run in table.runs}
+    return [
+        _cell_view(cell, table.cells[cell.row, cell.column], _values(counted, cell, runs), analysis.confidence)
+        for cell in analysis.cells
+    ]
 
 
 def _axis(name: str, values: Mapping[str, Any]) -> AxisView:

@@ -60,18 +60,33 @@ def observations(results: Results) -> list[Row]:
     ]
 
 
+def choices(results: Results) -> list[Row]:
+    """Return one row per combination of values that a tuned experiment searches."""
+    if results.tuning is None:
+        return []
+    return [
+        {"row": choice.row, "column": choice.column, "values": candidate.label, "holdout_error": candidate.error}
+        | {"n": candidate.n, "failed": candidate.failed, "jobs": candidate.jobs}
+        | {"chosen": candidate.values == choice.values}
+        | {"at_the_edge": "; ".join(choice.edges) if candidate.values == choice.values else ""}
+        for choice in results.tuning.choices
+        for candidate in choice.candidates
+    ]
+
+
 def _about(results: Results) -> Row:
     return {
         "metric": results.metric,
         "statistic": results.statistic_title,
         "datasets": "; ".join(results.datasets),
-    }
+    } | ({"stage": results.stage} if results.stage else {})
 
 
 TABLES: dict[str, Callable[[Results], list[Row]]] = {
     "cells": cells,
     "comparisons": comparisons,
     "observations": observations,
+    "choices": choices,
 }
 
 

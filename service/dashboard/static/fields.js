@@ -140,12 +140,17 @@ function control(field, shared, form) {
     inputmode: numeric,
     autocomplete: "off",
     spellcheck: "false",
-    placeholder: field.kind === "pairs" ? 'key:value, key:"a, b"' : usual,
+    placeholder: PLACEHOLDERS[field.kind] ?? usual,
     value,
     oninput: typed,
     onchange: settled,
   });
 }
+
+const PLACEHOLDERS = {
+  pairs: 'key:value, key:"a, b"',
+  json: '{"optimizer.learning_rate": {"from": 0.01, "to": 1, "points": 5}}',
+};
 
 const readable = (option) =>
   ({ true: "yes", false: "no" })[option] ??

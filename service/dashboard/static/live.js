@@ -38,9 +38,17 @@ function summarized(summary, row) {
     const value = row[name];
     if (value === null) continue;
     const before = next[name];
-    const better = !before || (metricOf(name).better === "higher" ? value > before.best : value < before.best);
+    const judge = row[metricOf(name).selected_by] ?? null;
+    const better =
+      judge !== null
+        ? (before?.selected ?? null) === null || judge < before.selected
+        : !before ||
+          ((before.selected ?? null) === null &&
+            (metricOf(name).better === "higher" ? value > before.best : value < before.best));
     next[name] = {
-      ...(better ? { best: value, best_step: row.step } : { best: before.best, best_step: before.best_step }),
+      ...(better
+        ? { best: value, best_step: row.step, selected: judge }
+        : { best: before.best, best_step: before.best_step, selected: before.selected }),
       last: value,
       last_step: row.step,
     };

@@ -4,7 +4,7 @@ import { ago, clock, duration, metricName, metricValue, plain, whole } from "./f
 import { progressBar } from "./parts.js";
 import { statusMark } from "./status.js";
 import { h } from "./view.js";
-import { metricOf, outcomes } from "./vocabulary.js";
+import { bestNotes, outcomes } from "./vocabulary.js";
 
 /** The metrics that some of these jobs have, those that jobs are judged by first. */
 export function metricsOf(jobs) {
@@ -66,7 +66,7 @@ export const COLUMNS = {
   },
   best: {
     head: ({ metric }) => `Best ${metricName(metric)}`,
-    title: ({ metric }) => metricOf(metric).best_note,
+    title: ({ metric }) => bestNotes(metric),
     cell: metricCell("best"),
     sort: ({ metric }) => (outcomes().includes(metric) ? `${metric}.best` : null),
     number: true,

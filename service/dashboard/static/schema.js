@@ -89,9 +89,12 @@ function scalar(part, { at, name, fallback, required }) {
   if (one.type === "boolean") return { ...field, kind: "flag" };
   if (one.type === "integer" || one.type === "number") return { ...field, kind: "number" };
   if (one.type === "array") return { ...field, kind: "numbers" };
-  if (one.type === "object") return { ...field, kind: "pairs" };
+  if (one.type === "object") return { ...field, kind: JSON_FIELD.test(at) ? "json" : "pairs" };
   return { ...field, kind: "text" };
 }
+
+/** Objects whose values are no texts are edited as JSON. */
+const JSON_FIELD = /(^|\.)over$/;
 
 const resolve = (part, definitions) =>
   part.$ref
@@ -136,6 +139,7 @@ export function textAt(request, path) {
   const value = valueAt(request, path);
   if (value === undefined || value === null) return "";
   if (Array.isArray(value)) return path.startsWith("grid.") ? listText(value) : value.join(", ");
+  if (JSON_FIELD.test(path)) return JSON.stringify(value);
   if (!isObject(value)) return typeof value === "string" ? value : JSON.stringify(value);
   if (!/(^|\.)labels$/.test(path)) return "on";
   return labelsText(value);
@@ -172,11 +176,21 @@ function withHolders(request, fields, path) {
 /** The value of a text. A text that is not a number is sent as it is: the service says what it would accept. */
 export function parsed(kind, text) {
   if (kind === "list") return listOf(text);
+  if (kind === "json") return jsonOf(text);
   if (kind === "number") return number(text);
   if (kind === "numbers") return text.split(",").map((one) => number(one.trim()));
   if (kind === "flag") return text === "true";
   if (kind === "pairs") return labelsOf(text);
   return text;
+}
+
+/** The value of a JSON text; a text that is not JSON is sent as it is: the service says what it would accept. */
+function jsonOf(text) {
+  try {
+    return parseJson(text);
+  } catch {
+    return text;
+  }
 }
 
 function number(text) {

@@ -35,6 +35,18 @@ export function metricOf(name) {
   return found ?? { name, title: name.replaceAll("_", " "), format: "decimal", unit: "", better: null };
 }
 
+/** The note on the best value of a metric of a job: what chose its epoch. */
+export function bestNote(name, spec) {
+  const { selected_by, selected_note, best_note } = metricOf(name);
+  return (selected_by && spec?.dataset?.holdout ? selected_note : best_note) ?? null;
+}
+
+/** The notes on the best values of a metric, of jobs without a holdout and with one. */
+export function bestNotes(name) {
+  const { selected_note, best_note } = metricOf(name);
+  return [best_note, selected_note && `with a holdout: ${selected_note}`].filter(Boolean).join("; ") || null;
+}
+
 /** The names of the metrics that jobs can be sorted, compared and judged by; the first is the usual one. */
 export const outcomes = () => specification.metrics.filter((one) => one.outcome).map((one) => one.name);
 

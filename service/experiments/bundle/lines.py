@@ -17,7 +17,8 @@ from pydantic import (
 )
 
 from service.errors import InvalidFields
-from service.experiments.request import MAX_NAME, ExperimentRequest, expand
+from service.experiments.request import MAX_NAME, ExperimentRequest
+from service.experiments.search import first_jobs
 from service.jobs import TERMINAL, JobChange, JobRequest, Status
 from worker.events import File, Log, Outcome, Precision, Started
 from worker.metrics import METRICS, MetricKind
@@ -71,7 +72,7 @@ class ExperimentFile(Line):
     @model_validator(mode="after")
     def _can_be_expanded(self) -> Self:
         try:
-            expand(ExperimentRequest.model_validate(self.request).resolved())
+            first_jobs(ExperimentRequest.model_validate(self.request).resolved())
         except InvalidFields as error:
             path, detail = error.fields[0]
             raise ValueError(f"request.{'.'.join(map(str, path))}: {detail}") from error

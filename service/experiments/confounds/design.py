@@ -121,14 +121,16 @@ def unequal_images_seen(study: Study) -> Finding:
 
 @check("Jobs are evaluated on different images, so their errors are not comparable.")
 def several_evaluation_sets(study: Study) -> Finding:
-    def evaluated_on(spec: TrainingSpec) -> str:
-        data = spec.dataset
-        which = "held out training" if data.holdout else "test"
-        return f"{data.num_eval:,} {which} images of {data.name}"
+    def tested_on(spec: TrainingSpec) -> str | None:
+        return f"{spec.dataset.num_test:,} test images of {spec.dataset.name}" if spec.dataset.num_test else None
 
-    return _several(
-        ((evaluated_on(one.spec), one) for one in study), "Jobs are evaluated on different images: {values}."
-    )
+    def selected_on(spec: TrainingSpec) -> str | None:
+        data = spec.dataset
+        return f"{data.holdout:,} held out training images of {data.name}" if data.holdout else None
+
+    sentence = "Jobs are evaluated on different images: {values}."
+    found = (_several(((describe(one.spec), one) for one in study), sentence) for describe in (tested_on, selected_on))
+    return next((finding for finding in found if finding), None)
 
 
 @check("Jobs ran on different kinds of device, whose arithmetic differs in the last bits.")
@@ -187,10 +189,10 @@ def part_of_the_training_set(study: Study) -> Finding:
     limited: list[Configuration] = []
     parts: list[str] = []
     for one in study:
-        limit, size = one.spec.dataset.train_limit, DATASET_SIZES[one.spec.dataset.name][0]
-        if limit is not None and limit < size:
+        used, size = one.spec.dataset.num_train, DATASET_SIZES[one.spec.dataset.name][0]
+        if used < size:
             limited.append(one)
-            parts.append(f"{limit:,} of {size:,}")
+            parts.append(f"{used:,} of {size:,}")
     if not limited:
         return None
     return (

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from service.experiments.request import ExperimentRequest, expand
+from service.experiments.search import first_jobs, search_of
 from service.jobs import Status
 from service.store import experiments, jobs
 from service.store.listing import JobFilter
@@ -168,3 +169,47 @@ async def test_sequential_seeds_are_spent_whichever_dispatcher_is_there(stack: A
     ]
     assert {run.status for run in found} == {Status.SUCCEEDED}
     assert {(run.device, run.precision) for run in found} == {("cpu", "float32")}
+
+
+async def test_what_a_search_finds_is_trained_whichever_dispatcher_is_there(stack: Any) -> None:
+    request = ExperimentRequest.model_validate(
+        {
+            "base": {"epochs": 4, "dataset": SMALL, "schedule": {"type": "constant"}},
+            "grid": {"normalization": [{"type": "group"}], "batch_size": [16], "seed": [3]},
+            "tune": {
+                "over": {"optimizer.learning_rate": [1e-6, 0.1, 1e6]},
+                "holdout": 32,
+                "seeds": 1,
+                "epochs": 0.5,
+                "compare": False,
+            },
+        }
+    ).resolved()
+    async with stack.database.write() as session:
+        experiment_id = (await experiments.create(session, request, first_jobs(request))).id
+        first = await session.scalar(JobFilter(experiment=experiment_id).job_ids().limit(1))
+    await stack.wait(first)
+    stack.dispatchers[0].kill()
+    stack.start_dispatcher()
+
+    async def tuned() -> str | None:
+        async with stack.database.read() as session:
+            of_it = JobFilter(experiment=experiment_id, labels={"tune": "tuned"})
+            id_: str | None = await session.scalar(of_it.job_ids())
+            return id_
+
+    job = await stack.wait(await stack.until(tuned, "the tuned job"))
+    assert job.status is Status.SUCCEEDED
+    assert (job.seed, job.spec["dataset"]["holdout"], job.spec["epochs"]) == (3, 0, 4)
+    async with stack.database.read() as session:
+        found = await runs(session, JobFilter(experiment=experiment_id))
+        assert not (await experiments.get(session, experiment_id)).deciding
+    (choice,) = search_of(request).choices(found)
+    errors = {score.candidate.values["optimizer.learning_rate"]: score.error for score in choice.scores}
+    assert errors[1e6] is None, "it diverged"
+    assert choice.values == {"optimizer.learning_rate": job.spec["optimizer"]["learning_rate"]}
+    assert errors[job.spec["optimizer"]["learning_rate"]] == min(e for e in errors.values() if e is not None)
+    assert {"holdout_error", "test_error"} & job.summary.keys() == {"test_error"}
+    searched = [run for run in found if run.id != job.id]
+    assert len(searched) == 3
+    assert all("test_error" not in run.summary for run in searched)

@@ -61,12 +61,32 @@ def test_every_value_that_a_job_reports_is_in_the_table(attempt: Any, make_spec:
             assert METRICS[name].per_layer == bool(layer)
 
 
-@pytest.mark.parametrize("holdout", [0, 16])
-def test_the_default_outcome_is_reported_by_every_evaluation(attempt: Any, make_spec: Any, holdout: int) -> None:
-    record = attempt(make_spec(epochs=1, dataset={"train_limit": 80, "holdout": holdout}))
+@pytest.mark.parametrize("dataset", [{}, {"holdout": 16}, {"holdout": 16, "test_limit": 0}])
+def test_the_default_outcome_is_reported_by_every_evaluation(
+    attempt: Any, make_spec: Any, dataset: dict[str, int]
+) -> None:
+    record = attempt(make_spec(epochs=1, dataset={"train_limit": 80} | dataset))
 
     values = record.checkpoints[-1].metrics
-    assert metrics.evaluation_error(values) == values[metrics.default_outcome(holdout=bool(holdout))]
+    assert metrics.evaluation_error(values) == values[metrics.default_outcome(tested="test_limit" not in dataset)]
+
+
+def test_the_best_epoch_is_chosen_on_the_holdout_where_there_is_one() -> None:
+    values = {"test_error": 0.1, "holdout_error": 0.2}
+    assert (metrics.evaluation_error(values), metrics.selection_error(values)) == (0.1, 0.2)
+    assert metrics.selection_error({"test_error": 0.1}) == 0.1
+    assert METRICS["test_loss"].selected_by == "holdout_loss"
+    assert metrics.best_note("test_error", holdout=False) == "optimistic: chosen on the test set"
+    assert metrics.best_note("test_error", holdout=True) == "chosen on the holdout"
+    assert metrics.best_note("holdout_error", holdout=True) == "optimistic: chosen on the holdout"
+    assert metrics.best_note("train_loss", holdout=True) is None
+    assert metrics.best_note("of another version", holdout=True) is None
+
+
+def test_each_split_that_is_evaluated_has_its_own_metrics() -> None:
+    for split, (loss, error) in metrics.EVALUATIONS.items():
+        assert {loss.split, error.split} == {split}
+        assert (loss.quantity, error.quantity) == ("loss", "error")
 
 
 def test_there_is_no_evaluation_error_within_an_epoch_or_when_it_is_not_finite() -> None:

@@ -207,6 +207,11 @@ def test_groups_are_given_as_a_number_or_by_their_channels() -> None:
             "holdout is 100, which leaves none of 100 training images: give at most 99",
         ),
         (
+            {"dataset": {"test_limit": 0}},
+            ("dataset",),
+            "test_limit is 0, which leaves no image to evaluate: give at least 1, null for all, or a holdout",
+        ),
+        (
             {"batch_size": 90, "dataset": {"train_limit": 100, "holdout": 20}},
             ("batch_size",),
             "batch_size is 90, larger than the 80 training images: give a batch_size of at most 80, or more images",
@@ -262,7 +267,7 @@ def test_steps_count_whole_batches_unless_told_otherwise() -> None:
     assert spec(batch_size=35, dataset=small, drop_last=False).steps_per_epoch == 2
     made = spec(batch_size=32, dataset=small, epochs=7)
     assert made.total_steps == 14
-    assert (made.dataset.num_train, made.dataset.num_eval) == (70, 30)
+    assert (made.dataset.num_train, made.dataset.num_test, made.dataset.num_eval) == (70, 2000, 2030)
     assert spec().dataset.num_eval == DATASET_SIZES["cifar10"][1]
 
 

@@ -13,9 +13,13 @@ import { swatch } from "../series.js";
 import { statusMark } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
-import { metricOf, outcomes } from "../vocabulary.js";
+import { bestNote, metricOf, outcomes } from "../vocabulary.js";
 
 const MOST = 20;
+
+/** The notes on the best values of these jobs, each once. */
+const notesOf = (name, all) =>
+  [...new Set(all.map(({ job }) => bestNote(name, job.spec)))].filter(Boolean).join("; other jobs: ") || null;
 
 export default function comparePage(shell) {
   const compared = new Resource(shell.refresh);
@@ -181,7 +185,7 @@ export default function comparePage(shell) {
                 { key: `${part} ${name}` },
                 h(
                   "th",
-                  { scope: "row", title: part === "best" ? metricOf(name).best_note : null },
+                  { scope: "row", title: part === "best" ? notesOf(name, all) : null },
                   `${part} ${metricName(name)}`,
                 ),
                 all.map(({ job }) => {

@@ -11,16 +11,17 @@ import { Resource, throttled } from "../resource.js";
 import { statusMark } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
-import { experimentStatus, isActive, metricOf, outcomes, specification } from "../vocabulary.js";
+import { bestNote, experimentStatus, isActive, metricOf, outcomes, specification } from "../vocabulary.js";
 import { CellCurves } from "./cellcurves.js";
 import { comparisonsCard, confounds } from "./comparisons.js";
 import { cellKey, heatmap } from "./heatmap.js";
 import { steering } from "./steering.js";
+import { stageChoice, tuningCard } from "./tuning.js";
 
-const statisticsOf = (metric) => [
+const statisticsOf = (metric, base) => [
   ["final", "final"],
   ["median_last_5", "median of the last 5"],
-  ["best", ["best", metricOf(metric).best_note].filter(Boolean).join(", ")],
+  ["best", ["best", bestNote(metric, base)].filter(Boolean).join(", ")],
 ];
 const FAILED = [
   ["omitted", "failed jobs omitted"],
@@ -52,9 +53,10 @@ export default function experimentPage(shell, id) {
     statistic: url.get("statistic"),
     failed: isError(metric()) ? url.get("failed") : null,
   });
+  const asked = () => ({ ...question(), stage: url.get("stage") });
   const chosen = () => url.all("cell");
   const heading = steering(shell, id, {
-    asked: question,
+    asked,
     changed(answer) {
       experiment.data = answer;
       reread();
@@ -94,9 +96,7 @@ export default function experimentPage(shell, id) {
           )
         ).data,
     );
-    await results.load(JSON.stringify(question()), (signal) =>
-      get(`/v1/experiments/${id}/results`, question(), { signal }),
-    );
+    await results.load(JSON.stringify(asked()), (signal) => get(`/v1/experiments/${id}/results`, asked(), { signal }));
     loadCurves();
   }
 
@@ -156,6 +156,7 @@ export default function experimentPage(shell, id) {
         h(
           "div",
           { class: "actions" },
+          stageChoice(it),
           picker(
             "Metric",
             outcomes().map((name) => [name, metricName(name)]),
@@ -163,9 +164,15 @@ export default function experimentPage(shell, id) {
             (value) => url.change({ metric: value }),
             { hiddenLabel: true },
           ),
-          picker("Statistic", statisticsOf(metric()), statistic(), (value) => url.change({ statistic: value }), {
-            hiddenLabel: true,
-          }),
+          picker(
+            "Statistic",
+            statisticsOf(metric(), experiment.data.request.base),
+            statistic(),
+            (value) => url.change({ statistic: value }),
+            {
+              hiddenLabel: true,
+            },
+          ),
           isError(metric()) && (failed() !== "omitted" || it.cells.some((cell) => cell.failed))
             ? picker("Failed jobs", FAILED, failed(), (value) => url.change({ failed: value }), { hiddenLabel: true })
             : null,
@@ -304,6 +311,7 @@ export default function experimentPage(shell, id) {
           ? [
               h("div", { class: "columns", key: "results" }, answer(table), figure(table)),
               chosenJobs(table),
+              tuningCard(table, id),
               h(
                 "div",
                 { class: "columns roomy", key: "detail" },

@@ -13,7 +13,7 @@ import { Resource, throttled } from "../resource.js";
 import { statusMark } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
-import { isActive, metricOf } from "../vocabulary.js";
+import { bestNote, isActive, metricOf } from "../vocabulary.js";
 import { attemptsCard, historyCard } from "./attempts.js";
 import { checkpointTable } from "./checkpoints.js";
 import { LogView } from "./logs.js";
@@ -129,7 +129,7 @@ export default function jobPage(shell, id) {
               `Best ${metricName(error)}`,
               metricValue(error, summary[error]?.best),
               summary[error]
-                ? [`at step ${summary[error].best_step}`, metricOf(error).best_note].filter(Boolean).join("; ")
+                ? [`at step ${summary[error].best_step}`, bestNote(error, it.spec)].filter(Boolean).join("; ")
                 : null,
             ],
             ["Train loss", metricValue("train_loss", progress?.train_loss ?? summary.train_loss?.last)],

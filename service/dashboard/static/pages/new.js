@@ -204,6 +204,7 @@ export default function newPage(shell) {
       facts(
         [
           ["Jobs", whole(data.jobs.length)],
+          ...(data.tuning ? searched(data.tuning) : []),
           ["Cells", whole(data.cells)],
           ["Computing time", it.device_s === null ? "not known" : duration(it.device_s)],
           ["Done in about", it.elapsed_s === null ? "not known" : duration(it.elapsed_s)],
@@ -225,6 +226,11 @@ export default function newPage(shell) {
       ),
     ];
   }
+
+  const searched = (it) => [
+    ["Of the search", `${whole(it.search_jobs)}, ${it.search_device_s === null ? "–" : duration(it.search_device_s)}`],
+    ["After it, tuned", whole(it.tuned_jobs)],
+  ];
 
   function aside(said) {
     const { rest } = said;
@@ -291,7 +297,7 @@ export default function newPage(shell) {
   function experimentSections(form) {
     const { builtin } = filled();
     const own = experimentFields();
-    const folded = own.filter(({ path }) => /^(seeds|outcome)/.test(path));
+    const folded = own.filter(({ path }) => /^(seeds|outcome|tune)/.test(path));
     const shown = own.filter((field) => !folded.includes(field) && !(field.path === "budget" && builtin));
     const values = (name) => preview.data?.axes.find((axis) => axis.field === name)?.values ?? [];
     const labelOf = (name, n) => {
@@ -307,7 +313,7 @@ export default function newPage(shell) {
       builtInCards(builtIns, builtin, form),
       grid() && gridEditor.view(grid(), { schema: specification.data.job, form, labelOf, change }),
       fieldset("The experiment", shown, form),
-      fieldset("Outcome and sequential seeds", folded, form, { folded: true }),
+      fieldset("Outcome, sequential seeds and tuning", folded, form, { folded: true }),
     ];
   }
 

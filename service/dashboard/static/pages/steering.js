@@ -66,7 +66,9 @@ export function steering(shell, id, { changed, asked }) {
 
   async function report() {
     try {
-      const query = new URLSearchParams(Object.entries(asked()).filter(([, value]) => value));
+      // A report has both tables of a tuned experiment.
+      const { stage: _, ...question } = asked();
+      const query = new URLSearchParams(Object.entries(question).filter(([, value]) => value));
       await download(`/v1/experiments/${id}/report?${query}`, `${id}.html`);
     } catch (problem) {
       shell.say(problem.detail, "bad");

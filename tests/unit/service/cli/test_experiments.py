@@ -202,6 +202,7 @@ EXPERIMENT: Json = {
     "progress": 0.25,
     "eta_s": 60.0,
     "counts": {"running": 1, "queued": 3},
+    "tuning": None,
 }
 DONE = EXPERIMENT | {"status": "finished", "progress": 1.0, "eta_s": None, "counts": {"succeeded": 4}}
 CELL: Json = {"row": "batch", "column": "2", "n": 2, "mean": 0.5, "interval": [0.4, 0.6], "counts": {"succeeded": 2}}
@@ -209,6 +210,9 @@ RESULTS: Json = {
     "metric": "test_error",
     "statistic": "final",
     "statistic_title": "after the last epoch",
+    "stage": None,
+    "tuning": None,
+    "beside": [],
     "datasets": ["synthetic"],
     "rows": {"field": "normalization", "values": [{"label": "batch", "value": {}}]},
     "columns": {"field": "batch_size", "values": [{"label": "2", "value": 2}, {"label": "4", "value": 4}]},

@@ -49,6 +49,9 @@ RESULTS: Json = {
     "metric": "test_error",
     "statistic": "median_last_5",
     "statistic_title": "median of the last five epochs",
+    "stage": None,
+    "tuning": None,
+    "beside": [],
     "datasets": ["synthetic (train_limit 10000)"],
     "rows": {"field": "normalization", "values": [{"label": COMPARISON[row]} for row in ("row_a", "row_b")]},
     "columns": {"field": "batch_size", "values": [{"label": "2"}, {"label": "1024"}]},
@@ -76,6 +79,7 @@ EXPERIMENT: Json = {
     "axes": [{"field": "optimizer.learning_rate", "values": [{"label": "0.1"}, {"label": "0.025"}]}],
     "budget": 0.05,
     "sequential": None,
+    "tuning": None,
     "warnings": RESULTS["warnings"],
 }
 CLUSTER: Json = {

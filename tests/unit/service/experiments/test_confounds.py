@@ -92,8 +92,8 @@ FINDINGS: dict[str, tuple[list[Candidate], str, list[int]]] = {
         [0, 1],
     ),
     "several_evaluation_sets": (
-        candidates(spec(), spec(dataset={"holdout": 5_000})),
-        "different images: 10,000 test images of cifar10 and 5,000 held out training images of cifar10.",
+        candidates(spec(), spec(dataset={"test_limit": 5_000})),
+        "different images: 10,000 test images of cifar10 and 5,000 test images of cifar10.",
         [0, 1],
     ),
     "several_devices": (
@@ -382,3 +382,17 @@ class TestSeveralWorkers:
         assert "batch_statistics_at_batch_1" not in codes(study(normalization=[sync], batch_size=[1], num_workers=[2]))
         assert "batch_statistics_at_batch_1" in codes(study(normalization=[sync], batch_size=[1]))
         assert "batch_statistics_at_batch_1" in codes(study(normalization=[BATCH], batch_size=[1], num_workers=[2]))
+
+
+def test_a_holdout_is_compared_with_other_holdouts_only() -> None:
+    def found(*datasets: dict[str, int]) -> str:
+        return "; ".join(
+            one.detail
+            for one in lint(candidates(*(spec(dataset=d) for d in datasets)))
+            if one.code in ("several_evaluation_sets", "part_of_the_training_set")
+        )
+
+    assert found({}, {"holdout": 5_000}) == (
+        "Jobs train on 45,000 of 50,000 training images: errors are higher than with all, and ranks may differ."
+    )
+    assert "5,000 held out training images of cifar10 and 100 held" in found({"holdout": 5_000}, {"holdout": 100})

@@ -17,8 +17,8 @@ def spec(**fields: Any) -> TrainingSpec:
 
 def test_a_training_takes_the_time_of_its_steps_and_of_its_evaluations() -> None:
     assert seconds_left(spec(), 100, 300) == 2 * 50_000 / 100 + 2 * 3000 / 300
-    held_out = {"train_limit": 100, "holdout": 20}
-    assert seconds_left(spec(dataset=held_out, batch_size=32), 1, 1) == 2 * 64 + 2 * 20
+    held_out = {"train_limit": 100, "test_limit": 30, "holdout": 20}
+    assert seconds_left(spec(dataset=held_out, batch_size=32), 1, 1) == 2 * 64 + 2 * (20 + 30)
 
 
 @pytest.mark.parametrize(

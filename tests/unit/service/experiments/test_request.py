@@ -176,7 +176,8 @@ class TestBudget:
             ({"test_limit": 6000}, 3000),
             ({"test_limit": 3000}, 2000),
             ({"test_limit": 500}, 500),
-            ({"holdout": 10_000}, 5000),
+            ({"holdout": 10_000}, 5000 + 5000),
+            ({"holdout": 6000, "test_limit": 0}, 3000),
             ({"name": "synthetic"}, 2000),
         ):
             dataset = jobs(base={"dataset": given}, budget=0.25)[0].request.dataset
@@ -187,6 +188,7 @@ class TestBudget:
     def test_keeps_what_is_held_out_and_leaves_a_job_that_works(self) -> None:
         spec = jobs(base={"epochs": 1, "dataset": {"train_limit": 300, "holdout": 100}}, budget=0.01)[0].request
         assert (spec.epochs, spec.dataset.holdout, spec.dataset.num_train) == (1, 100, 100)
+        assert spec.dataset.num_test == 2000
         assert jobs(base={"epochs": 3}, budget=0.5)[0].request.dataset.holdout == 0
 
     def test_of_one_changes_nothing(self) -> None:

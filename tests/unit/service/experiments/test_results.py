@@ -84,13 +84,34 @@ def test_at_a_step_a_job_has_a_value_as_soon_as_it_passed_it() -> None:
     assert [(o.job, o.value) for o in table.observations] == [("job_1", 0.25), ("job_3", None), ("job_4", None)]
 
 
-def test_the_metric_is_what_the_images_are_held_out_for() -> None:
+def test_the_metric_is_the_test_error_of_all_jobs_that_were_tested() -> None:
     held_out = {"name": "cifar10", "holdout": 100}
-    assert tabulate([run(1)], Question()).question.metric == "test_error"
-    assert tabulate([run(1, dataset=held_out)], Question()).question.metric == "holdout_error"
-    assert tabulate([run(1, dataset=held_out), run(2)], Question()).question.metric == "test_error"
-    assert tabulate([], Question()).question.metric == "test_error"
+    untested = run(1, dataset=held_out | {"test_limit": 0})
+    of_an_earlier_version = run(2, None, dataset=held_out)
+    of_an_earlier_version.summary["holdout_error"] = {"best": 0.4, "last": 0.5}
+
+    def metric(*runs: Run) -> str | None:
+        return tabulate(runs, Question()).question.metric
+
+    assert metric() == metric(run(1)) == metric(run(1, dataset=held_out)) == "test_error"
+    assert metric(run(3, None, dataset=held_out)) == "test_error", "it is not evaluated yet"
+    for one in (untested, of_an_earlier_version):
+        assert metric(one) == metric(one, run(3, dataset=held_out)) == "holdout_error"
+        assert metric(one, run(3)) == "test_error"
     assert tabulate([run(1)], Question(metric="train_loss")).question.metric == "train_loss"
+
+
+def test_the_title_of_the_best_epoch_says_what_chose_it() -> None:
+    best, held_out = Question(statistic="best"), run(1, dataset={"name": "cifar10", "holdout": 100})
+    for runs, title in (
+        ([], "best epoch (optimistic: chosen on the test set)"),
+        ([run(2)], "best epoch (optimistic: chosen on the test set)"),
+        ([held_out], "best epoch (chosen on the holdout)"),
+        ([held_out, run(2)], "best epoch (optimistic: chosen on the test set; other jobs: chosen on the holdout)"),
+    ):
+        assert tabulate(runs, best).statistic_title == title
+    assert tabulate([run(2)], Question(statistic="best", metric="train_loss")).statistic_title == "best epoch"
+    assert tabulate([held_out], Question()).statistic_title == "after the last epoch"
 
 
 class TestPooling:

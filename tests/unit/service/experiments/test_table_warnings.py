@@ -59,6 +59,9 @@ def test_the_best_epoch_is_chosen_on_the_test_set() -> None:
     for other in (Question(), Question(statistic="best", metric="train_loss")):
         assert not warned([run(1)], other)
     assert "selected_on_the_test_set" not in warned([held_out], Question(statistic="best"))
+    mixed = warned([held_out, run(2, seed=1)], Question(statistic="best"))["selected_on_the_test_set"]
+    assert "from 1 jobs without a holdout" in mixed.detail
+    assert mixed.jobs == ("job_2",)
 
 
 def test_failed_seeds_are_told_with_the_interval_of_their_share() -> None:

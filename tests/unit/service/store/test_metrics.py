@@ -204,3 +204,32 @@ async def test_curves_of_several_jobs_come_in_the_order_asked_for(database: Data
     ]
     assert (trained.metric, trained.steps, trained.epochs, trained.values) == ("train_loss", [1], [1], [1.0])
     assert (tested.metric, tested.values) == ("test_error", [0.5, None])
+
+
+async def test_with_a_holdout_the_best_test_error_is_that_of_the_epoch_that_was_best_there(database: Database) -> None:
+    await create(database)
+    worker = await Worker.run(database)
+    await worker.report(row(1, holdout_error=0.3, test_error=0.25, holdout_loss=0.5, test_loss=0.5))
+    await worker.report(row(2, holdout_error=0.2, test_error=0.3, holdout_loss=0.6, test_loss=0.4))
+    await worker.report(row(3, holdout_error=0.2, test_error=0.1, holdout_loss=0.7, test_loss=0.3))
+    async with database.read() as session:
+        summary = (await jobs.get(session, worker.job)).summary
+    assert summary["test_error"] == {
+        "best": 0.3,
+        "best_step": 2,
+        "selected": 0.2,
+        "last": 0.1,
+        "last_step": 3,
+        "last_5": [0.25, 0.3, 0.1],
+    }
+    assert (summary["test_loss"]["best_step"], summary["test_loss"]["selected"]) == (1, 0.5)
+    assert (summary["holdout_error"]["best"], summary["holdout_error"]["best_step"]) == (0.2, 2)
+
+
+async def test_epochs_of_an_earlier_version_have_no_test_error_that_could_be_the_best(database: Database) -> None:
+    await create(database)
+    worker = await Worker.run(database)
+    await worker.report(row(1, holdout_error=0.1), row(2, holdout_error=0.3, test_error=0.4))
+    async with database.read() as session:
+        summary = (await jobs.get(session, worker.job)).summary
+    assert (summary["test_error"]["best"], summary["test_error"]["selected"]) == (0.4, 0.3)

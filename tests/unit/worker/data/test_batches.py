@@ -158,12 +158,22 @@ def test_the_constants_are_the_mean_and_deviation_of_cifar10s_training_images(ci
 
 def test_the_holdout_is_evaluated_on_unaugmented(make_spec: Any, synthetic: ImageDataset) -> None:
     spec = make_spec(dataset={"train_limit": 60, "holdout": 20, "standardization": "symmetric"}, batch_size=8)
-    images, labels = joined(list(TrainingData(spec, synthetic).eval_batches()))
+    images, labels = joined(list(TrainingData(spec, synthetic).eval_batches("holdout")))
     pixels = ((images + 1) * 127.5).round().to(torch.uint8).numpy()
 
     # Labels of the synthetic dataset cycle through 0 to 9: the last two of six cycles are held out.
     np.testing.assert_array_equal(pixels, synthetic.train_images[40:60])
     assert labels.tolist() == [*range(10)] * 2
+
+
+def test_every_split_that_has_images_is_evaluated(make_spec: Any, synthetic: ImageDataset) -> None:
+    def splits(**dataset: int) -> list[tuple[str, int]]:
+        data = TrainingData(make_spec(dataset={"train_limit": 60} | dataset, batch_size=8), synthetic)
+        return [(split, data.num_images(split)) for split in data.splits]
+
+    assert splits(test_limit=30) == [("test", 30)]
+    assert splits(test_limit=30, holdout=20) == [("holdout", 20), ("test", 30)]
+    assert splits(test_limit=0, holdout=20) == [("holdout", 20)]
 
 
 def test_the_images_are_not_copied(make_spec: Any, synthetic: ImageDataset) -> None:

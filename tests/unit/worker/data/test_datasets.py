@@ -297,12 +297,14 @@ def test_a_split_keeps_its_images_as_the_limits_grow_and_the_holdout_apart(synth
 
     assert set(small.train) < set(large.train)
     assert len(split(synthetic).train) == 10_000
-    assert len(split(synthetic).eval) == 2_000
-    assert np.bincount(synthetic.test_labels[large.eval]).tolist() == [5] * 10
-    assert set(held.train) | set(held.eval) == set(small.train)
-    assert not set(held.train) & set(held.eval)
-    assert np.bincount(synthetic.train_labels[held.eval]).tolist() == [3] * 10
-    assert [small.held_out, held.held_out] == [False, True]
+    assert len(split(synthetic).test) == 2_000
+    assert np.bincount(synthetic.test_labels[large.test]).tolist() == [5] * 10
+    assert set(held.train) | set(held.holdout) == set(small.train)
+    assert not set(held.train) & set(held.holdout)
+    assert np.bincount(synthetic.train_labels[held.holdout]).tolist() == [3] * 10
+    assert len(small.holdout) == 0
+    np.testing.assert_array_equal(held.test, small.test)
+    assert len(split(synthetic, holdout=30, test_limit=0).test) == 0
 
 
 class TestInspection:

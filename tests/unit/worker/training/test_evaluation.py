@@ -43,7 +43,7 @@ def ordinary(model: nn.Module, data: TrainingData, precision: Precision) -> tupl
             logits = model(images)
         losses.append(F.cross_entropy(logits.float(), labels, reduction="sum").item())
         wrong += int((logits.argmax(1) != labels).sum())
-    return math.fsum(losses) / data.num_eval, wrong / data.num_eval
+    return math.fsum(losses) / data.num_images("test"), wrong / data.num_images("test")
 
 
 class Replay:

@@ -94,11 +94,32 @@ def test_an_eval_row_is_what_the_checkpoint_of_that_epoch_evaluates_to(
     assert record.checkpoints[-1].metrics == values
 
 
-def test_with_a_holdout_the_held_out_images_are_evaluated(attempt: Any, make_spec: Any) -> None:
-    record = attempt(make_spec(dataset={"train_limit": 80, "holdout": 16}))
+def test_with_a_holdout_the_held_out_and_the_test_images_are_evaluated(
+    attempt: Any, make_spec: Any, synthetic: ImageDataset, tmp_path: Path
+) -> None:
+    spec = make_spec(dataset={"train_limit": 80, "holdout": 16, "test_limit": 20})
+    record = attempt(spec)
+    (tmp_path / "model.safetensors").write_bytes(record.weights)
+    model, data = load_model(tmp_path / "model.safetensors", spec), TrainingData(spec, synthetic)
 
-    assert set(record.rows[-1][3]) == {"holdout_loss", "holdout_error"}
-    assert (record.rows[-1][3]["holdout_error"] * 16) % 1 == 0
+    held, tested = evaluate(model, data, split="holdout"), evaluate(model, data, split="test")
+    assert record.rows[-1][3] == {
+        "holdout_loss": held.loss,
+        "holdout_error": held.error,
+        "test_loss": tested.loss,
+        "test_error": tested.error,
+    }
+    assert ((held.error * 16) % 1, (tested.error * 20) % 1) == (0, 0)
+
+
+def test_what_is_evaluated_changes_no_bit_of_the_training(attempt: Any, make_spec: Any) -> None:
+    weights = {
+        attempt(
+            make_spec(normalization={"type": "batch"}, dataset={"train_limit": 80, "holdout": 16, "test_limit": tested})
+        ).weights
+        for tested in (0, 20)
+    }
+    assert len(weights) == 1
 
 
 def test_progress_comes_after_the_first_step_and_then_by_the_clock(
