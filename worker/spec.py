@@ -166,6 +166,14 @@ class Telemetry(StrictModel):
     every_epochs: int = Field(default=1, ge=1, description="epochs between measurements; one follows the last epoch")
 
 
+class WeightAverage(StrictModel):
+    """Evaluates an exponential moving average of the weights instead of the weights of the last step (Polyak 1992)."""
+
+    decay: float = Field(
+        default=0.999, gt=0, lt=1, description="share of the average that a step keeps; it begins at the first weights"
+    )
+
+
 class TrainingSpec(StrictModel):
     """One training, from the initialization to the last epoch."""
 
@@ -186,6 +194,15 @@ class TrainingSpec(StrictModel):
     schedule: Schedule = Field(default_factory=MultistepSchedule)
     augmentation: Literal["crop_flip", "none"] = Field(
         default="crop_flip", description="crop_flip: random crops of the image padded by 4 pixels, random mirroring"
+    )
+    label_smoothing: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of each training label that is spread evenly over all classes (Szegedy et al. 2016)",
+    )
+    ema: WeightAverage | None = Field(
+        default=None, description="average of the weights over the steps, which is evaluated and kept; null: none"
     )
     drop_last: bool = Field(default=True, description="skip the last batch of an epoch if it is smaller")
     precision: Literal["auto", "float32", "bfloat16"] = Field(

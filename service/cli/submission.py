@@ -54,6 +54,10 @@ def submit(
     test_limit: Annotated[int | None, typer.Option(help="Maximum number of test images.")] = None,
     holdout: Annotated[int | None, typer.Option(help="Number of training images to hold out and evaluate on.")] = None,
     augmentation: Annotated[str | None, typer.Option(help="One of crop_flip and none.")] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(help="Share of each training label that is spread over all classes.")
+    ] = None,
+    ema: Annotated[float | None, typer.Option(help="Evaluate the average of the weights with this decay.")] = None,
     precision: Annotated[str | None, typer.Option(help="One of auto, float32 and bfloat16.")] = None,
     deterministic: Annotated[bool | None, typer.Option(help="Reproduce results bit for bit on a GPU too.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the job.")] = None,
@@ -79,6 +83,7 @@ def submit(
         epochs=epochs,
         seed=seed,
         augmentation=augmentation,
+        label_smoothing=label_smoothing,
         precision=precision,
         deterministic=deterministic,
         name=name,
@@ -95,6 +100,7 @@ def submit(
     if "optimizer" in request and "recipe" not in request:
         request["optimizer"] = {"type": "sgd"} | _part(request, "optimizer")
     _choose(request, "schedule", schedule)
+    _fill(request, "ema", decay=ema)
     with connect(context) as client:
         job = client.submit(request, idempotency_key)
         if not (as_json and watch):

@@ -31,13 +31,31 @@ def place(body: Json, field: str, value: Any) -> None:
 
 
 def read(spec: Mapping[str, Any], field: str) -> Any:
-    """Read a field of a stored spec: None where the spec has no such field, as in `num_groups` of `batch`."""
-    value: Any = spec
-    for part in parts_of(field):
+    """Read a field of a stored spec: None where the spec has no such field, as in `num_groups` of `batch`.
+
+    A field that a later release has added has its default, with which the job has trained.
+    """
+    first, *parts = parts_of(field)
+    value: Any = spec[first] if first in spec else _added().get(first)
+    for part in parts:
         if not isinstance(value, Mapping):
             return None
         value = value.get(part)
     return value
+
+
+def with_added(spec: Mapping[str, Any]) -> Json:
+    """Return a stored spec with the defaults of the fields that later releases have added."""
+    return _added() | spec
+
+
+@cache
+def _added() -> Json:
+    fields = {"label_smoothing", "ema"}
+    defaults: Json = TrainingSpec.model_validate({"normalization": {"type": "none"}, "batch_size": 1}).model_dump(
+        mode="json", include=fields
+    )
+    return defaults
 
 
 def is_field(field: str) -> bool:

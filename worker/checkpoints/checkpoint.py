@@ -2,7 +2,8 @@
 
 A checkpoint has three files: `model.safetensors` (weights and running averages), `state.pt` (the state of the optimizer
 and the position in the training, loaded with `weights_only=True`) and `manifest.json` (the spec, the step, the metrics,
-and the sha256 of the other two files).
+and the sha256 of the other two files). With `ema`, `model.safetensors` has the averages, which are evaluated, and
+`state.pt` the weights that the training continues with.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +22,7 @@ from typing import Any, Protocol, Self
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from worker.events import CheckpointTaken, File, Precision
 from worker.folders import sync_folder
@@ -47,6 +49,16 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         """Load a state in place."""
+
+
+class Average(Protocol):
+    """The average of the weights of a network."""
+
+    def reset(self) -> None:
+        """Begin at the present weights of the network."""
+
+    def in_place(self) -> AbstractContextManager[None]:
+        """Put the average into the network; its own weights return at the end."""
 
 
 @dataclass(frozen=True)
@@ -126,17 +138,21 @@ def capture(
     spec: TrainingSpec,
     model: nn.Module,
     optimizer: Stateful,
+    average: Average | None,
     position: Position,
     versions: Mapping[str, str],
     precision: Precision = "float32",
 ) -> Checkpoint:
     """Return a checkpoint of the training, in memory. Equal weights give a byte-identical `model.safetensors`."""
     step = position.epoch * spec.steps_per_epoch + position.step_in_epoch
-    state = io.BytesIO()
-    torch.save({"optimizer": optimizer.state_dict(), "position": asdict(position)}, state)
+    state = {"optimizer": optimizer.state_dict(), "position": asdict(position)}
+    if average is not None:
+        state["weights"] = _weights(model)
+    content = io.BytesIO()
+    torch.save(state, content)
     metrics = dict(position.metrics) if position.step_in_epoch == 0 else {}
-    weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    files = {MODEL: safetensors.torch.save(weights), STATE: state.getvalue()}
+    with average.in_place() if average else nullcontext():
+        files = {MODEL: safetensors.torch.save(_weights(model)), STATE: content.getvalue()}
     manifest = {
         "format": FORMAT,
         "spec": spec.model_dump(mode="json"),
@@ -152,7 +168,12 @@ def capture(
 
 
 def restore(
-    checkpoint: Checkpoint, spec: TrainingSpec, model: nn.Module, optimizer: Stateful, rank: int = 0
+    checkpoint: Checkpoint,
+    spec: TrainingSpec,
+    model: nn.Module,
+    optimizer: Stateful,
+    average: Average | None,
+    rank: int = 0,
 ) -> Position:
     """Restore a training in place from a checkpoint.
 
@@ -161,6 +182,7 @@ def restore(
         spec: The spec; it may differ from that of the checkpoint in `checkpoint` and `telemetry` only.
         model: The model that the weights are loaded into.
         optimizer: The optimizer that the state is loaded into.
+        average: The average of the weights of the model, if the spec has one.
         rank: Rank of this worker.
 
     Returns:
@@ -184,6 +206,9 @@ def restore(
     device = next(model.parameters()).device
     _load_weights(model, checkpoint.files[MODEL], MODEL)
     state = torch.load(io.BytesIO(checkpoint.files[STATE]), map_location=device, weights_only=True)
+    if average is not None:
+        average.reset()
+        model.load_state_dict(state["weights"])
     optimizer.load_state_dict(state["optimizer"])
     position = state["position"]
     windows = [Window(**window) for window in (position["window"], *position.get("other_windows", ()))]
@@ -276,6 +301,10 @@ def _load_weights(model: nn.Module, content: bytes, name: str) -> None:
         raise CheckpointError(f"{name} is not a safetensors file ({error}): use another checkpoint") from error
     except RuntimeError as error:
         raise CheckpointError(f"{name} is of another model or normalization: {error}") from error
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
 
 
 def _describe(content: bytes) -> File:

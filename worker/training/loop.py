@@ -134,15 +134,16 @@ class Training:
     ) -> None:
         assert group.world_size == spec.num_workers, f"num_workers is {spec.num_workers}, not {group.world_size}"
         self.spec, self.device, self.save, self.control, self.group = spec, device, save, control, group
-        self.report = report if group.is_rank_zero else discard_event
+        self.report = report if group.is_rank_zero else lambda _: None  # only rank 0 reports
         self.precision = choose_precision(spec, device, (resume.precision if resume else None) or precision)
         self.data = TrainingData(spec, dataset, device=device, rank=group.rank, num_workers=group.world_size)
         # A step of a group communicates: it is not captured, and the group ends with the job.
         self.steps = steps if steps is not None and group is SINGLE_WORKER else StepCache(0)
         self.static_step = self.steps.take(spec, device, self.precision)
-        self.model, self.optimizer = self.static_step.model, self.static_step.optimizer
-        self.position = restore(resume, spec, self.model, self.optimizer, group.rank) if resume else Position()
-        group.prepare(self.model, self.optimizer.gradients, self.optimizer.gradient_views)
+        self.model, optimizer = self.static_step.model, self.static_step.optimizer
+        self.state = self.model, optimizer, self.static_step.average
+        self.position = restore(resume, spec, *self.state, rank=group.rank) if resume else Position()
+        group.prepare(self.model, optimizer.gradients, optimizer.gradient_views)
         self.static_step.group = group
         self.resumed_from_step = self.step
         self.checkpoint_step = self.step if resume else None
@@ -247,14 +248,15 @@ class Training:
         """
         started = time.perf_counter()
         self.capture(self.static_step.evaluation)
-        evaluation = evaluate(
-            self.model,
-            self.data,
-            precision=self.precision,
-            before_batch=self.check_cancellation,
-            group=self.group,
-            step=self.static_step.evaluation,
-        )
+        with self.static_step.evaluated_weights():
+            evaluation = evaluate(
+                self.model,
+                self.data,
+                precision=self.precision,
+                before_batch=self.check_cancellation,
+                group=self.group,
+                step=self.static_step.evaluation,
+            )
         speed = self.data.num_eval / max(time.perf_counter() - started, 1e-9)
         if not math.isfinite(evaluation.loss):
             raise Diverged(self.step, f"the loss in evaluation is {evaluation.loss}")
@@ -264,7 +266,8 @@ class Training:
         self.report(Metrics(kind="eval", epoch=epoch, step=self.step, values=values, eval_images_per_s=speed))
         if self.is_telemetry_due() and self.group.is_rank_zero:
             images, labels = next(self.data.eval_batches())
-            values = layer_telemetry.measure(self.model, self.spec, images, labels, precision=self.precision)
+            with self.static_step.evaluated_weights():
+                values = layer_telemetry.measure(self.model, self.spec, images, labels, precision=self.precision)
             self.report(Metrics(kind="telemetry", epoch=epoch, step=self.step, values=values))
 
     def checkpoint(self) -> None:
@@ -285,7 +288,7 @@ class Training:
         self.position.window = own
         if not all(bool(torch.isfinite(tensor).all()) for tensor in self.model.state_dict().values()):
             raise Diverged(self.step, "a weight is not finite")
-        checkpoint = capture(self.spec, self.model, self.optimizer, self.position, versions(), self.precision)
+        checkpoint = capture(self.spec, *self.state, self.position, versions(), self.precision)
         try:
             self.save(checkpoint.event, checkpoint)
         except OSError as error:
@@ -393,7 +396,3 @@ class Training:
         }
         self.position.window = Window()
         self.report(Metrics(kind="train", epoch=self.position.epoch + 1, step=self.step, values=values))
-
-
-def discard_event(_event: Event) -> None:
-    """Do nothing with an event: only rank 0 reports."""

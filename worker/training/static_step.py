@@ -7,6 +7,7 @@ The next training of the same kind copies its initial values into the same memor
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from worker.training.evaluation import EvaluationStep
 from worker.training.flat_tensors import FlatParameters
 from worker.training.graphs import capture
 from worker.training.optimization import FlatOptimizer
+from worker.training.weight_average import AveragedWeights
 
 MAX_SLOTS = 16
 """Steps that are prepared and read together at most. On a GPU each read makes the host wait."""
@@ -51,6 +53,7 @@ class StaticStep:
     Attributes:
         model: The network. Its parameters are views of one tensor.
         optimizer: The optimizer over that tensor.
+        average: The average of the weights, if the training has one.
         evaluation: The evaluation of a batch by the network.
         group: The process group of the training; set it before the first step.
     """
@@ -62,6 +65,8 @@ class StaticStep:
         parameters = FlatParameters(self.model)
         self.parameters, self._values = parameters.parameters, parameters.values
         self.optimizer = FlatOptimizer(spec.optimizer, parameters)
+        self.average = AveragedWeights(spec.ema.decay, self.model, parameters) if spec.ema else None
+        self._label_smoothing = spec.label_smoothing
         self.group: ProcessGroup = SINGLE_WORKER
         self.evaluation = EvaluationStep(self.model, device, precision)
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -89,13 +94,19 @@ class StaticStep:
         yield from self.parameters
         yield from self.model.buffers()
         yield from self.optimizer.tensors()
+        yield from self.average.tensors() if self.average else ()
         yield self._slot
 
     def memory(self) -> Iterator[Tensor]:
         """Yield the tensors of the object, except the buffers of the network."""
         yield from (self._values, self.optimizer.gradients, *self.optimizer.tensors())
+        yield from self.average.tensors() if self.average else ()
         yield from (self._images, self._labels, self._rates, self._losses, self._logits)
         yield from (self._slot, self._image, self._label, self._rate)
+
+    def evaluated_weights(self) -> AbstractContextManager[None]:
+        """Put the weights that are evaluated into the network; those that are trained return at the end."""
+        return self.average.in_place() if self.average else nullcontext()
 
     @property
     def nbytes(self) -> int:
@@ -112,6 +123,8 @@ class StaticStep:
             tensor.copy_(value)
         self.model.train()
         self.optimizer.reset(spec.optimizer.learning_rate)
+        if self.average:
+            self.average.reset()
         self.fill([], [])
 
     def fill(self, batches: Sequence[Batch], rates: Sequence[float]) -> None:
@@ -180,10 +193,12 @@ class StaticStep:
         with autocast(self.precision, self.device):
             logits = self.model(images)
         logits = logits.float()
-        loss = F.cross_entropy(logits, labels)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
         gradients = torch.autograd.grad(loss, self.parameters)
         self.optimizer.take_gradients(self.group.average(gradients))
         self.optimizer.step(self._rate[0])
+        if self.average:
+            self.average.update()
 
         self._losses.index_copy_(0, self._slot, loss.detach().view(1))
         self._logits[:, :size].index_copy_(0, self._slot, logits.detach().unsqueeze(0))

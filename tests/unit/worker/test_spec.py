@@ -52,6 +52,8 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
             "standardization": "channel",
         },
         "augmentation": "crop_flip",
+        "label_smoothing": 0.0,
+        "ema": None,
         "drop_last": True,
         "precision": "auto",
         "num_workers": 1,
