@@ -5,7 +5,7 @@ is refused with the field, its value and the accepted values.
 """
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -19,6 +19,7 @@ from worker.validation import StrictModel
 DatasetName = Literal["cifar10", "synthetic"]
 DATASET_SIZES: dict[DatasetName, tuple[int, int]] = {"cifar10": (50_000, 10_000), "synthetic": (10_000, 2_000)}
 """Number of training and of test images of each dataset."""
+MOST_EPOCHS = 10_000
 
 
 class SGD(StrictModel):
@@ -69,6 +70,9 @@ class LearningRateScaling(StrictModel):
 
 
 class _Schedule(StrictModel):
+    fixed_to_length: ClassVar[str | None] = None
+    """Why a training with this schedule cannot go on after its last epoch; None: it can."""
+
     warmup_epochs: float = Field(default=0.0, ge=0, description="epochs over which the rate rises linearly from 0")
 
 
@@ -80,6 +84,8 @@ class ConstantSchedule(_Schedule):
 
 class MultistepSchedule(_Schedule):
     """A learning rate that is multiplied by `gamma` at each milestone."""
+
+    fixed_to_length = "its milestones are fractions of the whole training"
 
     type: Literal["multistep"] = "multistep"
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
@@ -97,6 +103,8 @@ class MultistepSchedule(_Schedule):
 
 class CosineSchedule(_Schedule):
     """A learning rate that falls along half a cosine to `final_fraction` of it (Loshchilov & Hutter 2016)."""
+
+    fixed_to_length = "its rate falls over the whole training"
 
     type: Literal["cosine"] = "cosine"
     final_fraction: float = Field(default=0.0, ge=0, le=1, description="last learning rate divided by the first")
@@ -182,7 +190,7 @@ class TrainingSpec(StrictModel):
     dataset: Dataset = Field(default_factory=Dataset)
     normalization: Normalization
     batch_size: int = Field(ge=1, le=50_000, description="images per step and worker (the paper's images per GPU)")
-    epochs: int = Field(default=30, ge=1, le=10_000, description="passes over the training images")
+    epochs: int = Field(default=30, ge=1, le=MOST_EPOCHS, description="passes over the training images")
     seed: int = Field(
         default=0,
         ge=0,

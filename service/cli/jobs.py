@@ -1,4 +1,4 @@
-"""`normlab jobs`, `show`, `cancel`, `pause`, `resume`, `retry` and `delete`."""
+"""`normlab jobs`, `show`, `cancel`, `pause`, `resume`, `retry`, `extend` and `delete`."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -79,6 +79,21 @@ def resume(context: typer.Context, jobs: JobIds, as_json: AsJson = False) -> Non
 def retry(context: typer.Context, jobs: JobIds, as_json: AsJson = False) -> None:
     """Queue a new job for each job that failed or was cancelled, and print the new jobs."""
     _each(context, jobs, Client.retry, as_json)
+
+
+def extend(
+    context: typer.Context,
+    job: JobId,
+    epochs: Annotated[int, typer.Option(help="Epochs of the whole training, with those done.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Queue a new job that continues a succeeded one for more epochs, and print the new job.
+
+    Example: normlab extend job_01 --epochs 60
+    """
+    with connect(context) as client:
+        answer = client.extend(job, epochs)
+        announce(answer, f"{answer['id']}  {answer['title']}  {answer['status']}", as_json=as_json)
 
 
 def delete(context: typer.Context, jobs: JobIds) -> None:

@@ -120,6 +120,10 @@ class Client:
         """Queue a new job with the spec of one that failed or was cancelled, and return the new job."""
         return self._connection.json("POST", _job(job, "retry"))
 
+    def extend(self, job: str, epochs: int) -> Json:
+        """Queue a new job that continues a succeeded one until `epochs` epochs are done, and return the new job."""
+        return self._connection.json("POST", _job(job, "extend"), json={"epochs": epochs})
+
     def delete(self, job: str) -> None:
         """Delete a job that has ended, with its metrics and checkpoints."""
         self._connection.request("DELETE", _job(job))

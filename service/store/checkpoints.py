@@ -8,9 +8,10 @@ from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy import delete as delete_from
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.errors import NotFound
+from service.errors import Conflict, NotFound
+from service.jobs import TERMINAL
 from service.store import counters
-from service.store.tables import Checkpoint, storable
+from service.store.tables import Checkpoint, Job, storable
 from worker.events import CheckpointTaken
 from worker.metrics import evaluation_error
 
@@ -59,6 +60,11 @@ async def get(session: AsyncSession, checkpoint_id: str) -> Checkpoint:
     return checkpoint
 
 
+async def find(session: AsyncSession, checkpoint_id: str) -> Checkpoint | None:
+    """One checkpoint, None if it does not exist."""
+    return await session.get(Checkpoint, checkpoint_id)
+
+
 async def pick(session: AsyncSession, job_id: str, which: Literal["latest", "best"]) -> Checkpoint:
     """The latest or the best checkpoint of a job. Raises `NotFound`."""
     checkpoints = await of_job(session, job_id)
@@ -78,6 +84,27 @@ def superfluous(checkpoints: Sequence[Checkpoint], keep_last: int) -> list[Check
     """The checkpoints to remove: all but the best and the last `keep_last`. `checkpoints` has the newest first."""
     kept = best(checkpoints)
     return [checkpoint for checkpoint in checkpoints[keep_last:] if checkpoint is not kept]
+
+
+async def needed(session: AsyncSession, job_id: str) -> set[str]:
+    """The ids of the checkpoints of a job from which jobs that have not ended start."""
+    query = select(Checkpoint.id).join(Job, Job.from_checkpoint == Checkpoint.id)
+    needing = query.where(Checkpoint.job_id == job_id, Job.status.not_in(TERMINAL))
+    return set((await session.scalars(needing)).all())
+
+
+async def require_unneeded(session: AsyncSession, of: ColumnElement[bool]) -> None:
+    """Raise `Conflict` if jobs that have not ended start from checkpoints of the jobs that match `of`.
+
+    Jobs that match it, too, do not count.
+    """
+    ids = select(Checkpoint.id).where(Checkpoint.job_id.in_(select(Job.id).where(of)))
+    outside = Job.id.not_in(select(Job.id).where(of))
+    query = select(Job.id, Job.from_checkpoint).where(
+        Job.from_checkpoint.in_(ids), Job.status.not_in(TERMINAL), outside
+    )
+    if (found := (await session.execute(query.limit(1))).first()) is not None:
+        raise Conflict(f"Job {found[0]} has not ended and starts from the checkpoint {found[1]}: cancel it first.")
 
 
 async def remove(session: AsyncSession, checkpoint_ids: Sequence[str]) -> None:

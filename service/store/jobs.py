@@ -11,10 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.errors import Conflict, FieldError, InvalidFields, NotFound
 from service.experiments.titles import job_title
 from service.jobs import ACTIONS, ACTIVE, MOST_LABELS, TERMINAL, TRANSITIONS, Action, JobChange, JobRequest, Status
-from service.store import checkpoints, events, imports
+from service.store import checkpoints, events, imports, metrics
 from service.store.database import lock_events
 from service.store.identifiers import new_id
 from service.store.tables import Attempt, Idempotency, Job, JobLabel
+from worker.spec import TrainingSpec
 
 
 async def create(
@@ -25,12 +26,21 @@ async def create(
     cell: str | None = None,
     retry_of: str | None = None,
     precision: str | None = None,
+    extends: str | None = None,
+    from_checkpoint: str | None = None,
 ) -> Job:
     """Store a new job and queue it. `precision` is what the precision `auto` is resolved to, if it is."""
     now = datetime.now(UTC)
     row = _row(request, now, await session.scalar(_LAST))
     row["precision"] = row["precision"] or precision
-    job = Job(**row, experiment_id=experiment_id, retry_of=retry_of, cell=cell)
+    job = Job(
+        **row,
+        experiment_id=experiment_id,
+        retry_of=retry_of,
+        cell=cell,
+        extends=extends,
+        from_checkpoint=from_checkpoint,
+    )
     session.add(job)
     await session.flush()
     session.add_all(JobLabel(job_id=job.id, key=key, value=value) for key, value in request.labels.items())
@@ -190,23 +200,66 @@ async def retry(session: AsyncSession, job_id: str) -> Job:
     existing = await session.scalar(select(Job).where(Job.retry_of == job_id))
     if existing is not None:
         return existing
-    request = JobRequest.model_validate(
-        job.spec
-        | {
-            "name": job.name,
-            "labels": (await labels(session, [job_id])).get(job_id, {}),
-            "priority": job.priority,
-            "max_retries": job.max_retries,
-        }
-    )
-    return await create(
+    if job.from_checkpoint is not None and await checkpoints.find(session, job.from_checkpoint) is None:
+        raise Conflict(f"Job {job_id} cannot be retried: the checkpoint {job.from_checkpoint} no longer exists.")
+    new = await create(
         session,
-        request,
+        await request_of(session, job),
         experiment_id=job.experiment_id,
         cell=job.cell,
         retry_of=job_id,
         precision=job.precision,
+        extends=job.extends,
+        from_checkpoint=job.from_checkpoint,
     )
+    if job.extends is not None:
+        await metrics.copy(session, await get(session, job.extends), new)
+    return new
+
+
+async def extend(session: AsyncSession, job_id: str, epochs: int) -> Job:
+    """Return the job that continues a succeeded one until `epochs` epochs are done; the first call creates it.
+
+    It has the metrics of the first one, and belongs to no experiment.
+
+    Raises:
+        NotFound: If there is no such job.
+        Conflict: If it has not succeeded, if its schedule is fixed to its length, or if its last checkpoint is missing.
+        InvalidFields: If `epochs` are not more than it has.
+    """
+    job = await get(session, job_id, lock=True)
+    if Action.EXTEND not in ACTIONS[job.status]:
+        raise Conflict(f"Job {job_id} {_is(job)} and cannot be extended: only a job that has succeeded can.")
+    training = TrainingSpec.model_validate(job.spec)
+    if (reason := training.schedule.fixed_to_length) is not None:
+        raise Conflict(
+            f"Job {job_id} cannot be extended: its schedule is {training.schedule.type}, and {reason}. Submit a job "
+            "with more epochs; jobs with the schedule constant can be extended."
+        )
+    if epochs <= training.epochs:
+        detail = f"epochs is {epochs}, but job {job_id} has trained {training.epochs}: give more."
+        raise InvalidFields([FieldError(("epochs",), detail)])
+    for known in await session.scalars(select(Job).where(Job.extends == job_id).order_by(Job.id)):
+        if known.spec["epochs"] == epochs and known.status not in (Status.FAILED, Status.CANCELLED):
+            return known
+    last = next(iter(await checkpoints.of_job(session, job_id)), None)
+    if last is None or last.epoch != training.epochs:
+        raise Conflict(f"Job {job_id} cannot be extended: it has no checkpoint of its last epoch, as imported jobs.")
+    request = (await request_of(session, job)).model_copy(update={"epochs": epochs})
+    new = await create(session, request, precision=job.precision, extends=job_id, from_checkpoint=last.id)
+    await metrics.copy(session, job, new)
+    return new
+
+
+async def request_of(session: AsyncSession, job: Job) -> JobRequest:
+    """Return the request for a job like this one."""
+    own = {
+        "name": job.name,
+        "labels": (await labels(session, [job.id])).get(job.id, {}),
+        "priority": job.priority,
+        "max_retries": job.max_retries,
+    }
+    return JobRequest.model_validate(job.spec | own)
 
 
 async def change(session: AsyncSession, job_id: str, wanted: JobChange) -> Job:
@@ -239,6 +292,7 @@ async def delete(session: AsyncSession, job_id: str) -> None:
     job = await get(session, job_id, lock=True)
     if Action.DELETE not in ACTIONS[job.status]:
         raise Conflict(f"Job {job_id} {_is(job)}: cancel it before it is deleted.")
+    await checkpoints.require_unneeded(session, Job.id == job_id)
     retried = job.retry_of
     await session.execute(delete_from(Idempotency).where(Idempotency.answer == job_id))
     await checkpoints.remove_of_jobs(session, select(Job.id).where(Job.id == job_id))

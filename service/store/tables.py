@@ -120,7 +120,8 @@ class Table(DeclarativeBase):
 class Job(Table):
     """A job: its request, its status, and the summary of its metrics.
 
-    `precision` is null until the precision `auto` of its spec is resolved.
+    `precision` is null until the precision `auto` of its spec is resolved. `from_checkpoint` is the checkpoint that it
+    starts from: one of the job that it `extends`, with its whole state, or else of any job, with its weights.
     """
 
     __tablename__ = "jobs"
@@ -134,6 +135,8 @@ class Job(Table):
     experiment_id: Mapped[str | None]
     cell: Mapped[str | None]
     retry_of: Mapped[str | None] = mapped_column(unique=True)
+    extends: Mapped[str | None] = mapped_column(index=True)
+    from_checkpoint: Mapped[str | None] = mapped_column(index=True)
 
     model: Mapped[str]
     normalization: Mapped[str]
@@ -267,7 +270,10 @@ class Event(Table):
 
 
 class Metric(Table):
-    """A row of metrics. A row is superseded if a later attempt resumed from a checkpoint before it."""
+    """A row of metrics. A row is superseded if a later attempt resumed from a checkpoint before it.
+
+    Rows that a job has of the job that it extends have its own id in `attempt_id`.
+    """
 
     __tablename__ = "metrics"
 

@@ -167,6 +167,31 @@ async def test_a_job_is_paused_resumed_and_cancelled(visit: Visit, submit: Calla
     await expect(page.get_by_role("link", name=job)).to_be_visible()
 
 
+async def test_a_succeeded_job_is_extended_or_says_why_not(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    fixed = submit(epochs=2, schedule={"type": "cosine"})
+    await reporter.start()
+    await reporter.finish()
+    job = submit(epochs=2, schedule={"type": "constant"}, name="to be extended")
+    await reporter.start()
+    await reporter.checkpoint(2, 20, {"state.pt": b"x"}, test_error=0.5)
+    await reporter.finish()
+    page = await visit.open(f"/jobs/{fixed}")
+    page.once("dialog", lambda dialog: dialog.accept("6"))
+    await page.get_by_role("button", name="Extend").click()
+    await expect(page.get_by_text("its schedule is cosine, and its rate falls over the whole training")).to_be_visible()
+
+    page = await visit.open(f"/jobs/{job}")
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    await page.get_by_role("button", name="Extend").click()
+    page.once("dialog", lambda dialog: dialog.accept("6"))
+    await page.get_by_role("button", name="Extend").click()
+    await expect(page.get_by_text("– / 6")).to_be_visible()
+    await page.get_by_role("link", name=job).click()
+    await expect(page).to_have_url(f"{visit.api.url}/jobs/{job}")
+
+
 async def test_a_failure_says_why_and_a_deleted_job_is_gone(
     visit: Visit, submit: Callable[..., str], reporter: Reporter
 ) -> None:

@@ -179,7 +179,8 @@ def restore(
 
     Args:
         checkpoint: The checkpoint.
-        spec: The spec; it may differ from that of the checkpoint in `checkpoint` and `telemetry` only.
+        spec: The spec; it may differ from that of the checkpoint in `checkpoint` and `telemetry` only, and have more
+            epochs if its schedule allows it.
         model: The model that the weights are loaded into.
         optimizer: The optimizer that the state is loaded into.
         average: The average of the weights of the model, if the spec has one.
@@ -194,10 +195,11 @@ def restore(
     verify(checkpoint)
     saved = TrainingSpec.model_validate(json.loads(checkpoint.files[MANIFEST])["spec"])
     # How often checkpoints are taken and telemetry is measured does not affect the weights.
+    free = {"checkpoint", "telemetry"}
+    if spec.schedule.fixed_to_length is None and saved.epochs <= spec.epochs:
+        free.add("epochs")
     if differing := [
-        name
-        for name in TrainingSpec.model_fields
-        if name not in ("checkpoint", "telemetry") and getattr(saved, name) != getattr(spec, name)
+        name for name in TrainingSpec.model_fields if name not in free and getattr(saved, name) != getattr(spec, name)
     ]:
         raise CheckpointError(
             f"the checkpoint at step {checkpoint.step} is of another training: {', '.join(differing)} differ; "

@@ -98,6 +98,18 @@ async def test_a_paused_job_goes_on_where_it_was_and_ends_as_if_it_had_not_been_
     await stack.assert_as_if_undisturbed(job_id, **STUDY)
 
 
+async def test_an_extended_job_ends_as_one_that_was_longer_from_the_start(stack: Any) -> None:
+    constant = {"schedule": {"type": "constant"}, "ema": {"decay": 0.9}}
+    short = await stack.submit(**constant, epochs=2)
+    await stack.wait(short)
+    async with stack.database.write() as session:
+        extended = (await jobs.extend(session, short, 4)).id
+    await stack.wait(extended)
+
+    assert [attempt.resumed_from_step for attempt in await stack.attempts(extended)] == [16]
+    await stack.assert_as_if_undisturbed(extended, **constant, epochs=4)
+
+
 async def test_checkpoints_are_kept_as_the_spec_says_and_the_best_always(stack: Any) -> None:
     job_id = await stack.submit(epochs=6, checkpoint={"keep_last": 2})
     await stack.wait(job_id)

@@ -287,6 +287,7 @@ function links(job) {
     ", ",
     h("a", { href: `${path}/checkpoints`, target: "_blank", rel: "noopener" }, "checkpoints"),
     job.retry_of ? [". It repeats ", h("a", { href: `/jobs/${job.retry_of}` }, job.retry_of)] : "",
+    job.extends ? [". It continues ", h("a", { href: `/jobs/${job.extends}` }, job.extends)] : "",
     job.experiment ? [". It belongs to ", h("a", { href: `/experiments/${job.experiment}` }, job.experiment)] : "",
     ".",
   );

@@ -82,6 +82,7 @@ def test_every_route_of_the_contract_is_there(description: dict[str, Any]) -> No
         "POST /v1/jobs/{job_id}/pause",
         "POST /v1/jobs/{job_id}/resume",
         "POST /v1/jobs/{job_id}/retry",
+        "POST /v1/jobs/{job_id}/extend",
         "GET /v1/curves",
         "GET /v1/jobs/{job_id}/metrics",
         "GET /v1/jobs/{job_id}/logs",

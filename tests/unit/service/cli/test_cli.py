@@ -118,6 +118,7 @@ class TestJobs:
         assert lab("resume", job, "--json").json["status"] == "queued"
         assert lab("cancel", job).code == Exit.OK
         assert "cancelled" in lab("show", job).out
+        assert "cannot be extended: only a job that has succeeded can" in lab("extend", job, "--epochs", "60").err
         again = lab("retry", job, "--json").json
         assert again["retry_of"] == job
         assert lab("delete", job).out == f"{job}  deleted\n"
