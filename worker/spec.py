@@ -189,6 +189,12 @@ class TrainingSpec(StrictModel):
     model: ModelName = Field(default="resnet20", description="architecture of the network")
     dataset: Dataset = Field(default_factory=Dataset)
     normalization: Normalization
+    init_from: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        description="id of the checkpoint whose weights the training begins with; null: those that the seed gives",
+    )
     batch_size: int = Field(ge=1, le=50_000, description="images per step and worker (the paper's images per GPU)")
     epochs: int = Field(default=30, ge=1, le=MOST_EPOCHS, description="passes over the training images")
     seed: int = Field(

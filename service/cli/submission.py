@@ -58,6 +58,9 @@ def submit(
         float | None, typer.Option(help="Share of each training label that is spread over all classes.")
     ] = None,
     ema: Annotated[float | None, typer.Option(help="Evaluate the average of the weights with this decay.")] = None,
+    init_from: Annotated[
+        str | None, typer.Option(help="Id of the checkpoint whose weights the training begins with.")
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="One of auto, float32 and bfloat16.")] = None,
     deterministic: Annotated[bool | None, typer.Option(help="Reproduce results bit for bit on a GPU too.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the job.")] = None,
@@ -84,6 +87,7 @@ def submit(
         seed=seed,
         augmentation=augmentation,
         label_smoothing=label_smoothing,
+        init_from=init_from,
         precision=precision,
         deterministic=deterministic,
         name=name,

@@ -43,6 +43,7 @@ class Inputs:
     dataset: Any
     checkpoint: Any
     precision: Precision
+    initial: Any = None
 
 
 class AttemptRun:
@@ -172,7 +173,10 @@ class AttemptRun:
         extended = self._job.from_checkpoint if self._job.extends else None
         checkpoint = await self._storage.latest_checkpoint(extended) if self._resumable else None
         shared = None if checkpoint is None else await share(checkpoint)
-        return Inputs(dataset, shared, await self._resolve_precision())
+        initial = None
+        if checkpoint is None and self._spec.init_from is not None:
+            initial = await share(await self._storage.checkpoint(self._spec.init_from))
+        return Inputs(dataset, shared, await self._resolve_precision(), initial)
 
     async def _resolve_precision(self) -> Precision:
         """The precision of the job. If only the speed can tell what `auto` means, the first worker measures it."""
@@ -205,6 +209,7 @@ class AttemptRun:
             rank,
             self._address,
             inputs.precision,
+            inputs.initial,
         )
         if rank == 0:
             if self._requested is not None:

@@ -144,6 +144,7 @@ class Worker:
         rank: int = 0,
         address: str = "",
         precision: Precision | None = None,
+        initial: Any = None,
     ) -> None:
         """Start an attempt.
 
@@ -155,9 +156,11 @@ class Worker:
             rank: The rank of the worker in the attempt.
             address: host:port at which rank 0 listens for the others; empty for rank 0 itself.
             precision: What the precision `auto` of the spec is resolved to.
+            initial: A reference from `share` to the checkpoint that `init_from` names, or None.
         """
         # On the first start on a node, the images are transferred within this call.
-        started = self._actor.start.remote(attempt_id, spec, dataset, checkpoint, rank, address or None, precision)
+        start = self._actor.start.remote
+        started = start(attempt_id, spec, dataset, checkpoint, rank, address or None, precision, initial)
         await self._answer(started, 10 * ANSWER_TIMEOUT_S)
 
     async def rendezvous(self, attempt_id: str) -> str | None:

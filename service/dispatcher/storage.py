@@ -69,6 +69,22 @@ class AttemptStorage:
                 await self.log(f"did not resume from the checkpoint at step {candidate.step}: {error}", "warning")
         return None
 
+    async def checkpoint(self, checkpoint_id: str) -> Files:
+        """Read a checkpoint of any job.
+
+        Raises:
+            CorruptFile: If it does not exist, or a file of it is missing or damaged.
+        """
+
+        async def find() -> Checkpoint | None:
+            async with self._database.read() as session:
+                return await checkpoints.find(session, checkpoint_id)
+
+        found = await self._until_available("not started", find)
+        if found is None:
+            raise CorruptFile(f"init_from is {checkpoint_id}, but there is no such checkpoint any more")
+        return await self._until_available("not started", partial(self._read, found), unavailable=StorageUnavailable)
+
     async def workloads(self, job: Job) -> Mapping[Workload, int]:
         """The number of jobs, by model and batch size, that get one precision with this job."""
 

@@ -51,7 +51,7 @@ def with_added(spec: Mapping[str, Any]) -> Json:
 
 @cache
 def _added() -> Json:
-    fields = {"label_smoothing", "ema"}
+    fields = {"label_smoothing", "ema", "init_from"}
     defaults: Json = TrainingSpec.model_validate({"normalization": {"type": "none"}, "batch_size": 1}).model_dump(
         mode="json", include=fields
     )

@@ -8,9 +8,10 @@ from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy import delete as delete_from
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.errors import Conflict, NotFound
+from service.errors import Conflict, FieldError, InvalidFields, NotFound
 from service.jobs import TERMINAL
 from service.store import counters
+from service.store.database import lock_events
 from service.store.tables import Checkpoint, Job, storable
 from worker.events import CheckpointTaken
 from worker.metrics import evaluation_error
@@ -84,6 +85,33 @@ def superfluous(checkpoints: Sequence[Checkpoint], keep_last: int) -> list[Check
     """The checkpoints to remove: all but the best and the last `keep_last`. `checkpoints` has the newest first."""
     kept = best(checkpoints)
     return [checkpoint for checkpoint in checkpoints[keep_last:] if checkpoint is not kept]
+
+
+async def check_initial(session: AsyncSession, wanted: Sequence[tuple[str | None, str]]) -> None:
+    """Check that jobs can begin with the weights of checkpoints.
+
+    Args:
+        session: A write transaction.
+        wanted: The checkpoint that each job begins with, if any, and its model.
+
+    Raises:
+        InvalidFields: If a checkpoint does not exist, or is of another model.
+    """
+    named = {(checkpoint_id, model) for checkpoint_id, model in wanted if checkpoint_id is not None}
+    if named:
+        # A checkpoint that is found is then not removed by a worker that reports a new one.
+        await lock_events(session)
+    for checkpoint_id, model in sorted(named):
+        trained = await session.scalar(
+            select(Job.model).join(Checkpoint, Checkpoint.job_id == Job.id).where(Checkpoint.id == checkpoint_id)
+        )
+        if trained is None:
+            problem = "but there is no such checkpoint: give the id of one that is stored"
+        elif trained != model:
+            problem = f"a checkpoint of {trained}, but model is {model}: give one of {model}, or model {trained}"
+        else:
+            continue
+        raise InvalidFields([FieldError(("init_from",), f"init_from is {checkpoint_id}, {problem}")])
 
 
 async def needed(session: AsyncSession, job_id: str) -> set[str]:

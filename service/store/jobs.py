@@ -15,7 +15,6 @@ from service.store import checkpoints, events, imports, metrics
 from service.store.database import lock_events
 from service.store.identifiers import new_id
 from service.store.tables import Attempt, Idempotency, Job, JobLabel
-from worker.spec import TrainingSpec
 
 
 async def create(
@@ -29,7 +28,13 @@ async def create(
     extends: str | None = None,
     from_checkpoint: str | None = None,
 ) -> Job:
-    """Store a new job and queue it. `precision` is what the precision `auto` is resolved to, if it is."""
+    """Store a new job and queue it. Raises `InvalidFields` if it cannot begin with the checkpoint in `init_from`.
+
+    `precision` is what the precision `auto` is resolved to, if it is.
+    """
+    if from_checkpoint is None:
+        await checkpoints.check_initial(session, [(request.init_from, request.model)])
+        from_checkpoint = request.init_from
     now = datetime.now(UTC)
     row = _row(request, now, await session.scalar(_LAST))
     row["precision"] = row["precision"] or precision
@@ -56,17 +61,19 @@ async def create_all(
 ) -> Sequence[str]:
     """Queue the jobs of an experiment, each with its cell, in the given order. Returns their ids.
 
-    A constraint of the database permits one job per cell and seed.
+    A constraint of the database permits one job per cell and seed. Raises `InvalidFields` as `create` does.
     """
     if not cells:
         return []
+    await checkpoints.check_initial(session, [(request.init_from, request.model) for _, request in cells])
     began, last = datetime.now(UTC), await session.scalar(_LAST)
     rows: list[dict[str, Any]] = []
     labels: list[dict[str, Any]] = []
     for number, (cell, request) in enumerate(cells):
         # A microsecond apart, so that they are listed in the order given.
         row = _row(request, began + timedelta(microseconds=number), last)
-        rows.append(row | {"status": status, "experiment_id": experiment_id, "cell": cell})
+        own = {"experiment_id": experiment_id, "cell": cell, "from_checkpoint": request.init_from}
+        rows.append(row | own | {"status": status})
         labels += [{"job_id": row["id"], "key": key, "value": value} for key, value in request.labels.items()]
     await session.execute(insert(Job), rows)
     if labels:
@@ -161,7 +168,7 @@ async def cancel(session: AsyncSession, job_id: str) -> Job:
     if job.status in (Status.CANCELLED, Status.CANCELLING):
         return job
     if Action.CANCEL not in ACTIONS[job.status]:
-        raise Conflict(f"Job {job_id} {_is(job)} and cannot be cancelled.")
+        raise Conflict(f"Job {job_id} {state_of(job)} and cannot be cancelled.")
     await change_status(session, job, Status.CANCELLING if job.status in ACTIVE else Status.CANCELLED, "requested")
     return job
 
@@ -172,7 +179,7 @@ async def pause(session: AsyncSession, job_id: str) -> Job:
     if job.status in (Status.PAUSED, Status.PAUSING):
         return job
     if Action.PAUSE not in ACTIONS[job.status]:
-        raise Conflict(f"Job {job_id} {_is(job)} and cannot be paused: only a queued or running job can.")
+        raise Conflict(f"Job {job_id} {state_of(job)} and cannot be paused: only a queued or running job can.")
     await change_status(session, job, Status.PAUSED if job.status is Status.QUEUED else Status.PAUSING, "requested")
     return job
 
@@ -183,7 +190,7 @@ async def resume(session: AsyncSession, job_id: str) -> Job:
     if job.status in (Status.QUEUED, Status.STARTING, Status.RUNNING):
         return job
     if Action.RESUME not in ACTIONS[job.status]:
-        raise Conflict(f"Job {job_id} {_is(job)} and cannot be resumed: only a paused job can.")
+        raise Conflict(f"Job {job_id} {state_of(job)} and cannot be resumed: only a paused job can.")
     job.not_before = None
     await change_status(session, job, Status.QUEUED, "resumed")
     return job
@@ -196,7 +203,7 @@ async def retry(session: AsyncSession, job_id: str) -> Job:
     """
     job = await get(session, job_id, lock=True)
     if Action.RETRY not in ACTIONS[job.status]:
-        raise Conflict(f"Job {job_id} {_is(job)} and cannot be retried: only a failed or cancelled job can.")
+        raise Conflict(f"Job {job_id} {state_of(job)} and cannot be retried: only a failed or cancelled job can.")
     existing = await session.scalar(select(Job).where(Job.retry_of == job_id))
     if existing is not None:
         return existing
@@ -214,40 +221,6 @@ async def retry(session: AsyncSession, job_id: str) -> Job:
     )
     if job.extends is not None:
         await metrics.copy(session, await get(session, job.extends), new)
-    return new
-
-
-async def extend(session: AsyncSession, job_id: str, epochs: int) -> Job:
-    """Return the job that continues a succeeded one until `epochs` epochs are done; the first call creates it.
-
-    It has the metrics of the first one, and belongs to no experiment.
-
-    Raises:
-        NotFound: If there is no such job.
-        Conflict: If it has not succeeded, if its schedule is fixed to its length, or if its last checkpoint is missing.
-        InvalidFields: If `epochs` are not more than it has.
-    """
-    job = await get(session, job_id, lock=True)
-    if Action.EXTEND not in ACTIONS[job.status]:
-        raise Conflict(f"Job {job_id} {_is(job)} and cannot be extended: only a job that has succeeded can.")
-    training = TrainingSpec.model_validate(job.spec)
-    if (reason := training.schedule.fixed_to_length) is not None:
-        raise Conflict(
-            f"Job {job_id} cannot be extended: its schedule is {training.schedule.type}, and {reason}. Submit a job "
-            "with more epochs; jobs with the schedule constant can be extended."
-        )
-    if epochs <= training.epochs:
-        detail = f"epochs is {epochs}, but job {job_id} has trained {training.epochs}: give more."
-        raise InvalidFields([FieldError(("epochs",), detail)])
-    for known in await session.scalars(select(Job).where(Job.extends == job_id).order_by(Job.id)):
-        if known.spec["epochs"] == epochs and known.status not in (Status.FAILED, Status.CANCELLED):
-            return known
-    last = next(iter(await checkpoints.of_job(session, job_id)), None)
-    if last is None or last.epoch != training.epochs:
-        raise Conflict(f"Job {job_id} cannot be extended: it has no checkpoint of its last epoch, as imported jobs.")
-    request = (await request_of(session, job)).model_copy(update={"epochs": epochs})
-    new = await create(session, request, precision=job.precision, extends=job_id, from_checkpoint=last.id)
-    await metrics.copy(session, job, new)
     return new
 
 
@@ -291,7 +264,7 @@ async def delete(session: AsyncSession, job_id: str) -> None:
     """Delete a job that has ended, and all its rows. Raises `NotFound`, or `Conflict` if it has not ended."""
     job = await get(session, job_id, lock=True)
     if Action.DELETE not in ACTIONS[job.status]:
-        raise Conflict(f"Job {job_id} {_is(job)}: cancel it before it is deleted.")
+        raise Conflict(f"Job {job_id} {state_of(job)}: cancel it before it is deleted.")
     await checkpoints.require_unneeded(session, Job.id == job_id)
     retried = job.retry_of
     await session.execute(delete_from(Idempotency).where(Idempotency.answer == job_id))
@@ -384,5 +357,6 @@ def _ended(job: Job) -> str:
     return {Status.SUCCEEDED: "succeeded", Status.FAILED: "failed"}.get(job.status, f"been {job.status}")
 
 
-def _is(job: Job) -> str:
+def state_of(job: Job) -> str:
+    """Return the state of a job as a predicate, such as "has failed" or "is queued"."""
     return f"has {_ended(job)}" if job.status in TERMINAL else f"is {job.status}"

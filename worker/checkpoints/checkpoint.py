@@ -217,6 +217,27 @@ def restore(
     return Position(**{**position, "window": windows[rank], "other_windows": []})
 
 
+def begin_with(checkpoint: Checkpoint | None, name: str, model: nn.Module, average: Average | None) -> None:
+    """Load the weights of a checkpoint, which may be of another training, as the initial ones.
+
+    Args:
+        checkpoint: The checkpoint. Of its training, neither the optimizer nor the position is used.
+        name: The id of the checkpoint, for error messages.
+        model: The model that the weights are loaded into.
+        average: The average of the weights of the model, if the training has one; it begins at these weights.
+
+    Raises:
+        CheckpointError: If the checkpoint is missing or damaged, or does not fit the model; the message names what does
+            not fit.
+    """
+    if checkpoint is None:
+        raise CheckpointError(f"init_from is {name}, but the training was not given that checkpoint")
+    verify(checkpoint)
+    _load_weights(model, checkpoint.files[MODEL], f"the checkpoint {name} of init_from")
+    if average is not None:
+        average.reset()
+
+
 def verify(checkpoint: Checkpoint) -> None:
     """Check that every file exists and has the size and sha256 given in the manifest.
 

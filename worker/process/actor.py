@@ -203,6 +203,7 @@ class TrainingWorker:
         rank: int = 0,
         address: str | None = None,
         precision: Precision | None = None,
+        initial: Mapping[str, bytes] | None = None,
     ) -> None:
         """Start an attempt; do nothing if it is already started.
 
@@ -214,6 +215,7 @@ class TrainingWorker:
             rank: Rank of this worker in the job. Rank 0 is started first.
             address: Address at which rank 0 listens, as `rendezvous` of that worker returned it; None on rank 0.
             precision: What the precision "auto" was resolved to.
+            initial: Files of the checkpoint that `init_from` names, unless `checkpoint` is given.
 
         Raises:
             RuntimeError: If another attempt is running.
@@ -228,7 +230,8 @@ class TrainingWorker:
                 host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
                 rank_info = RankInfo(rank, world_size, host, self._rendezvous_timeout_s, address)
             self._attempt = _Attempt(attempt_id, rank_info)
-            process.start(Start(attempt_id, spec, self._publish(dataset), checkpoint, rank_info, precision))
+            published = self._publish(dataset)
+            process.start(Start(attempt_id, spec, published, checkpoint, rank_info, precision, initial))
 
     def rendezvous(self, attempt_id: str, wait_s: float) -> str | None:
         """Return the host:port at which rank 0 of an attempt listens; None if it does not listen within `wait_s`.

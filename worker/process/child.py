@@ -156,6 +156,7 @@ class Child:
                 save=save,
                 control=self._control,
                 resume=Checkpoint.from_files(start.checkpoint) if start.checkpoint else None,
+                initial=Checkpoint.from_files(start.initial) if start.initial else None,
                 group=group,
                 precision=start.precision,
                 steps=self._steps,

@@ -80,6 +80,7 @@ class Start:
         checkpoint: Files of the checkpoint to resume from.
         rank_info: Rank of this worker, if the job has several.
         precision: What the precision "auto" was resolved to; None: the process resolves it.
+        initial: Files of the checkpoint that `init_from` names, unless `checkpoint` is given.
     """
 
     attempt_id: str
@@ -88,6 +89,7 @@ class Start:
     checkpoint: Files | None
     rank_info: RankInfo | None = None
     precision: Precision | None = None
+    initial: Files | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from service.api.http.preconditions import IfMatch
 from service.api.http.problems import describe
 from service.api.schemas.job import JobDetail, JobView, job_detail, job_url, job_views
 from service.jobs import JobChange, JobExtension, JobRequest
-from service.store import ConstraintViolated, Database, jobs, listing, ordering
+from service.store import ConstraintViolated, Database, extensions, jobs, listing, ordering
 from service.store.tables import Job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -194,6 +194,6 @@ async def extend(
     the others are fixed to the length of the training. A repeat answers the same new job.
     """
     async with context.database.write() as session:
-        job = await jobs.extend(session, job_id, wanted.epochs)
+        job = await extensions.extend(session, job_id, wanted.epochs)
         response.headers["Location"] = job_url(job.id)
         return await job_detail(session, job)

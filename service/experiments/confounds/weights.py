@@ -55,4 +55,20 @@ def average_not_settled(study: Study) -> Finding:
     )
 
 
-CHECKS = (several_label_smoothings, several_weight_averages, average_over_unequal_images, average_not_settled)
+@check("Jobs begin with the weights of a checkpoint: the images that it was trained on count, too.", "note")
+def begins_with_a_checkpoint(study: Study) -> Finding:
+    begun = [one for one in study if one.spec.init_from is not None]
+    if not begun:
+        return None
+    names = listed(one.spec.init_from for one in begun)
+    others = "" if len(begun) == len(study) else "; others begin with random weights"
+    return f"Jobs begin with the weights of {names}, which are already trained{others}.", begun
+
+
+CHECKS = (
+    several_label_smoothings,
+    several_weight_averages,
+    average_over_unequal_images,
+    average_not_settled,
+    begins_with_a_checkpoint,
+)

@@ -7,7 +7,7 @@ import pytest
 
 from service.experiments.request import ExperimentRequest, expand
 from service.jobs import Status
-from service.store import experiments, jobs
+from service.store import experiments, extensions, jobs
 from service.store.listing import JobFilter
 from service.store.results import runs
 from tests.integration.dispatcher.conftest import SMALL, STUDY
@@ -103,11 +103,23 @@ async def test_an_extended_job_ends_as_one_that_was_longer_from_the_start(stack:
     short = await stack.submit(**constant, epochs=2)
     await stack.wait(short)
     async with stack.database.write() as session:
-        extended = (await jobs.extend(session, short, 4)).id
+        extended = (await extensions.extend(session, short, 4)).id
     await stack.wait(extended)
 
     assert [attempt.resumed_from_step for attempt in await stack.attempts(extended)] == [16]
     await stack.assert_as_if_undisturbed(extended, **constant, epochs=4)
+
+
+async def test_a_job_begins_with_the_weights_of_another(stack: Any) -> None:
+    first = await stack.submit(epochs=1)
+    await stack.wait(first)
+    (taken,) = await stack.checkpoints(first)
+    fits = await stack.submit(epochs=1, init_from=taken.id, normalization={"type": "layer"})
+    other = await stack.submit(epochs=1, init_from=taken.id, normalization={"type": "batch"})
+    assert (await stack.wait(fits)).status is Status.SUCCEEDED
+    failed = await stack.wait(other)
+    assert (failed.status, failed.error["code"]) == (Status.FAILED, "checkpoint")
+    assert 'Missing key(s) in state_dict: "stem_norm.running_mean"' in failed.error["message"]
 
 
 async def test_checkpoints_are_kept_as_the_spec_says_and_the_best_always(stack: Any) -> None:

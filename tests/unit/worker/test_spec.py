@@ -52,6 +52,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
             "standardization": "channel",
         },
         "augmentation": "crop_flip",
+        "init_from": None,
         "label_smoothing": 0.0,
         "ema": None,
         "drop_last": True,

@@ -109,6 +109,11 @@ FINDINGS: dict[str, tuple[list[Candidate], str, list[int]]] = {
         "After the 1,000 steps at batch size 32, 37 % of the average of the weights still consists of the initial",
         [0],
     ),
+    "begins_with_a_checkpoint": (
+        study(init_from=[None, "checkpoint_1"], seed=[0]),
+        "Jobs begin with the weights of checkpoint_1, which are already trained; others begin with random weights.",
+        [1],
+    ),
     "unequal_optimizer_steps": (
         study(batch_size=[2, 32], seed=[0]),
         "Jobs take from 156,200 optimizer steps (batch size 32, 100 epochs) to 2,500,000 (batch size 2, 100 epochs).",

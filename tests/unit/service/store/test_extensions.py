@@ -6,7 +6,7 @@ import pytest
 
 from service.errors import Conflict, FieldError, InvalidFields
 from service.jobs import Status
-from service.store import Database, checkpoints, experiments, jobs, metrics
+from service.store import Database, checkpoints, experiments, extensions, jobs, metrics
 from service.store.tables import Job
 from tests.unit.service.store import test_experiments
 from tests.unit.service.store.acting import FINAL, Worker, create, row
@@ -38,7 +38,7 @@ async def trained(database: Database, **given: Any) -> str:
 
 async def extend(database: Database, job_id: str, epochs: int) -> Job:
     async with database.write() as session:
-        return await jobs.extend(session, job_id, epochs)
+        return await extensions.extend(session, job_id, epochs)
 
 
 async def rows(database: Database, job_id: str) -> list[Any]:

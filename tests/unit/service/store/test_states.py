@@ -8,7 +8,7 @@ import pytest
 from service.errors import Conflict, NotFound
 from service.jobs import ACTIONS as POSSIBLE
 from service.jobs import ACTIVE, TERMINAL, TRANSITIONS, Status
-from service.store import Database, Session, events, jobs
+from service.store import Database, Session, events, extensions, jobs
 from service.store.attempts import Fenced
 from tests.unit.service.store.acting import FINAL, PASSING, Worker, create, history, status
 
@@ -29,7 +29,7 @@ def verb(act: Verb) -> Callable[[Worker], Awaitable[None]]:
 
 async def extend(session: Session, job_id: str) -> object:
     """Continue a job for one more epoch."""
-    return await jobs.extend(session, job_id, 31)
+    return await extensions.extend(session, job_id, 31)
 
 
 VERBS = {name: verb(getattr(jobs, name)) for name in ("cancel", "pause", "resume", "retry", "delete")}
