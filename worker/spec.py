@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from worker.architecture import ARCHITECTURES, ModelName
+from worker.metrics import SplitName
 from worker.normalizations.grouping import GroupedNormalizationSpec
 from worker.normalizations.registry import Normalization
 from worker.recipes import RECIPES, RecipeName, fill_defaults
@@ -19,6 +20,10 @@ from worker.validation import StrictModel
 DatasetName = Literal["cifar10", "synthetic"]
 DATASET_SIZES: dict[DatasetName, tuple[int, int]] = {"cifar10": (50_000, 10_000), "synthetic": (10_000, 2_000)}
 """Number of training and of test images of each dataset."""
+CLASS_NAMES: dict[DatasetName, tuple[str, ...]] = {
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    "synthetic": tuple(f"class {number}" for number in range(10)),
+}
 MOST_EPOCHS = 10_000
 
 
@@ -179,6 +184,25 @@ class WeightAverage(StrictModel):
 
     decay: float = Field(
         default=0.999, gt=0, lt=1, description="share of the average that a step keeps; it begins at the first weights"
+    )
+
+
+class EvaluationSpec(StrictModel):
+    """One evaluation of a checkpoint, which may differ from those of its training."""
+
+    split: SplitName | None = Field(
+        default=None,
+        description="images, without augmentation; null: those that the training evaluated on, test or holdout",
+    )
+    precision: Literal["float32", "bfloat16"] | None = Field(
+        default=None, description="format of activations; null: that of the training"
+    )
+    batch_statistics: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="normalize as in training, by the statistics of batches of this many images; null: as in "
+        "evaluation, by running averages",
     )
 
 

@@ -46,7 +46,7 @@ def read(spec: Mapping[str, Any], field: str) -> Any:
 
 def with_added(spec: Mapping[str, Any]) -> Json:
     """Return a stored spec with the defaults of the fields that later releases have added."""
-    return _added() | spec
+    return {**_added(), **spec}
 
 
 @cache

@@ -9,10 +9,11 @@ from sqlalchemy import delete as delete_from
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.errors import Conflict, FieldError, InvalidFields, NotFound
-from service.jobs import TERMINAL
+from service.jobs import TERMINAL, Status
 from service.store import counters
+from service.store.columns import storable
 from service.store.database import lock_events
-from service.store.tables import Checkpoint, Job, storable
+from service.store.tables import Checkpoint, Evaluation, Job
 from worker.events import CheckpointTaken
 from worker.metrics import evaluation_error
 
@@ -115,10 +116,13 @@ async def check_initial(session: AsyncSession, wanted: Sequence[tuple[str | None
 
 
 async def needed(session: AsyncSession, job_id: str) -> set[str]:
-    """The ids of the checkpoints of a job from which jobs that have not ended start."""
+    """The ids of the checkpoints of a job that jobs and evaluations need which have not ended."""
     query = select(Checkpoint.id).join(Job, Job.from_checkpoint == Checkpoint.id)
     needing = query.where(Checkpoint.job_id == job_id, Job.status.not_in(TERMINAL))
-    return set((await session.scalars(needing)).all())
+    evaluated = select(Evaluation.checkpoint_id).where(
+        Evaluation.job_id == job_id, Evaluation.status.in_((Status.QUEUED, Status.RUNNING))
+    )
+    return set((await session.scalars(needing.union(evaluated))).all())
 
 
 async def require_unneeded(session: AsyncSession, of: ColumnElement[bool]) -> None:

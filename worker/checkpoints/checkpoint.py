@@ -30,6 +30,8 @@ from worker.models import build_model
 from worker.spec import TrainingSpec
 
 FORMAT = 1
+NAMED = 3
+"""Tensors that an error names at most of each kind."""
 MODEL, STATE, MANIFEST = "model.safetensors", "state.pt", "manifest.json"
 
 
@@ -233,7 +235,13 @@ def begin_with(checkpoint: Checkpoint | None, name: str, model: nn.Module, avera
     if checkpoint is None:
         raise CheckpointError(f"init_from is {name}, but the training was not given that checkpoint")
     verify(checkpoint)
-    _load_weights(model, checkpoint.files[MODEL], f"the checkpoint {name} of init_from")
+    weights = safetensors.torch.load(checkpoint.files[MODEL])
+    if misfits := _misfits(model.state_dict(), weights):
+        raise CheckpointError(
+            f"the checkpoint {name} of init_from does not fit this model and normalization: {misfits}; give one that "
+            "was trained with the same"
+        )
+    model.load_state_dict(weights)
     if average is not None:
         average.reset()
 
@@ -317,6 +325,19 @@ def load_model(path: Path, spec: TrainingSpec) -> nn.Module:
     return model.eval()
 
 
+def network_of(checkpoint: Checkpoint) -> tuple[TrainingSpec, nn.Module]:
+    """Return the spec of a checkpoint, and its network with its weights, in evaluation mode on the CPU.
+
+    Raises:
+        CheckpointError: If the checkpoint is damaged.
+    """
+    verify(checkpoint)
+    spec = TrainingSpec.model_validate(json.loads(checkpoint.files[MANIFEST])["spec"])
+    model = build_model(spec.model, spec.normalization, seed=spec.seed)
+    _load_weights(model, checkpoint.files[MODEL], MODEL)
+    return spec, model.eval()
+
+
 def _load_weights(model: nn.Module, content: bytes, name: str) -> None:
     try:
         model.load_state_dict(safetensors.torch.load(content))
@@ -324,6 +345,21 @@ def _load_weights(model: nn.Module, content: bytes, name: str) -> None:
         raise CheckpointError(f"{name} is not a safetensors file ({error}): use another checkpoint") from error
     except RuntimeError as error:
         raise CheckpointError(f"{name} is of another model or normalization: {error}") from error
+
+
+def _misfits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Name the tensors that are missing, superfluous or of another shape; empty if all fit."""
+    common = [name for name in expected if name in found]
+    groups = {
+        "it lacks": [name for name in expected if name not in found],
+        "it also has": sorted(name for name in found if name not in expected),
+        "of another shape are": [name for name in common if found[name].shape != expected[name].shape],
+    }
+    return "; ".join(
+        f"{what} {', '.join(names[:NAMED])}{f' and {len(names) - NAMED} more' if len(names) > NAMED else ''}"
+        for what, names in groups.items()
+        if names
+    )
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from worker.architecture import IMAGE_CHANNELS, IMAGE_SIZE
 from worker.data.datasets import DatasetError, ImageDataset, split
+from worker.metrics import SplitName
 from worker.numerics.precision import MEMORY_FORMAT
 from worker.numerics.seeding import generator
 from worker.spec import DATASET_SIZES, TrainingSpec
@@ -134,9 +135,10 @@ class TrainingData:
             test_limit=spec.dataset.test_limit,
             holdout=spec.dataset.holdout,
         )
-        self._train_images, self._train_labels = tensors[:2]
+        self._train_images, self._train_labels, self._test_images, self._test_labels = tensors
         self._eval_images, self._eval_labels = tensors[:2] if parts.held_out else tensors[2:]
         self._train_index = torch.from_numpy(parts.train)
+        self._test_index = torch.from_numpy(split(dataset, test_limit=spec.dataset.test_limit).eval)
         self._eval_index = torch.from_numpy(parts.eval).to(self.device)
         mean, deviation = (
             SYMMETRIC_STATISTICS
@@ -198,6 +200,33 @@ class TrainingData:
             number = first + self._rank
             index = batches[number] if number < len(batches) else empty
             yield self._standardize(self._eval_images[index]), self._eval_labels[index]
+
+    def plain_batches(self, part: SplitName, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield the images of a split without augmentation, in the order of the dataset; the last batch may be smaller.
+
+        Args:
+            part: "train": the images of the training; "test", "holdout".
+            batch_size: Images per batch.
+
+        Yields:
+            Images, float32 (b, 3, 32, 32), labels, int64 (b,), and positions in the dataset, int64 (b,).
+
+        Raises:
+            ValueError: If the split is the holdout, and the spec has none.
+        """
+        images, labels, index = self._train_images, self._train_labels, self._train_index
+        if part == "holdout":
+            if not self.spec.dataset.holdout:
+                raise ValueError("the split is holdout, but the training holds out no images: give test or train")
+            index = self._eval_index
+        elif part == "test":
+            images, labels, index = self._test_images, self._test_labels, self._test_index
+        for positions in torch.split(index.to(self.device), batch_size):
+            yield self._standardize(images[positions]), labels[positions], positions
+
+    def pixels(self, part: SplitName, position: int) -> Tensor:
+        """Return an image of the dataset as it is, uint8 (3, 32, 32)."""
+        return (self._test_images if part == "test" else self._train_images)[position]
 
     def _shard(self, plan: EpochPlan) -> EpochPlan:
         """Return the part of an epoch that this worker trains on."""

@@ -19,8 +19,8 @@ from worker.architecture import ModelName
 from worker.data import mapped_files
 from worker.data.datasets import ImageDataset
 from worker.distributed.rank import RankInfo
-from worker.events import Event, Failure, Finished, Precision, StopRequest
-from worker.process.messages import Compare, Configure, Listening, Reported, Start, Stop
+from worker.events import Evaluated, Event, Failure, Finished, Precision, StopRequest
+from worker.process.messages import Compare, Configure, Evaluate, Listening, Reported, Start, Stop
 from worker.process.process_ids import ProcessId, machine
 from worker.process.training_process import TrainingProcess, TrainingProcessGone
 
@@ -133,6 +133,7 @@ class TrainingWorker:
         self._attempt: _Attempt | None = None
         self._datasets: dict[str, Path | ImageDataset] = {}
         self._lock = threading.Lock()
+        self._evaluating = False
 
     def prepare(self) -> WorkerState:
         """Start the training process and wait until it is warmed up.
@@ -164,7 +165,7 @@ class TrainingWorker:
             pid=process.pid,
             device=process.device,
             attempt_id=attempt.id if attempt else None,
-            finished=attempt is None or attempt.finished,
+            finished=(attempt is None or attempt.finished) and not self._evaluating,
             bfloat16=process.bfloat16,
             processes=(own, ProcessId.of(process.pid)),
             machine=machine(),
@@ -188,6 +189,28 @@ class TrainingWorker:
         with self._lock:
             process = self._idle_process()
             return process.compare(Compare(model, batch_size)).seconds
+
+    def evaluate(
+        self, checkpoint: Mapping[str, bytes], dataset: ImageDataset, asked: dict[str, Any]
+    ) -> Evaluated | Failure:
+        """Evaluate a checkpoint.
+
+        Args:
+            checkpoint: Its files.
+            dataset: The dataset of its training.
+            asked: The `EvaluationSpec`, as JSON values.
+
+        Raises:
+            RuntimeError: If an attempt is running.
+            TrainingProcessGone: If the process has ended or does not respond.
+        """
+        with self._lock:
+            process = self._idle_process()
+            self._evaluating = True
+            try:
+                return process.evaluate(Evaluate(checkpoint, self._publish(dataset), asked)).result
+            finally:
+                self._evaluating = False
 
     def receive(self, dataset: ImageDataset) -> None:
         """Store a dataset on this node, so that the start of an attempt does not wait for it."""

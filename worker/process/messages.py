@@ -1,8 +1,8 @@
 """The messages between the actor and its training process. They are pickled by the name of this module.
 
-To the process: `Configure` once, then `Compare`, `Start`, `Stop`, `RenewLease` and `Ping`. From it: `Ready` once, then
-`Compared`, `Reported`, `Listening`, `LeaseRenewed` and `Pong`; `Ending` is the last, if it can say why
-it ends.
+To the process: `Configure` once, then `Compare`, `Evaluate`, `Start`, `Stop`, `RenewLease` and `Ping`. From it: `Ready`
+once, then `Compared`, `EvaluationEnded`, `Reported`, `Listening`, `LeaseRenewed` and `Pong`; `Ending` is the last, if
+it can say why it ends.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from typing import Any
 from worker.architecture import ModelName
 from worker.data.datasets import ImageDataset
 from worker.distributed.rank import RankInfo
-from worker.events import Event, Precision, StopRequest
+from worker.events import Evaluated, Event, Failure, Precision, StopRequest
 
 Files = Mapping[str, bytes]
 """Content of each file of a checkpoint, by name."""
@@ -67,6 +67,28 @@ class Compared:
     """The answer to `Compare`: the seconds of a step in each precision."""
 
     seconds: Mapping[Precision, float]
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a checkpoint. It is sent while no attempt trains.
+
+    Attributes:
+        checkpoint: Its files.
+        dataset: Path of the mapped files of the dataset, or the dataset itself.
+        asked: The `EvaluationSpec`, as JSON values.
+    """
+
+    checkpoint: Files
+    dataset: Path | ImageDataset
+    asked: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EvaluationEnded:
+    """The answer to `Evaluate`: the result, or why there is none."""
+
+    result: Evaluated | Failure
 
 
 @dataclass(frozen=True)

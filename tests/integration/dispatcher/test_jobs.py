@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from service.experiments.request import ExperimentRequest, expand
-from service.jobs import Status
-from service.store import experiments, extensions, jobs
+from service.jobs import TERMINAL, Status
+from service.store import evaluations, experiments, extensions, jobs
 from service.store.listing import JobFilter
 from service.store.results import runs
 from tests.integration.dispatcher.conftest import SMALL, STUDY
+from worker.spec import EvaluationSpec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.ray]
 
@@ -119,7 +120,26 @@ async def test_a_job_begins_with_the_weights_of_another(stack: Any) -> None:
     assert (await stack.wait(fits)).status is Status.SUCCEEDED
     failed = await stack.wait(other)
     assert (failed.status, failed.error["code"]) == (Status.FAILED, "checkpoint")
-    assert 'Missing key(s) in state_dict: "stem_norm.running_mean"' in failed.error["message"]
+    assert "it lacks stem_norm.running_mean, " in failed.error["message"]
+
+
+async def test_a_checkpoint_is_evaluated_by_an_idle_worker(stack: Any) -> None:
+    job_id = await stack.submit(epochs=1, normalization={"type": "batch"})
+    await stack.wait(job_id)
+    (taken,) = await stack.checkpoints(job_id)
+    async with stack.database.write() as session:
+        asked = [EvaluationSpec(), EvaluationSpec(batch_statistics=16), EvaluationSpec(split="train")]
+        ids = [(await evaluations.request(session, taken.id, one)).id for one in asked]
+
+    async def ended() -> list[Any] | None:
+        async with stack.database.read() as session:
+            found = [await evaluations.get(session, id_) for id_ in ids]
+        return found if all(one.status in TERMINAL for one in found) else None
+
+    plain, by_batch, train = [one.result for one in await stack.until(ended, "the evaluations to end")]
+    assert [plain["loss"], plain["error"]] == [taken.metrics["test_loss"], taken.metrics["test_error"]]
+    assert by_batch["loss"] != plain["loss"]
+    assert (train["split"], train["images"]) == ("train", 128)
 
 
 async def test_checkpoints_are_kept_as_the_spec_says_and_the_best_always(stack: Any) -> None:

@@ -1,4 +1,4 @@
-"""Jobs that start from a checkpoint of another job."""
+"""Jobs that start from a checkpoint of another job, and evaluations of checkpoints."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,3 +12,23 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("from_checkpoint", sa.Text(), nullable=True))
     op.create_index("ix_jobs_extends", "jobs", ["extends"])
     op.create_index("ix_jobs_from_checkpoint", "jobs", ["from_checkpoint"])
+    op.create_table(
+        "evaluations",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("job_id", sa.Text(), nullable=False),
+        sa.Column("checkpoint_id", sa.Text(), nullable=False),
+        sa.Column("epoch", sa.Integer(), nullable=False),
+        sa.Column("step", sa.Integer(), nullable=False),
+        sa.Column("request", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("losses", sa.Integer(), nullable=False),
+        sa.Column("result", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_evaluations_job_id", ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id", name="pk_evaluations"),
+    )
+    op.create_index("ix_evaluations_job_id", "evaluations", ["job_id"])
+    op.create_index("ix_evaluations_checkpoint_id", "evaluations", ["checkpoint_id"])
+    op.create_index("ix_evaluations_status", "evaluations", ["status"])

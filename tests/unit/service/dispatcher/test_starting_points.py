@@ -11,6 +11,7 @@ from service.store import checkpoints, extensions, jobs
 from tests.unit.service.dispatcher.conftest import Bench, Scripted
 from tests.unit.service.dispatcher.test_attempt import FILES, checkpoint, ended
 from tests.unit.service.store.acting import create, started
+from worker.events import Event
 
 pytestmark = pytest.mark.anyio
 
@@ -81,7 +82,7 @@ async def test_a_checkpoint_that_cannot_be_read_fails_the_job_that_begins_with_i
 
 
 async def test_a_checkpoint_that_a_job_begins_with_is_not_removed_while_it_is_needed(bench: Bench) -> None:
-    reports = [started(), *(checkpoint(step) for step in (1, 2, 3))]
+    reports: list[Event] = [started(), *(checkpoint(step) for step in (1, 2, 3))]
     first = Named(ended(), reports=reports, files=FILES)
     run = await bench.claim(first, checkpoint={"keep_last": 1})
     first.bench = bench

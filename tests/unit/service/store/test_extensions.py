@@ -25,7 +25,7 @@ async def train(database: Database) -> str:
     await worker.lose()
     again = await Worker.run(database, resumed_from_step=3)
     await again.report(row(6, epoch=2, test_error=0.5), row(6, "telemetry", epoch=2, train_mode_error=0.25))
-    await again.checkpoint(6, epoch=2, test_error=0.5)
+    await again.checkpoint(6, 2, test_error=0.5)
     await again.finish()
     return again.job
 
@@ -81,7 +81,7 @@ async def test_it_continues_from_the_rows_that_it_was_given_and_can_be_extended(
     worker = await Worker.run(database, resumed_from_step=6)
     assert worker.job == new.id
     await worker.report(row(9, epoch=3, test_error=0.125))
-    await worker.checkpoint(9, epoch=3, test_error=0.125)
+    await worker.checkpoint(9, 3, test_error=0.125)
     await worker.finish()
 
     assert [one[2] for one in await rows(database, new.id)] == [2, 3, 3, 6, 6, 9]

@@ -193,7 +193,7 @@ async def reach(database: Database, to: Status) -> Worker:
         case Status.CANCELLING:
             await VERBS["cancel"](worker)
         case Status.SUCCEEDED:
-            await worker.checkpoint(90, epoch=30)
+            await worker.checkpoint(90, 30)
             await worker.finish()
         case Status.FAILED:
             await worker.fail(FINAL)
