@@ -1,5 +1,7 @@
 """Jobs that start from a checkpoint of another job, and evaluations of checkpoints."""
 
+from typing import Literal
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -8,8 +10,12 @@ down_revision = "0009"
 
 
 def upgrade() -> None:
-    op.add_column("jobs", sa.Column("extends", sa.Text(), nullable=True))
-    op.add_column("jobs", sa.Column("from_checkpoint", sa.Text(), nullable=True))
+    recreate: Literal["always", "never"] = "always" if op.get_bind().dialect.name == "sqlite" else "never"
+    with op.batch_alter_table("jobs", recreate=recreate) as jobs:
+        jobs.add_column(sa.Column("extends", sa.Text(), nullable=True))
+        jobs.add_column(sa.Column("from_checkpoint", sa.Text(), nullable=True))
+        # Made anew, SQLite's table would have the default of this one in another spelling.
+        jobs.alter_column("notes", existing_type=sa.Text(), existing_nullable=False, server_default="")
     op.create_index("ix_jobs_extends", "jobs", ["extends"])
     op.create_index("ix_jobs_from_checkpoint", "jobs", ["from_checkpoint"])
     op.create_table(
