@@ -12,7 +12,7 @@ from typing import Annotated, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from worker.spec import TrainingSpec
+from worker.spec import MOST_EPOCHS, TrainingSpec
 
 Label = Annotated[str, Field(min_length=1, max_length=100)]
 Labels = TypeVar("Labels", bound=Mapping[str, str | None])
@@ -53,6 +53,7 @@ class Action(Described):
     RESUME = "resume", "Return a paused job to the queue. It continues from its last checkpoint."
     CANCEL = "cancel", "Stop the job for good. Its checkpoints are kept."
     RETRY = "retry", "Queue a new job with the same specification."
+    EXTEND = "extend", "Queue a new job that continues this one for more epochs, if its schedule allows it."
     DELETE = "delete", "Delete the job with its metrics, logs and checkpoints."
 
 
@@ -82,7 +83,7 @@ ACTIONS: dict[Status, frozenset[Action]] = {
     Status.PAUSED: frozenset({Action.RESUME, Action.CANCEL}),
     Status.CANCELLING: frozenset(),
     Status.LOST: frozenset(),
-    Status.SUCCEEDED: frozenset({Action.DELETE}),
+    Status.SUCCEEDED: frozenset({Action.EXTEND, Action.DELETE}),
     Status.FAILED: frozenset({Action.RETRY, Action.DELETE}),
     Status.CANCELLED: frozenset({Action.RETRY, Action.DELETE}),
 }
@@ -159,6 +160,14 @@ class JobChange(BaseModel):
     )
 
     _labels_can_be_filtered = field_validator("labels")(_can_be_filtered)
+
+
+class JobExtension(BaseModel):
+    """The body of `POST /v1/jobs/{id}/extend`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    epochs: int = Field(ge=1, le=MOST_EPOCHS, strict=True, description="epochs of the whole training, with those done")
 
 
 if __name__ == "__main__":

@@ -102,6 +102,9 @@ def run(
         Path | None,
         typer.Option(help="Checkpoint to resume from, or a folder whose latest is used."),
     ] = None,
+    initial: Annotated[
+        Path | None, typer.Option(help="The checkpoint that init_from of the spec names, or a folder of them.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; results depend on their number.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if available.")] = None,
 ) -> None:
@@ -109,6 +112,7 @@ def run(
     try:
         training = TrainingSpec.model_validate_json(spec.read_bytes())
         checkpoint = read_checkpoint(latest(resume)) if resume else None
+        first = read_checkpoint(latest(initial)) if initial else None
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except ValidationError as error:
         for problem in error.errors():
@@ -156,6 +160,7 @@ def run(
                     save=save,
                     control=interrupts.control,
                     resume=checkpoint,
+                    initial=first,
                 )
             except DeviceLost as error:
                 finished = Finished(outcome="failed", failure=failure_of(error, None))

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-from worker.metrics import MetricKind
+from worker.metrics import MetricKind, SplitName
 
 Outcome = Literal["succeeded", "failed", "paused", "cancelled"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -87,6 +87,34 @@ class CheckpointTaken(_Event):
     step: int
     metrics: dict[str, float] = Field(description="evaluation metrics of exactly these weights; empty within an epoch")
     files: dict[str, File]
+
+
+class Mistake(BaseModel):
+    """An image that a network classifies wrongly."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    index: int = Field(description="position among the training or test images of the dataset")
+    label: int
+    predicted: int
+    confidence: float = Field(description="probability that the network gives the predicted class")
+    pixels: str = Field(description="base64 of its 32 × 32 pixels, row by row, each as red, green and blue bytes")
+
+
+class Evaluated(BaseModel):
+    """The result of an evaluation of a checkpoint."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    split: SplitName
+    precision: Precision
+    batch_statistics: int | None
+    device: str
+    images: int
+    loss: float | None = Field(description="mean cross-entropy in nats; null if it is not finite")
+    error: float
+    confusion: list[list[int]] = Field(description="number of images by class (row) and predicted class (column)")
+    mistakes: list[Mistake] = Field(description="the misclassified images of the greatest confidence, that one first")
 
 
 class Log(_Event):

@@ -15,6 +15,8 @@ MetricKind = Literal["train", "eval", "telemetry"]
 
 EvaluatedSplit = Literal["holdout", "test"]
 """Images that an epoch is evaluated on: those that are held out of the training images, and the test images."""
+SplitName = Literal["train", "test", "holdout"]
+"""A part of the images of a job: those it trains on, the test images, the training images that it holds out."""
 
 OutcomeMetric = Literal[
     "test_error", "test_loss", "holdout_error", "holdout_loss", "train_error", "train_loss", "images_per_s"
@@ -65,7 +67,7 @@ class Metric(BaseModel):
     better: Literal["lower", "higher"] | None = Field(
         default=None, description="which values are better; null: neither"
     )
-    split: Literal["train", "test", "holdout"] | None = Field(
+    split: SplitName | None = Field(
         default=None, description="images that it is computed on; null: it does not depend on one fixed set of images"
     )
     best_note: str | None = Field(default=None, description="reservation about its best value over the epochs of a job")

@@ -5,12 +5,13 @@ is refused with the field, its value and the accepted values.
 """
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from worker.architecture import ARCHITECTURES, ModelName
+from worker.metrics import SplitName
 from worker.normalizations.grouping import GroupedNormalizationSpec
 from worker.normalizations.registry import Normalization
 from worker.recipes import RECIPES, RecipeName, fill_defaults
@@ -19,6 +20,11 @@ from worker.validation import StrictModel
 DatasetName = Literal["cifar10", "synthetic"]
 DATASET_SIZES: dict[DatasetName, tuple[int, int]] = {"cifar10": (50_000, 10_000), "synthetic": (10_000, 2_000)}
 """Number of training and of test images of each dataset."""
+CLASS_NAMES: dict[DatasetName, tuple[str, ...]] = {
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    "synthetic": tuple(f"class {number}" for number in range(10)),
+}
+MOST_EPOCHS = 10_000
 
 
 class SGD(StrictModel):
@@ -69,6 +75,9 @@ class LearningRateScaling(StrictModel):
 
 
 class _Schedule(StrictModel):
+    fixed_to_length: ClassVar[str | None] = None
+    """Why a training with this schedule cannot go on after its last epoch; None: it can."""
+
     warmup_epochs: float = Field(default=0.0, ge=0, description="epochs over which the rate rises linearly from 0")
 
 
@@ -80,6 +89,8 @@ class ConstantSchedule(_Schedule):
 
 class MultistepSchedule(_Schedule):
     """A learning rate that is multiplied by `gamma` at each milestone."""
+
+    fixed_to_length = "its milestones are fractions of the whole training"
 
     type: Literal["multistep"] = "multistep"
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
@@ -97,6 +108,8 @@ class MultistepSchedule(_Schedule):
 
 class CosineSchedule(_Schedule):
     """A learning rate that falls along half a cosine to `final_fraction` of it (Loshchilov & Hutter 2016)."""
+
+    fixed_to_length = "its rate falls over the whole training"
 
     type: Literal["cosine"] = "cosine"
     final_fraction: float = Field(default=0.0, ge=0, le=1, description="last learning rate divided by the first")
@@ -184,6 +197,33 @@ class Telemetry(StrictModel):
     every_epochs: int = Field(default=1, ge=1, description="epochs between measurements; one follows the last epoch")
 
 
+class WeightAverage(StrictModel):
+    """Evaluates an exponential moving average of the weights instead of the weights of the last step (Polyak 1992)."""
+
+    decay: float = Field(
+        default=0.999, gt=0, lt=1, description="share of the average that a step keeps; it begins at the first weights"
+    )
+
+
+class EvaluationSpec(StrictModel):
+    """One evaluation of a checkpoint, which may differ from those of its training."""
+
+    split: SplitName | None = Field(
+        default=None,
+        description="images, without augmentation; null: those that the training held out, or else the test images",
+    )
+    precision: Literal["float32", "bfloat16"] | None = Field(
+        default=None, description="format of activations; null: that of the training"
+    )
+    batch_statistics: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="normalize as in training, by the statistics of batches of this many images; null: as in "
+        "evaluation, by running averages",
+    )
+
+
 class TrainingSpec(StrictModel):
     """One training, from the initialization to the last epoch."""
 
@@ -191,8 +231,14 @@ class TrainingSpec(StrictModel):
     model: ModelName = Field(default="resnet20", description="architecture of the network")
     dataset: Dataset = Field(default_factory=Dataset)
     normalization: Normalization
+    init_from: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        description="id of the checkpoint whose weights the training begins with; null: those that the seed gives",
+    )
     batch_size: int = Field(ge=1, le=50_000, description="images per step and worker (the paper's images per GPU)")
-    epochs: int = Field(default=30, ge=1, le=10_000, description="passes over the training images")
+    epochs: int = Field(default=30, ge=1, le=MOST_EPOCHS, description="passes over the training images")
     seed: int = Field(
         default=0,
         ge=0,
@@ -204,6 +250,15 @@ class TrainingSpec(StrictModel):
     schedule: Schedule = Field(default_factory=MultistepSchedule)
     augmentation: Literal["crop_flip", "none"] = Field(
         default="crop_flip", description="crop_flip: random crops of the image padded by 4 pixels, random mirroring"
+    )
+    label_smoothing: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of each training label that is spread evenly over all classes (Szegedy et al. 2016)",
+    )
+    ema: WeightAverage | None = Field(
+        default=None, description="average of the weights over the steps, which is evaluated and kept; null: none"
     )
     drop_last: bool = Field(default=True, description="skip the last batch of an epoch if it is smaller")
     precision: Literal["auto", "float32", "bfloat16"] = Field(

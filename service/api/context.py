@@ -50,6 +50,9 @@ JobId = Annotated[str, Path(alias="job_id", description="id of the job"), _known
 CheckpointId = Annotated[
     str, Path(alias="checkpoint_id", description="id of the checkpoint"), _known_form("checkpoint")
 ]
+EvaluationId = Annotated[
+    str, Path(alias="evaluation_id", description="id of the evaluation"), _known_form("evaluation")
+]
 ViewId = Annotated[str, Path(alias="view_id", description="id of the view"), _known_form("view")]
 ExperimentId = Annotated[
     str, Path(alias="experiment_id", description="id of the experiment"), _known_form("experiment")

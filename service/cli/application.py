@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from service.cli import checkpoints, documents, experiments, export, jobs, logs, machine, results, submission, watching
+from service.cli import (
+    checkpoints,
+    documents,
+    evaluations,
+    experiments,
+    export,
+    jobs,
+    logs,
+    machine,
+    results,
+    submission,
+    watching,
+)
 from service.cli.exits import EXIT_CODES, Exit, exit_code_of
 from service.cli.output import STANDARD_OUTPUT, complain, discard_pending, prepare_streams
 from service.client.files import naming
@@ -33,9 +45,11 @@ app.command()(jobs.cancel)
 app.command()(jobs.pause)
 app.command()(jobs.resume)
 app.command()(jobs.retry)
+app.command()(jobs.extend)
 app.command()(jobs.delete)
 app.command("checkpoints")(checkpoints.find)
 app.command()(checkpoints.download)
+app.command()(evaluations.evaluate)
 experiments.app.command()(documents.report)
 experiments.app.command()(documents.bundle)
 experiments.app.command("import")(documents.import_bundle)

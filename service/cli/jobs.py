@@ -1,4 +1,4 @@
-"""`normlab jobs`, `show`, `edit`, `cancel`, `pause`, `resume`, `retry` and `delete`."""
+"""`normlab jobs`, `show`, `edit`, `cancel`, `pause`, `resume`, `retry`, `extend` and `delete`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -93,6 +93,21 @@ def edit(
         raise Invalid("nothing to change: give --name, --notes, --label or --remove-label")
     change = partial(Client.change, name=name, notes=notes, labels=labels or None)
     _each(context, [job], change, as_json)
+
+
+def extend(
+    context: typer.Context,
+    job: JobId,
+    epochs: Annotated[int, typer.Option(help="Epochs of the whole training, with those done.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Queue a new job that continues a succeeded one for more epochs, and print the new job.
+
+    Example: normlab extend job_01 --epochs 60
+    """
+    with connect(context) as client:
+        answer = client.extend(job, epochs)
+        announce(answer, f"{answer['id']}  {answer['title']}  {answer['status']}", as_json=as_json)
 
 
 def delete(context: typer.Context, jobs: JobIds) -> None:

@@ -56,6 +56,13 @@ def submit(
         int | None, typer.Option(help="Number of training images to hold out: the best epoch is chosen on them.")
     ] = None,
     augmentation: Annotated[str | None, typer.Option(help="One of crop_flip and none.")] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(help="Share of each training label that is spread over all classes.")
+    ] = None,
+    ema: Annotated[float | None, typer.Option(help="Evaluate the average of the weights with this decay.")] = None,
+    init_from: Annotated[
+        str | None, typer.Option(help="Id of the checkpoint whose weights the training begins with.")
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="One of auto, float32 and bfloat16.")] = None,
     deterministic: Annotated[bool | None, typer.Option(help="Reproduce results bit for bit on a GPU too.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the job.")] = None,
@@ -81,6 +88,8 @@ def submit(
         epochs=epochs,
         seed=seed,
         augmentation=augmentation,
+        label_smoothing=label_smoothing,
+        init_from=init_from,
         precision=precision,
         deterministic=deterministic,
         name=name,
@@ -97,6 +106,7 @@ def submit(
     if "optimizer" in request and "recipe" not in request:
         request["optimizer"] = {"type": "sgd"} | _part(request, "optimizer")
     _choose(request, "schedule", schedule)
+    _fill(request, "ema", decay=ema)
     with connect(context) as client:
         job = client.submit(request, idempotency_key)
         if not (as_json and watch):

@@ -86,6 +86,8 @@ def job_table(job: Json) -> Facts:
     table.add_row("trains", f"{spec['model']}, {job['normalization']}, batch size {spec['batch_size']}, {images}")
     table.add_row("seed", str(spec["seed"]))
     table.add_row("precision", job["precision"] or "auto, resolved at the start")
+    if job.get("extends"):
+        table.add_row("continues", job["extends"])
     if job["labels"]:
         table.add_row("labels", Text(" ".join(f"{key}={value}" for key, value in job["labels"].items())))
     if progress := job["progress"]:

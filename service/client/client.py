@@ -133,6 +133,10 @@ class Client:
         """Queue a new job with the spec of one that failed or was cancelled, and return the new job."""
         return self._connection.json("POST", _job(job, "retry"))
 
+    def extend(self, job: str, epochs: int) -> Json:
+        """Queue a new job that continues a succeeded one until `epochs` epochs are done, and return the new job."""
+        return self._connection.json("POST", _job(job, "extend"), json={"epochs": epochs})
+
     def delete(self, job: str) -> None:
         """Delete a job that has ended, with its metrics and checkpoints."""
         self._connection.request("DELETE", _job(job))
@@ -237,6 +241,29 @@ class Client:
                 sink.truncate(0)
                 raise CorruptDownload(f"{file} of checkpoint {found['id']} does not match its sha256; nothing was kept")
         return target
+
+    def evaluate(self, checkpoint: str, *, wait_s: float = 1.0, **asked: Any) -> Json:
+        """Evaluate a checkpoint on a worker, wait for the result, and return it.
+
+        Args:
+            checkpoint: Id of the checkpoint.
+            wait_s: Seconds between two looks at the result; 0 returns the evaluation at once, while it is queued.
+            asked: The fields of the request: split, precision, batch_statistics.
+        """
+        found = self._connection.json("POST", path_of("checkpoints", checkpoint, "evaluate"), json=given(asked))
+        while wait_s and found["status"] in ("queued", "running"):
+            time.sleep(wait_s)
+            found = self.evaluation(found["id"])
+        return found
+
+    def evaluation(self, evaluation: str) -> Json:
+        """Return one evaluation of a checkpoint."""
+        return self._connection.json("GET", path_of("evaluations", evaluation))
+
+    def evaluations(self, job: str) -> list[Json]:
+        """Return the evaluations of the checkpoints of a job, newest first."""
+        found: list[Json] = self._connection.json("GET", _job(job, "evaluations"))["data"]
+        return found
 
     # The service
 

@@ -43,6 +43,7 @@ class Inputs:
     dataset: Any
     checkpoint: Any
     precision: Precision
+    initial: Any = None
 
 
 class AttemptRun:
@@ -66,7 +67,7 @@ class AttemptRun:
         self.job_id, self.attempt_id = job.id, attempt.id
         self._job, self._stored_spec = job, job.spec
         self._recorded_seq = attempt.last_seq
-        self._resumable = attempt.number > 1
+        self._resumable = attempt.number > 1 or job.extends is not None
         self._slots, self._storage, self._datasets, self._pool = slots, storage, datasets, pool
         self._precisions, self._grace_s = precisions, grace_s
         self._first = slots[0].worker
@@ -169,9 +170,13 @@ class AttemptRun:
 
     async def _load_inputs(self) -> Inputs:
         dataset = await self._datasets.get(self._spec.dataset.name, self._storage.log_soon)
-        checkpoint = await self._storage.latest_checkpoint() if self._resumable else None
+        extended = self._job.from_checkpoint if self._job.extends else None
+        checkpoint = await self._storage.latest_checkpoint(extended) if self._resumable else None
         shared = None if checkpoint is None else await share(checkpoint)
-        return Inputs(dataset, shared, await self._resolve_precision())
+        initial = None
+        if checkpoint is None and self._spec.init_from is not None:
+            initial = await share(await self._storage.checkpoint(self._spec.init_from))
+        return Inputs(dataset, shared, await self._resolve_precision(), initial)
 
     async def _resolve_precision(self) -> Precision:
         """The precision of the job. If only the speed can tell what `auto` means, the first worker measures it."""
@@ -204,6 +209,7 @@ class AttemptRun:
             rank,
             self._address,
             inputs.precision,
+            inputs.initial,
         )
         if rank == 0:
             if self._requested is not None:

@@ -23,7 +23,7 @@ from service.dispatcher import patience
 from service.dispatcher.background import Background
 from service.settings import Settings
 from worker.data.datasets import DatasetError, load
-from worker.events import Precision
+from worker.events import Evaluated, Failure, Precision
 from worker.events import StopRequest as Request
 from worker.process.actor import CONCURRENT_CALLS, Report, TrainingProcessGone, TrainingWorker, WorkerState
 from worker.process.process_ids import ProcessId, end, machine
@@ -48,6 +48,8 @@ ANSWER_TIMEOUT_S = 10.0
 """A worker that does not answer a call within this time, plus the time the call may wait, counts as gone."""
 PING_MARGIN_S = 2.0
 """The time that a worker has to answer a ping beyond the time that its training process has."""
+EVALUATION_TIMEOUT_S = 3600.0
+"""A worker that has not evaluated a checkpoint within this time counts as gone."""
 CONNECT_TIMEOUT_S = 2.0
 SURVEY_TIMEOUT_S = 4.0
 DISCONNECT_TIMEOUT_S = 1.0
@@ -135,6 +137,20 @@ class Worker:
         seconds: Mapping[Precision, float] = await self._answer(compared, 10 * ANSWER_TIMEOUT_S)
         return seconds
 
+    async def evaluate(
+        self, checkpoint: Mapping[str, bytes], dataset: Any, asked: dict[str, Any]
+    ) -> Evaluated | Failure:
+        """Evaluate a checkpoint.
+
+        Args:
+            checkpoint: Its files.
+            dataset: A reference from `Cluster.load_dataset`.
+            asked: The `EvaluationSpec`, as JSON.
+        """
+        evaluated = self._actor.evaluate.remote(dict(checkpoint), dataset, asked)
+        result: Evaluated | Failure = await self._answer(evaluated, EVALUATION_TIMEOUT_S)
+        return result
+
     async def start(
         self,
         attempt_id: str,
@@ -144,6 +160,7 @@ class Worker:
         rank: int = 0,
         address: str = "",
         precision: Precision | None = None,
+        initial: Any = None,
     ) -> None:
         """Start an attempt.
 
@@ -155,9 +172,11 @@ class Worker:
             rank: The rank of the worker in the attempt.
             address: host:port at which rank 0 listens for the others; empty for rank 0 itself.
             precision: What the precision `auto` of the spec is resolved to.
+            initial: A reference from `share` to the checkpoint that `init_from` names, or None.
         """
         # On the first start on a node, the images are transferred within this call.
-        started = self._actor.start.remote(attempt_id, spec, dataset, checkpoint, rank, address or None, precision)
+        start = self._actor.start.remote
+        started = start(attempt_id, spec, dataset, checkpoint, rank, address or None, precision, initial)
         await self._answer(started, 10 * ANSWER_TIMEOUT_S)
 
     async def rendezvous(self, attempt_id: str) -> str | None:

@@ -23,6 +23,7 @@ from service.dispatcher.cluster import (
     room_problem,
 )
 from service.dispatcher.datasets import Datasets
+from service.dispatcher.evaluations import Evaluations
 from service.dispatcher.leadership import Leadership
 from service.dispatcher.orphans import remove_orphans
 from service.dispatcher.pool import Pool, Slot
@@ -30,7 +31,7 @@ from service.dispatcher.precisions import Precisions
 from service.dispatcher.storage import AttemptStorage
 from service.jobs import Status
 from service.settings import Settings
-from service.store import Channel, Database, DatabaseError, attempts
+from service.store import Channel, Database, DatabaseError, attempts, evaluations
 from service.store.attempts import FreeWorker, NotEnoughWorkers
 from service.store.tables import Attempt, Job
 
@@ -58,6 +59,7 @@ class Dispatcher:
         self._woken, self._attempt_ended = asyncio.Event(), asyncio.Event()
         self._pool = Pool(cluster, settings, self._woken.set)
         self._precisions = Precisions(self._pool)
+        self._evaluations = Evaluations(artifacts, self._leadership, self._datasets, self._pool)
         self._running: dict[str, tuple[AttemptRun, asyncio.Task[None]]] = {}
         self._nodes: Sequence[Node] = ()
         self._next_up: NotEnoughWorkers | None = None
@@ -76,12 +78,14 @@ class Dispatcher:
                 tasks.create_task(self._leadership.keep())
                 await self._connect()
                 await self._reconcile()
+                await self._evaluations.requeue()
                 tasks.create_task(self._watch_cluster())
                 tasks.create_task(self._pool.watch())
                 tasks.create_task(seeding.keep(self._database, self._leadership, self._attempt_ended))
                 await self._dispatch()
         finally:
             self._pool.stop()
+            self._evaluations.stop()
             running = [task for _, task in self._running.values()]
             for task in running:
                 task.cancel()
@@ -215,14 +219,17 @@ class Dispatcher:
             await self._sleep(self._settings.dispatch_interval_s)
 
     async def _poll_database(self) -> int:
-        """Forward the requests, and start queued jobs on the idle workers.
+        """Forward the requests, and start queued evaluations and jobs on the idle workers.
 
         Returns:
-            The number of workers that the jobs still in the queue need.
+            The number of workers that what is still in the queue needs.
         """
         async with self._database.read() as session:
             most = self._pool.ceiling(self._capacity)
             pending = await attempts.pending(session, max(most, self._capacity) + 1, most)
+            unevaluated = await evaluations.count_queued(session)
+        if unevaluated and (idle := self._pool.ready()):
+            unevaluated -= await self._evaluations.start(idle[:unevaluated])
         for job in pending:
             if job.status in REQUESTS:
                 self._forward_request(job.job_id, job.status)
@@ -231,7 +238,7 @@ class Dispatcher:
             self._next_up = None
         while waiting > 0 and (idle := self._pool.ready()) and (taken := await self._claim(idle)):
             waiting -= taken
-        return waiting
+        return waiting + unevaluated
 
     async def _claim(self, idle: Sequence[Slot]) -> int:
         """Start the next job. Returns the number of workers it takes, 0 if none starts."""

@@ -46,9 +46,21 @@ class AttemptStorage:
         self._logging: set[asyncio.Task[None]] = set()
         self._log = logging.LoggerAdapter(logger, {"job": attempt.job_id, "attempt": attempt.id})
 
-    async def latest_checkpoint(self) -> Files | None:
-        """Read the newest checkpoint of the job whose files are intact. A damaged one is logged and skipped."""
-        candidates = await self._until_available("not resumed", self._checkpoints)
+    async def latest_checkpoint(self, extended: str | None = None) -> Files | None:
+        """Read the newest checkpoint of the job whose files are intact. A damaged one is logged and skipped.
+
+        Args:
+            extended: The checkpoint of the job that this one continues, which is older than its own.
+        """
+
+        async def find() -> Sequence[Checkpoint]:
+            async with self._database.read() as session:
+                found = [*await checkpoints.of_job(session, self._job_id)]
+                if extended is not None and (last := await checkpoints.find(session, extended)) is not None:
+                    found.append(last)
+                return found
+
+        candidates = await self._until_available("not resumed", find)
         for candidate in candidates:
             try:
                 read = partial(self._read, candidate)
@@ -56,6 +68,22 @@ class AttemptStorage:
             except CorruptFile as error:
                 await self.log(f"did not resume from the checkpoint at step {candidate.step}: {error}", "warning")
         return None
+
+    async def checkpoint(self, checkpoint_id: str) -> Files:
+        """Read a checkpoint of any job.
+
+        Raises:
+            CorruptFile: If it does not exist, or a file of it is missing or damaged.
+        """
+
+        async def find() -> Checkpoint | None:
+            async with self._database.read() as session:
+                return await checkpoints.find(session, checkpoint_id)
+
+        found = await self._until_available("not started", find)
+        if found is None:
+            raise CorruptFile(f"init_from is {checkpoint_id}, but there is no such checkpoint any more")
+        return await self._until_available("not started", partial(self._read, found), unavailable=StorageUnavailable)
 
     async def workloads(self, job: Job) -> Mapping[Workload, int]:
         """The number of jobs, by model and batch size, that get one precision with this job."""
@@ -177,13 +205,9 @@ class AttemptStorage:
             if before_retry is not None:
                 await before_retry()
 
-    async def _checkpoints(self) -> Sequence[Checkpoint]:
-        async with self._database.read() as session:
-            return await checkpoints.of_job(session, self._job_id)
-
     async def _read(self, checkpoint: Checkpoint) -> Files:
         expected = {name: File.model_validate(file) for name, file in checkpoint.files.items()}
-        return await asyncio.to_thread(self._artifacts.read, self._job_id, checkpoint.id, expected)
+        return await asyncio.to_thread(self._artifacts.read, checkpoint.job_id, checkpoint.id, expected)
 
     async def _store_checkpoints(
         self, reported: Sequence[Event], fetch: Callable[[int], Awaitable[Files]]
@@ -202,7 +226,8 @@ class AttemptStorage:
             await attempts.record(session, self._attempt_id, reported, stored)
             if stored:
                 rows = await checkpoints.of_job(session, self._job_id)
-                superfluous = [row.id for row in checkpoints.superfluous(rows, keep_last)]
+                kept = await checkpoints.needed(session, self._job_id)
+                superfluous = [row.id for row in checkpoints.superfluous(rows, keep_last) if row.id not in kept]
                 await checkpoints.remove(session, superfluous)
         for id_ in superfluous:
             await asyncio.to_thread(self._artifacts.delete_checkpoint, self._job_id, id_)

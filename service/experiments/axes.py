@@ -31,9 +31,13 @@ def place(body: Json, field: str, value: Any) -> None:
 
 
 def read(spec: Mapping[str, Any], field: str) -> Any:
-    """Read a field of a stored spec: None where the spec has no such field, as in `num_groups` of `batch`."""
-    value: Any = spec
-    for part in parts_of(field):
+    """Read a field of a stored spec: None where the spec has no such field, as in `num_groups` of `batch`.
+
+    A field that a later release has added has its default, with which the job has trained.
+    """
+    first, *parts = parts_of(field)
+    value: Any = spec[first] if first in spec else _added().get(first)
+    for part in parts:
         if not isinstance(value, Mapping):
             return None
         value = value.get(part)
@@ -43,8 +47,22 @@ def read(spec: Mapping[str, Any], field: str) -> Any:
 def has(spec: Mapping[str, Any], field: str) -> bool:
     """Whether a stored spec has a field, also with the value null."""
     *holders, name = parts_of(field)
-    part = read(spec, ".".join(holders)) if holders else spec
+    part = read(spec, ".".join(holders)) if holders else with_added(spec)
     return isinstance(part, Mapping) and name in part
+
+
+def with_added(spec: Mapping[str, Any]) -> Json:
+    """Return a stored spec with the defaults of the fields that later releases have added."""
+    return {**_added(), **spec}
+
+
+@cache
+def _added() -> Json:
+    fields = {"label_smoothing", "ema", "init_from"}
+    defaults: Json = TrainingSpec.model_validate({"normalization": {"type": "none"}, "batch_size": 1}).model_dump(
+        mode="json", include=fields
+    )
+    return defaults
 
 
 def is_field(field: str) -> bool:

@@ -225,7 +225,7 @@ def _blocks(
 def _besides(spec: Mapping[str, Any], question: Question) -> dict[str, str]:
     """Return the fields of a spec that are no axis and may not differ within a cell."""
     shown = (question.rows, question.columns)
-    fields = {name: value for name, value in spec.items() if name not in NOT_OF_THE_TRAINING}
+    fields = {name: value for name, value in axes.with_added(spec).items() if name not in NOT_OF_THE_TRAINING}
     for name in {axes.parts_of(axis)[0] for axis in shown} & fields.keys():
         fields[name] = _without(fields[name], name, shown)
     return {name: axes.canonical(value) for name, value in fields.items()}

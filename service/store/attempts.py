@@ -9,11 +9,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.jobs import ACTIVE, Status
 from service.store import checkpoints, counters, events, metrics, precisions
+from service.store.columns import UTCDateTime
 from service.store.database import lock_events
 from service.store.identifiers import new_id
 from service.store.jobs import change_status, get
 from service.store.notifications import Channel, notify
-from service.store.tables import Attempt, Job, UTCDateTime
+from service.store.tables import Attempt, Job
 from worker import events as reports
 from worker.events import Failure, Finished, Precision, Started
 

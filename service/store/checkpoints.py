@@ -8,9 +8,12 @@ from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy import delete as delete_from
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.errors import NotFound
+from service.errors import Conflict, FieldError, InvalidFields, NotFound
+from service.jobs import TERMINAL, Status
 from service.store import counters
-from service.store.tables import Checkpoint, storable
+from service.store.columns import storable
+from service.store.database import lock_events
+from service.store.tables import Checkpoint, Evaluation, Job
 from worker.events import CheckpointTaken
 from worker.metrics import selection_error
 
@@ -59,6 +62,11 @@ async def get(session: AsyncSession, checkpoint_id: str) -> Checkpoint:
     return checkpoint
 
 
+async def find(session: AsyncSession, checkpoint_id: str) -> Checkpoint | None:
+    """One checkpoint, None if it does not exist."""
+    return await session.get(Checkpoint, checkpoint_id)
+
+
 async def pick(session: AsyncSession, job_id: str, which: Literal["latest", "best"]) -> Checkpoint:
     """The latest or the best checkpoint of a job. Raises `NotFound`."""
     checkpoints = await of_job(session, job_id)
@@ -81,6 +89,57 @@ def superfluous(checkpoints: Sequence[Checkpoint], keep_last: int) -> list[Check
     """The checkpoints to remove: all but the best and the last `keep_last`. `checkpoints` has the newest first."""
     kept = best(checkpoints)
     return [checkpoint for checkpoint in checkpoints[keep_last:] if checkpoint is not kept]
+
+
+async def check_initial(session: AsyncSession, wanted: Sequence[tuple[str | None, str]]) -> None:
+    """Check that jobs can begin with the weights of checkpoints.
+
+    Args:
+        session: A write transaction.
+        wanted: The checkpoint that each job begins with, if any, and its model.
+
+    Raises:
+        InvalidFields: If a checkpoint does not exist, or is of another model.
+    """
+    named = {(checkpoint_id, model) for checkpoint_id, model in wanted if checkpoint_id is not None}
+    if named:
+        # A checkpoint that is found is then not removed by a worker that reports a new one.
+        await lock_events(session)
+    for checkpoint_id, model in sorted(named):
+        trained = await session.scalar(
+            select(Job.model).join(Checkpoint, Checkpoint.job_id == Job.id).where(Checkpoint.id == checkpoint_id)
+        )
+        if trained is None:
+            problem = "but there is no such checkpoint: give the id of one that is stored"
+        elif trained != model:
+            problem = f"a checkpoint of {trained}, but model is {model}: give one of {model}, or model {trained}"
+        else:
+            continue
+        raise InvalidFields([FieldError(("init_from",), f"init_from is {checkpoint_id}, {problem}")])
+
+
+async def needed(session: AsyncSession, job_id: str) -> set[str]:
+    """The ids of the checkpoints of a job that jobs and evaluations need which have not ended."""
+    query = select(Checkpoint.id).join(Job, Job.from_checkpoint == Checkpoint.id)
+    needing = query.where(Checkpoint.job_id == job_id, Job.status.not_in(TERMINAL))
+    evaluated = select(Evaluation.checkpoint_id).where(
+        Evaluation.job_id == job_id, Evaluation.status.in_((Status.QUEUED, Status.RUNNING))
+    )
+    return set((await session.scalars(needing.union(evaluated))).all())
+
+
+async def require_unneeded(session: AsyncSession, of: ColumnElement[bool]) -> None:
+    """Raise `Conflict` if jobs that have not ended start from checkpoints of the jobs that match `of`.
+
+    Jobs that match it, too, do not count.
+    """
+    ids = select(Checkpoint.id).where(Checkpoint.job_id.in_(select(Job.id).where(of)))
+    outside = Job.id.not_in(select(Job.id).where(of))
+    query = select(Job.id, Job.from_checkpoint).where(
+        Job.from_checkpoint.in_(ids), Job.status.not_in(TERMINAL), outside
+    )
+    if (found := (await session.execute(query.limit(1))).first()) is not None:
+        raise Conflict(f"Job {found[0]} has not ended and starts from the checkpoint {found[1]}: cancel it first.")
 
 
 async def remove(session: AsyncSession, checkpoint_ids: Sequence[str]) -> None:

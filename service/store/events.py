@@ -8,9 +8,10 @@ from sqlalchemy import Select, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.jobs import Status
+from service.store.columns import storable
 from service.store.database import lock_events
 from service.store.notifications import Channel, notify
-from service.store.tables import Event, Import, Job, storable
+from service.store.tables import Event, Import, Job
 
 _VISIBLE = Event.job_id.not_in(select(Job.id).join(Import, Import.experiment_id == Job.experiment_id))
 FOR_THE_DISPATCHER = frozenset({Status.QUEUED, Status.PAUSING, Status.CANCELLING})

@@ -215,6 +215,7 @@ async def delete(session: AsyncSession, experiment_id: str) -> Sequence[str]:
     counted = (await counts(session, [experiment_id])).get(experiment_id, {})
     if unfinished := sum(count for status, count in counted.items() if status not in TERMINAL):
         raise Conflict(f"Experiment {experiment_id} has {unfinished} jobs that have not ended: cancel it first.")
+    await checkpoints.require_unneeded(session, Job.experiment_id == experiment_id)
     of_it = select(Job.id).where(Job.experiment_id == experiment_id)
     job_ids = (await session.scalars(of_it)).all()
     await session.execute(

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.errors import Conflict, FieldError, InvalidFields, NotFound
 from service.experiments.titles import job_title
 from service.jobs import ACTIONS, ACTIVE, MOST_LABELS, TERMINAL, TRANSITIONS, Action, JobChange, JobRequest, Status
-from service.store import checkpoints, events, imports
+from service.store import checkpoints, events, imports, metrics
 from service.store.database import lock_events
 from service.store.identifiers import new_id
 from service.store.tables import Attempt, Idempotency, Job, JobLabel
@@ -25,12 +25,27 @@ async def create(
     cell: str | None = None,
     retry_of: str | None = None,
     precision: str | None = None,
+    extends: str | None = None,
+    from_checkpoint: str | None = None,
 ) -> Job:
-    """Store a new job and queue it. `precision` is what the precision `auto` is resolved to, if it is."""
+    """Store a new job and queue it. Raises `InvalidFields` if it cannot begin with the checkpoint in `init_from`.
+
+    `precision` is what the precision `auto` is resolved to, if it is.
+    """
+    if from_checkpoint is None:
+        await checkpoints.check_initial(session, [(request.init_from, request.model)])
+        from_checkpoint = request.init_from
     now = datetime.now(UTC)
     row = _row(request, now, await session.scalar(_LAST))
     row["precision"] = row["precision"] or precision
-    job = Job(**row, experiment_id=experiment_id, retry_of=retry_of, cell=cell)
+    job = Job(
+        **row,
+        experiment_id=experiment_id,
+        retry_of=retry_of,
+        cell=cell,
+        extends=extends,
+        from_checkpoint=from_checkpoint,
+    )
     session.add(job)
     await session.flush()
     session.add_all(JobLabel(job_id=job.id, key=key, value=value) for key, value in request.labels.items())
@@ -46,17 +61,19 @@ async def create_all(
 ) -> Sequence[str]:
     """Queue the jobs of an experiment, each with its cell, in the given order. Returns their ids.
 
-    A constraint of the database permits one job per cell and seed.
+    A constraint of the database permits one job per cell and seed. Raises `InvalidFields` as `create` does.
     """
     if not cells:
         return []
+    await checkpoints.check_initial(session, [(request.init_from, request.model) for _, request in cells])
     began, last = datetime.now(UTC), await session.scalar(_LAST)
     rows: list[dict[str, Any]] = []
     labels: list[dict[str, Any]] = []
     for number, (cell, request) in enumerate(cells):
         # A microsecond apart, so that they are listed in the order given.
         row = _row(request, began + timedelta(microseconds=number), last)
-        rows.append(row | {"status": status, "experiment_id": experiment_id, "cell": cell})
+        own = {"experiment_id": experiment_id, "cell": cell, "from_checkpoint": request.init_from}
+        rows.append(row | own | {"status": status})
         labels += [{"job_id": row["id"], "key": key, "value": value} for key, value in request.labels.items()]
     await session.execute(insert(Job), rows)
     if labels:
@@ -151,7 +168,7 @@ async def cancel(session: AsyncSession, job_id: str) -> Job:
     if job.status in (Status.CANCELLED, Status.CANCELLING):
         return job
     if Action.CANCEL not in ACTIONS[job.status]:
-        raise Conflict(f"Job {job_id} {_is(job)} and cannot be cancelled.")
+        raise Conflict(f"Job {job_id} {state_of(job)} and cannot be cancelled.")
     await change_status(session, job, Status.CANCELLING if job.status in ACTIVE else Status.CANCELLED, "requested")
     return job
 
@@ -162,7 +179,7 @@ async def pause(session: AsyncSession, job_id: str) -> Job:
     if job.status in (Status.PAUSED, Status.PAUSING):
         return job
     if Action.PAUSE not in ACTIONS[job.status]:
-        raise Conflict(f"Job {job_id} {_is(job)} and cannot be paused: only a queued or running job can.")
+        raise Conflict(f"Job {job_id} {state_of(job)} and cannot be paused: only a queued or running job can.")
     await change_status(session, job, Status.PAUSED if job.status is Status.QUEUED else Status.PAUSING, "requested")
     return job
 
@@ -173,7 +190,7 @@ async def resume(session: AsyncSession, job_id: str) -> Job:
     if job.status in (Status.QUEUED, Status.STARTING, Status.RUNNING):
         return job
     if Action.RESUME not in ACTIONS[job.status]:
-        raise Conflict(f"Job {job_id} {_is(job)} and cannot be resumed: only a paused job can.")
+        raise Conflict(f"Job {job_id} {state_of(job)} and cannot be resumed: only a paused job can.")
     job.not_before = None
     await change_status(session, job, Status.QUEUED, "resumed")
     return job
@@ -186,27 +203,36 @@ async def retry(session: AsyncSession, job_id: str) -> Job:
     """
     job = await get(session, job_id, lock=True)
     if Action.RETRY not in ACTIONS[job.status]:
-        raise Conflict(f"Job {job_id} {_is(job)} and cannot be retried: only a failed or cancelled job can.")
+        raise Conflict(f"Job {job_id} {state_of(job)} and cannot be retried: only a failed or cancelled job can.")
     existing = await session.scalar(select(Job).where(Job.retry_of == job_id))
     if existing is not None:
         return existing
-    request = JobRequest.model_validate(
-        job.spec
-        | {
-            "name": job.name,
-            "labels": (await labels(session, [job_id])).get(job_id, {}),
-            "priority": job.priority,
-            "max_retries": job.max_retries,
-        }
-    )
-    return await create(
+    if job.from_checkpoint is not None and await checkpoints.find(session, job.from_checkpoint) is None:
+        raise Conflict(f"Job {job_id} cannot be retried: the checkpoint {job.from_checkpoint} no longer exists.")
+    new = await create(
         session,
-        request,
+        await request_of(session, job),
         experiment_id=job.experiment_id,
         cell=job.cell,
         retry_of=job_id,
         precision=job.precision,
+        extends=job.extends,
+        from_checkpoint=job.from_checkpoint,
     )
+    if job.extends is not None:
+        await metrics.copy(session, await get(session, job.extends), new)
+    return new
+
+
+async def request_of(session: AsyncSession, job: Job) -> JobRequest:
+    """Return the request for a job like this one."""
+    own = {
+        "name": job.name,
+        "labels": (await labels(session, [job.id])).get(job.id, {}),
+        "priority": job.priority,
+        "max_retries": job.max_retries,
+    }
+    return JobRequest.model_validate(job.spec | own)
 
 
 async def change(session: AsyncSession, job_id: str, wanted: JobChange) -> Job:
@@ -238,7 +264,8 @@ async def delete(session: AsyncSession, job_id: str) -> None:
     """Delete a job that has ended, and all its rows. Raises `NotFound`, or `Conflict` if it has not ended."""
     job = await get(session, job_id, lock=True)
     if Action.DELETE not in ACTIONS[job.status]:
-        raise Conflict(f"Job {job_id} {_is(job)}: cancel it before it is deleted.")
+        raise Conflict(f"Job {job_id} {state_of(job)}: cancel it before it is deleted.")
+    await checkpoints.require_unneeded(session, Job.id == job_id)
     retried = job.retry_of
     await session.execute(delete_from(Idempotency).where(Idempotency.answer == job_id))
     await checkpoints.remove_of_jobs(session, select(Job.id).where(Job.id == job_id))
@@ -330,5 +357,6 @@ def _ended(job: Job) -> str:
     return {Status.SUCCEEDED: "succeeded", Status.FAILED: "failed"}.get(job.status, f"been {job.status}")
 
 
-def _is(job: Job) -> str:
+def state_of(job: Job) -> str:
+    """Return the state of a job as a predicate, such as "has failed" or "is queued"."""
     return f"has {_ended(job)}" if job.status in TERMINAL else f"is {job.status}"

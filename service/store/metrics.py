@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, get_args
 
-from sqlalchemy import case, func, select, update
+from sqlalchemy import case, false, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.store.tables import Job, Metric, MetricSummary
@@ -40,6 +40,23 @@ async def add(session: AsyncSession, job: Job, attempt_id: str, event: Metrics) 
         job.summary = summarize(job.summary, event.step, values)
         await sort_by_summary(session, {job.id: job.summary})
     return values
+
+
+async def copy(session: AsyncSession, source: Job, job: Job) -> None:
+    """Give a new job the rows and the summary of the job whose training it continues.
+
+    A training of the new number of epochs has no telemetry of an epoch that was measured only because it was the last.
+    """
+    live = (Metric.job_id == source.id) & ~Metric.superseded
+    if (telemetry := source.spec.get("telemetry")) is not None:
+        live &= (Metric.kind != "telemetry") | (Metric.epoch % telemetry["every_epochs"] == 0)
+    number = func.row_number().over(order_by=Metric.id)
+    own = literal(job.id), literal(job.id), number
+    rows = select(*own, Metric.kind, Metric.epoch, Metric.step, Metric.time, Metric.values, false()).where(live)
+    columns = "job_id", "attempt_id", "seq", "kind", "epoch", "step", "time", "values", "superseded"
+    await session.execute(insert(Metric).from_select(columns, rows))
+    job.summary = source.summary
+    await sort_by_summary(session, {job.id: job.summary})
 
 
 async def supersede(session: AsyncSession, job: Job, beyond_step: int) -> None:

@@ -1,28 +1,22 @@
-"""The tables of the database, and their column types."""
+"""The tables of the database."""
 
-import math
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
-    JSON,
     BigInteger,
-    DateTime,
-    Dialect,
     Double,
     ForeignKey,
     Index,
     Integer,
     MetaData,
-    Text,
-    TypeDecorator,
     UniqueConstraint,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.sql.operators import OperatorType
 
-from service.jobs import UNSTORABLE, Status
+from service.jobs import Status
+from service.store.columns import JSONObject, PlainText, StatusText, UTCDateTime
 
 NAMING = {
     "ix": "ix_%(column_0_N_label)s",
@@ -30,76 +24,6 @@ NAMING = {
     "fk": "fk_%(table_name)s_%(column_0_name)s",
     "pk": "pk_%(table_name)s",
 }
-
-
-class UTCDateTime(TypeDecorator[datetime]):
-    """A point in time, stored as UTC: SQLite stores no time zone."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        assert value.tzinfo is not None, "a time without a time zone"
-        value = value.astimezone(UTC)
-        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-class PlainText(TypeDecorator[str]):
-    """Text that both databases can store: NUL and unpaired surrogates become U+FFFD."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        return None if value is None else storable(value)
-
-
-class JSONObject(TypeDecorator[dict[str, Any]]):
-    """A JSON value that both databases can store: strings as in `PlainText`, null for a number that is not finite."""
-
-    impl = JSON(none_as_null=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: dict[str, Any] | None, dialect: Dialect) -> Any:
-        return storable(value)
-
-    def coerce_compared_value(self, op: OperatorType | None, value: Any) -> Any:
-        return self.impl_instance.coerce_compared_value(op, value)
-
-
-def storable(value: Any) -> Any:
-    """Return a copy of `value` in which both databases can store all strings and numbers."""
-    match value:
-        case str():
-            return UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", value)
-        case float():
-            return value if math.isfinite(value) else None
-        case dict():
-            return {storable(key): storable(entry) for key, entry in value.items()}
-        case list() | tuple():
-            return [storable(entry) for entry in value]
-        case _:
-            return value
-
-
-class StatusText(TypeDecorator[Status]):
-    """A status, stored by its name."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: Status | None, dialect: Dialect) -> str | None:
-        return None if value is None else storable(str(value))
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Status | None:
-        return None if value is None else Status(value)
 
 
 _ROW_ID = BigInteger().with_variant(Integer, "sqlite")
@@ -120,7 +44,8 @@ class Table(DeclarativeBase):
 class Job(Table):
     """A job: its request, its status, and the summary of its metrics.
 
-    `precision` is null until the precision `auto` of its spec is resolved.
+    `precision` is null until the precision `auto` of its spec is resolved. `from_checkpoint` is the checkpoint that it
+    starts from: one of the job that it `extends`, with its whole state, or else of any job, with its weights.
     """
 
     __tablename__ = "jobs"
@@ -134,6 +59,8 @@ class Job(Table):
     experiment_id: Mapped[str | None]
     cell: Mapped[str | None]
     retry_of: Mapped[str | None] = mapped_column(unique=True)
+    extends: Mapped[str | None] = mapped_column(index=True)
+    from_checkpoint: Mapped[str | None] = mapped_column(index=True)
 
     model: Mapped[str]
     normalization: Mapped[str]
@@ -267,7 +194,10 @@ class Event(Table):
 
 
 class Metric(Table):
-    """A row of metrics. A row is superseded if a later attempt resumed from a checkpoint before it."""
+    """A row of metrics. A row is superseded if a later attempt resumed from a checkpoint before it.
+
+    Rows that a job has of the job that it extends have its own id in `attempt_id`.
+    """
 
     __tablename__ = "metrics"
 
@@ -339,6 +269,28 @@ class Checkpoint(Table):
     created_at: Mapped[datetime]
 
     __table_args__ = (Index("ix_checkpoints_job_id_step", "job_id", "step"),)
+
+
+class Evaluation(Table):
+    """An evaluation of a checkpoint on request. It stays when its checkpoint is removed.
+
+    `request` has the choices of an `EvaluationSpec`, `result` an `Evaluated`. `losses` counts the workers it has lost.
+    """
+
+    __tablename__ = "evaluations"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    checkpoint_id: Mapped[str] = mapped_column(index=True)
+    epoch: Mapped[int]
+    step: Mapped[int]
+    request: Mapped[dict[str, Any]]
+    status: Mapped[Status] = mapped_column(index=True)
+    losses: Mapped[int] = mapped_column(default=0)
+    result: Mapped[dict[str, Any] | None]
+    error: Mapped[str | None]
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
 
 
 class Idempotency(Table):

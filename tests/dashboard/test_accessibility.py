@@ -10,6 +10,7 @@ from playwright.async_api import Page, expect
 
 from tests.dashboard.conftest import Api, Visit
 from tests.integration.api.reporter import Reporter
+from tests.integration.api.test_evaluations import computed
 
 pytestmark = pytest.mark.anyio
 AXE = (files("axe_core_python") / "axe.min.js").read_text()
@@ -44,7 +45,9 @@ async def addresses(api: Api, submit: Callable[..., str], reporter: Reporter) ->
         await reporter.metrics("telemetry", epoch, 10 * epoch, train_mode_error=0.2, eval_mode_error=0.3, **gaps)
     await reporter.log("a line")
     await reporter.log("a warning", "warning")
-    await reporter.checkpoint(3, 30, {"model.safetensors": b"weights"}, test_error=0.2)
+    taken = await reporter.checkpoint(3, 30, {"model.safetensors": b"weights"}, test_error=0.2)
+    httpx2.post(f"{api.url}/v1/checkpoints/{taken}/evaluate", json={"batch_statistics": 4})
+    await computed(reporter.database, batch_statistics=4)
     await reporter.finish()
     body = {"grid": {"normalization": [{"type": "batch"}, {"type": "group"}], "batch_size": [8, 4]}}
     experiment = httpx2.post(f"{api.url}/v1/experiments", json=body).json()["id"]

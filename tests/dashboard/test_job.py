@@ -1,5 +1,6 @@
 """The page of a job: live curves, log, checkpoints, and the possible actions."""
 
+import base64
 import hashlib
 import re
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from playwright.async_api import expect
 from service.client import Client
 from tests.dashboard.conftest import Visit
 from tests.integration.api.reporter import Reporter
+from tests.integration.api.test_evaluations import computed
 from worker.events import Failure, Log
 
 pytestmark = pytest.mark.anyio
@@ -165,6 +167,58 @@ async def test_a_job_is_paused_resumed_and_cancelled(visit: Visit, submit: Calla
     await expect(page).not_to_have_url(f"{visit.api.url}/jobs/{job}")
     await expect(heading).to_contain_text("queued")
     await expect(page.get_by_role("link", name=job)).to_be_visible()
+
+
+async def test_a_succeeded_job_is_extended_or_says_why_not(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    fixed = submit(epochs=2, schedule={"type": "cosine"})
+    await reporter.start()
+    await reporter.finish()
+    job = submit(epochs=2, schedule={"type": "constant"}, name="to be extended")
+    await reporter.start()
+    await reporter.checkpoint(2, 20, {"state.pt": b"x"}, test_error=0.5)
+    await reporter.finish()
+    page = await visit.open(f"/jobs/{fixed}")
+    page.once("dialog", lambda dialog: dialog.accept("6"))
+    await page.get_by_role("button", name="Extend").click()
+    await expect(page.locator(".toast")).to_contain_text("its schedule is cosine, and its rate falls over the whole")
+
+    page = await visit.open(f"/jobs/{job}")
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    await page.get_by_role("button", name="Extend").click()
+    page.once("dialog", lambda dialog: dialog.accept("6"))
+    await page.get_by_role("button", name="Extend").click()
+    await expect(page.get_by_text("– / 6")).to_be_visible()
+    await page.get_by_role("link", name=job).click()
+    await expect(page).to_have_url(f"{visit.api.url}/jobs/{job}")
+
+
+async def test_a_checkpoint_is_evaluated_by_the_statistics_of_batches_and_shows_its_mistakes(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    job = submit(epochs=2)
+    await reporter.start()
+    await reporter.checkpoint(1, 10, {"state.pt": b"x"}, test_error=0.5)
+    await reporter.finish()
+    page = await visit.open(f"/jobs/{job}?tab=checkpoints")
+    await expect(page.get_by_text("No checkpoint was evaluated yet.")).to_be_visible()
+    await page.get_by_label("Normalized by").select_option("4")
+    await page.get_by_role("button", name="Evaluate").click()
+    row = page.get_by_role("region", name="Evaluations").locator("tbody tr")
+    await expect(row).to_contain_text("batches of 4")
+    await expect(row).to_contain_text("queued")
+
+    pixels = base64.b64encode(bytes([255, 0, 0] * 1024)).decode()
+    mistake = {"index": 7, "label": 0, "predicted": 1, "confidence": 0.75, "pixels": pixels}
+    await computed(reporter.database, batch_statistics=4, mistakes=[mistake])
+    await expect(row).to_contain_text("25.00 %")
+    matrix = page.get_by_role("region", name="Confusion matrix").locator("tbody tr").first
+    await expect(matrix.locator("td")).to_have_text(["3", "1", *["0"] * 8, "25.00 %"])
+    image = page.get_by_role("img", name="airplane, taken for automobile (75.00 %)")
+    await expect(image).to_be_visible()
+    red = "canvas => [...canvas.getContext('2d').getImageData(31, 31, 1, 1).data].join()"
+    assert await image.evaluate(red) == "255,0,0,255"
 
 
 async def test_a_failure_says_why_and_a_deleted_job_is_gone(

@@ -2,7 +2,8 @@
 
 A checkpoint has three files: `model.safetensors` (weights and running averages), `state.pt` (the state of the optimizer
 and the position in the training, loaded with `weights_only=True`) and `manifest.json` (the spec, the step, the metrics,
-and the sha256 of the other two files).
+and the sha256 of the other two files). With `ema`, `model.safetensors` has the averages, which are evaluated, and
+`state.pt` the weights that the training continues with.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +22,7 @@ from typing import Any, Protocol, Self
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from worker.events import CheckpointTaken, File, Precision
 from worker.folders import sync_folder
@@ -28,6 +30,8 @@ from worker.models import build_model
 from worker.spec import TrainingSpec
 
 FORMAT = 1
+NAMED = 3
+"""Tensors that an error names at most of each kind."""
 MODEL, STATE, MANIFEST = "model.safetensors", "state.pt", "manifest.json"
 
 
@@ -47,6 +51,16 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         """Load a state in place."""
+
+
+class Average(Protocol):
+    """The average of the weights of a network."""
+
+    def reset(self) -> None:
+        """Begin at the present weights of the network."""
+
+    def in_place(self) -> AbstractContextManager[None]:
+        """Put the average into the network; its own weights return at the end."""
 
 
 @dataclass(frozen=True)
@@ -126,17 +140,21 @@ def capture(
     spec: TrainingSpec,
     model: nn.Module,
     optimizer: Stateful,
+    average: Average | None,
     position: Position,
     versions: Mapping[str, str],
     precision: Precision = "float32",
 ) -> Checkpoint:
     """Return a checkpoint of the training, in memory. Equal weights give a byte-identical `model.safetensors`."""
     step = position.epoch * spec.steps_per_epoch + position.step_in_epoch
-    state = io.BytesIO()
-    torch.save({"optimizer": optimizer.state_dict(), "position": asdict(position)}, state)
+    state = {"optimizer": optimizer.state_dict(), "position": asdict(position)}
+    if average is not None:
+        state["weights"] = _weights(model)
+    content = io.BytesIO()
+    torch.save(state, content)
     metrics = dict(position.metrics) if position.step_in_epoch == 0 else {}
-    weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    files = {MODEL: safetensors.torch.save(weights), STATE: state.getvalue()}
+    with average.in_place() if average else nullcontext():
+        files = {MODEL: safetensors.torch.save(_weights(model)), STATE: content.getvalue()}
     manifest = {
         "format": FORMAT,
         "spec": spec.model_dump(mode="json"),
@@ -152,15 +170,22 @@ def capture(
 
 
 def restore(
-    checkpoint: Checkpoint, spec: TrainingSpec, model: nn.Module, optimizer: Stateful, rank: int = 0
+    checkpoint: Checkpoint,
+    spec: TrainingSpec,
+    model: nn.Module,
+    optimizer: Stateful,
+    average: Average | None,
+    rank: int = 0,
 ) -> Position:
     """Restore a training in place from a checkpoint.
 
     Args:
         checkpoint: The checkpoint.
-        spec: The spec; it may differ from that of the checkpoint in `checkpoint` and `telemetry` only.
+        spec: The spec; it may differ from that of the checkpoint in `checkpoint` and `telemetry` only, and have more
+            epochs if its schedule allows it.
         model: The model that the weights are loaded into.
         optimizer: The optimizer that the state is loaded into.
+        average: The average of the weights of the model, if the spec has one.
         rank: Rank of this worker.
 
     Returns:
@@ -172,10 +197,11 @@ def restore(
     verify(checkpoint)
     saved = TrainingSpec.model_validate(json.loads(checkpoint.files[MANIFEST])["spec"])
     # How often checkpoints are taken and telemetry is measured does not affect the weights.
+    free = {"checkpoint", "telemetry"}
+    if spec.schedule.fixed_to_length is None and saved.epochs <= spec.epochs:
+        free.add("epochs")
     if differing := [
-        name
-        for name in TrainingSpec.model_fields
-        if name not in ("checkpoint", "telemetry") and getattr(saved, name) != getattr(spec, name)
+        name for name in TrainingSpec.model_fields if name not in free and getattr(saved, name) != getattr(spec, name)
     ]:
         raise CheckpointError(
             f"the checkpoint at step {checkpoint.step} is of another training: {', '.join(differing)} differ; "
@@ -184,10 +210,40 @@ def restore(
     device = next(model.parameters()).device
     _load_weights(model, checkpoint.files[MODEL], MODEL)
     state = torch.load(io.BytesIO(checkpoint.files[STATE]), map_location=device, weights_only=True)
+    if average is not None:
+        average.reset()
+        model.load_state_dict(state["weights"])
     optimizer.load_state_dict(state["optimizer"])
     position = state["position"]
     windows = [Window(**window) for window in (position["window"], *position.get("other_windows", ()))]
     return Position(**{**position, "window": windows[rank], "other_windows": []})
+
+
+def begin_with(checkpoint: Checkpoint | None, name: str, model: nn.Module, average: Average | None) -> None:
+    """Load the weights of a checkpoint, which may be of another training, as the initial ones.
+
+    Args:
+        checkpoint: The checkpoint. Of its training, neither the optimizer nor the position is used.
+        name: The id of the checkpoint, for error messages.
+        model: The model that the weights are loaded into.
+        average: The average of the weights of the model, if the training has one; it begins at these weights.
+
+    Raises:
+        CheckpointError: If the checkpoint is missing or damaged, or does not fit the model; the message names what does
+            not fit.
+    """
+    if checkpoint is None:
+        raise CheckpointError(f"init_from is {name}, but the training was not given that checkpoint")
+    verify(checkpoint)
+    weights = safetensors.torch.load(checkpoint.files[MODEL])
+    if misfits := _misfits(model.state_dict(), weights):
+        raise CheckpointError(
+            f"the checkpoint {name} of init_from does not fit this model and normalization: {misfits}; give one that "
+            "was trained with the same"
+        )
+    model.load_state_dict(weights)
+    if average is not None:
+        average.reset()
 
 
 def verify(checkpoint: Checkpoint) -> None:
@@ -269,6 +325,19 @@ def load_model(path: Path, spec: TrainingSpec) -> nn.Module:
     return model.eval()
 
 
+def network_of(checkpoint: Checkpoint) -> tuple[TrainingSpec, nn.Module]:
+    """Return the spec of a checkpoint, and its network with its weights, in evaluation mode on the CPU.
+
+    Raises:
+        CheckpointError: If the checkpoint is damaged.
+    """
+    verify(checkpoint)
+    spec = TrainingSpec.model_validate(json.loads(checkpoint.files[MANIFEST])["spec"])
+    model = build_model(spec.model, spec.normalization, seed=spec.seed)
+    _load_weights(model, checkpoint.files[MODEL], MODEL)
+    return spec, model.eval()
+
+
 def _load_weights(model: nn.Module, content: bytes, name: str) -> None:
     try:
         model.load_state_dict(safetensors.torch.load(content))
@@ -276,6 +345,25 @@ def _load_weights(model: nn.Module, content: bytes, name: str) -> None:
         raise CheckpointError(f"{name} is not a safetensors file ({error}): use another checkpoint") from error
     except RuntimeError as error:
         raise CheckpointError(f"{name} is of another model or normalization: {error}") from error
+
+
+def _misfits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Name the tensors that are missing, superfluous or of another shape; empty if all fit."""
+    common = [name for name in expected if name in found]
+    groups = {
+        "it lacks": [name for name in expected if name not in found],
+        "it also has": sorted(name for name in found if name not in expected),
+        "of another shape are": [name for name in common if found[name].shape != expected[name].shape],
+    }
+    return "; ".join(
+        f"{what} {', '.join(names[:NAMED])}{f' and {len(names) - NAMED} more' if len(names) > NAMED else ''}"
+        for what, names in groups.items()
+        if names
+    )
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
 
 
 def _describe(content: bytes) -> File:

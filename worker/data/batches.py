@@ -9,7 +9,7 @@ import math
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from worker.architecture import IMAGE_CHANNELS, IMAGE_SIZE
 from worker.data.datasets import DatasetError, ImageDataset, split
-from worker.metrics import EvaluatedSplit
+from worker.metrics import EvaluatedSplit, SplitName
 from worker.numerics.precision import MEMORY_FORMAT
 from worker.numerics.seeding import generator
 from worker.spec import DATASET_SIZES, TrainingSpec
@@ -135,13 +135,11 @@ class TrainingData:
             test_limit=spec.dataset.test_limit,
             holdout=spec.dataset.holdout,
         )
-        self._train_images, self._train_labels = tensors[:2]
-        self._train_index = torch.from_numpy(parts.train)
-        evaluated: dict[EvaluatedSplit, tuple[Tensor, Tensor, Tensor]] = {
+        self._parts: dict[SplitName, tuple[Tensor, Tensor, Tensor]] = {
+            "train": (tensors[0], tensors[1], torch.from_numpy(parts.train)),
             "holdout": (tensors[0], tensors[1], torch.from_numpy(parts.holdout).to(self.device)),
             "test": (tensors[2], tensors[3], torch.from_numpy(parts.test).to(self.device)),
         }
-        self._evaluated = {name: part for name, part in evaluated.items() if len(part[2])}
         mean, deviation = (
             SYMMETRIC_STATISTICS
             if spec.dataset.standardization == "symmetric"
@@ -154,11 +152,11 @@ class TrainingData:
     @property
     def splits(self) -> tuple[EvaluatedSplit, ...]:
         """The images that every epoch is evaluated on: the holdout if there is one, then the test images."""
-        return tuple(self._evaluated)
+        return tuple(split for split in get_args(EvaluatedSplit) if len(self._parts[split][2]))
 
     def num_images(self, split: EvaluatedSplit) -> int:
         """Return the number of images of a split."""
-        return len(self._evaluated[split][2])
+        return len(self._parts[split][2])
 
     def epoch_batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Yield the training batches of an epoch.
@@ -175,17 +173,18 @@ class TrainingData:
         """
         batch_size, steps = self.spec.batch_size, self.spec.steps_per_epoch
         plan = self._shard(plan_epoch(self.spec, epoch))
-        index = self._train_index[plan.order].to(self.device)
+        all_images, all_labels, selected = self._parts["train"]
+        index = selected[plan.order].to(self.device)
         offsets = None if plan.offsets is None else plan.offsets.to(self.device)
         mirrored = None if plan.mirrored is None else plan.mirrored.to(self.device)
         max_count = max(1, CHUNK_IMAGES // batch_size)
         step, count = first_step, 1
         while step < steps:
             part = slice(step * batch_size, min(step + count, steps) * batch_size)
-            images = self._train_images[index[part]]
+            images = all_images[index[part]]
             if offsets is not None and mirrored is not None:
                 images = crop_and_mirror(images, offsets[:, part], mirrored[part])
-            labels = self._train_labels[index[part]]
+            labels = all_labels[index[part]]
             yield from zip(
                 torch.split(self._standardize(images), batch_size), torch.split(labels, batch_size), strict=True
             )
@@ -203,13 +202,36 @@ class TrainingData:
         Yields:
             Images, float32 (b, 3, 32, 32), and labels, int64 (b,).
         """
-        images, labels, positions = self._evaluated[split]
+        images, labels, positions = self._parts[split]
         batches = torch.split(positions, EVAL_BATCH_SIZE)
         empty = positions[:0]
         for first in range(0, len(batches), self._num_workers):
             number = first + self._rank
             index = batches[number] if number < len(batches) else empty
             yield self._standardize(images[index]), labels[index]
+
+    def plain_batches(self, part: SplitName, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield the images of a split without augmentation, in the order of the dataset; the last batch may be smaller.
+
+        Args:
+            part: "train": the images of the training; "test", "holdout".
+            batch_size: Images per batch.
+
+        Yields:
+            Images, float32 (b, 3, 32, 32), labels, int64 (b,), and positions in the dataset, int64 (b,).
+
+        Raises:
+            ValueError: If the split is the holdout, and the spec has none.
+        """
+        images, labels, index = self._parts[part]
+        if not len(index):
+            raise ValueError(f"the split is {part}, but the training holds out no images: give test or train")
+        for positions in torch.split(index.to(self.device), batch_size):
+            yield self._standardize(images[positions]), labels[positions], positions
+
+    def pixels(self, part: SplitName, position: int) -> Tensor:
+        """Return an image of the dataset as it is, uint8 (3, 32, 32)."""
+        return self._parts[part][0][position]
 
     def _shard(self, plan: EpochPlan) -> EpochPlan:
         """Return the part of an epoch that this worker trains on."""

@@ -19,8 +19,8 @@ from worker.architecture import ModelName
 from worker.data import mapped_files
 from worker.data.datasets import ImageDataset
 from worker.distributed.rank import RankInfo
-from worker.events import Event, Failure, Finished, Precision, StopRequest
-from worker.process.messages import Compare, Configure, Listening, Reported, Start, Stop
+from worker.events import Evaluated, Event, Failure, Finished, Precision, StopRequest
+from worker.process.messages import Compare, Configure, Evaluate, Listening, Reported, Start, Stop
 from worker.process.process_ids import ProcessId, machine
 from worker.process.training_process import TrainingProcess, TrainingProcessGone
 
@@ -133,6 +133,7 @@ class TrainingWorker:
         self._attempt: _Attempt | None = None
         self._datasets: dict[str, Path | ImageDataset] = {}
         self._lock = threading.Lock()
+        self._evaluating = False
 
     def prepare(self) -> WorkerState:
         """Start the training process and wait until it is warmed up.
@@ -164,7 +165,7 @@ class TrainingWorker:
             pid=process.pid,
             device=process.device,
             attempt_id=attempt.id if attempt else None,
-            finished=attempt is None or attempt.finished,
+            finished=(attempt is None or attempt.finished) and not self._evaluating,
             bfloat16=process.bfloat16,
             processes=(own, ProcessId.of(process.pid)),
             machine=machine(),
@@ -189,6 +190,28 @@ class TrainingWorker:
             process = self._idle_process()
             return process.compare(Compare(model, batch_size)).seconds
 
+    def evaluate(
+        self, checkpoint: Mapping[str, bytes], dataset: ImageDataset, asked: dict[str, Any]
+    ) -> Evaluated | Failure:
+        """Evaluate a checkpoint.
+
+        Args:
+            checkpoint: Its files.
+            dataset: The dataset of its training.
+            asked: The `EvaluationSpec`, as JSON values.
+
+        Raises:
+            RuntimeError: If an attempt is running.
+            TrainingProcessGone: If the process has ended or does not respond.
+        """
+        with self._lock:
+            process = self._idle_process()
+            self._evaluating = True
+            try:
+                return process.evaluate(Evaluate(checkpoint, self._publish(dataset), asked)).result
+            finally:
+                self._evaluating = False
+
     def receive(self, dataset: ImageDataset) -> None:
         """Store a dataset on this node, so that the start of an attempt does not wait for it."""
         with self._lock:
@@ -203,6 +226,7 @@ class TrainingWorker:
         rank: int = 0,
         address: str | None = None,
         precision: Precision | None = None,
+        initial: Mapping[str, bytes] | None = None,
     ) -> None:
         """Start an attempt; do nothing if it is already started.
 
@@ -214,6 +238,7 @@ class TrainingWorker:
             rank: Rank of this worker in the job. Rank 0 is started first.
             address: Address at which rank 0 listens, as `rendezvous` of that worker returned it; None on rank 0.
             precision: What the precision "auto" was resolved to.
+            initial: Files of the checkpoint that `init_from` names, unless `checkpoint` is given.
 
         Raises:
             RuntimeError: If another attempt is running.
@@ -228,7 +253,8 @@ class TrainingWorker:
                 host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
                 rank_info = RankInfo(rank, world_size, host, self._rendezvous_timeout_s, address)
             self._attempt = _Attempt(attempt_id, rank_info)
-            process.start(Start(attempt_id, spec, self._publish(dataset), checkpoint, rank_info, precision))
+            published = self._publish(dataset)
+            process.start(Start(attempt_id, spec, published, checkpoint, rank_info, precision, initial))
 
     def rendezvous(self, attempt_id: str, wait_s: float) -> str | None:
         """Return the host:port at which rank 0 of an attempt listens; None if it does not listen within `wait_s`.

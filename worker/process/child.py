@@ -20,7 +20,7 @@ from worker.data import mapped_files
 from worker.data.datasets import ImageDataset
 from worker.distributed.process_group import SINGLE_WORKER, ProcessGroup, join
 from worker.distributed.rank import RankInfo
-from worker.events import CheckpointTaken, Event, Finished, Log, StopRequest
+from worker.events import CheckpointTaken, Evaluated, Event, Failure, Finished, Log, StopRequest
 from worker.numerics.gpus import gpu_problem
 from worker.numerics.precision import has_bfloat16
 from worker.process.messages import (
@@ -28,6 +28,8 @@ from worker.process.messages import (
     Compared,
     Configure,
     Ending,
+    Evaluate,
+    EvaluationEnded,
     LeaseRenewed,
     Listening,
     Ping,
@@ -39,10 +41,11 @@ from worker.process.messages import (
     Stop,
 )
 from worker.process.warmup import warm_up
-from worker.spec import TrainingSpec
+from worker.spec import EvaluationSpec, TrainingSpec
 from worker.training.comparison import step_seconds
 from worker.training.failures import DeviceLost, failure_of, first_line
 from worker.training.loop import train
+from worker.training.predictions import evaluate_checkpoint
 from worker.training.step_cache import StepCache
 
 KEPT_STEPS = 0.1
@@ -55,7 +58,7 @@ class Child:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._send_lock = threading.Lock()
-        self._tasks: queue.SimpleQueue[Start | Compare] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[Start | Compare | Evaluate] = queue.SimpleQueue()
         self._compared: dict[Compare, Compared] = {}
         self._attempt_id = ""
         self._request: StopRequest | None = None
@@ -81,6 +84,8 @@ class Child:
                     self._train(start)
                 case Compare() as compare:
                     self._compare(compare)
+                case Evaluate() as evaluate:
+                    self._evaluate(evaluate)
 
     def _prepare(self, gpu_share: float) -> None:
         """Choose the device and warm it up."""
@@ -107,8 +112,8 @@ class Child:
                         self._attempt_id, self._request = start.attempt_id, None
                         self._lease_renewed_at = time.monotonic()
                         self._tasks.put(start)
-                    case Compare() as compare:
-                        self._tasks.put(compare)
+                    case (Compare() | Evaluate()) as task:
+                        self._tasks.put(task)
                     case Stop(attempt_id, request) if attempt_id == self._attempt_id and self._request != "cancel":
                         self._request = request
                     case RenewLease():
@@ -119,7 +124,9 @@ class Child:
         except (EOFError, OSError):
             os._exit(0)
 
-    def _send(self, message: Ready | Compared | Reported | Listening | LeaseRenewed | Pong | Ending) -> None:
+    def _send(
+        self, message: Ready | Compared | EvaluationEnded | Reported | Listening | LeaseRenewed | Pong | Ending
+    ) -> None:
         try:
             with self._send_lock:
                 self._connection.send(message)
@@ -136,6 +143,22 @@ class Child:
         if compare not in self._compared:
             self._compared[compare] = Compared(step_seconds(compare.model, compare.batch_size))
         self._send(self._compared[compare])
+
+    def _evaluate(self, evaluate: Evaluate) -> None:
+        try:
+            result: Evaluated | Failure = evaluate_checkpoint(
+                Checkpoint.from_files(evaluate.checkpoint),
+                self._load(evaluate.dataset),
+                EvaluationSpec.model_validate(evaluate.asked),
+                torch.device(self._device),
+            )
+        except DeviceLost as error:
+            self._end(str(error))
+        except Exception as error:
+            result = failure_of(error, None)
+        if self._device != "cpu":
+            torch.cuda.empty_cache()
+        self._send(EvaluationEnded(result))
 
     def _train(self, start: Start) -> None:
         def report(event: Event) -> None:
@@ -156,6 +179,7 @@ class Child:
                 save=save,
                 control=self._control,
                 resume=Checkpoint.from_files(start.checkpoint) if start.checkpoint else None,
+                initial=Checkpoint.from_files(start.initial) if start.initial else None,
                 group=group,
                 precision=start.precision,
                 steps=self._steps,

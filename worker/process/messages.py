@@ -1,8 +1,8 @@
 """The messages between the actor and its training process. They are pickled by the name of this module.
 
-To the process: `Configure` once, then `Compare`, `Start`, `Stop`, `RenewLease` and `Ping`. From it: `Ready` once, then
-`Compared`, `Reported`, `Listening`, `LeaseRenewed` and `Pong`; `Ending` is the last, if it can say why
-it ends.
+To the process: `Configure` once, then `Compare`, `Evaluate`, `Start`, `Stop`, `RenewLease` and `Ping`. From it: `Ready`
+once, then `Compared`, `EvaluationEnded`, `Reported`, `Listening`, `LeaseRenewed` and `Pong`; `Ending` is the last, if
+it can say why it ends.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from typing import Any
 from worker.architecture import ModelName
 from worker.data.datasets import ImageDataset
 from worker.distributed.rank import RankInfo
-from worker.events import Event, Precision, StopRequest
+from worker.events import Evaluated, Event, Failure, Precision, StopRequest
 
 Files = Mapping[str, bytes]
 """Content of each file of a checkpoint, by name."""
@@ -70,6 +70,28 @@ class Compared:
 
 
 @dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a checkpoint. It is sent while no attempt trains.
+
+    Attributes:
+        checkpoint: Its files.
+        dataset: Path of the mapped files of the dataset, or the dataset itself.
+        asked: The `EvaluationSpec`, as JSON values.
+    """
+
+    checkpoint: Files
+    dataset: Path | ImageDataset
+    asked: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EvaluationEnded:
+    """The answer to `Evaluate`: the result, or why there is none."""
+
+    result: Evaluated | Failure
+
+
+@dataclass(frozen=True)
 class Start:
     """Train an attempt.
 
@@ -80,6 +102,7 @@ class Start:
         checkpoint: Files of the checkpoint to resume from.
         rank_info: Rank of this worker, if the job has several.
         precision: What the precision "auto" was resolved to; None: the process resolves it.
+        initial: Files of the checkpoint that `init_from` names, unless `checkpoint` is given.
     """
 
     attempt_id: str
@@ -88,6 +111,7 @@ class Start:
     checkpoint: Files | None
     rank_info: RankInfo | None = None
     precision: Precision | None = None
+    initial: Files | None = None
 
 
 @dataclass(frozen=True)

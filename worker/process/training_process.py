@@ -24,6 +24,8 @@ from worker.process.messages import (
     Compared,
     Configure,
     Ending,
+    Evaluate,
+    EvaluationEnded,
     LeaseRenewed,
     Listening,
     Ping,
@@ -80,8 +82,8 @@ class TrainingProcess:
         self._ended: str | None = None
         self.aborted = False
         self._send_lock = threading.Lock()
-        self._compare_lock = threading.Lock()
-        self._compared: queue.SimpleQueue[Compared | None] = queue.SimpleQueue()
+        self._asking_lock = threading.Lock()
+        self._answers: queue.SimpleQueue[Compared | EvaluationEnded | None] = queue.SimpleQueue()
         self._renewing, self._unanswered_s, self._renewed_at = False, 0.0, 0.0
         self._ping_lock = threading.Lock()
         self._pong = threading.Event()
@@ -136,12 +138,27 @@ class TrainingProcess:
         Raises:
             TrainingProcessGone: If the process has ended.
         """
-        with self._compare_lock:
-            self._send(compare)
-            compared = self._compared.get()
-        if compared is None:
-            raise TrainingProcessGone(self._ended)
+        compared = self._ask(compare)
+        assert isinstance(compared, Compared)
         return compared
+
+    def evaluate(self, evaluate: Evaluate) -> EvaluationEnded:
+        """Evaluate a checkpoint. No attempt may train.
+
+        Raises:
+            TrainingProcessGone: If the process has ended.
+        """
+        ended = self._ask(evaluate)
+        assert isinstance(ended, EvaluationEnded)
+        return ended
+
+    def _ask(self, question: Compare | Evaluate) -> Compared | EvaluationEnded:
+        with self._asking_lock:
+            self._send(question)
+            answer = self._answers.get()
+        if answer is None:
+            raise TrainingProcessGone(self._ended)
+        return answer
 
     def start(self, start: Start) -> None:
         """Train an attempt.
@@ -194,7 +211,7 @@ class TrainingProcess:
         self._process.kill()
         self._process.wait(END_TIMEOUT_S)
 
-    def _send(self, message: Configure | Compare | Start | Stop | RenewLease | Ping) -> None:
+    def _send(self, message: Configure | Compare | Evaluate | Start | Stop | RenewLease | Ping) -> None:
         try:
             with self._send_lock:
                 self._connection.send(message)
@@ -212,8 +229,8 @@ class TrainingProcess:
                         self._renewing = False
                     case Pong():
                         self._pong.set()
-                    case Compared() as compared:
-                        self._compared.put(compared)
+                    case (Compared() | EvaluationEnded()) as answer:
+                        self._answers.put(answer)
                     case Ending(reason):
                         pass
                     case Ready(device, bfloat16):
@@ -225,7 +242,7 @@ class TrainingProcess:
         self._connection.close()
         self._ready.set()
         self._pong.set()
-        self._compared.put(None)
+        self._answers.put(None)
         self._on_end()
 
 

@@ -12,7 +12,15 @@ from itertools import islice
 
 import torch
 
-from worker.checkpoints.checkpoint import Checkpoint, CheckpointNotWritten, Position, Window, capture, restore
+from worker.checkpoints.checkpoint import (
+    Checkpoint,
+    CheckpointNotWritten,
+    Position,
+    Window,
+    begin_with,
+    capture,
+    restore,
+)
 from worker.data.batches import TrainingData
 from worker.data.datasets import ImageDataset
 from worker.distributed.process_group import SINGLE_WORKER, ProcessGroup
@@ -37,7 +45,7 @@ from worker.metrics import (
 )
 from worker.numerics.precision import choose_precision, numeric_settings
 from worker.spec import TrainingSpec
-from worker.training import layer_telemetry
+from worker.training import cadence, layer_telemetry
 from worker.training.environment import device_name, versions
 from worker.training.evaluation import EvaluationStep, evaluate
 from worker.training.failures import Diverged, failure_of, first_line, responds
@@ -50,7 +58,6 @@ Report = Callable[[Event], None]
 Save = Callable[[CheckpointTaken, Checkpoint], None]
 Control = Callable[[], StopRequest | None]
 
-TRAIN_ROWS_PER_EPOCH = 10
 PROGRESS_INTERVAL_S = 1.0
 
 
@@ -71,6 +78,7 @@ def train(
     save: Save,
     control: Control = lambda: None,
     resume: Checkpoint | None = None,
+    initial: Checkpoint | None = None,
     group: ProcessGroup = SINGLE_WORKER,
     precision: Precision | None = None,
     steps: StepCache | None = None,
@@ -89,6 +97,7 @@ def train(
         control: Called before every step and every batch of an evaluation; returns the stop request, if there is one. A
             cancellation takes effect at once. A pause takes effect before the next step and takes a checkpoint.
         resume: Checkpoint to continue from.
+        initial: The checkpoint that `spec.init_from` names; not used if `resume` is given.
         group: The process group of the job.
         precision: What "auto" was resolved to for this training; None: it is resolved here, unless `resume` has it.
         steps: Steps of earlier trainings, which a training of the same kind uses again.
@@ -104,7 +113,7 @@ def train(
     device = torch.device(device)
     try:
         with numeric_settings(spec, device):
-            training = Training(spec, dataset, device, report, save, control, resume, group, precision, steps)
+            training = Training(spec, dataset, device, report, save, control, resume, initial, group, precision, steps)
             finished = Finished(outcome=training.run())
     except Exception as error:
         step = training.step if training else None
@@ -125,21 +134,25 @@ class Training:
         save: Save,
         control: Control,
         resume: Checkpoint | None,
+        initial: Checkpoint | None,
         group: ProcessGroup,
         precision: Precision | None,
         steps: StepCache | None,
     ) -> None:
         assert group.world_size == spec.num_workers, f"num_workers is {spec.num_workers}, not {group.world_size}"
         self.spec, self.device, self.save, self.control, self.group = spec, device, save, control, group
-        self.report = report if group.is_rank_zero else discard_event
+        self.report = report if group.is_rank_zero else lambda _: None  # only rank 0 reports
         self.precision = choose_precision(spec, device, (resume.precision if resume else None) or precision)
         self.data = TrainingData(spec, dataset, device=device, rank=group.rank, num_workers=group.world_size)
         # A step of a group communicates: it is not captured, and the group ends with the job.
         self.steps = steps if steps is not None and group is SINGLE_WORKER else StepCache(0)
         self.static_step = self.steps.take(spec, device, self.precision)
-        self.model, self.optimizer = self.static_step.model, self.static_step.optimizer
-        self.position = restore(resume, spec, self.model, self.optimizer, group.rank) if resume else Position()
-        group.prepare(self.model, self.optimizer.gradients, self.optimizer.gradient_views)
+        self.model, optimizer = self.static_step.model, self.static_step.optimizer
+        self.state = self.model, optimizer, self.static_step.average
+        self.position = restore(resume, spec, *self.state, rank=group.rank) if resume else Position()
+        if spec.init_from is not None and resume is None:
+            begin_with(initial, spec.init_from, self.model, self.static_step.average)
+        group.prepare(self.model, optimizer.gradients, optimizer.gradient_views)
         self.static_step.group = group
         self.resumed_from_step = self.step
         self.checkpoint_step = self.step if resume else None
@@ -162,7 +175,7 @@ class Training:
                 self.train_epoch()
                 self.evaluate()
                 self.position.epoch, self.position.step_in_epoch = self.position.epoch + 1, 0
-                if self.is_epoch_checkpoint_due() or self.is_timed_checkpoint_due():
+                if cadence.is_epoch_checkpoint_due(self.spec, self.position.epoch) or self.is_timed_checkpoint_due():
                     self.checkpoint()
         except Paused:
             self.checkpoint()
@@ -191,7 +204,7 @@ class Training:
                 self.static_step.run()
                 position.step_in_epoch += 1
 
-                row_due = self.is_train_row_due()
+                row_due = cadence.is_train_row_due(spec, position.step_in_epoch)
                 checkpoint_due = checkpoint_due and position.step_in_epoch < spec.steps_per_epoch
                 if row_due or progress_due or checkpoint_due:
                     self.read_losses()
@@ -245,27 +258,29 @@ class Training:
         started = time.perf_counter()
         self.capture(self.static_step.evaluation)
         values: dict[str, float] = {}
-        for split in self.data.splits:
-            evaluation = evaluate(
-                self.model,
-                self.data,
-                split=split,
-                precision=self.precision,
-                before_batch=self.check_cancellation,
-                group=self.group,
-                step=self.static_step.evaluation,
-            )
-            if not math.isfinite(evaluation.loss):
-                raise Diverged(self.step, f"the loss in evaluation is {evaluation.loss}")
-            loss, error = EVALUATIONS[split]
-            values |= {loss.name: evaluation.loss, error.name: evaluation.error}
+        with self.static_step.evaluated_weights():
+            for split in self.data.splits:
+                evaluation = evaluate(
+                    self.model,
+                    self.data,
+                    split=split,
+                    precision=self.precision,
+                    before_batch=self.check_cancellation,
+                    group=self.group,
+                    step=self.static_step.evaluation,
+                )
+                if not math.isfinite(evaluation.loss):
+                    raise Diverged(self.step, f"the loss in evaluation is {evaluation.loss}")
+                loss, error = EVALUATIONS[split]
+                values |= {loss.name: evaluation.loss, error.name: evaluation.error}
         speed = self.spec.dataset.num_eval / max(time.perf_counter() - started, 1e-9)
         self.position.metrics = values
         epoch = self.position.epoch + 1
         self.report(Metrics(kind="eval", epoch=epoch, step=self.step, values=values, eval_images_per_s=speed))
-        if self.is_telemetry_due() and self.group.is_rank_zero:
+        if cadence.is_telemetry_due(self.spec, epoch) and self.group.is_rank_zero:
             images, labels = next(self.data.eval_batches(self.data.splits[0]))
-            values = layer_telemetry.measure(self.model, self.spec, images, labels, precision=self.precision)
+            with self.static_step.evaluated_weights():
+                values = layer_telemetry.measure(self.model, self.spec, images, labels, precision=self.precision)
             self.report(Metrics(kind="telemetry", epoch=epoch, step=self.step, values=values))
 
     def checkpoint(self) -> None:
@@ -286,7 +301,7 @@ class Training:
         self.position.window = own
         if not all(bool(torch.isfinite(tensor).all()) for tensor in self.model.state_dict().values()):
             raise Diverged(self.step, "a weight is not finite")
-        checkpoint = capture(self.spec, self.model, self.optimizer, self.position, versions(), self.precision)
+        checkpoint = capture(self.spec, *self.state, self.position, versions(), self.precision)
         try:
             self.save(checkpoint.event, checkpoint)
         except OSError as error:
@@ -326,21 +341,6 @@ class Training:
         (cancel,) = self.group.any_rank(self.control() == "cancel")
         if cancel:
             raise Cancelled
-
-    def is_train_row_due(self) -> bool:
-        """Return whether a row of train metrics is due: up to ten times per epoch, evenly, the last at its end."""
-        steps, step = self.spec.steps_per_epoch, self.position.step_in_epoch
-        return step * TRAIN_ROWS_PER_EPOCH // steps > (step - 1) * TRAIN_ROWS_PER_EPOCH // steps
-
-    def is_telemetry_due(self) -> bool:
-        """Return whether telemetry is measured in this epoch."""
-        telemetry, epoch = self.spec.telemetry, self.position.epoch + 1
-        return telemetry is not None and (epoch % telemetry.every_epochs == 0 or epoch == self.spec.epochs)
-
-    def is_epoch_checkpoint_due(self) -> bool:
-        """Return whether a checkpoint is taken at the end of the completed epoch."""
-        epoch = self.position.epoch
-        return epoch % self.spec.checkpoint.every_epochs == 0 or epoch == self.spec.epochs
 
     def is_timed_checkpoint_due(self) -> bool:
         """Return whether `checkpoint.every_s` has passed on rank 0; a collective."""
@@ -394,7 +394,3 @@ class Training:
         }
         self.position.window = Window()
         self.report(Metrics(kind="train", epoch=self.position.epoch + 1, step=self.step, values=values))
-
-
-def discard_event(_event: Event) -> None:
-    """Do nothing with an event: only rank 0 reports."""

@@ -7,6 +7,7 @@ The next training of the same kind copies its initial values into the same memor
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,7 @@ from worker.training.evaluation import EvaluationStep
 from worker.training.flat_tensors import FlatParameters
 from worker.training.graphs import capture
 from worker.training.optimization import FlatOptimizer
+from worker.training.weight_average import AveragedWeights
 
 MAX_SLOTS = 16
 """Steps that are prepared and read together at most. On a GPU each read makes the host wait."""
@@ -54,6 +56,7 @@ class StaticStep:
     Attributes:
         model: The network. Its parameters are views of one tensor.
         optimizer: The optimizer over that tensor.
+        average: The average of the weights, if the training has one.
         evaluation: The evaluation of a batch by the network.
         group: The process group of the training; set it before the first step.
     """
@@ -72,6 +75,8 @@ class StaticStep:
                 layer.counts_batches = False
                 self._batch_counters.append(layer.num_batches_tracked)
         self._one = torch.ones((), device=device)
+        self.average = AveragedWeights(spec.ema.decay, self.model, parameters) if spec.ema else None
+        self._label_smoothing = spec.label_smoothing
         self.group: ProcessGroup = SINGLE_WORKER
         self.evaluation = EvaluationStep(self.model, device, precision)
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -99,15 +104,21 @@ class StaticStep:
         yield from self.parameters
         yield from self.model.buffers()
         yield from self.optimizer.tensors()
+        yield from self.average.tensors() if self.average else ()
         yield self._slot
 
     def memory(self) -> Iterator[Tensor]:
         """Yield the tensors of the object, except the buffers of the network."""
         yield from (self._values, self.optimizer.gradients, *self.optimizer.tensors())
+        yield from self.average.tensors() if self.average else ()
         yield from (self._images, self._labels, self._rates, self._losses, self._logits)
         yield from (self._slot, self._image, self._label, self._rate)
         if self._cast is not None:
             yield self._cast.flat
+
+    def evaluated_weights(self) -> AbstractContextManager[None]:
+        """Put the weights that are evaluated into the network; those that are trained return at the end."""
+        return self.average.in_place() if self.average else nullcontext()
 
     @property
     def nbytes(self) -> int:
@@ -124,6 +135,8 @@ class StaticStep:
             tensor.copy_(value)
         self.model.train()
         self.optimizer.reset(spec.optimizer.learning_rate)
+        if self.average:
+            self.average.reset()
         self.fill([], [])
 
     def fill(self, batches: Sequence[Batch], rates: Sequence[float]) -> None:
@@ -198,10 +211,12 @@ class StaticStep:
             else:
                 logits = self.model(images)
         logits = logits.float()
-        loss = F.cross_entropy(logits, labels)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
         gradients = torch.autograd.grad(loss, cast.leaves if cast else self.parameters, self._one)
         self.optimizer.take_gradients(self.group.average(gradients))
         self.optimizer.step(self._rate[0])
+        if self.average:
+            self.average.update()
         if self._batch_counters:
             torch._foreach_add_(self._batch_counters, 1)
 

@@ -43,4 +43,5 @@ class StepCache:
 def _kind(spec: TrainingSpec, device: torch.device, precision: Precision) -> Hashable:
     """What decides which kernels a step runs; the learning rate is data of each step."""
     optimizer = spec.optimizer.model_copy(update={"learning_rate": 1.0})
-    return spec.model, spec.normalization, spec.batch_size, precision, spec.deterministic, optimizer, device
+    loss = spec.label_smoothing, spec.ema
+    return spec.model, spec.normalization, spec.batch_size, precision, spec.deterministic, optimizer, loss, device

@@ -15,8 +15,8 @@ from service.api.http.idempotency import IdempotencyKey
 from service.api.http.preconditions import IfMatch
 from service.api.http.problems import describe
 from service.api.schemas.job import JobDetail, JobView, job_detail, job_url, job_views
-from service.jobs import JobChange, JobRequest
-from service.store import ConstraintViolated, Database, jobs, listing, ordering
+from service.jobs import JobChange, JobExtension, JobRequest
+from service.store import ConstraintViolated, Database, extensions, jobs, listing, ordering
 from service.store.tables import Job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -175,5 +175,25 @@ async def retry(context: Context, job_id: JobId, response: Response) -> JobDetai
     """Queue a new job with the spec of one that failed or was cancelled. A repeat answers the same new job."""
     async with context.database.write() as session:
         job = await jobs.retry(session, job_id)
+        response.headers["Location"] = job_url(job.id)
+        return await job_detail(session, job)
+
+
+@router.post(
+    "/{job_id}/extend",
+    operation_id="extend_job",
+    status_code=202,
+    responses=describe(400, 401, 403, 404, 409, 413, 415, 422, answers={202: CREATED}),
+)
+async def extend(
+    context: Context, job_id: JobId, wanted: Annotated[JobExtension, Body()], response: Response
+) -> JobDetail:
+    """Queue a new job that continues one that has succeeded from its last checkpoint, until `epochs` epochs are done.
+
+    Its weights and metrics will equal those of a job that was submitted with `epochs`. The schedule must be constant:
+    the others are fixed to the length of the training. A repeat answers the same new job.
+    """
+    async with context.database.write() as session:
+        job = await extensions.extend(session, job_id, wanted.epochs)
         response.headers["Location"] = job_url(job.id)
         return await job_detail(session, job)

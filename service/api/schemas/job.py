@@ -136,6 +136,7 @@ class JobView(BaseModel):
     progress: ProgressView | None
     summary: dict[str, MetricSummary]
     retry_of: str | None
+    extends: str | None = Field(description="the job whose training it continues for more epochs")
     experiment: str | None
     links: JobLinks
 
@@ -229,6 +230,7 @@ def job_fields(job: Job, labels: dict[str, str], duration_s: float) -> dict[str,
         "progress": progress_of(job),
         "summary": job.summary,
         "retry_of": job.retry_of,
+        "extends": job.extends,
         "experiment": job.experiment_id,
         "links": {
             "self": url,

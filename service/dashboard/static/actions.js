@@ -8,15 +8,15 @@ import { jobStatus } from "./vocabulary.js";
 /** The buttons of a job. `changed(job)` receives the answer of the service. */
 export function jobButtons(job, shell, changed) {
   const { actions } = jobStatus(job.status);
-  const ask = async (verb, question = null) => {
+  const ask = async (verb, question = null, body = undefined) => {
     if (question && !confirmed(question)) return;
     try {
       const answer =
         verb === "delete"
           ? await send("DELETE", `/v1/jobs/${job.id}`)
-          : await send("POST", `/v1/jobs/${job.id}/${verb}`);
+          : await send("POST", `/v1/jobs/${job.id}/${verb}`, body);
       if (verb === "delete") return url.go("/jobs");
-      if (verb === "retry") return url.go(`/jobs/${answer.id}`);
+      if (verb === "retry" || verb === "extend") return url.go(`/jobs/${answer.id}`);
       changed(answer);
       shell.say(
         {
@@ -29,6 +29,11 @@ export function jobButtons(job, shell, changed) {
       shell.say(problem.detail, "bad");
     }
   };
+  const extend = () => {
+    const { epochs } = job.spec;
+    const given = window.prompt(`It has trained ${epochs} epochs. How many should it have in all?`, String(2 * epochs));
+    if (given !== null) return ask("extend", null, { epochs: Number(given) });
+  };
   return [
     actions.includes("pause") && button("Pause", () => ask("pause"), { key: "pause" }),
     actions.includes("resume") && button("Resume", () => ask("resume"), { key: "resume", kind: "primary" }),
@@ -38,6 +43,8 @@ export function jobButtons(job, shell, changed) {
         kind: "danger",
       }),
     actions.includes("retry") && button("Retry", () => ask("retry"), { key: "retry", kind: "primary" }),
+    actions.includes("extend") &&
+      button("Extend", extend, { key: "extend", title: "Continue it for more epochs, as a new job" }),
     linkButton("Compare", url.with({ selected: job.id, experiment: job.experiment }, "/jobs"), {
       key: "compare",
       title: "Select other jobs to compare it with",

@@ -7,12 +7,12 @@ imports the training specification and the labels of its fields.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.experiments.confounds import design, normalizations
+from service.experiments.confounds import design, normalizations, weights
 from service.experiments.confounds.study import Candidate, Configuration, Severity, configurations
 
 __all__ = ["CODES", "Candidate", "Confound", "Severity", "lint"]
 
-_CHECKS = (*design.CHECKS, *normalizations.CHECKS)
+_CHECKS = (*design.CHECKS, *weights.CHECKS, *normalizations.CHECKS)
 
 CODES: dict[str, str] = {check.code: check.meaning for check in _CHECKS}
 """The meaning of each code, in the order of reporting."""

@@ -49,7 +49,7 @@ async def test_a_submitted_job_is_answered_in_full_and_found_at_its_location(htt
     assert (job["name"], job["labels"], job["priority"], job["max_retries"]) == ("gn at 2", {"study": "paper"}, 3, 1)
     assert job["created_at"].endswith("Z")
     assert [entry["status"] for entry in job["history"]] == ["queued"]
-    for field in ("started_at", "finished_at", "error", "progress", "retry_of", "experiment"):
+    for field in ("started_at", "finished_at", "error", "progress", "retry_of", "extends", "experiment"):
         assert job[field] is None
     assert job["attempts"] == []
     assert job["summary"] == {}
@@ -251,6 +251,49 @@ async def test_a_retry_is_a_new_job_with_the_same_spec_and_the_same_each_time(ht
     assert (job["retry_of"], job["status"], job["name"], job["labels"]) == (id_, "queued", "first", {"a": "b"})
     assert job["spec"] == (await http.get(f"/v1/jobs/{id_}")).json()["spec"]
     assert (await http.post(f"/v1/jobs/{id_}/retry")).json()["id"] == job["id"]
+
+
+async def test_an_extension_is_a_new_job_with_more_epochs_and_the_metrics_of_the_first(
+    http: AsyncClient, reporter: Reporter
+) -> None:
+    id_ = await submit(http, epochs=2, schedule={"type": "constant"})
+    await reporter.start()
+    await reporter.metrics("eval", 2, 20, test_error=0.25)
+    await reporter.checkpoint(2, 20, {"model.safetensors": b"weights"})
+    await reporter.finish()
+    assert "extend" in await actions_of(http, id_)
+
+    answer = await http.post(f"/v1/jobs/{id_}/extend", json={"epochs": 5})
+    job = answer.json()
+    assert answer.status_code == 202
+    assert answer.headers["location"] == f"/v1/jobs/{job['id']}" != f"/v1/jobs/{id_}"
+    assert (job["extends"], job["status"], job["spec"]["epochs"]) == (id_, "queued", 5)
+    assert (await http.get(f"/v1/jobs/{job['id']}/metrics")).json()["data"][0]["test_error"] == 0.25
+    assert (await http.post(f"/v1/jobs/{id_}/extend", json={"epochs": 5})).json()["id"] == job["id"]
+
+    few = await http.post(f"/v1/jobs/{id_}/extend", json={"epochs": 2})
+    assert (few.status_code, few.json()["errors"][0]["pointer"]) == (422, "/epochs")
+    for body in ({}, {"epochs": 0}, {"epochs": True}, {"epochs": "9"}, {"epochs": 10_001}, {"epochs": 5, "seed": 1}):
+        assert (await http.post(f"/v1/jobs/{id_}/extend", json=body)).status_code == 422, body
+    assert (await http.post(f"/v1/jobs/{job['id']}/extend", json={"epochs": 9})).status_code == 409
+
+
+async def test_a_job_whose_schedule_is_fixed_to_its_length_is_not_extended(
+    http: AsyncClient, reporter: Reporter
+) -> None:
+    id_ = await submit(http, epochs=2, schedule={"type": "cosine"})
+    await reporter.start()
+    await reporter.finish()
+    answer = await http.post(f"/v1/jobs/{id_}/extend", json={"epochs": 5})
+    assert answer.status_code == 409
+    assert "its schedule is cosine, and its rate falls over the whole training" in answer.json()["detail"]
+
+
+async def actions_of(http: AsyncClient, id_: str) -> list[str]:
+    """Return what can be done with a job in its status."""
+    status = (await http.get(f"/v1/jobs/{id_}")).json()["status"]
+    known = (await http.get("/v1/specification")).json()["statuses"]
+    return next(list(one["actions"]) for one in known if one["name"] == status)
 
 
 async def test_deleting_a_job_removes_its_rows_and_its_files(

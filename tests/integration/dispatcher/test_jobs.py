@@ -7,11 +7,12 @@ import pytest
 
 from service.experiments.request import ExperimentRequest, expand
 from service.experiments.search import first_jobs, search_of
-from service.jobs import Status
-from service.store import experiments, jobs
+from service.jobs import TERMINAL, Status
+from service.store import evaluations, experiments, extensions, jobs
 from service.store.listing import JobFilter
 from service.store.results import runs
 from tests.integration.dispatcher.conftest import SMALL, STUDY
+from worker.spec import EvaluationSpec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.ray]
 
@@ -97,6 +98,49 @@ async def test_a_paused_job_goes_on_where_it_was_and_ends_as_if_it_had_not_been_
     assert paused.attempts == 1
     assert [attempt.resumed_from_step for attempt in await stack.attempts(job_id)] == [0, checkpoint.step]
     await stack.assert_as_if_undisturbed(job_id, **STUDY)
+
+
+async def test_an_extended_job_ends_as_one_that_was_longer_from_the_start(stack: Any) -> None:
+    constant = {"schedule": {"type": "constant"}, "ema": {"decay": 0.9}}
+    short = await stack.submit(**constant, epochs=2)
+    await stack.wait(short)
+    async with stack.database.write() as session:
+        extended = (await extensions.extend(session, short, 4)).id
+    await stack.wait(extended)
+
+    assert [attempt.resumed_from_step for attempt in await stack.attempts(extended)] == [16]
+    await stack.assert_as_if_undisturbed(extended, **constant, epochs=4)
+
+
+async def test_a_job_begins_with_the_weights_of_another(stack: Any) -> None:
+    first = await stack.submit(epochs=1)
+    await stack.wait(first)
+    (taken,) = await stack.checkpoints(first)
+    fits = await stack.submit(epochs=1, init_from=taken.id, normalization={"type": "layer"})
+    other = await stack.submit(epochs=1, init_from=taken.id, normalization={"type": "batch"})
+    assert (await stack.wait(fits)).status is Status.SUCCEEDED
+    failed = await stack.wait(other)
+    assert (failed.status, failed.error["code"]) == (Status.FAILED, "checkpoint")
+    assert "it lacks stem_norm.running_mean, " in failed.error["message"]
+
+
+async def test_a_checkpoint_is_evaluated_by_an_idle_worker(stack: Any) -> None:
+    job_id = await stack.submit(epochs=1, normalization={"type": "batch"})
+    await stack.wait(job_id)
+    (taken,) = await stack.checkpoints(job_id)
+    async with stack.database.write() as session:
+        asked = [EvaluationSpec(), EvaluationSpec(batch_statistics=16), EvaluationSpec(split="train")]
+        ids = [(await evaluations.request(session, taken.id, one)).id for one in asked]
+
+    async def ended() -> list[Any] | None:
+        async with stack.database.read() as session:
+            found = [await evaluations.get(session, id_) for id_ in ids]
+        return found if all(one.status in TERMINAL for one in found) else None
+
+    plain, by_batch, train = [one.result for one in await stack.until(ended, "the evaluations to end")]
+    assert [plain["loss"], plain["error"]] == [taken.metrics["test_loss"], taken.metrics["test_error"]]
+    assert by_batch["loss"] != plain["loss"]
+    assert (train["split"], train["images"]) == ("train", 128)
 
 
 async def test_checkpoints_are_kept_as_the_spec_says_and_the_best_always(stack: Any) -> None:

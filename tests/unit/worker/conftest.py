@@ -105,6 +105,7 @@ def attempt(synthetic: ImageDataset) -> Callable[..., Record]:
         spec: TrainingSpec,
         *,
         resume: Checkpoint | None = None,
+        initial: Checkpoint | None = None,
         precision: Precision | None = None,
         stop: StopRequest | None = None,
         stop_at: int = 0,
@@ -131,6 +132,7 @@ def attempt(synthetic: ImageDataset) -> Callable[..., Record]:
             save=keep,
             control=control,
             resume=resume,
+            initial=initial,
             precision=precision,
         )
         assert finished is record.events[-1]

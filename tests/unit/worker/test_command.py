@@ -89,6 +89,17 @@ def test_interrupted_it_pauses_with_a_checkpoint(spec: Path, tmp_path: Path) -> 
     assert read_checkpoint(latest(tmp_path / "out")).step == events[-2]["step"]
 
 
+def test_it_begins_with_the_weights_of_a_checkpoint(spec: Path, tmp_path: Path) -> None:
+    run(spec, "--output", tmp_path / "first")
+    spec.write_text(json.dumps(SPEC | {"epochs": 1, "init_from": "checkpoint_1"}))
+
+    code, events, _ = run(spec, "--initial", tmp_path / "first")
+    assert (code, events[0]["resumed_from_step"]) == (0, 0)
+    code, events, _ = run(spec)
+    assert code == 1
+    assert "init_from is checkpoint_1, but the training was not given that checkpoint" in str(events[-1])
+
+
 def test_it_resumes_from_the_latest_checkpoint_of_a_folder(spec: Path, tmp_path: Path) -> None:
     run(spec, "--output", tmp_path / "out")
     last = tmp_path / "out" / "step-00000006"

@@ -16,6 +16,7 @@ import { h } from "../view.js";
 import { bestNote, isActive, metricOf } from "../vocabulary.js";
 import { attemptsCard, historyCard } from "./attempts.js";
 import { checkpointTable } from "./checkpoints.js";
+import { Evaluations } from "./evaluations.js";
 import { LogView } from "./logs.js";
 import { Notes } from "./notes.js";
 import { MOST_EPOCHS, telemetryCards } from "./telemetry.js";
@@ -36,6 +37,8 @@ export default function jobPage(shell, id) {
   const curves = new CurveSet(shell);
   const checkpoints = new Resource(shell.refresh);
   const telemetry = new Resource(shell.refresh);
+  const evaluated = new Resource(shell.refresh);
+  const evaluations = new Evaluations(shell, evaluated);
   const logs = new LogView(shell, id);
   const notes = new Notes(shell, id, (answer) => (job.data = answer));
   const reread = throttled(() => job.reload().then(loadCurves), REREAD_MS);
@@ -65,8 +68,12 @@ export default function jobPage(shell, id) {
     }
     job.load(id, (signal) => get(`/v1/jobs/${id}`, {}, { signal })).then(loadCurves);
     const tab = url.get("tab", "overview");
-    if (tab === "checkpoints")
+    if (tab === "checkpoints") {
       checkpoints.load(id, async (signal) => (await get(`/v1/jobs/${id}/checkpoints`, {}, { signal })).data);
+      evaluated
+        .load(id, async (signal) => (await get(`/v1/jobs/${id}/evaluations`, {}, { signal })).data)
+        ?.then(() => evaluations.watch());
+    }
     if (tab === "layers")
       telemetry.load(id, async (signal) => {
         const query = { kind: "telemetry", max_points: MOST_EPOCHS };
@@ -218,7 +225,7 @@ export default function jobPage(shell, id) {
     const tab = url.get("tab", "overview");
     if (tab === "layers") return telemetryCards(telemetry, it);
     if (tab === "logs") return logs.view();
-    if (tab === "checkpoints") return checkpointTable(checkpoints, shell);
+    if (tab === "checkpoints") return [checkpointTable(checkpoints, shell), evaluations.view(it, checkpoints.data)];
     return tab === "spec" ? spec(it) : overview(it);
   }
 
@@ -259,7 +266,8 @@ export default function jobPage(shell, id) {
       ];
     },
     close() {
-      for (const resource of [job, curves, checkpoints, telemetry]) resource.close();
+      for (const resource of [job, curves, checkpoints, telemetry, evaluated]) resource.close();
+      evaluations.close();
       logs.close();
       reread.cancel();
     },
@@ -287,6 +295,7 @@ function links(job) {
     ", ",
     h("a", { href: `${path}/checkpoints`, target: "_blank", rel: "noopener" }, "checkpoints"),
     job.retry_of ? [". It repeats ", h("a", { href: `/jobs/${job.retry_of}` }, job.retry_of)] : "",
+    job.extends ? [". It continues ", h("a", { href: `/jobs/${job.extends}` }, job.extends)] : "",
     job.experiment ? [". It belongs to ", h("a", { href: `/experiments/${job.experiment}` }, job.experiment)] : "",
     ".",
   );

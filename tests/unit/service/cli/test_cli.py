@@ -58,6 +58,10 @@ class TestSubmit:
         assert job["spec"]["optimizer"]["type"] == "adam"
         assert job["spec"]["optimizer"]["learning_rate"] == 0.01
 
+    def test_smoothing_and_an_average_of_the_weights_are_flags(self, lab: Run) -> None:
+        job = lab("submit", "-n", "batch", "-b", "8", "--label-smoothing", "0.1", "--ema", "0.99", "--json").json
+        assert (job["spec"]["label_smoothing"], job["spec"]["ema"]) == (0.1, {"decay": 0.99})
+
     def test_the_same_key_twice_is_one_job(self, lab: Run) -> None:
         ids = {lab(*ARGUMENTS, "--idempotency-key", "once", "--json").json["id"] for _ in range(2)}
         assert len(ids) == 1
@@ -114,6 +118,7 @@ class TestJobs:
         assert lab("resume", job, "--json").json["status"] == "queued"
         assert lab("cancel", job).code == Exit.OK
         assert "cancelled" in lab("show", job).out
+        assert "cannot be extended: only a job that has succeeded can" in lab("extend", job, "--epochs", "60").err
         again = lab("retry", job, "--json").json
         assert again["retry_of"] == job
         assert lab("delete", job).out == f"{job}  deleted\n"

@@ -46,6 +46,7 @@ ACTS = {
     "submit as JSON": [*SUBMIT, "--json"],
     "cancel": ["cancel", "job_1", "job_2"],
     "retry": ["retry", "job_1", "job_2"],
+    "extend a job": ["extend", "job_1", "--epochs", "60"],
     "delete": ["delete", "job_1", "job_2"],
     "submit an experiment": ["experiment", "submit", "labml"],
     "cancel experiments": ["experiment", "cancel", "experiment_1", "experiment_2"],
@@ -63,7 +64,7 @@ def acting(service: StandIn) -> StandIn:
     """A service that accepts every act."""
     for number in "12":
         job = a_job(id=f"job_{number}")
-        for act in ("cancel", "retry"):
+        for act in ("cancel", "retry", "extend"):
             service.on("POST", f"/v1/jobs/job_{number}/{act}", Answer(job))
         service.on("DELETE", f"/v1/jobs/job_{number}", Answer(b"", 204))
         path = f"/v1/experiments/experiment_{number}"

@@ -21,6 +21,7 @@ from tests.unit.service.stand_in import Answer, Json, StandIn, a_job, running, s
 WIDTHS = (40, 60, 80, 120, 200)
 JOBS = ("job_01kb4x5m6n7p8q9r0s1t2v3w4x", "job_01kb4x5m6n7p8q9r0s1t2v3w4y")
 STUDY = "experiment_01kb4x5m6n7p8q9r0s1t2v3w"
+EXTENDED = "job_01kb4x5m6n7p8q9r0s1t2v3w4z"
 LONG = "a name that says which study this job is of, and what was changed in it since the last"
 SHOWN = ["12.3 %", "10.1 %", "1/200", "group (8)", "resnet20"]
 EVENTS = stream(
@@ -98,11 +99,28 @@ CHECKPOINT: Json = {
     "files": [{"size": 123_400_000}],
     "best": True,
 }
+EVALUATION: Json = {
+    "id": "evaluation_01kb4x5m6n7p8q9r0s1t2v",
+    "checkpoint": CHECKPOINT["id"],
+    "split": "holdout",
+    "precision": "bfloat16",
+    "batch_statistics": 128,
+    "status": "succeeded",
+    "error": None,
+    "predictions": {
+        "images": 10000,
+        "error": 0.1234,
+        "loss": 1.2345,
+        "classes": [{"name": name, "images": 1000, "error": 0.4321} for name in ("automobile", "airplane", "truck")],
+        "confusion": [[568, 231, 201], [432, 568, 0], [0, 432, 568]],
+    },
+}
 COMMANDS: dict[str, list[str]] = {
     "jobs": [*JOBS, *SHOWN, "succeeded", LONG],
-    f"show {JOBS[0]}": [JOBS[0], LONG, "study=paper:a,b", "epoch 1/200, step 78125/312500"],
+    f"show {JOBS[0]}": [JOBS[0], EXTENDED, LONG, "study=paper:a,b", "epoch 1/200, step 78125/312500"],
     f"watch {' '.join(JOBS)}": [LONG, "succeeded", "1/200", "loss 1.25", "error 12.3 %"],
     f"checkpoints {JOBS[0]}": [CHECKPOINT["id"], "200", "312500", "12.3 %", "123.4 MB", "best"],
+    f"evaluate {CHECKPOINT['id']}": [CHECKPOINT["id"], "batches of 128", "12.3 %", "43.2 %", "airplane 231, truck 201"],
     "experiment list": [STUDY, "finished", "1200", "100 %", "normalization", "optimizer.learning_rate", LONG],
     f"experiment show {STUDY}": [STUDY, "2 optimizer.learning_rate", "0.1, 0.025", "1200 succeeded"],
     f"experiment watch {STUDY}": ["finished, 100 %: 1200 succeeded", CELL, *PAIR],
@@ -136,6 +154,7 @@ def a_service(service: StandIn) -> None:
             progress={"epoch": 1, "step": 78125, "total_steps": 312500, "eta_s": None},
             summary={"test_error": {"last": 0.123, "best": 0.101, "best_step": 312000}},
             labels={"study": "paper:a,b"},
+            extends=EXTENDED,
         )
         for seed, job in enumerate(JOBS)
     ]
@@ -144,6 +163,7 @@ def a_service(service: StandIn) -> None:
         service.on("GET", f"/v1/jobs/{job['id']}", Answer(job))
         service.on("GET", f"/v1/jobs/{job['id']}/events", EVENTS)
     service.on("GET", f"/v1/jobs/{JOBS[0]}/checkpoints", Answer({"data": [CHECKPOINT], "next_cursor": None}))
+    service.on("POST", f"/v1/checkpoints/{CHECKPOINT['id']}/evaluate", Answer(EVALUATION, 202))
     service.on("GET", "/v1/experiments", Answer({"data": [EXPERIMENT], "next_cursor": None}))
     service.on("GET", f"/v1/experiments/{STUDY}", Answer(EXPERIMENT))
     service.on("GET", f"/v1/experiments/{STUDY}/results", Answer(RESULTS))

@@ -71,9 +71,10 @@ class Scripted(Worker):
         rank: int = 0,
         address: str = "",
         precision: Precision | None = None,
+        initial: Any = None,
     ) -> None:
         self.asked.append(f"start {rank} {address}".strip())
-        self.checkpoint, self.precision = checkpoint, precision
+        self.checkpoint, self.precision, self.initial = checkpoint, precision, initial
 
     async def compare_precisions(self, model: str, batch_size: int) -> Mapping[Precision, float]:
         self.asked.append(f"compare {model} {batch_size}")

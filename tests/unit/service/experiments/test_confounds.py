@@ -48,6 +48,14 @@ def test_a_sound_study_has_no_warnings() -> None:
     assert lint(study(normalization=[GROUP], model=["resnet20", "resnet56"])) == ()
 
 
+@pytest.mark.parametrize("given", [{"label_smoothing": 0.1}, {"ema": {"decay": 0.9}}], ids=str)
+def test_smoothing_or_an_average_of_one_row_only_is_confounded_with_the_row(given: dict[str, Any]) -> None:
+    together = found("settings_change_together", candidates(spec(normalization=BATCH, **given), spec()))
+    assert together is not None
+    assert f"normalization and {next(iter(given))}" in together.detail
+    assert not codes(study(**{name: [value] for name, value in given.items()}))
+
+
 def test_an_empty_study_has_no_warnings() -> None:
     assert lint([]) == ()
 
@@ -80,6 +88,31 @@ FINDINGS: dict[str, tuple[list[Candidate], str, list[int]]] = {
         ),
         "These change together, not independently of each other: normalization and augmentation.",
         [0, 1],
+    ),
+    "several_label_smoothings": (
+        study(label_smoothing=[0, 0.1], seed=[0]),
+        "Jobs have label smoothing 0 and 0.1: a difference between them may be due to it",
+        [0, 1],
+    ),
+    "several_weight_averages": (
+        study(ema=[{"decay": 0.9}, None, {}], seed=[0]),
+        "evaluated by the weights of the last step, averages with decay 0.9 and averages with decay 0.999:",
+        [0, 1, 2],
+    ),
+    "average_over_unequal_images": (
+        study(ema=[{}], batch_size=[4, 32], seed=[0]),
+        "cover from 4,000 images (4 a step) to 32,000 images (32 a step), 1 / (1 - decay) steps each",
+        [0, 1],
+    ),
+    "average_not_settled": (
+        study(ema=[{}, {"decay": 0.9}], epochs=[1], dataset=[{"train_limit": 32_000}], seed=[0]),
+        "After the 1,000 steps at batch size 32, 37 % of the average of the weights still consists of the initial",
+        [0],
+    ),
+    "begins_with_a_checkpoint": (
+        study(init_from=[None, "checkpoint_1"], seed=[0]),
+        "Jobs begin with the weights of checkpoint_1, which are already trained; others begin with random weights.",
+        [1],
     ),
     "unequal_optimizer_steps": (
         study(batch_size=[2, 32], seed=[0]),

@@ -180,3 +180,14 @@ class TestSequential:
         assert plan.seeds == (0, 1, 2, 3, 4, 5)
         assert (plan.analyses[0], plan.analyses[-1]) == (3, 6)
         assert results.seed_plan(ExperimentRequest()) is None
+
+
+def test_jobs_of_an_earlier_release_have_the_defaults_of_the_fields_that_were_added() -> None:
+    runs = [run(1), run(2, seed=1)]
+    for name in ("label_smoothing", "ema"):
+        del runs[1].spec[name]
+
+    assert not tabulate(runs, Question()).pooled
+    assert list(tabulate(runs, Question(rows="label_smoothing")).rows.items()) == [("0", 0.0)]
+    assert list(tabulate(runs, Question(rows="ema")).rows) == ["null"]
+    assert tabulate([runs[1], run(3, label_smoothing=0.1)], Question()).pooled == ["label_smoothing"]

@@ -92,10 +92,10 @@ class Worker:
         """Report a line of the log."""
         await self.report(Log(message=message, level=level))
 
-    async def checkpoint(self, step: int, **measured: float) -> str:
+    async def checkpoint(self, step: int, epoch: int = 1, /, **measured: float) -> str:
         """Report a checkpoint and return its id."""
         id_ = new_id("checkpoint")
-        event = self.number(checkpoint_taken(step, **measured))
+        event = self.number(checkpoint_taken(step, epoch, **measured))
         await self.record(event, stored={event.seq: id_})
         return id_
 
@@ -132,7 +132,7 @@ def row(step: int, kind: MetricKind = "eval", epoch: int = 1, **values: float) -
     return Metrics(kind=kind, epoch=epoch, step=step, values=values or {"test_error": 1 / (step + 1)})
 
 
-def checkpoint_taken(step: int, **measured: float) -> CheckpointTaken:
+def checkpoint_taken(step: int, epoch: int = 1, /, **measured: float) -> CheckpointTaken:
     """Return the event of a checkpoint."""
     files = {"model.safetensors": File(size=100, sha256="0" * 64), "state.pt": File(size=11, sha256="1" * 64)}
-    return CheckpointTaken(epoch=1, step=step, metrics=measured, files=files)
+    return CheckpointTaken(epoch=epoch, step=step, metrics=measured, files=files)

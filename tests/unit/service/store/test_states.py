@@ -8,7 +8,7 @@ import pytest
 from service.errors import Conflict, NotFound
 from service.jobs import ACTIONS as POSSIBLE
 from service.jobs import ACTIVE, TERMINAL, TRANSITIONS, Status
-from service.store import Database, events, jobs
+from service.store import Database, Session, events, extensions, jobs
 from service.store.attempts import Fenced
 from tests.unit.service.store.acting import FINAL, PASSING, Worker, create, history, status
 
@@ -27,7 +27,13 @@ def verb(act: Verb) -> Callable[[Worker], Awaitable[None]]:
     return on_the_job
 
 
+async def extend(session: Session, job_id: str) -> object:
+    """Continue a job for one more epoch."""
+    return await extensions.extend(session, job_id, 31)
+
+
 VERBS = {name: verb(getattr(jobs, name)) for name in ("cancel", "pause", "resume", "retry", "delete")}
+VERBS |= {"extend": verb(extend)}
 REPORTS: dict[str, Callable[[Worker], Awaitable[None]]] = {
     "started": lambda worker: worker.start(),
     "finished: succeeded": lambda worker: worker.finish("succeeded"),
@@ -48,12 +54,20 @@ Q, S, R = Status.QUEUED, Status.STARTING, Status.RUNNING
 
 EXPECTED: dict[Status, Expected] = {
     Status.QUEUED: FENCED
-    | {"cancel": Status.CANCELLED, "pause": Status.PAUSED, "resume": Q, "retry": Conflict, "delete": Conflict},
+    | {
+        "cancel": Status.CANCELLED,
+        "pause": Status.PAUSED,
+        "resume": Q,
+        "retry": Conflict,
+        "extend": Conflict,
+        "delete": Conflict,
+    },
     Status.STARTING: {
         "cancel": Status.CANCELLING,
         "pause": Status.PAUSING,
         "resume": S,
         "retry": Conflict,
+        "extend": Conflict,
         "delete": Conflict,
         "started": R,
         "finished: succeeded": AssertionError,
@@ -71,6 +85,7 @@ EXPECTED: dict[Status, Expected] = {
         "pause": Status.PAUSING,
         "resume": R,
         "retry": Conflict,
+        "extend": Conflict,
         "delete": Conflict,
         "started": R,
         "finished: succeeded": Status.SUCCEEDED,
@@ -88,6 +103,7 @@ EXPECTED: dict[Status, Expected] = {
         "pause": Status.PAUSING,
         "resume": Conflict,
         "retry": Conflict,
+        "extend": Conflict,
         "delete": Conflict,
         "started": Status.PAUSING,
         "finished: succeeded": Status.SUCCEEDED,
@@ -106,6 +122,7 @@ EXPECTED: dict[Status, Expected] = {
         "pause": Status.PAUSED,
         "resume": Q,
         "retry": Conflict,
+        "extend": Conflict,
         "delete": Conflict,
     },
     Status.CANCELLING: {
@@ -113,6 +130,7 @@ EXPECTED: dict[Status, Expected] = {
         "pause": Conflict,
         "resume": Conflict,
         "retry": Conflict,
+        "extend": Conflict,
         "delete": Conflict,
         "started": Status.CANCELLING,
         "finished: succeeded": Status.SUCCEEDED,
@@ -126,15 +144,30 @@ EXPECTED: dict[Status, Expected] = {
         "died, may pass": Status.CANCELLED,
     },
     Status.SUCCEEDED: FENCED
-    | {"cancel": Conflict, "pause": Conflict, "resume": Conflict, "retry": Conflict, "delete": GONE},
+    | {
+        "cancel": Conflict,
+        "pause": Conflict,
+        "resume": Conflict,
+        "retry": Conflict,
+        "extend": Status.SUCCEEDED,
+        "delete": GONE,
+    },
     Status.FAILED: FENCED
-    | {"cancel": Conflict, "pause": Conflict, "resume": Conflict, "retry": Status.FAILED, "delete": GONE},
+    | {
+        "cancel": Conflict,
+        "pause": Conflict,
+        "resume": Conflict,
+        "retry": Status.FAILED,
+        "extend": Conflict,
+        "delete": GONE,
+    },
     Status.CANCELLED: FENCED
     | {
         "cancel": Status.CANCELLED,
         "pause": Conflict,
         "resume": Conflict,
         "retry": Status.CANCELLED,
+        "extend": Conflict,
         "delete": GONE,
     },
 }
@@ -145,7 +178,7 @@ _priorities = count()
 
 async def reach(database: Database, to: Status) -> Worker:
     """Return a job in a state, and the worker that holds it or held it last. The newest job is claimed next."""
-    await create(database, priority=next(_priorities), name=f"to be {to}")
+    await create(database, priority=next(_priorities), name=f"to be {to}", schedule={"type": "constant"})
     worker = await Worker.claim(database)
     if to in (Status.RUNNING, Status.SUCCEEDED, Status.PAUSED):
         await worker.start()
@@ -160,6 +193,7 @@ async def reach(database: Database, to: Status) -> Worker:
         case Status.CANCELLING:
             await VERBS["cancel"](worker)
         case Status.SUCCEEDED:
+            await worker.checkpoint(90, 30)
             await worker.finish()
         case Status.FAILED:
             await worker.fail(FINAL)
@@ -223,8 +257,8 @@ async def end(worker: Worker) -> None:
 
 @pytest.mark.parametrize("state", [state for state in Status if state in EXPECTED])
 def test_the_actions_of_a_status_are_the_verbs_that_change_a_job_in_it(state: Status) -> None:
-    # A retry does not change the job; it creates another one.
-    repeated = {name for name in VERBS if EXPECTED[state][name] is state and name != "retry"}
+    # A retry and an extension do not change the job; they create another one.
+    repeated = {name for name in VERBS if EXPECTED[state][name] is state and name not in ("retry", "extend")}
     changing = {name for name in VERBS if EXPECTED[state][name] is not Conflict} - repeated
     assert {str(action) for action in POSSIBLE[state]} == changing
 
@@ -244,6 +278,8 @@ async def test_a_refusal_says_the_state_and_what_can_be_done(database: Database)
     cancelled = await reach(database, Status.CANCELLED)
     with pytest.raises(Conflict, match="has been cancelled and cannot be paused"):
         await VERBS["pause"](cancelled)
+    with pytest.raises(Conflict, match="has been cancelled and cannot be extended: only a job that has succeeded can"):
+        await VERBS["extend"](cancelled)
     with pytest.raises(Conflict, match="is running: cancel it before it is deleted"):
         await VERBS["delete"](await reach(database, Status.RUNNING))
 

@@ -77,7 +77,7 @@ def test_equal_weights_are_equal_bytes_whatever_their_memory_format(make_spec: A
         model = build_model(spec.model, spec.normalization, seed=0)
         model.to(memory_format=memory_format)  # type: ignore[call-overload]
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        captured = checkpoint.capture(spec, model, optimizer, checkpoint.Position(), {})
+        captured = checkpoint.capture(spec, model, optimizer, None, checkpoint.Position(), {})
         return captured.files["model.safetensors"]
 
     assert saved(torch.contiguous_format) == saved(torch.channels_last) == saved(torch.contiguous_format)

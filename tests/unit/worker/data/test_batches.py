@@ -179,7 +179,7 @@ def test_every_split_that_has_images_is_evaluated(make_spec: Any, synthetic: Ima
 def test_the_images_are_not_copied(make_spec: Any, synthetic: ImageDataset) -> None:
     held = TrainingData(make_spec(), synthetic)
 
-    assert held._train_images.data_ptr() == synthetic.train_images.ctypes.data
+    assert held._parts["train"][0].data_ptr() == synthetic.train_images.ctypes.data
 
 
 def test_a_dataset_of_another_name_or_size_is_refused(make_spec: Any, synthetic: ImageDataset) -> None:

@@ -21,9 +21,9 @@ from worker.checkpoints.checkpoint import Checkpoint, verify
 from worker.data import mapped_files
 from worker.data.datasets import ImageDataset
 from worker.distributed.rank import RankInfo
-from worker.events import CheckpointTaken, Event, Finished
+from worker.events import CheckpointTaken, Evaluated, Event, Failure, Finished
 from worker.numerics.precision import has_bfloat16
-from worker.process.messages import Compare, Configure, Listening, Reported, Start, Stop
+from worker.process.messages import Compare, Configure, Evaluate, Listening, Reported, Start, Stop
 from worker.process.training_process import TrainingProcess, TrainingProcessGone
 
 PATIENCE_S = 120
@@ -134,6 +134,19 @@ def test_it_measures_a_step_in_each_precision_once_between_attempts(shared: Trai
     shared.process.start(Start("in bfloat16", SPEC | {"epochs": 1}, images, None, precision="bfloat16"))
     finished, reported = shared.finish()
     assert (finished.outcome, reported[0].event.precision) == ("succeeded", "bfloat16")  # type: ignore[union-attr]
+
+
+def test_it_evaluates_a_checkpoint_between_attempts(shared: Trainer, images: Path) -> None:
+    shared.process.start(Start("to be evaluated", SPEC, images, None))
+    taken = [r for r in shared.finish()[1] if r.files is not None][-1]
+    assert taken.files is not None
+    found = shared.process.evaluate(Evaluate(taken.files, images, {"split": "test"})).result
+
+    assert isinstance(found, Evaluated)
+    assert found.error == taken.event.metrics["test_error"]  # type: ignore[union-attr]
+    refused = shared.process.evaluate(Evaluate(taken.files, images, {"split": "holdout"})).result
+    assert isinstance(refused, Failure)
+    assert "the training holds out no images" in refused.message
 
 
 def test_it_says_whether_its_cpu_computes_in_bfloat16(shared: Trainer) -> None:

@@ -14,7 +14,7 @@ from worker.data.batches import TrainingData
 from worker.data.datasets import ImageDataset
 from worker.events import EVENT, Failure, Finished, Metrics, Progress, Started
 from worker.spec import TrainingSpec
-from worker.training import loop, static_step
+from worker.training import cadence, loop, static_step
 from worker.training.evaluation import evaluate
 from worker.training.loop import train
 
@@ -70,7 +70,7 @@ def test_a_train_row_averages_over_the_images_since_the_row_before(
 ) -> None:
     spec = make_spec(batch_size=24, epochs=1, drop_last=False, optimizer={"type": "sgd", "learning_rate": 1e-12})
     each = [values for kind, _, _, values in attempt(spec).rows if kind == "train"]
-    monkeypatch.setattr(loop, "TRAIN_ROWS_PER_EPOCH", 1)
+    monkeypatch.setattr(cadence, "TRAIN_ROWS_PER_EPOCH", 1)
     whole = [values for kind, _, _, values in attempt(spec).rows if kind == "train"]
 
     # Batches of 24, 24 and 16 images; the rate leaves the weights as they were.
@@ -245,7 +245,7 @@ def test_the_first_bad_step_is_named_when_many_are_read_at_once(
     spec = make_spec(
         normalization={"type": "none"}, batch_size=2, optimizer={"type": "sgd", "learning_rate": 1e18}, epochs=1
     )
-    monkeypatch.setattr(loop, "TRAIN_ROWS_PER_EPOCH", 1)
+    monkeypatch.setattr(cadence, "TRAIN_ROWS_PER_EPOCH", 1)
     read_late = failure(attempt(spec))
     monkeypatch.setattr(static_step, "MAX_SLOTS", 1)
     read_each = failure(attempt(spec))

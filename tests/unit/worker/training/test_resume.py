@@ -138,6 +138,40 @@ def test_the_checkpoint_of_another_training_is_refused(attempt: Any, make_spec: 
     assert next(iter(given)) in failure.message
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_training_that_is_extended_equals_one_that_was_longer_from_the_start(
+    attempt: Any, make_spec: Any, optimizer: str
+) -> None:
+    given = {
+        "normalization": {"type": "batch"},
+        "optimizer": OPTIMIZERS[optimizer],
+        "schedule": {"type": "constant", "warmup_epochs": 2.5},
+        "ema": {"decay": 0.75},
+        "dataset": {"train_limit": 32, "test_limit": 10},
+    }
+    short, long = attempt(make_spec(**given, epochs=2)), attempt(make_spec(**given, epochs=4))
+    extended = attempt(make_spec(**given, epochs=4), resume=short.checkpoints[-1])
+
+    assert extended.finished.outcome == "succeeded"
+    assert short.rows + extended.rows == long.rows
+    assert extended.weights == long.weights
+    assert extended.checkpoints[-1].files["state.pt"] == long.checkpoints[-1].files["state.pt"]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "epochs"), [("constant", 1), ("multistep", 3), ("cosine", 3)], ids=["fewer", "multistep", "cosine"]
+)
+def test_a_training_is_not_shortened_nor_extended_under_a_schedule_over_its_length(
+    attempt: Any, make_spec: Any, schedule: str, epochs: int
+) -> None:
+    given = {"schedule": {"type": schedule}}
+    taken = attempt(make_spec(**given), stop="pause", stop_at=1).checkpoints[-1]
+    failure = attempt(make_spec(**given, epochs=epochs), resume=taken).finished.failure
+
+    assert failure is not None
+    assert "of another training: epochs differ" in failure.message
+
+
 class Killed(BaseException):
     """The process of an attempt ended at an arbitrary moment."""
 
