@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 # OpenMP's threads wait for each other: beside other processes on the same cores, two are many times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 from pytest_postgresql.executors import PostgreSQLExecutor
 
@@ -22,6 +23,10 @@ from tests.reaper import pytest_configure as pytest_configure
 
 if TYPE_CHECKING:
     from xdist.scheduler import LoadFileScheduling
+
+# On a loaded machine examples may take any time.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 _numbers = count(1)
 ONE_AFTER_ANOTHER = ("tests/dashboard/", "tests/integration/dispatcher/")
