@@ -8,11 +8,10 @@ from rich.text import Text
 
 from service.cli.folding import Facts, Grid
 from service.cli.tables import STYLES, age_s, duration, status_text
-from service.report import Number
+from service.experiments.numbers import NONE, Number
 
 Json = dict[str, Any]
 
-NONE = "–"
 STATUS_STYLES = STYLES | {"finished": "green"}
 SHORT = {"queued": "wait", "starting": "run", "running": "run", "pausing": "pause", "cancelling": "cancel"}
 
@@ -103,9 +102,8 @@ def cell_text(cell: Json | None, number: Number) -> Text:
         return Text(NONE, style="dim")
     text = Text()
     if cell["mean"] is not None:
-        interval = cell["interval"]
-        half = "" if interval is None else f" ± {number.plain((interval[1] - interval[0]) / 2)}"
-        text.append(f"{number.plain(cell['mean'])}{half}")
+        half = number.half(cell["interval"])
+        text.append(number.plain(cell["mean"]) + ("" if half is None else f" ± {half}"))
         text.append(f" ({cell['n']})", style="dim")
     for status, count in cell["counts"].items():
         if status != "succeeded":

@@ -5,12 +5,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from service.experiments.numbers import NONE, Number, p_is, p_value, percent
 from service.report.document import Block, Bullets, DataTable, Document, Figure, Listing, Paragraph, Section
 from service.report.figure import figure
-from worker.metrics import METRICS
 
 Json = Mapping[str, Any]
-NONE = "–"
 
 
 def compose(
@@ -32,7 +31,7 @@ def compose(
     if picture is not None:
         description = (
             f"{number.title} against {results['columns']['field']}: means over seeds, "
-            f"with {_percent(results['confidence'])} intervals if there are several seeds."
+            f"with {percent(results['confidence'])} intervals if there are several seeds."
         )
         grid.append(Figure(picture_name, picture, description))
     sections = [Section("Findings", [_images(results), *_findings(results, number)]), Section(question, grid)]
@@ -63,41 +62,12 @@ def tables(results: Json) -> Document:
     return Document(results["name"] or "Results", sections)
 
 
-class Number:
-    """The number format of a metric. Errors are shown in per cent."""
-
-    def __init__(self, metric: str) -> None:
-        described = METRICS[metric]
-        self.is_error = described.format == "percent"
-        self.scale = 100.0 if self.is_error else 1.0
-        self.title = described.title.capitalize()
-        self.axis = f"{self.title} (%)" if self.is_error else self.title
-        self._unit = " %" if self.is_error else ""
-
-    def text(self, value: float | None, sign: str = "") -> str:
-        """Format a value with its unit."""
-        return NONE if value is None else f"{self.plain(value, sign)}{self._unit}"
-
-    def plain(self, value: float, sign: str = "") -> str:
-        """Format a value without its unit."""
-        scaled = value * self.scale
-        return f"{scaled:{sign}.2f}" if self.is_error else f"{scaled:{sign}.4g}"
-
-    def points(self, value: float) -> str:
-        """Format a difference; differences of errors are in percentage points."""
-        return f"{self.plain(value)} points" if self.is_error else self.plain(value)
-
-    def range(self, interval: Sequence[float] | None, sign: str = "") -> str:
-        """Format an interval."""
-        return NONE if interval is None else f"{self.plain(interval[0], sign)} to {self.plain(interval[1], sign)}"
-
-
 def _images(results: Json) -> Paragraph:
     return Paragraph(f"Images: {', '.join(results['datasets']) or NONE}.")
 
 
 def _findings(results: Json, number: Number) -> list[Block]:
-    compared = [comparison for comparison in _in_order(results) if comparison["p"] is not None]
+    compared = [comparison for comparison in in_order(results) if comparison["p"] is not None]
     resolved = [comparison for comparison in compared if comparison["resolved"]]
     if not compared:
         return [Paragraph("There are no comparisons yet: a comparison needs two rows with at least two common seeds.")]
@@ -110,8 +80,8 @@ def _findings(results: Json, number: Number) -> list[Block]:
         sentences.append(
             f"At {results['columns']['field']} {comparison['column']}, {comparison[more]} has "
             f"{number.points(abs(difference))} more {number.title.lower()} than {comparison[less]}"
-            + (f" ({_percent(results['confidence'])} interval {number.range(bounds)})" if bounds else "")
-            + f"; adjusted p {_is(comparison['p_adjusted'])}, n = {comparison['n']}."
+            + (f" ({percent(results['confidence'])} interval {number.range(bounds)})" if bounds else "")
+            + f"; adjusted p {p_is(comparison['p_adjusted'])}, n = {comparison['n']}."
         )
     blocks: list[Block] = [Bullets(sentences)] if sentences else []
     if open_ := [comparison for comparison in compared if not comparison["resolved"]]:
@@ -129,7 +99,7 @@ def _interaction(results: Json, number: Number) -> str:
     if resolved := [contrast for contrast in tested if contrast["p_adjusted"] < alpha]:
         changes = (
             f"{contrast['row_a']} - {contrast['row_b']} by {number.plain(contrast['difference'], '+')}"
-            f"{' points' if number.is_error else ''} (adjusted p {_is(contrast['p_adjusted'])})"
+            f"{' points' if number.is_error else ''} (adjusted p {p_is(contrast['p_adjusted'])})"
             for contrast in resolved
         )
         first, last = resolved[0]["column_first"], resolved[0]["column_last"]
@@ -139,7 +109,8 @@ def _interaction(results: Json, number: Number) -> str:
     return f"{effect} is not shown to depend on {on}{given}."
 
 
-def _in_order(results: Json) -> list[Json]:
+def in_order(results: Json) -> list[Json]:
+    """Return the comparisons in the order of the columns."""
     columns = [value["label"] for value in results["columns"]["values"]]
     return sorted(results["comparisons"], key=lambda comparison: columns.index(comparison["column"]))
 
@@ -171,8 +142,9 @@ def _grid(results: Json, number: Number) -> list[Block]:
 def _cell(cell: Json | None, number: Number, with_size: bool) -> str:
     if cell is None:
         return NONE
-    half = "" if cell["interval"] is None else f" ± {number.plain((cell['interval'][1] - cell['interval'][0]) / 2)}"
-    return f"{number.plain(cell['mean'])}{half}" + (f" (n = {cell['n']})" if with_size else "")
+    half = number.half(cell["interval"])
+    spread = "" if half is None else f" ± {half}"
+    return f"{number.plain(cell['mean'])}{spread}" + (f" (n = {cell['n']})" if with_size else "")
 
 
 def _comparisons(results: Json, number: Number) -> DataTable:
@@ -185,21 +157,21 @@ def _comparisons(results: Json, number: Number) -> DataTable:
             f"{comparison['n']}, {comparison['failed']} failed" if comparison["failed"] else str(comparison["n"]),
             NONE if comparison["difference"] is None else number.plain(comparison["difference"], "+"),
             number.range(comparison["interval"], "+"),
-            _p(comparison["p"]),
-            _p(comparison["p_adjusted"]),
+            p_value(comparison["p"]),
+            p_value(comparison["p_adjusted"]),
             "yes" if comparison["resolved"] else "no",
             NONE if comparison["seeds_needed"] is None else str(comparison["seeds_needed"]),
         ]
-        for comparison in _in_order(results)
+        for comparison in in_order(results)
     ]
     return DataTable([results["columns"]["field"], *header], rows, labels=3)
 
 
 def _procedure(results: Json, number: Number) -> Iterable[str]:
-    confidence = _percent(results["confidence"])
+    confidence = percent(results["confidence"])
     yield f"{number.title}, {results['statistic_title']}, on the {results['evaluated_on']} images; n counts seeds."
     if analyses := len(results["interim_analyses"]):
-        each = _percent(round(1 - (1 - results["confidence"]) / analyses, 6))
+        each = percent(round(1 - (1 - results["confidence"]) / analyses, 6))
         yield (
             f"± and “interval”: the two-sided {each} interval of the mean (Student's t), with a coverage of "
             f"{confidence} at any of the {analyses} interim analyses at which the experiment stops."
@@ -277,15 +249,3 @@ def _weights(checkpoints: Sequence[Json]) -> str:
 
 def _versions(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:g} %"
-
-
-def _p(p: float | None) -> str:
-    return NONE if p is None else "< 0.0001" if p < 0.0001 else f"{p:.4f}"
-
-
-def _is(p: float) -> str:
-    return _p(p) if p < 0.0001 else f"= {_p(p)}"

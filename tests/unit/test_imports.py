@@ -90,6 +90,7 @@ ARROWS = {
         "store",
         "validation",
     },
+    "report": {"experiments"},
     "store": {"errors", "experiments", "jobs", "settings"},
     "artifacts": {"errors"},
     "experiments": {"errors", "jobs", "validation"},

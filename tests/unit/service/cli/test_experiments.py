@@ -16,7 +16,7 @@ from service.cli import experiments
 from service.cli.exits import Exit
 from service.cli.grids import cell_text, resolved_text
 from service.client import Client
-from service.report import Number
+from service.experiments.numbers import Number
 from tests.unit.service.conftest import Run
 from tests.unit.service.stand_in import Answer, Json, StandIn
 
@@ -155,7 +155,7 @@ class TestResults:
         assert (found["statistic"], found["confidence"]) == ("best", 0.9)
         assert [cell["n"] for cell in found["cells"]] == [2, 2]
 
-    def test_are_written_as_csv_parquet_markdown_and_text(self, run: Run, ran: tuple[str, str], tmp_path: Path) -> None:
+    def test_are_written_in_each_format(self, run: Run, ran: tuple[str, str], tmp_path: Path) -> None:
         url, id_ = ran
         (table := tmp_path / "cells.parquet"), (text := tmp_path / "table.txt")
         run("--url", url, "results", id_, "--format", "parquet", "--output", str(table))
@@ -168,6 +168,9 @@ class TestResults:
         assert markdown.read_text().startswith(
             "# ran\n\n## Test error (%) by normalization and batch\\_size\n\nImages: cifar10."
         )
+        latex = run("--url", url, "results", id_, "--format", "latex", "--statistic", "best").out
+        assert r"batch & $\mathbf{10.20} \pm 2.54$ (2) & $\mathbf{12.30} \pm 2.54$ (2) \\" in latex
+        assert "best epoch (optimistic: chosen on the test set)" in latex
         values = tmp_path / "values.csv"
         arguments = ["--format", "csv", "--table", "observations", "--output", str(values)]
         run("--url", url, "results", id_, *arguments)
