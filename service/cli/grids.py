@@ -79,7 +79,7 @@ def preview_table(preview: Json) -> Facts:
 
 
 def results_grid(results: Json) -> RenderableType:
-    """Lay out results: means with half their intervals by row and column, then comparisons and warnings."""
+    """Lay out results: the headline, means ± half their intervals by row and column, comparisons, warnings."""
     number = Number(results["metric"])
     cells = {(cell["row"], cell["column"]): cell for cell in results["cells"]}
     columns = [value["label"] for value in results["columns"]["values"]]
@@ -88,7 +88,8 @@ def results_grid(results: Json) -> RenderableType:
     title += f", on {', '.join(results['datasets'])}" if results["datasets"] else ""
     for row in results["rows"]["values"]:
         table.add_row(row["label"], *(cell_text(cells.get((row["label"], column)), number) for column in columns))
-    parts: list[RenderableType] = [Text(title, style="italic"), table]
+    headline = Text(results["headline"], style="bold")
+    parts: list[RenderableType] = [headline, Text(), Text(title, style="italic"), table]
     tested = [comparison for comparison in results["comparisons"] if comparison["difference"] is not None]
     if tested:
         parts += [Text(), _comparisons(tested, number)]

@@ -5,7 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from service.experiments.findings import difference, unresolved
 from service.experiments.numbers import NONE, Number, p_is, p_value, percent
+from service.experiments.statistics import Comparison
 from service.report.document import Block, Bullets, DataTable, Document, Figure, Listing, Paragraph, Section
 from service.report.figure import figure
 
@@ -34,7 +36,7 @@ def compose(
             f"with {percent(results['confidence'])} intervals if there are several seeds."
         )
         grid.append(Figure(picture_name, picture, description))
-    sections = [Section("Findings", [_images(results), *_findings(results, number)]), Section(question, grid)]
+    sections = [Section("Findings", [*_findings(results, number), _images(results)]), Section(question, grid)]
     if results["comparisons"]:
         sections.append(Section("Comparisons", [_comparisons(results, number)]))
     if results["warnings"]:
@@ -53,7 +55,7 @@ def tables(results: Json) -> Document:
     """Compose the results only: their table, the comparisons, and possible confounds."""
     number = Number(results["metric"])
     question = f"{number.axis} by {results['rows']['field']} and {results['columns']['field']}"
-    sections = [Section(question, [_images(results), *_grid(results, number)])]
+    sections = [Section(question, [Paragraph(results["headline"]), _images(results), *_grid(results, number)])]
     if results["comparisons"]:
         sections.append(Section("Comparisons", [_comparisons(results, number)]))
     if results["warnings"]:
@@ -67,25 +69,15 @@ def _images(results: Json) -> Paragraph:
 
 
 def _findings(results: Json, number: Number) -> list[Block]:
-    compared = [comparison for comparison in in_order(results) if comparison["p"] is not None]
-    resolved = [comparison for comparison in compared if comparison["resolved"]]
-    if not compared:
-        return [Paragraph("There are no comparisons yet: a comparison needs two rows with at least two common seeds.")]
-    sentences: list[str] = []
-    for comparison in resolved:
-        difference = comparison["difference"]
-        less, more = ("row_a", "row_b") if difference < 0 else ("row_b", "row_a")
-        interval = comparison["interval"]
-        bounds = sorted(map(abs, interval)) if interval else None
-        sentences.append(
-            f"At {results['columns']['field']} {comparison['column']}, {comparison[more]} has "
-            f"{number.points(abs(difference))} more {number.title.lower()} than {comparison[less]}"
-            + (f" ({percent(results['confidence'])} interval {number.range(bounds)})" if bounds else "")
-            + f"; adjusted p {p_is(comparison['p_adjusted'])}, n = {comparison['n']}."
-        )
-    blocks: list[Block] = [Bullets(sentences)] if sentences else []
-    if open_ := [comparison for comparison in compared if not comparison["resolved"]]:
-        blocks.append(Paragraph(_unresolved(open_, len(compared))))
+    compared = [Comparison(**comparison) for comparison in in_order(results) if comparison["p"] is not None]
+    resolved = [comparison for comparison in compared if comparison.resolved]
+    open_ = [comparison for comparison in compared if not comparison.resolved]
+    blocks: list[Block] = [Paragraph(results["headline"])]
+    if len(resolved) > 1:
+        asked = results["metric"], results["columns"]["field"], results["confidence"]
+        blocks.append(Bullets([f"{difference(comparison, *asked)}." for comparison in resolved]))
+    if resolved and open_:
+        blocks.append(Paragraph(f"{unresolved(open_, len(compared))}."))
     if results["interaction"] is not None:
         blocks.append(Paragraph(_interaction(results, number)))
     return blocks
@@ -113,15 +105,6 @@ def in_order(results: Json) -> list[Json]:
     """Return the comparisons in the order of the columns."""
     columns = [value["label"] for value in results["columns"]["values"]]
     return sorted(results["comparisons"], key=lambda comparison: columns.index(comparison["column"]))
-
-
-def _unresolved(comparisons: Sequence[Json], total: int) -> str:
-    needed = [comparison["seeds_needed"] for comparison in comparisons if comparison["seeds_needed"]]
-    text = f"{len(comparisons)} of {total} comparisons are not significant"
-    if not needed:
-        return f"{text}."
-    more = f"{min(needed)}" if min(needed) == max(needed) else f"{min(needed)} to {max(needed)}"
-    return f"{text}; at the observed spread, {more} more seeds would resolve {len(needed)} of them."
 
 
 def _grid(results: Json, number: Number) -> list[Block]:

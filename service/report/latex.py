@@ -66,6 +66,7 @@ def escape(text: str) -> str:
 
 
 def _comments(results: Json) -> Iterable[str]:
+    yield f"% {' '.join(results['headline'].split())}"
     for warning in results["warnings"]:
         yield f"% {warning['code']}: {' '.join(warning['detail'].split())}"
 

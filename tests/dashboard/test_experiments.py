@@ -63,12 +63,16 @@ async def test_the_table_fills_in_while_one_looks(
     page = await visit.open(f"/experiments/{experiment}")
     await expect(page.get_by_role("heading", level=1)).to_have_text("small <b>batches</b> [synthetic]")
     await expect(cell(page, "batch", 2)).to_contain_text("3 queued")
+    await expect(page.locator(".headline")).to_have_text("No job has a value yet [synthetic; 0 of 12 jobs have ended].")
     await run(4)
     await expect(cell(page, "batch", 2)).to_contain_text("50.00 %")
     await expect(cell(page, "batch", 2)).to_contain_text("n = 1")
     await run(8)
     await expect(cell(page, "batch", 2)).to_contain_text("50.10 %± 0.25 · n = 3")
     await expect(page.locator(".heading")).to_contain_text("finished")
+    results = httpx2.get(f"{visit.api.url}/v1/experiments/{experiment}/results").json()
+    await expect(page.locator(".headline")).to_have_text(results["headline"])
+    assert "batch has 25.20 percentage points more test error than layer" in results["headline"]
 
 
 async def test_a_running_cell_says_how_far_it_is(visit: Visit, experiment: str, reporter: Reporter) -> None:

@@ -12,6 +12,7 @@ from service.api.schemas.axis import AxisValue, AxisView
 from service.api.schemas.experiment import SequentialView, WarningView, warning_views
 from service.experiments import axes
 from service.experiments.confounds import Confound
+from service.experiments.findings import headline
 from service.experiments.request import Statistic
 from service.experiments.results import FailedAs, ResultTable
 from service.experiments.runs import Run
@@ -110,6 +111,9 @@ class Results(BaseModel):
 
     experiment: str | None = Field(description="null for results over any jobs")
     name: str | None
+    headline: str = Field(
+        description="the result in one sentence: the largest significant difference, or that there is none"
+    )
     budget: float | None = Field(description="budget of the experiment: the fraction of its full cost")
     metric: OutcomeMetric
     unit: str
@@ -151,9 +155,11 @@ def results_view(
     counted = Table(table.observations, list(table.cells))
     runs = {run.id: run for run in table.runs}
     about = experiment or {"id": None, "name": None, "budget": None}
+    datasets = sorted({axes.label("dataset", run.spec["dataset"]) for run in table.runs})
     return Results(
         experiment=about["id"],
         name=about["name"],
+        headline=headline(table, analysis, datasets),
         budget=about["budget"],
         metric=metric,
         unit=METRICS[metric].unit,
@@ -162,7 +168,7 @@ def results_view(
         step=question.step,
         failed=question.failed,
         evaluated_on=split,
-        datasets=sorted({axes.label("dataset", run.spec["dataset"]) for run in table.runs}),
+        datasets=datasets,
         precisions=sorted({run.precision for run in table.runs if run.precision is not None}),
         rows=_axis(question.rows, table.rows),
         columns=_axis(question.columns, table.columns),

@@ -298,6 +298,7 @@ export default function experimentPage(shell, id) {
       const table = results.data;
       return [
         heading(it),
+        table && h("p", { class: "headline", key: "headline" }, table.headline),
         standing(it),
         results.problem && problemNotice(results.problem, () => results.reload()),
         table

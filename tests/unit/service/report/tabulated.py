@@ -39,6 +39,7 @@ def results_of(values: dict[tuple[str, str], list[float]], **changed: Any) -> di
         "experiment": "exp_1",
         "name": "the paper's",
         "budget": 1.0,
+        "headline": "At batch size 2, batch has more test error than group.",
         "metric": "test_error",
         "statistic": "final",
         "statistic_title": "after the last epoch",

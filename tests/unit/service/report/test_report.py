@@ -46,28 +46,31 @@ def report() -> Callable[..., str]:
     return make
 
 
-def test_what_is_resolved_is_said_first_with_its_interval_and_p(report: Any) -> None:
-    text = report()
-    found = text.split("## Findings")[1].split("##")[0]
-
-    sentence = "At batch\\_size 2, batch has 18.83 percentage points more test error than group (95 % interval"
-    assert sentence in found
-    assert "n = 3" in found
-    assert "1 of 2 comparisons are not significant" in found
+def test_the_findings_begin_with_the_headline_of_the_results(report: Any) -> None:
+    found = report(results_of(VALUES, headline="It is so.")).split("## Findings")[1].split("##")[0]
+    assert found.startswith("\n\nIt is so.\n\n1 of 2 comparisons are not significant")
     assert "The effect of normalization depends on batch\\_size. From 2 to 32 these differences" in found
+    assert found.rstrip().endswith("Images: synthetic.")
+    assert "\n\nIt is so.\n\nImages: synthetic." in as_markdown(tables(results_of(VALUES, headline="It is so.")))
+
+
+def test_every_significant_difference_is_said_with_its_interval_and_p(report: Any) -> None:
+    values = VALUES | {("layer", "2"): [0.50, 0.512, 0.531], ("layer", "32"): [0.1, 0.101, 0.11]}
+    found = report(results_of(values)).split("## Findings")[1].split("##")[0]
+    assert "- At batch size 2, layer has 38.93 percentage points more test error than group (95 % interval" in found
+    assert "n = 3)." in found
+    assert len(re.findall("^- At batch size 2", found, re.MULTILINE)) == 3
 
 
 def test_the_title_the_findings_and_the_figure_name_the_dataset(report: Any) -> None:
     text = report()
     assert text.startswith("# the paper's \\[synthetic\\]\n")
     assert "Images: synthetic." in text.split("## Findings")[1].split("##")[0]
-    assert "Images: synthetic." in as_markdown(tables(results_of(VALUES, name=None)))
 
 
-def test_without_two_common_seeds_it_says_that_nothing_is_compared(report: Any) -> None:
+def test_with_one_seed_there_are_no_intervals(report: Any) -> None:
     text = report(results_of({place: values[:1] for place, values in VALUES.items()}))
 
-    assert "There are no comparisons yet" in text
     assert "| batch | 10.00 | 30.00 |" in text
     assert "One seed in each cell, so no intervals." in text
 
