@@ -24,8 +24,8 @@ from service.store.tables import Experiment
 from worker.metrics import METRICS, OutcomeMetric
 
 
-class ResultsQuery(BaseModel):
-    """A query for results: the values, and the rows and columns of their table."""
+class QuestionQuery(BaseModel):
+    """A question about jobs: the values, and the rows and columns of their table."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -51,9 +51,6 @@ class ResultsQuery(BaseModel):
         default="omitted",
         description="how failed jobs count. omitted: not at all; chance: as the error of a guess, 0.9, if "
         "the metric is an error",
-    )
-    table: Literal["cells", "comparisons", "observations"] = Field(
-        default="cells", description="the table of CSV and Parquet"
     )
 
     def question(self, declared: Question) -> Question:
@@ -92,17 +89,25 @@ ERRORS = tuple(name for name in get_args(OutcomeMetric) if METRICS[name].quantit
 _ACCEPTED = f"give one of {', '.join(axes.fields())}, or a part of one, as in optimizer.learning_rate."
 
 
+class ResultsQuery(QuestionQuery):
+    """A query for results."""
+
+    table: Literal["cells", "comparisons", "observations"] = Field(
+        default="cells", description="the table of CSV and Parquet"
+    )
+
+
 class JobResultsQuery(ResultsQuery, JobFilterQuery):
     """A query for the results of selected jobs."""
 
 
-async def experiment_results(session: Session, experiment: Experiment, query: ResultsQuery | None = None) -> Results:
+async def experiment_results(session: Session, experiment: Experiment, query: QuestionQuery | None = None) -> Results:
     """Return the results of an experiment, by default of the outcome that it declared.
 
     Raises:
         Unprocessable: The query is inconsistent, or names a field that no job has.
     """
-    query = query or ResultsQuery()
+    query = query or QuestionQuery()
     question = query.question(results.question_of(experiments.request_of(experiment)))
     asked = await _asked(session, JobFilter(experiment=experiment.id), question)
     # In a thread: with many jobs the computation would delay other requests.

@@ -77,12 +77,12 @@ def unresolved(comparisons: Sequence[Comparison], total: int) -> str:
     """Return a clause about the comparisons, of `total`, that are not significant, without the full stop."""
     needed = [comparison.seeds_needed for comparison in comparisons if comparison.seeds_needed]
     if len(comparisons) < total:
-        text = f"{len(comparisons)} of {total} comparisons are not significant"
+        text = f"{len(comparisons)} of {total} comparisons {'is' if len(comparisons) == 1 else 'are'} not significant"
     else:
         text = f"None of {total} comparisons is significant" if total > 1 else "The only comparison is not significant"
     if not needed:
         return text
     more = f"{min(needed)}" if min(needed) == max(needed) else f"{min(needed)} to {max(needed)}"
     seeds = "seed" if more == "1" else "seeds"
-    which = "it" if total == 1 else f"{len(needed)} of them"
+    which = "it" if len(comparisons) == 1 else f"{len(needed)} of them"
     return f"{text}; at the observed spread, {more} more {seeds} would resolve {which}"

@@ -8,8 +8,8 @@ from typing import Any
 from service.experiments.findings import difference, unresolved
 from service.experiments.numbers import NONE, Number, p_is, p_value, percent
 from service.experiments.statistics import Comparison
+from service.figures import draw, results_chart
 from service.report.document import Block, Bullets, DataTable, Document, Figure, Listing, Paragraph, Section
-from service.report.figure import figure
 
 Json = Mapping[str, Any]
 
@@ -29,13 +29,13 @@ def compose(
     number = Number(results["metric"])
     question = f"{number.axis} by {results['rows']['field']} and {results['columns']['field']}"
     grid = _grid(results, number)
-    picture = figure(results, number.scale, number.axis)
-    if picture is not None:
+    chart = results_chart(results)
+    if not chart.is_empty:
         description = (
             f"{number.title} against {results['columns']['field']}: means over seeds, "
             f"with {percent(results['confidence'])} intervals if there are several seeds."
         )
-        grid.append(Figure(picture_name, picture, description))
+        grid.append(Figure(picture_name, draw(chart, "svg").decode(), description))
     sections = [Section("Findings", [*_findings(results, number), _images(results)]), Section(question, grid)]
     if results["comparisons"]:
         sections.append(Section("Comparisons", [_comparisons(results, number)]))

@@ -17,7 +17,7 @@ Errors = Mapping[tuple[str, int], Sequence[float | None]]
 
 def said(errors: Errors, *, running: int = 0, datasets: Sequence[str] = ("cifar10",), **question: Any) -> str:
     """Return the headline of trainings with these errors by normalization and batch size, one per seed."""
-    runs = []
+    runs: list[Run] = []
     for (normalization, batch_size), values in errors.items():
         for seed, value in enumerate(values):
             given = {"normalization": {"type": normalization}, "batch_size": batch_size, "seed": seed}
