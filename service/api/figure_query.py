@@ -2,9 +2,11 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -93,6 +95,16 @@ class JobCurvesQuery(AcrossQuery):
     metric: list[MetricName] = Field(default=["test_error"], min_length=1, max_length=MOST_METRICS)
 
 
+Drawn = TypeVar("Drawn")
+_ARTIST = ThreadPoolExecutor(1, "figures")
+"""Figures are drawn one after the other. In the threads of other work they would wait and occupy them."""
+
+
+async def drawing(draws: Callable[[], Drawn]) -> Drawn:
+    """Call a function that draws, in the thread of the figures."""
+    return await asyncio.get_running_loop().run_in_executor(_ARTIST, draws)
+
+
 async def answer(chart: Chart, format: FigureFormat, query: StyleQuery, of: str) -> Response:
     """Return a chart as a response. Raises `NotFound` if there is nothing to draw."""
     if chart.is_empty:
@@ -100,8 +112,7 @@ async def answer(chart: Chart, format: FigureFormat, query: StyleQuery, of: str)
     headers = {"Content-Security-Policy": SHUT, "X-Content-Type-Options": "nosniff"}
     if format == "csv":
         return Response(as_csv(chart), media_type=MEDIA_TYPES[format], headers=headers)
-    # In a thread: other requests do not wait for the drawing.
-    content = await asyncio.to_thread(draw, chart, format, width_mm=query.width, titled=query.title)
+    content = await drawing(partial(draw, chart, format, width_mm=query.width, titled=query.title))
     return Response(content, media_type=MEDIA_TYPES[format], headers=headers)
 
 

@@ -187,6 +187,13 @@ async def test_charts_and_tables_are_exported(
                 "what is hidden is left out"
             )
         await expect(page.locator("details[open]")).to_have_count(0)
+    await page.set_viewport_size({"width": 390, "height": 800})
+    for heading in {heading for heading, *_ in EXPORTS}:
+        card = page.locator(".card", has=page.get_by_role("heading", name=heading))
+        await card.locator("summary", has_text="Export").click()
+        box = await card.get_by_role("group", name="Export").bounding_box()
+        assert box is not None
+        assert 0 <= box["x"] < box["x"] + box["width"] <= 390, heading
 
 
 async def test_it_is_cloned_into_the_form(visit: Visit, experiment: str) -> None:

@@ -1,13 +1,13 @@
 """Reports: the results of an experiment as a document."""
 
-import asyncio
+from functools import partial
 from platform import python_version
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
 from service.api.context import Context, ExperimentId
-from service.api.figure_query import SHUT
+from service.api.figure_query import SHUT, drawing
 from service.api.http.negotiation import preferred
 from service.api.http.problems import describe
 from service.api.result_query import ResultsQuery, experiment_results
@@ -62,9 +62,8 @@ async def show(
         results = await experiment_results(session, experiment, query)
         jobs = [_described(record) for record in await records.of_experiment(session, experiment_id)]
     versions = {"normlab": request.app.version, "python": python_version()}
-    # In a thread: other requests do not wait for the drawing of its figure.
-    document = await asyncio.to_thread(
-        compose, found.model_dump(mode="json"), results.model_dump(mode="json"), jobs, versions, figure
+    document = await drawing(
+        partial(compose, found.model_dump(mode="json"), results.model_dump(mode="json"), jobs, versions, figure)
     )
     if preferred(request.headers.get("accept"), [HTML, MARKDOWN]) == MARKDOWN:
         return Response(as_markdown(document), media_type=MARKDOWN)
