@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 from importlib.resources import files
+from io import BytesIO
 
 import aiosqlite  # noqa: F401
 import alembic.command
@@ -26,12 +27,18 @@ import typer.rich_utils  # noqa: F401
 import uvicorn.lifespan.on
 import uvicorn.protocols.http.auto  # noqa: F401
 import yaml  # noqa: F401
+from matplotlib.figure import Figure
 from scipy.special import fdtrc, stdtr, stdtrit
 
 assert abs(stdtr(3, stdtrit(3, 0.975)) - 0.975) < 1e-9
 assert 0 < fdtrc(2, 3, 1.0) < 1
 assert np.linalg.lstsq(np.eye(2), np.ones(2), rcond=None)[0].sum() == 2
 assert files("plotly").joinpath("package_data", "plotly.min.js").is_file()
+figure = Figure()
+figure.add_subplot().errorbar([0, 1], [1, 2], yerr=[0.1, 0.2], label="a")
+figure.legend()
+for kind in ("svg", "pdf", "png"):
+    figure.savefig(BytesIO(), format=kind)
 assert version("plotly")
 assert version("normlab")
 assert psycopg.pq.__impl__ == "binary"

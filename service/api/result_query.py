@@ -26,8 +26,8 @@ from service.store.tables import Experiment
 from worker.metrics import METRICS, OutcomeMetric
 
 
-class ResultsQuery(BaseModel):
-    """A query for results: the values, and the rows and columns of their table."""
+class QuestionQuery(BaseModel):
+    """A question about jobs: the values, and the rows and columns of their table."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -55,9 +55,6 @@ class ResultsQuery(BaseModel):
         default="omitted",
         description="how failed jobs count. omitted: not at all; chance: as the error of a guess, 0.9, if "
         "the metric is an error",
-    )
-    table: Literal["cells", "comparisons", "observations", "choices"] = Field(
-        default="cells", description="the table of CSV and Parquet; choices: what a tuned experiment searched"
     )
 
     def question(self, declared: Question) -> Question:
@@ -96,8 +93,8 @@ ERRORS = tuple(name for name in get_args(OutcomeMetric) if METRICS[name].quantit
 _ACCEPTED = f"give one of {', '.join(axes.fields())}, or a part of one, as in optimizer.learning_rate."
 
 
-class ExperimentResultsQuery(ResultsQuery):
-    """A query for the results of an experiment."""
+class ExperimentQuery(QuestionQuery):
+    """A question about an experiment."""
 
     stage: Literal["tuned", "untuned"] | None = Field(
         default=None,
@@ -105,19 +102,29 @@ class ExperimentResultsQuery(ResultsQuery):
     )
 
 
+class ResultsQuery(QuestionQuery):
+    """A query for results."""
+
+    table: Literal["cells", "comparisons", "observations", "choices"] = Field(
+        default="cells", description="the table of CSV and Parquet; choices: what a tuned experiment searched"
+    )
+
+
+class ExperimentResultsQuery(ExperimentQuery, ResultsQuery):
+    """A query for the results of an experiment."""
+
+
 class JobResultsQuery(ResultsQuery, JobFilterQuery):
     """A query for the results of selected jobs."""
 
 
-async def experiment_results(
-    session: Session, experiment: Experiment, query: ExperimentResultsQuery | None = None
-) -> Results:
+async def experiment_results(session: Session, experiment: Experiment, query: ExperimentQuery | None = None) -> Results:
     """Return the results of an experiment, by default of the outcome that it declared.
 
     Raises:
         Unprocessable: The query is inconsistent, or names a field that no job has.
     """
-    query = query or ExperimentResultsQuery()
+    query = query or ExperimentQuery()
     request = experiments.request_of(experiment)
     if query.stage is not None and request.tune is None:
         raise Unprocessable(f"stage is {query.stage}, and experiment {experiment.id} has no tune: leave it out.")

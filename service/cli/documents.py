@@ -1,4 +1,4 @@
-"""`normlab experiment report`, `bundle` and `import`: experiments as files."""
+"""`normlab experiment report`, `figure`, `bundle` and `import`: experiments as files."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,8 +9,10 @@ import typer
 from service.cli.exits import Invalid
 from service.cli.output import announce, is_standard_output
 from service.cli.session import AsJson, ExperimentId, connect, experiment_id
-from service.client.experiments import Checkpoints
+from service.client.experiments import Checkpoints, FigureFormat
 from service.client.files import write_file
+
+FIGURES: dict[str, FigureFormat] = {".pdf": "pdf", ".svg": "svg", ".png": "png", ".csv": "csv"}
 
 
 def report(
@@ -31,20 +33,69 @@ def report(
     if output is not None and output.suffix not in (".html", ".md"):
         raise Invalid(f"--output is {output}: give a name that ends in .html or .md")
     question = {"metric": metric, "statistic": statistic, "failed": failed}
+    drawn: dict[Path, bytes] = {}
     with connect(context) as client:
         experiment = experiment_id(client, experiment)
         target = output or Path(f"{experiment}.html")
         picture = target.with_suffix(".svg")
         figure = quote(picture.name)
         if target.suffix == ".html":
-            written = {target: client.experiments.report(experiment, "html", **question)}
+            text = client.experiments.report(experiment, "html", **question)
         else:
-            written = {target: client.experiments.report(experiment, "markdown", figure=figure, **question)}
-            if f"]({figure})" in written[target]:
-                written[picture] = client.experiments.report(experiment, "svg", **question)
+            text = client.experiments.report(experiment, "markdown", figure=figure, **question)
+            if f"]({figure})" in text:
+                drawn[picture] = client.experiments.figure(experiment, "svg", "results", **question)
+    written = {target: text.encode()} | drawn
     for path, content in written.items():
-        write_file(path, content.encode())
+        write_file(path, content)
     announce(None, "  ".join(map(str, written)), stderr=any(map(is_standard_output, written)))
+
+
+def figure(
+    context: typer.Context,
+    experiment: ExperimentId,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="NAME.pdf, .svg, .png, or .csv for what is drawn. Default: EXPERIMENT.pdf."
+        ),
+    ] = None,
+    curves: Annotated[bool, typer.Option("--curves", help="Draw the learning curves instead of the results.")] = False,
+    width: Annotated[
+        float, typer.Option(min=40, max=400, help="Width in mm: 84 is one column of a paper, 174 two.")
+    ] = 84,
+    title: Annotated[bool, typer.Option("--title", help="Put the title above the figure.")] = False,
+    log_y: Annotated[bool, typer.Option("--log-y", help="Draw a logarithmic vertical axis.")] = False,
+    metric: Annotated[str | None, typer.Option(help="Metric. Default: the declared outcome of the experiment.")] = None,
+    statistic: Annotated[
+        str | None, typer.Option(help="One of final, best, median_last_5 and at_step; of results only.")
+    ] = None,
+    rows: Annotated[str | None, typer.Option(help="Field with a line for each value; of results only.")] = None,
+    columns: Annotated[str | None, typer.Option(help="Field of the horizontal axis; of results only.")] = None,
+    spread: Annotated[
+        str | None, typer.Option(help="Of curves only: interval (95 %), range, or each, a line for each seed.")
+    ] = None,
+) -> None:
+    """Write a figure for a paper: the error by batch size with intervals, or the learning curves.
+
+    Example: normlab experiment figure ID -o fig1.pdf --width 84
+    """
+    format = FIGURES.get(output.suffix) if output else "pdf"
+    if format is None:
+        raise Invalid(f"--output is {output}: give a name that ends in {', '.join(FIGURES)}")
+    of_results = {"statistic": statistic, "rows": rows, "columns": columns}
+    wrong = {"spread": spread} if not curves else of_results
+    for name, value in wrong.items():
+        if value is not None:
+            raise Invalid(f"--{name} is {value!r}: it does not apply to {'curves' if curves else 'results'}")
+    query = {"width": width, "title": title, "log_y": log_y, "metric": metric}
+    query |= {"spread": spread} if curves else of_results
+    with connect(context) as client:
+        experiment = experiment_id(client, experiment)
+        content = client.experiments.figure(experiment, format, "curves" if curves else "results", **query)
+    target = output or Path(f"{experiment}.pdf")
+    write_file(target, content)
+    announce(None, str(target), stderr=is_standard_output(target))
 
 
 def bundle(

@@ -8,11 +8,10 @@ from rich.text import Text
 
 from service.cli.folding import Facts, Grid
 from service.cli.tables import STYLES, age_s, duration, status_text
-from service.report import Number
+from service.experiments.numbers import NONE, Number
 
 Json = dict[str, Any]
 
-NONE = "–"
 STATUS_STYLES = STYLES | {"finished": "green"}
 SHORT = {"queued": "wait", "starting": "run", "running": "run", "pausing": "pause", "cancelling": "cancel"}
 
@@ -91,7 +90,7 @@ def preview_table(preview: Json) -> Facts:
 
 
 def results_grid(results: Json) -> RenderableType:
-    """Lay out results: means with half their intervals by row and column, then comparisons and warnings."""
+    """Lay out results: the headline, means ± half their intervals by row and column, comparisons, warnings."""
     number = Number(results["metric"])
     cells = {(cell["row"], cell["column"]): cell for cell in results["cells"]}
     columns = [value["label"] for value in results["columns"]["values"]]
@@ -101,7 +100,8 @@ def results_grid(results: Json) -> RenderableType:
     title += f", {results['stage']}" if results["stage"] else ""
     for row in results["rows"]["values"]:
         table.add_row(row["label"], *(cell_text(cells.get((row["label"], column)), number) for column in columns))
-    parts: list[RenderableType] = [Text(title, style="italic"), table]
+    headline = Text(results["headline"], style="bold")
+    parts: list[RenderableType] = [headline, Text(), Text(title, style="italic"), table]
     if tuning := results["tuning"]:
         parts += [Text(), *_tuning(results, tuning, number)]
     tested = [comparison for comparison in results["comparisons"] if comparison["difference"] is not None]
@@ -153,9 +153,8 @@ def cell_text(cell: Json | None, number: Number) -> Text:
         return Text(NONE, style="dim")
     text = Text()
     if cell["mean"] is not None:
-        interval = cell["interval"]
-        half = "" if interval is None else f" ± {number.plain((interval[1] - interval[0]) / 2)}"
-        text.append(f"{number.plain(cell['mean'])}{half}")
+        half = number.half(cell["interval"])
+        text.append(number.plain(cell["mean"]) + ("" if half is None else f" ± {half}"))
         text.append(f" ({cell['n']})", style="dim")
     for status, count in cell["counts"].items():
         if status != "succeeded":

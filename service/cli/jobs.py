@@ -106,7 +106,7 @@ def extend(
     Example: normlab extend job_01 --epochs 60
     """
     with connect(context) as client:
-        answer = client.extend(job, epochs)
+        answer = client.extend(job_id(client, job), epochs)
         announce(answer, f"{answer['id']}  {answer['title']}  {answer['status']}", as_json=as_json)
 
 

@@ -14,7 +14,7 @@ from service.cli.output import WIDTH_OF_A_PIPE, Output, console, print_bytes
 from service.cli.session import AsJson, Json, connect, experiment_id
 from service.client.experiments import TableFormat
 from service.client.files import write_file
-from service.report import as_markdown, tables
+from service.report import as_latex, as_markdown, tables
 from worker.metrics import OutcomeMetric
 
 
@@ -26,6 +26,7 @@ class Format(StrEnum):
     JSON = "json"
     PARQUET = "parquet"
     MARKDOWN = "markdown"
+    LATEX = "latex"
 
 
 class FlatTable(StrEnum):
@@ -112,6 +113,8 @@ def _text(found: Json, format: Format) -> str:
     match format:
         case Format.MARKDOWN:
             return as_markdown(tables(found))
+        case Format.LATEX:
+            return as_latex(found)
         case Format.JSON:
             return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
         case _:

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 TableFormat = Literal["csv", "parquet"]
-ReportKind = Literal["html", "markdown", "svg"]
+ReportKind = Literal["html", "markdown"]
+FigureFormat = Literal["svg", "pdf", "png", "csv"]
+FigureKind = Literal["results", "curves"]
 Checkpoints = Literal["none", "best", "latest", "all"]
 
 MEDIA_TYPES: dict[TableFormat, str] = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
-REPORTS: dict[ReportKind, str] = {"html": "text/html", "markdown": "text/markdown", "svg": "image/svg+xml"}
+REPORTS: dict[ReportKind, str] = {"html": "text/html", "markdown": "text/markdown"}
 _BLOCK = 1 << 20
 
 
@@ -102,16 +104,30 @@ class Experiments:
         return self._connection.request("GET", _results(experiment), params=given(question), headers=headers).content
 
     def report(self, experiment: str, kind: ReportKind = "html", **question: Any) -> str:
-        """Return the report as a web page or Markdown, or its figure as SVG.
+        """Return the report as a web page or Markdown.
 
         Args:
             experiment: Id of the experiment.
-            kind: html, markdown or svg.
+            kind: html or markdown.
             question: The query parameters of the report: metric, statistic, failed, figure.
         """
         headers = {"Accept": REPORTS[kind]}
         path = _experiment(experiment, "report")
         return self._connection.request("GET", path, params=given(question), headers=headers).text
+
+    def figure(
+        self, experiment: str, format: FigureFormat = "svg", kind: FigureKind = "results", **query: Any
+    ) -> bytes:
+        """Return a figure: of the results, or of the learning curves.
+
+        Args:
+            experiment: Id of the experiment.
+            format: svg, pdf, png, or csv for what is drawn.
+            kind: results or curves.
+            query: The query parameters of the figure, such as width (in mm), title, log_y and metric.
+        """
+        name = "figure" if kind == "results" else "curves"
+        return self._connection.request("GET", _experiment(experiment, f"{name}.{format}"), params=given(query)).content
 
     def bundle(self, experiment: str, path: str | os.PathLike[str], checkpoints: Checkpoints = "none") -> Path:
         """Download the bundle of an experiment that has ended to the file `path`, or into the folder `path`.

@@ -28,8 +28,13 @@ def job_title(name: str, spec: Mapping[str, Any]) -> str:
 
 def with_datasets(title: str, datasets: Iterable[str | None]) -> str:
     """Return a title with the datasets other than CIFAR-10, about which their results say nothing."""
-    others = [dataset for dataset in datasets if dataset not in (None, "cifar10") and dataset not in title]
-    return f"{title} [{', '.join(map(str, others))}]" if others else title
+    others = [dataset for dataset in other_datasets(datasets) if dataset not in title]
+    return f"{title} [{', '.join(others)}]" if others else title
+
+
+def other_datasets(datasets: Iterable[str | None]) -> list[str]:
+    """Return the datasets other than the whole of CIFAR-10."""
+    return [dataset for dataset in datasets if dataset not in (None, "cifar10")]
 
 
 def describe(spec: Mapping[str, Any], fields: Sequence[str]) -> str:

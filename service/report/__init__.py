@@ -1,8 +1,9 @@
 """Reports: the results of an experiment as one document, with its figure, its statistics, and how to reproduce it."""
 
-from service.report.content import Number, compose, tables
+from service.report.content import compose, tables
 from service.report.document import Document
 from service.report.html import as_fragment, as_html
+from service.report.latex import as_latex
 from service.report.markdown import as_markdown
 
-__all__ = ["Document", "Number", "as_fragment", "as_html", "as_markdown", "compose", "tables"]
+__all__ = ["Document", "as_fragment", "as_html", "as_latex", "as_markdown", "compose", "tables"]

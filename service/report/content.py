@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from service.experiments.findings import difference, unresolved
+from service.experiments.numbers import NONE, Number, p_is, p_value, percent
+from service.experiments.statistics import Comparison
+from service.figures import draw, results_chart
 from service.report.document import Block, Bullets, DataTable, Document, Figure, Listing, Paragraph, Section
-from service.report.figure import figure
-from worker.metrics import METRICS
 
 Json = Mapping[str, Any]
-NONE = "–"
 
 
 def compose(
@@ -28,14 +29,14 @@ def compose(
     number = Number(results["metric"])
     question = f"{number.axis} by {results['rows']['field']} and {results['columns']['field']}"
     grid = _grid(results, number)
-    picture = figure(results, number.scale, number.axis)
-    if picture is not None:
+    chart = results_chart(results)
+    if not chart.is_empty:
         description = (
             f"{number.title} against {results['columns']['field']}: means over seeds, "
-            f"with {_percent(results['confidence'])} intervals if there are several seeds."
+            f"with {percent(results['confidence'])} intervals if there are several seeds."
         )
-        grid.append(Figure(picture_name, picture, description))
-    sections = [Section("Findings", [_images(results), *_findings(results, number)]), Section(question, grid)]
+        grid.append(Figure(picture_name, draw(chart, "svg").decode(), description))
+    sections = [Section("Findings", [*_findings(results, number), _images(results)]), Section(question, grid)]
     sections += _results(results, number)
     sections += [
         Section("Statistical methods", [Bullets(list(_procedure(results, number)))]),
@@ -50,11 +51,11 @@ def tables(results: Json) -> Document:
     """Compose the results only: their table, the comparisons, and possible confounds."""
     number = Number(results["metric"])
     question = f"{number.axis} by {results['rows']['field']} and {results['columns']['field']}"
-    sections = [Section(question, [_images(results), *_grid(results, number)])]
+    sections = [Section(question, [Paragraph(results["headline"]), _images(results), *_grid(results, number)])]
     return Document(results["name"] or "Results", sections + _results(results, number))
 
 
-def _results(results: Json, number: "Number") -> list[Section]:
+def _results(results: Json, number: Number) -> list[Section]:
     sections = []
     if results["tuning"] is not None:
         sections.append(Section("Tuning", list(_tuning(results, number))))
@@ -66,59 +67,20 @@ def _results(results: Json, number: "Number") -> list[Section]:
     return sections
 
 
-class Number:
-    """The number format of a metric. Errors are shown in per cent."""
-
-    def __init__(self, metric: str) -> None:
-        described = METRICS[metric]
-        self.is_error = described.format == "percent"
-        self.scale = 100.0 if self.is_error else 1.0
-        self.title = described.title.capitalize()
-        self.axis = f"{self.title} (%)" if self.is_error else self.title
-        self._unit = " %" if self.is_error else ""
-
-    def text(self, value: float | None, sign: str = "") -> str:
-        """Format a value with its unit."""
-        return NONE if value is None else f"{self.plain(value, sign)}{self._unit}"
-
-    def plain(self, value: float, sign: str = "") -> str:
-        """Format a value without its unit."""
-        scaled = value * self.scale
-        return f"{scaled:{sign}.2f}" if self.is_error else f"{scaled:{sign}.4g}"
-
-    def points(self, value: float) -> str:
-        """Format a difference; differences of errors are in percentage points."""
-        return f"{self.plain(value)} points" if self.is_error else self.plain(value)
-
-    def range(self, interval: Sequence[float] | None, sign: str = "") -> str:
-        """Format an interval."""
-        return NONE if interval is None else f"{self.plain(interval[0], sign)} to {self.plain(interval[1], sign)}"
-
-
 def _images(results: Json) -> Paragraph:
     return Paragraph(f"Images: {', '.join(results['datasets']) or NONE}.")
 
 
 def _findings(results: Json, number: Number) -> list[Block]:
-    compared = [comparison for comparison in _in_order(results) if comparison["p"] is not None]
-    resolved = [comparison for comparison in compared if comparison["resolved"]]
-    if not compared:
-        return [Paragraph("There are no comparisons yet: a comparison needs two rows with at least two common seeds.")]
-    sentences: list[str] = []
-    for comparison in resolved:
-        difference = comparison["difference"]
-        less, more = ("row_a", "row_b") if difference < 0 else ("row_b", "row_a")
-        interval = comparison["interval"]
-        bounds = sorted(map(abs, interval)) if interval else None
-        sentences.append(
-            f"At {results['columns']['field']} {comparison['column']}, {comparison[more]} has "
-            f"{number.points(abs(difference))} more {number.title.lower()} than {comparison[less]}"
-            + (f" ({_percent(results['confidence'])} interval {number.range(bounds)})" if bounds else "")
-            + f"; adjusted p {_is(comparison['p_adjusted'])}, n = {comparison['n']}."
-        )
-    blocks: list[Block] = [Bullets(sentences)] if sentences else []
-    if open_ := [comparison for comparison in compared if not comparison["resolved"]]:
-        blocks.append(Paragraph(_unresolved(open_, len(compared))))
+    compared = [Comparison(**comparison) for comparison in in_order(results) if comparison["p"] is not None]
+    resolved = [comparison for comparison in compared if comparison.resolved]
+    open_ = [comparison for comparison in compared if not comparison.resolved]
+    blocks: list[Block] = [Paragraph(results["headline"])]
+    if len(resolved) > 1:
+        asked = results["metric"], results["columns"]["field"], results["confidence"]
+        blocks.append(Bullets([f"{difference(comparison, *asked)}." for comparison in resolved]))
+    if resolved and open_:
+        blocks.append(Paragraph(f"{unresolved(open_, len(compared))}."))
     if results["interaction"] is not None:
         blocks.append(Paragraph(_interaction(results, number)))
     return blocks
@@ -132,7 +94,7 @@ def _interaction(results: Json, number: Number) -> str:
     if resolved := [contrast for contrast in tested if contrast["p_adjusted"] < alpha]:
         changes = (
             f"{contrast['row_a']} - {contrast['row_b']} by {number.plain(contrast['difference'], '+')}"
-            f"{' points' if number.is_error else ''} (adjusted p {_is(contrast['p_adjusted'])})"
+            f"{' points' if number.is_error else ''} (adjusted p {p_is(contrast['p_adjusted'])})"
             for contrast in resolved
         )
         first, last = resolved[0]["column_first"], resolved[0]["column_last"]
@@ -142,18 +104,10 @@ def _interaction(results: Json, number: Number) -> str:
     return f"{effect} is not shown to depend on {on}{given}."
 
 
-def _in_order(results: Json) -> list[Json]:
+def in_order(results: Json) -> list[Json]:
+    """Return the comparisons in the order of the columns."""
     columns = [value["label"] for value in results["columns"]["values"]]
     return sorted(results["comparisons"], key=lambda comparison: columns.index(comparison["column"]))
-
-
-def _unresolved(comparisons: Sequence[Json], total: int) -> str:
-    needed = [comparison["seeds_needed"] for comparison in comparisons if comparison["seeds_needed"]]
-    text = f"{len(comparisons)} of {total} comparisons are not significant"
-    if not needed:
-        return f"{text}."
-    more = f"{min(needed)}" if min(needed) == max(needed) else f"{min(needed)} to {max(needed)}"
-    return f"{text}; at the observed spread, {more} more seeds would resolve {len(needed)} of them."
 
 
 def _grid(results: Json, number: Number) -> list[Block]:
@@ -178,7 +132,7 @@ def _tuning(results: Json, number: Number) -> Iterable[Block]:
     )
     yield Paragraph(
         f"Searched for each {tuning['per']}: {over}. Each combination trained with {tuning['seeds']} seeds for "
-        f"{_percent(tuning['epochs'])} of the epochs without {tuning['holdout']} held-out training images, on which it "
+        f"{percent(tuning['epochs'])} of the epochs without {tuning['holdout']} held-out training images, on which it "
         f"was judged: {tuning['jobs']} jobs, {tuning['device_s']:.0f} worker seconds. No test image was used. The "
         "chosen values then trained with other seeds on all training images."
     )
@@ -201,8 +155,9 @@ def _tuning(results: Json, number: Number) -> Iterable[Block]:
 def _cell(cell: Json | None, number: Number, with_size: bool) -> str:
     if cell is None:
         return NONE
-    half = "" if cell["interval"] is None else f" ± {number.plain((cell['interval'][1] - cell['interval'][0]) / 2)}"
-    return f"{number.plain(cell['mean'])}{half}" + (f" (n = {cell['n']})" if with_size else "")
+    half = number.half(cell["interval"])
+    spread = "" if half is None else f" ± {half}"
+    return f"{number.plain(cell['mean'])}{spread}" + (f" (n = {cell['n']})" if with_size else "")
 
 
 def _comparisons(results: Json, number: Number) -> DataTable:
@@ -215,21 +170,21 @@ def _comparisons(results: Json, number: Number) -> DataTable:
             f"{comparison['n']}, {comparison['failed']} failed" if comparison["failed"] else str(comparison["n"]),
             NONE if comparison["difference"] is None else number.plain(comparison["difference"], "+"),
             number.range(comparison["interval"], "+"),
-            _p(comparison["p"]),
-            _p(comparison["p_adjusted"]),
+            p_value(comparison["p"]),
+            p_value(comparison["p_adjusted"]),
             "yes" if comparison["resolved"] else "no",
             NONE if comparison["seeds_needed"] is None else str(comparison["seeds_needed"]),
         ]
-        for comparison in _in_order(results)
+        for comparison in in_order(results)
     ]
     return DataTable([results["columns"]["field"], *header], rows, labels=3)
 
 
 def _procedure(results: Json, number: Number) -> Iterable[str]:
-    confidence = _percent(results["confidence"])
+    confidence = percent(results["confidence"])
     yield f"{number.title}, {results['statistic_title']}, on the {results['evaluated_on']} images; n counts seeds."
     if analyses := len(results["interim_analyses"]):
-        each = _percent(round(1 - (1 - results["confidence"]) / analyses, 6))
+        each = percent(round(1 - (1 - results["confidence"]) / analyses, 6))
         yield (
             f"± and “interval”: the two-sided {each} interval of the mean (Student's t), with a coverage of "
             f"{confidence} at any of the {analyses} interim analyses at which the experiment stops."
@@ -307,15 +262,3 @@ def _weights(checkpoints: Sequence[Json]) -> str:
 
 def _versions(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:g} %"
-
-
-def _p(p: float | None) -> str:
-    return NONE if p is None else "< 0.0001" if p < 0.0001 else f"{p:.4f}"
-
-
-def _is(p: float) -> str:
-    return _p(p) if p < 0.0001 else f"= {_p(p)}"

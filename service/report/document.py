@@ -60,8 +60,3 @@ class Document:
 
     title: str
     sections: Sequence[Section]
-
-    @property
-    def figures(self) -> Sequence[Figure]:
-        """The figures of all sections."""
-        return [block for section in self.sections for block in section.blocks if isinstance(block, Figure)]

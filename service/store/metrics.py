@@ -184,4 +184,4 @@ async def curves(session: AsyncSession, job_ids: Sequence[str], metrics: Sequenc
 
 
 def _kind_of(metric: str) -> MetricKind:
-    return "eval" if metric in METRICS and METRICS[metric].kind == "eval" else "train"
+    return METRICS[metric].kind if metric in METRICS else "train"

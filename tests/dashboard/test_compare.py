@@ -92,6 +92,29 @@ async def test_a_curve_begins_while_its_job_is_compared(
     await expect(rows).to_have_count(2)
 
 
+async def test_curves_and_tables_are_exported(visit: Visit, submit: Callable[..., str], reporter: Reporter) -> None:
+    ids = [submit(name=name, epochs=10, batch_size=size) for name, size in (('one, "a"', 2), ("two", 8))]
+    for _ in ids:
+        await reporter.start()
+        await reporter.metrics("eval", 1, 10, test_error=0.5)
+        await reporter.finish()
+    page = await visit.open(f"/compare?jobs={','.join(ids)}&metric=test_error&x=step")
+    cases = {
+        "Test error": (
+            "CSV of what is drawn",
+            'series,Optimizer step,Test error (%),low,high\r\n"one, ""a""",10.0,50.0,,',
+        ),
+        "Metrics": ("CSV of this table", 'Metric,"one, ""a""",two\r\nstatus,succeeded,succeeded\r\nbest test error,'),
+        "Specification": ("CSV of this table", 'Field,"one, ""a""",two\r\n'),
+    }
+    for heading, (entry, begins) in cases.items():
+        card = page.locator(".card", has=page.get_by_role("heading", name=heading, exact=True))
+        await card.locator("summary", has_text="Export").click()
+        async with page.expect_download() as started:
+            await card.get_by_role("button", name=entry).click()
+        assert (await (await started.value).path()).read_bytes().decode().startswith(begins), heading
+
+
 async def test_no_name_becomes_a_link_of_a_chart(visit: Visit, submit: Callable[..., str], reporter: Reporter) -> None:
     job = submit(name='<a href="https://example.org">here</a>', epochs=10)
     await reporter.start()

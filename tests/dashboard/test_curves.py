@@ -84,7 +84,7 @@ async def test_every_seed_has_a_line_that_grows_and_can_be_singled_out(
     await copied.wait_for_function("() => document.querySelector('[data-chart=cells]')?.drawn?.series.length === 12")
 
 
-async def test_a_point_says_whose_it_is_and_the_picture_is_kept(visit: Visit, experiment: str) -> None:
+async def test_a_point_says_whose_it_is_and_what_is_drawn_is_kept(visit: Visit, experiment: str) -> None:
     page = await visit.open(f"/experiments/{experiment}?seeds=each")
     card = page.locator(".card", has=page.get_by_role("heading", name="Learning curves"))
     await page.wait_for_function(
@@ -101,8 +101,11 @@ async def test_a_point_says_whose_it_is_and_the_picture_is_kept(visit: Visit, ex
     await drawing.hover(position={"x": x, "y": y})
     await expect(card.locator(".tip")).to_have_text("batch at 4, seed 0: 45.00 % at 1")
     async with page.expect_download() as started:
-        await card.get_by_role("button", name="PNG").click()
-    assert (await (await started.value).path()).read_bytes().startswith(b"\x89PNG")
+        await card.locator("summary", has_text="Export").click()
+        await card.get_by_role("button", name="CSV of what is drawn").click()
+    lines = (await (await started.value).path()).read_text().splitlines()
+    assert len(lines) > 12
+    assert lines[1].startswith("batch at 4,")
     await card.get_by_role("button", name="Show as table").click()
     await expect(card.get_by_role("region").locator("tbody tr")).to_have_count(3)
 

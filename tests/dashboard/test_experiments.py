@@ -63,12 +63,16 @@ async def test_the_table_fills_in_while_one_looks(
     page = await visit.open(f"/experiments/{experiment}")
     await expect(page.get_by_role("heading", level=1)).to_have_text("small <b>batches</b> [synthetic]")
     await expect(cell(page, "batch", 2)).to_contain_text("3 queued")
+    await expect(page.locator(".headline")).to_have_text("No job has a value yet [synthetic; 0 of 12 jobs have ended].")
     await run(4)
     await expect(cell(page, "batch", 2)).to_contain_text("50.00 %")
     await expect(cell(page, "batch", 2)).to_contain_text("n = 1")
     await run(8)
     await expect(cell(page, "batch", 2)).to_contain_text("50.10 %± 0.25 · n = 3")
     await expect(page.locator(".heading")).to_contain_text("finished")
+    results = httpx2.get(f"{visit.api.url}/v1/experiments/{experiment}/results").json()
+    await expect(page.locator(".headline")).to_have_text(results["headline"])
+    assert "batch has 25.20 percentage points more test error than layer" in results["headline"]
 
 
 async def test_a_running_cell_says_how_far_it_is(visit: Visit, experiment: str, reporter: Reporter) -> None:
@@ -136,15 +140,60 @@ async def test_it_is_paused_resumed_extended_exported_and_cancelled(visit: Visit
     await page.get_by_role("button", name="Add seeds").click()
     await expect(heading).to_contain_text("20 jobs")
     async with page.expect_download() as started:
-        await page.get_by_role("button", name="CSV").click()
-    content = (await (await started.value).path()).read_text()
-    assert content.startswith("row,") or "row" in content.splitlines()[0]
+        await exported(page, "mean over seeds", "CSV of the cells")
+    assert (await (await started.value).path()).read_text().startswith("row,column,n,mean")
     page.once("dialog", lambda dialog: dialog.accept())
     await page.get_by_role("button", name="Cancel").click()
     await expect(heading).to_contain_text("cancelled")
     async with page.expect_download() as started:
         await page.get_by_role("button", name="Report").click()
     assert (await (await started.value).path()).read_text().startswith("<!doctype html>")
+
+
+async def exported(page: Page, heading: str, entry: str) -> None:
+    """Choose an entry of the export menu of a card."""
+    card = page.locator(".card", has=page.get_by_role("heading", name=heading))
+    await card.locator("summary", has_text="Export").click()
+    await card.get_by_role("button", name=entry).click()
+
+
+EXPORTS = [
+    ("by batch size", "PDF, one column", "figure.pdf", b"%PDF"),
+    ("by batch size", "SVG, two columns", "figure.svg", b"<svg"),
+    ("by batch size", "CSV of what", "figure.csv", b"series,Batch size [synthetic],"),
+    ("Learning curves", "PNG, one column", "curves.png", b"\x89PNG"),
+    ("Learning curves", "CSV of what", "curves.csv", b"series,Epoch [synthetic],"),
+    ("mean over seeds", "LaTeX", ".tex", b"% \\usepackage{booktabs}"),
+    ("mean over seeds", "CSV of every value", "observations.csv", b"row,column,"),
+    ("Pairwise comparisons", "CSV of this table", "comparisons.csv", b"batch size,a \xe2\x88\x92 b,Significant"),
+]
+
+
+async def test_charts_and_tables_are_exported(
+    visit: Visit, experiment: str, run: Callable[..., Awaitable[None]]
+) -> None:
+    await run(12)
+    page = await visit.open(f"/experiments/{experiment}?hidden=figure+layer")
+    await expect(page.get_by_role("region", name="Comparisons").locator("tbody tr")).to_have_count(2)
+    for heading, entry, name, begins in EXPORTS:
+        async with page.expect_download() as started:
+            await exported(page, heading, entry)
+        download = await started.value
+        assert download.suggested_filename.endswith(name)
+        content = (await download.path()).read_bytes()
+        assert content.startswith(begins), (heading, entry)
+        if name == "figure.csv":
+            assert {line.split(b",")[0] for line in content.splitlines()[1:]} == {b"batch"}, (
+                "what is hidden is left out"
+            )
+        await expect(page.locator("details[open]")).to_have_count(0)
+    await page.set_viewport_size({"width": 390, "height": 800})
+    for heading in {heading for heading, *_ in EXPORTS}:
+        card = page.locator(".card", has=page.get_by_role("heading", name=heading))
+        await card.locator("summary", has_text="Export").click()
+        box = await card.get_by_role("group", name="Export").bounding_box()
+        assert box is not None
+        assert 0 <= box["x"] < box["x"] + box["width"] <= 390, heading
 
 
 async def test_it_is_cloned_into_the_form(visit: Visit, experiment: str) -> None:

@@ -55,6 +55,24 @@ async def test_every_chart_is_a_table_too(visit: Visit, submit: Callable[..., st
     await expect(table).to_contain_text("25.00 %")
 
 
+async def test_the_curves_of_a_job_are_exported_for_a_paper(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    job = submit()
+    await reporter.start()
+    await reporter.metrics("eval", 1, 10, test_error=0.5, test_loss=2.0)
+    page = await visit.open(f"/jobs/{job}")
+    card = page.locator(".card", has=page.get_by_role("heading", name="Error", exact=True))
+    await card.locator("summary", has_text="Export").click()
+    async with page.expect_download() as started:
+        await card.get_by_role("button", name="PDF, two columns").click()
+    download = await started.value
+    assert download.suggested_filename == f"{job}-error.pdf"
+    assert (await download.path()).read_bytes().startswith(b"%PDF")
+    throughput = page.locator(".card", has=page.get_by_role("heading", name="Throughput"))
+    await expect(throughput.locator("summary")).to_have_count(0)
+
+
 async def test_curves_that_could_not_be_read_are_read_with_the_next_event(
     visit: Visit, submit: Callable[..., str], reporter: Reporter
 ) -> None:

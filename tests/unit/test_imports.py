@@ -9,7 +9,9 @@ The packages and top-level modules of `service`, each above those that it may im
     client ◀──┘                             api          │
      ┊                                       │           │
      ┊              report   dashboard   store   artifacts
-     ┊                                       │           │
+     ┊                 │                     │           │
+     ┊              figures                  │           │
+     ┊                 │                     │           │
      └┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄▶ experiments      │
                                              │           │
                                      jobs   validation   │
@@ -53,6 +55,7 @@ LAYERS = (
     ("export", "local", "app", "dispatcher"),
     ("client", "api"),
     ("report", "dashboard", "store", "artifacts"),
+    ("figures",),
     ("experiments",),
     ("jobs", "validation"),
     ("cluster_report", "errors", "settings", "logs", "open_files", "ray_environment", "version"),
@@ -83,6 +86,7 @@ ARROWS = {
         "dashboard",
         "errors",
         "experiments",
+        "figures",
         "jobs",
         "logs",
         "report",
@@ -90,6 +94,8 @@ ARROWS = {
         "store",
         "validation",
     },
+    "report": {"experiments", "figures"},
+    "figures": {"experiments"},
     "store": {"errors", "experiments", "jobs", "settings"},
     "artifacts": {"errors"},
     "experiments": {"errors", "jobs", "validation"},

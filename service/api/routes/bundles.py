@@ -14,7 +14,7 @@ from starlette.background import BackgroundTask
 
 from service.api.context import Context, ExperimentId, Services
 from service.api.http.problems import describe
-from service.api.result_query import ExperimentResultsQuery, experiment_results
+from service.api.result_query import ExperimentQuery, experiment_results
 from service.api.schemas.experiment import ExperimentDetail, experiment_detail, experiment_url
 from service.errors import Unprocessable
 from service.experiments.bundle import Bundle, BundleError, BundleWriter
@@ -128,7 +128,7 @@ async def _collect(context: Services, experiment_id: str, which: Which, writer: 
                 found = await checkpoints.of_job(session, job.id)
                 add([bundles.checkpoint_line(checkpoint) for checkpoint in found])
                 chosen += _choose(found, which)
-        answer = await experiment_results(session, experiment, ExperimentResultsQuery())
+        answer = await experiment_results(session, experiment, ExperimentQuery())
         writer.add_document("results.json", answer.model_dump(mode="json"))
     for checkpoint in chosen:
         for name, described in checkpoint.files.items():

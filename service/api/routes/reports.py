@@ -1,16 +1,17 @@
 """Reports: the results of an experiment as a document."""
 
+from functools import partial
 from platform import python_version
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
 from service.api.context import Context, ExperimentId
+from service.api.figure_query import SHUT, drawing
 from service.api.http.negotiation import preferred
 from service.api.http.problems import describe
-from service.api.result_query import ExperimentResultsQuery, experiment_results
+from service.api.result_query import ExperimentQuery, experiment_results
 from service.api.schemas.experiment import experiment_detail
-from service.errors import NotFound
 from service.experiments.results import FailedAs
 from service.report import as_html, as_markdown, compose
 from service.store import experiments, records
@@ -19,9 +20,7 @@ from worker.metrics import OutcomeMetric
 
 router = APIRouter(tags=["results"])
 
-HTML, MARKDOWN, SVG = "text/html", "text/markdown", "image/svg+xml"
-SHUT = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-"""The page loads and runs nothing. Its style is inline, so that it can be kept as one file."""
+HTML, MARKDOWN = "text/html", "text/markdown"
 
 
 @router.get(
@@ -34,8 +33,8 @@ SHUT = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; b
         422,
         answers={
             200: {
-                "description": "The report; by Accept: text/markdown as Markdown, by image/svg+xml its figure",
-                "content": {kind: {"schema": {"type": "string"}} for kind in (HTML, MARKDOWN, SVG)},
+                "description": "The report; by Accept: text/markdown as Markdown",
+                "content": {kind: {"schema": {"type": "string"}} for kind in (HTML, MARKDOWN)},
             }
         },
     ),
@@ -56,21 +55,18 @@ async def show(
     ] = "figure.svg",
 ) -> Response:
     """The report as one file: results, table and figure, every comparison, versions, hardware and hashes."""
-    query = ExperimentResultsQuery(metric=metric, statistic=statistic, failed=failed)
+    query = ExperimentQuery(metric=metric, statistic=statistic, failed=failed)
     async with context.database.read() as session:
         experiment = await experiments.get(session, experiment_id)
         found = await experiment_detail(session, experiment)
         results = await experiment_results(session, experiment, query)
         jobs = [_described(record) for record in await records.of_experiment(session, experiment_id)]
     versions = {"normlab": request.app.version, "python": python_version()}
-    document = compose(found.model_dump(mode="json"), results.model_dump(mode="json"), jobs, versions, figure)
-    wanted = preferred(request.headers.get("accept"), [HTML, MARKDOWN, SVG])
-    if wanted == MARKDOWN:
+    document = await drawing(
+        partial(compose, found.model_dump(mode="json"), results.model_dump(mode="json"), jobs, versions, figure)
+    )
+    if preferred(request.headers.get("accept"), [HTML, MARKDOWN]) == MARKDOWN:
         return Response(as_markdown(document), media_type=MARKDOWN)
-    if wanted == SVG:
-        if not document.figures:
-            raise NotFound("figure", f"of experiment {experiment_id}: no job of it has a value yet")
-        return Response(document.figures[0].svg, media_type=SVG, headers={"Content-Security-Policy": SHUT})
     headers = {"Content-Security-Policy": SHUT, "X-Content-Type-Options": "nosniff"}
     return Response(as_html(document), media_type=HTML, headers=headers)
 

@@ -18,16 +18,21 @@ from service.api.result_query import (
 from service.api.schemas import result_table
 from service.api.schemas.result import Results
 from service.api.schemas.result_table import CSV, MEDIA_TYPES, PARQUET
+from service.report import as_latex
 from service.store import experiments
 
 router = APIRouter(tags=["results"])
 
+LATEX = "application/x-latex"
+
 TABLES: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The results; with Accept: text/csv, or application/vnd.apache.parquet, one flat table of them",
+        "description": "The results; with Accept: text/csv, or application/vnd.apache.parquet, one flat table of them; "
+        "with application/x-latex, the tables of a paper",
         "content": {
             CSV: {"schema": {"type": "string"}},
             PARQUET: {"schema": {"type": "string", "format": "binary"}},
+            LATEX: {"schema": {"type": "string"}},
         },
     }
 }
@@ -60,7 +65,9 @@ async def of_jobs(request: Request, context: Context, query: Annotated[JobResult
 
 
 def _negotiated(request: Request, query: ResultsQuery, view: Results) -> Results | Response:
-    accepted = preferred(request.headers.get("accept"), MEDIA_TYPES)
+    accepted = preferred(request.headers.get("accept"), (*MEDIA_TYPES, LATEX))
+    if accepted == LATEX:
+        return Response(as_latex(view.model_dump(mode="json")), media_type=LATEX)
     if accepted not in (CSV, PARQUET):
         # Serialized here, because FastAPI would validate the model again, which takes as long as its computation.
         return Response(view.model_dump_json(), media_type="application/json")

@@ -13,6 +13,7 @@ from service.api.schemas.experiment import SequentialView, WarningView, warning_
 from service.api.schemas.tuning import TuningView
 from service.experiments import axes
 from service.experiments.confounds import Confound
+from service.experiments.findings import headline
 from service.experiments.request import Statistic
 from service.experiments.results import FailedAs, ResultTable
 from service.experiments.runs import Run
@@ -111,6 +112,9 @@ class Results(BaseModel):
 
     experiment: str | None = Field(description="null for results over any jobs")
     name: str | None
+    headline: str = Field(
+        description="the result in one sentence: the largest significant difference, or that there is none"
+    )
     budget: float | None = Field(description="budget of the experiment: the fraction of its full cost")
     metric: OutcomeMetric
     unit: str
@@ -167,9 +171,11 @@ def results_view(
     split = METRICS[metric].split
     assert split is not None
     about = experiment or {"id": None, "name": None, "budget": None}
+    datasets = sorted({axes.label("dataset", run.spec["dataset"]) for run in table.runs})
     return Results(
         experiment=about["id"],
         name=about["name"],
+        headline=headline(table, analysis, datasets),
         budget=about["budget"],
         metric=metric,
         unit=METRICS[metric].unit,
@@ -179,7 +185,7 @@ def results_view(
         stage=None if tuned is None else tuned.stage,
         failed=question.failed,
         evaluated_on=split,
-        datasets=sorted({axes.label("dataset", run.spec["dataset"]) for run in table.runs}),
+        datasets=datasets,
         precisions=sorted({run.precision for run in table.runs if run.precision is not None}),
         rows=_axis(question.rows, table.rows),
         columns=_axis(question.columns, table.columns),

@@ -1,6 +1,6 @@
 /* A chart: its title, its legend, and a drawing, or the same numbers as a table. */
 
-import { save } from "./api.js";
+import { figureExport } from "./exports.js";
 import { whole } from "./format.js";
 import { LINES } from "./lines.js";
 import { button } from "./parts.js";
@@ -14,8 +14,8 @@ const TABLE_ROWS = 500;
 const PLOTTED = 12;
 
 /** A chart with its title, its legend and a switch to its table. `axes` are `{ x, y, logX, logY, categories, formatX,
- * formatY }`. */
-export function chart({ key, title, series, axes, height = 320, note = null, extra = null }) {
+ * formatY }`; `exported` is the figure that the service draws of it, as `figureExport` takes it. */
+export function chart({ key, title, series, axes, height = 320, note = null, extra = null, exported = null }) {
   const asTable = url.list("tables").includes(key);
   const hidden = url.all("hidden");
   const without = (all, value) => (all.includes(value) ? all.filter((one) => one !== value) : [...all, value]);
@@ -41,7 +41,7 @@ export function chart({ key, title, series, axes, height = 320, note = null, ext
         "div",
         { class: "actions" },
         extra,
-        drawing === LINES && !asTable && button("PNG", () => keep(key), { kind: "quiet", icon: "download" }),
+        exported && shown.length > 0 && figureExport(exported),
         button(asTable ? "Show as chart" : "Show as table", toggleTable, {
           kind: "quiet",
           "aria-pressed": String(asTable),
@@ -91,10 +91,6 @@ export function chart({ key, title, series, axes, height = 320, note = null, ext
 export function pointing(key, id) {
   const tell = (shown) => () => document.querySelector(`[data-chart="${key}"]`)?.highlight?.(shown);
   return { onpointerenter: tell(id), onfocus: tell(id), onpointerleave: tell(null), onblur: tell(null) };
-}
-
-async function keep(key) {
-  save(await document.querySelector(`[data-chart="${key}"]`).picture(), `${key}.png`);
 }
 
 function table(series, axes) {

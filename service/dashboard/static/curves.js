@@ -24,6 +24,14 @@ export function drawing() {
   };
 }
 
+/** The query of a figure of curves that are drawn as `how` says. */
+export const figureQuery = ({ x, smooth, logX, logY }) => ({
+  x,
+  smoothing: smooth || null,
+  log_x: logX || null,
+  log_y: logY || null,
+});
+
 /** The controls of the display options. */
 export function drawingControls() {
   const { x, smooth, logX, logY } = drawing();

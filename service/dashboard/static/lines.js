@@ -29,7 +29,6 @@ export const LINES = {
     element.offTheme = onTheme(() => element.redraw());
     element.onpointermove = (event) => point(element, event);
     element.onpointerleave = () => highlightLine(element, null);
-    element.picture = () => picture(element);
     element.highlight = (id) =>
       highlightLine(element, id === null ? null : { one: element.drawn.series.filter((one) => idOf(one) === id) });
   },
@@ -46,17 +45,6 @@ export const LINES = {
   },
   owns: true,
 };
-
-/** The drawing as a Blob of an image, on the background colour. */
-function picture(element) {
-  const [base] = element.layers;
-  const whole = Object.assign(document.createElement("canvas"), { width: base.width, height: base.height });
-  const pen = whole.getContext("2d");
-  pen.fillStyle = resolved(element, "surface");
-  pen.fillRect(0, 0, whole.width, whole.height);
-  pen.drawImage(base, 0, 0);
-  return new Promise((resolve) => whole.toBlob(resolve));
-}
 
 const changed = (a, b) =>
   a.series.length !== b.series.length ||

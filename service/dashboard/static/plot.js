@@ -13,7 +13,7 @@ const CONFIG = {
   showSendToCloud: false,
   plotlyServerURL: "",
   displayModeBar: "hover",
-  modeBarButtonsToRemove: ["select2d", "lasso2d", "sendChartToCloud"],
+  modeBarButtonsToRemove: ["select2d", "lasso2d", "sendChartToCloud", "toImage"],
 };
 
 let loading = null;

@@ -62,7 +62,7 @@ def known(home: Path) -> dict[str, str]:
                 experiment = await experiments.create(session, given, expand(given))
                 view = await views.create(session, "known", "/jobs")
             ids = {"job_id": job, "checkpoint_id": checkpoint, "experiment_id": experiment.id, "view_id": view.id}
-            return ids | {"which": "best", "name": "state.pt"}
+            return ids | {"which": "best", "name": "state.pt", "format": "svg"}
 
     return asyncio.run(make())
 

@@ -209,6 +209,14 @@ class TestTables:
         assert sorted(float(row["value"]) for row in observed) == sorted(e for es in ERRORS.values() for e in es)
         assert {row["precision"] for row in observed} == {"float32"}
 
+    async def test_latex_has_the_cells_and_the_comparisons(self, http: AsyncClient, reporter: Reporter) -> None:
+        path = f"/v1/experiments/{await ran(http, reporter)}/results"
+        answer = await http.get(path, headers={"Accept": "application/x-latex"})
+        assert answer.headers["content-type"].startswith("application/x-latex")
+        assert answer.text.count(r"\begin{tabular}") == 2
+        assert r"group (8) & $\mathbf{20.33} \pm 1.43$ & $\mathbf{21.00} \pm 2.48$ \\" in answer.text
+        assert (await http.get("/v1/results", headers={"Accept": "application/x-latex"})).text.count("toprule") == 2
+
     async def test_nothing_is_an_empty_table(self, http: AsyncClient) -> None:
         for table in ("cells", "comparisons", "observations"):
             assert (await http.get(f"/v1/results?table={table}", headers=CSV)).text == ""

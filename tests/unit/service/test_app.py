@@ -43,13 +43,13 @@ def lines(stream: IO[str] | None) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream]
 
 
-def test_serving_needs_neither_torch_nor_ray_nor_numpy() -> None:
+def test_serving_needs_neither_torch_nor_ray_nor_numpy_nor_matplotlib() -> None:
     program = (
         "import sys, tempfile, pathlib\n"
         "from service.app import create_app\n"
         "from service.settings import Settings\n"
         "create_app(Settings(home=pathlib.Path(tempfile.mkdtemp()))).openapi()\n"
-        "print([name for name in ('torch', 'ray', 'numpy', 'gn') if name in sys.modules])"
+        "print([name for name in ('torch', 'ray', 'numpy', 'gn', 'matplotlib') if name in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"

@@ -1,7 +1,7 @@
 /* Learning curves by cell: the mean and the range over its seeds, or every seed. */
 
 import { chart } from "../chart.js";
-import { axesOf, drawing } from "../curves.js";
+import { axesOf, drawing, figureQuery } from "../curves.js";
 import { banded, CurveSet } from "../curveset.js";
 import { metricName } from "../format.js";
 import { choice } from "../parts.js";
@@ -14,8 +14,8 @@ const MOST_JOBS = 500;
 export class CellCurves {
   #drawn = new Map();
 
-  constructor(shell) {
-    Object.assign(this, { cells: [], left: 0, axes: [[], []], seeds: new Map() });
+  constructor(shell, id) {
+    Object.assign(this, { id, say: shell.say, cells: [], left: 0, axes: [[], []], seeds: new Map() });
     this.set = new CurveSet(shell);
   }
 
@@ -80,6 +80,7 @@ export class CellCurves {
       each ? "each" : "mean",
       (value) => url.change({ seeds: value === "each" ? "each" : null }, { replace: true }),
     );
+    const shown = this.cells.map(cellKey).filter((key) => !url.all("hidden").includes(key));
     return h(
       "div",
       { key: "cell curves" },
@@ -91,6 +92,12 @@ export class CellCurves {
         axes: axesOf(metric, how),
         height: 380,
         extra,
+        exported: {
+          path: `/v1/experiments/${this.id}/curves`,
+          query: { ...figureQuery(how), metric, cell: shown, spread: each ? "each" : "range" },
+          name: `${this.id}-curves`,
+          say: this.say,
+        },
       }),
     );
   }

@@ -2,8 +2,9 @@
 
 import { get } from "../api.js";
 import { chart, pointing } from "../chart.js";
-import { axesOf, drawing, drawingControls } from "../curves.js";
+import { axesOf, drawing, drawingControls, figureQuery } from "../curves.js";
 import { CurveSet } from "../curveset.js";
+import { tableExport } from "../exports.js";
 import { distinct, flat, metricName, metricValue, plain, whole } from "../format.js";
 import { advance } from "../live.js";
 import { metricsOf } from "../metrics.js";
@@ -114,6 +115,7 @@ export default function comparePage(shell) {
             everything ? "1" : "0",
             (value) => url.change({ all: value === "1" ? "1" : null }),
           ),
+          shown.length > 0 && tableExport({ name: "specification", say: shell.say }),
         ),
       ),
       shown.length
@@ -162,7 +164,13 @@ export default function comparePage(shell) {
     return h(
       "section",
       { class: "card", key: "metrics" },
-      h("header", {}, h("h2", {}, "Metrics"), h("small", {}, "the best value of each row is marked ✓")),
+      h(
+        "header",
+        {},
+        h("h2", {}, "Metrics"),
+        h("small", {}, "the best value of each row is marked ✓"),
+        h("div", { class: "actions" }, tableExport({ name: "metrics", say: shell.say })),
+      ),
       h(
         "div",
         { class: "scroll", tabindex: "0", role: "region", "aria-label": "Metrics" },
@@ -233,6 +241,16 @@ export default function comparePage(shell) {
         series,
         axes: axesOf(metric(), how),
         height: 420,
+        exported: {
+          path: "/v1/curves",
+          query: {
+            ...figureQuery(how),
+            job: all.map(({ job }) => job.id).filter((id) => !url.all("hidden").includes(id)),
+            metric: metric(),
+          },
+          name: `curves-${metric()}`,
+          say: shell.say,
+        },
       }),
     ];
   }

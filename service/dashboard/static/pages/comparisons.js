@@ -17,8 +17,8 @@ function signed(metric, value) {
   return `${value < 0 ? "−" : "+"}${text}`;
 }
 
-/** The pairwise comparisons, all of them or only the resolved ones. */
-export function comparisonsCard(results, metric) {
+/** The pairwise comparisons, all of them or only the resolved ones. `exported` is the menu of their table. */
+export function comparisonsCard(results, metric, exported) {
   const only = url.get("pairs", "all");
   const all = results.comparisons;
   const resolved = all.filter((one) => one.resolved);
@@ -48,6 +48,7 @@ export function comparisonsCard(results, metric) {
           only,
           (value) => url.change({ pairs: value === "all" ? null : value }),
         ),
+        shown.length > 0 && exported,
       ),
     ),
     shown.length

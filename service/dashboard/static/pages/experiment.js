@@ -1,8 +1,9 @@
 /* One experiment: its results while its jobs run. */
 
-import { get } from "../api.js";
+import { download, get, withQuery } from "../api.js";
 import { chart } from "../chart.js";
 import { drawing, drawingControls } from "../curves.js";
+import { exportMenu, tableExport } from "../exports.js";
 import { duration, isFraction, metricName, metricValue, whole } from "../format.js";
 import { advance } from "../live.js";
 import { share } from "../metrics.js";
@@ -35,7 +36,7 @@ export default function experimentPage(shell, id) {
   const experiment = new Resource(shell.refresh);
   const results = new Resource(shell.refresh);
   const active = new Resource(shell.refresh);
-  const curves = new CellCurves(shell);
+  const curves = new CellCurves(shell, id);
   const reread = throttled(async () => {
     experiment.reload();
     active.reload();
@@ -63,6 +64,12 @@ export default function experimentPage(shell, id) {
       shell.refresh();
     },
   });
+  const table = (type, ending, part = null) =>
+    download(
+      withQuery(`/v1/experiments/${id}/results`, { ...asked(), table: part }),
+      part ? `${id}-${part}.${ending}` : `${id}.${ending}`,
+      type,
+    );
   const toggle = (key) =>
     url.change({ cell: chosen().includes(key) ? chosen().filter((one) => one !== key) : [...chosen(), key] });
 
@@ -176,6 +183,14 @@ export default function experimentPage(shell, id) {
           isError(metric()) && (failed() !== "omitted" || it.cells.some((cell) => cell.failed))
             ? picker("Failed jobs", FAILED, failed(), (value) => url.change({ failed: value }), { hiddenLabel: true })
             : null,
+          exportMenu(
+            [
+              ["CSV of the cells", () => table("text/csv", "csv")],
+              ["CSV of every value", () => table("text/csv", "csv", "observations")],
+              ["LaTeX, with the comparisons", () => table("application/x-latex", "tex")],
+            ],
+            shell.say,
+          ),
         ),
       ),
       heatmap(it, { metric: metric(), chosen: chosen(), toggle, shares: running }),
@@ -216,6 +231,8 @@ export default function experimentPage(shell, id) {
         })),
     }));
     const format = (value) => metricValue(metric(), value / factor);
+    const hidden = url.all("hidden");
+    const shown = it.rows.values.map(({ label }) => label).filter((label) => !hidden.includes(`figure ${label}`));
     return chart({
       key: "figure",
       title: `${metricName(metric()).replace(/^./, (c) => c.toUpperCase())} by ${it.columns.field.replaceAll("_", " ")}`,
@@ -230,6 +247,12 @@ export default function experimentPage(shell, id) {
         logY: drawing().logY,
       },
       height: Math.min(560, Math.max(320, 80 + 92 * it.rows.values.length)),
+      exported: {
+        path: `/v1/experiments/${id}/figure`,
+        query: { ...asked(), row: hidden.length ? shown : null, log_y: drawing().logY || null },
+        name: `${id}-figure`,
+        say: shell.say,
+      },
     });
   }
 
@@ -250,6 +273,7 @@ export default function experimentPage(shell, id) {
             "Compare them",
             url.with({ jobs: cells.flatMap((cell) => cell.jobs).join(","), metric: metric() }, "/compare"),
           ),
+          tableExport({ name: `${id}-jobs`, say: shell.say }),
         ),
       ),
       h(
@@ -302,20 +326,21 @@ export default function experimentPage(shell, id) {
         return experiment.problem
           ? problemNotice(experiment.problem, () => experiment.reload())
           : h("div", { class: "empty", "aria-busy": "true" }, "Reading the experiment…");
-      const table = results.data;
+      const answered = results.data;
       return [
         heading(it),
+        answered && h("p", { class: "headline", key: "headline" }, answered.headline),
         standing(it),
         results.problem && problemNotice(results.problem, () => results.reload()),
-        table
+        answered
           ? [
-              h("div", { class: "columns", key: "results" }, answer(table), figure(table)),
-              chosenJobs(table),
-              tuningCard(table, id),
+              h("div", { class: "columns", key: "results" }, answer(answered), figure(answered)),
+              chosenJobs(answered),
+              tuningCard(answered, id),
               h(
                 "div",
                 { class: "columns roomy", key: "detail" },
-                comparisonsCard(table, metric()),
+                comparisonsCard(answered, metric(), tableExport({ name: `${id}-comparisons`, say: shell.say })),
                 h(
                   "div",
                   { class: "live", key: "curves" },
@@ -323,7 +348,7 @@ export default function experimentPage(shell, id) {
                   curves.view(metric(), chosen().length > 0),
                 ),
               ),
-              confounds(table.warnings),
+              confounds(answered.warnings),
             ]
           : results.problem
             ? null

@@ -3,8 +3,9 @@
 import { get } from "../api.js";
 import { jobButtons } from "../actions.js";
 import { chart } from "../chart.js";
-import { axesOf, drawing, drawingControls, withRow } from "../curves.js";
+import { axesOf, drawing, drawingControls, figureQuery, withRow } from "../curves.js";
 import { CurveSet } from "../curveset.js";
+import { tableExport } from "../exports.js";
 import { duration, flat, metricName, metricValue, plain, significant, whole } from "../format.js";
 import { advance } from "../live.js";
 import { labelTags, share } from "../metrics.js";
@@ -185,7 +186,14 @@ export default function jobPage(shell, id) {
               dash: 0,
             }));
           const note = key === "images_per_s" ? stepTime(it) : null;
-          return chart({ key, title, note, series, axes });
+          const drawn = shown.filter((name) => !url.all("hidden").includes(metricName(name)));
+          const exported = {
+            path: "/v1/curves",
+            query: { ...figureQuery(how), job: id, metric: drawn },
+            name: `${id}-${key}`,
+            say: shell.say,
+          };
+          return chart({ key, title, note, series, axes, exported });
         }),
         historyCard(it),
         attemptsCard(it),
@@ -202,7 +210,12 @@ export default function jobPage(shell, id) {
         "header",
         {},
         h("h2", {}, "Effective configuration"),
-        h("div", { class: "actions" }, copyButton(JSON.stringify(it.spec, null, 2), "Copy as JSON", shell.say)),
+        h(
+          "div",
+          { class: "actions" },
+          copyButton(JSON.stringify(it.spec, null, 2), "Copy as JSON", shell.say),
+          tableExport({ name: `${id}-configuration`, say: shell.say }),
+        ),
       ),
       h(
         "div",
@@ -223,7 +236,7 @@ export default function jobPage(shell, id) {
 
   function content(it) {
     const tab = url.get("tab", "overview");
-    if (tab === "layers") return telemetryCards(telemetry, it);
+    if (tab === "layers") return telemetryCards(telemetry, it, shell.say);
     if (tab === "logs") return logs.view();
     if (tab === "checkpoints") return [checkpointTable(checkpoints, shell), evaluations.view(it, checkpoints.data)];
     return tab === "spec" ? spec(it) : overview(it);

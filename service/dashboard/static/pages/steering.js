@@ -47,15 +47,6 @@ export function steering(shell, id, { changed, asked }) {
     }
   }
 
-  async function csv() {
-    try {
-      const query = new URLSearchParams(Object.entries(asked()).filter(([, value]) => value));
-      await download(`/v1/experiments/${id}/results?${query}`, `${id}.csv`, "text/csv");
-    } catch (problem) {
-      shell.say(problem.detail, "bad");
-    }
-  }
-
   async function bundle() {
     try {
       await download(`/v1/experiments/${id}/bundle`, `${id}.tar`);
@@ -96,7 +87,6 @@ export function steering(shell, id, { changed, asked }) {
           icon: "download",
           title: "A page with the table, the figure, every comparison, and everything needed to repeat the experiment",
         }),
-        button("CSV", csv, { key: "csv", icon: "download" }),
         button("Bundle", bundle, {
           key: "bundle",
           icon: "download",

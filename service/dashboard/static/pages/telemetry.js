@@ -2,6 +2,7 @@
 
 import { chart } from "../chart.js";
 import { axesOf, points } from "../curves.js";
+import { tableExport } from "../exports.js";
 import { significant } from "../format.js";
 import { button, choice, emptyState, problemNotice } from "../parts.js";
 import { url } from "../url.js";
@@ -12,7 +13,7 @@ import { specification } from "../vocabulary.js";
 export const MOST_EPOCHS = 60;
 
 /** The cards. `telemetry` is the resource of the rows. */
-export function telemetryCards(telemetry, job) {
+export function telemetryCards(telemetry, job, say) {
   if (telemetry.problem) return problemNotice(telemetry.problem, () => telemetry.reload());
   const rows = telemetry.data;
   if (!rows?.length)
@@ -26,7 +27,7 @@ export function telemetryCards(telemetry, job) {
   const errors = ["eval_mode_error", "train_mode_error"].filter((name) => rows.some((row) => name in row));
   const how = { x: "epoch", logX: false, logY: false };
   return [
-    strips(rows, quantity, title, help, there),
+    strips(rows, quantity, title, help, there, tableExport({ name: `${job.id}-${quantity}`, say })),
     errors.length
       ? chart({
           key: "modes",
@@ -40,6 +41,12 @@ export function telemetryCards(telemetry, job) {
           })),
           axes: { ...axesOf(errors[0], how), y: "error (%)" },
           height: 260,
+          exported: {
+            path: "/v1/curves",
+            query: { job: job.id, metric: errors },
+            name: `${job.id}-modes`,
+            say,
+          },
         })
       : null,
   ];
@@ -51,7 +58,7 @@ const quantities = () =>
     .filter((metric) => metric.per_layer)
     .map(({ name, title, description }) => [name, title.replace(/^./, (c) => c.toUpperCase()), description]);
 
-function strips(rows, quantity, title, help, there) {
+function strips(rows, quantity, title, help, there, exported) {
   const layers = Object.keys(rows.at(-1))
     .filter((name) => name.endsWith(`/${quantity}`))
     .map((name) => name.split("/")[0]);
@@ -79,6 +86,7 @@ function strips(rows, quantity, title, help, there) {
           kind: "quiet",
           "aria-pressed": String(numbers),
         }),
+        exported,
       ),
     ),
     h(

@@ -72,6 +72,9 @@ def test_every_route_of_the_contract_is_there(description: dict[str, Any]) -> No
     assert {f"{method.upper()} {path}" for method, path, _ in operations(description)} == {
         "GET /v1/experiments/{experiment_id}/bundle",
         "GET /v1/experiments/{experiment_id}/report",
+        "GET /v1/experiments/{experiment_id}/figure.{format}",
+        "GET /v1/experiments/{experiment_id}/curves.{format}",
+        "GET /v1/curves.{format}",
         "POST /v1/bundles",
         "POST /v1/jobs",
         "GET /v1/jobs",

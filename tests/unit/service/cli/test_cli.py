@@ -377,7 +377,8 @@ try:
     main()
 except SystemExit:
     pass
-print(sorted({"torch", "ray", "scipy", "sqlalchemy", "fastapi", "numpy"} & set(sys.modules)), file=sys.stderr)
+heavy = {"torch", "ray", "scipy", "sqlalchemy", "fastapi", "numpy", "matplotlib"}
+print(sorted(heavy & set(sys.modules)), file=sys.stderr)
 """
     arguments = [argument.format(port=free_port()) for argument in arguments]
     ended = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)

@@ -20,6 +20,7 @@ from tests.unit.service.stand_in import Answer, Json, Request, StandIn, a_job, r
 
 CELL: Json = {"mean": 0.511, "interval": None, "n": 1, "counts": {"succeeded": 1}}
 RESULTS: Json = {
+    "headline": "There are no comparisons yet.",
     "metric": "test_error",
     "statistic": "final",
     "statistic_title": "after the last epoch",

@@ -1,4 +1,4 @@
-"""The commands report, bundle and import, with the real API."""
+"""The commands report, figure, bundle and import, with the real API."""
 
 import tarfile
 from pathlib import Path
@@ -52,6 +52,39 @@ def test_another_kind_of_report_is_refused(run: Run, ran: Ran) -> None:
 
     assert ended.code == Exit.INVALID
     assert ended.err == "normlab: --output is report.pdf: give a name that ends in .html or .md\n"
+
+
+def test_a_figure_is_a_file_of_the_kind_that_its_name_says(run: Run, ran: Ran, tmp_path: Path) -> None:
+    url, id_ = ran
+    target = tmp_path / "fig.pdf"
+    ended = run("--url", url, "experiment", "figure", id_, "-o", str(target), "--title", "--metric", "test_error")
+
+    assert (ended.code, ended.out) == (Exit.OK, f"{target}\n")
+    assert target.read_bytes().startswith(b"%PDF")
+    run("--url", url, "experiment", "figure", id_, "-o", str(tmp_path / "fig.svg"), "--width", "100", "--log-y")
+    root = ElementTree.parse(tmp_path / "fig.svg").getroot()
+    assert float(root.attrib["width"].removesuffix("pt")) == pytest.approx(100 / 25.4 * 72, abs=0.01)
+    run("--url", url, "experiment", "figure", id_, "-o", str(tmp_path / "fig.csv"), "--statistic", "best")
+    assert "optimistic: chosen on the test set" in (tmp_path / "fig.csv").read_text()
+    curves = ["experiment", "figure", id_, "-o", str(tmp_path / "curves.csv"), "--curves", "--spread", "each"]
+    run("--url", url, *curves)
+    assert "batch at 2,0.0004,10.4,," in (tmp_path / "curves.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-o", "fig.gif"], "--output is fig.gif: give a name that ends in .pdf, .svg, .png, .csv"),
+        (["--spread", "each"], "--spread is 'each': it does not apply to results"),
+        (["--curves", "--rows", "model"], "--rows is 'model': it does not apply to curves"),
+        (["--width", "10"], "Invalid value for '--width'"),
+        (["--metric", "accuracy"], "metric is 'accuracy'"),
+    ],
+)
+def test_a_figure_that_cannot_be_is_refused(run: Run, ran: Ran, arguments: list[str], sentence: str) -> None:
+    ended = run("--url", ran[0], "experiment", "figure", ran[1], *arguments)
+    assert ended.code == Exit.INVALID
+    assert sentence in ended.err
 
 
 def test_a_bundle_goes_from_one_installation_to_another(run: Run, ran: Ran, api: str, tmp_path: Path) -> None:

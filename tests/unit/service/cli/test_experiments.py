@@ -16,7 +16,7 @@ from service.cli import experiments
 from service.cli.exits import Exit
 from service.cli.grids import cell_text, resolved_text
 from service.client import Client
-from service.report import Number
+from service.experiments.numbers import Number
 from tests.unit.service.conftest import Run
 from tests.unit.service.stand_in import Answer, Json, StandIn
 
@@ -133,10 +133,16 @@ class TestLife:
         assert lab("experiment", "list", "--search", "no such name").out == "No experiments.\n"
 
 
+def client_headline(url: str, id_: str) -> str:
+    with Client(url) as client:
+        return str(client.experiments.results(id_)["headline"])
+
+
 class TestResults:
     def test_are_a_grid_with_intervals_and_comparisons(self, run: Run, ran: tuple[str, str]) -> None:
         url, id_ = ran
         out = run("--url", url, "results", id_).out
+        assert out.splitlines()[0] == client_headline(url, id_)
         assert "Test error (%), after the last epoch, by batch_size" in out
         assert re.search(r"^batch +10\.20 ± 2\.54 \(2\) +12\.30 ± 2\.54 \(2\)$", out, re.M)
         assert re.search(r"^group \(8\) +14\.\d\d ± \d+\.\d\d \(2\) +16\.30 \(1\) 1 failed$", out, re.M)
@@ -155,7 +161,7 @@ class TestResults:
         assert (found["statistic"], found["confidence"]) == ("best", 0.9)
         assert [cell["n"] for cell in found["cells"]] == [2, 2]
 
-    def test_are_written_as_csv_parquet_markdown_and_text(self, run: Run, ran: tuple[str, str], tmp_path: Path) -> None:
+    def test_are_written_in_each_format(self, run: Run, ran: tuple[str, str], tmp_path: Path) -> None:
         url, id_ = ran
         (table := tmp_path / "cells.parquet"), (text := tmp_path / "table.txt")
         run("--url", url, "results", id_, "--format", "parquet", "--output", str(table))
@@ -166,8 +172,11 @@ class TestResults:
         markdown = tmp_path / "table.md"
         run("--url", url, "results", id_, "--format", "markdown", "--output", str(markdown))
         assert markdown.read_text().startswith(
-            "# ran\n\n## Test error (%) by normalization and batch\\_size\n\nImages: cifar10."
+            "# ran\n\n## Test error (%) by normalization and batch\\_size\n\nNo comparison can be tested"
         )
+        latex = run("--url", url, "results", id_, "--format", "latex", "--statistic", "best").out
+        assert r"batch & $\mathbf{10.20} \pm 2.54$ (2) & $\mathbf{12.30} \pm 2.54$ (2) \\" in latex
+        assert "best epoch (optimistic: chosen on the test set)" in latex
         values = tmp_path / "values.csv"
         arguments = ["--format", "csv", "--table", "observations", "--output", str(values)]
         run("--url", url, "results", id_, *arguments)
@@ -207,6 +216,7 @@ EXPERIMENT: Json = {
 DONE = EXPERIMENT | {"status": "finished", "progress": 1.0, "eta_s": None, "counts": {"succeeded": 4}}
 CELL: Json = {"row": "batch", "column": "2", "n": 2, "mean": 0.5, "interval": [0.4, 0.6], "counts": {"succeeded": 2}}
 RESULTS: Json = {
+    "headline": "There are no comparisons yet.",
     "metric": "test_error",
     "statistic": "final",
     "statistic_title": "after the last epoch",

@@ -46,7 +46,9 @@ COMPARISON: Json = {
     "seeds_needed": 12,
     "failed": 0,
 }
+HEADLINE = "At batch size 1024, the one has 5.49 percentage points more test error than the other, [synthetic]."
 RESULTS: Json = {
+    "headline": HEADLINE,
     "metric": "test_error",
     "statistic": "median_last_5",
     "statistic_title": "median of the last five epochs",
@@ -124,7 +126,7 @@ COMMANDS: dict[str, list[str]] = {
     "experiment list": [STUDY, "finished", "1200", "100 %", "normalization", "optimizer.learning_rate", LONG],
     f"experiment show {STUDY}": [STUDY, "2 optimizer.learning_rate", "0.1, 0.025", "1200 succeeded"],
     f"experiment watch {STUDY}": ["finished, 100 %: 1200 succeeded", CELL, *PAIR],
-    f"results {STUDY}": ["1024", CELL, COMPARISON["row_a"], COMPARISON["row_b"], *PAIR],
+    f"results {STUDY}": [HEADLINE, "1024", CELL, COMPARISON["row_a"], COMPARISON["row_b"], *PAIR],
     "cluster": ["192.168.100.200:6379", "16: 12 busy, 4 free", "1234 waiting", JOBS[0], "worker_01kb4x5m6n7p"],
 }
 """Commands, and the values that they print."""

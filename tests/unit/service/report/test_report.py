@@ -4,80 +4,14 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 
-from service.experiments.statistics import Observation, analyse
 from service.report import as_html, as_markdown, compose, tables
 from service.report.document import DataTable, Document, Listing, Paragraph, Section
-from service.report.figure import figure
+from tests.unit.service.report.tabulated import HOSTILE, VALUES, results_of
 
 VERSIONS = {"normlab": "0.1.0"}
-HOSTILE = '<script>alert("x")</script> | `code` *bold* & [link](http://x)'
-
-
-def results_of(values: dict[tuple[str, str], list[float]], **changed: Any) -> dict[str, Any]:
-    """Return the results of the API for values by row and column, one per seed."""
-    observations = [
-        Observation(row, column, seed, value, f"job_{row}_{column}_{seed}")
-        for (row, column), some in values.items()
-        for seed, value in enumerate(some)
-    ]
-    analysis = analyse(observations)
-    rows, columns = (list(dict.fromkeys(place[axis] for place in values)) for axis in (0, 1))
-    cells = [
-        {
-            "row": cell.row,
-            "column": cell.column,
-            "n": cell.n,
-            "mean": cell.mean,
-            "interval": cell.interval,
-            "without_value": cell.without_value,
-            "failed": cell.failed,
-            "values": [
-                {"seed": o.seed, "value": o.value, "job": o.job}
-                for o in observations
-                if (o.row, o.column) == (cell.row, cell.column)
-            ],
-            "jobs": [o.job for o in observations if (o.row, o.column) == (cell.row, cell.column)],
-        }
-        for cell in analysis.cells
-    ]
-    interaction = analysis.interaction
-    return {
-        "metric": "test_error",
-        "statistic": "final",
-        "statistic_title": "after the last epoch",
-        "stage": None,
-        "tuning": None,
-        "beside": [],
-        "step": None,
-        "failed": "omitted",
-        "evaluated_on": "test",
-        "datasets": ["synthetic"],
-        "precisions": ["float32"],
-        "rows": {"field": "normalization", "values": [{"label": row} for row in rows]},
-        "columns": {"field": "batch_size", "values": [{"label": column} for column in columns]},
-        "cells": cells,
-        "comparisons": [vars(comparison) for comparison in analysis.comparisons],
-        "interaction": None
-        if interaction is None
-        else vars(interaction) | {"contrasts": [vars(contrast) for contrast in interaction.contrasts]},
-        "confidence": 0.95,
-        "family_size": analysis.family_size,
-        "sequential": None,
-        "interim_analyses": [],
-        "warnings": [],
-    } | changed
-
-
-VALUES = {
-    ("batch", "32"): [0.10, 0.11, 0.12],
-    ("batch", "2"): [0.30, 0.31, 0.33],
-    ("group", "32"): [0.11, 0.10, 0.125],
-    ("group", "2"): [0.12, 0.125, 0.13],
-}
 
 
 def experiment(**changed: Any) -> dict[str, Any]:
@@ -110,28 +44,31 @@ def report() -> Callable[..., str]:
     return make
 
 
-def test_what_is_resolved_is_said_first_with_its_interval_and_p(report: Any) -> None:
-    text = report()
-    found = text.split("## Findings")[1].split("##")[0]
-
-    sentence = "At batch\\_size 2, batch has 18.83 points more test error than group (95 % interval"
-    assert sentence in found
-    assert "n = 3" in found
-    assert "1 of 2 comparisons are not significant" in found
+def test_the_findings_begin_with_the_headline_of_the_results(report: Any) -> None:
+    found = report(results_of(VALUES, headline="It is so.")).split("## Findings")[1].split("##")[0]
+    assert found.startswith("\n\nIt is so.\n\n1 of 2 comparisons is not significant")
     assert "The effect of normalization depends on batch\\_size. From 2 to 32 these differences" in found
+    assert found.rstrip().endswith("Images: synthetic.")
+    assert "\n\nIt is so.\n\nImages: synthetic." in as_markdown(tables(results_of(VALUES, headline="It is so.")))
+
+
+def test_every_significant_difference_is_said_with_its_interval_and_p(report: Any) -> None:
+    values = VALUES | {("layer", "2"): [0.50, 0.512, 0.531], ("layer", "32"): [0.1, 0.101, 0.11]}
+    found = report(results_of(values)).split("## Findings")[1].split("##")[0]
+    assert "- At batch size 2, layer has 38.93 percentage points more test error than group (95 % interval" in found
+    assert "n = 3)." in found
+    assert len(re.findall("^- At batch size 2", found, re.MULTILINE)) == 3
 
 
 def test_the_title_the_findings_and_the_figure_name_the_dataset(report: Any) -> None:
     text = report()
     assert text.startswith("# the paper's \\[synthetic\\]\n")
     assert "Images: synthetic." in text.split("## Findings")[1].split("##")[0]
-    assert "Images: synthetic." in as_markdown(tables(results_of(VALUES, name=None)))
 
 
-def test_without_two_common_seeds_it_says_that_nothing_is_compared(report: Any) -> None:
+def test_with_one_seed_there_are_no_intervals(report: Any) -> None:
     text = report(results_of({place: values[:1] for place, values in VALUES.items()}))
 
-    assert "There are no comparisons yet" in text
     assert "| batch | 10.00 | 30.00 |" in text
     assert "One seed in each cell, so no intervals." in text
 
@@ -227,47 +164,9 @@ def test_a_listing_cannot_close_its_fence() -> None:
     assert text.count("`````") == 2
 
 
-def test_the_figure_is_well_formed_and_shows_every_mean_and_interval() -> None:
-    svg = figure(results_of(VALUES), 100, "Test error (%)")
-    assert svg is not None
-    root = ElementTree.fromstring(svg)
-    shapes = [element.tag.rpartition("}")[2] for element in root]
-
-    # Two means per row and one in the legend: circles in the first row, squares in the second; one interval each.
-    assert (shapes.count("circle"), shapes.count("rect"), shapes.count("path")) == (3, 3, 4)
-    texts = [element.text for element in root.iter() if element.tag.endswith("text")]
-    assert {"32", "2", "batch", "group", "Test error (%)", "batch_size (synthetic)"} <= set(texts)
-
-
-def test_higher_errors_are_drawn_higher() -> None:
-    svg = figure(results_of({("batch", "1"): [0.1], ("batch", "2"): [0.3]}), 100, "error")
-    assert svg is not None
-    circles = [element for element in ElementTree.fromstring(svg) if element.tag.endswith("circle")]
-    first, second = (float(circle.attrib["cy"]) for circle in circles[:2])
-    assert second < first
-
-
-@pytest.mark.parametrize("values", [[0.0], [0.5], [0.5, 0.5], [1e-9], [1e9]])
-def test_the_figure_of_any_values_has_an_axis(values: list[float]) -> None:
-    svg = figure(results_of({("batch", "1"): values}), 1, "loss")
-    assert svg is not None
-    assert "nan" not in svg
-    assert "inf" not in svg
-
-
-def test_there_is_no_figure_without_values() -> None:
-    assert figure({"columns": {"values": []}, "rows": {"values": []}, "cells": []}, 1, "loss") is None
-
-
-def test_names_in_the_figure_are_text() -> None:
-    svg = figure(results_of({(HOSTILE, HOSTILE): [0.1]}), 1, HOSTILE)
-    assert svg is not None
-    assert HOSTILE in [element.text for element in ElementTree.fromstring(svg).iter()]
-
-
 def test_html_has_the_figure_and_nothing_from_elsewhere() -> None:
     html = as_html(compose(experiment(), results_of(VALUES), [job("job_1")], VERSIONS))
 
-    assert html.count("<svg") == 1
+    assert html.count('<svg role="img"') == 1
     assert "<script" not in html
-    assert re.findall(r'(?:src|href)="', html) == []
+    assert re.findall(r'(?:src|href)="(?!#)', html) == []

@@ -1,0 +1,48 @@
+"""The chart of a table of results: the metric by column, one line per row (Wu & He 2018, Figure 1)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from service.experiments.numbers import Number, words
+from service.experiments.titles import with_datasets
+from service.figures.chart import Chart, Point, Series
+
+Json = Mapping[str, Any]
+
+
+def results_chart(results: Json, *, rows: Sequence[str] | None = None, log_y: bool = False) -> Chart:
+    """Return the chart of results.
+
+    Args:
+        results: The response of `GET /v1/results`.
+        rows: Labels of the rows to draw; default: all.
+        log_y: Whether the vertical axis is logarithmic.
+    """
+    number = Number(results["metric"])
+    columns = [value["label"] for value in results["columns"]["values"]]
+    labels = [value["label"] for value in results["rows"]["values"]]
+    field = words(results["columns"]["field"])
+    statistic = "" if results["statistic"] == "final" else f", {results['statistic_title']}"
+    return Chart(
+        title=f"{number.title} by {field}, {results['statistic_title']}",
+        x_label=with_datasets(field.capitalize(), results["datasets"]),
+        y_label=f"{number.axis}{statistic}",
+        series=[
+            Series(label, _points(results, label, columns, number.scale), colour)
+            for colour, label in enumerate(labels)
+            if rows is None or label in rows
+        ],
+        categories=columns,
+        log_y=log_y,
+    )
+
+
+def _points(results: Json, row: str, columns: Sequence[str], scale: float) -> list[Point]:
+    cells = {cell["column"]: cell for cell in results["cells"] if cell["row"] == row and cell["mean"] is not None}
+    points = []
+    for index, column in enumerate(columns):
+        if column in cells:
+            low, high = cells[column]["interval"] or (None, None)
+            mean = cells[column]["mean"] * scale
+            points.append(Point(index, mean, *(None if bound is None else bound * scale for bound in (low, high))))
+    return points
