@@ -57,25 +57,42 @@ async def test_a_page_is_read_again_when_the_database_was_replaced(
     await expect(page.get_by_role("button", name="Show 1 new job")).to_be_visible()
 
 
-async def test_a_page_that_nobody_sees_lets_go_of_its_connection_and_misses_nothing(
+HIDE = """hidden => {
+    Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });
+    document.dispatchEvent(new Event('visibilitychange'));
+}"""
+
+
+async def test_a_page_that_becomes_hidden_closes_its_stream_and_misses_nothing(
     visit: Visit, api: Api, submit: Callable[..., str], reporter: Reporter
 ) -> None:
     submit(name="unseen")
-    page = await visit.open("/cluster")
-    await page.clock.install()
-    await page.goto(f"{api.url}/jobs")
+    page = await visit.open("/jobs")
     row = page.get_by_role("row").filter(has_text="unseen")
     await expect(row).to_contain_text("queued")
     await until(lambda: api.streams() == 1)
-    hide = "hidden => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });"
-    hide += "document.dispatchEvent(new Event('visibilitychange')) }"
-    await page.evaluate(hide, True)
-    await page.clock.fast_forward(31_000)
+    await page.evaluate(HIDE, True)
     await until(lambda: api.streams() == 0)
     await reporter.start()
-    await page.evaluate(hide, False)
+    await page.evaluate(HIDE, False)
     await expect(row).to_contain_text("running")
     await expect(page.get_by_text("Updates stopped")).to_have_count(0)
+
+
+async def test_more_tabs_than_a_browser_has_connections_are_opened_in_the_background(
+    visit: Visit, api: Api, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    job = submit(name="unseen")
+    await visit.context.add_init_script(f"({HIDE})(true)")
+    hidden = [await visit.open(path) for path in ("/jobs", f"/jobs/{job}", "/experiments", "/compare") * 2]
+    await expect(hidden[0].get_by_role("row").filter(has_text="unseen")).to_contain_text("queued")
+    await expect(hidden[1]).to_have_title("unseen · normlab")
+    await until(lambda: api.streams() == 0)
+    await reporter.start()
+    for page in hidden[:2]:
+        await page.evaluate(HIDE, False)
+        await expect(page.locator("main")).to_contain_text("running")
+    await until(lambda: api.streams() == 2)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -168,6 +185,38 @@ async def test_a_page_whose_vocabulary_cannot_be_read_says_why_and_tries_again(
     await page.get_by_role("button", name="Try again").click()
     await expect(page.get_by_role("row").filter(has_text="one")).to_contain_text("queued")
     await expect(page).to_have_title("Jobs · normlab")
+
+
+async def test_a_page_that_is_chosen_while_the_api_restarts_is_shown_once_it_answers(
+    visit: Visit, api: Api, submit: Callable[..., str]
+) -> None:
+    submit(name="one")
+    page = await visit.open("/cluster")
+    await expect(page.get_by_role("heading", name="Cluster", exact=True)).to_be_visible()
+    api.stop()
+    await page.get_by_role("link", name="Jobs", exact=True).click()
+    await expect(page.get_by_role("alert")).to_contain_text("This page cannot be loaded now")
+    assert await violations(page) == []
+    api.start()
+    await expect(page.get_by_role("row").filter(has_text="one")).to_contain_text("queued")
+    # The module of Jobs is known by now, and its data are not.
+    await page.get_by_role("link", name="Cluster").click()
+    await expect(page.get_by_role("heading", name="Cluster", exact=True)).to_be_visible()
+    api.stop()
+    await page.get_by_role("link", name="Jobs", exact=True).click()
+    await expect(page.get_by_role("alert")).to_contain_text("The service does not answer")
+    api.start()
+    await expect(page.get_by_role("row").filter(has_text="one")).to_contain_text("queued")
+
+
+async def test_a_dashboard_whose_modules_cannot_be_fetched_says_so_and_is_loaded_again(visit: Visit) -> None:
+    for pattern in ("**/parts.js", "**/readyz"):
+        await visit.context.route(pattern, lambda route: route.abort())
+    page = await visit.open("/jobs")
+    await expect(page.get_by_role("alert")).to_contain_text("The dashboard cannot be loaded now")
+    for pattern in ("**/parts.js", "**/readyz"):
+        await visit.context.unroute(pattern)
+    await expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
 
 
 async def test_going_somewhere_takes_the_focus_along(visit: Visit) -> None:

@@ -6,6 +6,7 @@ import { parseShown } from "./request.js";
 
 const TOKEN = "normlab.token";
 let signInNeeded = () => {};
+let unreachable = () => {};
 
 /** An error that the API answered. `fields` are `{pointer, parameter, detail}`, one for each invalid field. */
 export class Problem extends Error {
@@ -25,6 +26,11 @@ export const token = {
 /** Call `callback(problem)` whenever the API answers 401. */
 export function onSignInNeeded(callback) {
   signInNeeded = callback;
+}
+
+/** Call `callback()` whenever the service does not answer a request. */
+export function onUnreachable(callback) {
+  unreachable = callback;
 }
 
 /** The headers of a request: the token, and `more`. */
@@ -56,10 +62,12 @@ export async function request(path, { method = "GET", body, accept = "applicatio
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
+    unreachable();
+    const again = method === "GET" ? " The page tries again." : "";
     throw new Problem(
       0,
       "Not reachable",
-      "The service does not answer. It may be restarting, or the connection is interrupted.",
+      `The service does not answer. It may be restarting, or the connection is interrupted.${again}`,
     );
   }
   if (response.ok) return response;

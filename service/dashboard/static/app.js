@@ -1,10 +1,10 @@
 /* The shell of every page: navigation, sign-in, the state of the service; and the page that the address names. */
 
-import { get, onSignInNeeded, token } from "./api.js";
+import { get, onSignInNeeded, onUnreachable, Problem, token } from "./api.js";
 import { duration } from "./format.js";
+import { Health } from "./health.js";
 import { shortcuts } from "./keyboard.js";
 import { button, labelled, problemNotice } from "./parts.js";
-import { root } from "./root.js";
 import { Stream } from "./stream.js";
 import { shape } from "./status.js";
 import { chooseTheme, theme } from "./themes.js";
@@ -29,7 +29,6 @@ const NAVIGATION = [
   ["/new", "New"],
   ["/cluster", "Cluster"],
 ];
-const READINESS_MS = 10_000;
 
 const app = document.getElementById("app");
 let page = null;
@@ -37,7 +36,6 @@ let makePage = null;
 let route = null;
 let stream = null;
 let signIn = null;
-let readiness = null;
 let scheduled = false;
 let toast = null;
 let arriving = true;
@@ -59,7 +57,7 @@ const shell = {
   /** Open the event stream of the page, in place of an earlier one. Resolves once no later event can be missed. */
   async live(path, query, onevent) {
     stream?.close();
-    stream = new Stream(path, query, { onevent, onreset: startAnew, onstate: () => (askReadiness(), shell.refresh()) });
+    stream = new Stream(path, query, { onevent, onreset: startAnew, onstate: () => (health.ask(), shell.refresh()) });
     await stream.opened;
   },
   say(text, tone = "info") {
@@ -70,6 +68,7 @@ const shell = {
 };
 
 const views = new Views(shell);
+const health = new Health({ onchange: shell.refresh, onback: goOn });
 
 function place() {
   for (const [pattern, name] of ROUTES) {
@@ -91,13 +90,13 @@ async function navigate() {
   stream = null;
   page = null;
   let unread = null;
-  const [{ default: create }] = await Promise.all([
-    import(`./pages/${next.name}.js`),
+  const [module] = await Promise.all([
+    import(`./pages/${next.name}.js`).catch(() => null),
     readVocabulary().catch((problem) => (unread = problem)),
   ]);
   if (route !== next) return;
   // Without the vocabulary a page would show wrong units and no actions.
-  makePage = () => (unread ? unreadable(unread) : create(shell, next.id));
+  makePage = () => (!module ? unloaded() : unread ? unreadable(unread) : module.default(shell, next.id));
   page = makePage();
   page.load?.();
   draw();
@@ -117,11 +116,35 @@ function startAnew() {
   shell.say("The service has other data than before. The page was read again.", "warn");
 }
 
+/** Read what could not be read while the service did not answer. */
+function goOn() {
+  if (page?.recover) page.recover();
+  else page?.load?.();
+}
+
 /** What stands in place of a page until the vocabulary can be read. */
-const unreadable = (problem) => ({
+const unreadable = (problem) => standIn(problem, () => ((route = null), navigate()));
+
+/** A page that shows a problem. `recover()` tries again, also by itself once the service answers. */
+const standIn = (problem, recover) => ({
   title: () => problem.title,
-  view: () => problemNotice(problem, () => ((route = null), navigate())),
+  view: () => [h("h1", { class: "visually-hidden", key: "title" }, problem.title), problemNotice(problem, recover)],
+  recover,
 });
+
+const NOT_LOADED = new Problem(
+  0,
+  "This page cannot be loaded now",
+  "The service may be restarting. The page will be loaded once the service answers.",
+);
+
+/** What stands in place of a page whose module cannot be fetched. Browsers do not fetch a module again that they could
+ * not fetch once, so the document is loaded again; the address has all of its state. */
+function unloaded() {
+  // A reload that did not help is not repeated, unless the service was away meanwhile.
+  if (!(arriving && performance.getEntriesByType("navigation")[0].type === "reload")) health.lost();
+  return standIn(NOT_LOADED, () => location.reload());
+}
 
 function draw() {
   document.title = page ? `${page.title()} · normlab` : "normlab";
@@ -168,21 +191,11 @@ function header() {
     h(
       "div",
       { class: "tools" },
-      health(),
+      health.view(),
       views.view(),
       themePicker(),
       token.get() && button("Sign out", signOut, { kind: "quiet" }),
     ),
-  );
-}
-
-function health() {
-  const { tone, text, detail } = readiness ?? { tone: "unknown", text: "…", detail: "Checking the service" };
-  return h(
-    "a",
-    { class: `health health-${tone}`, href: "/cluster", title: detail },
-    h("span", { class: "dot", "aria-hidden": "true" }),
-    h("span", {}, text),
   );
 }
 
@@ -270,34 +283,14 @@ function signOut() {
   navigate();
 }
 
-async function askReadiness() {
-  if (document.hidden) return;
-  try {
-    const response = await fetch(`${root}/readyz`, { credentials: "omit" });
-    const { status, checks } = await response.json();
-    const detail = Object.values(checks)
-      .map((check) => check.detail)
-      .join(" ");
-    readiness = {
-      ready: { tone: "good", text: "Ready", detail },
-      degraded: { tone: "warn", text: "Degraded", detail },
-      unavailable: { tone: "warn", text: checks.database.ok ? "Jobs wait" : "No database", detail },
-    }[status];
-  } catch {
-    readiness = { tone: "bad", text: "Offline", detail: "The service does not answer." };
-  }
-  shell.refresh();
-}
-
 onSignInNeeded((problem) => {
   signIn = { problem: token.get() ? problem : null };
   token.clear();
   stream?.close();
   shell.refresh();
 });
+onUnreachable(() => health.lost());
 url.onchange(navigate);
 shortcuts(shell, () => page);
-setInterval(askReadiness, READINESS_MS);
 setInterval(() => stream?.state === "stopped" && shell.refresh(), 1000);
 navigate();
-askReadiness();
