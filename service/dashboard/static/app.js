@@ -1,10 +1,11 @@
 /* The shell of every page: navigation, sign-in, the state of the service; and the page that the address names. */
 
-import { get, onSignInNeeded, onUnreachable, Problem, token } from "./api.js";
+import { onSignInNeeded, onUnreachable, Problem } from "./api.js";
 import { duration } from "./format.js";
 import { Health } from "./health.js";
 import { shortcuts } from "./keyboard.js";
-import { button, labelled, problemNotice } from "./parts.js";
+import { button, problemNotice } from "./parts.js";
+import { forgetSession, readSession, signInForm, userMenu } from "./session.js";
 import { Stream } from "./stream.js";
 import { shape } from "./status.js";
 import { chooseTheme, theme } from "./themes.js";
@@ -22,7 +23,10 @@ const ROUTES = [
   [/^\/compare$/, "compare"],
   [/^\/new$/, "new"],
   [/^\/cluster$/, "cluster"],
+  [/^\/docs$/, "docs"],
 ];
+/** The pages for which nobody needs to sign in. */
+const OPEN = new Set(["docs"]);
 const NAVIGATION = [
   ["/experiments", "Experiments"],
   ["/jobs", "Jobs"],
@@ -92,10 +96,10 @@ async function navigate() {
   let unread = null;
   const [module] = await Promise.all([
     import(`./pages/${next.name}.js`).catch(() => null),
-    readVocabulary().catch((problem) => (unread = problem)),
+    Promise.all([readVocabulary(), OPEN.has(next.name) || readSession()]).catch((problem) => (unread = problem)),
   ]);
-  if (route !== next) return;
-  // Without the vocabulary a page would show wrong units and no actions.
+  if (route !== next || unread?.status === 401) return;
+  // Without the vocabulary and the session a page would show wrong units and wrong actions.
   makePage = () => (!module ? unloaded() : unread ? unreadable(unread) : module.default(shell, next.id));
   page = makePage();
   page.load?.();
@@ -122,7 +126,7 @@ function goOn() {
   else page?.load?.();
 }
 
-/** What stands in place of a page until the vocabulary can be read. */
+/** What stands in place of a page until the vocabulary and the session can be read. */
 const unreadable = (problem) => standIn(problem, () => ((route = null), navigate()));
 
 /** A page that shows a problem. `recover()` tries again, also by itself once the service answers. */
@@ -154,8 +158,8 @@ function draw() {
     h(
       "main",
       { id: "main", tabindex: "-1", key: "main" },
-      signIn
-        ? signInForm()
+      signIn && !OPEN.has(route?.name)
+        ? signInForm(signIn.problem, signedIn)
         : page
           ? h("div", { class: `page page-${route.name}`, key: `${route.name} ${route.id}` }, page.view())
           : null,
@@ -188,14 +192,7 @@ function header() {
         h("a", { href, key: href, "aria-current": href === `/${current}` ? "page" : null }, text),
       ),
     ),
-    h(
-      "div",
-      { class: "tools" },
-      health.view(),
-      views.view(),
-      themePicker(),
-      token.get() && button("Sign out", signOut, { kind: "quiet" }),
-    ),
+    h("div", { class: "tools" }, health.view(), views.view(), themePicker(), userMenu(startOver, shell.say)),
   );
 }
 
@@ -231,51 +228,14 @@ function toastNotice() {
     : null;
 }
 
-function signInForm() {
-  const submit = async (event) => {
-    event.preventDefault();
-    const input = event.currentTarget.elements.token;
-    token.set(input.value.trim());
-    try {
-      await get("/v1/cluster");
-      signIn = null;
-      route = null;
-      await navigate();
-    } catch (problem) {
-      if (problem.status !== 401) signIn = { problem };
-    }
-    shell.refresh();
-  };
-  const { problem } = signIn;
-  return h(
-    "form",
-    { class: "sign-in", onsubmit: submit, key: "sign-in" },
-    h("h1", {}, "Sign in"),
-    h(
-      "p",
-      {},
-      "This service requires a token: one of those in its setting NORMLAB_API_TOKENS. This tab keeps the token until you close it or sign out.",
-    ),
-    labelled(
-      "Token",
-      h("input", {
-        name: "token",
-        type: "password",
-        autocomplete: "current-password",
-        required: true,
-        "aria-describedby": problem ? "sign-in-problem" : null,
-        hook: FOCUS,
-      }),
-    ),
-    problem && h("p", { id: "sign-in-problem", class: "field-problem", role: "alert" }, problem.detail),
-    h("button", { class: "button primary", type: "submit" }, "Sign in"),
-  );
+function signedIn(problem) {
+  signIn = problem && { problem };
+  if (!problem) startOver();
+  shell.refresh();
 }
 
-const FOCUS = { mount: (element) => element.focus() };
-
-function signOut() {
-  token.clear();
+/** Read everything again, as another user. */
+function startOver() {
   page?.close?.();
   stream?.close();
   page = null;
@@ -284,8 +244,7 @@ function signOut() {
 }
 
 onSignInNeeded((problem) => {
-  signIn = { problem: token.get() ? problem : null };
-  token.clear();
+  signIn ??= { problem: forgetSession() ? problem : null };
   stream?.close();
   shell.refresh();
 });

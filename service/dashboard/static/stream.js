@@ -1,4 +1,4 @@
-/* The event stream of a page: server-sent events by fetch, because EventSource cannot send a token.
+/* The event stream of a page: server-sent events by fetch, because EventSource says nothing of the status of an answer.
 
 It begins at now, so what a page reads after `opened` and what then comes over the stream leave no gap. When it breaks it
 says so, and continues after the last event that it has received. A hidden page holds no connection, because a browser opens
@@ -86,7 +86,7 @@ export class Stream {
     const response = await fetch(root + withQuery(this.path, { ...this.query, replay: "false" }), {
       headers: headers(more),
       signal: this.connection.signal,
-      credentials: "omit",
+      credentials: "same-origin",
       cache: "no-store",
     });
     if (!response.ok) throw new Problem(response.status, "", "");

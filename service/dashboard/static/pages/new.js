@@ -7,6 +7,7 @@ import { choice, copyButton, facts, notice, problemNotice } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
 import { fromParameters, isObject, parseJson, toParameters, valueAt, withValue } from "../request.js";
 import { fieldAt, fieldsOf, textAt, withText } from "../schema.js";
+import { mayWrite, writing } from "../session.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
 import { readVocabulary } from "../vocabulary.js";
@@ -148,6 +149,7 @@ export default function newPage(shell) {
 
   async function submit(event) {
     event.preventDefault();
+    if (!mayWrite()) return;
     submitting = true;
     tried = true;
     refused = null;
@@ -251,9 +253,10 @@ export default function newPage(shell) {
           refused instanceof Problem && refused.status !== 422 && problemNotice(refused),
           h(
             "button",
-            { class: "button primary", type: "submit", disabled: submitting },
+            { class: "button primary", type: "submit", disabled: submitting, ...writing() },
             submitting ? "Submitting…" : text,
           ),
+          !mayWrite() && h("p", { class: "muted" }, `${writing().title} It can plan, and not submit.`),
         ),
       ),
       h(

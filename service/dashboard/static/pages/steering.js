@@ -4,6 +4,7 @@ import { download, send } from "../api.js";
 import { whole } from "../format.js";
 import { button, confirmed, copyButton, linkButton } from "../parts.js";
 import { parseJson } from "../request.js";
+import { writing } from "../session.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
 import { experimentStatus } from "../vocabulary.js";
@@ -83,11 +84,12 @@ export function steering(shell, id, { changed, asked }) {
       h(
         "div",
         { class: "actions" },
-        actions.includes("pause") && button("Pause", () => ask("pause"), { key: "pause" }),
-        actions.includes("resume") && button("Resume", () => ask("resume"), { key: "resume", kind: "primary" }),
+        actions.includes("pause") && button("Pause", () => ask("pause"), { key: "pause", ...writing() }),
+        actions.includes("resume") &&
+          button("Resume", () => ask("resume"), { key: "resume", kind: "primary", ...writing() }),
         it.request.seeds || !actions.includes("extend")
           ? null
-          : button("Add seeds", () => addSeeds(it), { key: "seeds" }),
+          : button("Add seeds", () => addSeeds(it), { key: "seeds", ...writing() }),
         linkButton("Clone", url.with({ kind: "experiment", from: id }, "/new"), { key: "clone" }),
         button("Report", report, {
           key: "report",
@@ -104,14 +106,14 @@ export function steering(shell, id, { changed, asked }) {
           button(
             "Cancel",
             () => ask("cancel", "Stop all its jobs for good? Jobs that have ended keep their results."),
-            { key: "cancel", kind: "danger" },
+            { key: "cancel", kind: "danger", ...writing() },
           ),
         actions.includes("delete") &&
           button(
             "Delete",
             () =>
               ask("delete", "Delete this experiment with all its jobs and their checkpoints? This cannot be undone."),
-            { key: "delete", kind: "danger" },
+            { key: "delete", kind: "danger", ...writing() },
           ),
       ),
       h(
