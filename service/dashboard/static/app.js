@@ -34,6 +34,8 @@ const NAVIGATION = [
   ["/cluster", "Cluster"],
 ];
 
+const SCROLLING_MS = 5000;
+
 const app = document.getElementById("app");
 let page = null;
 let makePage = null;
@@ -43,6 +45,7 @@ let signIn = null;
 let scheduled = false;
 let toast = null;
 let arriving = true;
+let scrolling = null;
 
 /** The functions of the shell that pages use. */
 const shell = {
@@ -106,10 +109,18 @@ async function navigate() {
   draw();
   if (!arriving) {
     // A screen reader announces the new page, and the next Tab starts there.
-    scrollTo(0, 0);
     document.getElementById("main").focus({ preventScroll: true });
+    scrolling = { to: history.state?.scroll ?? 0, until: Date.now() + SCROLLING_MS };
+    scrollToPlace();
   }
   arriving = false;
+}
+
+/** Scroll to where the page was left, once it is long enough again. */
+function scrollToPlace() {
+  if (!scrolling) return;
+  scrollTo(0, scrolling.to);
+  if (Math.abs(scrollY - scrolling.to) < 2 || Date.now() > scrolling.until) scrolling = null;
 }
 
 /** Read the page again, because the database of the service is another one than before. */
@@ -171,6 +182,7 @@ function draw() {
       toast && toast.until > Date.now() ? toast.text : "",
     ),
   ]);
+  scrollToPlace();
 }
 
 function header() {
@@ -248,6 +260,9 @@ onSignInNeeded((problem) => {
   stream?.close();
   shell.refresh();
 });
+history.scrollRestoration = "manual";
+for (const type of ["wheel", "pointerdown", "keydown"])
+  addEventListener(type, () => (scrolling = null), { passive: true });
 onUnreachable(() => health.lost());
 url.onchange(navigate);
 shortcuts(shell, () => page);

@@ -18,6 +18,7 @@ import { attemptsCard, historyCard } from "./attempts.js";
 import { checkpointTable } from "./checkpoints.js";
 import { LogView } from "./logs.js";
 import { Notes } from "./notes.js";
+import { QueuePlace } from "./queueplace.js";
 import { MOST_EPOCHS, telemetryCards } from "./telemetry.js";
 
 const TABS = [
@@ -38,6 +39,7 @@ export default function jobPage(shell, id) {
   const telemetry = new Resource(shell.refresh);
   const logs = new LogView(shell, id);
   const notes = new Notes(shell, id, (answer) => (job.data = answer));
+  const place = new QueuePlace(shell, id, (answer) => (job.data = answer));
   const reread = throttled(() => job.reload().then(loadCurves), REREAD_MS);
   let opened = false;
 
@@ -247,6 +249,7 @@ export default function jobPage(shell, id) {
             ),
           ),
         it.waits_for && h("div", { key: "waits" }, notice("info", "It waits for workers", it.waits_for)),
+        place.view(it),
         live(it),
         tabs(
           "Parts of the job",
@@ -261,6 +264,7 @@ export default function jobPage(shell, id) {
     close() {
       for (const resource of [job, curves, checkpoints, telemetry]) resource.close();
       logs.close();
+      place.close();
       reread.cancel();
     },
   };

@@ -9,6 +9,7 @@ import { url } from "../url.js";
 import { h } from "../view.js";
 import { experimentStatus } from "../vocabulary.js";
 import { experimentMark } from "./experiments.js";
+import { changePriority } from "./queueplace.js";
 
 /** The heading of an experiment as a view. `changed(experiment)` receives the answer of the service; `asked()` is the
  * query of its results. */
@@ -31,6 +32,11 @@ export function steering(shell, id, { changed, asked }) {
     } catch (problem) {
       shell.say(problem.detail, "bad");
     }
+  }
+
+  async function prioritize(it) {
+    const answer = await changePriority(`/v1/experiments/${id}`, it.priority, shell);
+    if (answer) changed(answer);
   }
 
   async function addSeeds(it) {
@@ -90,6 +96,12 @@ export function steering(shell, id, { changed, asked }) {
         it.request.seeds || !actions.includes("extend")
           ? null
           : button("Add seeds", () => addSeeds(it), { key: "seeds", ...writing() }),
+        !experimentStatus(it.status).ended &&
+          button("Priority", () => prioritize(it), {
+            key: "priority",
+            title: `Priority of its jobs: ${it.priority}. A higher one starts first.`,
+            ...writing(),
+          }),
         linkButton("Clone", url.with({ kind: "experiment", from: id }, "/new"), { key: "clone" }),
         button("Report", report, {
           key: "report",

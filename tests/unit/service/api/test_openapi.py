@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from service.api import examples
 from service.api.http.problems import MEDIA_TYPE
@@ -81,7 +82,7 @@ def test_every_operation_has_a_title_of_its_own_and_an_example(description: dict
 
 @pytest.mark.parametrize("id_", sorted(examples.BODIES))
 def test_the_body_of_an_example_is_valid(description: dict[str, Any], id_: str) -> None:
-    bodies = {
+    bodies: dict[str, type[BaseModel]] = {
         "submit_job": JobRequest,
         "change_job": JobChange,
         "submit_experiment": ExperimentRequest,
@@ -141,6 +142,7 @@ def test_every_route_of_the_contract_is_there(description: dict[str, Any]) -> No
         "GET /v1/experiments/{experiment_id}/results",
         "GET /v1/results",
         "GET /v1/cluster",
+        "GET /v1/jobs/{job_id}/queue",
         "POST /v1/session",
         "GET /v1/session",
         "DELETE /v1/session",
