@@ -18,7 +18,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.routing import Route
 
 from service import logs
-from service.api import routes
+from service.api import examples, routes
 from service.api.context import Services
 from service.api.http import connections, descriptors, problems
 from service.api.http.auth import authorize
@@ -102,12 +102,13 @@ def _check_prefix(root_path: str) -> None:
 
 
 def _describe(app: FastAPI) -> dict[str, Any]:
-    """Return the OpenAPI description, with the schema of the problems that every route may answer."""
+    """Return the OpenAPI description, with examples, and the schema of the problems that every route may answer."""
     if app.openapi_schema is None:
         schema = FastAPI.openapi(app)
         template = "#/components/schemas/{model}"
         _, problem = models_json_schema([(problems.Problem, "serialization")], ref_template=template)
         schema["components"]["schemas"] |= problem["$defs"]
+        examples.add_to(schema)
         app.openapi_schema = schema
     return app.openapi_schema
 

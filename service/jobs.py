@@ -153,6 +153,7 @@ class JobChange(BaseModel):
 
     name: str = Field(default="", max_length=200, description="display name; need not be unique")
     notes: str = Field(default="", max_length=10_000, description="notes in plain text")
+    priority: int = Field(default=0, ge=-1000, le=1000, description="jobs with a higher priority start first")
     labels: dict[Label, Label | None] = Field(
         default_factory=dict,
         max_length=2 * MOST_LABELS,

@@ -14,6 +14,7 @@ from service.jobs import ACTIONS, ACTIVE, MOST_LABELS, TERMINAL, TRANSITIONS, Ac
 from service.store import checkpoints, events, imports, metrics
 from service.store.database import lock_events
 from service.store.identifiers import new_id
+from service.store.notifications import Channel, notify
 from service.store.tables import Attempt, Idempotency, Job, JobLabel
 
 
@@ -236,7 +237,7 @@ async def request_of(session: AsyncSession, job: Job) -> JobRequest:
 
 
 async def change(session: AsyncSession, job_id: str, wanted: JobChange) -> Job:
-    """Change the name, notes or labels of a job. Raises `NotFound`, or `InvalidFields` for too many labels.
+    """Change the name, notes, priority or labels of a job. Raises `NotFound`, or `InvalidFields` for too many labels.
 
     Adds an event, unless nothing changed.
     """
@@ -249,13 +250,16 @@ async def change(session: AsyncSession, job_id: str, wanted: JobChange) -> Job:
     given = wanted.model_fields_set
     name = wanted.name if "name" in given else job.name
     notes = wanted.notes if "notes" in given else job.notes
-    if (name, notes, after) == (job.name, job.notes, before):
+    priority = wanted.priority if "priority" in given else job.priority
+    if (name, notes, priority, after) == (job.name, job.notes, job.priority, before):
         return job
-    job.name, job.notes, job.updated_at = name, notes, datetime.now(UTC)
+    if priority != job.priority:
+        await notify(session, Channel.QUEUE)
+    job.name, job.notes, job.priority, job.updated_at = name, notes, priority, datetime.now(UTC)
     if after != before:
         await session.execute(delete_from(JobLabel).where(JobLabel.job_id == job_id))
         session.add_all(JobLabel(job_id=job_id, key=key, value=value) for key, value in after.items())
-    changed = {"name": name, "title": job_title(name, job.spec), "notes": notes, "labels": after}
+    changed = {"name": name, "title": job_title(name, job.spec), "notes": notes, "labels": after, "priority": priority}
     await events.add(session, job_id, "changed", changed, job.updated_at)
     return job
 

@@ -25,6 +25,7 @@ PAGES = {
     "new job": "/new",
     "new experiment": "/new?kind=experiment",
     "cluster": "/cluster",
+    "docs": "/docs",
     "experiments": "/experiments",
     "experiment": "/experiments/{experiment}",
     "layers": "/jobs/{job}?tab=layers",

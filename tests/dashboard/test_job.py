@@ -346,3 +346,22 @@ async def test_the_workers_of_an_attempt_are_named(
     await expect(attempts.get_by_role("listitem")).to_have_text(
         ["rank 0: worker-1 on node-1", "rank 1: worker-2 on node-2", "rank 2: worker-3 on node-3"]
     )
+
+
+async def test_a_queued_job_shows_its_place_and_a_priority_that_can_be_changed(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    submit(name="trains")
+    await reporter.heartbeat({"ray": {"status": "connected"}, "slots": {"total": 1, "busy": 1, "free": 0}})
+    await reporter.start()
+    await reporter.metrics("eval", 1, 10, test_error=0.5, images_per_s=1000.0)
+    submit(name="ahead")
+    job = submit(name="waits")
+    page = await visit.open(f"/jobs/{job}")
+    queue = page.get_by_role("region", name="Queue")
+    await expect(queue).to_contain_text("Position in the queue2 of 2")
+    await expect(queue).to_contain_text(re.compile(r"Expected startin about \d+ min"))
+    page.once("dialog", lambda dialog: dialog.accept("5"))
+    await queue.get_by_role("button", name="Change the priority").click()
+    await expect(queue).to_contain_text("Position in the queue1 of 2")
+    await expect(queue).to_contain_text("Priority5")

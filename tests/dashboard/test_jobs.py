@@ -8,7 +8,9 @@ import httpx2
 import pytest
 from playwright.async_api import Page, expect
 
+from service.client import Client
 from tests.dashboard.conftest import Visit
+from tests.dashboard.test_accessibility import violations
 from tests.integration.api.reporter import Reporter
 
 pytestmark = pytest.mark.anyio
@@ -121,13 +123,66 @@ async def test_the_table_is_worked_with_keys_alone(visit: Visit, submit: Callabl
     await expect(row(page, "older")).to_be_visible()
 
 
-async def test_selected_jobs_are_cancelled_after_a_question(visit: Visit, submit: Callable[..., str]) -> None:
-    submit(name="unwanted")
+async def test_jobs_of_all_pages_are_selected_and_changed_with_totals(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    for number in range(30):
+        submit(name=f"unwanted {number:02}")
+    kept = submit(name="kept")
+    page = await visit.open("/jobs?limit=25&sort=name&search=unwanted")
+    await page.get_by_role("checkbox", name="Select all on this page").check()
+    bar = page.get_by_role("region", name="Selected jobs")
+    await expect(bar).to_contain_text("25 selected")
+    await bar.get_by_role("button", name="Select all that match this filter").click()
+    await expect(bar).to_contain_text("30 selected")
+    assert await violations(page) == []
+    page.on("dialog", lambda dialog: dialog.accept("study:paper" if dialog.type == "prompt" else None))
+    await bar.get_by_role("button", name="Label").click()
+    await expect(page.get_by_text("30 jobs labelled.").first).to_be_visible()
+    await bar.get_by_role("button", name="Pause").click()
+    await expect(page.get_by_text("30 jobs paused or asked to pause.").first).to_be_visible()
+    await bar.get_by_role("button", name="Delete").click()
+    await expect(page.get_by_text("0 jobs deleted; 30 not in a state that allows it.").first).to_be_visible()
+    await bar.get_by_role("button", name="Resume").click()
+    await expect(page.get_by_text("30 jobs queued again.").first).to_be_visible()
+    await bar.get_by_role("button", name="Cancel jobs").click()
+    await expect(page.get_by_text("30 jobs cancelled.").first).to_be_visible()
+    await bar.get_by_role("button", name="Delete").click()
+    await expect(page.get_by_text("No jobs match this filter")).to_be_visible()
+    await expect(bar).to_have_count(0)
+    with Client(visit.api.url) as client:
+        assert [job["id"] for job in client.jobs()] == [kept]
+
+
+async def test_selected_jobs_are_cancelled_after_a_question_and_submitted_again(
+    visit: Visit, submit: Callable[..., str]
+) -> None:
+    for name in ("unwanted", "other"):
+        submit(name=name)
     page = await visit.open("/jobs")
     await page.get_by_role("checkbox", name="Select unwanted").check()
     page.once("dialog", lambda dialog: dialog.accept())
     await page.get_by_role("button", name="Cancel jobs").click()
     await expect(row(page, "unwanted")).to_contain_text("cancelled")
+    await page.get_by_role("checkbox", name="Select other").check()
+    await page.get_by_role("button", name="Retry").click()
+    await expect(page.get_by_text("1 job submitted again; 1 not in a state that allows it.").first).to_be_visible()
+
+
+async def test_going_back_returns_to_the_place_in_the_list(visit: Visit, submit: Callable[..., str]) -> None:
+    for number in range(40):
+        submit(name=f"number {number:02}")
+    page = await visit.open("/jobs?sort=name")
+    link = page.get_by_role("link", name="number 35", exact=True)
+    await link.scroll_into_view_if_needed()
+    place = await page.evaluate("scrollY")
+    assert place > 0
+    await link.click()
+    await expect(page.get_by_role("heading", name="number 35")).to_be_visible()
+    assert await page.evaluate("scrollY") == 0
+    await page.go_back()
+    await expect(link).to_be_in_viewport()
+    assert await page.evaluate("scrollY") == place
 
 
 async def test_all_that_the_filter_means_is_exported(

@@ -4,10 +4,11 @@ import re
 from collections.abc import Callable
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Dialog, expect
 
 from service.client import Client
 from tests.dashboard.conftest import Visit
+from tests.integration.api.reporter import Reporter
 from worker.normalizations.registry import NORMALIZATIONS
 
 pytestmark = pytest.mark.anyio
@@ -99,7 +100,7 @@ async def test_a_built_in_experiment_is_a_click_away_and_its_price_is_chosen(vis
     await expect(page.get_by_role("list", name="Normalizations")).to_have_count(0)
     await expect(page.get_by_label("Epochs", exact=True)).to_have_attribute("placeholder", "100")
     await page.get_by_text("The request as JSON").click()
-    await expect(page.locator("pre")).to_have_text('{\n  "builtin": "paper-norms",\n  "budget": 0.01\n}')
+    await expect(page.locator("pre")).to_have_text('{\n  "budget": 0.01,\n  "builtin": "paper-norms"\n}')
 
 
 async def test_a_wrong_value_of_the_grid_is_marked(visit: Visit) -> None:
@@ -165,3 +166,56 @@ async def test_sequential_seeds_take_the_place_of_the_seeds_of_the_grid(visit: V
     await expect(page.locator("pre")).to_contain_text('"seeds": {\n    "max": 4\n  }')
     await page.get_by_label("Sequential seeds").select_option("Off")
     await expect(page.get_by_label("Seeds", exact=True)).to_have_value("0, 1, 2")
+
+
+async def test_the_usual_experiment_ends_within_ten_minutes_here(visit: Visit, reporter: Reporter) -> None:
+    await trained(visit, reporter)
+    page = await visit.open("/new?kind=experiment")
+    before = page.get_by_label("What it would cost")
+    await expect(before).to_contain_text(re.compile(r"Done in about[1-9] min"))
+    budgets = page.get_by_role("group", name="Budget")
+    await expect(budgets.get_by_role("button", name="1 %", exact=True)).to_have_attribute("aria-pressed", "true")
+    await budgets.get_by_role("button", name="Full").click()
+    await expect(before).to_contain_text(re.compile(r"Done in about\d+ h"))
+    await page.reload()
+    await expect(budgets.get_by_role("button", name="Full")).to_have_attribute("aria-pressed", "true")
+
+
+async def test_more_than_an_hour_of_work_is_confirmed(visit: Visit, reporter: Reporter) -> None:
+    await trained(visit, reporter)
+    page = await visit.open("/new?kind=experiment&budget=1")
+    questions: list[str] = []
+
+    async def decline(dialog: Dialog) -> None:
+        questions.append(dialog.message)
+        await dialog.dismiss()
+
+    page.once("dialog", decline)
+    await page.get_by_role("button", name="Submit 12 jobs").click()
+    await expect(page.get_by_role("button", name="Submit 12 jobs")).to_be_enabled()
+    assert re.fullmatch(r"These 12 jobs take about \d+ h \d+ min here. Submit anyway\?", questions[0])
+    page.once("dialog", lambda dialog: dialog.accept())
+    await page.get_by_role("button", name="Submit 12 jobs").click()
+    await expect(page).to_have_url(re.compile("/experiments/exp"))
+
+
+async def trained(visit: Visit, reporter: Reporter) -> None:
+    """Train a job, so that the speed is known: an epoch of CIFAR-10 takes 50 seconds."""
+    with Client(visit.api.url) as client:
+        client.submit({"normalization": {"type": "batch"}, "batch_size": 8})
+    await reporter.heartbeat({"ray": {"status": "connected"}, "slots": {"total": 2, "busy": 0, "free": 2}})
+    await reporter.start()
+    await reporter.metrics("eval", 1, 10, test_error=0.5, images_per_s=1000.0)
+    await reporter.finish()
+
+
+async def test_seeds_are_given_as_a_range(visit: Visit) -> None:
+    page = await visit.open("/new?kind=experiment")
+    seeds = page.get_by_label("Seeds", exact=True)
+    await seeds.fill("0-2, 7, 9223372036854775805-9223372036854775807")
+    await expect(page.get_by_role("button", name="Submit 28 jobs")).to_be_visible()
+    await page.get_by_label("Batch sizes").focus()
+    await expect(seeds).to_have_value("0, 1, 2, 7, 9223372036854775805, 9223372036854775806, 9223372036854775807")
+    await expect(page.get_by_role("list", name="Normalizations").get_by_role("listitem")).to_have_count(2)
+    await seeds.fill("4-0")
+    await expect(seeds).to_have_attribute("aria-invalid", "true")

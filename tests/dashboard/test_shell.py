@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Page, Route, expect
 from pydantic import SecretStr
 
 from service.client import Client
@@ -57,25 +58,42 @@ async def test_a_page_is_read_again_when_the_database_was_replaced(
     await expect(page.get_by_role("button", name="Show 1 new job")).to_be_visible()
 
 
-async def test_a_page_that_nobody_sees_lets_go_of_its_connection_and_misses_nothing(
+HIDE = """hidden => {
+    Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });
+    document.dispatchEvent(new Event('visibilitychange'));
+}"""
+
+
+async def test_a_page_that_becomes_hidden_closes_its_stream_and_misses_nothing(
     visit: Visit, api: Api, submit: Callable[..., str], reporter: Reporter
 ) -> None:
     submit(name="unseen")
-    page = await visit.open("/cluster")
-    await page.clock.install()
-    await page.goto(f"{api.url}/jobs")
+    page = await visit.open("/jobs")
     row = page.get_by_role("row").filter(has_text="unseen")
     await expect(row).to_contain_text("queued")
     await until(lambda: api.streams() == 1)
-    hide = "hidden => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });"
-    hide += "document.dispatchEvent(new Event('visibilitychange')) }"
-    await page.evaluate(hide, True)
-    await page.clock.fast_forward(31_000)
+    await page.evaluate(HIDE, True)
     await until(lambda: api.streams() == 0)
     await reporter.start()
-    await page.evaluate(hide, False)
+    await page.evaluate(HIDE, False)
     await expect(row).to_contain_text("running")
     await expect(page.get_by_text("Updates stopped")).to_have_count(0)
+
+
+async def test_more_tabs_than_a_browser_has_connections_are_opened_in_the_background(
+    visit: Visit, api: Api, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    job = submit(name="unseen")
+    await visit.context.add_init_script(f"({HIDE})(true)")
+    hidden = [await visit.open(path) for path in ("/jobs", f"/jobs/{job}", "/experiments", "/compare") * 2]
+    await expect(hidden[0].get_by_role("row").filter(has_text="unseen")).to_contain_text("queued")
+    await expect(hidden[1]).to_have_title("unseen · normlab")
+    await until(lambda: api.streams() == 0)
+    await reporter.start()
+    for page in hidden[:2]:
+        await page.evaluate(HIDE, False)
+        await expect(page.locator("main")).to_contain_text("running")
+    await until(lambda: api.streams() == 2)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -85,12 +103,17 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def sign_in(page: Page, token: str) -> None:
+    await page.get_by_label("Token").fill(token)
+    await page.get_by_role("button", name="Sign in").click()
+
+
 class TestTokens:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
         return Settings(home=settings.home, port=0, api_tokens=SecretStr("ada:open-sesame,bob:only-looks:read"))
 
-    async def test_a_token_is_asked_for_once_a_tab_and_is_in_no_address(self, visit: Visit) -> None:
+    async def test_a_token_is_asked_for_once_and_scripts_and_addresses_have_it_nowhere(self, visit: Visit) -> None:
         page = await visit.open("/jobs")
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
@@ -105,9 +128,53 @@ class TestTokens:
         await page.reload()
         await expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
         assert not [url for url in [*asked, page.url] if "sesame" in url]
-        assert await page.evaluate("Object.values(localStorage).length") == 0
-        await page.get_by_role("button", name="Sign out").click()
+        kept = "[document.cookie, ...Object.values(localStorage), ...Object.values(sessionStorage)]"
+        assert await page.evaluate(kept) == [""]
+
+        other = await visit.open("/jobs")
+        await expect(other.get_by_role("heading", name="No jobs yet")).to_be_visible()
+        await other.locator("summary", has_text="ada").click()
+        await expect(other.get_by_text("Signed in as ada.", exact=True)).to_be_visible()
+        assert await violations(other) == []
+        await other.get_by_role("button", name="Sign out").click()
+        await expect(other.get_by_role("heading", name="Sign in")).to_be_visible()
+        # The first tab has lost its session with the other one.
+        await page.get_by_role("link", name="Cluster").click()
         await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+    async def test_links_to_the_api_open(self, visit: Visit, api: Api) -> None:
+        with Client(api.url, token="open-sesame") as client:
+            job = client.submit({"normalization": {"type": "batch"}, "batch_size": 8, "name": "linked"})["id"]
+        page = await visit.open("/jobs")
+        await sign_in(page, "only-looks")
+        async with visit.context.expect_page() as opened:
+            await page.get_by_role("link", name="JSON").click()
+        answer = await opened.value
+        await expect(answer.locator("body")).to_contain_text(job)
+        await answer.goto(f"{api.url}/v1/jobs/{job}")
+        await expect(answer.locator("body")).to_contain_text('"name":"linked"')
+
+    async def test_a_read_only_token_can_plan_and_is_offered_no_changes(self, visit: Visit, api: Api) -> None:
+        with Client(api.url, token="open-sesame") as client:
+            job = client.submit({"normalization": {"type": "batch"}, "batch_size": 8, "name": "guarded"})["id"]
+            experiment = client.experiments.submit({"builtin": "paper-norms", "budget": 0.01})["id"]
+        page = await visit.open(f"/jobs/{job}")
+        await sign_in(page, "only-looks")
+        await page.locator("summary", has_text="bob").click()
+        await expect(page.get_by_text("Signed in as bob. Read-only.")).to_be_visible()
+        await page.keyboard.press("Escape")
+        reason = "Not permitted: the token of bob is read-only."
+        for name in ("Pause", "Cancel", "Edit"):
+            await expect(page.get_by_role("button", name=name)).to_be_disabled()
+            await expect(page.get_by_role("button", name=name)).to_have_attribute("title", reason)
+        await page.goto(f"{api.url}/experiments/{experiment}")
+        for name in ("Pause", "Cancel", "Add seeds"):
+            await expect(page.get_by_role("button", name=name, exact=True)).to_be_disabled()
+        await page.goto(f"{api.url}/new?normalization.type=group&batch_size=8")
+        await expect(page.get_by_text("Computing time")).to_be_visible()
+        await expect(page.get_by_role("button", name="Submit the job")).to_be_disabled()
+        await expect(page.get_by_text(reason)).to_be_visible()
+        assert await violations(page) == []
 
     async def test_a_browser_that_blocks_site_data_keeps_the_token_and_the_theme_in_the_page(
         self, start_visit: Callable[..., Any]
@@ -118,12 +185,21 @@ class TestTokens:
                 Object.defineProperty(window, area, {
                     get() { throw new DOMException("Access is denied for this document.", "SecurityError") },
                 });
-            Object.defineProperty(navigator, "clipboard", { value: undefined });"""
+            Object.defineProperty(navigator, "clipboard", { value: undefined });
+            document.execCommand = () => false;"""
         )
+
+        async def without_cookie(route: Route) -> None:
+            if route.request.method == "POST":
+                await route.fulfill(json={"name": "ada", "may_write": True})
+            else:
+                await route.continue_()
+
+        await visit.context.route("**/v1/session", without_cookie)
         page = await visit.open("/jobs")
-        await page.get_by_label("Token").fill("open-sesame")
-        await page.get_by_role("button", name="Sign in").click()
+        await sign_in(page, "open-sesame")
         await expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
+        assert await visit.context.cookies() == []
         await page.get_by_label("Theme").select_option("dark")
         await page.get_by_role("link", name="Cluster").click()
         await expect(page.get_by_role("heading", name="Cluster", exact=True)).to_be_visible()
@@ -134,14 +210,13 @@ class TestTokens:
         await page.get_by_role("button", name="Copy the link to this view").click()
         await expect(page.get_by_text("This browser does not allow copying").first).to_be_visible()
 
-    async def test_the_stream_and_the_downloads_carry_the_token_too(
+    async def test_the_stream_and_the_downloads_need_no_token_of_their_own(
         self, visit: Visit, api: Api, reporter: Reporter
     ) -> None:
         with Client(api.url, token="open-sesame") as client:
             job = client.submit({"normalization": {"type": "batch"}, "batch_size": 8, "name": "guarded"})["id"]
         page = await visit.open(f"/jobs/{job}?tab=checkpoints")
-        await page.get_by_label("Token").fill("only-looks")
-        await page.get_by_role("button", name="Sign in").click()
+        await sign_in(page, "only-looks")
         await expect(page.locator(".heading")).to_contain_text("queued")
         await reporter.start()
         await expect(page.locator(".heading")).to_contain_text("running")
@@ -149,8 +224,6 @@ class TestTokens:
         async with page.expect_download() as started:
             await page.get_by_role("link", name="Download model.safetensors of step 10").click()
         assert (await (await started.value).path()).read_bytes() == b"the weights"
-        await page.get_by_role("button", name="Pause").click()
-        await expect(page.get_by_text("The token of bob is read-only").first).to_be_visible()
 
 
 async def test_a_page_whose_vocabulary_cannot_be_read_says_why_and_tries_again(
@@ -168,6 +241,70 @@ async def test_a_page_whose_vocabulary_cannot_be_read_says_why_and_tries_again(
     await page.get_by_role("button", name="Try again").click()
     await expect(page.get_by_role("row").filter(has_text="one")).to_contain_text("queued")
     await expect(page).to_have_title("Jobs · normlab")
+
+
+async def test_a_page_that_is_chosen_while_the_api_restarts_is_shown_once_it_answers(
+    visit: Visit, api: Api, submit: Callable[..., str]
+) -> None:
+    submit(name="one")
+    page = await visit.open("/cluster")
+    await expect(page.get_by_role("heading", name="Cluster", exact=True)).to_be_visible()
+    api.stop()
+    await page.get_by_role("link", name="Jobs", exact=True).click()
+    await expect(page.get_by_role("alert")).to_contain_text("This page cannot be loaded now")
+    assert await violations(page) == []
+    api.start()
+    await expect(page.get_by_role("row").filter(has_text="one")).to_contain_text("queued")
+    # The module of Jobs is known by now, and its data are not.
+    await page.get_by_role("link", name="Cluster").click()
+    await expect(page.get_by_role("heading", name="Cluster", exact=True)).to_be_visible()
+    api.stop()
+    await page.get_by_role("link", name="Jobs", exact=True).click()
+    await expect(page.get_by_role("alert")).to_contain_text("The service does not answer")
+    api.start()
+    await expect(page.get_by_role("row").filter(has_text="one")).to_contain_text("queued")
+
+
+async def test_a_dashboard_whose_modules_cannot_be_fetched_says_so_and_is_loaded_again(visit: Visit) -> None:
+    for pattern in ("**/parts.js", "**/readyz"):
+        await visit.context.route(pattern, lambda route: route.abort())
+    page = await visit.open("/jobs")
+    await expect(page.get_by_role("alert")).to_contain_text("The dashboard cannot be loaded now")
+    for pattern in ("**/parts.js", "**/readyz"):
+        await visit.context.unroute(pattern)
+    await expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
+
+
+async def test_text_is_copied_where_the_browser_has_no_clipboard(
+    start_visit: Callable[..., Any], submit: Callable[..., str]
+) -> None:
+    visit = await start_visit(permissions=["clipboard-read"])
+    job = submit(name="one")
+    # As on plain http to another machine.
+    await visit.context.add_init_script(
+        "window.clipboard = navigator.clipboard; Object.defineProperty(navigator, 'clipboard', { value: undefined })"
+    )
+    page = await visit.open(f"/jobs/{job}")
+    await page.get_by_role("button", name="Copy the id of the job").click()
+    await expect(page.get_by_text("Copied").first).to_be_visible()
+    assert await page.evaluate("window.clipboard.readText()") == job
+    await expect(page.get_by_role("button", name="Copy the id of the job")).to_be_focused()
+
+
+async def test_the_api_is_described_without_the_internet_and_without_signing_in(visit: Visit, api: Api) -> None:
+    asked: list[str] = []
+    visit.context.on("request", lambda request: asked.append(request.url))
+    page = await visit.open("/docs")
+    card = page.locator("#pause_job")
+    await expect(card.get_by_role("heading", name="Pause job")).to_be_visible()
+    await expect(card).to_contain_text(f'curl -s "{api.url}/v1/jobs/$JOB_ID/pause" -X POST')
+    described = httpx2.get(f"{api.url}/openapi.json").json()["paths"]
+    await expect(page.locator(".operation")).to_have_count(sum(len(methods) for methods in described.values()))
+    await page.get_by_role("searchbox", name="Search the operations").fill("dry run")
+    await expect(page.get_by_role("heading", level=3)).to_have_text(["Submit experiment"])
+    await page.locator("#submit_experiment summary").click()
+    await expect(page.get_by_role("row").filter(has=page.get_by_text("budget", exact=True))).to_be_visible()
+    assert [url for url in asked if not url.startswith(api.url)] == []
 
 
 async def test_going_somewhere_takes_the_focus_along(visit: Visit) -> None:

@@ -1,4 +1,8 @@
-"""Authentication and authorization by bearer tokens, some of which are read-only."""
+"""Authentication and authorization: bearer tokens, some of which are read-only, and the session cookie of browsers.
+
+A page of another site cannot send a token, because that needs a header. It might make the browser send the cookie: a
+request with the cookie alone changes something only if it comes from a page of the service.
+"""
 
 import hashlib
 from dataclasses import dataclass
@@ -6,12 +10,15 @@ from hmac import compare_digest
 from typing import Annotated
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 
+from service.api.http import sessions
+from service.api.http.origin import READING, foreign_page
 from service.errors import Forbidden, Unauthorized
 from service.settings import Settings
 
-READING = frozenset({"GET", "HEAD", "OPTIONS"})
+MAY_READ = frozenset({"submit_experiment"})
+"""Operations that only read under a condition, such as a dry run: they call `Client.check_may_write` otherwise."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +27,11 @@ class Client:
 
     name: str
     may_write: bool
+
+    def check_may_write(self) -> None:
+        """Raise `Forbidden` if the token is read-only."""
+        if not self.may_write:
+            raise Forbidden(f"The token of {self.name} is read-only; this request needs one that may write.")
 
 
 ANONYMOUS = Client("anonymous", may_write=True)
@@ -46,21 +58,43 @@ def _digest(token: str) -> bytes:
 
 
 _bearer = HTTPBearer(auto_error=False, description="One of NORMLAB_API_TOKENS, if that is set.")
+_cookie = APIKeyCookie(
+    name=sessions.COOKIE, auto_error=False, description="The session of a browser, from POST /v1/session."
+)
 
 
 async def authorize(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    request: Request,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    session: Annotated[str | None, Depends(_cookie)],
 ) -> Client:
     """Return the client of this request.
 
     Raises:
-        Unauthorized: The token is missing or unknown.
-        Forbidden: The token is read-only, and the request writes.
+        Unauthorized: Neither a known token nor a session was sent.
+        Forbidden: The request writes, and the token is read-only, or a page of another origin sent the session.
     """
-    client = identify(request.app.state.services.settings, credentials.credentials if credentials else None)
-    if not client.may_write and request.method not in READING:
-        raise Forbidden(f"The token of {client.name} is read-only; {request.method} needs one that may write.")
+    settings: Settings = request.app.state.services.settings
+    token = credentials.credentials if credentials else None
+    if token is None and session is not None and settings.tokens:
+        token = sessions.token_of(session, settings.tokens)
+        if request.method not in READING:
+            refuse_foreign_page(request, may_be_program=False)
+    client = identify(settings, token)
+    if request.method not in READING and getattr(request.scope["route"], "operation_id", None) not in MAY_READ:
+        client.check_may_write()
     return client
+
+
+def refuse_foreign_page(request: Request, *, may_be_program: bool = True) -> None:
+    """Raise `Forbidden` unless a page of this origin sent a request, or a program, which names no origin."""
+    page = foreign_page(request.headers)
+    if page is None and not may_be_program and not {"origin", "sec-fetch-site"} & set(request.headers):
+        page = "not named"
+    if page:
+        raise Forbidden(
+            f"The session of a browser is for pages of this service; this request comes from another origin ({page})."
+        )
 
 
 AuthorizedClient = Annotated[Client, Depends(authorize)]

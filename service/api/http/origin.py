@@ -1,12 +1,12 @@
-"""Protection of a service without tokens from web pages of other sites, which the user's browser may have open.
+"""Protection from web pages of other sites, which the user's browser may have open.
 
-Two attacks need it, because such a service answers whoever reaches its address:
+Two attacks need it, because a service without tokens answers whoever reaches its address:
 
 * DNS rebinding: a page lets its own host name resolve to this address. Its requests name that host.
 * Cross-site request forgery: a page submits a form to this address. The browser says so in the request.
 
-A client with a token proves who it is in every request by a header that no other page can send, so that neither is
-checked where tokens are configured.
+A client with a token proves who it is in every request by a header that no other page can send. Where tokens are
+configured, only requests with the session cookie are checked, for forgery: another host name has no cookie.
 """
 
 import ipaddress
@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.http.auth import READING
 from service.api.http.problems import ProblemResponse
+
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class OriginMiddleware:
@@ -49,7 +50,7 @@ class OriginMiddleware:
                 f"The request is for the host {_name(host)!r}; this service answers for localhost and IP addresses. "
                 "If that is a name of this service, add it to NORMLAB_ALLOWED_HOSTS."
             )
-        if method not in READING and (page := self._foreign_page(host, headers)):
+        if method not in READING and (page := foreign_page(headers)):
             return 403, (
                 f"A page of another origin ({page}) requests this change. Only the dashboard of this service may, and "
                 "programs, which send neither Origin nor Sec-Fetch-Site."
@@ -65,15 +66,16 @@ class OriginMiddleware:
             or "*" in self.allowed_hosts
         )
 
-    def _foreign_page(self, host: str, headers: Headers) -> str | None:
-        """Return the origin of the page that sent the request, if it is another one."""
-        origin = headers.get("origin")
-        # Browsers send Sec-Fetch-Site to trustworthy addresses only: https, and http on the loopback interface.
-        if site := headers.get("sec-fetch-site"):
-            return None if site in ("same-origin", "none") else origin or site
-        if origin is None or urlsplit(origin).netloc.lower() == host.lower():
-            return None
-        return origin
+
+def foreign_page(headers: Headers) -> str | None:
+    """Return the origin of the page that sent a request, if it is not that of the service; None for a program."""
+    origin = headers.get("origin")
+    # Browsers send Sec-Fetch-Site to trustworthy addresses only: https, and http on the loopback interface.
+    if site := headers.get("sec-fetch-site"):
+        return None if site in ("same-origin", "none") else origin or site
+    if origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower():
+        return None
+    return origin
 
 
 def _name(host: str) -> str:

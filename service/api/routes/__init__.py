@@ -17,6 +17,7 @@ from service.api.routes import (
     reference,
     reports,
     results,
+    session,
     specification,
     views,
 )
@@ -44,5 +45,5 @@ PROTECTED = tuple(
 )
 """Routers whose requests need a token if tokens are configured."""
 
-OPEN = tuple(noun.router for noun in (specification, health, reference, dashboard))
-"""Routers that answer without a token."""
+OPEN = tuple(noun.router for noun in (specification, session, health, reference, dashboard))
+"""Routers that answer without a token; that of the session checks it itself."""

@@ -53,7 +53,9 @@ class EventView(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     id: int
-    type: str = Field(description="status, started, metrics, checkpoint, log or changed (its name, notes or labels)")
+    type: str = Field(
+        description="status, started, metrics, checkpoint, log or changed (its name, notes, labels or priority)"
+    )
     time: datetime
     job: str
     attempt: str | None

@@ -96,13 +96,17 @@ async def submit(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> ExperimentDetail | Response:
-    """Queue every combination of a grid. If one of them is not valid, nothing is stored."""
+    """Queue every combination of a grid. If one of them is not valid, nothing is stored.
+
+    A dry run only reads: a read-only token may request it.
+    """
     resolved = request.resolved()
     planned = first_jobs(resolved)
     if query.dry_run:
         async with context.database.read() as session:
             preview = await dry_run(session, resolved, planned)
         return Response(preview.model_dump_json(), media_type="application/json")
+    client.check_may_write()
     print_ = idempotency.fingerprint(request)
     make = (context.database, client.name, idempotency_key, print_, resolved, planned)
     try:

@@ -15,8 +15,10 @@ from service.api.http.idempotency import IdempotencyKey
 from service.api.http.preconditions import IfMatch
 from service.api.http.problems import describe
 from service.api.schemas.job import JobDetail, JobView, job_detail, job_url, job_views
-from service.jobs import JobChange, JobExtension, JobRequest
-from service.store import ConstraintViolated, Database, extensions, jobs, listing, ordering
+from service.api.schemas.queue import QueuePlace, queue_place
+from service.cluster_report import ClusterReport
+from service.jobs import JobChange, JobExtension, JobRequest, Status
+from service.store import ConstraintViolated, Database, extensions, jobs, leases, listing, ordering, queue, results
 from service.store.tables import Job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -113,15 +115,32 @@ async def change(
     response: Response,
     if_match: IfMatch = None,
 ) -> JobDetail:
-    """Change the name, the notes or the labels of a job, in any status. Its spec never changes.
+    """Change the name, the notes, the labels or the priority of a job, in any status. Its spec never changes.
 
-    With `If-Match`, nothing is changed if another client has changed one of them since the ETag was read: 412.
+    With `If-Match`, nothing is changed if another client has changed name, notes or labels since the ETag: 412.
     """
     async with context.database.write() as session:
         job = await jobs.get(session, job_id, lock=True)
         labels = (await jobs.labels(session, [job_id])).get(job_id, {})
         preconditions.require(if_match, preconditions.etag(job.name, job.notes, labels))
         return _tagged(response, await job_detail(session, await jobs.change(session, job_id, wanted)))
+
+
+@router.get("/{job_id}/queue", operation_id="get_queue_place", responses=describe(401, 404))
+async def place(context: Context, job_id: JobId) -> QueuePlace:
+    """The place of a job in the queue, and when it is expected to start."""
+    async with context.database.read() as session:
+        job = await jobs.get(session, job_id)
+        if job.status is not Status.QUEUED:
+            return QueuePlace(
+                position=None, queued=(await jobs.count_by_status(session))[Status.QUEUED], starts_in_s=None
+            )
+        found = await queue.read(session)
+        models = {job.spec["model"] for job in found.waiting} | {job.spec["model"] for job in found.active}
+        speeds = await results.speeds(session, sorted(models))
+        lease = await leases.get(session, "dispatcher")
+    report = ClusterReport.read(lease.report if lease else None)
+    return await asyncio.to_thread(queue_place, found, job_id, speeds, report)
 
 
 def _tagged(response: Response, job: JobDetail) -> JobDetail:

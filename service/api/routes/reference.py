@@ -1,17 +1,13 @@
-"""The description of the API, as an OpenAPI document and as a page."""
+"""The description of the API as an OpenAPI document. The dashboard shows it as a page, `/docs`."""
 
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse
 
 from service.api.http.prefix import link
 
 router = APIRouter(include_in_schema=False)
-
-APART = "sandbox allow-scripts allow-popups"
-"""The page loads third-party scripts. Its separate origin keeps them from reading the storage of the dashboard."""
 
 
 @router.get("/openapi.json")
@@ -21,11 +17,3 @@ async def description(request: Request) -> JSONResponse:
     if prefix := link(""):
         document = document | {"servers": [{"url": prefix}]}
     return JSONResponse(document, headers={"Access-Control-Allow-Origin": "*"})
-
-
-@router.get("/docs")
-async def page(request: Request) -> Response:
-    """Swagger UI, which the browser loads from the network."""
-    shown = get_swagger_ui_html(openapi_url=link("/openapi.json"), title=f"{request.app.title}: the HTTP API")
-    shown.headers["Content-Security-Policy"] = APART
-    return shown

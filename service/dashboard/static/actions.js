@@ -2,6 +2,7 @@
 
 import { send } from "./api.js";
 import { button, confirmed, linkButton } from "./parts.js";
+import { writing } from "./session.js";
 import { url } from "./url.js";
 import { jobStatus } from "./vocabulary.js";
 
@@ -35,16 +36,22 @@ export function jobButtons(job, shell, changed) {
     if (given !== null) return ask("extend", null, { epochs: Number(given) });
   };
   return [
-    actions.includes("pause") && button("Pause", () => ask("pause"), { key: "pause" }),
-    actions.includes("resume") && button("Resume", () => ask("resume"), { key: "resume", kind: "primary" }),
+    actions.includes("pause") && button("Pause", () => ask("pause"), { key: "pause", ...writing() }),
+    actions.includes("resume") &&
+      button("Resume", () => ask("resume"), { key: "resume", kind: "primary", ...writing() }),
     actions.includes("cancel") &&
       button("Cancel", () => ask("cancel", "Stop this job for good? Its checkpoints are kept."), {
         key: "cancel",
         kind: "danger",
+        ...writing(),
       }),
-    actions.includes("retry") && button("Retry", () => ask("retry"), { key: "retry", kind: "primary" }),
+    actions.includes("retry") && button("Retry", () => ask("retry"), { key: "retry", kind: "primary", ...writing() }),
     actions.includes("extend") &&
-      button("Extend", extend, { key: "extend", title: "Continue it for more epochs, as a new job" }),
+      button("Extend", extend, {
+        key: "extend",
+        title: "Continue it for more epochs, as a new job",
+        ...writing(),
+      }),
     linkButton("Compare", url.with({ selected: job.id, experiment: job.experiment }, "/jobs"), {
       key: "compare",
       title: "Select other jobs to compare it with",
@@ -54,7 +61,7 @@ export function jobButtons(job, shell, changed) {
       button(
         "Delete",
         () => ask("delete", "Delete this job with its metrics, logs and checkpoints? This cannot be undone."),
-        { key: "delete", kind: "danger" },
+        { key: "delete", kind: "danger", ...writing() },
       ),
   ];
 }

@@ -1,11 +1,10 @@
-/* A client of the HTTP API: JSON requests and answers, problems as errors, and the bearer token. */
+/* A client of the HTTP API: JSON requests and answers, and problems as errors. */
 
 import { root } from "./root.js";
-import { tabStorage } from "./storage.js";
 import { parseShown } from "./request.js";
 
-const TOKEN = "normlab.token";
 let signInNeeded = () => {};
+let unreachable = () => {};
 
 /** An error that the API answered. `fields` are `{pointer, parameter, detail}`, one for each invalid field. */
 export class Problem extends Error {
@@ -15,21 +14,22 @@ export class Problem extends Error {
   }
 }
 
-/** The bearer token. It is kept until the tab is closed; the Content-Security-Policy lets no other script read it. */
-export const token = {
-  get: () => tabStorage.get(TOKEN),
-  set: (value) => tabStorage.set(TOKEN, value),
-  clear: () => tabStorage.set(TOKEN, null),
-};
+/** The token of a browser that accepts no cookies, while the page is open; else null, because the session is a cookie. */
+export const bearer = { token: null };
 
 /** Call `callback(problem)` whenever the API answers 401. */
 export function onSignInNeeded(callback) {
   signInNeeded = callback;
 }
 
-/** The headers of a request: the token, and `more`. */
+/** Call `callback()` whenever the service does not answer a request. */
+export function onUnreachable(callback) {
+  unreachable = callback;
+}
+
+/** The headers of a request: `more`, and the token where there is no cookie. */
 export function headers(more = {}) {
-  return token.get() ? { Authorization: `Bearer ${token.get()}`, ...more } : more;
+  return bearer.token ? { Authorization: `Bearer ${bearer.token}`, ...more } : more;
 }
 
 /** A path with a query. Values that are null or "" are left out, lists are repeated. */
@@ -52,14 +52,16 @@ export async function request(path, { method = "GET", body, accept = "applicatio
       headers: headers(extra),
       body: body === undefined ? undefined : JSON.stringify(body),
       signal,
-      credentials: "omit",
+      credentials: "same-origin",
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
+    unreachable();
+    const again = method === "GET" ? " The page tries again." : "";
     throw new Problem(
       0,
       "Not reachable",
-      "The service does not answer. It may be restarting, or the connection is interrupted.",
+      `The service does not answer. It may be restarting, or the connection is interrupted.${again}`,
     );
   }
   if (response.ok) return response;
@@ -79,7 +81,7 @@ export async function send(method, path, body, options = {}) {
   return response.status === 204 ? null : parseShown(await response.text());
 }
 
-/** Download a file of the API. It is fetched by script, because a link cannot send the token. */
+/** Download a file of the API by script, which can say why it fails. */
 export async function download(path, name, accept = "*/*") {
   const bytes = await (await request(path, { accept })).blob();
   save(bytes, name);

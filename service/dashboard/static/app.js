@@ -1,10 +1,11 @@
 /* The shell of every page: navigation, sign-in, the state of the service; and the page that the address names. */
 
-import { get, onSignInNeeded, token } from "./api.js";
+import { onSignInNeeded, onUnreachable, Problem } from "./api.js";
 import { duration } from "./format.js";
+import { Health } from "./health.js";
 import { shortcuts } from "./keyboard.js";
-import { button, labelled, problemNotice } from "./parts.js";
-import { root } from "./root.js";
+import { button, problemNotice } from "./parts.js";
+import { forgetSession, readSession, signInForm, userMenu } from "./session.js";
 import { Stream } from "./stream.js";
 import { shape } from "./status.js";
 import { chooseTheme, theme } from "./themes.js";
@@ -22,14 +23,18 @@ const ROUTES = [
   [/^\/compare$/, "compare"],
   [/^\/new$/, "new"],
   [/^\/cluster$/, "cluster"],
+  [/^\/docs$/, "docs"],
 ];
+/** The pages for which nobody needs to sign in. */
+const OPEN = new Set(["docs"]);
 const NAVIGATION = [
   ["/experiments", "Experiments"],
   ["/jobs", "Jobs"],
   ["/new", "New"],
   ["/cluster", "Cluster"],
 ];
-const READINESS_MS = 10_000;
+
+const SCROLLING_MS = 5000;
 
 const app = document.getElementById("app");
 let page = null;
@@ -37,10 +42,10 @@ let makePage = null;
 let route = null;
 let stream = null;
 let signIn = null;
-let readiness = null;
 let scheduled = false;
 let toast = null;
 let arriving = true;
+let scrolling = null;
 
 /** The functions of the shell that pages use. */
 const shell = {
@@ -59,7 +64,7 @@ const shell = {
   /** Open the event stream of the page, in place of an earlier one. Resolves once no later event can be missed. */
   async live(path, query, onevent) {
     stream?.close();
-    stream = new Stream(path, query, { onevent, onreset: startAnew, onstate: () => (askReadiness(), shell.refresh()) });
+    stream = new Stream(path, query, { onevent, onreset: startAnew, onstate: () => (health.ask(), shell.refresh()) });
     await stream.opened;
   },
   say(text, tone = "info") {
@@ -70,6 +75,7 @@ const shell = {
 };
 
 const views = new Views(shell);
+const health = new Health({ onchange: shell.refresh, onback: goOn });
 
 function place() {
   for (const [pattern, name] of ROUTES) {
@@ -91,22 +97,30 @@ async function navigate() {
   stream = null;
   page = null;
   let unread = null;
-  const [{ default: create }] = await Promise.all([
-    import(`./pages/${next.name}.js`),
-    readVocabulary().catch((problem) => (unread = problem)),
+  const [module] = await Promise.all([
+    import(`./pages/${next.name}.js`).catch(() => null),
+    Promise.all([readVocabulary(), OPEN.has(next.name) || readSession()]).catch((problem) => (unread = problem)),
   ]);
-  if (route !== next) return;
-  // Without the vocabulary a page would show wrong units and no actions.
-  makePage = () => (unread ? unreadable(unread) : create(shell, next.id));
+  if (route !== next || unread?.status === 401) return;
+  // Without the vocabulary and the session a page would show wrong units and wrong actions.
+  makePage = () => (!module ? unloaded() : unread ? unreadable(unread) : module.default(shell, next.id));
   page = makePage();
   page.load?.();
   draw();
   if (!arriving) {
     // A screen reader announces the new page, and the next Tab starts there.
-    scrollTo(0, 0);
     document.getElementById("main").focus({ preventScroll: true });
+    scrolling = { to: history.state?.scroll ?? 0, until: Date.now() + SCROLLING_MS };
+    scrollToPlace();
   }
   arriving = false;
+}
+
+/** Scroll to where the page was left, once it is long enough again. */
+function scrollToPlace() {
+  if (!scrolling) return;
+  scrollTo(0, scrolling.to);
+  if (Math.abs(scrollY - scrolling.to) < 2 || Date.now() > scrolling.until) scrolling = null;
 }
 
 /** Read the page again, because the database of the service is another one than before. */
@@ -117,11 +131,35 @@ function startAnew() {
   shell.say("The service has other data than before. The page was read again.", "warn");
 }
 
-/** What stands in place of a page until the vocabulary can be read. */
-const unreadable = (problem) => ({
+/** Read what could not be read while the service did not answer. */
+function goOn() {
+  if (page?.recover) page.recover();
+  else page?.load?.();
+}
+
+/** What stands in place of a page until the vocabulary and the session can be read. */
+const unreadable = (problem) => standIn(problem, () => ((route = null), navigate()));
+
+/** A page that shows a problem. `recover()` tries again, also by itself once the service answers. */
+const standIn = (problem, recover) => ({
   title: () => problem.title,
-  view: () => problemNotice(problem, () => ((route = null), navigate())),
+  view: () => [h("h1", { class: "visually-hidden", key: "title" }, problem.title), problemNotice(problem, recover)],
+  recover,
 });
+
+const NOT_LOADED = new Problem(
+  0,
+  "This page cannot be loaded now",
+  "The service may be restarting. The page will be loaded once the service answers.",
+);
+
+/** What stands in place of a page whose module cannot be fetched. Browsers do not fetch a module again that they could
+ * not fetch once, so the document is loaded again; the address has all of its state. */
+function unloaded() {
+  // A reload that did not help is not repeated, unless the service was away meanwhile.
+  if (!(arriving && performance.getEntriesByType("navigation")[0].type === "reload")) health.lost();
+  return standIn(NOT_LOADED, () => location.reload());
+}
 
 function draw() {
   document.title = page ? `${page.title()} · normlab` : "normlab";
@@ -131,8 +169,8 @@ function draw() {
     h(
       "main",
       { id: "main", tabindex: "-1", key: "main" },
-      signIn
-        ? signInForm()
+      signIn && !OPEN.has(route?.name)
+        ? signInForm(signIn.problem, signedIn)
         : page
           ? h("div", { class: `page page-${route.name}`, key: `${route.name} ${route.id}` }, page.view())
           : null,
@@ -144,6 +182,7 @@ function draw() {
       toast && toast.until > Date.now() ? toast.text : "",
     ),
   ]);
+  scrollToPlace();
 }
 
 function header() {
@@ -165,24 +204,7 @@ function header() {
         h("a", { href, key: href, "aria-current": href === `/${current}` ? "page" : null }, text),
       ),
     ),
-    h(
-      "div",
-      { class: "tools" },
-      health(),
-      views.view(),
-      themePicker(),
-      token.get() && button("Sign out", signOut, { kind: "quiet" }),
-    ),
-  );
-}
-
-function health() {
-  const { tone, text, detail } = readiness ?? { tone: "unknown", text: "…", detail: "Checking the service" };
-  return h(
-    "a",
-    { class: `health health-${tone}`, href: "/cluster", title: detail },
-    h("span", { class: "dot", "aria-hidden": "true" }),
-    h("span", {}, text),
+    h("div", { class: "tools" }, health.view(), views.view(), themePicker(), userMenu(startOver, shell.say)),
   );
 }
 
@@ -218,51 +240,14 @@ function toastNotice() {
     : null;
 }
 
-function signInForm() {
-  const submit = async (event) => {
-    event.preventDefault();
-    const input = event.currentTarget.elements.token;
-    token.set(input.value.trim());
-    try {
-      await get("/v1/cluster");
-      signIn = null;
-      route = null;
-      await navigate();
-    } catch (problem) {
-      if (problem.status !== 401) signIn = { problem };
-    }
-    shell.refresh();
-  };
-  const { problem } = signIn;
-  return h(
-    "form",
-    { class: "sign-in", onsubmit: submit, key: "sign-in" },
-    h("h1", {}, "Sign in"),
-    h(
-      "p",
-      {},
-      "This service requires a token: one of those in its setting NORMLAB_API_TOKENS. This tab keeps the token until you close it or sign out.",
-    ),
-    labelled(
-      "Token",
-      h("input", {
-        name: "token",
-        type: "password",
-        autocomplete: "current-password",
-        required: true,
-        "aria-describedby": problem ? "sign-in-problem" : null,
-        hook: FOCUS,
-      }),
-    ),
-    problem && h("p", { id: "sign-in-problem", class: "field-problem", role: "alert" }, problem.detail),
-    h("button", { class: "button primary", type: "submit" }, "Sign in"),
-  );
+function signedIn(problem) {
+  signIn = problem && { problem };
+  if (!problem) startOver();
+  shell.refresh();
 }
 
-const FOCUS = { mount: (element) => element.focus() };
-
-function signOut() {
-  token.clear();
+/** Read everything again, as another user. */
+function startOver() {
   page?.close?.();
   stream?.close();
   page = null;
@@ -270,34 +255,16 @@ function signOut() {
   navigate();
 }
 
-async function askReadiness() {
-  if (document.hidden) return;
-  try {
-    const response = await fetch(`${root}/readyz`, { credentials: "omit" });
-    const { status, checks } = await response.json();
-    const detail = Object.values(checks)
-      .map((check) => check.detail)
-      .join(" ");
-    readiness = {
-      ready: { tone: "good", text: "Ready", detail },
-      degraded: { tone: "warn", text: "Degraded", detail },
-      unavailable: { tone: "warn", text: checks.database.ok ? "Jobs wait" : "No database", detail },
-    }[status];
-  } catch {
-    readiness = { tone: "bad", text: "Offline", detail: "The service does not answer." };
-  }
-  shell.refresh();
-}
-
 onSignInNeeded((problem) => {
-  signIn = { problem: token.get() ? problem : null };
-  token.clear();
+  signIn ??= { problem: forgetSession() ? problem : null };
   stream?.close();
   shell.refresh();
 });
+history.scrollRestoration = "manual";
+for (const type of ["wheel", "pointerdown", "keydown"])
+  addEventListener(type, () => (scrolling = null), { passive: true });
+onUnreachable(() => health.lost());
 url.onchange(navigate);
 shortcuts(shell, () => page);
-setInterval(askReadiness, READINESS_MS);
 setInterval(() => stream?.state === "stopped" && shell.refresh(), 1000);
 navigate();
-askReadiness();

@@ -21,8 +21,10 @@ export function advance(job, { type, data }) {
       ...(data.status === "starting" ? { started_at: job.started_at ?? data.time } : {}),
     };
   }
-  if (type === "changed")
-    return { ...job, name: data.name, title: data.title ?? job.title, notes: data.notes, labels: data.labels };
+  if (type === "changed") {
+    const { name, title = job.title, notes, labels, priority = job.priority } = data;
+    return { ...job, name, title, notes, labels, priority };
+  }
   if (type === "metrics" && data.kind !== "telemetry") return { ...job, summary: summarized(job.summary, data) };
   return job;
 }

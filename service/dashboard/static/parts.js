@@ -90,7 +90,7 @@ export function picker(label, options, chosen, onchoose, { hiddenLabel = false }
 }
 
 /** A panel that a button opens. Escape and a click elsewhere close it. */
-export function menu(label, content, { side = "", kind = "", onopen = () => {} } = {}) {
+export function menu(text, content, { side = "", kind = "", label = text, title = null, onopen = () => {} } = {}) {
   return h(
     "details",
     {
@@ -99,7 +99,7 @@ export function menu(label, content, { side = "", kind = "", onopen = () => {} }
       hook: MENU,
       ontoggle: (event) => event.currentTarget.open && onopen(),
     },
-    h("summary", { class: `button ${kind}` }, label, shape(ICONS.down)),
+    h("summary", { class: `button ${kind}`, title }, text, shape(ICONS.down)),
     h("div", { class: "panel", role: "group", "aria-label": label }, content),
   );
 }
@@ -197,13 +197,29 @@ export function confirmed(question) {
   return window.confirm(question);
 }
 
-/** Copy text and confirm it with `say`. Without TLS, browsers have no clipboard except on this machine. */
+/** Copy text and confirm it with `say`. */
 export async function copyText(text, say) {
   try {
     await navigator.clipboard.writeText(text);
     say("Copied");
   } catch {
-    say("This browser does not allow copying");
+    say(copiedBySelection(text) ? "Copied" : "This browser does not allow copying");
+  }
+}
+
+/** Copy text that is selected in the document: on plain http, browsers have no clipboard except for this machine. */
+function copiedBySelection(text) {
+  const focused = document.activeElement;
+  const area = document.createElement("textarea");
+  area.value = text;
+  area.className = "visually-hidden";
+  document.body.append(area);
+  area.select();
+  try {
+    return document.execCommand("copy");
+  } finally {
+    area.remove();
+    focused?.focus();
   }
 }
 

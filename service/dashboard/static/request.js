@@ -79,7 +79,7 @@ export function listText(values) {
   return values.map((value) => (bare && typeof value === "string" ? value : JSON.stringify(value))).join(", ");
 }
 
-/** The values of an axis that a text lists. */
+/** The values of an axis that a text lists. `0-4` means 0, 1, 2, 3, 4. */
 export function listOf(text) {
   try {
     return parseJson(`[${text}]`);
@@ -88,8 +88,19 @@ export function listOf(text) {
       .split(",")
       .map((one) => one.trim())
       .filter(Boolean)
-      .map(valueOf);
+      .flatMap((one) => rangeOf(one) ?? valueOf(one));
   }
+}
+
+const MOST_IN_RANGE = 1000;
+
+/** The integers of a range such as `0-4`; null for another text, and for more values than an experiment has jobs. */
+function rangeOf(text) {
+  const [, first, last] = /^(\d+)\s*[-–]\s*(\d+)$/.exec(text) ?? [];
+  if (first === undefined) return null;
+  const count = BigInt(last) - BigInt(first) + 1n;
+  if (count < 1n || count > MOST_IN_RANGE) return null;
+  return Array.from({ length: Number(count) }, (_, n) => parseJson(String(BigInt(first) + BigInt(n))));
 }
 
 /** The values of an axis in the address; a link may list them without brackets. */

@@ -27,8 +27,5 @@ function storage(area) {
   };
 }
 
-/** Values of this tab. */
-export const tabStorage = storage("sessionStorage");
-
 /** Values of this browser. */
 export const browserStorage = storage("localStorage");

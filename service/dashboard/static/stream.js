@@ -1,14 +1,13 @@
-/* The event stream of a page: server-sent events by fetch, because EventSource cannot send a token.
+/* The event stream of a page: server-sent events by fetch, because EventSource says nothing of the status of an answer.
 
 It begins at now, so what a page reads after `opened` and what then comes over the stream leave no gap. When it breaks it
-says so, and goes on after the last event that came. A page that nobody sees lets go of its connection after a while: a
-browser has six for a server, over all tabs. */
+says so, and continues after the last event that it has received. A hidden page holds no connection, because a browser opens
+only six to a server, for all tabs together: it keeps the id of the last event, and continues after it once it is shown. */
 
 import { headers, Problem, withQuery } from "./api.js";
 import { root } from "./root.js";
 
 const SILENCE_MS = 40_000;
-const HIDDEN_MS = 30_000;
 const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 8_000;
 
@@ -38,7 +37,6 @@ export class Stream {
   close() {
     this.closed = true;
     document.removeEventListener("visibilitychange", this.hidden);
-    clearTimeout(this.hiding);
     this.wake?.();
     this.connection?.abort();
     this.isOpen();
@@ -50,12 +48,8 @@ export class Stream {
   }
 
   #visibility() {
-    clearTimeout(this.hiding);
-    if (document.hidden) this.hiding = setTimeout(() => ((this.sleeping = true), this.connection?.abort()), HIDDEN_MS);
-    else if (this.sleeping) {
-      this.sleeping = false;
-      this.wake?.();
-    }
+    if (!document.hidden) this.wake?.();
+    else if (this.lastId !== null) this.connection?.abort();
   }
 
   #tell(state) {
@@ -76,12 +70,12 @@ export class Stream {
         }
       }
       if (this.closed) return;
-      if (!this.sleeping) this.#tell("stopped");
+      if (!document.hidden) this.#tell("stopped");
       this.isOpen();
       const wait = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** this.failures++);
       await new Promise((resolve) => {
         this.wake = resolve;
-        if (!this.sleeping) setTimeout(resolve, wait);
+        if (!document.hidden) setTimeout(resolve, wait);
       });
     }
   }
@@ -92,7 +86,7 @@ export class Stream {
     const response = await fetch(root + withQuery(this.path, { ...this.query, replay: "false" }), {
       headers: headers(more),
       signal: this.connection.signal,
-      credentials: "omit",
+      credentials: "same-origin",
       cache: "no-store",
     });
     if (!response.ok) throw new Problem(response.status, "", "");
@@ -114,6 +108,7 @@ export class Stream {
         this.lastId ??= "0";
         this.failures = 0;
         this.#tell("live");
+        if (document.hidden) return false;
       }
     } finally {
       clearTimeout(silence);

@@ -49,6 +49,8 @@ export const url = {
   /** Go to an address of the dashboard. */
   go(address, { replace = false, state = null } = {}) {
     if (address === this.here) return;
+    // Going back returns to this place of the page.
+    if (!replace) history.replaceState({ ...history.state, scroll: scrollY }, "");
     history[replace ? "replaceState" : "pushState"](state, "", root + address);
     for (const callback of changed) callback();
   },

@@ -3,6 +3,7 @@
 import { get, send } from "./api.js";
 import { button, confirmed, copyText, menu } from "./parts.js";
 import { Resource } from "./resource.js";
+import { writing } from "./session.js";
 import { url } from "./url.js";
 import { h } from "./view.js";
 
@@ -35,6 +36,7 @@ export class Views {
                   class: "remove",
                   "aria-label": `Delete the view ${view.name}`,
                   onclick: () => this.#forget(view),
+                  ...writing(),
                 },
                 "×",
               ),
@@ -57,7 +59,7 @@ export class Views {
             "aria-label": "Name for the current view",
             placeholder: "Name for this view",
           }),
-          h("button", { type: "submit", class: "button" }, "Save"),
+          h("button", { type: "submit", class: "button", ...writing() }, "Save"),
         ),
       ],
       { side: "right", kind: "quiet", onopen: () => this.#read() },

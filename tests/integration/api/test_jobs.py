@@ -440,6 +440,33 @@ async def test_a_job_stored_by_an_older_release_stays_readable(http: AsyncClient
     assert len((await http.get("/v1/jobs")).json()["data"]) == 1
 
 
+async def test_a_queued_job_has_a_place_which_its_priority_changes(http: AsyncClient, reporter: Reporter) -> None:
+    first = await submit(http, epochs=2)
+    await reporter.start()
+    await reporter.metrics("eval", 1, 10, test_error=0.5, images_per_s=1000.0)
+    others = [await submit(http, epochs=2) for _ in range(2)]
+
+    async def place(id_: str) -> dict[str, Any]:
+        found: dict[str, Any] = (await http.get(f"/v1/jobs/{id_}/queue")).json()
+        return found
+
+    assert await place(first) == {"position": None, "queued": 2, "starts_in_s": None}
+    assert await place(others[1]) == {"position": 2, "queued": 2, "starts_in_s": None}, "no cluster is known"
+    await reporter.heartbeat({"ray": {"status": "connected"}, "slots": {"total": 1, "busy": 1, "free": 0}})
+    # One job trains, and one is ahead: 2 epochs of 50,000 images each, and their evaluations.
+    one_s = 2 * 50_000 / 1000 + 2 * 10_000 / 3000
+    assert (await place(others[1]))["starts_in_s"] == pytest.approx(2 * one_s, rel=0.02)
+    changed = await http.patch(f"/v1/jobs/{others[1]}", json={"priority": 7})
+    assert changed.json()["priority"] == 7
+    assert [(await place(id_))["position"] for id_ in others] == [2, 1]
+    [event] = [one for one in (await http.get(f"/v1/jobs/{others[1]}/events")).json()["data"] if "priority" in one]
+    assert event["priority"] == 7
+    await reporter.heartbeat({"ray": {"status": "connected"}, "slots": {"total": 2, "busy": 1, "free": 1}})
+    assert (await place(others[1]))["starts_in_s"] == 0
+    assert (await http.patch(f"/v1/jobs/{first}", json={"priority": 1001})).status_code == 422
+    assert (await http.get("/v1/jobs/job_0/queue")).status_code == 404
+
+
 async def test_what_people_say_of_a_job_is_changed_at_any_time(http: AsyncClient, reporter: Reporter) -> None:
     id_ = await submit(http, name="first", labels={"study": "paper", "who": "ann"})
     await reporter.start()

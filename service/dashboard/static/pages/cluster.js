@@ -2,7 +2,7 @@
 
 import { get } from "../api.js";
 import { ago, whole } from "../format.js";
-import { emptyState, facts, notice, problemNotice } from "../parts.js";
+import { emptyState, facts, linkButton, notice, problemNotice } from "../parts.js";
 import { Resource } from "../resource.js";
 import { shape, statusMark } from "../status.js";
 import { h } from "../view.js";
@@ -133,7 +133,12 @@ export default function clusterPage(shell) {
     },
     view() {
       const it = cluster.data;
-      const heading = h("div", { class: "heading", key: "heading" }, h("h1", {}, "Cluster"));
+      const heading = h(
+        "div",
+        { class: "heading", key: "heading" },
+        h("h1", {}, "Cluster"),
+        h("div", { class: "actions" }, linkButton("HTTP API", "/docs")),
+      );
       if (!it)
         return [
           heading,

@@ -13,6 +13,11 @@ const BUDGETS = [
   ["0.01", "1 %"],
 ];
 
+const SHORT_S = 600;
+/** The budget where no speed is known. */
+const UNKNOWN_BUDGET = 0.01;
+const LEAST_BUDGET = 1e-6;
+
 /** The grid of an experiment of one's own, until another one is given. */
 export const USUAL_GRID = {
   normalization: [{ type: "batch" }, { type: "group" }],
@@ -25,7 +30,7 @@ const KNOWN = {
   batch_size: { label: "Batch sizes", help: "The paper compares 32, 16, 8, 4 and 2." },
   seed: {
     label: "Seeds",
-    help: "Two or more give intervals. Five resolve differences of one or two percentage points.",
+    help: "For example 0-4, or 0, 1, 2. Two or more give intervals; five resolve differences of one or two percentage points.",
   },
 };
 
@@ -175,17 +180,28 @@ export function builtInCards(builtIns, chosen, form) {
       ),
       builtIns.problem && h("p", { class: "muted" }, builtIns.problem.detail),
     ),
-    chosen &&
+    h(
+      "div",
+      { class: "body" },
       h(
         "div",
-        { class: "body" },
-        h(
-          "div",
-          { class: "chart-controls" },
-          h("span", {}, "Budget"),
-          choice("Budget", budgets, budget, (value) => form.set("budget", value === "1" ? "" : value)),
-          h("small", {}, "Scales both epochs and images by its square root. The results show it."),
-        ),
+        { class: "chart-controls" },
+        h("span", {}, "Budget"),
+        choice("Budget", budgets, budget, (value) => form.set("budget", value)),
+        h("small", {}, "Scales both epochs and images by its square root. The results show it."),
       ),
+      form.problem("budget") && h("p", { class: "field-problem", role: "alert" }, form.problem("budget")),
+    ),
   );
+}
+
+/** A smaller budget than one with which an experiment takes `seconds`, so that it may end within ten minutes; null if it
+ * does, or if nothing smaller is known. */
+export function shorterBudget(budget, seconds) {
+  if (seconds === null) return budget > UNKNOWN_BUDGET ? UNKNOWN_BUDGET : null;
+  if (seconds <= SHORT_S) return null;
+  const wanted = (budget * SHORT_S) / seconds;
+  const offered = BUDGETS.map(([value]) => Number(value)).find((value) => value <= wanted && value < budget);
+  const next = offered ?? Number((0.7 * wanted).toPrecision(1));
+  return next > 0 && next < budget && next >= LEAST_BUDGET ? next : null;
 }

@@ -20,6 +20,7 @@ import { checkpointTable } from "./checkpoints.js";
 import { Evaluations } from "./evaluations.js";
 import { LogView } from "./logs.js";
 import { Notes } from "./notes.js";
+import { QueuePlace } from "./queueplace.js";
 import { MOST_EPOCHS, telemetryCards } from "./telemetry.js";
 
 const TABS = [
@@ -42,6 +43,7 @@ export default function jobPage(shell, id) {
   const evaluations = new Evaluations(shell, evaluated);
   const logs = new LogView(shell, id);
   const notes = new Notes(shell, id, (answer) => (job.data = answer));
+  const place = new QueuePlace(shell, id, (answer) => (job.data = answer));
   const reread = throttled(() => job.reload().then(loadCurves), REREAD_MS);
   let opened = false;
 
@@ -267,6 +269,7 @@ export default function jobPage(shell, id) {
             ),
           ),
         it.waits_for && h("div", { key: "waits" }, notice("info", "It waits for workers", it.waits_for)),
+        place.view(it),
         live(it),
         tabs(
           "Parts of the job",
@@ -282,6 +285,7 @@ export default function jobPage(shell, id) {
       for (const resource of [job, curves, checkpoints, telemetry, evaluated]) resource.close();
       evaluations.close();
       logs.close();
+      place.close();
       reread.cancel();
     },
   };

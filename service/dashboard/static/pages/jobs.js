@@ -1,14 +1,14 @@
 /* All jobs, as a table with pages. */
 
-import { download, get, send, withQuery } from "../api.js";
+import { download, get, withQuery } from "../api.js";
 import { distinct } from "../format.js";
 import { advance } from "../live.js";
 import { COLUMNS, DEFAULT_COLUMNS } from "../metrics.js";
-import { button, confirmed, emptyState, linkButton, picker, problemNotice, shortened } from "../parts.js";
+import { button, emptyState, linkButton, picker, problemNotice, shortened } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
-import { jobStatus } from "../vocabulary.js";
+import { Selection } from "./bulk.js";
 import { groupedTable, loadGroups } from "./groups.js";
 import { filterBar, filterOf, headOf, isFiltered, options, sortOf, titleOf } from "./jobfilter.js";
 import { sortable, sortedBy } from "./sorting.js";
@@ -32,7 +32,8 @@ export default function jobsPage(shell) {
     limit: url.get("limit", "50"),
     cursor: url.get("cursor"),
   });
-  const selected = () => url.list("selected");
+  const selection = new Selection(shell, { filter: filterOf, changed: () => jobs.reload() });
+  const selected = () => selection.ids;
 
   function onevent(event) {
     if (
@@ -58,6 +59,7 @@ export default function jobsPage(shell) {
         loadGroups(filterOf(), grouping, options().metric, signal),
       );
     else groups.key = null;
+    selection.load();
     jobs.load(JSON.stringify(query()), async (signal) => {
       const page = await get("/v1/jobs", query(), { signal });
       arrived = 0;
@@ -75,8 +77,7 @@ export default function jobsPage(shell) {
           { kind: "chosen" },
         )
       : null;
-  const select = (ids) => url.change({ selected: ids.join(",") }, { replace: true });
-  const pick = (id) => select(selected().includes(id) ? selected().filter((one) => one !== id) : [...selected(), id]);
+  const pick = (id) => selection.toggle(id);
   async function keep(name, type) {
     try {
       await download(
@@ -87,23 +88,6 @@ export default function jobsPage(shell) {
     } catch (problem) {
       shell.say(problem.detail, "bad");
     }
-  }
-
-  async function each(verb, question) {
-    const chosen = (jobs.data?.data ?? []).filter(
-      (job) => selected().includes(job.id) && jobStatus(job.status).actions.includes(verb),
-    );
-    if (!chosen.length) return shell.say(`No selected job on this page allows this action now.`);
-    if (!confirmed(question(chosen.length))) return;
-    const answers = await Promise.allSettled(chosen.map((job) => send("POST", `/v1/jobs/${job.id}/${verb}`)));
-    const refused = answers.filter((answer) => answer.status === "rejected");
-    shell.say(
-      refused.length
-        ? refused[0].reason.detail
-        : `${chosen.length} ${chosen.length === 1 ? "job" : "jobs"}: ${verb} requested.`,
-      refused.length ? "bad" : "info",
-    );
-    jobs.reload();
   }
 
   function table(rows) {
@@ -134,11 +118,9 @@ export default function jobsPage(shell) {
                 checked: all,
                 indeterminate: some && !all,
                 onchange: () =>
-                  select(
-                    all
-                      ? selected().filter((id) => !rows.some((job) => job.id === id))
-                      : [...new Set([...selected(), ...rows.map((job) => job.id)])],
-                  ),
+                  (selection.ids = all
+                    ? selected().filter((id) => !rows.some((job) => job.id === id))
+                    : [...new Set([...selected(), ...rows.map((job) => job.id)])]),
               }),
             ),
             sortable("name", "Name", "name"),
@@ -230,23 +212,6 @@ export default function jobsPage(shell) {
     );
   }
 
-  function selection() {
-    const ids = selected();
-    if (!ids.length) return null;
-    return h(
-      "div",
-      { class: "selection", key: "selection", role: "region", "aria-label": "Selected jobs" },
-      h("strong", {}, `${ids.length} selected`),
-      ids.length > 1
-        ? linkButton("Compare", compareAddress(), { kind: "primary" })
-        : h("span", { class: "muted" }, "Select another to compare"),
-      button("Cancel jobs", () => each("cancel", (n) => `Stop ${n} ${n === 1 ? "job" : "jobs"} for good?`), {
-        kind: "danger",
-      }),
-      button("Clear", () => select([]), { kind: "quiet" }),
-    );
-  }
-
   const compareAddress = () => url.with({ jobs: selected().join(","), metric: url.get("metric") }, "/compare");
 
   function content() {
@@ -284,7 +249,7 @@ export default function jobsPage(shell) {
       if (event.key === "j" || event.key === "k") {
         cursorAt = keyed ? Math.max(0, Math.min(rows.length - 1, cursorAt + (event.key === "j" ? 1 : -1))) : 0;
         keyed = true;
-        requestAnimationFrame(() => document.querySelector("tr.at")?.scrollIntoView({ block: "nearest" }));
+        requestAnimationFrame(() => document.querySelector("tr.at th a")?.focus());
       } else if (event.key === "x" && rows[cursorAt]) pick(rows[cursorAt].id);
       else if (event.key === "Enter" && keyed && rows[cursorAt] && !event.target.closest("a, button, summary"))
         url.go(`/jobs/${rows[cursorAt].id}`);
@@ -300,11 +265,15 @@ export default function jobsPage(shell) {
       ),
       filterBar(jobs.data?.data ?? [], arrivals()),
       content(),
-      selection(),
+      selection.view({
+        compare: compareAddress(),
+        hasMore: Boolean(jobs.data?.next_cursor || url.get("cursor")),
+      }),
     ],
     close() {
       jobs.close();
       groups.close();
+      selection.close();
       reread.cancel();
     },
   };

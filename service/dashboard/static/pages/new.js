@@ -3,18 +3,20 @@
 import { get, Problem, request as ask, send } from "../api.js";
 import { fieldset } from "../fields.js";
 import { duration, whole } from "../format.js";
-import { choice, copyButton, facts, notice, problemNotice } from "../parts.js";
+import { choice, confirmed, copyButton, facts, notice, problemNotice } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
 import { fromParameters, isObject, parseJson, toParameters, valueAt, withValue } from "../request.js";
 import { fieldAt, fieldsOf, textAt, withText } from "../schema.js";
+import { mayWrite, writing } from "../session.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
 import { readVocabulary } from "../vocabulary.js";
-import { axisFields, builtInCards, GridEditor, USUAL_GRID } from "./grid.js";
+import { axisFields, builtInCards, GridEditor, shorterBudget, USUAL_GRID } from "./grid.js";
 
 const FIRST = ["normalization", "batch_size", "model", "recipe", "epochs", "seed", "name", "labels"];
 const RUNNING = ["checkpoint", "precision", "num_workers", "telemetry", "deterministic", "priority", "max_retries"];
 const PREVIEW_MS = 400;
+const LONG_S = 3600;
 
 export default function newPage(shell) {
   const specification = new Resource(shell.refresh);
@@ -46,7 +48,9 @@ export default function newPage(shell) {
   const set = (path, text) => {
     touched.add(path);
     if (text === raw(path)) return shell.refresh();
-    let next = withText(filled(), fields(), path, text);
+    // Whoever changes one axis of the usual grid keeps the others.
+    const given = path.startsWith("grid.") ? { ...filled(), grid: grid() } : filled();
+    let next = withText(given, fields(), path, text);
     if (path === "builtin") next = withValue(next, "grid", undefined);
     if (path === "seeds") next = withSeeds(next, text === "on");
     put(next);
@@ -114,10 +118,33 @@ export default function newPage(shell) {
     return kind() === "job" ? { base, grid: {} } : wanted;
   }
 
-  const previewSoon = throttled(() => {
+  const planned = (wanted, options) => send("POST", "/v1/experiments?dry_run=true", wanted, options);
+  function readPreview() {
     const wanted = dryRun();
-    preview.load(JSON.stringify(wanted), (signal) => send("POST", "/v1/experiments?dry_run=true", wanted, { signal }));
-  }, PREVIEW_MS);
+    return preview.load(JSON.stringify(wanted), (signal) => planned(wanted, { signal }));
+  }
+  const previewSoon = throttled(readPreview, PREVIEW_MS);
+
+  /** Begin with a budget with which the usual experiment ends soon; every later choice is the user's. */
+  async function beginShort() {
+    if (kind() !== "experiment" || Object.keys(filled()).length) return;
+    let budget = 1;
+    for (let shorter = budget; shorter !== null;) {
+      budget = shorter;
+      const usual = await planned({ grid: USUAL_GRID, budget }).catch(() => null);
+      shorter = shorterBudget(budget, usual?.cost.elapsed_s ?? usual?.cost.device_s ?? null);
+    }
+    if (kind() === "experiment" && !Object.keys(filled()).length) put({ budget });
+  }
+
+  /** Whether the user wants work of more than an hour. */
+  async function affordable() {
+    await readPreview();
+    const { cost, jobs } = preview.problem ? {} : (preview.data ?? {});
+    const seconds = cost?.elapsed_s ?? cost?.device_s ?? 0;
+    const what = jobs?.length === 1 ? "This job takes" : `These ${jobs?.length} jobs take`;
+    return seconds <= LONG_S || confirmed(`${what} about ${duration(seconds)} here. Submit anyway?`);
+  }
 
   /** The request that made a job or an experiment. Submitted again, it makes an equal one. */
   async function requestOf(id) {
@@ -143,24 +170,28 @@ export default function newPage(shell) {
       }
     }
     await specification.settled;
+    await beginShort();
     if (specification.data) previewSoon();
   }
 
   async function submit(event) {
     event.preventDefault();
+    if (!mayWrite()) return;
     submitting = true;
     tried = true;
     refused = null;
     shell.refresh();
     try {
+      if (!(await affordable())) return;
       const made = await send("POST", kind() === "job" ? "/v1/jobs" : "/v1/experiments", body());
       url.go(kind() === "job" ? `/jobs/${made.id}` : `/experiments/${made.id}`);
     } catch (problem) {
       refused = problem;
       requestAnimationFrame(() => document.querySelector("[aria-invalid=true]")?.focus());
+    } finally {
+      submitting = false;
+      shell.refresh();
     }
-    submitting = false;
-    shell.refresh();
   }
 
   /** The problems of fields, of the refused submission or else of the dry run, and the problems of no field. */
@@ -257,9 +288,10 @@ export default function newPage(shell) {
           refused instanceof Problem && refused.status !== 422 && problemNotice(refused),
           h(
             "button",
-            { class: "button primary", type: "submit", disabled: submitting },
+            { class: "button primary", type: "submit", disabled: submitting, ...writing() },
             submitting ? "Submitting…" : text,
           ),
+          !mayWrite() && h("p", { class: "muted" }, `${writing().title} It can plan, and not submit.`),
         ),
       ),
       h(
@@ -298,7 +330,7 @@ export default function newPage(shell) {
     const { builtin } = filled();
     const own = experimentFields();
     const folded = own.filter(({ path }) => /^(seeds|outcome|tune)/.test(path));
-    const shown = own.filter((field) => !folded.includes(field) && !(field.path === "budget" && builtin));
+    const shown = own.filter((field) => !folded.includes(field) && field.path !== "budget");
     const values = (name) => preview.data?.axes.find((axis) => axis.field === name)?.values ?? [];
     const labelOf = (name, n) => {
       const value = JSON.stringify(grid()[name][n]);

@@ -5,6 +5,7 @@ import { labelsOf, labelsText } from "../labels.js";
 import { labelTags } from "../metrics.js";
 import { button, labelled } from "../parts.js";
 import { parseShown } from "../request.js";
+import { writing } from "../session.js";
 import { h } from "../view.js";
 
 const TEXTS = { name: (job) => job.name, labels: (job) => labelsText(job.labels), notes: (job) => job.notes };
@@ -30,7 +31,11 @@ export class Notes {
         "header",
         {},
         h("h2", {}, "Notes and labels"),
-        h("div", { class: "actions" }, !this.shown && button("Edit", () => this.#edit(job), { kind: "quiet" })),
+        h(
+          "div",
+          { class: "actions" },
+          !this.shown && button("Edit", () => this.#edit(job), { kind: "quiet", ...writing() }),
+        ),
       ),
       this.shown ? this.#form() : this.#text(job),
     );

@@ -4,10 +4,12 @@ import { download, send } from "../api.js";
 import { whole } from "../format.js";
 import { button, confirmed, copyButton, linkButton } from "../parts.js";
 import { parseJson } from "../request.js";
+import { writing } from "../session.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
 import { experimentStatus } from "../vocabulary.js";
 import { experimentMark } from "./experiments.js";
+import { changePriority } from "./queueplace.js";
 
 /** The heading of an experiment as a view. `changed(experiment)` receives the answer of the service; `asked()` is the
  * query of its results. */
@@ -30,6 +32,11 @@ export function steering(shell, id, { changed, asked }) {
     } catch (problem) {
       shell.say(problem.detail, "bad");
     }
+  }
+
+  async function prioritize(it) {
+    const answer = await changePriority(`/v1/experiments/${id}`, it.priority, shell);
+    if (answer) changed(answer);
   }
 
   async function addSeeds(it) {
@@ -76,11 +83,18 @@ export function steering(shell, id, { changed, asked }) {
       h(
         "div",
         { class: "actions" },
-        actions.includes("pause") && button("Pause", () => ask("pause"), { key: "pause" }),
-        actions.includes("resume") && button("Resume", () => ask("resume"), { key: "resume", kind: "primary" }),
+        actions.includes("pause") && button("Pause", () => ask("pause"), { key: "pause", ...writing() }),
+        actions.includes("resume") &&
+          button("Resume", () => ask("resume"), { key: "resume", kind: "primary", ...writing() }),
         it.request.seeds || !actions.includes("extend")
           ? null
-          : button("Add seeds", () => addSeeds(it), { key: "seeds" }),
+          : button("Add seeds", () => addSeeds(it), { key: "seeds", ...writing() }),
+        !experimentStatus(it.status).ended &&
+          button("Priority", () => prioritize(it), {
+            key: "priority",
+            title: `Priority of its jobs: ${it.priority}. A higher one starts first.`,
+            ...writing(),
+          }),
         linkButton("Clone", url.with({ kind: "experiment", from: id }, "/new"), { key: "clone" }),
         button("Report", report, {
           key: "report",
@@ -96,14 +110,14 @@ export function steering(shell, id, { changed, asked }) {
           button(
             "Cancel",
             () => ask("cancel", "Stop all its jobs for good? Jobs that have ended keep their results."),
-            { key: "cancel", kind: "danger" },
+            { key: "cancel", kind: "danger", ...writing() },
           ),
         actions.includes("delete") &&
           button(
             "Delete",
             () =>
               ask("delete", "Delete this experiment with all its jobs and their checkpoints? This cannot be undone."),
-            { key: "delete", kind: "danger" },
+            { key: "delete", kind: "danger", ...writing() },
           ),
       ),
       h(

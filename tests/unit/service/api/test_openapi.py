@@ -1,13 +1,21 @@
 """The committed OpenAPI document is complete and equal to the application's."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
+from service.api import examples
 from service.api.http.problems import MEDIA_TYPE
+from service.api.routes.experiments import ExperimentChange
+from service.api.routes.session import SignIn
+from service.api.routes.views import ViewRequest
 from service.app import create_app
+from service.experiments.request import ExperimentRequest, expand
+from service.jobs import JobChange, JobRequest
 from service.openapi import PATH, render
 from service.settings import Settings
 
@@ -58,14 +66,44 @@ def test_every_operation_has_a_name_a_summary_and_what_it_answers(description: d
     assert len(names) == len(set(names))
 
 
+def test_every_operation_has_a_title_of_its_own_and_an_example(description: dict[str, Any]) -> None:
+    titles = []
+    for method, path, operation in operations(description):
+        titles.append(operation["summary"])
+        assert len(titles[-1].split()) > 1, path
+        [sample] = operation["x-codeSamples"]
+        options, *address, _ = re.split(r'"?http://localhost:8000([^" ]*)', sample["source"], maxsplit=1)
+        assert options == "curl -s ", path
+        assert "{" not in address[0], path
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            assert "example" in content or "--data-binary" in sample["source"], (method, path)
+    assert len(titles) == len(set(titles))
+
+
+@pytest.mark.parametrize("id_", sorted(examples.BODIES))
+def test_the_body_of_an_example_is_valid(description: dict[str, Any], id_: str) -> None:
+    bodies: dict[str, type[BaseModel]] = {
+        "submit_job": JobRequest,
+        "change_job": JobChange,
+        "submit_experiment": ExperimentRequest,
+        "change_experiment": ExperimentChange,
+        "create_view": ViewRequest,
+        "sign_in": SignIn,
+    }
+    checked: Any = bodies[id_].model_validate(examples.BODIES[id_])
+    if id_ == "submit_experiment":
+        assert expand(checked.resolved())
+
+
 def test_errors_are_described_as_problems(description: dict[str, Any]) -> None:
-    for _, path, operation in operations(description):
+    for method, path, operation in operations(description):
         if not path.startswith("/v1/") or path == "/v1/specification":
             continue
         for status, answer in operation["responses"].items():
             if status == "default" or status.startswith(("4", "5")):
                 assert list(answer["content"]) == [MEDIA_TYPE], (path, status)
-        assert operation["security"] == [{"HTTPBearer": []}], path
+        open_to_all = (method, path) in {("post", "/v1/session"), ("delete", "/v1/session")}
+        assert operation.get("security") == (None if open_to_all else [{"HTTPBearer": []}, {"APIKeyCookie": []}]), path
 
 
 def test_every_route_of_the_contract_is_there(description: dict[str, Any]) -> None:
@@ -111,6 +149,10 @@ def test_every_route_of_the_contract_is_there(description: dict[str, Any]) -> No
         "GET /v1/experiments/{experiment_id}/results",
         "GET /v1/results",
         "GET /v1/cluster",
+        "GET /v1/jobs/{job_id}/queue",
+        "POST /v1/session",
+        "GET /v1/session",
+        "DELETE /v1/session",
         "GET /v1/views",
         "POST /v1/views",
         "DELETE /v1/views/{view_id}",
