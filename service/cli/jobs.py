@@ -85,13 +85,14 @@ def edit(
     notes: Annotated[str | None, typer.Option(help="New notes, which replace the old ones.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="Label to set, as KEY=VALUE. May be repeated.")] = None,
     remove_label: Annotated[list[str] | None, typer.Option(help="Key of a label to remove. May be repeated.")] = None,
+    priority: Annotated[int | None, typer.Option(help="New priority; jobs of a higher one start first.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change the name, the notes or the labels of a job. Labels that are not given stay as they are."""
+    """Change the name, the notes, the labels or the priority of a job. Labels that are not given stay as they are."""
     labels: dict[str, str | None] = dict.fromkeys(remove_label or ()) | dict(map(label_of, label or ()))
-    if name is None and notes is None and not labels:
-        raise Invalid("nothing to change: give --name, --notes, --label or --remove-label")
-    change = partial(Client.change, name=name, notes=notes, labels=labels or None)
+    if name is None and notes is None and priority is None and not labels:
+        raise Invalid("nothing to change: give --name, --notes, --label, --remove-label or --priority")
+    change = partial(Client.change, name=name, notes=notes, labels=labels or None, priority=priority)
     _each(context, [job], change, as_json)
 
 

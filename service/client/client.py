@@ -111,11 +111,14 @@ class Client:
         name: str | None = None,
         notes: str | None = None,
         labels: Mapping[str, str | None] | None = None,
+        priority: int | None = None,
     ) -> Json:
-        """Change the name, the notes or the labels of a job. A label of None is removed; others stay as they are."""
-        return self._connection.json(
-            "PATCH", path_of("jobs", job), json=given({"name": name, "notes": notes, "labels": labels})
-        )
+        """Change the name, the notes, the labels or the priority of a job.
+
+        A label of None is removed; labels that are not given stay as they are.
+        """
+        change = given({"name": name, "notes": notes, "labels": labels, "priority": priority})
+        return self._connection.json("PATCH", path_of("jobs", job), json=change)
 
     def cancel(self, job: str) -> Json:
         """Stop a job for good. Does nothing to a job that is cancelled already."""

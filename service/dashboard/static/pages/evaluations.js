@@ -5,6 +5,7 @@ import { metricValue, significant, whole } from "../format.js";
 import { button, notice, picker, problemNotice } from "../parts.js";
 import { statusMark } from "../status.js";
 import { url } from "../url.js";
+import { writing } from "../session.js";
 import { h } from "../view.js";
 import { jobStatus } from "../vocabulary.js";
 
@@ -90,7 +91,7 @@ export class Evaluations {
         set("split"),
       ),
       picker("Normalized by", STATISTICS, asked.statistics, set("statistics")),
-      button("Evaluate", () => this.#evaluate(chosen.id), { key: "evaluate", kind: "primary" }),
+      button("Evaluate", () => this.#evaluate(chosen.id), { key: "evaluate", kind: "primary", ...writing() }),
     );
   }
 }

@@ -129,13 +129,16 @@ class TestJobs:
         job = lab(*ARGUMENTS, "--name", "old", "--label", "a=1", "--label", "b=x,y:z", "--json").json["id"]
         edited = lab("edit", job, "--label", "a=2", "--label", "c=3", "--remove-label", "gone", "--json").json
         assert (edited["name"], edited["labels"]) == ("old", {"a": "2", "b": "x,y:z", "c": "3"})
-        edited = lab("edit", "last", "--name", "new", "--notes", "why", "--remove-label", "b", "--json").json
+        edited = lab(
+            "edit", "last", "--name", "new", "--notes", "why", "--remove-label", "b", "--priority", "3", "--json"
+        ).json
+        assert edited["priority"] == 3
         assert (edited["id"], edited["name"], edited["notes"]) == (job, "new", "why")
         assert edited["labels"] == {"a": "2", "c": "3"}
         ended = lab("edit", job)
         assert (ended.code, ended.err) == (
             Exit.INVALID,
-            "normlab: nothing to change: give --name, --notes, --label or --remove-label\n",
+            "normlab: nothing to change: give --name, --notes, --label, --remove-label or --priority\n",
         )
 
     def test_the_newest_is_last(self, lab: Run) -> None:
