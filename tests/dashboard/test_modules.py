@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from service.store.metrics import summarize
 from tests.dashboard.conftest import standing
 
 pytestmark = pytest.mark.anyio
@@ -244,3 +245,20 @@ async def test_labels_are_a_text_that_can_be_read_back(call: Callable[..., Any],
 )
 async def test_labels_are_read_as_they_are_typed(call: Callable[..., Any], text: str, labels: Any) -> None:
     assert await call("labels", "labelsOf", text) == labels
+
+
+@pytest.mark.parametrize("holdout", [True, False])
+async def test_the_best_epoch_of_a_running_job_is_that_of_the_service(call: Callable[..., Any], holdout: bool) -> None:
+    errors = [(0.3, 0.25), (0.2, 0.4), (0.2, 0.1), (0.4, 0.05)]
+    job: dict[str, Any] = {"id": "job_1", "summary": {}}
+    stored: dict[str, Any] = {}
+    for step, (held, tested) in enumerate(errors, 1):
+        values = {"test_error": tested} | ({"holdout_error": held} if holdout else {})
+        row = {"job": "job_1", "kind": "eval", "epoch": step, "step": step, **values}
+        job = await call("live", "advance", job, {"type": "metrics", "data": row})
+        stored = summarize(stored, step, values)
+    for name, entry in stored.items():
+        assert {part: job["summary"][name][part] for part in ("best", "best_step", "last")} == {
+            part: entry[part] for part in ("best", "best_step", "last")
+        }
+    assert stored["test_error"]["best_step"] == (2 if holdout else 4)

@@ -74,6 +74,7 @@ async def test_a_job_lists_its_attempts(http: AsyncClient, reporter: Reporter) -
     assert job["summary"]["test_error"] == {
         "best": 0.5,
         "best_step": 10,
+        "selected": None,
         "last": 0.7,
         "last_step": 20,
         "last_5": [0.5, 0.7],
