@@ -377,7 +377,7 @@ async def test_losing_workers_costs_no_retry_but_not_forever(database: Database)
     for _ in range(2):
         await (await Worker.run(database)).lose(max_lost=3)
     worker = await Worker.run(database)
-    await worker.checkpoint(step=3)
+    await worker.checkpoint(3)
     await worker.lose(max_lost=3)
     for losses in (2, 3):
         worker = await Worker.run(database)
