@@ -222,9 +222,11 @@ async def test_a_checkpoint_is_evaluated_by_the_statistics_of_batches_and_shows_
     page = await visit.open(f"/jobs/{job}?tab=checkpoints")
     await expect(page.get_by_text("No checkpoint was evaluated yet.")).to_be_visible()
     await page.get_by_label("Normalized by").select_option("4")
+    await page.get_by_label("Precision").select_option("bfloat16")
     await page.get_by_role("button", name="Evaluate").click()
     row = page.get_by_role("region", name="Evaluations").locator("tbody tr")
     await expect(row).to_contain_text("batches of 4")
+    await expect(row).to_contain_text("bfloat16")
     await expect(row).to_contain_text("queued")
 
     pixels = base64.b64encode(bytes([255, 0, 0] * 1024)).decode()

@@ -20,9 +20,10 @@ from service.experiments.request import ExperimentRequest, Seeds, expand
 from service.jobs import JobRequest
 from service.openapi import PATH
 from service.settings import Settings
-from service.store import Database, experiments, jobs, views
+from service.store import Database, evaluations, experiments, jobs, views
 from tests.integration.api.conftest import Listening
 from tests.integration.api.reporter import Reporter
+from worker.spec import EvaluationSpec
 
 BEYOND_SCHEMAS = [positive_data_acceptance]
 """A schema cannot express that groups must divide channels, or that a cursor must come from a page."""
@@ -61,8 +62,9 @@ def known(home: Path) -> dict[str, str]:
                 given = ExperimentRequest(builtin="paper-norms", seeds=Seeds()).resolved()
                 experiment = await experiments.create(session, given, expand(given))
                 view = await views.create(session, "known", "/jobs")
+                evaluation = await evaluations.request(session, checkpoint, EvaluationSpec())
             ids = {"job_id": job, "checkpoint_id": checkpoint, "experiment_id": experiment.id, "view_id": view.id}
-            return ids | {"which": "best", "name": "state.pt", "format": "svg"}
+            return ids | {"evaluation_id": evaluation.id, "which": "best", "name": "state.pt", "format": "svg"}
 
     return asyncio.run(make())
 

@@ -15,6 +15,11 @@ const STATISTICS = [
   ["", "running averages"],
   ...[2, 4, 8, 16, 32, 128].map((size) => [String(size), `batches of ${size}`]),
 ];
+const PRECISIONS = [
+  ["", "as trained"],
+  ["float32", "float32"],
+  ["bfloat16", "bfloat16"],
+];
 
 export class Evaluations {
   #timer = null;
@@ -22,7 +27,7 @@ export class Evaluations {
   constructor(shell, resource) {
     this.shell = shell;
     this.resource = resource;
-    this.asked = { checkpoint: null, split: "", statistics: "" };
+    this.asked = { checkpoint: null, split: "", statistics: "", precision: "" };
   }
 
   /** Read again while an evaluation has not ended. */
@@ -37,8 +42,12 @@ export class Evaluations {
   }
 
   async #evaluate(checkpoint) {
-    const { split, statistics } = this.asked;
-    const body = { ...(split && { split }), ...(statistics && { batch_statistics: Number(statistics) }) };
+    const { split, statistics, precision } = this.asked;
+    const body = {
+      ...(split && { split }),
+      ...(statistics && { batch_statistics: Number(statistics) }),
+      ...(precision && { precision }),
+    };
     try {
       const answer = await send("POST", `/v1/checkpoints/${checkpoint}/evaluate`, body);
       url.change({ evaluation: answer.id }, { replace: true });
@@ -91,6 +100,7 @@ export class Evaluations {
         set("split"),
       ),
       picker("Normalized by", STATISTICS, asked.statistics, set("statistics")),
+      picker("Precision", PRECISIONS, asked.precision, set("precision")),
       button("Evaluate", () => this.#evaluate(chosen.id), { key: "evaluate", kind: "primary", ...writing() }),
     );
   }
@@ -184,7 +194,7 @@ function confusion({ classes, confusion: rows }) {
           "tr",
           {},
           h("th", { scope: "col" }, "class \\ predicted"),
-          classes.map(({ name }) => h("th", { key: name, scope: "col" }, name)),
+          classes.map(({ name }) => h("th", { key: name, scope: "col", class: "number" }, name)),
           h("th", { scope: "col", class: "number" }, "error"),
         ),
       ),
