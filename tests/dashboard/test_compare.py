@@ -102,7 +102,8 @@ async def test_curves_and_tables_are_exported(visit: Visit, submit: Callable[...
     cases = {
         "Test error": (
             "CSV of what is drawn",
-            'series,Optimizer step,Test error (%),low,high\r\n"one, ""a""",10.0,50.0,,',
+            'series,"Optimizer step [cifar10 (train_limit 10000, test_limit 2000)]",Test error (%),low,high\r\n'
+            '"one, ""a""",10,50.0,,\r\n',
         ),
         "Metrics": ("CSV of this table", 'Metric,"one, ""a""",two\r\nstatus,succeeded,succeeded\r\nbest test error,'),
         "Specification": ("CSV of this table", 'Field,"one, ""a""",two\r\n'),
