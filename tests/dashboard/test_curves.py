@@ -191,3 +191,19 @@ async def test_every_kind_of_marker_has_a_swatch(visit: Visit, reporter: Reporte
     await expect(figure.locator(".scatterlayer .points path")).to_have_count(6)
     shapes = await figure.locator(".legend .marker").evaluate_all("all => all.map((one) => one.getAttribute('d'))")
     assert len(set(shapes)) == 6
+
+
+async def test_a_chart_says_that_it_is_being_loaded_and_is_tried_again(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    job = submit(name="one")
+    await reporter.start()
+    await reporter.metrics("eval", 1, 10, test_error=0.5)
+    await visit.context.route("**/vendor/**", lambda route: route.abort())
+    page = await visit.open(f"/jobs/{job}")
+    chart = page.locator("[data-chart=error]")
+    await expect(chart).to_have_attribute("data-waiting", re.compile("cannot be loaded now"))
+    await visit.context.unroute("**/vendor/**")
+    await expect(chart.locator(".main-svg").first).to_be_visible()
+    await expect(chart).not_to_have_attribute("data-waiting", re.compile(".*"))
+    await expect(chart).not_to_have_attribute("aria-busy", "true")

@@ -374,3 +374,50 @@ async def test_no_module_makes_markup_of_text() -> None:
     for path in Path("service/dashboard/static").rglob("*.js"):
         for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
             assert word not in path.read_text(), f"{path} uses {word}"
+
+
+async def test_single_letter_keys_can_be_switched_off(visit: Visit, submit: Callable[..., str]) -> None:
+    submit(name="one")
+    page = await visit.open("/jobs")
+    link = page.get_by_role("link", name="one", exact=True)
+    await expect(link).to_be_visible()
+    await page.keyboard.press("j")
+    await expect(link).to_be_focused()
+    await page.get_by_role("button", name="Keys").click()
+    assert await violations(page) == []
+    await page.get_by_role("checkbox", name="Use these keys in this browser").uncheck()
+    await page.get_by_role("button", name="Close").click()
+    await page.reload()
+    await expect(link).to_be_visible()
+    for key in ("j", "x", "?", "g", "c"):
+        await page.keyboard.press(key)
+    await expect(page.get_by_role("region", name="Selected jobs")).to_have_count(0)
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    await expect(page).to_have_url(f"{visit.api.url}/jobs")
+
+
+async def test_a_name_does_not_turn_the_text_around_it(visit: Visit, submit: Callable[..., str]) -> None:
+    turned = "\u202ename"
+    submit(name=turned, labels={"study": turned})
+    page = await visit.open("/jobs?columns=labels")
+    for link in (page.locator("th.name a"), page.locator("td a.tag")):
+        await expect(link).to_contain_text("name")
+        assert await link.evaluate("one => getComputedStyle(one).unicodeBidi") == "isolate"
+
+
+async def test_what_does_not_exist_says_so_and_where_to_go(visit: Visit) -> None:
+    for path, link in (("/jobs/job_nothing", "All jobs"), ("/experiments/exp_nothing", "All experiments")):
+        page = await visit.open(path)
+        await expect(page.get_by_role("heading", name="Not found", level=1)).to_be_visible()
+        await expect(page.get_by_role("main").get_by_role("link", name=link)).to_be_visible()
+        assert await violations(page) == []
+
+
+async def test_the_history_of_a_job_has_dates_and_the_time_zone(
+    start_visit: Callable[..., Any], submit: Callable[..., str]
+) -> None:
+    job = submit(name="one")
+    visit: Visit = await start_visit(timezone_id="Asia/Kolkata")
+    page = await visit.open(f"/jobs/{job}")
+    entry = page.get_by_role("listitem").filter(has_text="queued")
+    await expect(entry).to_contain_text(re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\+05:30"))

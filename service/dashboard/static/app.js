@@ -3,7 +3,7 @@
 import { onSignInNeeded, onUnreachable, Problem } from "./api.js";
 import { duration } from "./format.js";
 import { Health } from "./health.js";
-import { shortcuts } from "./keyboard.js";
+import { help, shortcuts } from "./keyboard.js";
 import { button, problemNotice } from "./parts.js";
 import { forgetSession, readSession, signInForm, userMenu } from "./session.js";
 import { Stream } from "./stream.js";
@@ -204,7 +204,15 @@ function header() {
         h("a", { href, key: href, "aria-current": href === `/${current}` ? "page" : null }, text),
       ),
     ),
-    h("div", { class: "tools" }, health.view(), views.view(), themePicker(), userMenu(startOver, shell.say)),
+    h(
+      "div",
+      { class: "tools" },
+      health.view(),
+      views.view(),
+      themePicker(),
+      button("Keys", help, { key: "keys", kind: "quiet keys", title: "Keyboard shortcuts" }),
+      userMenu(startOver, shell.say),
+    ),
   );
 }
 

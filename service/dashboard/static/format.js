@@ -70,6 +70,16 @@ export function clock(time) {
   return `${d.getFullYear()}-${two(d.getMonth() + 1)}-${two(d.getDate())} ${two(d.getHours())}:${two(d.getMinutes())}:${two(d.getSeconds())}`;
 }
 
+/** A time as `clock` shows it, with the offset of its time zone from UTC. */
+export function zoned(time) {
+  if (!time) return EMPTY;
+  const minutes = -new Date(time).getTimezoneOffset();
+  const [hours, rest] = [Math.abs(minutes) / 60, Math.abs(minutes) % 60].map((n) =>
+    String(Math.floor(n)).padStart(2, "0"),
+  );
+  return `${clock(time)} ${minutes ? `UTC${minutes < 0 ? "−" : "+"}${hours}:${rest}` : "UTC"}`;
+}
+
 /** Bytes as "1.1 MB". */
 export function bytes(count) {
   const units = ["B", "kB", "MB", "GB", "TB"];

@@ -1,6 +1,9 @@
 /* Keyboard shortcuts, listed under "?". A page adds its own with `key(event)`. */
 
+import { browserStorage } from "./storage.js";
 import { url } from "./url.js";
+
+const KEPT = "normlab.keys";
 
 const HELP = [
   ["/", "search"],
@@ -23,6 +26,7 @@ export function shortcuts(shell, page) {
       event.ctrlKey ||
       event.metaKey ||
       event.altKey ||
+      browserStorage.get(KEPT) === "off" ||
       event.target.closest("input, select, textarea, dialog, [contenteditable]")
     )
       return;
@@ -41,7 +45,8 @@ export function shortcuts(shell, page) {
   });
 }
 
-function help() {
+/** List the shortcuts, in a dialog in which they can be switched off. */
+export function help() {
   const dialog = document.createElement("dialog");
   dialog.className = "help";
   dialog.setAttribute("aria-label", "Keyboard shortcuts");
@@ -55,7 +60,14 @@ function help() {
   close.className = "button";
   close.textContent = "Close";
   close.onclick = () => dialog.close();
-  dialog.append(Object.assign(document.createElement("h2"), { textContent: "Keyboard" }), list, close);
+  const chosen = document.createElement("input");
+  chosen.type = "checkbox";
+  chosen.checked = browserStorage.get(KEPT) !== "off";
+  chosen.onchange = () => browserStorage.set(KEPT, chosen.checked ? null : "off");
+  const label = document.createElement("label");
+  label.className = "check";
+  label.append(chosen, "Use these keys in this browser");
+  dialog.append(Object.assign(document.createElement("h2"), { textContent: "Keyboard" }), list, label, close);
   dialog.onclose = () => dialog.remove();
   document.body.append(dialog);
   dialog.showModal();

@@ -1,6 +1,6 @@
 /* The columns of tables of jobs, and the metrics to choose from. */
 
-import { ago, clock, duration, metricName, metricValue, plain, whole } from "./format.js";
+import { ago, duration, metricName, metricValue, plain, whole, zoned } from "./format.js";
 import { progressBar } from "./parts.js";
 import { statusMark } from "./status.js";
 import { h } from "./view.js";
@@ -89,7 +89,7 @@ export const COLUMNS = {
   },
   created: {
     head: "Created",
-    cell: (job) => h("time", { datetime: job.created_at, title: clock(job.created_at) }, ago(job.created_at)),
+    cell: (job) => h("time", { datetime: job.created_at, title: zoned(job.created_at) }, ago(job.created_at)),
     sort: "created_at",
   },
 };

@@ -44,6 +44,20 @@ export function problemNotice(problem, retry = null) {
   );
 }
 
+/** What a page shows in place of what cannot be read; `list` is the link to all of its kind, `[text, address]`. */
+export function unavailable(problem, retry, list) {
+  const heading = h("h1", { key: "title" }, problem.status === 404 ? "Not found" : "Not available");
+  if (problem.status !== 404)
+    return [h("div", { class: "heading", key: "heading" }, heading), problemNotice(problem, retry)];
+  return h(
+    "div",
+    { class: "empty", key: "missing" },
+    heading,
+    h("p", {}, `${problem.detail} It may have been deleted, or the address is mistyped.`),
+    h("div", { class: "actions" }, linkButton(...list, { kind: "primary" })),
+  );
+}
+
 /** A notice; `tone` is "info", "warn" or "bad". */
 export function notice(tone, title, ...text) {
   return h(

@@ -5,6 +5,7 @@ import { colourOf, dashOf, idOf, resolved, symbolOf } from "./series.js";
 import { onTheme } from "./themes.js";
 
 const REDRAW_MS = 500;
+const AGAIN_MS = 3000;
 
 // The upload button is removed by name, so that no default of another release brings it back.
 const CONFIG = {
@@ -71,8 +72,10 @@ const same = (a, b) =>
 
 async function draw(element) {
   try {
+    if (!window.Plotly) waiting(element, "Loading the chart…");
     const Plotly = await plotly();
     if (!element.isConnected) return;
+    waiting(element, null);
     const first = !element.data;
     await Plotly.react(element, traces(element), layout(element), CONFIG);
     if (!first) return;
@@ -81,8 +84,22 @@ async function draw(element) {
     );
     element.on("plotly_unhover", () => highlight(element, null));
   } catch (error) {
+    if (!window.Plotly) return again(element);
     element.textContent = `The chart cannot be drawn: ${error.message}. The table has the same numbers.`;
   }
+}
+
+/** Say what a chart waits for, in place of its curves; null: nothing. */
+function waiting(element, text) {
+  element.ariaBusy = text ? "true" : null;
+  if (text) element.dataset.waiting = text;
+  else delete element.dataset.waiting;
+}
+
+/** Draw a chart later, because plotly.js could not be fetched. */
+function again(element) {
+  waiting(element, "The chart cannot be loaded now. It is tried again; the table has the same numbers.");
+  setTimeout(() => element.isConnected && element.redraw(), AGAIN_MS);
 }
 
 /** Highlight the curves of one series, or of none for null. Only a class is set, so nothing is drawn again. */

@@ -1,6 +1,6 @@
 /* The history of a job: its statuses, and its attempts with their workers. */
 
-import { ago, clock, duration, whole } from "../format.js";
+import { ago, duration, whole, zoned } from "../format.js";
 import { statusMark } from "../status.js";
 import { h } from "../view.js";
 
@@ -24,11 +24,7 @@ export function historyCard(job) {
               { key: job.history.length - n },
               statusMark(entry.status),
               h("span", { class: "why" }, entry.reason ?? ""),
-              h(
-                "time",
-                { class: "muted", datetime: entry.time, title: clock(entry.time) },
-                clock(entry.time).slice(11),
-              ),
+              h("time", { class: "muted", datetime: entry.time }, zoned(entry.time)),
             ),
           ),
       ),

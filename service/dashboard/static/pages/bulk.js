@@ -138,7 +138,7 @@ export class Selection {
         : h(
             "span",
             { class: "muted", key: "compare" },
-            ids.length === 1 ? "Select another to compare" : `${MOST_COMPARED} can be compared`,
+            ids.length === 1 ? "Select another to compare" : `At most ${MOST_COMPARED} can be compared`,
           ),
       ACTIONS.map(({ verb, text, done, kind, ask }) =>
         button(

@@ -1,7 +1,7 @@
 /* The checkpoints of a job, and their files. */
 
 import { bearer, download } from "../api.js";
-import { ago, bytes, clock, metricName, metricValue, whole } from "../format.js";
+import { ago, bytes, metricName, metricValue, whole, zoned } from "../format.js";
 import { copyButton, emptyState, ICONS, problemNotice } from "../parts.js";
 import { shape } from "../status.js";
 import { h } from "../view.js";
@@ -79,7 +79,7 @@ function fileRow(checkpoint, file, first, shell) {
       first
         ? h(
             "time",
-            { datetime: checkpoint.created_at, title: clock(checkpoint.created_at) },
+            { datetime: checkpoint.created_at, title: zoned(checkpoint.created_at) },
             ago(checkpoint.created_at),
           )
         : "",

@@ -7,7 +7,7 @@ import { exportMenu, tableExport } from "../exports.js";
 import { duration, isFraction, metricName, metricValue, whole } from "../format.js";
 import { advance } from "../live.js";
 import { share } from "../metrics.js";
-import { button, facts, linkButton, picker, problemNotice, progressBar } from "../parts.js";
+import { button, facts, linkButton, picker, problemNotice, progressBar, unavailable } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
 import { statusMark } from "../status.js";
 import { url } from "../url.js";
@@ -324,7 +324,7 @@ export default function experimentPage(shell, id) {
       const it = experiment.data;
       if (!it)
         return experiment.problem
-          ? problemNotice(experiment.problem, () => experiment.reload())
+          ? unavailable(experiment.problem, () => experiment.reload(), ["All experiments", "/experiments"])
           : h("div", { class: "empty", "aria-busy": "true" }, "Reading the experiment…");
       const answered = results.data;
       return [

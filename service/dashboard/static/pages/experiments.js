@@ -1,7 +1,7 @@
 /* All experiments, newest first. */
 
 import { get } from "../api.js";
-import { ago, clock, whole } from "../format.js";
+import { ago, whole, zoned } from "../format.js";
 import { button, emptyState, linkButton, problemNotice, progressBar, shortened } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
 import { statusMark } from "../status.js";
@@ -55,7 +55,7 @@ export default function experimentsPage(shell) {
         { class: "states" },
         counts.map(([status, count]) => h("span", { key: status, class: "count" }, `${count} `, statusMark(status))),
       ),
-      h("td", {}, h("time", { datetime: it.created_at, title: clock(it.created_at) }, ago(it.created_at))),
+      h("td", {}, h("time", { datetime: it.created_at, title: zoned(it.created_at) }, ago(it.created_at))),
     );
   }
 

@@ -9,7 +9,7 @@ import { tableExport } from "../exports.js";
 import { duration, flat, metricName, metricValue, plain, significant, whole } from "../format.js";
 import { advance } from "../live.js";
 import { labelTags, share } from "../metrics.js";
-import { copyButton, facts, notice, problemNotice, progressBar, tabs } from "../parts.js";
+import { copyButton, facts, notice, problemNotice, progressBar, tabs, unavailable } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
 import { statusMark } from "../status.js";
 import { url } from "../url.js";
@@ -251,7 +251,7 @@ export default function jobPage(shell, id) {
       const it = job.data;
       if (!it)
         return job.problem
-          ? problemNotice(job.problem, () => job.reload())
+          ? unavailable(job.problem, () => job.reload(), ["All jobs", "/jobs"])
           : h("div", { class: "empty", "aria-busy": "true" }, "Reading the job…");
       return [
         heading(it),

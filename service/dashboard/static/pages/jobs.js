@@ -249,6 +249,8 @@ export default function jobsPage(shell) {
       if (event.key === "j" || event.key === "k") {
         cursorAt = keyed ? Math.max(0, Math.min(rows.length - 1, cursorAt + (event.key === "j" ? 1 : -1))) : 0;
         keyed = true;
+        // The row is marked in the next frame, before this callback.
+        shell.refresh();
         requestAnimationFrame(() => document.querySelector("tr.at th a")?.focus());
       } else if (event.key === "x" && rows[cursorAt]) pick(rows[cursorAt].id);
       else if (event.key === "Enter" && keyed && rows[cursorAt] && !event.target.closest("a, button, summary"))

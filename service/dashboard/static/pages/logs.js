@@ -1,7 +1,7 @@
 /* The log of a job: its latest lines, followed live, and a search. */
 
 import { get, save } from "../api.js";
-import { clock } from "../format.js";
+import { clock, zoned } from "../format.js";
 import { button, checklist, emptyState, ICONS, problemNotice } from "../parts.js";
 import { Resource } from "../resource.js";
 import { shape } from "../status.js";
@@ -154,7 +154,7 @@ export class LogView {
                 h(
                   "li",
                   { key: line.id },
-                  h("time", { datetime: line.time }, clock(line.time)),
+                  h("time", { datetime: line.time, title: zoned(line.time) }, clock(line.time)),
                   h("span", { class: `level-${line.level}` }, line.level),
                   h("span", { class: "message" }, marked(line.message, search)),
                 ),

@@ -1,15 +1,10 @@
 /* The page for an unknown address. */
 
-import { emptyState, linkButton } from "../parts.js";
+import { unavailable } from "../parts.js";
 
 export default function missing() {
   return {
     title: () => "Nothing here",
-    view: () =>
-      emptyState(
-        "There is nothing here",
-        "The address may be mistyped, or its job or experiment was deleted.",
-        linkButton("All jobs", "/jobs", { kind: "primary" }),
-      ),
+    view: () => unavailable({ status: 404, detail: "There is nothing at this address." }, null, ["All jobs", "/jobs"]),
   };
 }
