@@ -26,6 +26,7 @@ export default function newPage(shell) {
   let refused = null;
   let submitting = false;
   let cloned = null;
+  let beginning = null;
 
   const kind = () => url.get("kind", "job");
   const touched = new Set();
@@ -127,7 +128,7 @@ export default function newPage(shell) {
 
   /** Begin with a budget with which the usual experiment ends soon; every later choice is the user's. */
   async function beginShort() {
-    if (kind() !== "experiment" || Object.keys(filled()).length) return;
+    if (Object.keys(filled()).length) return;
     let budget = 1;
     for (let shorter = budget; shorter !== null;) {
       budget = shorter;
@@ -170,7 +171,8 @@ export default function newPage(shell) {
       }
     }
     await specification.settled;
-    await beginShort();
+    if (kind() === "experiment") beginning ??= beginShort();
+    await beginning;
     if (specification.data) previewSoon();
   }
 
@@ -182,6 +184,7 @@ export default function newPage(shell) {
     refused = null;
     shell.refresh();
     try {
+      await beginning;
       if (!(await affordable())) return;
       const made = await send("POST", kind() === "job" ? "/v1/jobs" : "/v1/experiments", body());
       url.go(kind() === "job" ? `/jobs/${made.id}` : `/experiments/${made.id}`);
