@@ -5,6 +5,7 @@ resources in variables.
 """
 
 import json
+import re
 import shlex
 from typing import Any
 
@@ -20,6 +21,8 @@ BODIES: dict[str, dict[str, Any]] = {
     },
     "change_experiment": {"grid": {"seed": [3, 4]}},
     "create_view": {"name": "failed jobs", "path": "/jobs?status=failed"},
+    "extend_job": {"epochs": 60},
+    "evaluate_checkpoint": {"split": "test", "batch_statistics": 32},
     "sign_in": {"token": "YOUR-TOKEN"},
 }
 """The bodies of operations that need one, by operation id."""
@@ -38,7 +41,7 @@ OPTIONS = {
     "list_job_events": ["-N", "-H", "accept: text/event-stream"],
 }
 """Further options of curl, by operation id."""
-SEGMENTS = {"which": "best", "name": "model.safetensors"}
+SEGMENTS = {"which": "best", "name": "model.safetensors", "format": "pdf"}
 """Values of path parameters that are no ids."""
 
 
@@ -54,7 +57,7 @@ def add_to(description: dict[str, Any]) -> None:
 
 
 def _command(method: str, path: str, id_: str) -> str:
-    for segment in [part[1:-1] for part in path.split("/") if part.startswith("{")]:
+    for segment in re.findall(r"\{(\w+)\}", path):
         path = path.replace(f"{{{segment}}}", SEGMENTS.get(segment, f"${segment.upper()}"))
     address = ADDRESS + path + (f"?{QUERIES[id_]}" if id_ in QUERIES else "")
     words = [f'"{address}"' if {"?", "$"} & set(address) else address]

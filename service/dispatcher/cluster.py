@@ -6,7 +6,6 @@ need an answer of Ray's head are made in threads: while the head is frozen they 
 
 import asyncio
 import signal
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from service.dispatcher import patience
 from service.dispatcher.background import Background
+from service.dispatcher.nodes import Node, node_of
 from service.settings import Settings
 from worker.data.datasets import DatasetError, load
 from worker.events import Evaluated, Failure, Precision
@@ -65,17 +65,6 @@ class ClusterSilent(Exception):
 
 class WorkerGone(Exception):
     """A worker has ended, cannot be reached, or does not answer."""
-
-
-@dataclass(frozen=True)
-class Node:
-    """A machine of the cluster. `slots` is the number of workers that fit on it."""
-
-    id: str
-    address: str
-    cpus: float
-    gpus: float
-    slots: int
 
 
 @dataclass(frozen=True)
@@ -306,7 +295,7 @@ class Cluster:
             raise ClusterSilent(f"Ray at {self.address} answered with an error: {error}") from error
 
     def _survey(self) -> tuple[Sequence[Node], Sequence[Actor]]:
-        nodes = [_node(node, self._settings) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        nodes = [node_of(node, self._settings) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         # The table has the actors of all namespaces, and not those that are still created.
         alive = {entry["Name"]: entry for entry in actor_table(actor_state_name="ALIVE").values()}
         return nodes, [_actor(name, alive.get(name)) for name in ray.util.list_named_actors()]
@@ -383,26 +372,3 @@ def _actor(name: str, entry: Mapping[str, Any] | None) -> Actor:
     if entry is None:
         return Actor(name, alive=False, node_id="", pid=0)
     return Actor(name, alive=True, node_id=entry["Address"]["NodeID"], pid=entry["Pid"])
-
-
-def room_problem(nodes: Sequence[Node], settings: Settings) -> str | None:
-    """Return why no worker can start on the nodes of the cluster; None if one has room for it."""
-    if any(node.slots for node in nodes):
-        return None
-    largest = max(nodes, key=lambda node: (node.gpus, node.cpus), default=None)
-    found = f"the largest has {largest.cpus:g} CPUs and {largest.gpus:g} GPUs" if largest else "it has no nodes"
-    return (
-        f"No node of the Ray cluster has room for a training worker, which takes NORMLAB_CPUS_PER_WORKER = "
-        f"{settings.cpus_per_worker:g} and NORMLAB_GPUS_PER_WORKER = {settings.gpus_per_worker:g}: {found}."
-    )
-
-
-def _node(node: Mapping[str, Any], settings: Settings) -> Node:
-    resources = node["Resources"]
-    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-    slots = int(cpus // settings.cpus_per_worker)
-    if settings.gpus_per_worker > 0:
-        # Ray places no worker on two GPUs, so that a part of each may remain unused.
-        slots = min(slots, int(gpus) * int(1 / settings.gpus_per_worker + 1e-6))
-    address = node.get("NodeManagerAddress") or socket.gethostname()
-    return Node(id=node["NodeID"], address=address, cpus=cpus, gpus=gpus, slots=slots)

@@ -15,16 +15,15 @@ from service.dispatcher.cluster import (
     Cluster,
     ClusterGone,
     ClusterSilent,
-    Node,
     Request,
     Worker,
     WorkerGone,
     WorkerState,
-    room_problem,
 )
 from service.dispatcher.datasets import Datasets
 from service.dispatcher.evaluations import Evaluations
 from service.dispatcher.leadership import Leadership
+from service.dispatcher.nodes import Node, room_problem
 from service.dispatcher.orphans import remove_orphans
 from service.dispatcher.pool import Pool, Slot
 from service.dispatcher.precisions import Precisions

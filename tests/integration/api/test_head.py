@@ -18,7 +18,7 @@ VARYING = {"/metrics", "/readyz", "/v1/cluster"}
 
 async def test_every_document_has_the_headers_of_its_get(app: FastAPI, http: AsyncClient) -> None:
     known = {"job_id": await submit(http), "experiment_id": "experiment_1", "checkpoint_id": "checkpoint_1"}
-    known |= {"name": "x", "which": "best", "view_id": "view_1"}
+    known |= {"evaluation_id": "evaluation_1", "format": "svg", "name": "x", "which": "best", "view_id": "view_1"}
     described = [path.format_map(known) for path, methods in app.openapi()["paths"].items() if "get" in methods]
     for path in [*described, "/", "/jobs/job_1", "/docs", "/openapi.json", "/assets/x/app.js", "/vendor/x", "/nowhere"]:
         get, head = await http.get(path), await http.head(path)

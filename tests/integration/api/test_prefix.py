@@ -48,7 +48,7 @@ async def test_pages_load_from_under_the_prefix(http: AsyncClient, arrives: str)
     for path in loaded:
         assert path.startswith("/lab/"), path
         assert (await http.get(arrives + path.removeprefix("/lab"))).status_code == 200, path
-    assert "'/lab/openapi.json'" in (await http.get(f"{arrives}/docs")).text
+    assert (await http.get(f"{arrives}/docs")).text == page
     assert (await http.get(f"{arrives}/openapi.json")).json()["servers"] == [{"url": "/lab"}]
     assert (await http.get("/laboratory/jobs")).status_code == 404
     assert (await http.get("/lab")).text == (await http.get("/lab/")).text == page

@@ -37,8 +37,8 @@ export default function docsPage(shell) {
         "div",
         { class: "body live" },
         it.description.split("\n\n").map((text) => h("p", { key: text }, text.replaceAll("`", ""))),
-        it.parameters?.length ? table("Parameters", it.parameters.map(parameter)) : null,
-        body && fields(body),
+        it.parameters?.length ? table(`Parameters: ${it.summary}`, it.parameters.map(parameter)) : null,
+        body && fields(body, it.summary),
         h(
           "div",
           { class: "sample" },
@@ -64,7 +64,7 @@ export default function docsPage(shell) {
   ];
 
   /** The fields of a body, if it is an object of the document. */
-  function fields(reference) {
+  function fields(reference, summary) {
     const schema = description.data.components.schemas[reference.replace(REFERENCE, "")];
     const required = schema.required ?? [];
     const rows = Object.entries(schema.properties ?? {}).map(([name, it]) => [
@@ -73,7 +73,12 @@ export default function docsPage(shell) {
       typeOf(it),
       it.description ?? "",
     ]);
-    return h("details", {}, h("summary", {}, `Fields of the body (${rows.length})`), table("Fields of the body", rows));
+    return h(
+      "details",
+      {},
+      h("summary", {}, `Fields of the body (${rows.length})`),
+      table(`Fields of the body: ${summary}`, rows),
+    );
   }
 
   function table(label, rows) {

@@ -2,8 +2,8 @@
 
 import { get, Problem, request as ask, send } from "../api.js";
 import { fieldset } from "../fields.js";
-import { duration, whole } from "../format.js";
-import { choice, confirmed, copyButton, facts, notice, problemNotice } from "../parts.js";
+import { duration } from "../format.js";
+import { choice, confirmed, copyButton, problemNotice } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
 import { fromParameters, isObject, parseJson, toParameters, valueAt, withValue } from "../request.js";
 import { fieldAt, fieldsOf, textAt, withText } from "../schema.js";
@@ -12,6 +12,7 @@ import { url } from "../url.js";
 import { h } from "../view.js";
 import { readVocabulary } from "../vocabulary.js";
 import { axisFields, builtInCards, GridEditor, shorterBudget, USUAL_GRID } from "./grid.js";
+import { planOf } from "./plan.js";
 
 const FIRST = ["normalization", "batch_size", "model", "recipe", "epochs", "seed", "name", "labels"];
 const RUNNING = ["checkpoint", "precision", "num_workers", "telemetry", "deterministic", "priority", "max_retries"];
@@ -233,38 +234,8 @@ export default function newPage(shell) {
     if (problem && problem.status !== 422)
       return problem.status === 404 ? null : problemNotice(problem, () => preview.reload());
     if (!data || problem) return h("p", { class: "muted" }, problem ? waiting(said) : "Asking the service…");
-    const { cost: it } = data;
-    return [
-      facts(
-        [
-          ["Jobs", whole(data.jobs.length)],
-          ...(data.tuning ? searched(data.tuning) : []),
-          ["Cells", whole(data.cells)],
-          ["Computing time", it.device_s === null ? "not known" : duration(it.device_s)],
-          ["Done in about", it.elapsed_s === null ? "not known" : duration(it.elapsed_s)],
-        ],
-        { key: "facts" },
-      ),
-      h("p", { class: "muted", key: "basis" }, it.basis),
-      data.precision && h("p", { class: "muted", key: "precision" }, `Precision: ${data.precision.reason}.`),
-      data.warnings.map((warning) =>
-        h(
-          "div",
-          { key: `${warning.code} ${warning.detail}` },
-          notice(
-            warning.severity === "note" ? "info" : "warn",
-            warning.code.replaceAll("_", " "),
-            warning.detail.replaceAll("`", ""),
-          ),
-        ),
-      ),
-    ];
+    return planOf(data);
   }
-
-  const searched = (it) => [
-    ["Of the search", `${whole(it.search_jobs)}, ${it.search_device_s === null ? "–" : duration(it.search_device_s)}`],
-    ["After it, tuned", whole(it.tuned_jobs)],
-  ];
 
   function aside(said) {
     const { rest } = said;

@@ -15,9 +15,10 @@ from service.api.routes.session import SignIn
 from service.api.routes.views import ViewRequest
 from service.app import create_app
 from service.experiments.request import ExperimentRequest, expand
-from service.jobs import JobChange, JobRequest
+from service.jobs import JobChange, JobExtension, JobRequest
 from service.openapi import PATH, render
 from service.settings import Settings
+from worker.spec import EvaluationSpec
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,8 @@ def test_the_body_of_an_example_is_valid(description: dict[str, Any], id_: str) 
         "submit_experiment": ExperimentRequest,
         "change_experiment": ExperimentChange,
         "create_view": ViewRequest,
+        "extend_job": JobExtension,
+        "evaluate_checkpoint": EvaluationSpec,
         "sign_in": SignIn,
     }
     checked: Any = bodies[id_].model_validate(examples.BODIES[id_])

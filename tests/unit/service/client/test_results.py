@@ -19,7 +19,11 @@ CELL: Json = {
 EMPTY = CELL | {"row": "group <8>", "n": 0, "mean": None, "sd": None, "interval": None, "values": []}
 RESULTS: Json = {
     "name": "a <b> study",
+    "headline": "No difference is significant.",
     "metric": "test_error",
+    "stage": None,
+    "tuning": None,
+    "beside": [],
     "statistic_title": "after the last epoch",
     "datasets": ["cifar10"],
     "rows": {"field": "normalization", "values": [{"label": "batch"}, {"label": "group <8>"}]},

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from service.dispatcher.cluster import Cluster, ClusterGone, _node, room_problem
+from service.dispatcher.cluster import Cluster, ClusterGone
+from service.dispatcher.nodes import node_of, room_problem
 from service.local.private_ray import free_port
 from service.local.supervisor import can_listen
 from service.settings import Settings
@@ -40,7 +41,7 @@ def test_no_worker_is_placed_on_two_gpus(
 ) -> None:
     settings = Settings(home=tmp_path, gpus_per_worker=gpus_per_worker)
     node = {"NodeID": "a", "NodeManagerAddress": "10.0.0.1", "Resources": {"CPU": cpus, "GPU": gpus}}
-    assert _node(node, settings).slots == slots
+    assert node_of(node, settings).slots == slots
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,6 @@ def test_a_cluster_without_room_for_a_worker_says_why(
 ) -> None:
     settings = Settings(home=tmp_path, gpus_per_worker=gpus_per_worker)
     described = [{"NodeID": "a", "Resources": {"CPU": cpus, "GPU": gpus}} for cpus, gpus in nodes]
-    found = room_problem([_node(node, settings) for node in described], settings)
+    found = room_problem([node_of(node, settings) for node in described], settings)
     assert (found is None) == (problem is None)
     assert problem is None or re.search(problem, found or "")

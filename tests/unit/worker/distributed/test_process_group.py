@@ -216,10 +216,10 @@ def diverging(group: DistributedGroup, spec: str) -> Any:
     steps = 0
     cross_entropy = F.cross_entropy
 
-    def spoilt(*arguments: Any) -> Tensor:
+    def spoilt(*arguments: Any, **keywords: Any) -> Tensor:
         nonlocal steps
         steps += 1
-        loss = cross_entropy(*arguments)
+        loss = cross_entropy(*arguments, **keywords)
         return loss * math.nan if group.rank == 1 and steps == 2 else loss
 
     with pytest.MonkeyPatch.context() as patch:
