@@ -30,7 +30,7 @@ SEEDS = (0, 1, 2)
 
 @dataclass(frozen=True)
 class Size:
-    """The size of the training runs. The defaults take two to four minutes on two cores."""
+    """The size of the training runs. The defaults take five to six minutes on two cores."""
 
     train_limit: int = 1000
     test_limit: int = 1000
