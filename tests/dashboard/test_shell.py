@@ -315,6 +315,21 @@ async def test_going_somewhere_takes_the_focus_along(visit: Visit) -> None:
     await expect(page).to_have_title("Cluster · normlab")
 
 
+async def test_so_does_leaving_a_page_that_is_not_shown_yet(visit: Visit) -> None:
+    shown = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        await shown.wait()
+        await route.continue_()
+
+    await visit.context.route("**/pages/jobs.js", hold)
+    page = await visit.open("/jobs")
+    await page.get_by_role("link", name="Cluster").click()
+    await expect(page.get_by_role("main")).to_be_focused()
+    shown.set()
+    await page.unroute_all(behavior="wait")
+
+
 async def test_the_keys_are_listed_by_a_key(visit: Visit) -> None:
     page = await visit.open("/jobs")
     await expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()

@@ -91,6 +91,7 @@ async function navigate() {
     page.load?.();
     return shell.refresh();
   }
+  if (route) arriving = false;
   route = next;
   page?.close?.();
   stream?.close();
