@@ -109,6 +109,7 @@ class Evaluated(BaseModel):
     split: SplitName
     precision: Precision
     batch_statistics: int | None
+    precise_statistics: int | None
     device: str
     images: int
     loss: float | None = Field(description="mean cross-entropy in nats; null if it is not finite")

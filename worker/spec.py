@@ -222,6 +222,23 @@ class EvaluationSpec(StrictModel):
         description="normalize as in training, by the statistics of batches of this many images; null: as in "
         "evaluation, by running averages",
     )
+    precise_statistics: int | None = Field(
+        default=None,
+        ge=1,
+        le=50_000,
+        description="estimate the running averages again with the weights of the checkpoint, over this many training "
+        "images at most, in batches of the training (Wu & Johnson 2021); null: those of the training",
+    )
+
+    @model_validator(mode="after")
+    def _one_kind_of_statistics(self) -> Self:
+        if self.batch_statistics is not None and self.precise_statistics is not None:
+            raise PydanticCustomError(
+                "statistics",
+                "batch_statistics is {batch}, and precise_statistics is {precise}: give one of them",
+                {"batch": self.batch_statistics, "precise": self.precise_statistics},
+            )
+        return self
 
 
 class TrainingSpec(StrictModel):

@@ -22,6 +22,10 @@ def evaluate(
     batch_statistics: Annotated[
         int | None, typer.Option(help="Normalize by the statistics of batches of this many images, as in training.")
     ] = None,
+    precise_statistics: Annotated[
+        int | None,
+        typer.Option(help="Estimate the running averages again over this many training images, as 10000."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a checkpoint on a worker: its error, that of each class, and what is mistaken for what.
@@ -32,7 +36,13 @@ def evaluate(
         job, slash, which = checkpoint.partition("/")
         if slash or checkpoint.startswith("job_"):
             checkpoint = client.checkpoint((job, which or "best"))["id"]
-        found = client.evaluate(checkpoint, split=split, precision=precision, batch_statistics=batch_statistics)
+        found = client.evaluate(
+            checkpoint,
+            split=split,
+            precision=precision,
+            batch_statistics=batch_statistics,
+            precise_statistics=precise_statistics,
+        )
     if as_json:
         print_json(found)
     else:
@@ -44,10 +54,10 @@ def evaluate(
 
 
 def _facts(evaluation: Json) -> Facts:
-    by, predictions = evaluation["batch_statistics"], evaluation["predictions"]
+    predictions = evaluation["predictions"]
     facts = Facts()
     facts.add_row("checkpoint", evaluation["checkpoint"])
-    facts.add_row("normalized by", "running averages" if by is None else f"statistics of batches of {by}")
+    facts.add_row("normalized by", _statistics(evaluation))
     facts.add_row("precision", evaluation["precision"] or "that of the training")
     if predictions is None:
         facts.add_row(evaluation["status"], Text(evaluation["error"] or ""))
@@ -56,6 +66,14 @@ def _facts(evaluation: Json) -> Facts:
     facts.add_row("error", per_cent(predictions["error"]))
     facts.add_row("loss", "–" if predictions["loss"] is None else f"{predictions['loss']:.4f}")
     return facts
+
+
+def _statistics(evaluation: Json) -> str:
+    if (size := evaluation["batch_statistics"]) is not None:
+        return f"statistics of batches of {size}"
+    if (images := evaluation["precise_statistics"]) is not None:
+        return f"statistics of {images} training images"
+    return "running averages"
 
 
 def _table(predictions: Json) -> Grid:

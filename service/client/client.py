@@ -251,7 +251,7 @@ class Client:
         Args:
             checkpoint: Id of the checkpoint.
             wait_s: Seconds between two looks at the result; 0 returns the evaluation at once, while it is queued.
-            asked: The fields of the request: split, precision, batch_statistics.
+            asked: The fields of the request: split, precision, batch_statistics, precise_statistics.
         """
         found = self._connection.json("POST", path_of("checkpoints", checkpoint, "evaluate"), json=given(asked))
         while wait_s and found["status"] in ("queued", "running"):

@@ -14,7 +14,7 @@ from service.store.identifiers import new_id
 from service.store.notifications import Channel, notify
 from service.store.tables import Checkpoint, Evaluation, Job
 from worker.events import Evaluated
-from worker.spec import EvaluationSpec
+from worker.spec import EvaluationSpec, TrainingSpec
 
 MOST_LOSSES = 3
 """An evaluation fails once it has lost this many workers: it may be the cause."""
@@ -25,7 +25,8 @@ async def request(session: AsyncSession, checkpoint_id: str, asked: EvaluationSp
 
     Raises:
         NotFound: If there is no such checkpoint.
-        InvalidFields: If the split is the holdout, and the job has none.
+        InvalidFields: If the split is the holdout, and the job has none; if the statistics are those of running
+            averages, and its normalization has none.
     """
     await lock_events(session)
     checkpoint = await checkpoints.get(session, checkpoint_id)
@@ -34,6 +35,13 @@ async def request(session: AsyncSession, checkpoint_id: str, asked: EvaluationSp
     if asked.split == "holdout" and not holdout:
         detail = f"split is holdout, but job {job.id} holds out no images: give test or train"
         raise InvalidFields([FieldError(("split",), detail)])
+    training = TrainingSpec.model_validate(job.spec)
+    if asked.precise_statistics and training.normalization.kept_per_step(training.batch_size) is None:
+        detail = (
+            f"precise_statistics is {asked.precise_statistics}, but {training.normalization.type} normalization has no "
+            "running averages: leave it out"
+        )
+        raise InvalidFields([FieldError(("precise_statistics",), detail)])
     wanted = asked.model_dump(mode="json")
     wanted["split"] = asked.split or ("holdout" if holdout else "test")
     wanted["precision"] = asked.precision or job.precision

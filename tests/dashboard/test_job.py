@@ -240,6 +240,11 @@ async def test_a_checkpoint_is_evaluated_by_the_statistics_of_batches_and_shows_
     red = "canvas => [...canvas.getContext('2d').getImageData(31, 31, 1, 1).data].join()"
     assert await image.evaluate(red) == "255,0,0,255"
 
+    await page.get_by_label("Normalized by").select_option("precise")
+    await page.get_by_role("button", name="Evaluate").click()
+    await expect(row).to_have_count(2)
+    await expect(row.first).to_contain_text(re.compile("10.000 training images"))
+
 
 async def test_a_failure_says_why_and_a_deleted_job_is_gone(
     visit: Visit, submit: Callable[..., str], reporter: Reporter

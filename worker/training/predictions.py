@@ -13,6 +13,7 @@ from worker.data.datasets import ImageDataset
 from worker.events import Evaluated, Mistake
 from worker.numerics.precision import autocast, numeric_settings
 from worker.spec import EvaluationSpec
+from worker.training import precise_statistics
 from worker.training.environment import device_name
 
 MOST_MISTAKES = 12
@@ -39,11 +40,15 @@ def evaluate_checkpoint(
     spec, model = network_of(checkpoint)
     split = asked.split or ("holdout" if spec.dataset.holdout else "test")
     precision = asked.precision or checkpoint.precision or "float32"
-    model.to(device).train(asked.batch_statistics is not None)
+    model.to(device)
     data = TrainingData(spec, dataset, device=device)
     counts = torch.zeros(NUM_CLASSES * NUM_CLASSES, dtype=torch.int64, device=device)
     losses, worst = [], []
     with numeric_settings(spec, device), torch.inference_mode():
+        if asked.precise_statistics:
+            epoch = max(1, checkpoint.epoch)
+            precise_statistics.estimate(model, spec, data, asked.precise_statistics, epoch=epoch, precision=precision)
+        model.train(asked.batch_statistics is not None)
         for images, labels, positions in data.plain_batches(split, asked.batch_statistics or EVAL_BATCH_SIZE):
             with autocast(precision, device):
                 logits = model(images).float()
@@ -63,6 +68,7 @@ def evaluate_checkpoint(
         split=split,
         precision=precision,
         batch_statistics=asked.batch_statistics,
+        precise_statistics=asked.precise_statistics,
         device=device_name(device),
         images=images_seen,
         loss=loss / images_seen if math.isfinite(loss) else None,

@@ -1,4 +1,4 @@
-"""Evaluations of checkpoints on request: of other images, in another precision, by the statistics of batches."""
+"""Evaluations of checkpoints on request: of other images, in another precision, by other statistics."""
 
 from typing import Annotated, Literal
 
@@ -33,7 +33,9 @@ async def evaluate(
     """Evaluate a checkpoint on the next idle worker. A repeat answers the same evaluation, unless that has failed.
 
     With `batch_statistics`, layers normalize as in training, by the statistics of batches of that many images: its
-    difference to an evaluation without is what the running averages cost.
+    difference to an evaluation without is what the running averages cost. With `precise_statistics`, the running
+    averages are estimated again over that many training images: its difference to an evaluation without is what their
+    noise and their lag cost.
     """
     async with context.database.write() as session:
         evaluation = await evaluations.request(session, checkpoint_id, asked)

@@ -48,6 +48,10 @@ class EvaluationView(BaseModel):
     batch_statistics: int | None = Field(
         description="images per batch by whose statistics layers normalize; null: running averages"
     )
+    precise_statistics: int | None = Field(
+        description="training images at most over which the running averages are estimated again; null: those of the "
+        "training"
+    )
     status: EvaluationStatus = Field(description="queued: it waits for an idle worker")
     error: str | None = Field(description="why it failed")
     predictions: Predictions | None = Field(description="null until it has succeeded")
@@ -68,6 +72,7 @@ def evaluation_view(evaluation: Evaluation, job: Job) -> EvaluationView:
             "split": asked["split"],
             "precision": asked["precision"],
             "batch_statistics": asked["batch_statistics"],
+            "precise_statistics": asked["precise_statistics"],
             "status": str(evaluation.status),
             "error": evaluation.error,
             "predictions": _predictions(evaluation, job),

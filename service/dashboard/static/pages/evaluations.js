@@ -11,8 +11,11 @@ import { jobStatus } from "../vocabulary.js";
 
 const LOOK_MS = 2000;
 const SIZE = 32;
+/** Training images that suffice for statistics (Wu & Johnson 2021 use 1,000 to 10,000). */
+const PRECISE_IMAGES = 10_000;
 const STATISTICS = [
   ["", "running averages"],
+  ["precise", `statistics of ${whole(PRECISE_IMAGES)} training images`],
   ...[2, 4, 8, 16, 32, 128].map((size) => [String(size), `batches of ${size}`]),
 ];
 const PRECISIONS = [
@@ -45,7 +48,8 @@ export class Evaluations {
     const { split, statistics, precision } = this.asked;
     const body = {
       ...(split && { split }),
-      ...(statistics && { batch_statistics: Number(statistics) }),
+      ...(statistics === "precise" ? { precise_statistics: PRECISE_IMAGES } : {}),
+      ...(Number(statistics) && { batch_statistics: Number(statistics) }),
       ...(precision && { precision }),
     };
     try {
@@ -107,7 +111,8 @@ export class Evaluations {
 }
 
 const lossOf = ({ predictions }) => (predictions?.loss ? significant(predictions.loss, 4) : "–");
-const howOf = (one) => (one.batch_statistics === null ? "running averages" : `batches of ${one.batch_statistics}`);
+const howOf = ({ batch_statistics: size, precise_statistics: images }) =>
+  size !== null ? `batches of ${size}` : images !== null ? `${whole(images)} training images` : "running averages";
 
 function table(found, shown) {
   return h(

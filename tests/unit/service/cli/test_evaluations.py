@@ -19,6 +19,7 @@ QUEUED: Json = {
     "split": "test",
     "precision": "float32",
     "batch_statistics": 4,
+    "precise_statistics": None,
     "status": "queued",
     "error": None,
     "predictions": None,

@@ -107,6 +107,7 @@ EVALUATION: Json = {
     "split": "holdout",
     "precision": "bfloat16",
     "batch_statistics": 128,
+    "precise_statistics": None,
     "status": "succeeded",
     "error": None,
     "predictions": {

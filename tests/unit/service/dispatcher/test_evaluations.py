@@ -73,7 +73,7 @@ async def test_an_idle_worker_computes_it_and_is_idle_again(bench: Bench) -> Non
     id_ = await requested(bench)
     of_bench = await compute(bench, worker := Evaluator(RESULT))
 
-    asked = {"split": "test", "precision": "float32", "batch_statistics": None}
+    asked = {"split": "test", "precision": "float32", "batch_statistics": None, "precise_statistics": None}
     assert worker.evaluated == [(FILES, "the images of cifar10", asked)]
     found = await read(bench, id_)
     assert (found.status, found.result) == (Status.SUCCEEDED, RESULT.model_dump(mode="json"))

@@ -19,6 +19,7 @@ RESULT = Evaluated(
     split="test",
     precision="float32",
     batch_statistics=None,
+    precise_statistics=None,
     device="cpu",
     images=3,
     loss=0.5,
@@ -58,7 +59,7 @@ async def test_what_is_not_chosen_is_as_in_the_training_and_a_repeat_is_the_same
     assert (first.job_id, first.checkpoint_id, first.epoch, first.step) == (job_id, taken, 3, 9)
     assert (first.status, first.request) == (
         Status.QUEUED,
-        {"split": "test", "precision": "float32", "batch_statistics": None},
+        {"split": "test", "precision": "float32", "batch_statistics": None, "precise_statistics": None},
     )
     assert (await request(database, taken, split="test", precision="float32")).id == first.id
     other = await request(database, taken, batch_statistics=4)

@@ -9,11 +9,12 @@ import safetensors.torch
 import torch
 from torch.nn import functional as F
 
-from worker.checkpoints.checkpoint import Checkpoint
+from worker.checkpoints.checkpoint import Checkpoint, network_of
 from worker.data.batches import TrainingData
 from worker.data.datasets import ImageDataset
 from worker.models import build_model
 from worker.spec import EvaluationSpec
+from worker.training import precise_statistics
 from worker.training.predictions import MOST_MISTAKES, evaluate_checkpoint
 
 CPU = torch.device("cpu")
@@ -94,3 +95,53 @@ def test_a_holdout_that_the_training_did_not_have_is_refused(attempt: Any, make_
     taken = attempt(make_spec(epochs=1)).checkpoints[-1]
     with pytest.raises(ValueError, match="the split is holdout, but the training holds out no images"):
         evaluate(taken, split="holdout")
+
+
+@pytest.mark.parametrize(
+    "normalization", ["batch", "batch_renorm", "batch_instance", "switchable", "evonorm_b0", "batch_ws"]
+)
+def test_precise_statistics_over_one_batch_are_those_of_that_batch(
+    attempt: Any, make_spec: Any, evaluate: Any, normalization: str
+) -> None:
+    spec = make_spec(normalization={"type": normalization}, batch_size=64, epochs=1, augmentation="none")
+    taken = attempt(spec).checkpoints[-1]
+    by_batch, precise = (
+        evaluate(taken, split="train", **{f"{name}_statistics": 64}).loss for name in ("batch", "precise")
+    )
+    if normalization == "batch_renorm":  # it corrects the batch towards its running averages
+        assert precise != evaluate(taken, split="train").loss
+    else:
+        assert precise == pytest.approx(by_batch, rel=1e-5)
+
+
+@pytest.mark.parametrize("normalization", [{"type": "batch"}, {"type": "batch", "ghost_batch_size": 2}], ids=str)
+def test_precise_statistics_are_over_training_images_in_batches_of_the_training(
+    attempt: Any, make_spec: Any, synthetic: ImageDataset, normalization: dict[str, Any]
+) -> None:
+    spec = make_spec(normalization=normalization, batch_size=4, epochs=2)
+    data = TrainingData(spec, synthetic)
+    trained = attempt(spec).checkpoints[-1]
+    for images, batches in ((1, 1), (12, 3), (10_000, 16)):
+        _, model = network_of(trained)
+        layers = [model.get_submodule(name) for name in ("stem_norm", "stages.0.0.norm1")]
+        inputs: list[list[torch.Tensor]] = [[], []]
+        for layer, found in zip(layers, inputs, strict=True):
+            layer.register_forward_pre_hook(lambda _, given, found=found: found.append(given[0]))
+        with torch.no_grad():
+            precise_statistics.estimate(model, spec, data, images, epoch=2, precision="float32")
+        assert [len(x) for x in inputs[0]] == [4] * batches
+        for layer, found in zip(layers, inputs, strict=True):
+            variance, mean = torch.var_mean(torch.cat(found).double(), (0, 2, 3), correction=0)
+            torch.testing.assert_close(layer.running_mean, mean.float())
+            torch.testing.assert_close(layer.running_var, variance.float())
+
+
+def test_workers_that_normalize_together_are_estimated_together(make_spec: Any, synthetic: ImageDataset) -> None:
+    spec = make_spec(normalization={"type": "sync_batch"}, batch_size=4, num_workers=2)
+    sizes: list[int] = []
+    model = build_model(spec.model, spec.normalization, seed=0)
+    model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    data = TrainingData(spec, synthetic)
+    with torch.no_grad():
+        precise_statistics.estimate(model, spec, data, 20, epoch=1, precision="float32")
+    assert sizes == [8, 8]
