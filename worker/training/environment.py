@@ -7,6 +7,7 @@ from platform import python_version
 import numpy as np
 import torch
 
+from gn import backends, reference
 from worker.numerics.gpus import driver_version
 
 
@@ -15,12 +16,18 @@ def device_name(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
-@cache
-def versions() -> dict[str, str]:
-    """Return the versions of the software that affects the results, by name.
+def versions(device: torch.device) -> dict[str, str]:
+    """Return the versions of the software that affects the results on `device`, by name.
 
-    Those of CUDA, cuDNN, NVIDIA's driver and Triton are among them if torch is built for CUDA.
+    `gn` is what computes the normalizations: its kernels, or its reference where they cannot be compiled.
     """
+    computes = backends.select(torch.ones(1, 1, 1, device=device))
+    return libraries() | {"gn": "reference" if computes is reference else "kernels"}
+
+
+@cache
+def libraries() -> dict[str, str]:
+    """Return the versions of Python and of libraries; of CUDA, cuDNN, driver and Triton if torch is built for CUDA."""
     found = {"python": python_version(), "torch": torch.__version__, "numpy": np.__version__}
     found["normlab"] = _installed("normlab") or "not installed"
     if torch.version.cuda is not None:

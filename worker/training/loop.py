@@ -301,7 +301,7 @@ class Training:
         self.position.window = own
         if not all(bool(torch.isfinite(tensor).all()) for tensor in self.model.state_dict().values()):
             raise Diverged(self.step, "a weight is not finite")
-        checkpoint = capture(self.spec, *self.state, self.position, versions(), self.precision)
+        checkpoint = capture(self.spec, *self.state, self.position, versions(self.device), self.precision)
         try:
             self.save(checkpoint.event, checkpoint)
         except OSError as error:
@@ -366,7 +366,7 @@ class Training:
                 steps_per_epoch=self.spec.steps_per_epoch,
                 total_steps=self.spec.total_steps,
                 resumed_from_step=self.resumed_from_step,
-                versions=versions(),
+                versions=versions(self.device),
             )
         )
 

@@ -8,7 +8,7 @@ import torch
 
 from worker.numerics import gpus
 from worker.numerics.gpus import driver_version, gpu_problem
-from worker.training.environment import versions
+from worker.training.environment import libraries
 
 Machine = Callable[..., None]
 OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (dvs-builder)\n"
@@ -31,11 +31,11 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machine
         if visible is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         driver_version.cache_clear()
-        versions.cache_clear()
+        libraries.cache_clear()
 
     yield describe
     driver_version.cache_clear()
-    versions.cache_clear()
+    libraries.cache_clear()
 
 
 def test_a_gpu_that_torch_can_use_has_no_problem(machine: Machine) -> None:
@@ -78,9 +78,9 @@ def test_hidden_gpus_are_named(machine: Machine) -> None:
 
 def test_a_training_names_what_its_gpu_computes_with(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(cuda=None)
-    assert versions().keys() == {"python", "torch", "numpy", "normlab"}
+    assert libraries().keys() == {"python", "torch", "numpy", "normlab"}
     machine(cuda="13.0", driver=OPEN)
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91300)
-    named = versions()
+    named = libraries()
     assert (named["cuda"], named["cudnn"], named["driver"]) == ("13.0", "91300", "580.65.06")
     assert named["triton"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import gn
 from worker.checkpoints.checkpoint import load_model
 from worker.data.batches import TrainingData
 from worker.data.datasets import ImageDataset
@@ -44,6 +45,13 @@ def test_the_first_event_describes_the_attempt(attempt: Any, make_spec: Any) -> 
     assert started.parameters == 269_722
     assert (started.steps_per_epoch, started.total_steps, started.resumed_from_step) == (4, 8, 0)
     assert started.versions["torch"] == torch.__version__
+    assert started.versions["gn"] == "kernels"
+
+
+def test_a_training_by_the_reference_says_so(attempt: Any, make_spec: Any) -> None:
+    with gn.backend("reference"):
+        started = attempt(make_spec(epochs=1)).events[0]
+    assert started.versions["gn"] == "reference"
 
 
 def test_an_evaluation_reports_its_speed(attempt: Any, make_spec: Any) -> None:
