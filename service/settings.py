@@ -107,7 +107,7 @@ class Settings(BaseSettings):
         default=600, gt=0, description="seconds without a job after which a training worker beyond WARM_WORKERS ends"
     )
     worker_lease_s: float = Field(
-        default=30, gt=0, description="seconds without a poll after which a training worker stops training"
+        default=30, gt=0, description="seconds without a poll after which a training worker pauses, with a checkpoint"
     )
     rendezvous_timeout_s: float = Field(
         default=60,

@@ -13,6 +13,11 @@ HANGS_S = {"api": 30.0, "dispatcher": 10.0, "ray": 60.0}
 """A child that worked and then does not for this many seconds hangs. The lease of the dispatcher comes on top."""
 STARTS_S = 180.0
 """The same for a child that has not worked since its start."""
+MOST_PATIENCE = 16
+"""Factor by which these times grow at most. They double with each child of a name that hung, as those of an overloaded
+machine are slow, and to start another one loads it further."""
+RECOVERED_S = 600.0
+"""A child that worked for this long without a pause ends that."""
 STALL_S = 30.0
 """Without a look for this many seconds, the supervisor itself was stopped, and all times begin anew."""
 
@@ -22,6 +27,8 @@ class _Child:
     pid: int
     since: float
     """When it last worked, or when it was not known whether it does."""
+    paused_at: float
+    """When it last did not work."""
     worked: bool = False
 
 
@@ -31,6 +38,7 @@ class Hangs:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._children: dict[str, _Child] = {}
+        self._patience: dict[str, int] = {}
         self._looked_at = clock()
 
     def look(self, pids: Mapping[str, int], readiness: Mapping[str, Any] | None) -> None:
@@ -46,9 +54,13 @@ class Hangs:
         for name, pid in pids.items():
             child = self._children.get(name)
             if child is None or child.pid != pid:
-                child = self._children[name] = _Child(pid, now)
+                child = self._children[name] = _Child(pid, since=now, paused_at=now)
             if works.get(name) is not False or stalled:
                 child.since = now
+            else:
+                child.paused_at = now
+            if now - child.paused_at > RECOVERED_S:
+                self._patience.pop(name, None)
             child.worked = child.worked or works.get(name) is True
 
     def found(self, name: str, pid: int) -> bool:
@@ -56,9 +68,11 @@ class Hangs:
         child = self._children.get(name)
         if child is None or child.pid != pid:
             return False
-        if self._looked_at - child.since <= (HANGS_S[name] if child.worked else STARTS_S):
+        patience = self._patience.get(name, 1)
+        if self._looked_at - child.since <= patience * (HANGS_S[name] if child.worked else STARTS_S):
             return False
         child.since = self._looked_at
+        self._patience[name] = min(2 * patience, MOST_PATIENCE)
         return True
 
 

@@ -1,8 +1,8 @@
 """The training worker: a Ray actor that hands one attempt after another to its training process and keeps it warm.
 
 It knows neither the database nor the artifact store. The dispatcher polls it; reports are kept until a poll
-acknowledges them. An attempt that is not polled for the duration of its lease is cancelled, as its job may by then run
-elsewhere.
+acknowledges them. An attempt that is not polled for the duration of its lease pauses, as its job may by then run
+elsewhere. If it does not, it continues from the checkpoint of the pause.
 """
 
 import os
@@ -121,7 +121,7 @@ class TrainingWorker:
 
     Args:
         threads: CPU threads to train with.
-        lease_s: An attempt is cancelled if it is not polled for this many seconds.
+        lease_s: An attempt pauses, with a checkpoint, if it is not polled for this many seconds.
         rendezvous_timeout_s: Seconds that the workers of a job wait for each other.
     """
 

@@ -135,8 +135,8 @@ class Child:
             os._exit(0)
 
     def _control(self) -> StopRequest | None:
-        if time.monotonic() - self._lease_renewed_at > self._lease_s:
-            return "cancel"
+        if self._request is None and time.monotonic() - self._lease_renewed_at > self._lease_s:
+            return "pause"
         return self._request
 
     def _compare(self, compare: Compare) -> None:

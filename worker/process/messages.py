@@ -25,7 +25,7 @@ class Configure:
 
     Attributes:
         threads: CPU threads to train with.
-        lease_s: A training is cancelled if its lease is not renewed for this many seconds.
+        lease_s: A training pauses, with a checkpoint, if its lease is not renewed for this many seconds.
         gpu_share: The part of a GPU that the process may use, up to 1; 0 trains on the CPU.
     """
 

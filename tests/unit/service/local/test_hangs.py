@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from service.local.hangs import HANGS_S, STARTS_S, Hangs
+from service.local.hangs import HANGS_S, MOST_PATIENCE, RECOVERED_S, STARTS_S, Hangs
 
 PIDS = {"ray": 1, "dispatcher": 2, "api": 3}
 OK, NOT_OK = {"ok": True}, {"ok": False}
@@ -47,6 +47,24 @@ def test_a_child_that_starts_has_more_time(readiness: dict[str, Any] | None, nam
     watched.pids[name] += 10
     assert watched.answer(readiness, STARTS_S) == []
     assert watched.answer(readiness, 2) == [name]
+
+
+def test_the_limit_doubles_with_each_hang_until_a_child_has_worked_for_long() -> None:
+    watched = Watched()
+
+    def limit() -> int:
+        """Return for how many seconds a new dispatcher may not work, and replace it."""
+        watched.pids["dispatcher"] += 10
+        assert watched.answer(READY) == []
+        for seconds in range(10_000):
+            if watched.answer(LATE):
+                return seconds
+        raise AssertionError("it was not found")
+
+    first = limit()
+    assert [limit() / first for _ in range(6)] == [2, 4, 8, MOST_PATIENCE, MOST_PATIENCE, MOST_PATIENCE]
+    watched.answer(READY, RECOVERED_S)
+    assert limit() == first
 
 
 def test_a_child_that_works_again_is_not_found() -> None:

@@ -208,11 +208,15 @@ def test_an_error_is_reported_and_the_next_attempt_trains(shared: Trainer, image
     assert shared.finish()[0].outcome == "succeeded"
 
 
-def test_a_training_whose_lease_is_not_renewed_ends(start_process: Any, images: Path) -> None:
+def test_a_training_whose_lease_is_not_renewed_pauses_with_a_checkpoint(start_process: Any, images: Path) -> None:
     trainer = start_process(lease_s=1.0)
     trainer.process.start(Start("forgotten", SPEC | {"epochs": 1000}, images, None))
 
-    assert trainer.finish()[0].outcome == "cancelled"
+    finished, found = trainer.finish()
+    assert finished.outcome == "paused"
+    *_, checkpoint, _ = found
+    assert isinstance(checkpoint.event, CheckpointTaken)
+    assert checkpoint.files
 
 
 def test_a_training_whose_lease_is_renewed_goes_on(start_process: Any, images: Path) -> None:
