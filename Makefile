@@ -24,7 +24,7 @@ INSTALLED := .venv/.installed
 SOURCES := gn worker service normlab tests
 JAVASCRIPT := service/dashboard/static
 
-.PHONY: help install demo up test test-faults test-gpu test-containers test-network test-mlflow test-readme test-campaign check format bench screenshots openapi lock audit clean
+.PHONY: help install demo up test test-faults test-gpu test-containers test-network test-mlflow test-readme test-campaign test-reliability check format bench screenshots openapi lock audit clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ test-readme: $(INSTALLED) ## run the commands of the documentation against a rea
 
 test-campaign: $(INSTALLED) ## kill and freeze processes at random, for minutes (NORMLAB_CAMPAIGN_S, NORMLAB_CAMPAIGN_SEED)
 	@$(BIN)/python -m pytest -m campaign tests/acceptance/test_campaign.py $(ARGS)
+
+test-reliability: $(INSTALLED) ## kill, freeze, flood and soak the service, and print tables of what it survived (about an hour)
+	@$(BIN)/python -m tests.reliability $(ARGS)
 
 check: $(INSTALLED) ## check formatting, lint and types of Python and JavaScript
 	$(BIN)/ruff check $(SOURCES)

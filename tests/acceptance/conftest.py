@@ -1,71 +1,12 @@
-"""The whole service as a user starts it: the supervisor with its private Ray, the dispatcher and the API."""
+"""Services of the acceptance tests."""
 
-import os
-import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from service.client import Client
-from service.local.supervisor import Supervisor
-from service.settings import Settings
-
-PATIENCE_S = 180
-
-
-class Service:
-    """A running service with a client."""
-
-    def __init__(self, supervisor: Supervisor, client: Client, home: Path) -> None:
-        self.supervisor, self.client, self.home = supervisor, client, home
-
-    def kill(self, name: str) -> None:
-        """Kill a process of the service by SIGKILL, and return when it has been replaced."""
-        killed = self.supervisor.pids[name]
-        os.kill(killed, signal.SIGKILL)
-        self.until(lambda: self.supervisor.pids.get(name, killed) != killed, f"another {name}")
-
-    def worker_pid(self, job: str) -> int:
-        """Return the process that trains `job`."""
-        pid: int = self.until(
-            lambda: next((w["pid"] for w in self.client.cluster()["workers"] if w["job"] == job and w["pid"]), None),
-            f"the worker of {job}",
-        )
-        return pid
-
-    def wait_for_step(self, job: str, step: int) -> dict[str, Any]:
-        """Return the job when it has reached `step`."""
-
-        def there() -> dict[str, Any] | None:
-            found = self.client.job(job)
-            assert found["status"] not in ("succeeded", "failed", "cancelled"), f"{found['status']}: {found['error']}"
-            return found if (found["progress"] or {}).get("step", 0) >= step else None
-
-        found: dict[str, Any] = self.until(there, f"{job} to reach step {step}")
-        return found
-
-    def until(self, condition: Callable[[], Any], what: str) -> Any:
-        """Poll until the result is not None; not everything that tests wait for has an event."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not (found := condition()):
-            assert time.monotonic() < deadline, f"timed out waiting for {what}"
-            time.sleep(0.05)
-        return found
-
-    def checkpoint_step(self, job: str) -> int:
-        """Return the step of the newest checkpoint of a job."""
-        step: int = self.client.checkpoint((job, "latest"))["step"]
-        return step
-
-    def weights(self, job: str) -> str:
-        """Return the sha256 of the final weights of a job."""
-        files = {file["name"]: file for file in self.client.checkpoint((job, "latest"))["files"]}
-        digest: str = files["model.safetensors"]["sha256"]
-        return digest
+from tests.acceptance.whole_service import Service, running_service
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +15,6 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
     with ExitStack() as stack:
 
         def start(**settings: Any) -> Service:
-            home = tmp_path_factory.mktemp("home")
-            data_dir = os.environ.get("NORMLAB_DATA_DIR") or str(home / "data")
-            defaults: dict[str, Any] = {"home": home, "data_dir": data_dir, "port": 0, "dispatcher_lease_s": 2}
-            chosen = Settings(**(defaults | settings))
-            supervisor = stack.enter_context(Supervisor(chosen))
-            supervisor.wait_ready()
-            client = stack.enter_context(Client(supervisor.url, patience_s=PATIENCE_S, retry_s=PATIENCE_S))
-            return Service(supervisor, client, home)
+            return stack.enter_context(running_service(tmp_path_factory.mktemp("home"), **settings))
 
         yield start

@@ -22,7 +22,7 @@ import pytest
 
 from service.client import ClientError
 from service.jobs import TERMINAL
-from tests.acceptance.conftest import Service
+from tests.acceptance.whole_service import Service
 from tests.integration.dispatcher.conftest import command_of, descendants, kill
 
 pytestmark = [pytest.mark.ray, pytest.mark.campaign]

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import signal
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,9 +50,9 @@ def test_the_api_the_dispatcher_and_the_worker_are_killed_and_the_weights_are_th
     assert ended["status"] == "succeeded"
     assert [attempt["outcome"] for attempt in ended["attempts"]] == ["lost", "succeeded"]
     assert ended["attempts"][1]["resumed_from_step"] > 0
-    rows = Counter((row["kind"], row["step"]) for row in service.client.metrics(job))
+    rows = service.rows(job)
     assert set(rows.values()) == {1}
-    assert rows == Counter((row["kind"], row["step"]) for row in service.client.metrics(undisturbed))
+    assert rows == service.rows(undisturbed)
     epochs = [row["epoch"] for row in service.client.metrics(job, kind="eval")]
     assert epochs == list(range(1, STUDY["epochs"] + 1))
     assert service.weights(job) == service.weights(undisturbed)
@@ -76,7 +75,7 @@ def test_when_ray_dies_what_ran_is_queued_again_and_reads_and_submissions_go_on(
 
     for submitted in (job, later):
         assert service.client.wait(submitted)["status"] == "succeeded"
-    rows = Counter((row["kind"], row["step"]) for row in service.client.metrics(job))
+    rows = service.rows(job)
     assert set(rows.values()) == {1}
 
 
@@ -96,5 +95,5 @@ def test_a_process_that_is_frozen_is_replaced(service: Any, name: str) -> None:
     assert ended["status"] == "succeeded"
     if name != "ray":
         assert len(ended["attempts"]) == 1, "the training continued meanwhile"
-    rows = Counter((row["kind"], row["step"]) for row in service.client.metrics(job))
+    rows = service.rows(job)
     assert set(rows.values()) == {1}

@@ -1,0 +1,1 @@
+"""Measurements of what the service survives, on this machine: `make test-reliability`."""
