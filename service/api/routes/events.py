@@ -1,6 +1,7 @@
 """The events of one job or of many, as pages or as a stream of server-sent events."""
 
 import json
+import random
 from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple
@@ -25,7 +26,8 @@ from service.store.listing import JobFilter
 from service.store.tables import Event
 
 KEEPALIVE_S = 15.0
-RECONNECT_MS = 1000
+RECONNECT_MS = 1000, 3000
+"""Within this range clients are told to wait before they connect again, so that they do not all come at once."""
 MAX_ID = 2**63 - 1
 STREAM = "text/event-stream"
 
@@ -175,7 +177,7 @@ class EventStream(EventSourceResponse):
 
     async def _follow(self) -> AsyncGenerator[bytes]:
         # An id without an event: a client that is cut off before the first event can still resume at this position.
-        yield format_sse_event(retry=RECONNECT_MS, id=str(self._sent) if self._sent else None)
+        yield format_sse_event(retry=random.randint(*RECONNECT_MS), id=str(self._sent) if self._sent else None)
         if self._start.unknown is not None:
             # The id, also 0, replaces the one that the client has.
             data = json.dumps({"unknown": self._start.unknown})

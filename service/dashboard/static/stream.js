@@ -72,7 +72,8 @@ export class Stream {
       if (this.closed) return;
       if (!document.hidden) this.#tell("stopped");
       this.isOpen();
-      const wait = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** this.failures++);
+      // At random, so that all the pages of a restarted service do not come at once.
+      const wait = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** this.failures++) * (0.5 + Math.random());
       await new Promise((resolve) => {
         this.wake = resolve;
         if (!document.hidden) setTimeout(resolve, wait);
