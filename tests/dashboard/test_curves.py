@@ -84,6 +84,15 @@ async def test_every_seed_has_a_line_that_grows_and_can_be_singled_out(
     await copied.wait_for_function("() => document.querySelector('[data-chart=cells]')?.drawn?.series.length === 12")
 
 
+async def test_the_band_may_be_the_interval_of_the_mean(visit: Visit, experiment: str) -> None:
+    page = await visit.open(f"/experiments/{experiment}")
+    card = page.locator(".card", has=page.get_by_role("heading", name="Learning curves"))
+    await card.get_by_role("button", name="Mean and 95 % interval").click()
+    await expect(card).to_contain_text("its 95 % interval at each point")
+    await expect(page).to_have_url(re.compile(r"[?&]seeds=interval"))
+    await expect(card.locator(".js-plotly-plot")).to_be_visible()
+
+
 async def test_a_point_says_whose_it_is_and_what_is_drawn_is_kept(visit: Visit, experiment: str) -> None:
     page = await visit.open(f"/experiments/{experiment}?seeds=each")
     card = page.locator(".card", has=page.get_by_role("heading", name="Learning curves"))

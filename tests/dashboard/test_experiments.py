@@ -74,6 +74,13 @@ async def test_the_table_fills_in_while_one_looks(
     await expect(page.locator(".headline")).to_have_text(results["headline"])
     assert "batch has 25.20 percentage points more test error than layer" in results["headline"]
 
+    await page.get_by_label("Differences to").select_option("layer")
+    await expect(cell(page, "batch", 2).locator(".difference")).to_have_text("+25.20 significant")
+    await expect(cell(page, "layer", 2).locator(".difference")).to_have_count(0)
+    await page.get_by_label("Differences to").select_option("batch")
+    await expect(cell(page, "layer", 2).locator(".difference")).to_have_text("\u221225.20 significant")
+    await expect(page).to_have_url(re.compile(r"[?&]baseline=batch"))
+
 
 async def test_a_running_cell_says_how_far_it_is(visit: Visit, experiment: str, reporter: Reporter) -> None:
     page = await visit.open(f"/experiments/{experiment}")

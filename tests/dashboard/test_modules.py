@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Page, expect
+from scipy import stats
 
 from service.store.metrics import summarize
 from tests.dashboard.conftest import standing
@@ -97,6 +98,18 @@ async def test_a_band_is_of_all_seeds_also_where_they_were_thinned_to_different_
         {"x": 4, "y": 5, "low": 4, "high": 6},
     ]
     assert await call("curveset", "banded", [[{"x": 1, "y": 3, "raw": 9}], []]) == [{"x": 1, "y": 3}]
+
+
+async def test_a_band_is_the_interval_of_the_mean(call: Callable[..., Any]) -> None:
+    curves = [[{"x": 1, "y": y}] for y in (2.0, 3.0, 7.0)]
+    (point,) = await call("curveset", "banded", curves, "interval")
+    low, high = stats.t.interval(0.95, 2, loc=4.0, scale=stats.sem([2.0, 3.0, 7.0]))
+    assert (point["y"], point["low"], point["high"]) == (4, pytest.approx(low, rel=1e-4), pytest.approx(high, rel=1e-4))
+
+
+async def test_quantiles_are_those_of_the_t_distribution(call: Callable[..., Any]) -> None:
+    for df in (*range(1, 40), 200):
+        assert await call("student", "t975", df) == pytest.approx(stats.t.ppf(0.975, df), rel=1e-4)
 
 
 async def test_axes_have_round_numbers(call: Callable[..., Any]) -> None:

@@ -3,6 +3,7 @@
 import { get } from "./api.js";
 import { isFraction } from "./format.js";
 import { Resource, throttled } from "./resource.js";
+import { t975 } from "./student.js";
 
 const EMPTY = [];
 const REREAD_MS = 1000;
@@ -96,8 +97,9 @@ function pointsOf(curve, factor, x) {
   );
 }
 
-/** The mean, minimum and maximum of several curves at every x of any of them, by linear interpolation. */
-export function banded(curves) {
+/** The mean of several curves at every x of any of them, by linear interpolation, with their range or with the 95 %
+ * interval of the mean. */
+export function banded(curves, spread = "range") {
   const finite = curves.map((points) => points.filter(({ y }) => y !== null)).filter((points) => points.length);
   if (finite.length === 1) return finite[0].map(({ x, y }) => ({ x, y }));
   const all = [...new Set(finite.flatMap((points) => points.map(({ x }) => x)))].sort((a, b) => a - b);
@@ -111,6 +113,15 @@ export function banded(curves) {
       return [before.y + ((after.y - before.y) * (x - before.x)) / (after.x - before.x)];
     });
     const y = values.reduce((a, b) => a + b, 0) / values.length;
-    return { x, y, ...(values.length > 1 ? { low: Math.min(...values), high: Math.max(...values) } : {}) };
+    return { x, y, ...(values.length > 1 ? SPREADS[spread](values, y) : {}) };
   });
 }
+
+const SPREADS = {
+  range: (values) => ({ low: Math.min(...values), high: Math.max(...values) }),
+  interval: (values, mean) => {
+    const variance = values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (values.length - 1);
+    const reach = t975(values.length - 1) * Math.sqrt(variance / values.length);
+    return { low: mean - reach, high: mean + reach };
+  },
+};

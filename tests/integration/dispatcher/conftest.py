@@ -190,6 +190,7 @@ class Stack:
         deadline = time.monotonic() + PATIENCE_S
         while (found := await condition()) is None:
             assert time.monotonic() < deadline, f"timed out waiting for {what}\n{self.log()}"
+            assert command_of(self.head), f"the Ray cluster of all these tests has ended, before {what}"
             await asyncio.sleep(0.02)
         return found
 

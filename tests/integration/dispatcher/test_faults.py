@@ -103,8 +103,8 @@ async def test_a_frozen_worker_loses_its_job_to_another(stack: Any, part: str) -
 
 @pytest.mark.faults
 @pytest.mark.parametrize("stack", [{"WORKER_LEASE_S": 2}], indirect=True)
-async def test_a_worker_nobody_polls_gives_its_attempt_up(stack: Any) -> None:
-    job_id = await stack.submit(epochs=200)
+async def test_a_worker_that_nobody_polls_pauses_and_its_job_continues_from_there(stack: Any) -> None:
+    job_id = await stack.submit(epochs=200, checkpoint={"every_epochs": 200})
     await stack.wait_for_step(job_id, 3)
     worker = await stack.training_process(job_id)
     stack.dispatchers[0].kill()
@@ -118,11 +118,13 @@ async def test_a_worker_nobody_polls_gives_its_attempt_up(stack: Any) -> None:
     stack.start_dispatcher()
     await stack.wait(job_id, Status.LOST, Status.QUEUED, Status.STARTING, Status.RUNNING)
 
-    async def second_attempt() -> bool | None:
-        return True if len(await stack.attempts(job_id)) == 2 else None
+    async def second_attempt() -> tuple[Any, Any] | None:
+        found = await stack.attempts(job_id)
+        return found if len(found) == 2 and found[1].resumed_from_step is not None else None
 
-    await stack.until(second_attempt, "the second attempt")
-    assert (await stack.attempts(job_id))[0].outcome in ("cancelled", "lost")
+    first, second = await stack.until(second_attempt, "the second attempt")
+    assert first.outcome == "paused"
+    assert second.resumed_from_step >= 3
     await stack.cancel(job_id)
     assert (await stack.wait(job_id)).status is Status.CANCELLED
 

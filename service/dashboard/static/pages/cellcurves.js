@@ -1,4 +1,4 @@
-/* Learning curves by cell: the mean and the range over its seeds, or every seed. */
+/* Learning curves by cell: the mean with the range or the interval over its seeds, or every seed. */
 
 import { chart } from "../chart.js";
 import { axesOf, drawing, figureQuery } from "../curves.js";
@@ -10,6 +10,12 @@ import { h } from "../view.js";
 import { cellKey } from "./heatmap.js";
 
 const MOST_JOBS = 500;
+/** What is drawn of the seeds of a cell, with the words of the choice and of the note. */
+const SPREADS = {
+  range: ["Mean and range", "mean and range over the seeds"],
+  interval: ["Mean and 95 % interval", "mean over the seeds and its 95 % interval at each point"],
+  each: ["Every seed", "a line a seed"],
+};
 
 export class CellCurves {
   #drawn = new Map();
@@ -48,7 +54,8 @@ export class CellCurves {
   /** The card. */
   view(metric, chosen) {
     const how = drawing();
-    const each = url.get("seeds") === "each";
+    const asked = url.get("seeds", "range");
+    const spread = asked in SPREADS ? asked : "range";
     const series = this.cells.flatMap((cell) => {
       const style = {
         colour: this.axes[0].indexOf(cell.row),
@@ -57,7 +64,7 @@ export class CellCurves {
         id: cellKey(cell),
       };
       const curves = cell.jobs.map((id) => this.set.points(id, how));
-      if (!each) return [{ ...style, points: this.#band(style.id, curves) }];
+      if (spread !== "each") return [{ ...style, points: this.#band(style.id, curves, spread) }];
       return curves.map((points, n) => ({
         ...style,
         points,
@@ -68,17 +75,12 @@ export class CellCurves {
       ? `the first ${this.cells.length} cells; choose cells above to see others`
       : chosen
         ? "of the chosen cells"
-        : each
-          ? "a line a seed"
-          : "mean and range over the seeds";
+        : SPREADS[spread][1];
     const extra = choice(
       "Seeds",
-      [
-        ["mean", "Mean and range"],
-        ["each", "Every seed"],
-      ],
-      each ? "each" : "mean",
-      (value) => url.change({ seeds: value === "each" ? "each" : null }, { replace: true }),
+      Object.entries(SPREADS).map(([name, [words]]) => [name, words]),
+      spread,
+      (value) => url.change({ seeds: value === "range" ? null : value }, { replace: true }),
     );
     const shown = this.cells.map(cellKey).filter((key) => !url.all("hidden").includes(key));
     return h(
@@ -94,7 +96,7 @@ export class CellCurves {
         extra,
         exported: {
           path: `/v1/experiments/${this.id}/curves`,
-          query: { ...figureQuery(how), metric, cell: shown, spread: each ? "each" : "range" },
+          query: { ...figureQuery(how), metric, cell: shown, spread },
           name: `${this.id}-curves`,
           say: this.say,
         },
@@ -103,12 +105,16 @@ export class CellCurves {
   }
 
   /** The band of a cell, computed again only if one of its curves has changed. */
-  #band(key, curves) {
+  #band(key, curves, spread) {
     const known = this.#drawn.get(key);
-    if (known && known.curves.length === curves.length && curves.every((one, n) => one === known.curves[n]))
+    if (
+      known?.spread === spread &&
+      known.curves.length === curves.length &&
+      curves.every((one, n) => one === known.curves[n])
+    )
       return known.points;
-    const points = banded(curves);
-    this.#drawn.set(key, { curves, points });
+    const points = banded(curves, spread);
+    this.#drawn.set(key, { curves, points, spread });
     return points;
   }
 

@@ -11,7 +11,7 @@ const YES = "M3 8.5 6.5 12 13 4.5";
 const OPEN = "M8 1.75a6.25 6.25 0 1 0 0 12.5 6.25 6.25 0 0 0 0-12.5Z";
 
 /** A difference with its sign; of fractions in percentage points. */
-function signed(metric, value) {
+export function signed(metric, value) {
   if (value === null) return "–";
   const text = isFraction(metric) ? (100 * Math.abs(value)).toFixed(2) : metricValue(metric, Math.abs(value));
   return `${value < 0 ? "−" : "+"}${text}`;

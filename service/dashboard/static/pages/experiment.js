@@ -149,6 +149,9 @@ export default function experimentPage(shell, id) {
     );
   }
 
+  /** The row whose differences to the others are shown; empty for none. */
+  const baseline = ({ rows }) => rows.values.find(({ label }) => label === url.get("baseline"))?.label ?? "";
+
   function answer(it) {
     const running = (cell) =>
       (active.data ?? []).filter((job) => cell.jobs.includes(job.id) && isActive(job.status)).map(share);
@@ -183,6 +186,14 @@ export default function experimentPage(shell, id) {
           isError(metric()) && (failed() !== "omitted" || it.cells.some((cell) => cell.failed))
             ? picker("Failed jobs", FAILED, failed(), (value) => url.change({ failed: value }), { hiddenLabel: true })
             : null,
+          it.rows.values.length > 1 &&
+            picker(
+              "Differences to",
+              [["", "No differences"], ...it.rows.values.map(({ label }) => [label, `Differences to ${label}`])],
+              baseline(it),
+              (value) => url.change({ baseline: value || null }, { replace: true }),
+              { hiddenLabel: true },
+            ),
           exportMenu(
             [
               ["CSV of the cells", () => table("text/csv", "csv")],
@@ -193,7 +204,7 @@ export default function experimentPage(shell, id) {
           ),
         ),
       ),
-      heatmap(it, { metric: metric(), chosen: chosen(), toggle, shares: running }),
+      heatmap(it, { metric: metric(), chosen: chosen(), toggle, shares: running, baseline: baseline(it) }),
       h(
         "div",
         { class: "below" },

@@ -4,6 +4,7 @@ import { isFraction, metricName, metricValue } from "../format.js";
 import { toParameters, withValue } from "../request.js";
 import { statusMark } from "../status.js";
 import { h } from "../view.js";
+import { signed } from "./comparisons.js";
 
 /** The key of a cell in the address. */
 export const cellKey = (cell) => `${cell.row}~${cell.column}`;
@@ -16,8 +17,8 @@ export function margin(metric, cell) {
 }
 
 /** The table. `chosen` are keys of cells, `toggle(key)` chooses or drops one, `shares(cell)` is the progress of each of
- * its running jobs. */
-export function heatmap(results, { metric, chosen, toggle, shares }) {
+ * its running jobs. Cells show their difference to the row `baseline`, if there is one. */
+export function heatmap(results, { metric, chosen, toggle, shares, baseline }) {
   const { rows, columns, cells } = results;
   const at = new Map(cells.map((cell) => [cellKey(cell), cell]));
   const means = cells.map((cell) => cell.mean).filter((mean) => mean !== null);
@@ -91,8 +92,19 @@ export function heatmap(results, { metric, chosen, toggle, shares }) {
       },
       h("strong", {}, metricValue(metric, cell.mean)),
       h("span", {}, half === null ? "" : `± ${half} · `, `n = ${cell.n}`),
+      baseline && baseline !== cell.row ? difference(cell) : null,
       cellState(cell),
     );
+  }
+
+  /** The difference of a cell to that of the baseline in its column, over their common seeds. */
+  function difference({ row, column }) {
+    const pair = results.comparisons.find(
+      (one) => one.column === column && [one.row_a, one.row_b].every((name) => name === row || name === baseline),
+    );
+    if (!pair) return null;
+    const value = pair.row_a === row || pair.difference === null ? pair.difference : -pair.difference;
+    return h("span", { class: "difference" }, signed(metric, value), pair.resolved ? " significant" : "");
   }
 
   /** The jobs of a cell that have not succeeded: the two most important statuses, and the progress of running jobs. */
