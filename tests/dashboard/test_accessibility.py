@@ -22,6 +22,7 @@ PAGES = {
     "checkpoints": "/jobs/{job}?tab=checkpoints",
     "specification": "/jobs/{job}?tab=spec",
     "compare": "/compare?jobs={job},{other}",
+    "explore": "/explore",
     "new job": "/new",
     "new experiment": "/new?kind=experiment",
     "cluster": "/cluster",

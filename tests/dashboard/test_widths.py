@@ -57,7 +57,7 @@ async def test_no_name_widens_a_page_or_hides_its_end(
     visit = await start_visit(viewport={"width": width, "height": 900})
     job = httpx2.get(f"{api.url}/v1/jobs").json()["data"][0]["id"]
     paths = ["/experiments", f"/experiments/{experiment}", "/jobs?group=normalization", f"/jobs/{job}"]
-    for path in [*paths, f"/compare?jobs={job}", "/new?kind=experiment", f"/new?from={job}", "/cluster"]:
+    for path in [*paths, f"/compare?jobs={job}", "/explore", "/new?kind=experiment", f"/new?from={job}", "/cluster"]:
         page = await visit.open(path)
         await expect(page.locator("main h1").first).to_be_visible()
         await expect(page.locator("[aria-busy=true]")).to_have_count(0)

@@ -9,7 +9,18 @@ from fastapi.responses import Response
 from service.dashboard.assets import ASSETS_URL, Asset, Assets
 from service.errors import NotFound
 
-PAGES = ("/", "/jobs", "/jobs/{id}", "/compare", "/experiments", "/experiments/{id}", "/new", "/cluster", "/docs")
+PAGES = (
+    "/",
+    "/jobs",
+    "/jobs/{id}",
+    "/compare",
+    "/explore",
+    "/experiments",
+    "/experiments/{id}",
+    "/new",
+    "/cluster",
+    "/docs",
+)
 """The paths that the router in the browser handles."""
 
 YEAR_S = 365 * 24 * 3600

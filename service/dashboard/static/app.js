@@ -21,6 +21,7 @@ const ROUTES = [
   [/^\/jobs$/, "jobs"],
   [/^\/jobs\/([a-z0-9_]+)$/, "job"],
   [/^\/compare$/, "compare"],
+  [/^\/explore$/, "explore"],
   [/^\/new$/, "new"],
   [/^\/cluster$/, "cluster"],
   [/^\/docs$/, "docs"],
@@ -188,7 +189,7 @@ function draw() {
 
 function header() {
   const at = route?.name ?? "";
-  const current = { experiment: "experiments", job: "jobs", compare: "jobs" }[at] ?? at;
+  const current = { experiment: "experiments", job: "jobs", compare: "jobs", explore: "jobs" }[at] ?? at;
   return h(
     "header",
     { class: "top", key: "top" },

@@ -163,7 +163,7 @@ function traces(element) {
           }
         : {};
     const text = one.points.map((point) =>
-      `${one.name}: ${axes.formatY(point.y)}${point.raw === undefined ? "" : ` (raw ${axes.formatY(point.raw)})`}`.replace(
+      `${point.label ?? one.name}: ${axes.formatY(point.y)}${point.raw === undefined ? "" : ` (raw ${axes.formatY(point.raw)})`}`.replace(
         /./gu,
         harmless,
       ),
@@ -174,7 +174,7 @@ function traces(element) {
       uid: `${n}line`,
       y: of("y"),
       line,
-      mode: one.markers || one.points.length === 1 ? "lines+markers" : "lines",
+      mode: one.scatter ? "markers" : one.markers || one.points.length === 1 ? "lines+markers" : "lines",
       marker: {
         size: 7,
         color: colour,

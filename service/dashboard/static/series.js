@@ -1,5 +1,5 @@
-/* A series of a chart: `{ id, name, points: [{x, y, raw?, low?, high?}], colour, dash, markers }`. Where `raw` is given it
-is drawn faintly behind, where `low` and `high` are, as a band or as bars. */
+/* A series of a chart: `{ id, name, points: [{x, y, raw?, low?, high?, label?}], colour, dash, markers, scatter }`. Where
+`raw` is given it is drawn faintly behind, where `low` and `high` are, as a band or as bars. `scatter` draws no line. */
 
 import { h } from "./view.js";
 

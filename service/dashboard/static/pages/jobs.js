@@ -263,7 +263,12 @@ export default function jobsPage(shell) {
         "div",
         { class: "heading", key: "heading" },
         h("h1", {}, "Jobs"),
-        h("div", { class: "actions" }, linkButton("New job", "/new", { kind: "primary", icon: "plus" })),
+        h(
+          "div",
+          { class: "actions" },
+          linkButton("Explore", url.with(filterOf(), "/explore"), { title: "The filtered jobs as points and lines" }),
+          linkButton("New job", "/new", { kind: "primary", icon: "plus" }),
+        ),
       ),
       filterBar(jobs.data?.data ?? [], arrivals()),
       content(),
