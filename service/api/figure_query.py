@@ -98,7 +98,7 @@ class JobCurvesQuery(AcrossQuery):
     )
 
     @property
-    def keys(self) -> list[str]:
+    def row_keys(self) -> list[str]:
         """The keys of the metrics in a row."""
         described = [METRICS[name] for name in self.metric]
         return [one.of_layer(self.layer) if self.layer and one.per_layer else one.name for one in described]

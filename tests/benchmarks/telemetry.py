@@ -18,6 +18,7 @@ import torch
 
 from worker.data import datasets
 from worker.data.batches import TrainingData
+from worker.numerics.precision import Precision
 from worker.spec import TrainingSpec
 from worker.training import telemetry
 from worker.training.static_step import StaticStep
@@ -59,7 +60,7 @@ def main() -> None:
 
 def measured(spec: TrainingSpec, images: int, rounds: int) -> tuple[list[float], list[float]]:
     """Return the CPU seconds per training image and per measurement of each round, without a first one."""
-    precision = "bfloat16" if spec.precision == "bfloat16" else "float32"
+    precision: Precision = "bfloat16" if spec.precision == "bfloat16" else "float32"
     data = TrainingData(spec, datasets.synthetic())
     step = StaticStep(spec, torch.device("cpu"), precision)
     count = max(1, images // spec.batch_size)

@@ -106,7 +106,7 @@ class _Copy:
         self._copy = build_model(spec.model, spec.normalization, seed=spec.seed).to(batches[0][0].device).train()
         self._flat = FlatParameters(self._copy)
         with torch.no_grad():
-            torch._foreach_copy_(self._flat.parameters, list(model.parameters()))
+            torch._foreach_copy_(tuple(self._flat.parameters), tuple(model.parameters()))
         self._weights = self._flat.values.clone()
         self._state = [(own, original) for own, original in zip(self._copy.buffers(), model.buffers(), strict=True)]
 

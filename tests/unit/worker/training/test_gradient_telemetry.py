@@ -187,7 +187,8 @@ def test_it_does_not_wait_for_other_workers(make_spec: Any, synthetic: ImageData
     batches = gradient_telemetry.probe(spec, TrainingData(spec, synthetic))
     assert {len(labels) for _, labels in batches} == {8}
     model = build_model(spec.model, spec.normalization, seed=0)
-    for layer in model.modules():
-        if hasattr(layer, "process_group"):
-            layer.process_group = Others()
+    layers: list[Any] = [layer for layer in model.modules() if hasattr(layer, "process_group")]
+    assert layers
+    for layer in layers:
+        layer.process_group = Others()
     assert gradient_telemetry.measure(model, spec, batches[:1], 0.1)["gradient_norm"] > 0
