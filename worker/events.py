@@ -56,7 +56,7 @@ class Metrics(_Event):
     """A row of metrics. Its step is a function of the spec alone, so that a rerun reports the same rows.
 
     `train` rows come up to ten times per epoch and average over the images since the previous row. An `eval` row comes
-    at the end of each epoch. `telemetry` rows, about the normalization layers, come with it if the spec asks for them.
+    at the end of each epoch. `telemetry` rows, about layers and gradient, come with it if the spec asks for them.
     `worker.metrics` lists what each kind of row contains.
     """
 

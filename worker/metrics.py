@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 MetricKind = Literal["train", "eval", "telemetry"]
-"""Rows of metrics: `train` several times an epoch, `eval` at the end of each, `telemetry` about its layers."""
+"""Rows of metrics: `train` several times an epoch, `eval` at the end of each, `telemetry` on layers and gradient."""
 
 EvaluatedSplit = Literal["holdout", "test"]
 """Images that an epoch is evaluated on: those that are held out of the training images, and the test images."""
@@ -34,6 +34,9 @@ MetricName = (
         "mean_gap",
         "variance_gap",
     ]
+    | Literal["percentile_1", "percentile_20", "percentile_80", "percentile_99"]
+    | Literal["gradient_norm", "gradient_distance_min", "gradient_distance_max"]
+    | Literal["step_loss_min", "step_loss_max", "effective_smoothness"]
 )
 
 Quantity = Literal[
@@ -45,7 +48,11 @@ Quantity = Literal[
     "gain_rms",
     "mean_gap",
     "variance_gap",
+    "features",
+    "gradient_norm",
+    "smoothness",
 ]
+Unit = Literal["fraction", "nats", "images/s", "standard deviations", ""]
 
 
 class Metric(BaseModel):
@@ -58,9 +65,7 @@ class Metric(BaseModel):
     description: str = Field(description="definition, one sentence")
     kind: MetricKind = Field(description="kind of the rows that it is reported in")
     quantity: Quantity = Field(description="what is measured; metrics of one quantity can share an axis")
-    unit: Literal["fraction", "nats", "images/s", "standard deviations", ""] = Field(
-        description="unit of the reported value; empty: it has none"
-    )
+    unit: Unit = Field(description="unit of the reported value; empty: it has none")
     format: Literal["percent", "decimal", "integer"] = Field(
         description="how the value is shown; percent: multiplied by 100, with a percent sign"
     )
@@ -215,45 +220,92 @@ TRAIN_MODE_ERROR = Metric(
     format="percent",
     better="lower",
 )
-ACTIVATION_RMS = Metric(
-    name="activation_rms",
-    title="activation RMS",
-    description="Root mean square of the input of the normalization layer.",
-    kind="telemetry",
-    quantity="activation_rms",
-    unit="",
-    format="decimal",
-    per_layer=True,
+
+
+def _of_layers(name: MetricName, title: str, description: str, quantity: Quantity, unit: Unit = "") -> Metric:
+    """A metric of every measured normalization layer."""
+    return Metric(
+        name=name,
+        title=title,
+        description=description,
+        kind="telemetry",
+        quantity=quantity,
+        unit=unit,
+        format="decimal",
+        per_layer=True,
+    )
+
+
+def _of_the_gradient(name: MetricName, title: str, description: str, quantity: Quantity = "gradient_norm") -> Metric:
+    """A metric of the gradient at the weights of an epoch, and of the gradients along a step from there."""
+    of_loss = quantity == "loss"
+    return Metric(
+        name=name,
+        title=title,
+        description=description,
+        kind="telemetry",
+        quantity=quantity,
+        unit="nats" if of_loss else "",
+        format="decimal",
+        better="lower" if of_loss else None,
+    )
+
+
+ACTIVATION_RMS = _of_layers(
+    "activation_rms", "activation RMS", "Root mean square of the input of the normalization layer.", "activation_rms"
 )
-GAIN_RMS = Metric(
-    name="gain_rms",
-    title="gain RMS",
-    description="Root mean square of the learned scale of the normalization layer.",
-    kind="telemetry",
-    quantity="gain_rms",
-    unit="",
-    format="decimal",
-    per_layer=True,
+GAIN_RMS = _of_layers(
+    "gain_rms", "gain RMS", "Root mean square of the learned scale of the normalization layer.", "gain_rms"
 )
-MEAN_GAP = Metric(
-    name="mean_gap",
-    title="mean gap",
-    description="Distance of the mean of a batch from the running mean, in running standard deviations.",
-    kind="telemetry",
-    quantity="mean_gap",
-    unit="standard deviations",
-    format="decimal",
-    per_layer=True,
+MEAN_GAP = _of_layers(
+    "mean_gap",
+    "mean gap",
+    "Distance of the mean of a batch from the running mean, in running standard deviations.",
+    "mean_gap",
+    "standard deviations",
 )
-VARIANCE_GAP = Metric(
-    name="variance_gap",
-    title="variance gap",
-    description="Distance of the variance of a batch from the running variance, as |ln(batch / running)|.",
-    kind="telemetry",
-    quantity="variance_gap",
-    unit="",
-    format="decimal",
-    per_layer=True,
+VARIANCE_GAP = _of_layers(
+    "variance_gap",
+    "variance gap",
+    "Distance of the variance of a batch from the running variance, as |ln(batch / running)|.",
+    "variance_gap",
+)
+_PERCENTILES: tuple[tuple[int, str, MetricName], ...] = (
+    (1, "1st", "percentile_1"),
+    (20, "20th", "percentile_20"),
+    (80, "80th", "percentile_80"),
+    (99, "99th", "percentile_99"),
+)
+PERCENTILES: Mapping[int, Metric] = {
+    percent: _of_layers(name, f"{place} percentile", f"{place} percentile of the input of the layer.", "features")
+    for percent, place, name in _PERCENTILES
+}
+"""The percentiles of the features before a normalization layer (Wu & He 2018, figure 6), by their per cent."""
+GRADIENT_NORM = _of_the_gradient("gradient_norm", "gradient norm", "l2 norm of the gradient of the training loss.")
+GRADIENT_DISTANCE_MIN = _of_the_gradient(
+    "gradient_distance_min",
+    "least gradient distance",
+    "Least l2 distance of the gradients along the step from the gradient at its beginning.",
+)
+GRADIENT_DISTANCE_MAX = _of_the_gradient(
+    "gradient_distance_max",
+    "greatest gradient distance",
+    "Greatest l2 distance of the gradients along the step from the gradient at its beginning.",
+)
+STEP_LOSS_MIN = _of_the_gradient(
+    "step_loss_min", "least loss along the step", "Least training loss along the step, with its beginning.", "loss"
+)
+STEP_LOSS_MAX = _of_the_gradient(
+    "step_loss_max",
+    "greatest loss along the step",
+    "Greatest training loss along the step, with its beginning.",
+    "loss",
+)
+EFFECTIVE_SMOOTHNESS = _of_the_gradient(
+    "effective_smoothness",
+    "effective smoothness",
+    "Greatest ratio of the l2 distance of a gradient along the step to the distance of the weights.",
+    "smoothness",
 )
 
 METRICS: Mapping[str, Metric] = {
@@ -273,6 +325,13 @@ METRICS: Mapping[str, Metric] = {
         VARIANCE_GAP,
         ACTIVATION_RMS,
         GAIN_RMS,
+        *PERCENTILES.values(),
+        GRADIENT_NORM,
+        GRADIENT_DISTANCE_MIN,
+        GRADIENT_DISTANCE_MAX,
+        STEP_LOSS_MIN,
+        STEP_LOSS_MAX,
+        EFFECTIVE_SMOOTHNESS,
     )
 }
 """Every metric, by name, in display order."""

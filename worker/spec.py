@@ -192,7 +192,7 @@ class Checkpointing(StrictModel):
 
 
 class Telemetry(StrictModel):
-    """Statistics of the normalization layers, measured without an effect on the training."""
+    """Statistics of the normalization layers and of the gradient, measured without an effect on the training."""
 
     every_epochs: int = Field(default=1, ge=1, description="epochs between measurements; one follows the last epoch")
 
@@ -291,7 +291,7 @@ class TrainingSpec(StrictModel):
     )
     checkpoint: Checkpointing = Field(default_factory=Checkpointing)
     telemetry: Telemetry | None = Field(
-        default=None, description="statistics of the normalization layers; null: not measured"
+        default=None, description="statistics of the normalization layers and of the gradient; null: not measured"
     )
     deterministic: bool = Field(default=False, description="bit-identical results on a GPU; on a CPU they always are")
 

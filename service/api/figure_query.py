@@ -21,7 +21,7 @@ from service.experiments.titles import job_title
 from service.figures import PAGE_MM, Chart, Curve, as_csv, draw
 from service.figures.curves import Across, Spread
 from service.store.tables import Job
-from worker.metrics import MetricName
+from worker.metrics import METRICS, MetricName
 
 FigureFormat = Literal["svg", "pdf", "png", "csv"]
 MEDIA_TYPES: dict[FigureFormat, str] = {
@@ -93,6 +93,15 @@ class JobCurvesQuery(AcrossQuery):
 
     job: list[Text] = Field(min_length=1, max_length=MOST_JOBS, description="ids of jobs; unknown ones are omitted")
     metric: list[MetricName] = Field(default=["test_error"], min_length=1, max_length=MOST_METRICS)
+    layer: Text | None = Field(
+        default=None, description="layer whose values are drawn, of metrics that every layer has (`per_layer`)"
+    )
+
+    @property
+    def row_keys(self) -> list[str]:
+        """The keys of the metrics in a row."""
+        described = [METRICS[name] for name in self.metric]
+        return [one.of_layer(self.layer) if self.layer and one.per_layer else one.name for one in described]
 
 
 Drawn = TypeVar("Drawn")
@@ -117,7 +126,7 @@ async def answer(chart: Chart, format: FigureFormat, query: StyleQuery, of: str)
 
 
 def drawn(curve: CurveView, across: Across) -> Curve:
-    """Return a curve over the chosen horizontal axis."""
+    """Return a curve over the chosen horizontal axis, with its metric without the layer."""
     x: Sequence[float]
     if across == "time":
         start: datetime | None = curve.started_at or (curve.time[0] if curve.time else None)
@@ -128,7 +137,8 @@ def drawn(curve: CurveView, across: Across) -> Curve:
         x = [step / curve.steps_per_epoch for step in curve.step]
     else:
         x = curve.epoch
-    return Curve(curve.job, curve.metric, x, curve.value if curve.smoothed is None else curve.smoothed)
+    metric = curve.metric.rpartition("/")[2]
+    return Curve(curve.job, metric, x, curve.value if curve.smoothed is None else curve.smoothed)
 
 
 def names_of(jobs: Sequence[Job]) -> dict[str, str]:

@@ -184,4 +184,5 @@ async def curves(session: AsyncSession, job_ids: Sequence[str], metrics: Sequenc
 
 
 def _kind_of(metric: str) -> MetricKind:
-    return METRICS[metric].kind if metric in METRICS else "train"
+    described = METRICS.get(metric.rpartition("/")[2])
+    return "train" if described is None else described.kind

@@ -325,7 +325,7 @@ async def test_telemetry_is_a_strip_a_layer_and_a_table(
     await expect(strips.locator("tbody td")).to_have_count(4)
     await expect(strips.locator("tbody td").first).to_have_attribute("title", "stem_norm, epoch 1: 0.5")
     await expect(page.get_by_role("figure")).to_have_attribute(
-        "aria-label", re.compile("evaluation mode ends at 50.00 %; training mode ends at 25.00 %")
+        "aria-label", re.compile("error in evaluation mode ends at 50.00 %; error in training mode ends at 25.00 %")
     )
     await page.get_by_role("button", name="Gain RMS").click()
     await page.get_by_role("button", name="Show as table").first.click()
@@ -335,6 +335,33 @@ async def test_telemetry_is_a_strip_a_layer_and_a_table(
     await page.reload()
     await expect(page.get_by_role("region", name="Gain RMS by layer and epoch")).to_be_visible()
     await expect(page.get_by_label("Progress", exact=True)).to_contain_text("50.00 %")
+
+
+async def test_telemetry_has_percentiles_of_a_layer_and_curves_of_the_gradient(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    job = submit(telemetry={}, epochs=10)
+    await reporter.start()
+    for epoch in (1, 2):
+        values = {
+            f"{layer}/percentile_{percent}": epoch * percent / scale
+            for scale, layer in ((100, "stem_norm"), (10, "stages.0.0.norm1"))
+            for percent in (1, 20, 80, 99)
+        }
+        values |= {"gradient_norm": 2.0, "gradient_distance_min": 0.25, "gradient_distance_max": 1.5 * epoch}
+        values |= {"step_loss_min": 1.0, "step_loss_max": 1.25, "effective_smoothness": 7.5}
+        await reporter.metrics("telemetry", epoch, 10 * epoch, **{"stem_norm/gain_rms": 1.0}, **values)
+    page = await visit.open(f"/jobs/{job}?tab=layers")
+    await expect(page.get_by_role("figure")).to_have_count(4)
+    features = page.locator("[data-chart=features]")
+    await expect(features).to_have_attribute("aria-label", re.compile("1st percentile ends at 0.2; .*at 19.8$"))
+    await page.get_by_label("Layer of the features").select_option("stem_norm")
+    await expect(features).to_have_attribute("aria-label", re.compile("1st percentile ends at 0.02; .*at 1.98$"))
+    gradient = page.locator("[data-chart=gradient]")
+    await expect(gradient).to_have_attribute("aria-label", re.compile("greatest gradient distance ends at 3$"))
+    await expect(page.get_by_role("button", name="1st percentile")).to_have_count(1)
+    await page.reload()
+    await expect(features).to_have_attribute("aria-label", re.compile("1st percentile ends at 0.02; "))
 
 
 async def test_the_workers_of_an_attempt_are_named(

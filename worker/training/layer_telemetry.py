@@ -1,4 +1,4 @@
-"""Telemetry: statistics of the normalization layers, measured at the end of an epoch if the spec asks for them.
+"""Statistics of the normalization layers, the part of the telemetry that forward passes measure.
 
 They are measured on the first batch of evaluation images, with the model in evaluation mode. No weight, running average
 or random number changes, so a training is bit-identical with and without telemetry.
@@ -6,6 +6,9 @@ or random number changes, so a training is bit-identical with and without teleme
 For every layer:
 
 - `activation_rms`: root mean square of its input;
+- `percentile_1`, `percentile_20`, `percentile_80`, `percentile_99`: percentiles of its input, over images, channels and
+  pixels (Wu & He 2018, figure 6, of the last layer there), from a fixed sample of at least 65,536 values if there are
+  as many;
 - `gain_rms`: root mean square of its learned scale;
 - `mean_gap`, batch normalization only: distance of the mean of a batch from the running mean, in running standard
   deviations;
@@ -26,7 +29,15 @@ from torch import Tensor, nn
 
 import gn
 from worker.architecture import ARCHITECTURES, ModelName
-from worker.metrics import ACTIVATION_RMS, EVAL_MODE_ERROR, GAIN_RMS, MEAN_GAP, TRAIN_MODE_ERROR, VARIANCE_GAP
+from worker.metrics import (
+    ACTIVATION_RMS,
+    EVAL_MODE_ERROR,
+    GAIN_RMS,
+    MEAN_GAP,
+    PERCENTILES,
+    TRAIN_MODE_ERROR,
+    VARIANCE_GAP,
+)
 from worker.normalizations.layers import BatchNorm, SyncBatchNorm
 from worker.numerics.precision import Precision, autocast
 from worker.spec import TrainingSpec
@@ -35,7 +46,8 @@ MAX_LAYERS = 24
 """Measured layers of a model at most, spread evenly over its depth, so that a row stays small."""
 MAX_BATCHES = 64
 """Batches that the gaps are measured on, at most."""
-SIGNIFICANT_DIGITS = 4
+MIN_SAMPLE = 65_536
+"""Values that percentiles are computed of, at least, if there are as many; to sort all would take most of the time."""
 
 
 def layers_of(model: ModelName) -> Sequence[str]:
@@ -71,11 +83,15 @@ def measure(
             wrong = model(images).argmax(1) != labels
         return float(wrong.sum())
 
-    scales: dict[str, Tensor] = {}
-    with _observed(layers, lambda name, _, x: scales.update({name: _rms(x)})):
+    features: dict[str, Tensor] = {}
+    with _observed(layers, lambda name, _, x: features.update({name: torch.cat([_rms(x).view(1), _percentiles(x)])})):
         count_errors(images, labels)
     for name, layer in layers.items():
-        values[ACTIVATION_RMS.of_layer(name)] = float(scales[name])
+        scale, *percentiles = features[name].tolist()
+        values[ACTIVATION_RMS.of_layer(name)] = scale
+        values |= {
+            metric.of_layer(name): value for metric, value in zip(PERCENTILES.values(), percentiles, strict=True)
+        }
         if isinstance(gain := getattr(layer, "weight", None), Tensor):
             values[GAIN_RMS.of_layer(name)] = float(_rms(gain))
 
@@ -91,7 +107,7 @@ def measure(
         for name, found in gaps.items():
             mean_gap, variance_gap = torch.stack(found).square().mean((0, 2)).sqrt().tolist()
             values |= {MEAN_GAP.of_layer(name): mean_gap, VARIANCE_GAP.of_layer(name): variance_gap}
-    return {name: float(f"{value:.{SIGNIFICANT_DIGITS}g}") for name, value in values.items()}
+    return values
 
 
 def _images_normalized_together(spec: TrainingSpec) -> int:
@@ -107,6 +123,22 @@ def _gaps(layer: nn.Module, x: Tensor) -> Tensor:
     variance, mean = torch.var_mean(x.float(), (0, 2, 3), correction=0)
     running = layer.running_var + layer.eps
     return torch.stack([(mean - layer.running_mean) / running.sqrt(), ((variance + layer.eps) / running).log()])
+
+
+def sample(x: Tensor) -> Tensor:
+    """Return a fixed sample of the values of x (N, C, H, W), float32 (n,), or all if they are few.
+
+    It is every k-th value for an odd k, so that it has almost equally many values of every channel and pixel, whose
+    numbers are powers of 2.
+    """
+    values = x.permute(0, 2, 3, 1).reshape(-1)
+    step = len(values) // MIN_SAMPLE
+    return values[:: max(1, step - (step + 1) % 2)].float()
+
+
+def _percentiles(x: Tensor) -> Tensor:
+    values = sample(x)
+    return torch.quantile(values, values.new_tensor([percent / 100 for percent in PERCENTILES]))
 
 
 def _rms(x: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ from worker.metrics import (
 )
 from worker.numerics.precision import choose_precision, numeric_settings
 from worker.spec import TrainingSpec
-from worker.training import cadence, layer_telemetry
+from worker.training import cadence, telemetry
 from worker.training.environment import device_name, versions
 from worker.training.evaluation import EvaluationStep, evaluate
 from worker.training.failures import Diverged, failure_of, first_line, responds
@@ -278,9 +278,7 @@ class Training:
         epoch = self.position.epoch + 1
         self.report(Metrics(kind="eval", epoch=epoch, step=self.step, values=values, eval_images_per_s=speed))
         if cadence.is_telemetry_due(self.spec, epoch) and self.group.is_rank_zero:
-            images, labels = next(self.data.eval_batches(self.data.splits[0]))
-            with self.static_step.evaluated_weights():
-                values = layer_telemetry.measure(self.model, self.spec, images, labels, precision=self.precision)
+            values = telemetry.measure(self.static_step, self.spec, self.data, self.step)
             self.report(Metrics(kind="telemetry", epoch=epoch, step=self.step, values=values))
 
     def checkpoint(self) -> None:

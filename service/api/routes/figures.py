@@ -82,10 +82,11 @@ async def of_cells(
 @router.get("/v1/curves.{format}", operation_id="get_curves_figure", response_class=Response, responses=ANSWERS)
 async def of_jobs(context: Context, format: FigureFormat, query: Annotated[JobCurvesQuery, Query()]) -> Response:
     """The learning curves of up to 500 jobs: a line for each job and metric."""
-    found, jobs = await curves_of(context.database, query.job, query.metric, smoothing=query.smoothing)
+    found, jobs = await curves_of(context.database, query.job, query.row_keys, smoothing=query.smoothing)
+    names = {job: f"{name}, {query.layer}" if query.layer else name for job, name in names_of(jobs).items()}
     chart = job_curves(
         [drawn(curve, query.x) for curve in found.data],
-        names_of(jobs),
+        names,
         across=query.x,
         datasets=datasets_of(jobs),
         log_x=query.log_x,

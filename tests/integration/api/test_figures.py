@@ -10,6 +10,7 @@ from httpx2 import AsyncClient
 
 from tests.integration.api.reporter import Reporter
 from tests.integration.api.test_experiments import submit
+from tests.integration.api.test_jobs import submit as submit_job
 from tests.integration.api.test_results import ran
 
 pytestmark = pytest.mark.anyio
@@ -75,6 +76,20 @@ async def test_jobs_have_curves_under_names_that_tell_them_apart(http: AsyncClie
     assert {row[0] for row in (await drawn(http, "/v1/curves.csv", job=jobs))[1:]} == set(jobs)
     picture = await http.get("/v1/curves.svg", params={"job": jobs, "smoothing": 0.5, "log_x": True, "title": True})
     assert ElementTree.fromstring(picture.text).tag.endswith("svg")
+
+
+async def test_metrics_of_layers_are_drawn_for_one_layer(http: AsyncClient, reporter: Reporter) -> None:
+    job = await submit_job(http, telemetry={})
+    await reporter.start()
+    values = {"a/percentile_1": -1.0, "a/percentile_99": 1.0, "b/percentile_1": -2.0}
+    await reporter.metrics("telemetry", 1, 10, **values, gradient_norm=0.5)
+    metrics = ["percentile_1", "percentile_99"]
+    rows = await drawn(http, "/v1/curves.csv", job=job, metric=metrics, layer="a")
+    assert [(row[0], float(row[2])) for row in rows[1:]] == [("1st percentile", -1), ("99th percentile", 1)]
+    [_, other] = await drawn(http, "/v1/curves.csv", job=job, metric="percentile_1", layer="b")
+    assert other[0].endswith(", b")
+    [_, whole] = await drawn(http, "/v1/curves.csv", job=job, metric="gradient_norm", layer="b")
+    assert float(whole[2]) == 0.5
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,8 @@ async def test_telemetry_comes_where_it_is_asked_for(http: AsyncClient, job: str
     assert [row["kind"] for row in await rows(http, job)] == ["eval"]
     [found] = await rows(http, job, "kind=telemetry")
     assert found["stem_norm/mean_gap"] == 0.25
+    [curve] = (await http.get(f"/v1/curves?job={job}&metric=stem_norm/mean_gap")).json()["data"]
+    assert curve["value"] == [0.25]
     assert set((await http.get(f"/v1/jobs/{job}")).json()["summary"]) == {"test_error"}
 
 

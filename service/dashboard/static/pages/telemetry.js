@@ -1,16 +1,39 @@
-/* Telemetry of the normalization layers of a job: a strip per layer over epochs, and the error that the gaps cause. */
+/* Telemetry of a job: a strip per normalization layer over epochs, the percentiles of its features, and curves of the
+ * whole network: the error that the gaps cause, the gradient and the loss along a step. */
 
 import { chart } from "../chart.js";
 import { axesOf, points } from "../curves.js";
 import { tableExport } from "../exports.js";
 import { significant } from "../format.js";
-import { button, choice, emptyState, problemNotice } from "../parts.js";
+import { button, choice, emptyState, picker, problemNotice } from "../parts.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
 import { specification } from "../vocabulary.js";
 
 /** Maximum number of rows to request: a strip shows no more columns. */
 export const MOST_EPOCHS = 60;
+
+const BY_EPOCH = { x: "epoch", logX: false, logY: false };
+
+/** The charts of the whole network: quantity, key, title, note and vertical axis. */
+const CHARTS = [
+  [
+    "error",
+    "modes",
+    "What the gaps cost",
+    "error on the same images with running averages, and with the statistics of each batch",
+    "error (%)",
+  ],
+  [
+    "gradient_norm",
+    "gradient",
+    "Gradient predictiveness",
+    "how far the gradient moves along the step, from half of it to four times its length (Santurkar et al. 2018)",
+    "l2 norm",
+  ],
+  ["loss", "steploss", "Loss along the step", "range of the training loss along the same step", "loss"],
+  ["smoothness", "smoothness", "Effective smoothness", "change of the gradient per distance of the weights", "ratio"],
+];
 
 /** The cards. `telemetry` is the resource of the rows. */
 export function telemetryCards(telemetry, job, say) {
@@ -24,44 +47,92 @@ export function telemetryCards(telemetry, job, say) {
     );
   const there = quantities().filter(([name]) => Object.keys(rows.at(-1)).some((key) => key.endsWith(`/${name}`)));
   const [quantity, title, help] = there.find(([name]) => name === url.get("quantity")) ?? there[0];
-  const errors = ["eval_mode_error", "train_mode_error"].filter((name) => rows.some((row) => name in row));
-  const how = { x: "epoch", logX: false, logY: false };
   return [
     strips(rows, quantity, title, help, there, tableExport({ name: `${job.id}-${quantity}`, say })),
-    errors.length
-      ? chart({
-          key: "modes",
-          title: "What the gaps cost",
-          note: "error on the same images with running averages, and with the statistics of each batch",
-          series: errors.map((name, n) => ({
-            name: name === "eval_mode_error" ? "evaluation mode" : "training mode",
-            points: points(rows, name, job),
-            colour: n,
-            stamp: String(rows.length),
-          })),
-          axes: { ...axesOf(errors[0], how), y: "error (%)" },
-          height: 260,
-          exported: {
-            path: "/v1/curves",
-            query: { job: job.id, metric: errors },
-            name: `${job.id}-modes`,
-            say,
-          },
-        })
-      : null,
+    h(
+      "div",
+      { class: "columns", key: "telemetry charts" },
+      features(rows, job, say),
+      CHARTS.map((about) => ofNetwork(rows, job, say, about)),
+    ),
   ];
 }
 
-/** The metrics that are measured of every layer: name, title and definition. */
+/** The chart of the percentiles of the features of one layer; null if they were not measured. */
+function features(rows, job, say) {
+  const percentiles = specification.metrics.filter((metric) => metric.quantity === "features");
+  const layers = layersOf(rows, percentiles[0]?.name);
+  if (!layers.length) return null;
+  // The paper has those of the last layer.
+  const last = layers.at(-1);
+  const layer = layers.find((name) => name === url.get("layer")) ?? last;
+  return chart({
+    key: "features",
+    title: "Features before normalization",
+    note: "percentiles over images, channels and pixels (Wu & He 2018)",
+    series: percentiles.map(({ name, title }, n) => ({
+      name: title,
+      points: points(rows, `${layer}/${name}`, job),
+      colour: n,
+      stamp: `${layer} ${rows.length}`,
+    })),
+    axes: { ...axesOf(`${layer}/${percentiles[0].name}`, BY_EPOCH), y: "feature" },
+    extra: picker(
+      "Layer of the features",
+      layers.map((name) => [name, name]),
+      layer,
+      (name) => url.change({ layer: name === last ? null : name }, { replace: true }),
+      { hiddenLabel: true },
+    ),
+    exported: {
+      path: "/v1/curves",
+      query: { job: job.id, metric: percentiles.map(({ name }) => name), layer },
+      name: `${job.id}-features`,
+      say,
+    },
+  });
+}
+
+/** A chart of metrics of the whole network; null if they were not measured. */
+function ofNetwork(rows, job, say, [quantity, key, title, note, y]) {
+  const metrics = specification.metrics.filter(
+    (metric) =>
+      metric.kind === "telemetry" &&
+      !metric.per_layer &&
+      metric.quantity === quantity &&
+      rows.some((row) => metric.name in row),
+  );
+  const names = metrics.map(({ name }) => name);
+  if (!names.length) return null;
+  return chart({
+    key,
+    title,
+    note,
+    series: metrics.map((metric, n) => ({
+      name: metric.title,
+      points: points(rows, metric.name, job),
+      colour: n,
+      stamp: String(rows.length),
+    })),
+    axes: { ...axesOf(names[0], BY_EPOCH), y },
+    exported: { path: "/v1/curves", query: { job: job.id, metric: names }, name: `${job.id}-${key}`, say },
+  });
+}
+
+/** The layers of which a metric was measured, in the order of the forward pass. */
+const layersOf = (rows, metric) =>
+  Object.keys(rows.at(-1))
+    .filter((name) => name.endsWith(`/${metric}`))
+    .map((name) => name.split("/")[0]);
+
+/** The metrics of every layer that have strips: name, title and definition. */
 const quantities = () =>
   specification.metrics
-    .filter((metric) => metric.per_layer)
+    .filter((metric) => metric.per_layer && metric.quantity !== "features")
     .map(({ name, title, description }) => [name, title.replace(/^./, (c) => c.toUpperCase()), description]);
 
 function strips(rows, quantity, title, help, there, exported) {
-  const layers = Object.keys(rows.at(-1))
-    .filter((name) => name.endsWith(`/${quantity}`))
-    .map((name) => name.split("/")[0]);
+  const layers = layersOf(rows, quantity);
   const values = rows.flatMap((row) => layers.map((layer) => row[`${layer}/${quantity}`] ?? null));
   const heat = heatOf(values);
   const numbers = url.list("tables").includes("layers");

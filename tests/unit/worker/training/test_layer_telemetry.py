@@ -4,6 +4,7 @@ import copy
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -78,6 +79,7 @@ def test_measuring_changes_neither_the_model_nor_the_random_numbers(
     assert all(torch.equal(*pair) for pair in zip(images, seen, strict=True))
     assert measured(spec, model, images) == values, "no hook stays"
     assert len(of(values, "activation_rms")) == 19
+    assert all(len(of(values, f"percentile_{percent}")) == 19 for percent in (1, 20, 80, 99))
     assert len(of(values, "gain_rms")) == (0 if normalization == "none" else 19)
     assert len(of(values, "mean_gap")) == len(of(values, "variance_gap")) == (19 if normalization in BATCH else 0)
     assert ("train_mode_error" in values) == (normalization in BATCH)
@@ -107,6 +109,25 @@ def test_the_values_of_the_first_layer_agree_with_the_definitions(
     assert values["stem_norm/mean_gap"] == pytest.approx(float(torch.stack(mean_gaps).square().mean().sqrt()), rel=1e-3)
     expected = float(torch.stack(variance_gaps).square().mean().sqrt())
     assert values["stem_norm/variance_gap"] == pytest.approx(expected, rel=1e-3)
+    for percent in (1, 20, 80, 99):
+        found, features = values[f"stem_norm/percentile_{percent}"], x.numpy()
+        assert np.percentile(features, percent - 0.2) < found < np.percentile(features, percent + 0.2)
+
+
+@pytest.mark.parametrize("shape", [(250, 64, 8, 8), (250, 16, 32, 32)])
+def test_percentiles_are_of_all_channels_and_pixels(shape: tuple[int, ...]) -> None:
+    _, channels, height, _ = shape
+    for axis, size in ((1, channels), (2, height), (3, height)):
+        x = torch.zeros(shape).to(memory_format=torch.channels_last)
+        x.select(axis, size // 2 - 1).fill_(1)
+        at_one = 1 - 1 / size
+        for percent, value in ((at_one - 0.005, 0), (at_one + 0.005, 1)):
+            assert float(torch.quantile(layer_telemetry.sample(x), percent)) == value
+
+
+def test_percentiles_of_few_values_are_those_of_all() -> None:
+    x = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert sorted(layer_telemetry.sample(x).tolist()) == sorted(x.flatten().tolist())
 
 
 @pytest.mark.parametrize("normalization", BATCH)
