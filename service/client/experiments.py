@@ -41,14 +41,22 @@ class Experiments:
         """Return the jobs that an experiment would queue, their confounds and their cost. Stores nothing."""
         return self._connection.json("POST", "/v1/experiments", json=_body(request), params={"dry_run": True})
 
-    def list(self, *, max_experiments: int | None = None, search: str | None = None) -> Iterator[Json]:
+    def list(
+        self,
+        *,
+        max_experiments: int | None = None,
+        search: str | None = None,
+        submitted_by: Sequence[str] | None = None,
+    ) -> Iterator[Json]:
         """Yield the experiments, newest first, page after page.
 
         Args:
             max_experiments: Stop after this number of experiments.
             search: Part of the name, in any case.
+            submitted_by: Only those that were submitted with a token of one of these names.
         """
-        filters = given({"search": search, "limit": None if max_experiments is None else min(max_experiments, 100)})
+        limit = None if max_experiments is None else min(max_experiments, 100)
+        filters = given({"search": search, "submitted_by": submitted_by, "limit": limit})
         return self._connection.pages("/v1/experiments", "cursor", filters, max_experiments)
 
     def builtin(self) -> Sequence[Json]:

@@ -46,6 +46,7 @@ class Job(Table):
 
     `precision` is null until the precision `auto` of its spec is resolved. `from_checkpoint` is the checkpoint that it
     starts from: one of the job that it `extends`, with its whole state, or else of any job, with its weights.
+    `submitted_by` is the name of the token with which it was submitted.
     """
 
     __tablename__ = "jobs"
@@ -61,6 +62,7 @@ class Job(Table):
     retry_of: Mapped[str | None] = mapped_column(unique=True)
     extends: Mapped[str | None] = mapped_column(index=True)
     from_checkpoint: Mapped[str | None] = mapped_column(index=True)
+    submitted_by: Mapped[str | None]
 
     model: Mapped[str]
     normalization: Mapped[str]
@@ -87,7 +89,17 @@ class Job(Table):
 
     __table_args__ = (
         # Covers the columns of queued jobs that a claim reads.
-        Index("ix_jobs_waiting", "status", "queued_at", "priority", "experiment_id", "not_before", "id", "num_workers"),
+        Index(
+            "ix_jobs_waiting",
+            "status",
+            "queued_at",
+            "priority",
+            "experiment_id",
+            "not_before",
+            "id",
+            "num_workers",
+            "submitted_by",
+        ),
         Index("ix_jobs_experiment_id_status_retry_of", "experiment_id", "status", "retry_of"),
         # The pages of the job list: the columns of a filter, then those of the order.
         Index("ix_jobs_created_at_id", "created_at", "id"),
@@ -96,6 +108,7 @@ class Job(Table):
         Index("ix_jobs_normalization_batch_size_created_at_id", "normalization", "batch_size", "created_at", "id"),
         Index("ix_jobs_batch_size_created_at_id", "batch_size", "created_at", "id"),
         Index("ix_jobs_model_created_at_id", "model", "created_at", "id"),
+        Index("ix_jobs_submitted_by_created_at_id", "submitted_by", "created_at", "id"),
         Index("ix_jobs_priority_id", "priority", "id"),
         Index(
             "uq_jobs_seed_of_cell",
@@ -126,6 +139,7 @@ class Experiment(Table):
     requested_state: Mapped[str | None]
     deciding: Mapped[bool] = mapped_column(index=True)
     precision: Mapped[str | None]
+    submitted_by: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(index=True)
     updated_at: Mapped[datetime]
 

@@ -16,6 +16,7 @@ from service.api.http import sessions
 from service.api.http.origin import READING, foreign_page
 from service.errors import Forbidden, Unauthorized
 from service.settings import Settings
+from service.store.submitters import NOBODY, Submitter
 
 MAY_READ = frozenset({"submit_experiment"})
 """Operations that only read under a condition, such as a dry run: they call `Client.check_may_write` otherwise."""
@@ -27,6 +28,11 @@ class Client:
 
     name: str
     may_write: bool
+
+    @property
+    def submitter(self) -> Submitter:
+        """Who submits with this token."""
+        return NOBODY if self is ANONYMOUS else Submitter(self.name)
 
     def check_may_write(self) -> None:
         """Raise `Forbidden` if the token is read-only."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.api.context import Context, ExperimentId, Services
 from service.api.filters import Text
 from service.api.http import idempotency
-from service.api.http.auth import AuthorizedClient
+from service.api.http.auth import AuthorizedClient, Client
 from service.api.http.idempotency import IdempotencyKey
 from service.api.http.problems import describe
 from service.api.schemas.experiment import (
@@ -55,6 +55,7 @@ class ExperimentsQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     search: Text | None = Field(default=None, description="part of the name, in any case")
+    submitted_by: list[Text] = Field(default_factory=list, description="names of the tokens that submitted them")
     limit: int = Field(default=50, ge=1, le=200, description="experiments per page")
     cursor: str | None = Field(default=None, max_length=1000, description="next_cursor of the previous page")
 
@@ -108,7 +109,7 @@ async def submit(
         return Response(preview.model_dump_json(), media_type="application/json")
     client.check_may_write()
     print_ = idempotency.fingerprint(request)
-    make = (context.database, client.name, idempotency_key, print_, resolved, planned)
+    make = (context.database, client, idempotency_key, print_, resolved, planned)
     try:
         experiment = await _create_once(*make)
     except ConstraintViolated:
@@ -121,7 +122,7 @@ async def submit(
 
 async def _create_once(
     database: Database,
-    client: str,
+    client: Client,
     key: str | None,
     print_: str,
     request: ExperimentRequest,
@@ -129,12 +130,12 @@ async def _create_once(
 ) -> Experiment:
     async with database.write() as session:
         if key is None:
-            return await experiments.create(session, request, planned)
-        answer = await idempotency.answered(session, client, key, print_)
+            return await experiments.create(session, request, planned, by=client.submitter)
+        answer = await idempotency.answered(session, client.name, key, print_)
         if answer is not None:
             return await experiments.get(session, answer)
-        experiment = await experiments.create(session, request, planned)
-        await jobs.remember_answer(session, client, key, print_, experiment.id)
+        experiment = await experiments.create(session, request, planned, by=client.submitter)
+        await jobs.remember_answer(session, client.name, key, print_, experiment.id)
         return experiment
 
 
@@ -142,7 +143,7 @@ async def _create_once(
 async def find(context: Context, query: Annotated[ExperimentsQuery, Query()]) -> ExperimentPage:
     """Experiments, newest first. Pages stay consistent while experiments are added."""
     async with context.database.read() as session:
-        found, cursor = await experiments.page(session, search=query.search, limit=query.limit, cursor=query.cursor)
+        found, cursor = await experiments.page(session, **query.model_dump())
         return ExperimentPage(data=await experiment_views(session, found), next_cursor=cursor)
 
 
@@ -165,7 +166,10 @@ async def show(context: Context, experiment_id: ExperimentId) -> ExperimentDetai
     responses=describe(400, 401, 403, 404, 409, 413, 415, 422),
 )
 async def change(
-    context: Context, experiment_id: ExperimentId, wanted: Annotated[ExperimentChange, Body()]
+    context: Context,
+    client: AuthorizedClient,
+    experiment_id: ExperimentId,
+    wanted: Annotated[ExperimentChange, Body()],
 ) -> ExperimentDetail:
     """Rename an experiment, change its priority, or add values to its grid. Idempotent."""
     async with context.database.write() as session:
@@ -176,7 +180,7 @@ async def change(
             await experiments.prioritize(session, experiment, wanted.priority)
         if wanted.grid:
             longer = experiments.request_of(experiment).extended(wanted.grid)
-            await experiments.extend(session, experiment, longer, first_jobs(longer))
+            await experiments.extend(session, experiment, longer, first_jobs(longer), by=client.submitter)
     async with context.database.read() as session:
         return await experiment_detail(session, experiment)
 

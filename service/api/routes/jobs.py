@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from service.api.context import Context, JobId
 from service.api.filters import JobFilterQuery, Text
 from service.api.http import idempotency, preconditions
-from service.api.http.auth import AuthorizedClient
+from service.api.http.auth import AuthorizedClient, Client
 from service.api.http.idempotency import IdempotencyKey
 from service.api.http.preconditions import IfMatch
 from service.api.http.problems import describe
@@ -65,25 +65,25 @@ async def submit(
 ) -> JobDetail:
     """Queue a training job. A job that is not valid is refused, and nothing is stored."""
     try:
-        job = await _create_once(context.database, client.name, idempotency_key, request)
+        job = await _create_once(context.database, client, idempotency_key, request)
     except ConstraintViolated:
         # Another replica received the same key at the same time: its job is the answer.
-        job = await _create_once(context.database, client.name, idempotency_key, request)
+        job = await _create_once(context.database, client, idempotency_key, request)
     response.headers["Location"] = job_url(job.id)
     async with context.database.read() as session:
         return await job_detail(session, job)
 
 
-async def _create_once(database: Database, client: str, key: str | None, request: JobRequest) -> Job:
+async def _create_once(database: Database, client: Client, key: str | None, request: JobRequest) -> Job:
     async with database.write() as session:
         if key is None:
-            return await jobs.create(session, request)
+            return await jobs.create(session, request, by=client.submitter)
         print_ = idempotency.fingerprint(request)
-        answer = await idempotency.answered(session, client, key, print_)
+        answer = await idempotency.answered(session, client.name, key, print_)
         if answer is not None:
             return await jobs.get(session, answer)
-        job = await jobs.create(session, request)
-        await jobs.remember_answer(session, client, key, print_, job.id)
+        job = await jobs.create(session, request, by=client.submitter)
+        await jobs.remember_answer(session, client.name, key, print_, job.id)
         return job
 
 
@@ -190,10 +190,10 @@ async def resume(context: Context, job_id: JobId) -> JobDetail:
     status_code=202,
     responses=describe(401, 403, 404, 409, answers={202: CREATED}),
 )
-async def retry(context: Context, job_id: JobId, response: Response) -> JobDetail:
+async def retry(context: Context, client: AuthorizedClient, job_id: JobId, response: Response) -> JobDetail:
     """Queue a new job with the spec of one that failed or was cancelled. A repeat answers the same new job."""
     async with context.database.write() as session:
-        job = await jobs.retry(session, job_id)
+        job = await jobs.retry(session, job_id, client.submitter)
         response.headers["Location"] = job_url(job.id)
         return await job_detail(session, job)
 
@@ -205,7 +205,11 @@ async def retry(context: Context, job_id: JobId, response: Response) -> JobDetai
     responses=describe(400, 401, 403, 404, 409, 413, 415, 422, answers={202: CREATED}),
 )
 async def extend(
-    context: Context, job_id: JobId, wanted: Annotated[JobExtension, Body()], response: Response
+    context: Context,
+    client: AuthorizedClient,
+    job_id: JobId,
+    wanted: Annotated[JobExtension, Body()],
+    response: Response,
 ) -> JobDetail:
     """Queue a new job that continues one that has succeeded from its last checkpoint, until `epochs` epochs are done.
 
@@ -213,6 +217,6 @@ async def extend(
     the others are fixed to the length of the training. A repeat answers the same new job.
     """
     async with context.database.write() as session:
-        job = await extensions.extend(session, job_id, wanted.epochs)
+        job = await extensions.extend(session, job_id, wanted.epochs, client.submitter)
         response.headers["Location"] = job_url(job.id)
         return await job_detail(session, job)

@@ -8,7 +8,7 @@ import { CurveSet } from "../curveset.js";
 import { tableExport } from "../exports.js";
 import { duration, flat, metricName, metricValue, plain, significant, whole } from "../format.js";
 import { advance } from "../live.js";
-import { labelTags, share } from "../metrics.js";
+import { labelTags, share, submitterLink } from "../metrics.js";
 import { copyButton, facts, notice, problemNotice, progressBar, tabs, unavailable } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
 import { statusMark } from "../status.js";
@@ -109,6 +109,7 @@ export default function jobPage(shell, id) {
         `${it.normalization} · batch size ${sizeOf(it.spec)} · ${it.spec.model} · seed ${it.spec.seed} · ${it.precision ?? "precision auto"} · `,
         h("span", { class: "hash" }, it.id),
         copyButton(it.id, "Copy the id of the job", shell.say),
+        it.submitted_by !== null && [" · submitted by ", submitterLink(it, "/jobs"), " "],
         labelTags(it),
       ),
     );

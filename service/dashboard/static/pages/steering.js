@@ -2,6 +2,7 @@
 
 import { download, send } from "../api.js";
 import { whole } from "../format.js";
+import { submitterLink } from "../metrics.js";
 import { button, confirmed, copyButton, linkButton } from "../parts.js";
 import { parseJson } from "../request.js";
 import { writing } from "../session.js";
@@ -129,6 +130,7 @@ export function steering(shell, id, { changed, asked }) {
         " · ",
         h("span", { class: "hash" }, id),
         copyButton(id, "Copy the id of the experiment", shell.say),
+        it.submitted_by !== null && [" · submitted by ", submitterLink(it, "/experiments")],
       ),
     );
   };
