@@ -11,6 +11,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from service.quotas import OTHERS, Quota, read_quotas
+
 PREFIX = "NORMLAB_"
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 """The SQLAlchemy driver for each scheme of a database URL."""
@@ -79,6 +81,12 @@ class Settings(BaseSettings):
         default=None,
         description="comma-separated tokens, each `name:token` (reads and writes) or `name:token:read`; required "
         "unless HOST is a loopback address",
+    )
+    quotas: str = Field(
+        default="",
+        description="comma-separated limits on the jobs of a name in API_TOKENS, each `name:running:queued`: how many "
+        "may run, and how many may be queued or paused; an empty number is no limit, and the name * stands for every "
+        "name that is not listed",
     )
     allowed_hosts: str = Field(
         default="",
@@ -222,6 +230,26 @@ class Settings(BaseSettings):
                 "set it to name:token, or listen on 127.0.0.1"
             )
         return self
+
+    @model_validator(mode="after")
+    def _quotas_of_known_names(self) -> Self:
+        # A dispatcher may have no tokens.
+        names = {name for name, _ in self.tokens.values()} or self.limits.keys()
+        if unknown := sorted(self.limits.keys() - names - {OTHERS}):
+            raise ValueError(
+                f"NORMLAB_QUOTAS has the name {unknown[0]!r}, and NORMLAB_API_TOKENS has the names "
+                f"{', '.join(sorted(names))}: give one of these, or *"
+            )
+        return self
+
+    @cached_property
+    def limits(self) -> dict[str, Quota]:
+        """The entries of QUOTAS: name → limits."""
+        return read_quotas(self.quotas)
+
+    def quota(self, name: str) -> Quota:
+        """Return the limits on the jobs of a name."""
+        return self.limits.get(name, self.limits.get(OTHERS, Quota()))
 
     @cached_property
     def tokens(self) -> dict[str, tuple[str, bool]]:

@@ -15,7 +15,7 @@ from service.store import checkpoints, events, imports, metrics
 from service.store.database import lock_events
 from service.store.identifiers import new_id
 from service.store.notifications import Channel, notify
-from service.store.submitters import NOBODY, Submitter
+from service.store.submitters import NOBODY, Submitter, require_room
 from service.store.tables import Attempt, Idempotency, Job, JobLabel
 
 
@@ -31,10 +31,15 @@ async def create(
     extends: str | None = None,
     from_checkpoint: str | None = None,
 ) -> Job:
-    """Store a new job and queue it. Raises `InvalidFields` if it cannot begin with the checkpoint in `init_from`.
+    """Store a new job and queue it.
 
     `precision` is what the precision `auto` is resolved to, if it is.
+
+    Raises:
+        InvalidFields: It cannot begin with the checkpoint in `init_from`.
+        QuotaExceeded: Too many jobs `by` this name wait.
     """
+    await require_room(session, by, 1)
     if from_checkpoint is None:
         await checkpoints.check_initial(session, [(request.init_from, request.model)])
         from_checkpoint = request.init_from
@@ -66,10 +71,11 @@ async def create_all(
 ) -> Sequence[str]:
     """Queue the jobs of an experiment, each with its cell, in the given order. Returns their ids.
 
-    A constraint of the database permits one job per cell and seed. Raises `InvalidFields` as `create` does.
+    A constraint of the database permits one job per cell and seed. Raises as `create` does.
     """
     if not cells:
         return []
+    await require_room(session, by, len(cells))
     await checkpoints.check_initial(session, [(request.init_from, request.model) for _, request in cells])
     began, last = datetime.now(UTC), await session.scalar(_LAST)
     rows: list[dict[str, Any]] = []

@@ -28,11 +28,13 @@ class Client:
 
     name: str
     may_write: bool
+    most_queued: int | None = None
+    """How many jobs of this name may wait; None: any number."""
 
     @property
     def submitter(self) -> Submitter:
         """Who submits with this token."""
-        return NOBODY if self is ANONYMOUS else Submitter(self.name)
+        return NOBODY if self is ANONYMOUS else Submitter(self.name, self.most_queued)
 
     def check_may_write(self) -> None:
         """Raise `Forbidden` if the token is read-only."""
@@ -53,7 +55,7 @@ def identify(settings: Settings, token: str | None) -> Client:
     # All tokens are compared, each in constant time, so that the duration reveals nothing about them.
     for known, (name, may_write) in settings.tokens.items():
         if compare_digest(_digest(known), _digest(token)):
-            found = Client(name, may_write)
+            found = Client(name, may_write, settings.quota(name).queued)
     if found is None:
         raise Unauthorized("The token is unknown.")
     return found

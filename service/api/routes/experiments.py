@@ -87,7 +87,7 @@ PREVIEW = {"description": "With dry_run: the jobs that would be queued, and thei
     operation_id="submit_experiment",
     status_code=201,
     response_model=ExperimentDetail,
-    responses=describe(400, 401, 403, 413, 415, 422, answers={200: PREVIEW, 201: CREATED}),
+    responses=describe(400, 401, 403, 413, 415, 422, 429, answers={200: PREVIEW, 201: CREATED}),
 )
 async def submit(
     context: Context,
@@ -163,7 +163,7 @@ async def show(context: Context, experiment_id: ExperimentId) -> ExperimentDetai
 @router.patch(
     "/{experiment_id}",
     operation_id="change_experiment",
-    responses=describe(400, 401, 403, 404, 409, 413, 415, 422),
+    responses=describe(400, 401, 403, 404, 409, 413, 415, 422, 429),
 )
 async def change(
     context: Context,

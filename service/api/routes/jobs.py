@@ -54,7 +54,7 @@ class JobsQuery(JobFilterQuery):
     "",
     operation_id="submit_job",
     status_code=201,
-    responses=describe(400, 401, 403, 413, 415, 422, answers={201: CREATED}),
+    responses=describe(400, 401, 403, 413, 415, 422, 429, answers={201: CREATED}),
 )
 async def submit(
     context: Context,
@@ -188,7 +188,7 @@ async def resume(context: Context, job_id: JobId) -> JobDetail:
     "/{job_id}/retry",
     operation_id="retry_job",
     status_code=202,
-    responses=describe(401, 403, 404, 409, answers={202: CREATED}),
+    responses=describe(401, 403, 404, 409, 429, answers={202: CREATED}),
 )
 async def retry(context: Context, client: AuthorizedClient, job_id: JobId, response: Response) -> JobDetail:
     """Queue a new job with the spec of one that failed or was cancelled. A repeat answers the same new job."""
@@ -202,7 +202,7 @@ async def retry(context: Context, client: AuthorizedClient, job_id: JobId, respo
     "/{job_id}/extend",
     operation_id="extend_job",
     status_code=202,
-    responses=describe(400, 401, 403, 404, 409, 413, 415, 422, answers={202: CREATED}),
+    responses=describe(400, 401, 403, 404, 409, 413, 415, 422, 429, answers={202: CREATED}),
 )
 async def extend(
     context: Context,

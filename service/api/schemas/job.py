@@ -295,6 +295,11 @@ async def _waits_for(session: Session, job: Job) -> str | None:
         return None
     if report.slots.problem is not None:
         return report.slots.problem
+    if (full := report.full(job.submitted_by)) is not None:
+        return (
+            f"{full.name} has {full.running} jobs that run, and the limit of this name is {full.limit} "
+            "(NORMLAB_QUOTAS). The job can start once one of them has ended. Jobs of others do not wait for it."
+        )
     if job.num_workers == 1:
         return None
     if job.num_workers > (slots := report.slots.total):

@@ -1,4 +1,4 @@
-"""Who submitted a job or an experiment: kept with it, and a filter of lists."""
+"""Who submitted a job or an experiment: kept with it, a filter of lists, and limits on the jobs of a name."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,6 +11,7 @@ from service.app import create_app
 from service.settings import Settings
 from tests.integration.api.reporter import Reporter
 from tests.integration.api.test_jobs import BODY
+from tests.integration.api.test_problems import assert_problem
 from worker.events import Failure
 
 pytestmark = pytest.mark.anyio
@@ -79,3 +80,36 @@ async def test_without_tokens_nobody_is_named(open_service: AsyncClient) -> None
     assert (await submitted(open_service, {}))["submitted_by"] is None
     assert (await submitted(open_service, {}, "/v1/experiments", GRID))["submitted_by"] is None
     assert (await open_service.get("/v1/jobs?submitted_by=anonymous")).json()["data"] == []
+
+
+class TestQuotas:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return Settings(home=settings.home, port=0, api_tokens=settings.api_tokens, quotas="ada:1:3,*::100")
+
+    async def test_a_submission_beyond_the_limit_says_what_would_be_accepted_and_loses_nothing(
+        self, http: AsyncClient, reporter: Reporter
+    ) -> None:
+        await submitted(http, ADA, "/v1/experiments", GRID)
+        key = ADA | {"Idempotency-Key": "later"}
+        refused = await http.post("/v1/experiments", json=GRID, headers=key)
+        assert_problem(refused, 429)
+        assert "the limit of this name is 3" in refused.json()["detail"]
+        assert "at most 1 more now" in refused.json()["detail"]
+        assert len(await ids(http, "/v1/experiments")) == 1
+        await submitted(http, BOB, "/v1/experiments", GRID)
+        await reporter.start()
+        assert (await submitted(http, key, "/v1/experiments", GRID))["jobs"] == 2
+        assert_problem(await http.post("/v1/jobs", json=BODY, headers=ADA), 429)
+
+    async def test_a_queued_job_says_that_it_waits_for_others_of_its_name(
+        self, http: AsyncClient, reporter: Reporter
+    ) -> None:
+        job, other = [await submitted(http, who) for who in (ADA, BOB)]
+        full = {"name": "ada", "running": 1, "limit": 1}
+        await reporter.heartbeat({"ray": {"status": "connected"}, "slots": {"total": 9}, "full_names": [full]})
+        found = (await http.get(f"/v1/jobs/{job['id']}", headers=EVE)).json()
+        assert "ada has 1 jobs that run, and the limit of this name is 1" in found["waits_for"]
+        assert (await http.get(f"/v1/jobs/{other['id']}", headers=EVE)).json()["waits_for"] is None
+        places = [(await http.get(f"/v1/jobs/{id_['id']}/queue", headers=EVE)).json() for id_ in (job, other)]
+        assert [place["starts_in_s"] for place in places] == [None, 0]

@@ -269,7 +269,7 @@ export default function jobPage(shell, id) {
               it.error.message,
             ),
           ),
-        it.waits_for && h("div", { key: "waits" }, notice("info", "It waits for workers", it.waits_for)),
+        it.waits_for && h("div", { key: "waits" }, notice("info", "It does not start yet", it.waits_for)),
         place.view(it),
         live(it),
         tabs(
