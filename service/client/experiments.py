@@ -96,6 +96,23 @@ class Experiments:
         """Delete an experiment whose jobs have all ended, with the jobs, their metrics and checkpoints."""
         self._connection.request("DELETE", _experiment(experiment))
 
+    def share(self, experiment: str, *, anonymous: bool = False, expires_in_s: int | None = None) -> Json:
+        """Create a link that shows an experiment and its jobs to people without a token, and return it with its token.
+
+        `anonymous` hides names of people and machines, notes and labels.
+        """
+        asked = {"anonymous": anonymous, "expires_in_s": expires_in_s}
+        return self._connection.json("POST", _experiment(experiment, "shares"), json=asked)
+
+    def shares(self, experiment: str) -> Sequence[Json]:
+        """Return the links of an experiment, newest first, without their tokens."""
+        found: Sequence[Json] = self._connection.json("GET", _experiment(experiment, "shares"))["data"]
+        return found
+
+    def unshare(self, experiment: str, share: str) -> None:
+        """Revoke a link."""
+        self._connection.request("DELETE", _experiment(experiment, "shares", share))
+
     def results(self, experiment: str | None = None, **question: Any) -> Results:
         """Return the results of an experiment, or of the jobs that the filters in `question` select.
 

@@ -144,6 +144,20 @@ class Experiment(Table):
     updated_at: Mapped[datetime]
 
 
+class Share(Table):
+    """A link that shows one experiment to whoever has its token, of which only the hash is stored."""
+
+    __tablename__ = "shares"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    experiment_id: Mapped[str] = mapped_column(ForeignKey("experiments.id", ondelete="CASCADE"), index=True)
+    token_sha256: Mapped[str] = mapped_column(unique=True)
+    anonymous: Mapped[bool]
+    created_by: Mapped[str | None]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+
+
 class Import(Table):
     """An import of an experiment that is in progress, and the number of slices it has stored. It hides their jobs."""
 

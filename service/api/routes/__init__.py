@@ -18,6 +18,7 @@ from service.api.routes import (
     reports,
     results,
     session,
+    shares,
     specification,
     views,
 )
@@ -35,6 +36,7 @@ PROTECTED = tuple(
         checkpoints,
         evaluations,
         experiments,
+        shares,
         results,
         reports,
         figures,

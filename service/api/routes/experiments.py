@@ -14,6 +14,7 @@ from service.api.http import idempotency
 from service.api.http.auth import AuthorizedClient, Client
 from service.api.http.idempotency import IdempotencyKey
 from service.api.http.problems import describe
+from service.api.schemas.anonymous import anonymous
 from service.api.schemas.experiment import (
     BuiltInView,
     DryRun,
@@ -154,10 +155,11 @@ async def built_in() -> BuiltIns:
 
 
 @router.get("/{experiment_id}", operation_id="get_experiment", responses=describe(401, 404))
-async def show(context: Context, experiment_id: ExperimentId) -> ExperimentDetail:
+async def show(context: Context, client: AuthorizedClient, experiment_id: ExperimentId) -> ExperimentDetail:
     """One experiment: its request, its progress, the time left, and the confounds in it."""
     async with context.database.read() as session:
-        return await experiment_detail(session, await experiments.get(session, experiment_id))
+        found = await experiment_detail(session, await experiments.get(session, experiment_id))
+    return anonymous(found) if client.is_anonymous else found
 
 
 @router.patch(

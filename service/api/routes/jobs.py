@@ -14,6 +14,7 @@ from service.api.http.auth import AuthorizedClient, Client
 from service.api.http.idempotency import IdempotencyKey
 from service.api.http.preconditions import IfMatch
 from service.api.http.problems import describe
+from service.api.schemas.anonymous import anonymous
 from service.api.schemas.job import JobDetail, JobView, job_detail, job_url, job_views
 from service.api.schemas.queue import QueuePlace, queue_place
 from service.cluster_report import ClusterReport
@@ -88,19 +89,21 @@ async def _create_once(database: Database, client: Client, key: str | None, requ
 
 
 @router.get("", operation_id="list_jobs", responses=describe(401, 422))
-async def find(context: Context, query: Annotated[JobsQuery, Query()]) -> JobPage:
+async def find(context: Context, client: AuthorizedClient, query: Annotated[JobsQuery, Query()]) -> JobPage:
     """The jobs that match all filters. Pages stay consistent while jobs are added."""
     filter_ = query.job_filter()
     async with context.database.read() as session:
         found, cursor = await listing.page(session, filter_, sort=query.sort, limit=query.limit, cursor=query.cursor)
-        return JobPage(data=await job_views(session, found), next_cursor=cursor)
+        views = await job_views(session, found)
+    return JobPage(data=[anonymous(view) for view in views] if client.is_anonymous else views, next_cursor=cursor)
 
 
 @router.get("/{job_id}", operation_id="get_job", responses=describe(401, 404, answers={200: TAGGED}))
-async def show(context: Context, job_id: JobId, response: Response) -> JobDetail:
+async def show(context: Context, client: AuthorizedClient, job_id: JobId, response: Response) -> JobDetail:
     """One job, with its attempts and the history of its states."""
     async with context.database.read() as session:
-        return _tagged(response, await job_detail(session, await jobs.get(session, job_id)))
+        found = await job_detail(session, await jobs.get(session, job_id))
+    return _tagged(response, anonymous(found) if client.is_anonymous else found)
 
 
 @router.patch(

@@ -11,6 +11,7 @@ import { advance } from "../live.js";
 import { labelTags, share, submitterLink } from "../metrics.js";
 import { copyButton, facts, notice, problemNotice, progressBar, tabs, unavailable } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
+import { shared } from "../session.js";
 import { statusMark } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
@@ -30,6 +31,8 @@ const TABS = [
   ["checkpoints", "Checkpoints"],
   ["spec", "Specification"],
 ];
+/** The parts that the link of a share does not show. */
+const CLOSED = new Set(["logs", "checkpoints"]);
 const REREAD_MS = 1000;
 
 const CHARTED = ["error", "loss", "throughput", "learning_rate"];
@@ -270,16 +273,16 @@ export default function jobPage(shell, id) {
             ),
           ),
         it.waits_for && h("div", { key: "waits" }, notice("info", "It does not start yet", it.waits_for)),
-        place.view(it),
+        !shared() && place.view(it),
         live(it),
         tabs(
           "Parts of the job",
-          TABS.filter(([tab]) => tab !== "layers" || it.spec.telemetry),
+          TABS.filter(([tab]) => (tab !== "layers" || it.spec.telemetry) && !(shared() && CLOSED.has(tab))),
           url.get("tab", "overview"),
           (tab) => url.with({ tab: tab === "overview" ? null : tab }),
         ),
         content(it),
-        links(it),
+        !shared() && links(it),
       ];
     },
     close() {
