@@ -1,5 +1,6 @@
 """The settings of an installation: environment variables with the prefix NORMLAB_."""
 
+import base64
 import ipaddress
 import os
 import re
@@ -92,6 +93,14 @@ class Settings(BaseSettings):
         default="",
         description="comma-separated host names of the API, without ports, that requests may name in their Host header "
         "besides localhost and IP addresses; * allows every name; not checked if API_TOKENS is set",
+    )
+    webhook_url: SecretStr | None = Field(
+        default=None, description="http or https URL that is told when a job or an experiment has ended"
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None,
+        description="secret by which its requests are signed: whsec_ and 24 to 64 bytes in base64; required with "
+        "WEBHOOK_URL",
     )
     ray_address: str | None = Field(
         default=None, description="host:port of a Ray cluster; default: a private cluster on this machine"
@@ -241,6 +250,25 @@ class Settings(BaseSettings):
                 f"{', '.join(sorted(names))}: give one of these, or *"
             )
         return self
+
+    @model_validator(mode="after")
+    def _webhook_is_signed(self) -> Self:
+        if self.webhook_url and not re.fullmatch(r"https?://[^\s/]+.*", self.webhook_url.get_secret_value()):
+            raise ValueError("NORMLAB_WEBHOOK_URL is not an http or https URL")
+        if self.webhook_url and not 24 <= len(self.webhook_key) <= 64:
+            raise ValueError(
+                "NORMLAB_WEBHOOK_SECRET is not whsec_ and 24 to 64 bytes in base64, as WEBHOOK_URL needs it"
+            )
+        return self
+
+    @property
+    def webhook_key(self) -> bytes:
+        """The bytes of WEBHOOK_SECRET; none if it is not set or not valid."""
+        _, _, text = (self.webhook_secret.get_secret_value() if self.webhook_secret else "").partition("whsec_")
+        try:
+            return base64.b64decode(text, validate=True)
+        except ValueError:
+            return b""
 
     @cached_property
     def limits(self) -> dict[str, Quota]:

@@ -321,6 +321,30 @@ class Evaluation(Table):
     finished_at: Mapped[datetime | None]
 
 
+class Delivery(Table):
+    """What the webhook is told of the end of a job or an experiment.
+
+    `status` is waiting (for the end of the experiment `subject`), pending, delivered or failed. `answer` is the HTTP
+    status of the last answer.
+    """
+
+    __tablename__ = "deliveries"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    event: Mapped[str]
+    subject: Mapped[str]
+    status: Mapped[str]
+    body: Mapped[dict[str, Any] | None]
+    tries: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime]
+    answer: Mapped[int | None]
+    error: Mapped[str | None]
+    created_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+
+    __table_args__ = (Index("ix_deliveries_status_not_before", "status", "not_before"),)
+
+
 class Idempotency(Table):
     """An idempotency key of a client. A repeated request gets the job or experiment with the id `answer`."""
 

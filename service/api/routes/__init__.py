@@ -6,6 +6,7 @@ from service.api.routes import (
     cluster,
     curves,
     dashboard,
+    deliveries,
     evaluations,
     events,
     experiments,
@@ -43,6 +44,7 @@ PROTECTED = tuple(
         bundles,
         cluster,
         views,
+        deliveries,
     )
 )
 """Routers whose requests need a token if tokens are configured."""

@@ -189,6 +189,21 @@ def test_a_quota_of_a_name_without_a_token_is_refused() -> None:
         Settings(api_tokens=tokens, quotas="eve:1:1")
 
 
+@pytest.mark.parametrize(
+    ("url", "secret", "complaint"),
+    [
+        ("ftp://example.org", "whsec_" + 32 * "A", "NORMLAB_WEBHOOK_URL is not an http or https URL"),
+        ("https://example.org/x", None, "NORMLAB_WEBHOOK_SECRET is not whsec_"),
+        ("https://example.org/x", "sesame-sesame-sesame-sesame-sesame", "NORMLAB_WEBHOOK_SECRET is not whsec_"),
+        ("https://example.org/x", "whsec_QUJD", "24 to 64 bytes"),
+    ],
+)
+def test_a_webhook_needs_a_url_and_a_secret(url: str, secret: str | None, complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint) as refused:
+        Settings(webhook_url=SecretStr(url), webhook_secret=None if secret is None else SecretStr(secret))
+    assert "sesame" not in str(refused.value)
+
+
 def test_tokens_read_and_write_or_only_read() -> None:
     settings = Settings(api_tokens=SecretStr("ann:12345678, bob:abcdefgh:read,eve:ABCDEFGH:write,"))
     assert settings.tokens == {

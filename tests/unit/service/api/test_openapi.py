@@ -161,6 +161,7 @@ def test_every_route_of_the_contract_is_there(description: dict[str, Any]) -> No
         "POST /v1/experiments/{experiment_id}/shares",
         "GET /v1/experiments/{experiment_id}/shares",
         "DELETE /v1/experiments/{experiment_id}/shares/{share_id}",
+        "GET /v1/webhook/deliveries",
         "GET /v1/views",
         "POST /v1/views",
         "DELETE /v1/views/{view_id}",
