@@ -66,6 +66,14 @@ class NextUp(BaseModel):
     num_workers: int
 
 
+class FullName(BaseModel):
+    """A name of which as many jobs run as may. Its other jobs wait."""
+
+    name: str
+    running: int
+    limit: int
+
+
 class ClusterReport(BaseModel):
     """The Ray cluster, its nodes, and the training workers on them."""
 
@@ -74,9 +82,14 @@ class ClusterReport(BaseModel):
     nodes: list[NodeReport] = Field(default_factory=list)
     workers: list[WorkerReport] = Field(default_factory=list)
     next_up: NextUp | None = None
+    full_names: list[FullName] = Field(default_factory=list)
     steps: list[StepReport] = Field(
         default_factory=list, description="training steps measured to resolve the precision `auto`"
     )
+
+    def full(self, name: str | None) -> FullName | None:
+        """Return the limit that a name has reached, None if it has not."""
+        return next((one for one in self.full_names if one.name == name), None)
 
     @classmethod
     def read(cls, stored: Mapping[str, Any] | None) -> Self | None:

@@ -30,6 +30,13 @@ class Conflict(ServiceError):
     title = "Not possible in this state"
 
 
+class QuotaExceeded(ServiceError):
+    """The request adds more jobs than the limit of this name permits."""
+
+    status = 429
+    title = "Quota exceeded"
+
+
 class PreconditionFailed(ServiceError):
     """The resource has changed since the client has read it."""
 

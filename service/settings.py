@@ -1,5 +1,6 @@
 """The settings of an installation: environment variables with the prefix NORMLAB_."""
 
+import base64
 import ipaddress
 import os
 import re
@@ -10,6 +11,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from service.quotas import OTHERS, Quota, read_quotas
 
 PREFIX = "NORMLAB_"
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
@@ -80,10 +83,24 @@ class Settings(BaseSettings):
         description="comma-separated tokens, each `name:token` (reads and writes) or `name:token:read`; required "
         "unless HOST is a loopback address",
     )
+    quotas: str = Field(
+        default="",
+        description="comma-separated limits on the jobs of a name in API_TOKENS, each `name:running:queued`: how many "
+        "may run, and how many may be queued or paused; an empty number is no limit, and the name * stands for every "
+        "name that is not listed",
+    )
     allowed_hosts: str = Field(
         default="",
         description="comma-separated host names of the API, without ports, that requests may name in their Host header "
         "besides localhost and IP addresses; * allows every name; not checked if API_TOKENS is set",
+    )
+    webhook_url: SecretStr | None = Field(
+        default=None, description="http or https URL that is told when a job or an experiment has ended"
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None,
+        description="secret by which its requests are signed: whsec_ and 24 to 64 bytes in base64; required with "
+        "WEBHOOK_URL",
     )
     ray_address: str | None = Field(
         default=None, description="host:port of a Ray cluster; default: a private cluster on this machine"
@@ -222,6 +239,45 @@ class Settings(BaseSettings):
                 "set it to name:token, or listen on 127.0.0.1"
             )
         return self
+
+    @model_validator(mode="after")
+    def _quotas_of_known_names(self) -> Self:
+        # A dispatcher may have no tokens.
+        names = {name for name, _ in self.tokens.values()} or self.limits.keys()
+        if unknown := sorted(self.limits.keys() - names - {OTHERS}):
+            raise ValueError(
+                f"NORMLAB_QUOTAS has the name {unknown[0]!r}, and NORMLAB_API_TOKENS has the names "
+                f"{', '.join(sorted(names))}: give one of these, or *"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _webhook_is_signed(self) -> Self:
+        if self.webhook_url and not re.fullmatch(r"https?://[^\s/]+.*", self.webhook_url.get_secret_value()):
+            raise ValueError("NORMLAB_WEBHOOK_URL is not an http or https URL")
+        if self.webhook_url and not 24 <= len(self.webhook_key) <= 64:
+            raise ValueError(
+                "NORMLAB_WEBHOOK_SECRET is not whsec_ and 24 to 64 bytes in base64, as WEBHOOK_URL needs it"
+            )
+        return self
+
+    @property
+    def webhook_key(self) -> bytes:
+        """The bytes of WEBHOOK_SECRET; none if it is not set or not valid."""
+        _, _, text = (self.webhook_secret.get_secret_value() if self.webhook_secret else "").partition("whsec_")
+        try:
+            return base64.b64decode(text, validate=True)
+        except ValueError:
+            return b""
+
+    @cached_property
+    def limits(self) -> dict[str, Quota]:
+        """The entries of QUOTAS: name → limits."""
+        return read_quotas(self.quotas)
+
+    def quota(self, name: str) -> Quota:
+        """Return the limits on the jobs of a name."""
+        return self.limits.get(name, self.limits.get(OTHERS, Quota()))
 
     @cached_property
     def tokens(self) -> dict[str, tuple[str, bool]]:

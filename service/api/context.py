@@ -53,6 +53,7 @@ CheckpointId = Annotated[
 EvaluationId = Annotated[
     str, Path(alias="evaluation_id", description="id of the evaluation"), _known_form("evaluation")
 ]
+ShareId = Annotated[str, Path(alias="share_id", description="id of the share"), _known_form("share")]
 ViewId = Annotated[str, Path(alias="view_id", description="id of the view"), _known_form("view")]
 ExperimentId = Annotated[
     str, Path(alias="experiment_id", description="id of the experiment"), _known_form("experiment")

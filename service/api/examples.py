@@ -20,6 +20,7 @@ BODIES: dict[str, dict[str, Any]] = {
         "budget": 0.05,
     },
     "change_experiment": {"grid": {"seed": [3, 4]}},
+    "create_share": {"anonymous": True, "expires_in_s": 2592000},
     "create_view": {"name": "failed jobs", "path": "/jobs?status=failed"},
     "extend_job": {"epochs": 60},
     "evaluate_checkpoint": {"split": "test", "batch_statistics": 32},

@@ -37,6 +37,7 @@ class JobFilterQuery(BaseModel):
     batch_size: list[Annotated[int, Field(ge=1, lt=2**31)]] = Field(default_factory=list)
     model: list[Text] = Field(default_factory=list)
     seed: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(default_factory=list)
+    submitted_by: list[Text] = Field(default_factory=list, description="names of the tokens that submitted them")
     experiment: Text | None = None
     label: list[Annotated[Text, Field(pattern="^[^:]+:")]] = Field(
         default_factory=list,
@@ -57,6 +58,7 @@ class JobFilterQuery(BaseModel):
             batch_size=tuple(self.batch_size),
             model=tuple(self.model),
             seed=tuple(self.seed),
+            submitted_by=tuple(self.submitted_by),
             experiment=self.experiment,
             labels={key: tuple(values) for key, values in labels.items()},
             created_after=self.created_after,

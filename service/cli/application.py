@@ -16,6 +16,7 @@ from service.cli import (
     logs,
     machine,
     results,
+    shares,
     submission,
     watching,
 )
@@ -54,6 +55,9 @@ experiments.app.command()(documents.report)
 experiments.app.command()(documents.figure)
 experiments.app.command()(documents.bundle)
 experiments.app.command("import")(documents.import_bundle)
+experiments.app.command()(shares.share)
+experiments.app.command()(shares.shares)
+experiments.app.command()(shares.unshare)
 app.add_typer(experiments.app, name="experiment")
 app.command("results")(results.results)
 app.add_typer(export.app, name="export")

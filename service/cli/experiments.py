@@ -91,6 +91,9 @@ def submit(
 def find(
     context: typer.Context,
     search: Annotated[str | None, typer.Option(help="Only experiments whose name contains this text.")] = None,
+    submitted_by: Annotated[
+        list[str] | None, typer.Option(help="Only those submitted with a token of this name. May be repeated.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of experiments.")] = 20,
     builtin: Annotated[bool, typer.Option("--builtin", help="List the built-in experiments instead.")] = False,
     as_json: AsJson = False,
@@ -100,7 +103,7 @@ def find(
         found = (
             client.experiments.builtin()
             if builtin
-            else list(client.experiments.list(max_experiments=limit, search=search))
+            else list(client.experiments.list(max_experiments=limit, search=search, submitted_by=submitted_by))
         )
     out = console()
     if as_json:

@@ -18,8 +18,11 @@ SHORT = {"queued": "wait", "starting": "run", "running": "run", "pausing": "paus
 
 def experiments_table(found: Iterable[Json]) -> Grid:
     """Lay out experiments, one per row."""
-    table = Grid("ID", "STATUS", "JOBS", "DONE", "ROWS", "COLUMNS", "AGE", "NAME", right=("JOBS", "DONE", "AGE"))
-    for experiment in found:
+    columns = ("ID", "STATUS", "JOBS", "DONE", "ROWS", "COLUMNS", "AGE")
+    listed = list(found)
+    named = any(experiment.get("submitted_by") for experiment in listed)
+    table = Grid(*columns, *(["BY"] if named else []), "NAME", right=("JOBS", "DONE", "AGE"))
+    for experiment in listed:
         table.add_row(
             experiment["id"],
             Text(experiment["status"], style=STATUS_STYLES.get(experiment["status"], "")),
@@ -28,6 +31,7 @@ def experiments_table(found: Iterable[Json]) -> Grid:
             experiment["rows"],
             experiment["columns"],
             duration(age_s(experiment["created_at"])),
+            *([Text(experiment.get("submitted_by") or "–")] if named else []),
             Text(experiment["title"]),
         )
     return table
@@ -45,6 +49,8 @@ def experiment_table(experiment: Json) -> Facts:
         table.add_row(f"{len(labels)} {axis['field']}", Text(", ".join(labels)))
     if experiment["budget"] < 1:
         table.add_row("budget", f"{experiment['budget']:g} of the cost")
+    if submitter := experiment.get("submitted_by"):
+        table.add_row("submitted by", Text(submitter))
     if experiment["precision"]:
         table.add_row("precision", experiment["precision"])
     table.add_row("jobs", counts_text(experiment["counts"]))

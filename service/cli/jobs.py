@@ -21,6 +21,9 @@ def find(
     model: Annotated[list[str] | None, typer.Option(help="Only jobs that train this model.")] = None,
     experiment: Annotated[str | None, typer.Option(help="Only jobs of this experiment.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="Only jobs with this label, as KEY=VALUE.")] = None,
+    submitted_by: Annotated[
+        list[str] | None, typer.Option(help="Only those submitted with a token of this name. May be repeated.")
+    ] = None,
     search: Annotated[str | None, typer.Option(help="Only jobs whose name contains this text.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of jobs.")] = 20,
     as_json: AsJson = False,
@@ -37,6 +40,7 @@ def find(
                 model=model,
                 experiment=experiment,
                 label=[f"{key}:{value}" for key, value in labels] or None,
+                submitted_by=submitted_by,
                 search=search,
             )
         )

@@ -47,11 +47,13 @@ def status_text(status: str) -> Text:
 
 
 def jobs_table(jobs: Iterable[Json]) -> Grid:
-    """Lay out jobs, one per row."""
+    """Lay out jobs, one per row, with who submitted them where tokens have names."""
     right = ("BATCH", "EPOCH", "ERROR", "BEST", "AGE")
-    columns = ("ID", "STATUS", "NORMALIZATION", "BATCH", "MODEL", "SEED", "EPOCH", "ERROR", "BEST", "AGE", "NAME")
-    table = Grid(*columns, right=right)
-    for job in jobs:
+    columns = ("ID", "STATUS", "NORMALIZATION", "BATCH", "MODEL", "SEED", "EPOCH", "ERROR", "BEST", "AGE")
+    listed = list(jobs)
+    named = any(job.get("submitted_by") for job in listed)
+    table = Grid(*columns, *(["BY"] if named else []), "NAME", right=right)
+    for job in listed:
         spec = job["spec"]
         summary = job["summary"].get(job["metric"]) or {}
         table.add_row(
@@ -65,6 +67,7 @@ def jobs_table(jobs: Iterable[Json]) -> Grid:
             per_cent(summary.get("last")),
             per_cent(summary.get("best")),
             duration(age_s(job["created_at"])),
+            *([Text(job.get("submitted_by") or "–")] if named else []),
             Text(job["title"]),
         )
     return table
@@ -86,6 +89,8 @@ def job_table(job: Json) -> Facts:
     table.add_row("trains", f"{spec['model']}, {job['normalization']}, batch size {spec['batch_size']}, {images}")
     table.add_row("seed", str(spec["seed"]))
     table.add_row("precision", job["precision"] or "auto, resolved at the start")
+    if submitter := job.get("submitted_by"):
+        table.add_row("submitted by", Text(submitter))
     if job.get("extends"):
         table.add_row("continues", job["extends"])
     if job["labels"]:

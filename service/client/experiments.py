@@ -41,14 +41,22 @@ class Experiments:
         """Return the jobs that an experiment would queue, their confounds and their cost. Stores nothing."""
         return self._connection.json("POST", "/v1/experiments", json=_body(request), params={"dry_run": True})
 
-    def list(self, *, max_experiments: int | None = None, search: str | None = None) -> Iterator[Json]:
+    def list(
+        self,
+        *,
+        max_experiments: int | None = None,
+        search: str | None = None,
+        submitted_by: Sequence[str] | None = None,
+    ) -> Iterator[Json]:
         """Yield the experiments, newest first, page after page.
 
         Args:
             max_experiments: Stop after this number of experiments.
             search: Part of the name, in any case.
+            submitted_by: Only those that were submitted with a token of one of these names.
         """
-        filters = given({"search": search, "limit": None if max_experiments is None else min(max_experiments, 100)})
+        limit = None if max_experiments is None else min(max_experiments, 100)
+        filters = given({"search": search, "submitted_by": submitted_by, "limit": limit})
         return self._connection.pages("/v1/experiments", "cursor", filters, max_experiments)
 
     def builtin(self) -> Sequence[Json]:
@@ -87,6 +95,23 @@ class Experiments:
     def delete(self, experiment: str) -> None:
         """Delete an experiment whose jobs have all ended, with the jobs, their metrics and checkpoints."""
         self._connection.request("DELETE", _experiment(experiment))
+
+    def share(self, experiment: str, *, anonymous: bool = False, expires_in_s: int | None = None) -> Json:
+        """Create a link that shows an experiment and its jobs to people without a token, and return it with its token.
+
+        `anonymous` hides names of people and machines, notes and labels.
+        """
+        asked = {"anonymous": anonymous, "expires_in_s": expires_in_s}
+        return self._connection.json("POST", _experiment(experiment, "shares"), json=asked)
+
+    def shares(self, experiment: str) -> Sequence[Json]:
+        """Return the links of an experiment, newest first, without their tokens."""
+        found: Sequence[Json] = self._connection.json("GET", _experiment(experiment, "shares"))["data"]
+        return found
+
+    def unshare(self, experiment: str, share: str) -> None:
+        """Revoke a link."""
+        self._connection.request("DELETE", _experiment(experiment, "shares", share))
 
     def results(self, experiment: str | None = None, **question: Any) -> Results:
         """Return the results of an experiment, or of the jobs that the filters in `question` select.

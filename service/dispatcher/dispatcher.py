@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from service.artifacts import ArtifactStore
 from service.cluster_report import ClusterReport, NextUp, NodeReport, RayReport, SlotsReport
-from service.dispatcher import seeding
+from service.dispatcher import seeding, webhooks
 from service.dispatcher.attempt import AttemptRun
 from service.dispatcher.cluster import (
     Actor,
@@ -27,6 +27,7 @@ from service.dispatcher.nodes import Node, room_problem
 from service.dispatcher.orphans import remove_orphans
 from service.dispatcher.pool import Pool, Slot
 from service.dispatcher.precisions import Precisions
+from service.dispatcher.quotas import Quotas
 from service.dispatcher.storage import AttemptStorage
 from service.jobs import Status
 from service.settings import Settings
@@ -58,6 +59,7 @@ class Dispatcher:
         self._woken, self._attempt_ended = asyncio.Event(), asyncio.Event()
         self._pool = Pool(cluster, settings, self._woken.set)
         self._precisions = Precisions(self._pool)
+        self._quotas = Quotas(settings)
         self._evaluations = Evaluations(artifacts, self._leadership, self._datasets, self._pool)
         self._running: dict[str, tuple[AttemptRun, asyncio.Task[None]]] = {}
         self._nodes: Sequence[Node] = ()
@@ -81,6 +83,7 @@ class Dispatcher:
                 tasks.create_task(self._watch_cluster())
                 tasks.create_task(self._pool.watch())
                 tasks.create_task(seeding.keep(self._database, self._leadership, self._attempt_ended))
+                tasks.create_task(webhooks.keep(self._settings, self._database, self._leadership))
                 await self._dispatch()
         finally:
             self._pool.stop()
@@ -225,8 +228,10 @@ class Dispatcher:
         """
         async with self._database.read() as session:
             most = self._pool.ceiling(self._capacity)
-            pending = await attempts.pending(session, max(most, self._capacity) + 1, most)
+            full = await self._quotas.full(session)
+            found = await attempts.pending(session, max(most, self._capacity) + 1, most, full)
             unevaluated = await evaluations.count_queued(session)
+        pending = self._quotas.allowed(found)
         if unevaluated and (idle := self._pool.ready()):
             unevaluated -= await self._evaluations.start(idle[:unevaluated])
         for job in pending:
@@ -244,8 +249,9 @@ class Dispatcher:
         free = [FreeWorker(slot.worker.name, slot.node) for slot in idle]
         next_up = self._next_up.job_id if self._next_up else None
         async with self._leadership.write() as session:
+            full = await self._quotas.full(session)
             auto = self._precisions.known()
-            claimed = await attempts.claim(session, free, slots=self._room, next_up=next_up, auto=auto)
+            claimed = await attempts.claim(session, free, slots=self._room, next_up=next_up, auto=auto, full=full)
         self._next_up = claimed if isinstance(claimed, NotEnoughWorkers) else None
         if claimed is None or isinstance(claimed, NotEnoughWorkers):
             return 0
@@ -317,5 +323,6 @@ class Dispatcher:
             ],
             workers=workers,
             next_up=NextUp(job=next_up.job_id, num_workers=next_up.num_workers) if next_up else None,
+            full_names=self._quotas.report(),
             steps=self._precisions.report(),
         )

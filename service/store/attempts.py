@@ -1,8 +1,9 @@
 """Attempts: claim a job, record what its workers report, end it. Only the dispatcher writes them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy import CompoundSelect, Select, bindparam, case, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -62,7 +63,7 @@ def _next() -> Select[Job]:
         select(Job.id)
         .outerjoin(held, held.c.experiment == group)
         .outerjoin(served, served.c.experiment == group)
-        .where(_WAITS, Job.num_workers <= bindparam("slots"))
+        .where(_WAITS, _MAY_RUN, Job.num_workers <= bindparam("slots"))
         .order_by(
             # An expression instead of the column: for the column, SQLite scans its index over all jobs to avoid the
             # sort of the few that wait.
@@ -78,24 +79,26 @@ def _next() -> Select[Job]:
     return select(Job).where(Job.id == waiting).with_for_update().execution_options(populate_existing=True)
 
 
-def _pending() -> CompoundSelect[str, Status, int]:
+def _pending() -> CompoundSelect[str, Status, int, str | None]:
     """Return the query of `pending`."""
-    asked = select(Job.id, Job.status, Job.num_workers).where(Job.status.in_((Status.PAUSING, Status.CANCELLING)))
-    waits = _WAITS & (Job.num_workers <= bindparam("largest"))
-    waiting = select(Job.id, Job.status, Job.num_workers).where(waits).limit(bindparam("limit")).subquery()
-    return asked.union_all(select(waiting.c.id, waiting.c.status, waiting.c.num_workers))
+    columns = (Job.id, Job.status, Job.num_workers, Job.submitted_by)
+    asked = select(*columns).where(Job.status.in_((Status.PAUSING, Status.CANCELLING)))
+    waits = _WAITS & _MAY_RUN & (Job.num_workers <= bindparam("largest"))
+    waiting = select(*columns).where(waits).limit(bindparam("limit")).subquery()
+    return asked.union_all(select(waiting.c.id, waiting.c.status, waiting.c.num_workers, waiting.c.submitted_by))
 
 
 _NOW = bindparam("now", type_=UTCDateTime)
 _LATEST = bindparam("latest", type_=UTCDateTime)
 _DUE = Job.not_before.is_(None) | (Job.not_before <= _NOW) | (Job.not_before > _LATEST)
 _WAITS = (Job.status == Status.QUEUED) & _DUE
+_MAY_RUN = Job.submitted_by.is_(None) | Job.submitted_by.not_in(bindparam("full", expanding=True))
 # Built once: building them takes longer than running them.
 _NEXT, _PENDING = _next(), _pending()
 _LAST_ATTEMPT = select(func.max(Attempt.id))
 
 
-def _times() -> dict[str, datetime]:
+def _times() -> dict[str, Any]:
     """The values of the parameters that decide which retries are due."""
     now = datetime.now(UTC)
     return {"now": now, "latest": now + timedelta(seconds=LONGEST_RETRY_DELAY_S)}
@@ -108,6 +111,7 @@ async def claim(
     slots: int | None = None,
     next_up: str | None = None,
     auto: Precision | None = None,
+    full: Collection[str] = (),
 ) -> tuple[Job, Attempt] | NotEnoughWorkers | None:
     """Start an attempt of the next queued job on as many of the `free` workers as it needs.
 
@@ -126,12 +130,13 @@ async def claim(
             would block all others. None: no limit.
         next_up: The job that was last returned in `NotEnoughWorkers`; it stays the first of its priority.
         auto: What the precision `auto` means on the workers now; None if it is not known yet.
+        full: Names of tokens of which as many jobs run as may. Their jobs are passed over.
 
     Returns:
         The job and its new attempt; `NotEnoughWorkers` if the next job has to wait; None if the queue is empty.
     """
     times = _times()
-    values = times | {"slots": MOST_WORKERS if slots is None else slots, "next_up": next_up or ""}
+    values = times | {"slots": MOST_WORKERS if slots is None else slots, "next_up": next_up or "", "full": [*full]}
     await lock_events(session)
     job = await session.scalar(_NEXT, values)
     if job is None:
@@ -164,14 +169,17 @@ class Pending:
     job_id: str
     status: Status
     num_workers: int
+    submitted_by: str | None = None
 
 
-async def pending(session: AsyncSession, limit: int, largest: int) -> Sequence[Pending]:
+async def pending(session: AsyncSession, limit: int, largest: int, full: Collection[str] = ()) -> Sequence[Pending]:
     """All jobs that are to pause or to be cancelled, and up to `limit` queued jobs of at most `largest` workers.
+
+    Queued jobs of the names in `full` are passed over, as `claim` does.
 
     It is a single statement, because the dispatcher runs it for every notification.
     """
-    values = _times() | {"limit": limit, "largest": largest}
+    values = _times() | {"limit": limit, "largest": largest, "full": [*full]}
     return [Pending(*row) for row in await session.execute(_PENDING, values)]
 
 

@@ -18,13 +18,16 @@ from service.store.database import lock_events
 from service.store.identifiers import new_id
 from service.store.notifications import Channel, notify
 from service.store.ordering import Order
+from service.store.submitters import NOBODY, Submitter
 from service.store.tables import Experiment, Idempotency, Job
 
 PAUSED, CANCELLED = "paused", "cancelled"
 ORDER = Order.parse("-created_at")
 
 
-async def create(session: AsyncSession, request: ExperimentRequest, planned: Sequence[PlannedJob]) -> Experiment:
+async def create(
+    session: AsyncSession, request: ExperimentRequest, planned: Sequence[PlannedJob], *, by: Submitter = NOBODY
+) -> Experiment:
     """Store a resolved request, and queue its jobs."""
     now = datetime.now(UTC)
     experiment = Experiment(
@@ -32,13 +35,14 @@ async def create(session: AsyncSession, request: ExperimentRequest, planned: Seq
         name=request.name,
         request=request.model_dump(mode="json", exclude_unset=True),
         priority=request.priority,
+        submitted_by=by.name,
         requested_state=None,
         deciding=request.seeds is not None or request.tune is not None,
         created_at=now,
         updated_at=now,
     )
     session.add(experiment)
-    await jobs.create_all(session, [(job.cell, job.request) for job in planned], experiment.id)
+    await jobs.create_all(session, [(job.cell, job.request) for job in planned], experiment.id, by=by)
     return experiment
 
 
@@ -53,12 +57,19 @@ async def get(session: AsyncSession, experiment_id: str, *, lock: bool = False) 
 
 
 async def page(
-    session: AsyncSession, *, search: str | None = None, limit: int = 50, cursor: str | None = None
+    session: AsyncSession,
+    *,
+    search: str | None = None,
+    submitted_by: Sequence[str] = (),
+    limit: int = 50,
+    cursor: str | None = None,
 ) -> tuple[Sequence[Experiment], str | None]:
     """Return a page of experiments, newest first, and the cursor of the next or None. Raises `Unprocessable`."""
     query = select(Experiment).order_by(Experiment.created_at.desc(), Experiment.id.desc()).limit(limit + 1)
     if search:
         query = query.where(Experiment.name.icontains(search, autoescape=True))
+    if submitted_by:
+        query = query.where(Experiment.submitted_by.in_(submitted_by))
     if cursor is not None:
         (value,), last = read_cursor(cursor, ORDER)
         tied = and_(Experiment.created_at == value, Experiment.id < last)
@@ -148,11 +159,16 @@ async def prioritize(session: AsyncSession, experiment: Experiment, priority: in
 
 
 async def extend(
-    session: AsyncSession, experiment: Experiment, request: ExperimentRequest, planned: Sequence[PlannedJob]
+    session: AsyncSession,
+    experiment: Experiment,
+    request: ExperimentRequest,
+    planned: Sequence[PlannedJob],
+    *,
+    by: Submitter | None = None,
 ) -> Sequence[str]:
     """Queue the planned jobs whose cell and seed the experiment does not have yet. Returns their ids.
 
-    The dispatcher adds the tuned jobs of a tuned experiment.
+    The dispatcher adds the tuned jobs of a tuned experiment. `by` is by default who submitted the experiment.
 
     `experiment` must have been read with `lock`. Raises `Conflict` where it has been cancelled.
     """
@@ -163,7 +179,8 @@ async def extend(
     status: Literal[Status.QUEUED, Status.PAUSED] = (
         Status.PAUSED if experiment.requested_state == PAUSED else Status.QUEUED
     )
-    added = await jobs.create_all(session, new, experiment.id, status)
+    by = Submitter(experiment.submitted_by) if by is None else by
+    added = await jobs.create_all(session, new, experiment.id, status, by=by)
     experiment.request = request.model_dump(mode="json", exclude_unset=True)
     experiment.deciding = experiment.deciding or request.tune is not None
     experiment.updated_at = datetime.now(UTC)

@@ -6,11 +6,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.errors import Conflict, FieldError, InvalidFields
 from service.jobs import ACTIONS, Action, Status
 from service.store import checkpoints, jobs, metrics
+from service.store.submitters import NOBODY, Submitter
 from service.store.tables import Job
 from worker.spec import TrainingSpec
 
 
-async def extend(session: AsyncSession, job_id: str, epochs: int) -> Job:
+async def extend(session: AsyncSession, job_id: str, epochs: int, by: Submitter = NOBODY) -> Job:
     """Return the job that continues a succeeded one until `epochs` epochs are done; the first call creates it.
 
     It has the metrics of the first one, and belongs to no experiment.
@@ -39,6 +40,6 @@ async def extend(session: AsyncSession, job_id: str, epochs: int) -> Job:
     if last is None or last.epoch != training.epochs:
         raise Conflict(f"Job {job_id} cannot be extended: it has no checkpoint of its last epoch, as imported jobs.")
     request = (await jobs.request_of(session, job)).model_copy(update={"epochs": epochs})
-    new = await jobs.create(session, request, precision=job.precision, extends=job_id, from_checkpoint=last.id)
+    new = await jobs.create(session, request, by=by, precision=job.precision, extends=job_id, from_checkpoint=last.id)
     await metrics.copy(session, job, new)
     return new

@@ -15,6 +15,7 @@ from service.store import checkpoints, events, imports, metrics
 from service.store.database import lock_events
 from service.store.identifiers import new_id
 from service.store.notifications import Channel, notify
+from service.store.submitters import NOBODY, Submitter, require_room
 from service.store.tables import Attempt, Idempotency, Job, JobLabel
 
 
@@ -22,6 +23,7 @@ async def create(
     session: AsyncSession,
     request: JobRequest,
     *,
+    by: Submitter = NOBODY,
     experiment_id: str | None = None,
     cell: str | None = None,
     retry_of: str | None = None,
@@ -29,15 +31,20 @@ async def create(
     extends: str | None = None,
     from_checkpoint: str | None = None,
 ) -> Job:
-    """Store a new job and queue it. Raises `InvalidFields` if it cannot begin with the checkpoint in `init_from`.
+    """Store a new job and queue it.
 
     `precision` is what the precision `auto` is resolved to, if it is.
+
+    Raises:
+        InvalidFields: It cannot begin with the checkpoint in `init_from`.
+        QuotaExceeded: Too many jobs `by` this name wait.
     """
+    await require_room(session, by, 1)
     if from_checkpoint is None:
         await checkpoints.check_initial(session, [(request.init_from, request.model)])
         from_checkpoint = request.init_from
     now = datetime.now(UTC)
-    row = _row(request, now, await session.scalar(_LAST))
+    row = _row(request, now, await session.scalar(_LAST), by)
     row["precision"] = row["precision"] or precision
     job = Job(
         **row,
@@ -59,20 +66,23 @@ async def create_all(
     cells: Sequence[tuple[str, JobRequest]],
     experiment_id: str,
     status: Literal[Status.QUEUED, Status.PAUSED] = Status.QUEUED,
+    *,
+    by: Submitter = NOBODY,
 ) -> Sequence[str]:
     """Queue the jobs of an experiment, each with its cell, in the given order. Returns their ids.
 
-    A constraint of the database permits one job per cell and seed. Raises `InvalidFields` as `create` does.
+    A constraint of the database permits one job per cell and seed. Raises as `create` does.
     """
     if not cells:
         return []
+    await require_room(session, by, len(cells))
     await checkpoints.check_initial(session, [(request.init_from, request.model) for _, request in cells])
     began, last = datetime.now(UTC), await session.scalar(_LAST)
     rows: list[dict[str, Any]] = []
     labels: list[dict[str, Any]] = []
     for number, (cell, request) in enumerate(cells):
         # A microsecond apart, so that they are listed in the order given.
-        row = _row(request, began + timedelta(microseconds=number), last)
+        row = _row(request, began + timedelta(microseconds=number), last, by)
         own = {"experiment_id": experiment_id, "cell": cell, "from_checkpoint": request.init_from}
         rows.append(row | own | {"status": status})
         labels += [{"job_id": row["id"], "key": key, "value": value} for key, value in request.labels.items()]
@@ -88,12 +98,13 @@ async def create_all(
 _LAST = select(func.max(Job.id))
 
 
-def _row(request: JobRequest, now: datetime, last: str | None) -> dict[str, Any]:
+def _row(request: JobRequest, now: datetime, last: str | None, by: Submitter) -> dict[str, Any]:
     """The columns of a new job, whose id follows `last`: jobs are claimed in the order of their ids."""
     training = request.training
     return {
         "id": new_id("job", after=last),
         "name": request.name,
+        "submitted_by": by.name,
         "spec": training.model_dump(mode="json"),
         "priority": request.priority,
         "max_retries": request.max_retries,
@@ -197,7 +208,7 @@ async def resume(session: AsyncSession, job_id: str) -> Job:
     return job
 
 
-async def retry(session: AsyncSession, job_id: str) -> Job:
+async def retry(session: AsyncSession, job_id: str, by: Submitter = NOBODY) -> Job:
     """Return the job that retries one that failed or was cancelled; the first call creates it.
 
     Terminal states are final, so a job is not reopened. Raises `NotFound`, or `Conflict` if it has not failed.
@@ -213,6 +224,7 @@ async def retry(session: AsyncSession, job_id: str) -> Job:
     new = await create(
         session,
         await request_of(session, job),
+        by=by,
         experiment_id=job.experiment_id,
         cell=job.cell,
         retry_of=job_id,

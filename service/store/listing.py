@@ -30,6 +30,7 @@ class JobFilter:
     batch_size: Sequence[int] = ()
     model: Sequence[str] = ()
     seed: Sequence[int] = ()
+    submitted_by: Sequence[str] = ()
     experiment: str | None = None
     labels: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     created_after: datetime | None = None
@@ -44,6 +45,7 @@ class JobFilter:
             (Job.batch_size, self.batch_size),
             (Job.model, self.model),
             (Job.seed, self.seed),
+            (Job.submitted_by, self.submitted_by),
         ):
             if values:
                 query = query.where(column.in_(values))

@@ -25,6 +25,7 @@ class Waiting:
     """"" for a job without one; these count as one experiment."""
     num_workers: int
     spec: dict[str, Any]
+    submitted_by: str | None
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Queue:
 async def read(session: AsyncSession) -> Queue:
     """Read the queue."""
     group = func.coalesce(Job.experiment_id, "")
-    columns = (Job.id, Job.priority, group, Job.num_workers, Job.spec)
+    columns = (Job.id, Job.priority, group, Job.num_workers, Job.spec, Job.submitted_by)
     queued = select(*columns).where(Job.status == Status.QUEUED, imports.VISIBLE)
     waiting = [Waiting(*row) for row in await session.execute(queued)]
     active = (await session.scalars(select(Job).where(Job.status.in_(ACTIVE)))).all()

@@ -46,6 +46,7 @@ class Job(Table):
 
     `precision` is null until the precision `auto` of its spec is resolved. `from_checkpoint` is the checkpoint that it
     starts from: one of the job that it `extends`, with its whole state, or else of any job, with its weights.
+    `submitted_by` is the name of the token with which it was submitted.
     """
 
     __tablename__ = "jobs"
@@ -61,6 +62,7 @@ class Job(Table):
     retry_of: Mapped[str | None] = mapped_column(unique=True)
     extends: Mapped[str | None] = mapped_column(index=True)
     from_checkpoint: Mapped[str | None] = mapped_column(index=True)
+    submitted_by: Mapped[str | None]
 
     model: Mapped[str]
     normalization: Mapped[str]
@@ -87,7 +89,17 @@ class Job(Table):
 
     __table_args__ = (
         # Covers the columns of queued jobs that a claim reads.
-        Index("ix_jobs_waiting", "status", "queued_at", "priority", "experiment_id", "not_before", "id", "num_workers"),
+        Index(
+            "ix_jobs_waiting",
+            "status",
+            "queued_at",
+            "priority",
+            "experiment_id",
+            "not_before",
+            "id",
+            "num_workers",
+            "submitted_by",
+        ),
         Index("ix_jobs_experiment_id_status_retry_of", "experiment_id", "status", "retry_of"),
         # The pages of the job list: the columns of a filter, then those of the order.
         Index("ix_jobs_created_at_id", "created_at", "id"),
@@ -96,6 +108,7 @@ class Job(Table):
         Index("ix_jobs_normalization_batch_size_created_at_id", "normalization", "batch_size", "created_at", "id"),
         Index("ix_jobs_batch_size_created_at_id", "batch_size", "created_at", "id"),
         Index("ix_jobs_model_created_at_id", "model", "created_at", "id"),
+        Index("ix_jobs_submitted_by_created_at_id", "submitted_by", "created_at", "id"),
         Index("ix_jobs_priority_id", "priority", "id"),
         Index(
             "uq_jobs_seed_of_cell",
@@ -126,8 +139,23 @@ class Experiment(Table):
     requested_state: Mapped[str | None]
     deciding: Mapped[bool] = mapped_column(index=True)
     precision: Mapped[str | None]
+    submitted_by: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(index=True)
     updated_at: Mapped[datetime]
+
+
+class Share(Table):
+    """A link that shows one experiment to whoever has its token, of which only the hash is stored."""
+
+    __tablename__ = "shares"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    experiment_id: Mapped[str] = mapped_column(ForeignKey("experiments.id", ondelete="CASCADE"), index=True)
+    token_sha256: Mapped[str] = mapped_column(unique=True)
+    anonymous: Mapped[bool]
+    created_by: Mapped[str | None]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
 
 
 class Import(Table):
@@ -291,6 +319,30 @@ class Evaluation(Table):
     error: Mapped[str | None]
     created_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
+
+
+class Delivery(Table):
+    """What the webhook is told of the end of a job or an experiment.
+
+    `status` is waiting (for the end of the experiment `subject`), pending, delivered or failed. `answer` is the HTTP
+    status of the last answer.
+    """
+
+    __tablename__ = "deliveries"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    event: Mapped[str]
+    subject: Mapped[str]
+    status: Mapped[str]
+    body: Mapped[dict[str, Any] | None]
+    tries: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime]
+    answer: Mapped[int | None]
+    error: Mapped[str | None]
+    created_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+
+    __table_args__ = (Index("ix_deliveries_status_not_before", "status", "not_before"),)
 
 
 class Idempotency(Table):

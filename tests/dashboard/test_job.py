@@ -370,11 +370,11 @@ async def test_the_workers_of_an_attempt_are_named(
     job = submit(batch_size=4, num_workers=3)
     await reporter.heartbeat({"ray": {"status": "connected"}, "slots": {"total": 2, "busy": 0, "free": 2}})
     page = await visit.open(f"/jobs/{job}")
-    await expect(page.get_by_text("It waits for workers")).to_be_visible()
+    await expect(page.get_by_text("It does not start yet")).to_be_visible()
     await expect(page.get_by_text("the cluster has room for 2")).to_be_visible()
     await expect(page.locator(".heading")).to_contain_text("batch size 4 × 3 workers")
     await reporter.start(workers=3)
-    await expect(page.get_by_text("It waits for workers")).to_have_count(0)
+    await expect(page.get_by_text("It does not start yet")).to_have_count(0)
     attempts = page.get_by_role("region", name="Attempts")
     await attempts.get_by_text("worker-1 on node-1 and 2 more").click()
     await expect(attempts.get_by_role("listitem")).to_have_text(

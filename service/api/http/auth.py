@@ -1,4 +1,4 @@
-"""Authentication and authorization: bearer tokens, some of which are read-only, and the session cookie of browsers.
+"""Authentication and authorization: tokens, some of which are read-only, links of shares, and the cookie of browsers.
 
 A page of another site cannot send a token, because that needs a header. It might make the browser send the cookie: a
 request with the cookie alone changes something only if it comes from a page of the service.
@@ -12,10 +12,13 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 
-from service.api.http import sessions
+from service.api.http import sessions, sharing
 from service.api.http.origin import READING, foreign_page
 from service.errors import Forbidden, Unauthorized
 from service.settings import Settings
+from service.store import shares
+from service.store.submitters import NOBODY, Submitter
+from service.store.tables import Share
 
 MAY_READ = frozenset({"submit_experiment"})
 """Operations that only read under a condition, such as a dry run: they call `Client.check_may_write` otherwise."""
@@ -27,6 +30,21 @@ class Client:
 
     name: str
     may_write: bool
+    most_queued: int | None = None
+    """How many jobs of this name may wait; None: any number."""
+
+    share: Share | None = None
+    """The share whose link is used. What it permits is checked before the route runs."""
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether names of people and machines, notes and labels are hidden from this client."""
+        return self.share is not None and self.share.anonymous
+
+    @property
+    def submitter(self) -> Submitter:
+        """Who submits with this token."""
+        return NOBODY if self is ANONYMOUS else Submitter(self.name, self.most_queued)
 
     def check_may_write(self) -> None:
         """Raise `Forbidden` if the token is read-only."""
@@ -47,7 +65,7 @@ def identify(settings: Settings, token: str | None) -> Client:
     # All tokens are compared, each in constant time, so that the duration reveals nothing about them.
     for known, (name, may_write) in settings.tokens.items():
         if compare_digest(_digest(known), _digest(token)):
-            found = Client(name, may_write)
+            found = Client(name, may_write, settings.quota(name).queued)
     if found is None:
         raise Unauthorized("The token is unknown.")
     return found
@@ -80,6 +98,9 @@ async def authorize(
         token = sessions.token_of(session, settings.tokens)
         if request.method not in READING:
             refuse_foreign_page(request, may_be_program=False)
+    if token is not None and shares.is_token(token):
+        share = await sharing.permitted(request, request.app.state.services.database, token)
+        return Client("the link of a share", may_write=False, share=share)
     client = identify(settings, token)
     if request.method not in READING and getattr(request.scope["route"], "operation_id", None) not in MAY_READ:
         client.check_may_write()

@@ -50,6 +50,7 @@ class RequestMiddleware:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = scope["request_id"] = given if _SANE.fullmatch(given) else secrets.token_hex(8)
+        scope.setdefault("state", {})
         started = time.perf_counter()
         status = 0
         received = 0
@@ -67,7 +68,7 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                self._add_headers(MutableHeaders(scope=message), scope, request_id)
             await send(message)
 
         with logs.about(request=request_id), prefixed(self.root_path):
@@ -80,6 +81,14 @@ class RequestMiddleware:
                 await ProblemResponse(request_id, 500, INTERNAL)(scope, receive, noting_send)
             finally:
                 self._note(scope, status, time.perf_counter() - started)
+
+    def _add_headers(self, headers: MutableHeaders, scope: Scope, request_id: str) -> None:
+        headers["X-Request-ID"] = request_id
+        headers.setdefault("Referrer-Policy", "no-referrer")
+        if scope["state"].get("shared"):
+            # What a link shows is kept by no cache and no search engine, so that revoking it ends it.
+            headers["Cache-Control"] = "no-store"
+            headers["X-Robots-Tag"] = "noindex"
 
     def _note(self, scope: Scope, status: int, duration_s: float) -> None:
         route = getattr(scope.get("route"), "path", UNROUTED)

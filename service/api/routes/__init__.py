@@ -6,6 +6,7 @@ from service.api.routes import (
     cluster,
     curves,
     dashboard,
+    deliveries,
     evaluations,
     events,
     experiments,
@@ -18,6 +19,7 @@ from service.api.routes import (
     reports,
     results,
     session,
+    shares,
     specification,
     views,
 )
@@ -35,12 +37,14 @@ PROTECTED = tuple(
         checkpoints,
         evaluations,
         experiments,
+        shares,
         results,
         reports,
         figures,
         bundles,
         cluster,
         views,
+        deliveries,
     )
 )
 """Routers whose requests need a token if tokens are configured."""

@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.api.context import Context, ExperimentId, Services
 from service.api.filters import Text
 from service.api.http import idempotency
-from service.api.http.auth import AuthorizedClient
+from service.api.http.auth import AuthorizedClient, Client
 from service.api.http.idempotency import IdempotencyKey
 from service.api.http.problems import describe
+from service.api.schemas.anonymous import anonymous
 from service.api.schemas.experiment import (
     BuiltInView,
     DryRun,
@@ -55,6 +56,7 @@ class ExperimentsQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     search: Text | None = Field(default=None, description="part of the name, in any case")
+    submitted_by: list[Text] = Field(default_factory=list, description="names of the tokens that submitted them")
     limit: int = Field(default=50, ge=1, le=200, description="experiments per page")
     cursor: str | None = Field(default=None, max_length=1000, description="next_cursor of the previous page")
 
@@ -86,7 +88,7 @@ PREVIEW = {"description": "With dry_run: the jobs that would be queued, and thei
     operation_id="submit_experiment",
     status_code=201,
     response_model=ExperimentDetail,
-    responses=describe(400, 401, 403, 413, 415, 422, answers={200: PREVIEW, 201: CREATED}),
+    responses=describe(400, 401, 403, 413, 415, 422, 429, answers={200: PREVIEW, 201: CREATED}),
 )
 async def submit(
     context: Context,
@@ -108,7 +110,7 @@ async def submit(
         return Response(preview.model_dump_json(), media_type="application/json")
     client.check_may_write()
     print_ = idempotency.fingerprint(request)
-    make = (context.database, client.name, idempotency_key, print_, resolved, planned)
+    make = (context.database, client, idempotency_key, print_, resolved, planned)
     try:
         experiment = await _create_once(*make)
     except ConstraintViolated:
@@ -121,7 +123,7 @@ async def submit(
 
 async def _create_once(
     database: Database,
-    client: str,
+    client: Client,
     key: str | None,
     print_: str,
     request: ExperimentRequest,
@@ -129,12 +131,12 @@ async def _create_once(
 ) -> Experiment:
     async with database.write() as session:
         if key is None:
-            return await experiments.create(session, request, planned)
-        answer = await idempotency.answered(session, client, key, print_)
+            return await experiments.create(session, request, planned, by=client.submitter)
+        answer = await idempotency.answered(session, client.name, key, print_)
         if answer is not None:
             return await experiments.get(session, answer)
-        experiment = await experiments.create(session, request, planned)
-        await jobs.remember_answer(session, client, key, print_, experiment.id)
+        experiment = await experiments.create(session, request, planned, by=client.submitter)
+        await jobs.remember_answer(session, client.name, key, print_, experiment.id)
         return experiment
 
 
@@ -142,7 +144,7 @@ async def _create_once(
 async def find(context: Context, query: Annotated[ExperimentsQuery, Query()]) -> ExperimentPage:
     """Experiments, newest first. Pages stay consistent while experiments are added."""
     async with context.database.read() as session:
-        found, cursor = await experiments.page(session, search=query.search, limit=query.limit, cursor=query.cursor)
+        found, cursor = await experiments.page(session, **query.model_dump())
         return ExperimentPage(data=await experiment_views(session, found), next_cursor=cursor)
 
 
@@ -153,19 +155,23 @@ async def built_in() -> BuiltIns:
 
 
 @router.get("/{experiment_id}", operation_id="get_experiment", responses=describe(401, 404))
-async def show(context: Context, experiment_id: ExperimentId) -> ExperimentDetail:
+async def show(context: Context, client: AuthorizedClient, experiment_id: ExperimentId) -> ExperimentDetail:
     """One experiment: its request, its progress, the time left, and the confounds in it."""
     async with context.database.read() as session:
-        return await experiment_detail(session, await experiments.get(session, experiment_id))
+        found = await experiment_detail(session, await experiments.get(session, experiment_id))
+    return anonymous(found) if client.is_anonymous else found
 
 
 @router.patch(
     "/{experiment_id}",
     operation_id="change_experiment",
-    responses=describe(400, 401, 403, 404, 409, 413, 415, 422),
+    responses=describe(400, 401, 403, 404, 409, 413, 415, 422, 429),
 )
 async def change(
-    context: Context, experiment_id: ExperimentId, wanted: Annotated[ExperimentChange, Body()]
+    context: Context,
+    client: AuthorizedClient,
+    experiment_id: ExperimentId,
+    wanted: Annotated[ExperimentChange, Body()],
 ) -> ExperimentDetail:
     """Rename an experiment, change its priority, or add values to its grid. Idempotent."""
     async with context.database.write() as session:
@@ -176,7 +182,7 @@ async def change(
             await experiments.prioritize(session, experiment, wanted.priority)
         if wanted.grid:
             longer = experiments.request_of(experiment).extended(wanted.grid)
-            await experiments.extend(session, experiment, longer, first_jobs(longer))
+            await experiments.extend(session, experiment, longer, first_jobs(longer), by=client.submitter)
     async with context.database.read() as session:
         return await experiment_detail(session, experiment)
 

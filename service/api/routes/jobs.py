@@ -10,10 +10,11 @@ from pydantic import BaseModel, Field
 from service.api.context import Context, JobId
 from service.api.filters import JobFilterQuery, Text
 from service.api.http import idempotency, preconditions
-from service.api.http.auth import AuthorizedClient
+from service.api.http.auth import AuthorizedClient, Client
 from service.api.http.idempotency import IdempotencyKey
 from service.api.http.preconditions import IfMatch
 from service.api.http.problems import describe
+from service.api.schemas.anonymous import anonymous
 from service.api.schemas.job import JobDetail, JobView, job_detail, job_url, job_views
 from service.api.schemas.queue import QueuePlace, queue_place
 from service.cluster_report import ClusterReport
@@ -54,7 +55,7 @@ class JobsQuery(JobFilterQuery):
     "",
     operation_id="submit_job",
     status_code=201,
-    responses=describe(400, 401, 403, 413, 415, 422, answers={201: CREATED}),
+    responses=describe(400, 401, 403, 413, 415, 422, 429, answers={201: CREATED}),
 )
 async def submit(
     context: Context,
@@ -65,42 +66,44 @@ async def submit(
 ) -> JobDetail:
     """Queue a training job. A job that is not valid is refused, and nothing is stored."""
     try:
-        job = await _create_once(context.database, client.name, idempotency_key, request)
+        job = await _create_once(context.database, client, idempotency_key, request)
     except ConstraintViolated:
         # Another replica received the same key at the same time: its job is the answer.
-        job = await _create_once(context.database, client.name, idempotency_key, request)
+        job = await _create_once(context.database, client, idempotency_key, request)
     response.headers["Location"] = job_url(job.id)
     async with context.database.read() as session:
         return await job_detail(session, job)
 
 
-async def _create_once(database: Database, client: str, key: str | None, request: JobRequest) -> Job:
+async def _create_once(database: Database, client: Client, key: str | None, request: JobRequest) -> Job:
     async with database.write() as session:
         if key is None:
-            return await jobs.create(session, request)
+            return await jobs.create(session, request, by=client.submitter)
         print_ = idempotency.fingerprint(request)
-        answer = await idempotency.answered(session, client, key, print_)
+        answer = await idempotency.answered(session, client.name, key, print_)
         if answer is not None:
             return await jobs.get(session, answer)
-        job = await jobs.create(session, request)
-        await jobs.remember_answer(session, client, key, print_, job.id)
+        job = await jobs.create(session, request, by=client.submitter)
+        await jobs.remember_answer(session, client.name, key, print_, job.id)
         return job
 
 
 @router.get("", operation_id="list_jobs", responses=describe(401, 422))
-async def find(context: Context, query: Annotated[JobsQuery, Query()]) -> JobPage:
+async def find(context: Context, client: AuthorizedClient, query: Annotated[JobsQuery, Query()]) -> JobPage:
     """The jobs that match all filters. Pages stay consistent while jobs are added."""
     filter_ = query.job_filter()
     async with context.database.read() as session:
         found, cursor = await listing.page(session, filter_, sort=query.sort, limit=query.limit, cursor=query.cursor)
-        return JobPage(data=await job_views(session, found), next_cursor=cursor)
+        views = await job_views(session, found)
+    return JobPage(data=[anonymous(view) for view in views] if client.is_anonymous else views, next_cursor=cursor)
 
 
 @router.get("/{job_id}", operation_id="get_job", responses=describe(401, 404, answers={200: TAGGED}))
-async def show(context: Context, job_id: JobId, response: Response) -> JobDetail:
+async def show(context: Context, client: AuthorizedClient, job_id: JobId, response: Response) -> JobDetail:
     """One job, with its attempts and the history of its states."""
     async with context.database.read() as session:
-        return _tagged(response, await job_detail(session, await jobs.get(session, job_id)))
+        found = await job_detail(session, await jobs.get(session, job_id))
+    return _tagged(response, anonymous(found) if client.is_anonymous else found)
 
 
 @router.patch(
@@ -188,12 +191,12 @@ async def resume(context: Context, job_id: JobId) -> JobDetail:
     "/{job_id}/retry",
     operation_id="retry_job",
     status_code=202,
-    responses=describe(401, 403, 404, 409, answers={202: CREATED}),
+    responses=describe(401, 403, 404, 409, 429, answers={202: CREATED}),
 )
-async def retry(context: Context, job_id: JobId, response: Response) -> JobDetail:
+async def retry(context: Context, client: AuthorizedClient, job_id: JobId, response: Response) -> JobDetail:
     """Queue a new job with the spec of one that failed or was cancelled. A repeat answers the same new job."""
     async with context.database.write() as session:
-        job = await jobs.retry(session, job_id)
+        job = await jobs.retry(session, job_id, client.submitter)
         response.headers["Location"] = job_url(job.id)
         return await job_detail(session, job)
 
@@ -202,10 +205,14 @@ async def retry(context: Context, job_id: JobId, response: Response) -> JobDetai
     "/{job_id}/extend",
     operation_id="extend_job",
     status_code=202,
-    responses=describe(400, 401, 403, 404, 409, 413, 415, 422, answers={202: CREATED}),
+    responses=describe(400, 401, 403, 404, 409, 413, 415, 422, 429, answers={202: CREATED}),
 )
 async def extend(
-    context: Context, job_id: JobId, wanted: Annotated[JobExtension, Body()], response: Response
+    context: Context,
+    client: AuthorizedClient,
+    job_id: JobId,
+    wanted: Annotated[JobExtension, Body()],
+    response: Response,
 ) -> JobDetail:
     """Queue a new job that continues one that has succeeded from its last checkpoint, until `epochs` epochs are done.
 
@@ -213,6 +220,6 @@ async def extend(
     the others are fixed to the length of the training. A repeat answers the same new job.
     """
     async with context.database.write() as session:
-        job = await extensions.extend(session, job_id, wanted.epochs)
+        job = await extensions.extend(session, job_id, wanted.epochs, client.submitter)
         response.headers["Location"] = job_url(job.id)
         return await job_detail(session, job)

@@ -8,9 +8,11 @@ from fastapi import APIRouter, Query, Request, Response
 
 from service.api.context import Context, ExperimentId
 from service.api.figure_query import SHUT, drawing
+from service.api.http.auth import AuthorizedClient, Client
 from service.api.http.negotiation import preferred
 from service.api.http.problems import describe
 from service.api.result_query import ExperimentQuery, experiment_results
+from service.api.schemas.anonymous import anonymous
 from service.api.schemas.experiment import experiment_detail
 from service.experiments.results import FailedAs
 from service.report import as_html, as_markdown, compose
@@ -21,6 +23,8 @@ from worker.metrics import OutcomeMetric
 router = APIRouter(tags=["results"])
 
 HTML, MARKDOWN = "text/html", "text/markdown"
+UNNAMED = {"worker": "", "node": "an unnamed node"}
+"""The worker of an attempt in a report for an anonymous link."""
 
 
 @router.get(
@@ -42,6 +46,7 @@ HTML, MARKDOWN = "text/html", "text/markdown"
 async def show(
     request: Request,
     context: Context,
+    client: AuthorizedClient,
     experiment_id: ExperimentId,
     metric: Annotated[OutcomeMetric | None, Query(description="default: that of the declared outcome")] = None,
     statistic: Annotated[
@@ -60,7 +65,8 @@ async def show(
         experiment = await experiments.get(session, experiment_id)
         found = await experiment_detail(session, experiment)
         results = await experiment_results(session, experiment, query)
-        jobs = [_described(record) for record in await records.of_experiment(session, experiment_id)]
+        jobs = [_described(record, client) for record in await records.of_experiment(session, experiment_id)]
+    found = anonymous(found) if client.is_anonymous else found
     versions = {"normlab": request.app.version, "python": python_version()}
     document = await drawing(
         partial(compose, found.model_dump(mode="json"), results.model_dump(mode="json"), jobs, versions, figure)
@@ -71,7 +77,7 @@ async def show(
     return Response(as_html(document), media_type=HTML, headers=headers)
 
 
-def _described(record: JobRecord) -> dict[str, Any]:
+def _described(record: JobRecord, client: Client) -> dict[str, Any]:
     """The parts of a job that a report shows."""
     job, latest = record.job, record.latest_checkpoint
     files = [{"name": name, **file} for name, file in latest.files.items()] if latest else []
@@ -82,7 +88,7 @@ def _described(record: JobRecord) -> dict[str, Any]:
         "attempts": [
             {
                 "device": attempt.device,
-                "workers": attempt.workers,
+                "workers": [UNNAMED] if client.is_anonymous else attempt.workers,
                 "versions": attempt.versions,
                 "started_at": attempt.started_at.isoformat(timespec="seconds"),
             }

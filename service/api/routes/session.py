@@ -1,5 +1,6 @@
 """The session of a browser: sign in with a token, sign out, and who is signed in."""
 
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Request, Response
@@ -23,11 +24,20 @@ class SignIn(BaseModel):
     token: str = Field(max_length=1000, description="one of NORMLAB_API_TOKENS")
 
 
+class SharedView(BaseModel):
+    """What the link of a share shows."""
+
+    experiment: str
+    anonymous: bool
+    expires_at: datetime | None
+
+
 class SessionView(BaseModel):
     """Who sent the request, and what they may do."""
 
-    name: str | None = Field(description="name of the token; null if the service has no tokens")
+    name: str | None = Field(description="name of the token; null if the service has no tokens, and for a link")
     may_write: bool = Field(description="whether the token may change anything")
+    share: SharedView | None = Field(description="the share whose link is used; null for tokens and sessions")
 
 
 @router.post("", operation_id="sign_in", responses=describe(400, 401, 403, 413, 415, 422))
@@ -65,4 +75,8 @@ def _set_cookie(request: Request, response: Response, value: str, max_age: int) 
 
 
 def _view(context: Context, client: Client) -> SessionView:
-    return SessionView(name=client.name if context.settings.tokens else None, may_write=client.may_write)
+    share = client.share
+    if share is not None:
+        shared = SharedView(experiment=share.experiment_id, anonymous=share.anonymous, expires_at=share.expires_at)
+        return SessionView(name=None, may_write=False, share=shared)
+    return SessionView(name=client.name if context.settings.tokens else None, may_write=client.may_write, share=None)

@@ -79,6 +79,9 @@ class ExperimentView(BaseModel):
     progress: float = Field(
         description="fraction of jobs that have ended, from 0 to 1; for a single experiment, fraction of its steps"
     )
+    submitted_by: str | None = Field(
+        description="name of the token that submitted it; null without tokens, and if it was imported"
+    )
     created_at: datetime
     updated_at: datetime
     links: ExperimentLinks
@@ -299,6 +302,7 @@ def _fields(experiment: Experiment, counted: Mapping[Status, int]) -> dict[str, 
         "jobs": total,
         "counts": dict(counted),
         "progress": ended / total if total else 0.0,
+        "submitted_by": experiment.submitted_by,
         "created_at": experiment.created_at,
         "updated_at": experiment.updated_at,
         "links": {

@@ -126,6 +126,9 @@ class JobView(BaseModel):
     labels: dict[str, str]
     priority: int
     max_retries: int
+    submitted_by: str | None = Field(
+        description="name of the token that submitted it; null without tokens, and if it was imported"
+    )
     created_at: datetime
     updated_at: datetime
     queued_at: datetime
@@ -220,6 +223,7 @@ def job_fields(job: Job, labels: dict[str, str], duration_s: float) -> dict[str,
         "labels": labels,
         "priority": job.priority,
         "max_retries": job.max_retries,
+        "submitted_by": job.submitted_by,
         "created_at": job.created_at,
         "updated_at": job.updated_at,
         "queued_at": job.queued_at,
@@ -291,6 +295,11 @@ async def _waits_for(session: Session, job: Job) -> str | None:
         return None
     if report.slots.problem is not None:
         return report.slots.problem
+    if (full := report.full(job.submitted_by)) is not None:
+        return (
+            f"{full.name} has {full.running} jobs that run, and the limit of this name is {full.limit} "
+            "(NORMLAB_QUOTAS). The job can start once one of them has ended. Jobs of others do not wait for it."
+        )
     if job.num_workers == 1:
         return None
     if job.num_workers > (slots := report.slots.total):

@@ -18,7 +18,8 @@ class QueuePlace(BaseModel):
     position: int | None = Field(description="1 for the next job; null if the job is not queued")
     queued: int = Field(description="number of queued jobs")
     starts_in_s: float | None = Field(
-        description="estimate of the seconds until it starts, from the speeds of similar jobs; null if one is unknown"
+        description="estimate of the seconds until it starts, from the speeds of similar jobs; null if one is unknown, "
+        "or if the name that submitted it has reached its limit of running jobs"
     )
 
 
@@ -37,7 +38,7 @@ def _starts_in_s(queue: Queue, index: int, speeds: Sequence[Speed], report: Clus
     own = queue.waiting[index]
     ahead = queue.waiting[:index]
     before = sum(job.num_workers for job in ahead) + sum(job.num_workers for job in queue.active)
-    if not slots:
+    if not slots or (report is not None and report.full(own.submitted_by)):
         return None
     if before + own.num_workers <= slots:
         return 0.0

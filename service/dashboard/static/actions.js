@@ -2,7 +2,7 @@
 
 import { send } from "./api.js";
 import { button, confirmed, linkButton } from "./parts.js";
-import { writing } from "./session.js";
+import { shared, writing } from "./session.js";
 import { url } from "./url.js";
 import { jobStatus } from "./vocabulary.js";
 
@@ -56,7 +56,7 @@ export function jobButtons(job, shell, changed) {
       key: "compare",
       title: "Select other jobs to compare it with",
     }),
-    linkButton("Clone", url.with({ from: job.id }, "/new"), { key: "clone" }),
+    !shared() && linkButton("Clone", url.with({ from: job.id }, "/new"), { key: "clone" }),
     actions.includes("delete") &&
       button(
         "Delete",

@@ -5,7 +5,7 @@ import { duration } from "./format.js";
 import { Health } from "./health.js";
 import { help, shortcuts } from "./keyboard.js";
 import { button, problemNotice } from "./parts.js";
-import { forgetSession, readSession, signInForm, userMenu } from "./session.js";
+import { forgetSession, readSession, shared, signInForm, takeLink, userMenu } from "./session.js";
 import { Stream } from "./stream.js";
 import { shape } from "./status.js";
 import { chooseTheme, theme } from "./themes.js";
@@ -64,6 +64,8 @@ const shell = {
   },
   /** Open the event stream of the page, in place of an earlier one. Resolves once no later event can be missed. */
   async live(path, query, onevent) {
+    // A link shows no events.
+    if (shared()) return;
     stream?.close();
     stream = new Stream(path, query, { onevent, onreset: startAnew, onstate: () => (health.ask(), shell.refresh()) });
     await stream.opened;
@@ -195,14 +197,14 @@ function header() {
     { class: "top", key: "top" },
     h(
       "a",
-      { class: "brand", href: "/", "aria-label": "normlab, start" },
+      { class: "brand", href: shared() ? `/experiments/${shared().experiment}` : "/", "aria-label": "normlab, start" },
       shape("M1.5 12.5c3.5 0 3.5-9 6.5-9s3 9 6.5 9"),
       h("span", {}, "normlab"),
     ),
     h(
       "nav",
       { class: "main-nav", "aria-label": "Main" },
-      NAVIGATION.map(([href, text]) =>
+      (shared() ? [] : NAVIGATION).map(([href, text]) =>
         h("a", { href, key: href, "aria-current": href === `/${current}` ? "page" : null }, text),
       ),
     ),
@@ -210,7 +212,7 @@ function header() {
       "div",
       { class: "tools" },
       health.view(),
-      views.view(),
+      !shared() && views.view(),
       themePicker(),
       button("Keys", help, { key: "keys", kind: "quiet keys", title: "Keyboard shortcuts" }),
       userMenu(startOver, shell.say),
@@ -270,6 +272,7 @@ onSignInNeeded((problem) => {
   stream?.close();
   shell.refresh();
 });
+takeLink();
 history.scrollRestoration = "manual";
 for (const type of ["wheel", "pointerdown", "keydown"])
   addEventListener(type, () => (scrolling = null), { passive: true });

@@ -48,6 +48,11 @@ export function labelTags(job) {
   );
 }
 
+/** Who submitted a job or an experiment, a link to all that `path` lists of them; null without tokens. */
+export function submitterLink({ submitted_by: name }, path) {
+  return name === null ? null : h("a", { href: `${path}?${new URLSearchParams({ submitted_by: name })}` }, name);
+}
+
 /** The columns of the table of jobs: head, cell, and the field that the service sorts by. */
 export const COLUMNS = {
   status: { head: "Status", cell: (job) => statusMark(job.status), sort: "status" },
@@ -82,6 +87,7 @@ export const COLUMNS = {
   dataset: { head: "Dataset", cell: (job) => job.spec.dataset?.name },
   priority: { head: "Priority", cell: (job) => plain(job.priority), sort: "priority", number: true },
   labels: { head: "Labels", cell: labelTags },
+  submitted_by: { head: "Submitted by", cell: (job) => submitterLink(job, "/jobs") ?? "–" },
   duration: {
     head: "Duration",
     cell: (job) => (job.finished_at && job.duration_s ? duration(job.duration_s) : "–"),

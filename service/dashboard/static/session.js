@@ -2,12 +2,35 @@
 
 import { bearer, get, send } from "./api.js";
 import { button, labelled, menu } from "./parts.js";
+import { tabStorage } from "./storage.js";
 import { h } from "./view.js";
 
-const UNKNOWN = { name: null, may_write: true };
+const UNKNOWN = { name: null, may_write: true, share: null };
+const LINK = "normlab.share";
 
 let session = UNKNOWN;
 let reading = null;
+
+/** Take the token of a link out of the address, where it follows `#share=`. This tab keeps it until it is closed. */
+export function takeLink() {
+  const [, token = null] = /^#share=([\w-]+)$/.exec(location.hash) ?? [];
+  if (token) {
+    tabStorage.set(LINK, token);
+    history.replaceState(history.state, "", location.pathname + location.search);
+  }
+  bearer.token = tabStorage.get(LINK);
+}
+
+function leaveLink() {
+  tabStorage.set(LINK, null);
+  bearer.token = null;
+}
+
+/** What the link shows with which the page was opened, `{experiment, anonymous, expires_at}`; null without a link. */
+export const shared = () => session.share;
+
+/** Whether somebody with a name is signed in. */
+export const isNamed = () => session.name !== null;
 
 /** Read who is signed in, once. Throws a problem with the status 401 if nobody is, and the service requires it. */
 export async function readSession() {
@@ -20,16 +43,16 @@ export async function readSession() {
   }
 }
 
-/** Forget who is signed in. Returns whether anybody was. */
+/** Forget who is signed in. Returns whether anybody was, or the page was opened by a link. */
 export function forgetSession() {
-  const known = session.name !== null;
+  const known = session.name !== null || bearer.token !== null;
   session = UNKNOWN;
   reading = null;
   return known;
 }
 
 async function signIn(token) {
-  bearer.token = null;
+  leaveLink();
   await send("POST", "/v1/session", { token });
   try {
     await readSession();
@@ -43,14 +66,19 @@ async function signIn(token) {
 
 /** Sign out, in all tabs of this browser. */
 async function signOut() {
-  bearer.token = null;
+  leaveLink();
   await send("DELETE", "/v1/session");
   forgetSession();
 }
 
 /** The properties of a control that changes something: disabled, with the reason, if the token is read-only. */
 export const writing = () =>
-  session.may_write ? {} : { disabled: true, title: `Not permitted: the token of ${session.name} is read-only.` };
+  session.may_write
+    ? {}
+    : {
+        disabled: true,
+        title: `Not permitted: ${session.share ? "this link" : `the token of ${session.name}`} is read-only.`,
+      };
 
 /** Whether the user may change anything. */
 export const mayWrite = () => session.may_write;
@@ -58,6 +86,12 @@ export const mayWrite = () => session.may_write;
 /** The menu with the name of the user; nothing where the service has no tokens. `done()` is called after signing out. */
 export function userMenu(done, say) {
   const { name, may_write: writes } = session;
+  if (session.share)
+    return h(
+      "span",
+      { class: "tag", title: "A link without an account. Reload the page to see newer results." },
+      "Shared, read-only",
+    );
   if (name === null) return null;
   const leave = async () => {
     try {

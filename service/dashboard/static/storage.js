@@ -29,3 +29,6 @@ function storage(area) {
 
 /** Values of this browser. */
 export const browserStorage = storage("localStorage");
+
+/** Values of this tab, until it is closed. */
+export const tabStorage = storage("sessionStorage");

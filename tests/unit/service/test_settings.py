@@ -158,6 +158,52 @@ def test_on_loopback_it_may_be_open(host: str) -> None:
     assert Settings(host=host).tokens == {}
 
 
+def test_quotas_are_those_of_a_name_or_of_all_others() -> None:
+    settings = Settings(quotas="ada:4:100, bob::7,*:2:,")
+    assert settings.quota("ada") == (4, 100)
+    assert settings.quota("bob") == (None, 7)
+    assert settings.quota("anybody") == (2, None)
+    assert Settings(quotas="ada:1:1").quota("anybody") == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("quotas", "complaint"),
+    [
+        ("ada", "entry 1 is 'ada': give name:running:queued"),
+        ("ada:4:100,bob:4", "entry 2"),
+        ("ada:0:1", "numbers from 1"),
+        ("ada:-1:1", "numbers from 1"),
+        (":1:1", "entry 1"),
+        ("ada:1:1,ada:2:2", "the name ada has two entries"),
+    ],
+)
+def test_a_malformed_quota_is_refused_with_an_example(quotas: str, complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        Settings(quotas=quotas)
+
+
+def test_a_quota_of_a_name_without_a_token_is_refused() -> None:
+    tokens = SecretStr("ann:12345678,bob:abcdefgh:read")
+    assert Settings(api_tokens=tokens, quotas="ann:1:1,*::9").quota("bob") == (None, 9)
+    with pytest.raises(ValidationError, match="has the name 'eve', and NORMLAB_API_TOKENS has the names ann, bob"):
+        Settings(api_tokens=tokens, quotas="eve:1:1")
+
+
+@pytest.mark.parametrize(
+    ("url", "secret", "complaint"),
+    [
+        ("ftp://example.org", "whsec_" + 32 * "A", "NORMLAB_WEBHOOK_URL is not an http or https URL"),
+        ("https://example.org/x", None, "NORMLAB_WEBHOOK_SECRET is not whsec_"),
+        ("https://example.org/x", "sesame-sesame-sesame-sesame-sesame", "NORMLAB_WEBHOOK_SECRET is not whsec_"),
+        ("https://example.org/x", "whsec_QUJD", "24 to 64 bytes"),
+    ],
+)
+def test_a_webhook_needs_a_url_and_a_secret(url: str, secret: str | None, complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint) as refused:
+        Settings(webhook_url=SecretStr(url), webhook_secret=None if secret is None else SecretStr(secret))
+    assert "sesame" not in str(refused.value)
+
+
 def test_tokens_read_and_write_or_only_read() -> None:
     settings = Settings(api_tokens=SecretStr("ann:12345678, bob:abcdefgh:read,eve:ABCDEFGH:write,"))
     assert settings.tokens == {

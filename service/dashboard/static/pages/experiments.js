@@ -2,6 +2,7 @@
 
 import { get } from "../api.js";
 import { ago, whole, zoned } from "../format.js";
+import { submitterLink } from "../metrics.js";
 import { button, emptyState, linkButton, problemNotice, progressBar, shortened } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
 import { statusMark } from "../status.js";
@@ -21,8 +22,8 @@ export default function experimentsPage(shell) {
       opened = true;
       await shell.live("/v1/events", {}, ({ type }) => type === "status" && reread());
     }
-    const cursor = url.get("cursor");
-    experiments.load(String(cursor), (signal) => get("/v1/experiments", { cursor }, { signal }));
+    const query = { submitted_by: url.all("submitted_by"), cursor: url.get("cursor") };
+    experiments.load(JSON.stringify(query), (signal) => get("/v1/experiments", query, { signal }));
   }
 
   function row(it) {
@@ -55,7 +56,12 @@ export default function experimentsPage(shell) {
         { class: "states" },
         counts.map(([status, count]) => h("span", { key: status, class: "count" }, `${count} `, statusMark(status))),
       ),
-      h("td", {}, h("time", { datetime: it.created_at, title: zoned(it.created_at) }, ago(it.created_at))),
+      h(
+        "td",
+        {},
+        h("time", { datetime: it.created_at, title: zoned(it.created_at) }, ago(it.created_at)),
+        it.submitted_by !== null && [" by ", submitterLink(it, "/experiments")],
+      ),
     );
   }
 
@@ -69,7 +75,8 @@ export default function experimentsPage(shell) {
             { class: "card", key: "card", "aria-busy": "true" },
             h("div", { class: "empty" }, "Reading the experiments…"),
           );
-    if (!data.data.length && !url.get("cursor"))
+    const names = url.all("submitted_by");
+    if (!data.data.length && !url.get("cursor") && !names.length)
       return h(
         "section",
         { class: "card", key: "card" },
@@ -86,6 +93,13 @@ export default function experimentsPage(shell) {
     const heads = ["Name", "Status", "Compares", "Jobs", "Progress", "States", "Created"];
     return [
       problem && problemNotice(problem, () => experiments.reload()),
+      names.length > 0 &&
+        h(
+          "div",
+          { class: "toolbar", key: "names" },
+          h("span", { class: "tag" }, `Submitted by ${names.join(" or ")}`),
+          linkButton("Show all", "/experiments", { kind: "quiet" }),
+        ),
       h(
         "section",
         { class: "card", key: "card" },

@@ -8,9 +8,10 @@ import { CurveSet } from "../curveset.js";
 import { tableExport } from "../exports.js";
 import { duration, flat, metricName, metricValue, plain, significant, whole } from "../format.js";
 import { advance } from "../live.js";
-import { labelTags, share } from "../metrics.js";
+import { labelTags, share, submitterLink } from "../metrics.js";
 import { copyButton, facts, notice, problemNotice, progressBar, tabs, unavailable } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
+import { shared } from "../session.js";
 import { statusMark } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
@@ -30,6 +31,8 @@ const TABS = [
   ["checkpoints", "Checkpoints"],
   ["spec", "Specification"],
 ];
+/** The parts that the link of a share does not show. */
+const CLOSED = new Set(["logs", "checkpoints"]);
 const REREAD_MS = 1000;
 
 const CHARTED = ["error", "loss", "throughput", "learning_rate"];
@@ -109,6 +112,7 @@ export default function jobPage(shell, id) {
         `${it.normalization} · batch size ${sizeOf(it.spec)} · ${it.spec.model} · seed ${it.spec.seed} · ${it.precision ?? "precision auto"} · `,
         h("span", { class: "hash" }, it.id),
         copyButton(it.id, "Copy the id of the job", shell.say),
+        it.submitted_by !== null && [" · submitted by ", submitterLink(it, "/jobs"), " "],
         labelTags(it),
       ),
     );
@@ -268,17 +272,17 @@ export default function jobPage(shell, id) {
               it.error.message,
             ),
           ),
-        it.waits_for && h("div", { key: "waits" }, notice("info", "It waits for workers", it.waits_for)),
-        place.view(it),
+        it.waits_for && h("div", { key: "waits" }, notice("info", "It does not start yet", it.waits_for)),
+        !shared() && place.view(it),
         live(it),
         tabs(
           "Parts of the job",
-          TABS.filter(([tab]) => tab !== "layers" || it.spec.telemetry),
+          TABS.filter(([tab]) => (tab !== "layers" || it.spec.telemetry) && !(shared() && CLOSED.has(tab))),
           url.get("tab", "overview"),
           (tab) => url.with({ tab: tab === "overview" ? null : tab }),
         ),
         content(it),
-        links(it),
+        !shared() && links(it),
       ];
     },
     close() {

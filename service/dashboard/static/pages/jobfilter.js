@@ -21,6 +21,7 @@ export function filterOf() {
     batch_size: url.list("batch_size"),
     seed: url.list("seed"),
     label: url.all("label"),
+    submitted_by: url.all("submitted_by"),
     experiment: url.get("experiment"),
     search: url.get("search"),
     created_after: url.get("created_after"),
@@ -169,6 +170,23 @@ export function filterBar(jobs, arrived) {
             "×",
           ),
         ),
+      url.all("submitted_by").map((name) =>
+        h(
+          "span",
+          { class: "tag", key: `by ${name}` },
+          `Submitted by ${name} `,
+          h(
+            "button",
+            {
+              type: "button",
+              class: "remove",
+              "aria-label": `Show the jobs of others than ${name}, too`,
+              onclick: () => toggle("submitted_by", name),
+            },
+            "×",
+          ),
+        ),
+      ),
       h("span", { class: "push", key: "arrived" }, arrived),
     ),
   );

@@ -2,18 +2,22 @@
 
 import { download, send } from "../api.js";
 import { whole } from "../format.js";
+import { submitterLink } from "../metrics.js";
 import { button, confirmed, copyButton, linkButton } from "../parts.js";
 import { parseJson } from "../request.js";
-import { writing } from "../session.js";
+import { shared, writing } from "../session.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
 import { experimentStatus } from "../vocabulary.js";
 import { experimentMark } from "./experiments.js";
 import { changePriority } from "./queueplace.js";
+import { Shares } from "./shares.js";
 
 /** The heading of an experiment as a view. `changed(experiment)` receives the answer of the service; `asked()` is the
  * query of its results. */
 export function steering(shell, id, { changed, asked }) {
+  const shares = new Shares(shell, id);
+
   async function ask(verb, question = null) {
     if (question && !confirmed(question)) return;
     try {
@@ -95,17 +99,19 @@ export function steering(shell, id, { changed, asked }) {
             title: `Priority of its jobs: ${it.priority}. A higher one starts first.`,
             ...writing(),
           }),
-        linkButton("Clone", url.with({ kind: "experiment", from: id }, "/new"), { key: "clone" }),
+        !shared() && linkButton("Clone", url.with({ kind: "experiment", from: id }, "/new"), { key: "clone" }),
+        shares.view(),
         button("Report", report, {
           key: "report",
           icon: "download",
           title: "A page with the table, the figure, every comparison, and everything needed to repeat the experiment",
         }),
-        button("Bundle", bundle, {
-          key: "bundle",
-          icon: "download",
-          title: "Specifications, metrics and results in one file, for another installation",
-        }),
+        !shared() &&
+          button("Bundle", bundle, {
+            key: "bundle",
+            icon: "download",
+            title: "Specifications, metrics and results in one file, for another installation",
+          }),
         actions.includes("cancel") &&
           button(
             "Cancel",
@@ -129,6 +135,7 @@ export function steering(shell, id, { changed, asked }) {
         " · ",
         h("span", { class: "hash" }, id),
         copyButton(id, "Copy the id of the experiment", shell.say),
+        it.submitted_by !== null && [" · submitted by ", submitterLink(it, "/experiments")],
       ),
     );
   };

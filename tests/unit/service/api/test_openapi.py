@@ -12,6 +12,7 @@ from service.api import examples
 from service.api.http.problems import MEDIA_TYPE
 from service.api.routes.experiments import ExperimentChange
 from service.api.routes.session import SignIn
+from service.api.routes.shares import ShareRequest
 from service.api.routes.views import ViewRequest
 from service.app import create_app
 from service.experiments.request import ExperimentRequest, expand
@@ -88,6 +89,7 @@ def test_the_body_of_an_example_is_valid(description: dict[str, Any], id_: str) 
         "change_job": JobChange,
         "submit_experiment": ExperimentRequest,
         "change_experiment": ExperimentChange,
+        "create_share": ShareRequest,
         "create_view": ViewRequest,
         "extend_job": JobExtension,
         "evaluate_checkpoint": EvaluationSpec,
@@ -156,6 +158,10 @@ def test_every_route_of_the_contract_is_there(description: dict[str, Any]) -> No
         "POST /v1/session",
         "GET /v1/session",
         "DELETE /v1/session",
+        "POST /v1/experiments/{experiment_id}/shares",
+        "GET /v1/experiments/{experiment_id}/shares",
+        "DELETE /v1/experiments/{experiment_id}/shares/{share_id}",
+        "GET /v1/webhook/deliveries",
         "GET /v1/views",
         "POST /v1/views",
         "DELETE /v1/views/{view_id}",

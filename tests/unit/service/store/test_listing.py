@@ -14,6 +14,7 @@ from service.jobs import Status
 from service.store import Database, jobs
 from service.store.listing import JobFilter, page
 from service.store.ordering import NAMES, PATTERN, Order, SortField
+from service.store.submitters import Submitter
 from service.store.tables import Job
 from tests.unit.service.store.acting import Worker, create, request, row
 
@@ -65,7 +66,7 @@ async def test_each_filter_finds_what_it_names(database: Database) -> None:
     await create(database, name="100%_Second", batch_size=4, normalization={"type": "batch"}, seed=7)
     async with database.write() as session:
         third = request(name="third", model="vgg", batch_size=32, labels={"study": "other", "who": "ann"})
-        await jobs.create(session, third, experiment_id="experiment_1")
+        await jobs.create(session, third, experiment_id="experiment_1", by=Submitter("ada"))
     worker = await Worker.claim(database)
     await worker.start()
 
@@ -77,6 +78,8 @@ async def test_each_filter_finds_what_it_names(database: Database) -> None:
     assert await names(database, model=["vgg"]) == ["third"]
     assert await names(database, seed=[7]) == ["100%_Second"]
     assert await names(database, experiment="experiment_1") == ["third"]
+    assert await names(database, submitted_by=["ada"]) == ["third"]
+    assert await names(database, submitted_by=["bob"]) == []
     assert await names(database, created_after=moment) == ["100%_Second", "third"]
     assert await names(database, created_after=moment.astimezone().replace(microsecond=0) + timedelta(1)) == []
     assert await names(database, labels={"who": "ann"}) == ["first", "third"]
