@@ -5,7 +5,7 @@ from typing import Literal
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0012"
+revision = "0011"
 down_revision = "0010"
 
 WAITING = ["status", "queued_at", "priority", "experiment_id", "not_before", "id", "num_workers"]
