@@ -117,6 +117,7 @@ def test_every_route_of_the_contract_is_there(description: dict[str, Any]) -> No
         "GET /v1/experiments/{experiment_id}/curves.{format}",
         "GET /v1/curves.{format}",
         "POST /v1/bundles",
+        "POST /v1/bundles/example",
         "POST /v1/jobs",
         "GET /v1/jobs",
         "GET /v1/jobs/{job_id}",
