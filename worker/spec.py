@@ -11,7 +11,6 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from worker.architecture import ARCHITECTURES, ModelName
-from worker.metrics import SplitName
 from worker.normalizations.grouping import GroupedNormalizationSpec
 from worker.normalizations.registry import Normalization
 from worker.recipes import RECIPES, RecipeName, fill_defaults
@@ -203,42 +202,6 @@ class WeightAverage(StrictModel):
     decay: float = Field(
         default=0.999, gt=0, lt=1, description="share of the average that a step keeps; it begins at the first weights"
     )
-
-
-class EvaluationSpec(StrictModel):
-    """One evaluation of a checkpoint, which may differ from those of its training."""
-
-    split: SplitName | None = Field(
-        default=None,
-        description="images, without augmentation; null: those that the training held out, or else the test images",
-    )
-    precision: Literal["float32", "bfloat16"] | None = Field(
-        default=None, description="format of activations; null: that of the training"
-    )
-    batch_statistics: int | None = Field(
-        default=None,
-        ge=1,
-        le=10_000,
-        description="normalize as in training, by the statistics of batches of this many images; null: as in "
-        "evaluation, by running averages",
-    )
-    precise_statistics: int | None = Field(
-        default=None,
-        ge=1,
-        le=50_000,
-        description="estimate the running averages again with the weights of the checkpoint, over this many training "
-        "images at most, in batches of the training (Wu & Johnson 2021); null: those of the training",
-    )
-
-    @model_validator(mode="after")
-    def _one_kind_of_statistics(self) -> Self:
-        if self.batch_statistics is not None and self.precise_statistics is not None:
-            raise PydanticCustomError(
-                "statistics",
-                "batch_statistics is {batch}, and precise_statistics is {precise}: give one of them",
-                {"batch": self.batch_statistics, "precise": self.precise_statistics},
-            )
-        return self
 
 
 class TrainingSpec(StrictModel):

@@ -69,6 +69,8 @@ def run(settings: Settings, *, leave: bool = False, size: Size | None = None) ->
                 supervisor.wait_ready()
                 say(introduction(supervisor, settings))
             with writing_client(url, settings) as client:
+                example = client.experiments.import_example()
+                say(f"A finished study: {url}/experiments/{example['id']}")
                 experiment = _train(client, request(dataset, size), out)
                 out.print()
                 out.print(results_grid(client.experiments.results(experiment)))

@@ -117,10 +117,15 @@ def bundle(
 
 def import_bundle(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="Path of the bundle.", show_default=False)],
+    file: Annotated[Path | None, typer.Argument(help="Path of the bundle.", show_default=False)] = None,
+    example: Annotated[
+        bool, typer.Option("--example", help="Import the finished study that comes with normlab, instead of a file.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Import the experiment of a bundle. Jobs that already exist are not changed."""
+    if example == (file is not None):
+        raise Invalid("give either the path of a bundle or --example")
     with connect(context) as client:
-        found = client.experiments.import_bundle(file)
+        found = client.experiments.import_bundle(file) if file else client.experiments.import_example()
     announce(found, f"{found['id']}  {found['jobs']} jobs  {found['name']}", as_json=as_json)

@@ -37,4 +37,10 @@ def first_steps(supervisor: Supervisor, settings: Settings) -> str:
                 return ""
     except ClientError:
         return ""  # The service works without this hint.
-    return f"`{command_name()} demo` trains for a few minutes."
+    command = command_name()
+    return "\n".join(
+        [
+            f"`{command} experiment import --example` adds a finished study.",
+            f"`{command} demo` trains for a few minutes.",
+        ]
+    )

@@ -172,6 +172,10 @@ class Experiments:
             headers = {"Content-Type": "application/x-tar", "Content-Length": str(size)}
             return self._connection.json("POST", "/v1/bundles", content=_FileBody(file), headers=headers)
 
+    def import_example(self) -> Json:
+        """Import the finished study that comes with the service. It is not changed if the service has it already."""
+        return self._connection.json("POST", "/v1/bundles/example")
+
 
 class _FileBody:
     """A file as a request body that can be sent more than once."""

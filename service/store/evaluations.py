@@ -13,8 +13,9 @@ from service.store.database import lock_events
 from service.store.identifiers import new_id
 from service.store.notifications import Channel, notify
 from service.store.tables import Checkpoint, Evaluation, Job
+from worker.evaluation_spec import EvaluationSpec
 from worker.events import Evaluated
-from worker.spec import EvaluationSpec, TrainingSpec
+from worker.spec import TrainingSpec
 
 MOST_LOSSES = 3
 """An evaluation fails once it has lost this many workers: it may be the cause."""

@@ -217,6 +217,9 @@ async def test_the_list_leads_to_it_and_an_empty_one_to_a_first(
 ) -> None:
     page = await visit.open("/")
     await expect(page.get_by_role("heading", name="No experiments yet")).to_be_visible()
+    await page.get_by_role("button", name="A finished study").click()
+    await expect(page.get_by_role("region", name="Results")).to_contain_text("group (8)")
+    await page.get_by_role("link", name="Experiments").first.click()
     request.getfixturevalue("experiment")
     await page.reload()
     row = page.get_by_role("region", name="Experiments").get_by_role("row").filter(has_text="small <b>batches</b>")

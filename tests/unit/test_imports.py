@@ -39,6 +39,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("gn", "worker", "service")
 FILES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 LIGHT = (
+    "worker.evaluation_spec",
     "worker.spec",
     "worker.architecture",
     "worker.events",

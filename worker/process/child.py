@@ -20,6 +20,7 @@ from worker.data import mapped_files
 from worker.data.datasets import ImageDataset
 from worker.distributed.process_group import SINGLE_WORKER, ProcessGroup, join
 from worker.distributed.rank import RankInfo
+from worker.evaluation_spec import EvaluationSpec
 from worker.events import CheckpointTaken, Evaluated, Event, Failure, Finished, Log, StopRequest
 from worker.numerics.gpus import gpu_problem
 from worker.numerics.precision import has_bfloat16
@@ -41,7 +42,7 @@ from worker.process.messages import (
     Stop,
 )
 from worker.process.warmup import warm_up
-from worker.spec import EvaluationSpec, TrainingSpec
+from worker.spec import TrainingSpec
 from worker.training.comparison import step_seconds
 from worker.training.failures import DeviceLost, failure_of, first_line
 from worker.training.loop import train

@@ -10,9 +10,9 @@ from worker.architecture import NUM_CLASSES
 from worker.checkpoints.checkpoint import Checkpoint, network_of
 from worker.data.batches import EVAL_BATCH_SIZE, TrainingData
 from worker.data.datasets import ImageDataset
+from worker.evaluation_spec import EvaluationSpec
 from worker.events import Evaluated, Mistake
 from worker.numerics.precision import autocast, numeric_settings
-from worker.spec import EvaluationSpec
 from worker.training import precise_statistics
 from worker.training.environment import device_name
 

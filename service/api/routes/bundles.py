@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
@@ -18,6 +18,7 @@ from service.api.result_query import ExperimentQuery, experiment_results
 from service.api.schemas.experiment import ExperimentDetail, experiment_detail, experiment_url
 from service.errors import Unprocessable
 from service.experiments.bundle import Bundle, BundleError, BundleWriter
+from service.experiments.example import unpack_example
 from service.store import ConstraintViolated, bundles, checkpoints, experiments
 from service.store.tables import Checkpoint
 from worker.events import File
@@ -28,6 +29,10 @@ log = logging.getLogger(__name__)
 TAR = "application/x-tar"
 Which = Literal["none", "best", "latest", "all"]
 _TAR_BODY = {TAR: {"schema": {"type": "string", "format": "binary"}}}
+_IMPORTED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The service has the experiment already; nothing was changed", "model": ExperimentDetail},
+    201: {"description": "The experiment", "headers": {"Location": {"schema": {"type": "string"}}}},
+}
 
 
 @router.get(
@@ -63,20 +68,7 @@ async def download(
     operation_id="import_bundle",
     status_code=201,
     openapi_extra={"requestBody": {"required": True, "content": _TAR_BODY}},
-    responses=describe(
-        401,
-        403,
-        409,
-        413,
-        422,
-        answers={
-            200: {
-                "description": "The service has the experiment already; nothing was changed",
-                "model": ExperimentDetail,
-            },
-            201: {"description": "The experiment", "headers": {"Location": {"schema": {"type": "string"}}}},
-        },
-    ),
+    responses=describe(401, 403, 409, 413, 422, answers=_IMPORTED),
 )
 async def import_bundle(request: Request, context: Context, response: Response) -> ExperimentDetail:
     """Import an experiment from its bundle, with its ids. Checkpoints of the bundle are not imported."""
@@ -84,16 +76,31 @@ async def import_bundle(request: Request, context: Context, response: Response) 
         async for block in request.stream():
             file.write(block)
         file.flush()
-        try:
-            async with _opened(Path(file.name)) as bundle:
-                experiment_id, is_new = await bundles.import_bundle(context.database, bundle)
-        except BundleError as error:
-            raise Unprocessable(f"Nothing was imported: {error}.") from error
-        except ConstraintViolated as error:
-            message = (
-                "Nothing was imported: a row of the bundle occurs twice, or belongs to another job of this service."
-            )
-            raise Unprocessable(message) from error
+        return await _import(context, Path(file.name), response)
+
+
+@router.post(
+    "/v1/bundles/example",
+    operation_id="import_example",
+    status_code=201,
+    responses=describe(401, 403, 409, 422, answers=_IMPORTED),
+)
+async def import_example(context: Context, response: Response) -> ExperimentDetail:
+    """Import the example: a finished study on images of CIFAR-10, which comes with the service."""
+    with tempfile.NamedTemporaryFile(prefix="normlab-bundle-", suffix=".tar") as file:
+        await asyncio.to_thread(unpack_example, Path(file.name))
+        return await _import(context, Path(file.name), response)
+
+
+async def _import(context: Services, path: Path, response: Response) -> ExperimentDetail:
+    try:
+        async with _opened(path) as bundle:
+            experiment_id, is_new = await bundles.import_bundle(context.database, bundle)
+    except BundleError as error:
+        raise Unprocessable(f"Nothing was imported: {error}.") from error
+    except ConstraintViolated as error:
+        message = "Nothing was imported: a row of the bundle occurs twice, or belongs to another job of this service."
+        raise Unprocessable(message) from error
     log.info("experiment imported", extra={"experiment": experiment_id, "new": is_new})
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = experiment_url(experiment_id)

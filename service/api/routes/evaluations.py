@@ -9,7 +9,7 @@ from service.api.context import CheckpointId, Context, EvaluationId, JobId
 from service.api.http.problems import describe
 from service.api.schemas.evaluation import EvaluationView, evaluation_view
 from service.store import evaluations, jobs
-from worker.spec import EvaluationSpec
+from worker.evaluation_spec import EvaluationSpec
 
 router = APIRouter(tags=["checkpoints"])
 

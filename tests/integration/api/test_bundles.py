@@ -2,8 +2,10 @@
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import AsyncIterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from httpx2 import ASGITransport, AsyncClient
 
 from service.api.http import middleware
 from service.app import create_app
+from service.experiments import example
+from service.experiments.example import ARCHIVE, unpack_example
 from service.settings import Settings
 from service.store import migrate
 from worker.events import Failure
@@ -108,6 +112,28 @@ async def test_checkpoints_are_in_it_where_asked_for(
 
     assert len(names) == count
     assert (await elsewhere.post("/v1/bundles", content=content, headers=TAR)).status_code == 201
+
+
+async def test_the_example_is_a_finished_study_with_seeds_and_images_of_cifar10(http: AsyncClient) -> None:
+    imported = await http.post("/v1/bundles/example")
+    assert imported.status_code == 201, imported.text
+    assert (await http.post("/v1/bundles/example")).status_code == 200
+    results = (await http.get(f"{imported.headers['location']}/results")).json()
+
+    assert results["datasets"] == ["cifar10"]
+    assert {row["label"] for row in results["rows"]["values"]} >= {"batch", "group (8)"}
+    assert {column["label"] for column in results["columns"]["values"]} >= {"2", "32"}
+    assert all(cell["n"] >= 3 and cell["interval"] for cell in results["cells"])
+    jobs = (await http.get("/v1/jobs", params={"experiment": imported.json()["id"]})).json()["data"]
+    assert all(job["status"] == "succeeded" for job in jobs)
+
+
+async def test_the_example_names_no_machine_and_no_folder(tmp_path: Path) -> None:
+    unpack_example(tmp_path / "study.tar")
+    content = (tmp_path / "study.tar").read_bytes()
+
+    assert len(files(example).joinpath(ARCHIVE).read_bytes()) < 1 << 20
+    assert not re.findall(rb"/(?:home|root|tmp|work|var)/", content)
 
 
 async def test_importing_it_again_changes_nothing(http: AsyncClient, elsewhere: AsyncClient, experiment: str) -> None:

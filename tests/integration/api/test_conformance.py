@@ -23,7 +23,7 @@ from service.settings import Settings
 from service.store import Database, evaluations, experiments, jobs, views
 from tests.integration.api.conftest import Listening
 from tests.integration.api.reporter import Reporter
-from worker.spec import EvaluationSpec
+from worker.evaluation_spec import EvaluationSpec
 
 BEYOND_SCHEMAS = [positive_data_acceptance]
 """A schema cannot express that groups must divide channels, or that a cursor must come from a page."""

@@ -12,7 +12,7 @@ from service.store import evaluations, experiments, extensions, jobs
 from service.store.listing import JobFilter
 from service.store.results import runs
 from tests.integration.dispatcher.conftest import SMALL, STUDY
-from worker.spec import EvaluationSpec
+from worker.evaluation_spec import EvaluationSpec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.ray]
 

@@ -1,10 +1,11 @@
 /* All experiments, newest first. */
 
-import { get } from "../api.js";
+import { get, send } from "../api.js";
 import { ago, whole, zoned } from "../format.js";
 import { submitterLink } from "../metrics.js";
 import { button, emptyState, linkButton, problemNotice, progressBar, shortened } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
+import { writing } from "../session.js";
 import { statusMark } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
@@ -24,6 +25,15 @@ export default function experimentsPage(shell) {
     }
     const query = { submitted_by: url.all("submitted_by"), cursor: url.get("cursor") };
     experiments.load(JSON.stringify(query), (signal) => get("/v1/experiments", query, { signal }));
+  }
+
+  async function importExample() {
+    try {
+      const { id } = await send("POST", "/v1/bundles/example");
+      url.go(`/experiments/${id}`);
+    } catch (problem) {
+      shell.say(problem.detail, "bad");
+    }
   }
 
   function row(it) {
@@ -82,10 +92,9 @@ export default function experimentsPage(shell) {
         { class: "card", key: "card" },
         emptyState(
           "No experiments yet",
-          "An experiment trains a grid of normalizations, batch sizes and seeds, and tests which differences are real. Start with a built-in experiment at 1 % of its cost.",
-          linkButton("The paper's batch sizes, at 1 %", "/new?kind=experiment&builtin=paper-batch-size&budget=0.01", {
-            kind: "primary",
-          }),
+          "An experiment trains a grid of normalizations, batch sizes and seeds, and tests which differences are real. Look at a finished study, or start a built-in experiment at 1 % of its cost.",
+          button("A finished study", importExample, { kind: "primary", ...writing() }),
+          linkButton("The paper's batch sizes, at 1 %", "/new?kind=experiment&builtin=paper-batch-size&budget=0.01"),
           linkButton("Your own grid", "/new?kind=experiment"),
           linkButton("All jobs", "/jobs"),
         ),

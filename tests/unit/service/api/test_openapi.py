@@ -19,7 +19,7 @@ from service.experiments.request import ExperimentRequest, expand
 from service.jobs import JobChange, JobExtension, JobRequest
 from service.openapi import PATH, render
 from service.settings import Settings
-from worker.spec import EvaluationSpec
+from worker.evaluation_spec import EvaluationSpec
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,7 @@ def test_every_route_of_the_contract_is_there(description: dict[str, Any]) -> No
         "GET /v1/experiments/{experiment_id}/curves.{format}",
         "GET /v1/curves.{format}",
         "POST /v1/bundles",
+        "POST /v1/bundles/example",
         "POST /v1/jobs",
         "GET /v1/jobs",
         "GET /v1/jobs/{job_id}",

@@ -86,6 +86,7 @@ class TestRun:
             service.on("GET", "/v1/jobs", Answer({"data": jobs, "next_cursor": None}))
             return Answer({"id": "experiment_1"}, 201)
 
+        service.on("POST", "/v1/bundles/example", Answer({"id": "experiment_0"}, 201))
         service.on("POST", "/v1/experiments", submit)
         service.on("POST", "/v1/experiments/experiment_1/cancel", Answer({"id": "experiment_1"}, 202))
         service.on("GET", "/v1/experiments/experiment_1/results", Answer(RESULTS))
@@ -98,6 +99,7 @@ class TestRun:
         out = capsys.readouterr().out
         assert "batch size 2, batch, seed 0: succeeded" in out
         assert "51.10 (1)" in out
+        assert f"A finished study: {service.url}/experiments/experiment_0" in out
         assert f"Dashboard: {service.url}/experiments/experiment_1" in out
         assert "Next: `normlab experiment submit paper-batch-size --budget 0.01 --watch`" in out
         assert "synthetic" not in out

@@ -123,6 +123,20 @@ def test_a_bundle_of_nothing_leaves_no_file(run: Run, api: str, tmp_path: Path) 
     assert "does not exist" in ended.err
 
 
+def test_the_example_is_imported_once(run: Run, api: str) -> None:
+    first, again = (run("--url", api, "experiment", "import", "--example", "--json") for _ in range(2))
+    assert (first.code, again.code) == (0, 0), first.err
+    assert again.json["id"] == first.json["id"]
+    assert run("--url", api, "results", first.json["id"]).code == 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["bundle.tar", "--example"]])
+def test_an_import_needs_a_file_or_the_example(run: Run, arguments: list[str]) -> None:
+    ended = run("experiment", "import", *arguments)
+    assert ended.code == Exit.INVALID
+    assert "give either the path of a bundle or --example" in ended.err
+
+
 def test_a_bundle_is_downloaded_and_uploaded_again_after_an_outage(service: StandIn, tmp_path: Path) -> None:
     away = Answer({"status": 503, "title": "Service Unavailable"}, status=503)
     service.on("GET", "/v1/experiments/e/bundle", away, Answer(b"bundle"))

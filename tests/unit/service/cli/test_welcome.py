@@ -50,11 +50,18 @@ class TestCommandName:
 
 
 @pytest.mark.parametrize("stored", [[], [{"id": "experiment_1"}]])
-def test_an_empty_service_offers_the_demo(tmp_path: Path, stored: list[Json]) -> None:
+def test_an_empty_service_offers_the_example_and_the_demo(tmp_path: Path, stored: list[Json]) -> None:
     settings = Settings(home=tmp_path, api_tokens=SecretStr("me:may-write"))
     with running() as service:
         service.on("GET", "/v1/experiments", Answer({"data": stored, "next_cursor": None}))
         steps = first_steps(cast(Supervisor, SimpleNamespace(url=service.url)), settings)
         assert service.requests[-1].headers["authorization"] == "Bearer may-write"
 
-    assert steps == ("" if stored else "`normlab demo` trains for a few minutes.")
+    assert steps.splitlines() == (
+        []
+        if stored
+        else [
+            "`normlab experiment import --example` adds a finished study.",
+            "`normlab demo` trains for a few minutes.",
+        ]
+    )

@@ -17,8 +17,8 @@ from tests.unit.service.dispatcher.conftest import Bench, Scripted
 from tests.unit.service.dispatcher.test_attempt import FILES, checkpoint, ended, sometimes
 from tests.unit.service.store.acting import started
 from tests.unit.service.store.test_evaluations import RESULT
+from worker.evaluation_spec import EvaluationSpec
 from worker.events import Failure
-from worker.spec import EvaluationSpec
 
 pytestmark = pytest.mark.anyio
 

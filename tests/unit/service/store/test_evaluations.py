@@ -10,8 +10,8 @@ from service.store import Channel, Database, checkpoints, evaluations, jobs
 from service.store.notifications import notified_by
 from service.store.tables import Evaluation
 from tests.unit.service.store.acting import Worker, create
+from worker.evaluation_spec import EvaluationSpec
 from worker.events import Evaluated
-from worker.spec import EvaluationSpec
 
 pytestmark = pytest.mark.anyio
 

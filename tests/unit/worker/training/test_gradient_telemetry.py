@@ -113,7 +113,7 @@ def test_the_values_agree_with_the_definition(measured: tuple[TrainingSpec, nn.M
         moved = copy.deepcopy(model).train()
         with torch.no_grad():
             for parameter, part in zip(moved.parameters(), gradient, strict=True):
-                parameter -= length * part
+                parameter.copy_(parameter - length * part)
         loss, there = loss_and_gradient(moved, batches)
         losses.append(float(loss))
         distances.append(norm([a - b for a, b in zip(there, gradient, strict=True)]))

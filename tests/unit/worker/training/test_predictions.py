@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from worker.checkpoints.checkpoint import Checkpoint, network_of
 from worker.data.batches import TrainingData
 from worker.data.datasets import ImageDataset
+from worker.evaluation_spec import EvaluationSpec
 from worker.models import build_model
-from worker.spec import EvaluationSpec
 from worker.training import precise_statistics
 from worker.training.predictions import MOST_MISTAKES, evaluate_checkpoint
 
