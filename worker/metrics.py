@@ -36,7 +36,7 @@ MetricName = (
     ]
     | Literal["percentile_1", "percentile_20", "percentile_80", "percentile_99"]
     | Literal["gradient_norm", "gradient_distance_min", "gradient_distance_max"]
-    | Literal["step_loss_min", "step_loss_max", "effective_smoothness"]
+    | Literal["step_loss_min", "step_loss_max", "effective_smoothness", "stage_gradient_norm"]
 )
 
 Quantity = Literal[
@@ -282,6 +282,9 @@ PERCENTILES: Mapping[int, Metric] = {
 }
 """The percentiles of the features before a normalization layer (Wu & He 2018, figure 6), by their per cent."""
 GRADIENT_NORM = _of_the_gradient("gradient_norm", "gradient norm", "l2 norm of the gradient of the training loss.")
+STAGE_GRADIENT_NORM = _of_layers(
+    "stage_gradient_norm", "gradient norm by stage", "l2 norm of the gradient of a stage's weights.", "gradient_norm"
+)
 GRADIENT_DISTANCE_MIN = _of_the_gradient(
     "gradient_distance_min",
     "least gradient distance",
@@ -326,6 +329,7 @@ METRICS: Mapping[str, Metric] = {
         ACTIVATION_RMS,
         GAIN_RMS,
         *PERCENTILES.values(),
+        STAGE_GRADIENT_NORM,
         GRADIENT_NORM,
         GRADIENT_DISTANCE_MIN,
         GRADIENT_DISTANCE_MAX,

@@ -4,7 +4,8 @@ From the weights of an epoch, points along the step in the direction of the grad
 rate · gradient, for each t of `POINTS`, with the learning rate of the latest step. At each point the loss and its
 gradient are computed again (Santurkar et al. 2018, arXiv 1805.11604, section 3.2, figure 4):
 
-- `gradient_norm`: l2 norm of the gradient at the beginning of the step;
+- `gradient_norm`, `stage_gradient_norm`: l2 norm of the gradient at the beginning of the step, of all weights and of
+  those of each stage of the network;
 - `gradient_distance_min`, `gradient_distance_max`: least and greatest l2 distance from it of those at the points;
 - `step_loss_min`, `step_loss_max`: least and greatest loss at the points and at the beginning;
 - `effective_smoothness`: greatest ratio of the distance of a gradient to the distance of the weights, which compares
@@ -29,6 +30,7 @@ from worker.metrics import (
     GRADIENT_DISTANCE_MAX,
     GRADIENT_DISTANCE_MIN,
     GRADIENT_NORM,
+    STAGE_GRADIENT_NORM,
     STEP_LOSS_MAX,
     STEP_LOSS_MIN,
 )
@@ -69,11 +71,11 @@ def measure(model: nn.Module, spec: TrainingSpec, batches: Sequence[Batch], lear
         learning_rate: That of the latest step.
 
     Returns:
-        The values of the row, by metric.
+        The values of the row, by metric or by `stage/metric`.
     """
     network = _Copy(model, spec, batches)
     loss, gradient = network.descent()
-    norm = float(torch.linalg.vector_norm(gradient))
+    norm, by_stage = float(torch.linalg.vector_norm(gradient)), network.norms(gradient)
     rate = max(learning_rate, LEAST_SHARE * spec.scaled_learning_rate)
     losses, distances, ratios = [loss], [], []
     for length in (rate * point for point in POINTS):
@@ -82,7 +84,7 @@ def measure(model: nn.Module, spec: TrainingSpec, batches: Sequence[Batch], lear
         losses.append(loss)
         distances.append(distance)
         ratios.append(distance / (length * norm) if norm else 0.0)
-    return {
+    return {STAGE_GRADIENT_NORM.of_layer(stage): value for stage, value in by_stage.items()} | {
         GRADIENT_NORM.name: norm,
         GRADIENT_DISTANCE_MIN.name: min(map(_or_infinite, distances)),
         GRADIENT_DISTANCE_MAX.name: max(map(_or_infinite, distances)),
@@ -129,6 +131,20 @@ class _Copy:
             losses.append(loss.detach())
         count = len(self._batches)
         return float(torch.stack(losses).mean()), total.div_(count)
+
+    def norms(self, gradient: Tensor) -> dict[str, float]:
+        """Return the l2 norm of the part of a gradient that belongs to each stage, in the order of the forward pass."""
+        squares: dict[str, Tensor] = {}
+        for (name, _), part in zip(self._copy.named_parameters(), self._flat.views(gradient), strict=True):
+            stage = _stage_of(name)
+            squares[stage] = squares.get(stage, gradient.new_zeros(())) + part.square().sum()
+        return {stage: float(square.sqrt()) for stage, square in squares.items()}
+
+
+def _stage_of(parameter: str) -> str:
+    """Return the part of the network that a parameter belongs to: the stem, a stage, or the classifier."""
+    first, second, *_ = parameter.split(".")
+    return f"{first}.{second}" if second.isdigit() else first.removesuffix("_norm")
 
 
 def _or_infinite(value: float) -> float:

@@ -118,8 +118,16 @@ def test_the_values_agree_with_the_definition(measured: tuple[TrainingSpec, nn.M
         losses.append(float(loss))
         distances.append(norm([a - b for a, b in zip(there, gradient, strict=True)]))
         ratios.append(distances[-1] / (length * norm(gradient)))
+    names = [name for name, _ in model.named_parameters()]
+    stages = {"stem": "stem", **{f"stages.{n}": f"stages.{n}." for n in range(3)}, "classifier": "classifier."}
     assert values == pytest.approx(
         {
+            f"{stage}/stage_gradient_norm": norm(
+                [part for name, part in zip(names, gradient, strict=True) if name.startswith(prefix)]
+            )
+            for stage, prefix in stages.items()
+        }
+        | {
             "gradient_norm": norm(gradient),
             "gradient_distance_min": min(distances),
             "gradient_distance_max": max(distances),
