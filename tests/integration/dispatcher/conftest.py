@@ -265,6 +265,16 @@ class Stack:
         evaluated = [epoch for kind, epoch, *_ in outcome.rows if kind == "eval"]
         assert evaluated == list(range(1, fields["epochs"] + 1))
 
+    async def wait_for_starting_workers(self) -> None:
+        """Wait until no worker is being started: Ray would start it although its dispatcher has ended."""
+
+        async def none_starts() -> bool | None:
+            told = (await self.report()).get("workers", [])
+            return True if all(worker["state"] != "starting" for worker in told) else None
+
+        if any(process.poll() is None for process in self.dispatchers):
+            await self.until(none_starts, "the workers to start")
+
     async def end_workers(self) -> None:
         """End the training workers, which occupy the cluster's CPUs."""
 
@@ -324,6 +334,8 @@ async def stack(
         try:
             yield stack
         finally:
+            if own_workers:
+                await stack.wait_for_starting_workers()
             stack.stop()
             if own_workers:
                 await stack.end_workers()

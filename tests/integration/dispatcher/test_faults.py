@@ -120,7 +120,7 @@ async def test_a_worker_that_nobody_polls_pauses_and_its_job_continues_from_ther
 
     async def second_attempt() -> tuple[Any, Any] | None:
         found = await stack.attempts(job_id)
-        return found if len(found) == 2 and found[1].resumed_from_step is not None else None
+        return found if len(found) == 2 and found[1].device is not None else None
 
     first, second = await stack.until(second_attempt, "the second attempt")
     assert first.outcome == "paused"
