@@ -31,6 +31,7 @@ SECONDS = float(os.environ.get("NORMLAB_CAMPAIGN_S", "120"))
 SEED = int(os.environ.get("NORMLAB_CAMPAIGN_SEED", "0"))
 STUDY = {
     "model": "resnet20",
+    "precision": "float32",
     "epochs": 6,
     "dataset": {"name": "synthetic", "train_limit": 256, "test_limit": 100},
     "checkpoint": {"every_epochs": 2, "every_s": 1},

@@ -19,6 +19,7 @@ EPOCHS = 16
 IMAGES = Path(os.environ.get("NORMLAB_DATA_DIR", ""), "cifar-10-batches-py")
 STUDY: dict[str, Any] = {
     "model": "resnet20",
+    "precision": "float32",
     "normalization": {"type": "group", "num_groups": 8},
     "batch_size": 16,
     "epochs": EPOCHS,

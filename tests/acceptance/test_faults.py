@@ -16,9 +16,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.faults]
 
 STUDY: dict[str, Any] = {
     "model": "resnet20",
+    "precision": "float32",
     "normalization": {"type": "group", "num_groups": 8},
     "batch_size": 16,
-    "epochs": 12,
+    "epochs": 40,
     "dataset": {"name": "synthetic", "train_limit": 256, "test_limit": 100},
     "checkpoint": {"every_epochs": 2, "every_s": 1},
 }

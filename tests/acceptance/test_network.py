@@ -31,7 +31,7 @@ PORT = 6379
 LEASE_S = 3
 AWAY_S = 20
 """Seconds; longer than the lease and than the dispatcher's timeout of a request."""
-STUDY = {"epochs": 30, "checkpoint": {"every_epochs": 2}, "dataset": SMALL}
+STUDY = {"precision": "float32", "epochs": 30, "checkpoint": {"every_epochs": 2}, "dataset": SMALL}
 EPOCHS, STEPS_PER_EPOCH = 30, 8
 
 

@@ -18,6 +18,7 @@ from tests.reliability.report import promise, table
 
 STUDY: dict[str, Any] = {
     "model": "resnet20",
+    "precision": "float32",
     "normalization": {"type": "group", "num_groups": 8},
     "batch_size": 16,
     "epochs": 60,

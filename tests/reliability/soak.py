@@ -14,6 +14,7 @@ from tests.reliability.report import promise, table
 JOBS, SAMPLES = 500, 25
 TINY: dict[str, Any] = {
     "normalization": {"type": "group", "num_groups": 8},
+    "precision": "float32",
     "batch_size": 16,
     "epochs": 1,
     "dataset": {"name": "synthetic", "train_limit": 32, "test_limit": 16},
