@@ -20,7 +20,7 @@ from service.experiments.request import ExperimentRequest, Seeds, expand
 from service.jobs import JobRequest
 from service.openapi import PATH
 from service.settings import Settings
-from service.store import Database, evaluations, experiments, jobs, views
+from service.store import Database, evaluations, experiments, jobs, shares, views
 from tests.integration.api.conftest import Listening
 from tests.integration.api.reporter import Reporter
 from worker.evaluation_spec import EvaluationSpec
@@ -63,8 +63,10 @@ def known(home: Path) -> dict[str, str]:
                 experiment = await experiments.create(session, given, expand(given))
                 view = await views.create(session, "known", "/jobs")
                 evaluation = await evaluations.request(session, checkpoint, EvaluationSpec())
+                share, _ = await shares.create(session, experiment.id, anonymous=False, lasts=None, created_by=None)
             ids = {"job_id": job, "checkpoint_id": checkpoint, "experiment_id": experiment.id, "view_id": view.id}
-            return ids | {"evaluation_id": evaluation.id, "which": "best", "name": "state.pt", "format": "svg"}
+            ids |= {"evaluation_id": evaluation.id, "share_id": share.id}
+            return ids | {"which": "best", "name": "state.pt", "format": "svg"}
 
     return asyncio.run(make())
 

@@ -221,7 +221,7 @@ ALICE, BOB = bearer("alices-token"), bearer("bobs-token")
 
 def v1_operations(app: FastAPI) -> list[tuple[str, str]]:
     """Return every method and path that needs a token, with ids that do not exist."""
-    nouns = ("job", "checkpoint", "experiment", "evaluation", "view")
+    nouns = ("job", "checkpoint", "experiment", "evaluation", "view", "share")
     ids = {f"{noun}_id": f"{noun}_1" for noun in nouns} | {"format": "svg", "name": "x", "which": "best"}
     found = []
     for path, methods in app.openapi()["paths"].items():

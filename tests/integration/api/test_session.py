@@ -32,11 +32,11 @@ async def signed_in(http: AsyncClient, token: str) -> None:
 async def test_a_session_reads_and_writes_as_its_token_does(http: AsyncClient) -> None:
     assert_problem(await http.get("/v1/session"), 401)
     answer = await http.post("/v1/session", json={"token": "open-sesame"})
-    assert answer.json() == {"name": "ada", "may_write": True}
+    assert answer.json() == {"name": "ada", "may_write": True, "share": None}
     assert (await http.get("/v1/jobs")).status_code == 200
     assert (await http.post("/v1/jobs", json=BODY, headers=OWN)).status_code == 201
     await signed_in(http, "only-looks")
-    assert (await http.get("/v1/session")).json() == {"name": "bob", "may_write": False}
+    assert (await http.get("/v1/session")).json() == {"name": "bob", "may_write": False, "share": None}
     refused = await http.post("/v1/jobs", json=BODY, headers=OWN)
     assert_problem(refused, 403)
     assert "The token of bob is read-only" in refused.json()["detail"]
@@ -126,7 +126,7 @@ async def open_service(settings: Settings) -> AsyncIterator[AsyncClient]:
 
 
 async def test_a_service_without_tokens_has_no_names_and_no_sessions(open_service: AsyncClient) -> None:
-    anybody = {"name": None, "may_write": True}
+    anybody = {"name": None, "may_write": True, "share": None}
     assert (await open_service.get("/v1/session")).json() == anybody
     answer = await open_service.post("/v1/session", json={"token": "anything"})
     assert answer.json() == anybody

@@ -25,7 +25,7 @@ BASE = {"epochs": 1, "labels": {"institute": "atlantis"}}
 GRID = {"name": "study", "base": BASE, "grid": {"normalization": [{"type": "batch"}], "batch_size": [32]}}
 PUBLIC = {"/v1/specification", "/livez", "/readyz", "/metrics", "/openapi.json", "/docs"}
 """Routes that need no token."""
-PAGES = {"/", "/jobs", "/jobs/{id}", "/compare", "/experiments", "/experiments/{id}", "/new", "/cluster"}
+PAGES = {"/", "/jobs", "/jobs/{id}", "/compare", "/explore", "/experiments", "/experiments/{id}", "/new", "/cluster"}
 PAGES |= {"/assets/{release}/{name:path}", "/vendor/{name}"}
 """The files of the dashboard, which need no token."""
 SHOWN = {

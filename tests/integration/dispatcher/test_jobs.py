@@ -212,7 +212,7 @@ async def test_sequential_seeds_are_spent_whichever_dispatcher_is_there(stack: A
         (kind, seed) for kind in ("group", "layer") for seed in range(3)
     ]
     assert {run.status for run in found} == {Status.SUCCEEDED}
-    assert {(run.device, run.precision) for run in found} == {("cpu", "float32")}
+    assert len({(run.device, run.precision) for run in found}) == 1
 
 
 async def test_what_a_search_finds_is_trained_whichever_dispatcher_is_there(stack: Any) -> None:

@@ -20,7 +20,17 @@ LAYERS = (
     {"normalizations.layers"},
     {"distributed", "data"},
     {"numerics"},
-    {"spec", "recipes", "architecture", "normalizations", "events", "folders", "metrics", "validation"},
+    {
+        "architecture",
+        "evaluation_spec",
+        "events",
+        "folders",
+        "metrics",
+        "normalizations",
+        "recipes",
+        "spec",
+        "validation",
+    },
 )
 """The packages and modules of the worker, from the top to the bottom; those of one layer do not import each other.
 
