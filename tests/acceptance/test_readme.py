@@ -34,12 +34,14 @@ NOT_HERE = {
     r"docker compose": "needs a container engine: make test-containers",
     r"normlab up\b": "is what the test started",
     r"normlab experiment extend": "is for seeds that are not sequential: tests/unit/service/cli/test_experiments.py",
+    r"normlab results \$ID --stage untuned": "is for a tuned experiment: tests/unit/service/cli/test_tuning.py",
     r"normlab submit .*--num-groups 32": "is refused, as it says: tests/unit/service/cli/test_cli.py",
 }
 SMALL = "--dataset synthetic --train-limit 32 --test-limit 32 --epochs 1"
 LESS = {
     "normlab submit --normalization": SMALL,
     "normlab experiment submit paper-batch-size": "--dry-run",
+    "normlab experiment submit zoo": "--dry-run",
 }
 TINY = {"dataset": {"name": "synthetic", "train_limit": 96, "test_limit": 32}, "epochs": 1}
 CODES = {"normlab doctor": {0, 1}}
