@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,19 @@ def default(value: object) -> str:
 def named_settings() -> Iterator[tuple[str, str]]:
     for service, described in SERVICES.items():
         yield from ((service, name) for name in described.get("environment", {}) if name.startswith(PREFIX))
+
+
+def copied() -> Iterator[tuple[str, str]]:
+    """Yield what each Dockerfile copies from the working tree."""
+    for path in sorted(DOCKER.glob("*.Dockerfile")):
+        for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", path.read_text(), re.MULTILINE):
+            yield from ((path.name, source) for source in sources.split())
+
+
+@pytest.mark.parametrize(("dockerfile", "source"), list(copied()))
+def test_what_an_image_copies_is_sent_to_its_build(dockerfile: str, source: str) -> None:
+    sent = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    assert any(fnmatch(source, pattern) for pattern in sent), f".dockerignore keeps {source} from {dockerfile}"
 
 
 @pytest.mark.parametrize(("where", "name"), list(named_settings()))
