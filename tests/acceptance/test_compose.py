@@ -263,7 +263,7 @@ def test_the_image_of_the_api_is_small_and_has_no_torch(stack: Stack) -> None:
     layers = stack.engine("history", "--format", "{{.Size}} {{.CreatedBy}}", "normlab-service")
     assert "/opt/venv" in layers
     told = stack.compose("exec", "-T", "api", "sh", "-c", "du -sm /opt/venv /opt/normlab").decode()
-    assert sum(int(line.split()[0]) for line in told.splitlines()) < 270, told
+    assert sum(int(line.split()[0]) for line in told.splitlines()) < 320, told
     without = "import importlib.util as u; print([m for m in ('torch', 'ray', 'pip') if u.find_spec(m)])"
     assert stack.compose("exec", "-T", "api", "python", "-c", without).decode().strip() == "[]"
 
