@@ -78,7 +78,7 @@ test-readme: $(INSTALLED) ## run the commands of the documentation against a rea
 test-campaign: $(INSTALLED) ## kill and freeze processes at random, for minutes (NORMLAB_CAMPAIGN_S, NORMLAB_CAMPAIGN_SEED)
 	@$(BIN)/python -m pytest -m campaign tests/acceptance/test_campaign.py $(ARGS)
 
-test-reliability: $(INSTALLED) ## kill, freeze, flood and soak the service, and print tables of what it survived (about an hour)
+test-reliability: $(INSTALLED) ## kill, freeze, flood and soak the service, and print tables of what it survived (long)
 	@$(BIN)/python -m tests.reliability $(ARGS)
 
 check: $(INSTALLED) ## check formatting, lint and types of Python and JavaScript
