@@ -113,3 +113,12 @@ def listen(settings: Settings) -> Iterator[Callable[[], Listening]]:
     yield start
     for listening in started:
         listening.stop()
+
+
+@pytest.fixture
+async def open_service(settings: Settings) -> AsyncIterator[AsyncClient]:
+    """A client of a service without tokens, which permits everybody everything."""
+    app = create_app(Settings(home=settings.home, port=0))
+    transport = ASGITransport(app)
+    async with app.router.lifespan_context(app), AsyncClient(transport=transport, base_url="http://localhost") as http:
+        yield http

@@ -1,7 +1,6 @@
 """The session cookie of a browser: what it permits, to whom, and for how long."""
 
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 from httpx2 import ASGITransport, AsyncClient
@@ -115,14 +114,6 @@ async def test_a_dry_run_needs_a_token_that_may_read(http: AsyncClient) -> None:
     assert (await http.post("/v1/experiments?dry_run=true", json=GRID, headers=OWN)).status_code == 200
     for query in ("", "?dry_run=false"):
         assert_problem(await http.post(f"/v1/experiments{query}", json=GRID, headers=OWN), 403)
-
-
-@pytest.fixture
-async def open_service(settings: Settings) -> AsyncIterator[AsyncClient]:
-    app = create_app(Settings(home=settings.home, port=0))
-    transport = ASGITransport(app)
-    async with app.router.lifespan_context(app), AsyncClient(transport=transport, base_url="http://localhost") as http:
-        yield http
 
 
 async def test_a_service_without_tokens_has_no_names_and_no_sessions(open_service: AsyncClient) -> None:

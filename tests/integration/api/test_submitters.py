@@ -1,13 +1,11 @@
 """Who submitted a job or an experiment: kept with it, a filter of lists, and limits on the jobs of a name."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from httpx2 import ASGITransport, AsyncClient
+from httpx2 import AsyncClient
 from pydantic import SecretStr
 
-from service.app import create_app
 from service.settings import Settings
 from tests.integration.api.reporter import Reporter
 from tests.integration.api.test_jobs import BODY
@@ -66,14 +64,6 @@ async def test_an_idempotent_repeat_answers_the_first_of_the_same_client(http: A
     first = await submitted(http, ADA | key)
     assert (await submitted(http, ADA | key))["id"] == first["id"]
     assert (await submitted(http, BOB | key))["id"] != first["id"]
-
-
-@pytest.fixture
-async def open_service(settings: Settings) -> AsyncIterator[AsyncClient]:
-    app = create_app(Settings(home=settings.home, port=0))
-    transport = ASGITransport(app)
-    async with app.router.lifespan_context(app), AsyncClient(transport=transport, base_url="http://localhost") as http:
-        yield http
 
 
 async def test_without_tokens_nobody_is_named(open_service: AsyncClient) -> None:
