@@ -8,22 +8,25 @@ from gn.call import Call
 
 __all__ = ["Shape", "Tiling"]
 
-# Bytes of a tile that stays in registers from the first reduction to the last use.
-_RESIDENT = 1 << 15
-# Elements of all tiles of a program that reads them again for each pass, from the cache.
+# Elements of a tile that stays in registers from the first reduction to the last use, where channels are innermost.
+_RESIDENT = 1 << 14
+# Bytes of such a tile for each thread.
+_PER_THREAD = 128
+# Elements of all tiles of a program that reads them again for each pass, from the cache, and bytes of each tile.
 _STREAMED = 1 << 16
-# Elements of each of those tiles, and of a tile of small groups, of which many programs are needed to fill a GPU.
-_TILE = 1 << 12
-_SMALL_TILE = 1 << 11
-# Elements of a tile from which 16 warps are needed. Their registers do not suffice for sums over several samples.
-_LARGE = 1 << 13
-# Tiles of a program where several programs share a group.
+_TILE = 1 << 14
+# Tiles of a program where several programs share a group, and how many of their results are loaded at once.
 _BLOCKS = 4
+_COMBINED = 1 << 13
 # Channels of a group, padded to a power of two, beyond which there is no kernel.
 _MOST_CHANNELS = 1 << 15
 # Memory is read by sectors of 32 bytes; DRAM delivers two at a time.
 _SECTOR = 32
 _BURST = 64
+# Warps of a program; a thread then has 128 registers at most.
+_MOST_WARPS = 16
+# Elements of a thread that leave registers for sums over several samples.
+_FEW_ELEMENTS = 32
 # Bytes to write and read the sums of dweight and dbias of a channel.
 _PARTIAL_SUMS = 16
 # Values per multiprocessor that keep its memory accesses busy.
@@ -40,6 +43,7 @@ class Tiling:
         groups: BG, the groups of a tile.
         group_channels: BD, the channels of a group, padded to a power of two.
         positions: BP, the positions of a tile, a power of two.
+        warps: The warps of a program.
         blocks: BLOCKS, the tiles of a program.
         chunks: CHUNKS, the programs that share a group.
     """
@@ -47,6 +51,7 @@ class Tiling:
     groups: int
     group_channels: int
     positions: int
+    warps: int
     blocks: int = 1
     chunks: int = 1
 
@@ -61,19 +66,14 @@ class Tiling:
         return self.channels * self.positions
 
     @property
-    def warps(self) -> int:
-        """The warps of a program: 16 or 32 elements per thread, or 8 where sums over tiles take registers too."""
-        return max(1, min(16, self.elements // (512 if self.blocks == 1 else 256)))
-
-    @property
     def holds_several_samples(self) -> bool:
-        """Whether a program of the backward pass may take several samples: not where registers are scarce."""
-        return self.elements < _LARGE
+        """Whether a program of the backward pass may take several samples, whose sums take further registers."""
+        return self.warps < _MOST_WARPS and self.elements <= _FEW_ELEMENTS * 32 * self.warps
 
     @property
     def chunk_rows(self) -> int:
         """BR, the number of chunks of which a program loads the results at once."""
-        return max(1, min(128, _LARGE // self.channels))
+        return max(1, min(128, _COMBINED // self.channels))
 
 
 @dataclass(frozen=True)
@@ -158,19 +158,30 @@ def _tiling(groups: int, group_channels: int, positions: int, channels_innermost
         wanted = _power_of_two(-(-size // (channels * itemsize))) if channels_innermost else 1
         return min(most_groups, wanted)
 
-    fitting = _RESIDENT // (channels * padded * itemsize)
-    if spanning(_SECTOR) <= fitting:
-        wide = min(spanning(_BURST), _LARGE // (channels * padded))
-        wanted = max(spanning(_SECTOR), wide, _SMALL_TILE // (channels * padded))
-        return Tiling(min(most_groups, fitting, wanted), channels, padded)
+    group = channels * padded
+    resident = _RESIDENT if channels_innermost else _RESIDENT // 2
+    if spanning(_SECTOR) * group <= resident:
+        # Sums over positions are cheap within a thread, and expensive between warps. Where channels are innermost, a
+        # thread has some channels of many positions; otherwise it has consecutive positions of one channel.
+        per_thread, least = (_PER_THREAD // itemsize, 1 << 10) if channels_innermost else (16, 1 << 11)
+        # Two programs for each sample, at least, keep more of a GPU busy at small batches.
+        row = most_groups * channels * itemsize
+        width = max(_SECTOR, min(_BURST, row // 2))
+        wanted = min(max(spanning(width), least // group), resident // group)
+        tile_groups = min(most_groups, max(spanning(_SECTOR), wanted))
+        return Tiling(tile_groups, channels, padded, _warps(tile_groups * group, per_thread))
 
     columns = spanning(_BURST) * channels
-    rows = max(1, min(padded, _TILE // columns))
+    rows = max(1, min(padded, _TILE // (columns * itemsize)))
     blocks = -(-positions // rows)
     chunks = 1
     if columns * positions > _STREAMED:
         blocks, chunks = _BLOCKS, -(-blocks // _BLOCKS)
-    return Tiling(columns // channels, channels, rows, blocks, chunks)
+    return Tiling(columns // channels, channels, rows, _warps(columns * rows, 16), blocks, chunks)
+
+
+def _warps(elements: int, per_thread: int) -> int:
+    return max(1, min(_MOST_WARPS, elements // (32 * per_thread)))
 
 
 def _power_of_two(number: int) -> int:

@@ -1,6 +1,7 @@
 """What Triton's compiler makes of the GPU kernels for the layers of the models, without a GPU (see gn/README.md).
 
-Spilled registers, or an access that is narrower than 16 bytes or wastes a part of a sector, end the script with 1.
+An access that is narrower than 16 bytes or wastes a part of a sector, or a kernel that spills more than 32 bytes of
+each thread, ends the script with 1.
 """
 
 import argparse
@@ -42,7 +43,7 @@ def main() -> int:
             accesses = [access for kernel in kernels for access in kernel.tile_accesses]
             spilled = sum(kernel.spilled for kernel in kernels)
             size, use = min(a.bytes_per_thread for a in accesses), min(a.sector_use for a in accesses)
-            failed |= spilled > 0 or size < 16 or use < 1
+            failed |= spilled > 32 or size < 16 or use < 1
             passes = kernels[:2]  # the third, `finish`, has no tile of x
             registers = ", ".join(str(kernel.registers) for kernel in passes)
             occupancy = ", ".join(f"{100 * kernel.occupancy:.0f} %" for kernel in passes)

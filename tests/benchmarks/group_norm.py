@@ -1,11 +1,12 @@
 """The speed of gn.group_norm, compared with torch's and with a copy of the bytes that it must move.
 
     python tests/benchmarks/group_norm.py [--device cpu|cuda] [--network resnet18|resnet20] [--batch 2 32 128]
-        [--rounds 9] [--threads 2] [--without-compile] [--json group_norm.json]
+        [--rounds 9] [--threads 2] [--without-compile] [--captured] [--json group_norm.json]
 
 Every implementation runs once per round, in an order that rotates, so that a slow period affects all of them alike. The
 table shows medians over the rounds, of the forward pass and of forward and backward together. With one thread it
-measures CPU time instead of wall time, so that other work on the machine matters less.
+measures CPU time instead of wall time, so that other work on the machine matters less. On a GPU the kernels of small
+tensors take less time than the host needs to launch them; with --captured a CUDA graph is replayed, as in a training.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from torch.nn import functional as F
 
 import gn
 from gn.cpu import extension
+from worker.training.graphs import capture
 
 SHAPES = {
     "resnet18": (32, ((64, 32), (128, 16), (256, 8), (512, 4))),
@@ -128,17 +130,25 @@ def implementations(case: Case, operation: str, device: str, compiled: bool) -> 
     return found
 
 
-def seconds(run: Callable[[], object], repeats: int, device: str) -> float:
-    """The mean time of one of `repeats` consecutive runs."""
+def repeated(run: Callable[[], object], repeats: int, captured: bool) -> Callable[[], object]:
+    """A function that runs `run` a number of times, by a single CUDA graph if `captured`."""
+
+    def loop() -> None:
+        for _ in range(repeats):
+            run()
+
+    return capture(loop, run, torch.device("cuda")).replay if captured else loop
+
+
+def seconds(run: Callable[[], object], device: str) -> float:
     clock = time.perf_counter if torch.get_num_threads() > 1 or device == "cuda" else time.process_time
     if device == "cuda":
         torch.cuda.synchronize()
     begin = clock()
-    for _ in range(repeats):
-        run()
+    run()
     if device == "cuda":
         torch.cuda.synchronize()
-    return (clock() - begin) / repeats
+    return clock() - begin
 
 
 def measure(case: Case, operation: str, arguments: argparse.Namespace) -> dict[str, tuple[float, float, float]]:
@@ -157,15 +167,18 @@ def measure(case: Case, operation: str, arguments: argparse.Namespace) -> dict[s
     target = torch.empty_like(source)
     for run in runs.values():
         both(run)
-    repeats = max(1, int(0.02 / seconds(partial(both, runs["gn"]), 1, arguments.device)))
+    repeats = max(1, int(0.02 / seconds(partial(both, runs["gn"]), arguments.device)))
     repeats = min(repeats, 200)
+    many = partial(repeated, repeats=repeats, captured=arguments.captured)
+    copy = many(partial(target.copy_, source))
+    passes = {name: (many(partial(forward, run)), many(partial(both, run))) for name, run in runs.items()}
     times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in runs}
     for round_ in range(arguments.rounds):
         names = list(runs)
-        copy = seconds(partial(target.copy_, source), repeats, arguments.device)
+        copied = seconds(copy, arguments.device)
         for name in names[round_ % len(names) :] + names[: round_ % len(names)]:
-            one, two = (seconds(partial(pass_, runs[name]), repeats, arguments.device) for pass_ in (forward, both))
-            times[name].append((one, two, copy))
+            one, two = (seconds(pass_, arguments.device) for pass_ in passes[name])
+            times[name].append((one / repeats, two / repeats, copied / repeats))
     return {name: tuple(map(statistics.median, zip(*found, strict=True))) for name, found in times.items()}
 
 
@@ -187,9 +200,12 @@ def main() -> None:
     parser.add_argument("--operation", choices=OPERATIONS, nargs="+", default=list(OPERATIONS))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--without-compile", action="store_true", help="leave out torch.compile, the slowest part")
+    parser.add_argument("--captured", action="store_true", help="on a GPU, replay CUDA graphs")
     parser.add_argument("--json", type=Path, default=Path("group_norm.json"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
+    if arguments.captured and arguments.device != "cuda":
+        parser.error("--captured needs --device cuda")
     torch.set_num_threads(arguments.threads)
     if arguments.device == "cpu":
         extension.build()  # otherwise a compiler would run in the background of the measurement
@@ -220,6 +236,7 @@ def main() -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "rounds": arguments.rounds,
+        "captured": arguments.captured,
         "environment": {
             name: value for name, value in os.environ.items() if name.startswith(("MALLOC", "THP_", "OMP"))
         },

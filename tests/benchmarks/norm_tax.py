@@ -1,13 +1,13 @@
 """The cost of a normalization in a training step: the time with it ÷ the time of the same network without any.
 
     python tests/benchmarks/norm_tax.py [--device cpu|cuda] [--model resnet20 resnet18] [--batch 128 8 2]
-        [--rounds 7] [--threads 2]
+        [--rounds 7] [--threads 2] [--captured]
 
 Six networks differ only in their normalization: none; gn's GroupNorm; the same without `return_skip`, so that autograd
 adds the gradients of outputs used twice; GroupNorm computed by torch; gn's BatchNorm; and BatchNorm computed by torch.
 Each round runs all of them, in an order that changes; the table shows medians over the rounds. With one thread it
 measures CPU time instead of wall time, so that other work on the machine matters less. The allocator and the optimizer
-are those of a training worker.
+are those of a training worker. With --captured a step is a replayed CUDA graph, as in a training on a GPU.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from worker.normalizations.batch import BatchNormalization
 from worker.normalizations.group import GroupNormalization
 from worker.normalizations.none import NoNormalization
 from worker.process.training_process import MALLOC_ENVIRONMENT
+from worker.training.graphs import capture
 
 FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -102,7 +103,9 @@ def networks(model: ModelName) -> dict[str, nn.Module]:
     }
 
 
-def step(network: nn.Module, batch: int, memory_format: str, dtype: str, device: str) -> Callable[[], None]:
+def step(
+    network: nn.Module, batch: int, memory_format: str, dtype: str, device: str, captured: bool
+) -> Callable[[], None]:
     network = network.to(device).to(memory_format=FORMATS[memory_format])  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, fused=True)
     images = torch.randn(batch, 3, 32, 32, device=device).contiguous(memory_format=FORMATS[memory_format])
@@ -115,7 +118,14 @@ def step(network: nn.Module, batch: int, memory_format: str, dtype: str, device:
         optimizer.step()
         optimizer.zero_grad()
 
-    return run
+    if not captured:
+        return run
+    graph = capture(run, run, torch.device(device))
+
+    def replay(_kept: object = run) -> None:  # the graph reads the tensors of `run`, but does not keep them
+        graph.replay()
+
+    return replay
 
 
 def measure(steps: dict[str, Callable[[], None]], rounds: int, repeats: int, device: str) -> dict[str, float]:
@@ -145,9 +155,12 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=list(DTYPES))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=4, help="steps per round")
+    parser.add_argument("--captured", action="store_true", help="on a GPU, replay CUDA graphs")
     parser.add_argument("--json", type=Path, default=Path("norm_tax.json"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
+    if arguments.captured and arguments.device != "cuda":
+        parser.error("--captured needs --device cuda")
     torch.set_num_threads(arguments.threads)
     if arguments.device == "cpu":
         extension.build()  # otherwise a compiler would run in the background of the measurement
@@ -162,14 +175,14 @@ def main() -> None:
         arguments.model, arguments.batch, arguments.format, arguments.dtype
     ):
         steps = {
-            name: step(network, batch, memory_format, dtype, arguments.device)
+            name: step(network, batch, memory_format, dtype, arguments.device, arguments.captured)
             for name, network in networks(model).items()
         }
         found = measure(steps, arguments.rounds, arguments.steps, arguments.device)
         ratios = {name: found[name] / found["none"] for name in NORMALIZED}
         setting = {"model": model, "batch": batch, "format": memory_format, "dtype": dtype}
         rows.append({**setting, "ms": found, "ratios": ratios})
-        print(f"{model:>9} {batch:>5} {memory_format:>13} {dtype:>8} {found['none']:9.1f}"
+        print(f"{model:>9} {batch:>5} {memory_format:>13} {dtype:>8} {found['none']:9.2f}"
               + "".join(f"{ratio:20.3f}" for ratio in ratios.values()), flush=True)  # fmt: skip
     for model, batch in itertools.product(arguments.model, arguments.batch):
         alike = [row for row in rows if (row["model"], row["batch"]) == (model, batch)]

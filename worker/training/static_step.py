@@ -183,8 +183,9 @@ class StaticStep:
         allocated = torch.cuda.memory_reserved(self.device)
 
         def warm_up() -> None:
-            self.body(self.batch_size)
+            # All slots may have been used.
             self._slot.zero_()
+            self.body(self.batch_size)
 
         try:
             self.graph = capture(lambda: self.body(self.batch_size), warm_up, self.device)
@@ -202,8 +203,8 @@ class StaticStep:
         torch.index_select(self._rates, 0, self._slot, out=self._rate)
         images, labels = self._image[0, :size].permute(0, 3, 1, 2), self._label[0, :size]
 
-        # The gradients of several workers are reduced by hooks on the parameters.
-        cast = self._cast if self.group.world_size == 1 else None
+        # The gradients of a group are reduced by hooks on the parameters.
+        cast = self._cast if self.group is SINGLE_WORKER else None
         with autocast(self.precision, self.device):
             if cast is not None:
                 cast.refresh()

@@ -91,11 +91,12 @@ def test_a_resident_tile_is_loaded_and_stored_once(kernels: list[Row]) -> None:
 def test_a_layer_norm_of_64x32x32_is_one_launch_forward_and_two_backward(kernels: list[Row]) -> None:
     names = [row["kernel"] for row in kernels if row["layer"] == "64x32x32/1"]
     assert set(names) == {"forward", "backward", "finish"}
-    assert next(row["tile"][2:] for row in kernels if row["layer"] == "64x32x32/1") == [16, 1]
+    assert next(row["tile"][2:] for row in kernels if row["layer"] == "64x32x32/1") == [8, 1]
 
 
-def test_a_quarter_of_the_warps_of_a_multiprocessor_is_in_use(kernels: list[Row]) -> None:
-    assert all(row["occupancy"] >= 0.25 for row in tiled(kernels))
+def test_an_eighth_of_the_warps_of_a_multiprocessor_is_in_use(kernels: list[Row]) -> None:
+    """Few warps with many elements each were measured to be faster than many warps (see gn/README.md)."""
+    assert all(row["occupancy"] >= 0.125 for row in tiled(kernels))
 
 
 def test_a_layer_that_does_not_exist_is_named(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def _tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     """Groups that fit into one tile, groups of several tiles, and groups that several programs share."""
     if request.param != "resident":
         monkeypatch.setattr(tiling, "_RESIDENT", 0)
-        monkeypatch.setattr(tiling, "_TILE", 32)
+        monkeypatch.setattr(tiling, "_TILE", 128)
         monkeypatch.setattr(tiling, "_BLOCKS", 1)
     if request.param == "shared":
         monkeypatch.setattr(tiling, "_STREAMED", 0)
@@ -236,9 +236,9 @@ def test_a_group_with_too_many_channels_is_computed_by_the_reference(kernels: Mo
 
 def test_tiles_hold_whole_groups_and_whole_sectors() -> None:
     image = Shape(128, 64, 32, 1024, channels_innermost=True, itemsize=2)
-    assert image.tiling() == Tiling(groups=8, group_channels=2, positions=1024)
+    assert image.tiling() == Tiling(groups=8, group_channels=2, positions=1024, warps=8)
     layer_norm = Shape(128, 64, 1, 1024, channels_innermost=True, itemsize=4)
-    assert layer_norm.tiling() == Tiling(groups=1, group_channels=64, positions=64, blocks=16)
+    assert layer_norm.tiling() == Tiling(groups=1, group_channels=64, positions=64, warps=8, blocks=16)
     large = Shape(1, 64, 1, 1 << 25, channels_innermost=False, itemsize=4)
     tiles = large.tiling()
     assert tiles is not None

@@ -250,8 +250,9 @@ def test_the_other_workers_notice_a_death_and_can_train_again(team: Team, make_s
     assert records(team, spec)[0].weights == undisturbed
 
 
-def test_a_group_of_one_gives_the_weights_of_a_single_worker(make_spec: Any, synthetic: Any) -> None:
-    spec = make_spec(normalization={"type": "sync_batch"})
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_group_of_one_gives_the_weights_of_a_single_worker(make_spec: Any, synthetic: Any, precision: str) -> None:
+    spec = make_spec(normalization={"type": "sync_batch"}, precision=precision)
     weights = []
     for group in (SINGLE_WORKER, join(RankInfo(0, 1, HOST, PATIENCE_S), "one", torch.device("cpu"))):
         checkpoints: list[Checkpoint] = []

@@ -35,7 +35,7 @@ def on_the_gpu(
     ) -> tuple[list[Event], list[Checkpoint]]:
         events: list[Event] = []
         checkpoints: list[Checkpoint] = []
-        train(
+        finished = train(
             spec,
             synthetic,
             device="cuda",
@@ -44,6 +44,7 @@ def on_the_gpu(
             resume=resume,
             group=group,
         )
+        assert finished.failure is None, finished.failure
         return events, checkpoints
 
     return run
@@ -73,6 +74,17 @@ def test_a_captured_step_gives_the_bits_of_an_eager_one(
 
     assert not [event for event in events if isinstance(event, Log)], "the step was not captured"
     assert captured[-1].files["model.safetensors"] == eager[-1].files["model.safetensors"]
+
+
+def test_a_step_is_captured_after_all_slots_were_used(make_spec: Any, synthetic: ImageDataset) -> None:
+    spec, device = make_spec(), torch.device("cuda")
+    step = StaticStep(spec, device, "float32")
+    batches = list(TrainingData(spec, synthetic, device=device).epoch_batches(1))[:1] * step.num_slots
+    step.fill(batches, [0.1] * len(batches))
+    for _ in batches:
+        step.run()
+    step.capture()
+    torch.cuda.synchronize()
 
 
 def test_a_capture_changes_no_tensor_and_later_trainings_replay_it(make_spec: Any) -> None:
