@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 import gn
 from gn.cpu import extension
-from tests.benchmarks.group_norm import DTYPES, FORMATS, SHAPES, Case, hardware, seconds
+from tests.benchmarks.group_norm import DTYPES, FORMATS, SHAPES, Case, hardware, repeated, seconds
 
 # The tensors that the two passes read and write. With a residual, the forward pass also reads it, and the backward pass
 # also reads y, for the gradient of the ReLU, and writes the gradient of the residual.
@@ -62,12 +62,13 @@ def measure(case: Case, operation: str, rounds: int) -> dict[str, float]:
     timed["copy"] = partial(torch.empty_like(case.x).copy_, case.x.detach())
     for run in timed.values():
         run()
-    repeats = min(200, max(1, int(0.02 / seconds(timed["gn"], 1, "cpu"))))
+    repeats = min(200, max(1, int(0.02 / seconds(timed["gn"], "cpu"))))
+    many = {name: repeated(run, repeats, captured=False) for name, run in timed.items()}
     times: dict[str, list[float]] = {name: [] for name in timed}
     orders = itertools.cycle(itertools.permutations(timed))
     for _ in range(rounds):
         for name in next(orders):
-            times[name].append(seconds(timed[name], repeats, "cpu"))
+            times[name].append(seconds(many[name], "cpu") / repeats)
     found = {name: statistics.median(times[name]) for name in timed}
     return {**found, "traffic": OPERATIONS[operation] / 2 * found.pop("copy")}
 
