@@ -76,6 +76,7 @@ class Database:
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         writing = self.engine.execution_options(normlab_transaction="write")
         self._writing_sessions = async_sessionmaker(writing, expire_on_commit=False)
+        self._writer = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         return self
@@ -95,13 +96,36 @@ class Database:
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Session]:
-        """Open a transaction that writes. It is committed at the end, and rolled back on an exception."""
-        async with self._writing_sessions() as session:
+        """Open a transaction that writes. It is committed at the end, and rolled back on an exception.
+
+        Raises:
+            PoolTimeout: Other writers of this process took too long.
+        """
+        async with self._turn(), self._writing_sessions() as session:
             async with session.begin():
                 yield session
             if self._sockets is not None:
                 for channel in notified_by(session):
                     self._sockets.send(channel)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """On SQLite, let the writers of this process take turns, in their order.
+
+        Those that wait for SQLite's lock hold connections and sleep for longer and longer, while later ones get it.
+        """
+        if not self.is_sqlite:
+            yield
+            return
+        try:
+            async with asyncio.timeout(BUSY_TIMEOUT_S):
+                await self._writer.acquire()
+        except TimeoutError:
+            raise PoolTimeout(f"other writers of this process took {BUSY_TIMEOUT_S} s") from None
+        try:
+            yield
+        finally:
+            self._writer.release()
 
     @asynccontextmanager
     async def listen(self, channel: Channel, notified: Callable[[], None]) -> AsyncIterator[None]:

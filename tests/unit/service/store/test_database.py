@@ -10,12 +10,13 @@ import pytest
 from pytest_postgresql.executors import PostgreSQLExecutor
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from service.jobs import Status
 from service.settings import Settings
 from service.store import Database, jobs, migrate
 from service.store import database as module
-from service.store.database import is_disk_full
+from service.store.database import is_disk_full, is_unavailable
 from tests.postgres import create_database
 from tests.unit.service.store.acting import create, request
 from worker.folders import PRIVATE
@@ -45,6 +46,33 @@ async def test_readers_see_what_is_committed_and_do_not_wait_for_the_writer(data
         assert (await jobs.count_by_status(reading))[Status.QUEUED] == 1
 
 
+async def test_writers_of_a_process_do_not_overtake_each_other(tmp_path: Path) -> None:
+    done: list[int] = []
+
+    async def write(database: Database, number: int) -> None:
+        async with database.write() as session:
+            await session.execute(text("CREATE TABLE IF NOT EXISTS numbers (number INTEGER)"))
+            done.append(number)
+
+    async with Database(tmp_path / "normlab.db") as database, asyncio.TaskGroup() as tasks:
+        for number in range(40):
+            tasks.create_task(write(database, number))
+    assert done == list(range(40))
+
+
+async def test_a_writer_that_waited_too_long_for_others_of_its_process_may_try_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.05)
+    async with Database(tmp_path / "normlab.db") as database:
+        async with database.write():
+            with pytest.raises(PoolTimeout) as raised:
+                await database.write().__aenter__()
+        assert is_unavailable(raised.value)
+        async with database.write() as session:
+            await session.execute(text("SELECT 1"))
+
+
 async def test_writers_take_turns(database: Database) -> None:
     await asyncio.gather(*(create(database) for _ in range(12)))
     async with database.read() as session:
@@ -62,9 +90,10 @@ async def test_a_home_may_have_any_name_and_has_a_database_of_its_own(tmp_path: 
 
 async def test_sqlite_gives_a_writer_up_that_waited_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.05)
-    async with Database(f"sqlite+aiosqlite:///{tmp_path}/normlab.db") as database:
+    file = tmp_path / "normlab.db"
+    async with Database(file) as of_another_process, Database(file) as database:
         await migrate.upgrade(database)
-        async with database.write() as session:
+        async with of_another_process.write() as session:
             await jobs.create(session, request())
             with pytest.raises(OperationalError, match="database is locked") as refusal:
                 await create(database)
