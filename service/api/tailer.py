@@ -31,7 +31,7 @@ BACKLOG = 2000
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Progress:
     """The current progress of a job. It has no id, because an outdated one is never replayed."""
 

@@ -2,9 +2,10 @@
 
 import json
 import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 import anyio
 from fastapi import APIRouter, Header, Query, Request
@@ -186,13 +187,13 @@ class EventStream(EventSourceResponse):
         try:
             while not (subscription.closed or self._ended):
                 if subscription.behind:
-                    for encoded in await self._catch_up(subscription):
-                        yield encoded
+                    if caught_up := b"".join(await self._catch_up(subscription)):
+                        yield caught_up
                     continue
-                for item in subscription.take():
-                    yield self._advance(item)
-                    if self._ended:
-                        return
+                if encoded := b"".join(self._advance(item) for item in subscription.take() if not self._ended):
+                    yield encoded
+                if self._ended:
+                    return
                 if not await subscription.wait(KEEPALIVE_S):
                     yield KEEPALIVE_COMMENT
         finally:
@@ -228,11 +229,11 @@ class EventStream(EventSourceResponse):
             if self._told.get(item.job_id) == item.view:
                 return b""
             self._told[item.job_id] = item.view
-            return _encode_progress(item)
+            return _once(item, _encode_progress)
         if item.id <= self._sent:
             return b""
         self._sent = item.id
-        encoded = _encode(item)
+        encoded = _once(item, _encode)
         if self._job_id is not None and item.type == "status" and item.data["status"] in TERMINAL:
             encoded += self._end(item.data["status"])
         return encoded
@@ -280,6 +281,18 @@ def _fields(event: Event) -> dict[str, Any]:
         "job": event.job_id,
         "attempt": event.attempt_id,
     }
+
+
+_Item = TypeVar("_Item", Event, Progress)
+_encoded: WeakKeyDictionary[Event | Progress, bytes] = WeakKeyDictionary()
+
+
+def _once(item: _Item, encode: Callable[[_Item], bytes]) -> bytes:
+    """Encode an item that the tailer gave to many streams once."""
+    encoded = _encoded.get(item)
+    if encoded is None:
+        encoded = _encoded[item] = encode(item)
+    return encoded
 
 
 def _encode(event: Event) -> bytes:

@@ -456,6 +456,29 @@ async def test_a_hundred_streams_ask_the_database_no_more_often_than_one(
         assert answer.text.endswith('event: end\ndata: {"status": "succeeded"}\n\n')
 
 
+async def test_an_event_is_encoded_once_for_all_streams(
+    app: FastAPI, http: AsyncClient, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tailer = app.state.services.tailer
+    job = await submit(http)
+    await reporter.start()
+    streams: list[Any] = [events.EventStream(tailer, events.Start(0), job_id=job).body_iterator for _ in range(3)]
+    # The tailer, which starts with the first stream, makes all of them read the database once.
+    await until(lambda: tailer.reads > 1)
+    for content in streams:
+        while b"event: started" not in await anext(content):
+            pass
+    encoded, encode = [], events._encode
+    monkeypatch.setattr(events, "_encode", lambda event: encoded.append(event.id) or encode(event))
+    await reporter.log("said once")
+    chunks = [await anext(content) for content in streams]
+    for content in streams:
+        await content.aclose()
+
+    assert all(b"said once" in chunk for chunk in chunks)
+    assert len(encoded) == 1
+
+
 async def test_while_nobody_listens_the_database_is_left_alone(app: FastAPI, http: AsyncClient) -> None:
     tailer = app.state.services.tailer
     job = await submit(http)
