@@ -1,8 +1,9 @@
 """The event tailer: one reader of the database that feeds all event streams of the process.
 
-A stream that starts, or that fell behind, reads the missed events itself, by id. From then on it receives those that
-the tailer reads: when the database notifies, and every `INTERVAL_S` in case a notification was lost. It reads once for
-any number of streams, and not at all without one.
+A stream that starts, or that fell behind, reads the missed events itself, by id. A stream of all jobs takes the latest
+ones from the memory of the tailer instead, so that hundreds of clients that come back after a restart do not all read
+the database. From then on a stream receives the events that the tailer reads: when the database notifies, and every
+`INTERVAL_S` in case a notification was lost. It reads once for any number of streams, and not at all without one.
 """
 
 import asyncio
@@ -27,6 +28,8 @@ AFTER_FAILURE_S = 1.0
 PAGE = 500
 BACKLOG = 2000
 """Events that are buffered for a slow stream. Beyond, it reads them from the database later."""
+RECENT = 500
+"""Events that are kept in memory for streams that come back, at least."""
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +111,9 @@ class Tailer:
         self._notified = asyncio.Event()
         self._closing = asyncio.Event()
         self._tail = 0
+        self._recent: list[Event] | None = None
+        """All events after `_recent_after` up to `_tail`; None while nothing is read."""
+        self._recent_after = 0
         self._progress: dict[str, ProgressView | None] = {}
 
     def __len__(self) -> int:
@@ -163,6 +169,17 @@ class Tailer:
         if len(self) <= 0.9 * self.max_streams:
             self._full = False
 
+    def recent(self, after: int, *, is_given: bool = False) -> list[Event] | None:
+        """Return the events after an id, up to those that streams have received; None if the database must be read.
+
+        Args:
+            after: An id.
+            is_given: Whether the database has given it to an event, which may be newer than those that were read.
+        """
+        if self._recent is None or after < self._recent_after or (after > self._tail and not is_given):
+            return None
+        return [event for event in self._recent if event.id > after]
+
     async def _run(self) -> None:
         while not self.closed:
             await self._wanted.wait()
@@ -170,6 +187,7 @@ class Tailer:
                 await self._follow()
             except (DatabaseError, OSError):
                 log.exception("reading events failed; trying again")
+                self._recent = None
                 await self._pause(AFTER_FAILURE_S)
 
     async def _pause(self, duration_s: float) -> None:
@@ -185,8 +203,11 @@ class Tailer:
 
     async def _follow(self) -> None:
         async with self.database.read() as session:
-            self._tail = await events.last_id(session)
+            tail = await events.last_id(session)
+            after = max(0, tail - RECENT)
+            recent = await events.after(session, after, limit=RECENT)
             self.reads += 1
+        self._tail, self._recent_after, self._recent = tail, after, [event for event in recent if event.id <= tail]
         self._progress = {}
         # Events that were added between the reading of a stream and the line above would be missed otherwise.
         for subscription in self._subscriptions:
@@ -195,6 +216,7 @@ class Tailer:
             await self._wait_for_events()
             await self._tick()
             await self._pause(GAP_S)
+        self._recent = None
         if not self.closed:
             self._wanted.clear()
 
@@ -214,6 +236,7 @@ class Tailer:
                     wanted[id(subscription)] = selections[key]
         if found:
             self._tail = found[-1].id
+            self._remember(found)
         if len(found) == PAGE:
             self._notified.set()  # there may be more of them than fit on a page
         progress = {job.id: progress_of(job) for job in active}
@@ -232,3 +255,10 @@ class Tailer:
                 subscription.offer([item for item in items if item.job_id in among])
             else:
                 subscription.offer(items)
+
+    def _remember(self, found: Sequence[Event]) -> None:
+        assert self._recent is not None, "the tailer follows"
+        self._recent += found
+        if len(self._recent) > 2 * RECENT:
+            self._recent_after = self._recent[-RECENT - 1].id
+            del self._recent[:-RECENT]

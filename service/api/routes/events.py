@@ -162,6 +162,7 @@ class EventStream(EventSourceResponse):
         self._job_id = job_id
         self._filter = None if filter_ == JobFilter() else filter_
         self._ended = False
+        self._is_new = True
         self._subscription = tailer.subscribe(job_id, self._filter)
         self._content = self._follow()
         super().__init__(self._content, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
@@ -202,6 +203,11 @@ class EventStream(EventSourceResponse):
     async def _catch_up(self, subscription: Subscription) -> list[bytes]:
         """Return a page of the events after the last one sent. After the last page the stream is up to date."""
         subscription.catch_up()
+        if self._job_id is None and self._filter is None:
+            # Later the database may have been replaced.
+            is_given, self._is_new = self._is_new, False
+            if (recent := self._tailer.recent(self._sent, is_given=is_given)) is not None:
+                return [self._advance(event) for event in recent]
         # Shielded, because a database connection that is cancelled is lost to the pool.
         with anyio.CancelScope(shield=True):
             async with self._tailer.database.read() as session:

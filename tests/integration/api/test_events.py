@@ -15,6 +15,7 @@ from service import app as app_module
 from service.api import tailer as tailer_module
 from service.api.routes import events
 from service.store import events as stored_events
+from service.store.tables import Event
 from tests.integration.api.conftest import Listening
 from tests.integration.api.reporter import Reporter
 from tests.integration.api.test_jobs import submit
@@ -469,7 +470,12 @@ async def test_an_event_is_encoded_once_for_all_streams(
         while b"event: started" not in await anext(content):
             pass
     encoded, encode = [], events._encode
-    monkeypatch.setattr(events, "_encode", lambda event: encoded.append(event.id) or encode(event))
+
+    def counted(event: Event) -> bytes:
+        encoded.append(event.id)
+        return encode(event)
+
+    monkeypatch.setattr(events, "_encode", counted)
     await reporter.log("said once")
     chunks = [await anext(content) for content in streams]
     for content in streams:
@@ -477,6 +483,44 @@ async def test_an_event_is_encoded_once_for_all_streams(
 
     assert all(b"said once" in chunk for chunk in chunks)
     assert len(encoded) == 1
+
+
+async def test_a_stream_that_comes_back_takes_the_latest_events_from_memory(
+    app: FastAPI, http: AsyncClient, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tailer_module, "RECENT", 3)
+    tailer = app.state.services.tailer
+
+    class WithoutDatabase:
+        def __getattr__(self, name: str) -> Any:
+            assert name != "database"
+            return getattr(tailer, name)
+
+    await submit(http)
+    await reporter.start()
+    first: Any = events.EventStream(tailer, events.Start(0)).body_iterator
+    await until(lambda: tailer.reads > 1)
+    for number in range(10):
+        await reporter.log(f"log {number}")
+        while f"log {number}".encode() not in await anext(first):
+            pass
+    page = (await http.get("/v1/events")).json()["data"]
+    ids = [event["id"] for event in page]
+
+    assert tailer.recent(ids[-1] + 1) is None, "an id that this database has not given yet"
+    assert tailer.recent(ids[-1] + 1, is_given=True) == []
+    assert tailer.recent(0) is None, "events that are not in memory any more"
+    assert [event.id for event in tailer.recent(ids[-3])] == ids[-2:]
+    response = events.EventStream(tailer, events.Start(ids[-3]))
+    monkeypatch.setattr(response, "_tailer", WithoutDatabase())
+    second: Any = response.body_iterator
+    await anext(second)
+    assert [int(line[4:]) for line in (await anext(second)).decode().splitlines() if line.startswith("id: ")] == ids[
+        -2:
+    ]
+    for content in (first, second):
+        await content.aclose()
+    await until(lambda: tailer.recent(ids[-3]) is None)
 
 
 async def test_while_nobody_listens_the_database_is_left_alone(app: FastAPI, http: AsyncClient) -> None:
