@@ -11,7 +11,7 @@ Files are transferred by `Client`: downloads of checkpoints, and bundles.
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -139,7 +139,7 @@ class AsyncClient:
 
     async def events(
         self, job: str, after: str | int | None = None, timeout_s: float | None = None
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """Yield the events of a job as they happen, from its first or from the one after `after`, up to `end`.
 
         The stream resumes where a connection broke, and yields no event twice; see `Client.events`.
@@ -157,7 +157,7 @@ class AsyncClient:
                     return
         raise job_calls.not_ended(job, timeout_s)
 
-    async def follow(self, **filters: Any) -> AsyncIterator[Event]:
+    async def follow(self, **filters: Any) -> AsyncGenerator[Event, None]:
         """Yield the events of all jobs that the filters of `GET /v1/jobs` select; see `Client.follow`."""
         events = self._connection.events("/v1/events", "", math.inf, job_calls.all_events(filters))
         async with aclosing(events):

@@ -1,7 +1,7 @@
 """The connection of `AsyncClient`: requests that are repeated, and event streams that resume, on an event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import httpx2
@@ -53,7 +53,7 @@ class AsyncConnection:
         """Send a request and return what it asks for. Raises as `request`, and `NotNormlab`."""
         return call.read(decoded(self.base_url, await self.request(call.method, call.path, **call.options)))
 
-    async def pages(self, listing: Listing) -> AsyncIterator[Json]:
+    async def pages(self, listing: Listing) -> AsyncGenerator[Json, None]:
         """Yield the entries of a list page after page."""
         while not listing.done:
             answer = await self.request("GET", listing.path, params=given(listing.params))
@@ -68,7 +68,7 @@ class AsyncConnection:
 
     async def events(
         self, path: str, last: str, deadline: float, params: Mapping[str, Any] | None = None
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """Yield the server-sent events after the id `last`, resuming where the connection breaks, up to `deadline`."""
         attempts = Attempts(self.base_url, self._backoff_s, self._patience_s)
         stream = EventStream(last, deadline)
