@@ -61,8 +61,8 @@ const changed = (a, b) =>
 export function extent(series, { logX, logY, fromZero, zoom = null }) {
   const found = { x: [Infinity, -Infinity], y: [Infinity, -Infinity] };
   for (const { points } of series)
-    for (const { x, y, raw, low, high } of points) {
-      if (y === null || (logX && x <= 0) || (zoom && (x < zoom[0] || x > zoom[1]))) continue;
+    for (const { x, y, raw, low, high } of zoom ? cut(points, zoom) : points) {
+      if (y === null || (logX && x <= 0)) continue;
       if (x < found.x[0]) found.x[0] = x;
       if (x > found.x[1]) found.x[1] = x;
       for (const value of [y, raw ?? y, low ?? y, high ?? y]) {
@@ -74,6 +74,18 @@ export function extent(series, { logX, logY, fromZero, zoom = null }) {
   if (found.x[0] > found.x[1]) return { x: zoom ?? [logX ? 1 : 0, logX ? 10 : 1], y: [logY ? 1 : 0, logY ? 10 : 1] };
   if (fromZero && !logY) found.y[0] = Math.min(0, found.y[0]);
   return { x: zoom ?? widened(found.x, logX, 0), y: widened(found.y, logY, 0.04) };
+}
+
+/** The points in a range of x, and where the line between two points enters and leaves it. */
+function cut(points, range) {
+  const crossed = points.flatMap((point, n) => {
+    const next = points[n + 1];
+    if (!next || point.y === null || next.y === null) return [];
+    return range
+      .filter((x) => point.x < x && x < next.x)
+      .map((x) => ({ x, y: point.y + ((next.y - point.y) * (x - point.x)) / (next.x - point.x) }));
+  });
+  return [...points.filter(({ x }) => x >= range[0] && x <= range[1]), ...crossed];
 }
 
 function widened([low, high], log, share) {

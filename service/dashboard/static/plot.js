@@ -17,6 +17,8 @@ const CONFIG = {
   displayModeBar: "hover",
   modeBarButtonsToRemove: ["select2d", "lasso2d", "sendChartToCloud", "toImage", "resetScale2d"],
   doubleClick: "autosize",
+  // It covers the buttons of the page; a chart that is zoomed has one to reset it.
+  showTips: false,
 };
 
 let loading = null;
