@@ -5,11 +5,14 @@ It imports neither torch nor the parts of the service, so a script or a notebook
     with normlab.Client() as client:
         experiment = client.experiments.submit({"builtin": "paper-batch-size", "budget": 0.01})
         client.experiments.results(experiment["id"]).to_pandas()
+
+`AsyncClient` has the same methods for asyncio.
 """
 
 from service.client import (
     DEFAULT_URL,
     ApiError,
+    AsyncClient,
     Client,
     ClientError,
     ConnectionFailed,
@@ -24,6 +27,7 @@ from service.version import normlab_version
 __all__ = [
     "DEFAULT_URL",
     "ApiError",
+    "AsyncClient",
     "Client",
     "ClientError",
     "ConnectionFailed",

@@ -32,6 +32,7 @@ QUERIES = {
     "list_jobs": "label=study:paper&sort=-test_error.best",
     "list_curves": "job=$JOB_ID&metric=test_error&smoothing=0.6",
     "get_results": "rows=normalization&columns=batch_size",
+    "compare_experiments": "experiment=$EXPERIMENT_ID&experiment=$OTHER_EXPERIMENT_ID",
 }
 OPTIONS = {
     "import_bundle": ["-H", "content-type: application/x-tar", "--data-binary", "@experiment.tar"],

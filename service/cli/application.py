@@ -8,6 +8,7 @@ import typer
 
 from service.cli import (
     checkpoints,
+    compare,
     documents,
     evaluations,
     experiments,
@@ -60,6 +61,7 @@ experiments.app.command()(shares.shares)
 experiments.app.command()(shares.unshare)
 app.add_typer(experiments.app, name="experiment")
 app.command("results")(results.results)
+app.command()(compare.compare)
 app.add_typer(export.app, name="export")
 app.command()(machine.cluster)
 app.command()(machine.doctor)

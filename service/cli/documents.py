@@ -9,7 +9,8 @@ import typer
 from service.cli.exits import Invalid
 from service.cli.output import announce, is_standard_output
 from service.cli.session import AsJson, ExperimentId, connect, experiment_id
-from service.client.experiments import Checkpoints, FigureFormat
+from service.client.experiment_calls import FigureFormat
+from service.client.experiments import Checkpoints
 from service.client.files import write_file
 
 FIGURES: dict[str, FigureFormat] = {".pdf": "pdf", ".svg": "svg", ".png": "png", ".csv": "csv"}

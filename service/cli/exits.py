@@ -5,7 +5,7 @@ from enum import IntEnum
 
 import typer
 
-from service.client.connection import ApiError, ClientError, ConnectionFailed, NotNormlab
+from service.client.errors import ApiError, ClientError, ConnectionFailed, NotNormlab
 from service.client.requests import InvalidRequest
 
 

@@ -12,7 +12,7 @@ from service.cli.exits import Invalid
 from service.cli.grids import results_grid
 from service.cli.output import WIDTH_OF_A_PIPE, Output, console, print_bytes
 from service.cli.session import AsJson, Json, connect, experiment_id
-from service.client.experiments import TableFormat
+from service.client.experiment_calls import TableFormat
 from service.client.files import write_file
 from service.report import as_latex, as_markdown, tables
 from worker.metrics import OutcomeMetric

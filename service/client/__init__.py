@@ -1,21 +1,16 @@
-"""The Python client of the HTTP API: `Client` and its errors."""
+"""The Python client of the HTTP API: `Client`, `AsyncClient` and their errors."""
 
+from service.client.async_client import AsyncClient
 from service.client.client import Client
-from service.client.connection import (
-    DEFAULT_URL,
-    ApiError,
-    ClientError,
-    ConnectionFailed,
-    CorruptDownload,
-    Event,
-    NotNormlab,
-)
+from service.client.connection import DEFAULT_URL, Event
+from service.client.errors import ApiError, ClientError, ConnectionFailed, CorruptDownload, NotNormlab
 from service.client.requests import InvalidRequest
 from service.client.results import Results
 
 __all__ = [
     "DEFAULT_URL",
     "ApiError",
+    "AsyncClient",
     "Client",
     "ClientError",
     "ConnectionFailed",

@@ -16,23 +16,23 @@ import hashlib
 import math
 import os
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
-from service.client.connection import Connection, CorruptDownload, Event, OnProgress
+from service.client import job_calls
+from service.client.connection import Connection, Event, OnProgress
+from service.client.errors import CorruptDownload
 from service.client.experiments import Experiments
 from service.client.files import part_of, writing
-from service.client.requests import given, header, path_of
+from service.client.job_calls import CheckpointRef
+from service.client.requests import path_of
 
 if TYPE_CHECKING:
     from service.jobs import JobRequest
 
 Json = dict[str, Any]
-CheckpointRef = str | tuple[str, str]
-"""The id of a checkpoint, or (job, "best") or (job, "latest")."""
 
 
 class Client:
@@ -84,9 +84,7 @@ class Client:
 
     def submit(self, request: "Mapping[str, Any] | JobRequest", idempotency_key: str | None = None) -> Json:
         """Queue a job and return it. A second submission with the same key returns the first job."""
-        body = dict(request) if isinstance(request, Mapping) else request.model_dump(mode="json")
-        headers = header("Idempotency-Key", idempotency_key or str(uuid.uuid4()))
-        return self._connection.json("POST", "/v1/jobs", json=body, headers=headers)
+        return self._connection.run(job_calls.submit(request, idempotency_key))
 
     def jobs(self, *, max_jobs: int | None = None, **filters: Any) -> Iterator[Json]:
         """Yield the jobs, newest first unless `sort` is given, page after page.
@@ -95,14 +93,11 @@ class Client:
             max_jobs: Stop after this number of jobs.
             filters: The query parameters of `GET /v1/jobs`; `label` may be a dictionary.
         """
-        filters = _with_labels(filters)
-        if max_jobs is not None:
-            filters.setdefault("limit", min(max_jobs, 100))
-        return self._connection.pages("/v1/jobs", "cursor", filters, max_jobs)
+        return self._connection.pages(job_calls.jobs(max_jobs, filters))
 
     def job(self, job: str) -> Json:
         """Return one job: its spec as it runs, status, progress, summary and attempts."""
-        return self._connection.json("GET", _job(job))
+        return self._connection.run(job_calls.job(job))
 
     def change(
         self,
@@ -117,32 +112,31 @@ class Client:
 
         A label of None is removed; labels that are not given stay as they are.
         """
-        change = given({"name": name, "notes": notes, "labels": labels, "priority": priority})
-        return self._connection.json("PATCH", path_of("jobs", job), json=change)
+        return self._connection.run(job_calls.change(job, name=name, notes=notes, labels=labels, priority=priority))
 
     def cancel(self, job: str) -> Json:
         """Stop a job for good. Does nothing to a job that is cancelled already."""
-        return self._connection.json("POST", _job(job, "cancel"))
+        return self._connection.run(job_calls.act(job, "cancel"))
 
     def pause(self, job: str) -> Json:
         """Stop a job at a checkpoint, until it is resumed."""
-        return self._connection.json("POST", _job(job, "pause"))
+        return self._connection.run(job_calls.act(job, "pause"))
 
     def resume(self, job: str) -> Json:
         """Queue a paused job again. It continues from its checkpoint."""
-        return self._connection.json("POST", _job(job, "resume"))
+        return self._connection.run(job_calls.act(job, "resume"))
 
     def retry(self, job: str) -> Json:
         """Queue a new job with the spec of one that failed or was cancelled, and return the new job."""
-        return self._connection.json("POST", _job(job, "retry"))
+        return self._connection.run(job_calls.act(job, "retry"))
 
     def extend(self, job: str, epochs: int) -> Json:
         """Queue a new job that continues a succeeded one until `epochs` epochs are done, and return the new job."""
-        return self._connection.json("POST", _job(job, "extend"), json={"epochs": epochs})
+        return self._connection.run(job_calls.extend(job, epochs))
 
     def delete(self, job: str) -> None:
         """Delete a job that has ended, with its metrics and checkpoints."""
-        self._connection.request("DELETE", _job(job))
+        self._connection.request("DELETE", job_calls.path(job))
 
     def wait(self, job: str, timeout_s: float | None = None) -> Json:
         """Wait until a job has ended, and return it.
@@ -161,12 +155,11 @@ class Client:
             job: Id of the job.
             filters: The query parameters of the API: kind, after_step, max_points, superseded.
         """
-        rows: list[Json] = self._connection.json("GET", _job(job, "metrics"), params=given(filters))["data"]
-        return rows
+        return self._connection.run(job_calls.metrics(job, filters))
 
     def logs(self, job: str, after: int | str | None = None, **filters: Any) -> Iterator[Json]:
         """Yield the log lines of a job, oldest first, beginning after the line `after`; filters: level, search."""
-        return self._connection.pages(_job(job, "logs"), "after", {"after": after, **filters})
+        return self._connection.pages(job_calls.logs(job, after, filters))
 
     def events(self, job: str, after: str | int | None = None, timeout_s: float | None = None) -> Iterator[Event]:
         """Yield the events of a job as they happen, from its first or from the one after `after`, up to `end`.
@@ -178,13 +171,12 @@ class Client:
             TimeoutError: The job has not ended within `timeout_s` seconds. It keeps running.
         """
         last = "" if after is None else str(after)
-        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
-        for event in self._connection.events(_job(job, "events"), last, deadline):
+        for event in self._connection.events(job_calls.path(job, "events"), last, job_calls.deadline_of(timeout_s)):
             if event.type != "open":
                 yield event
             if event.type == "end":
                 return
-        raise TimeoutError(f"job {job} has not ended within {timeout_s} s; it keeps running")
+        raise job_calls.not_ended(job, timeout_s)
 
     def follow(self, **filters: Any) -> Iterator[Event]:
         """Yield the events of all jobs that the filters of `GET /v1/jobs` select, from now on and without end.
@@ -193,19 +185,17 @@ class Client:
         to start anew, and that events since the last one may be missing; `reset`, that the database of the service was
         replaced, and that what was known of its jobs may no longer be true.
         """
-        yield from self._connection.events("/v1/events", "", math.inf, given(_with_labels(filters)) | {"replay": False})
+        yield from self._connection.events("/v1/events", "", math.inf, job_calls.all_events(filters))
 
     # Checkpoints
 
     def checkpoints(self, job: str) -> Iterator[Json]:
         """Yield the checkpoints of a job, newest first."""
-        return self._connection.pages(_job(job, "checkpoints"), "cursor", {})
+        return self._connection.pages(job_calls.checkpoints(job))
 
     def checkpoint(self, checkpoint: CheckpointRef) -> Json:
         """Return one checkpoint: its step, metrics, and files with their size and sha256."""
-        if isinstance(checkpoint, tuple):
-            return self._connection.json("GET", _job(checkpoint[0], "checkpoints", checkpoint[1]))
-        return self._connection.json("GET", path_of("checkpoints", checkpoint))
+        return self._connection.run(job_calls.checkpoint(checkpoint))
 
     def download(
         self,
@@ -253,45 +243,33 @@ class Client:
             wait_s: Seconds between two looks at the result; 0 returns the evaluation at once, while it is queued.
             asked: The fields of the request: split, precision, batch_statistics, precise_statistics.
         """
-        found = self._connection.json("POST", path_of("checkpoints", checkpoint, "evaluate"), json=given(asked))
-        while wait_s and found["status"] in ("queued", "running"):
+        found = self._connection.run(job_calls.evaluate(checkpoint, asked))
+        while wait_s and not job_calls.has_ended(found):
             time.sleep(wait_s)
             found = self.evaluation(found["id"])
         return found
 
     def evaluation(self, evaluation: str) -> Json:
         """Return one evaluation of a checkpoint."""
-        return self._connection.json("GET", path_of("evaluations", evaluation))
+        return self._connection.run(job_calls.evaluation(evaluation))
 
     def evaluations(self, job: str) -> list[Json]:
         """Return the evaluations of the checkpoints of a job, newest first."""
-        found: list[Json] = self._connection.json("GET", _job(job, "evaluations"))["data"]
-        return found
+        return self._connection.run(job_calls.evaluations(job))
 
     # The service
 
     def cluster(self) -> Json:
         """Return the nodes, slots and workers of the cluster, and the queue."""
-        return self._connection.json("GET", "/v1/cluster")
+        return self._connection.run(job_calls.cluster())
 
     def specification(self) -> Json:
         """Return the JSON schema of a job, with defaults and help."""
-        return self._connection.json("GET", "/v1/specification")
+        return self._connection.run(job_calls.specification())
 
     def ready(self) -> Json:
         """Return whether jobs will run, and which check failed: `{"status": ..., "checks": {...}}`."""
         return self._connection.ask_once("/readyz")
-
-
-def _with_labels(filters: Mapping[str, Any]) -> dict[str, Any]:
-    """Filters with their labels in the form of the API, `key:value`."""
-    label = filters.get("label")
-    pairs = {"label": [f"{key}:{value}" for key, value in label.items()]} if isinstance(label, Mapping) else {}
-    return {**filters, **pairs}
-
-
-def _job(job: str, *rest: str) -> str:
-    return path_of("jobs", job, *rest)
 
 
 def _sha256(file: BinaryIO) -> str:

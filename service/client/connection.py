@@ -1,17 +1,18 @@
-"""The connection to the service: requests that are retried, event streams and downloads that resume, and the errors."""
+"""The connection to the service: requests that are retried, event streams and downloads that resume."""
 
 import json
-import math
 import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
 
+from service.client.calls import Answer, Call, Listing
+from service.client.errors import ApiError, ClientError, ConnectionFailed, NotNormlab, raise_problem
 from service.client.requests import given, header, json_body
 from service.settings import is_loopback
 
@@ -19,76 +20,19 @@ Json = dict[str, Any]
 OnProgress = Callable[[int, int], object]
 """Called with the number of bytes that have arrived, and the size of the file."""
 
+_Http = TypeVar("_Http", httpx2.Client, httpx2.AsyncClient)
+
 DEFAULT_URL = "http://127.0.0.1:8000"
 _SILENCE_S = 60.0  # the service sends a comment into a quiet stream every 15 s
 _UNAVAILABLE = frozenset({502, 503, 504})
 _BREAKS = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError, httpx2.ProxyError)
 
 
-class ClientError(Exception):
-    """The base of all errors of the client. The message describes the failure and its cause."""
-
-
-class ApiError(ClientError):
-    """The service refused a request. The fields are those of its problem document (RFC 9457)."""
-
-    def __init__(
-        self,
-        status: int,
-        title: str,
-        detail: str = "",
-        errors: list[dict[str, Any]] | None = None,
-        request_id: str | None = None,
-    ) -> None:
-        super().__init__(status, title, detail, errors, request_id)
-        self.status = status
-        self.title = title
-        self.detail = detail
-        self.errors = errors or []
-        self.request_id = request_id
-
-    def __str__(self) -> str:
-        if self.errors:
-            places = (e.get("pointer") or e.get("parameter") or e.get("header") for e in self.errors)
-            lines = zip(places, self.errors, strict=True)
-            return "\n".join((f"{place}: " if place else "") + str(e.get("detail", "")) for place, e in lines)
-        return self.detail or f"{self.title} (HTTP {self.status})"
-
-
-class ConnectionFailed(ClientError):
-    """The service cannot be reached, or the connection broke and could not be restored."""
-
-    def __init__(self, url: str, reason: str) -> None:
-        super().__init__(url, reason)
-        self.url = url
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return (
-            f"No service can be reached at {self.url} ({self.reason}). "
-            "Start one with `normlab up`, or set NORMLAB_URL to the address of yours."
-        )
-
-
-class NotNormlab(ClientError):
-    """The server at the address is not a normlab service."""
-
-    def __init__(self, url: str, reason: str) -> None:
-        super().__init__(url, reason)
-
-    def __str__(self) -> str:
-        return "{} is not a normlab service ({}): set NORMLAB_URL to the address of one".format(*self.args)
-
-
-class CorruptDownload(ClientError):
-    """A downloaded file does not match the sha256 that the service recorded."""
-
-
 class Attempts:
     """A context manager that suppresses lost connections and "service unavailable", so that its body can be repeated.
 
-    `pause` waits between attempts, longer each time, and raises the last error once no attempt has succeeded for
-    `patience_s` seconds.
+    Between attempts one waits for `pause_s()` seconds, longer each time; it raises the last error once no attempt has
+    succeeded for `patience_s` seconds.
     """
 
     def __init__(self, url: str, first_pause_s: float, patience_s: float, advice: str = "") -> None:
@@ -115,18 +59,27 @@ class Attempts:
             raise NotNormlab(self._url, str(error)) from error
         return False
 
+    def accept(self, method: str, response: httpx2.Response) -> None:
+        """Raise `ApiError` for an error, except where a repeated DELETE finds that the first one has deleted."""
+        if not (method == "DELETE" and self.lost_an_answer and response.status_code == 404):
+            raise_problem(response)
+
     def succeed(self) -> None:
         """Note that data arrived: the patience starts again."""
         self._pause_s = self._first_pause_s
         self._failing_since = None
 
-    def pause(self) -> None:
-        """Wait before the next attempt. Raises the last error once the patience has run out."""
+    def pause_s(self) -> float:
+        """Return the seconds to wait before the next attempt. Raises the last error once the patience has run out."""
         self._failing_since = self._failing_since or time.monotonic()
         if time.monotonic() - self._failing_since > self._patience_s:
             raise self.error
-        time.sleep(self._pause_s)
-        self._pause_s = min(2 * self._pause_s, 2.0)
+        pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, 2.0)
+        return pause_s
+
+    def pause(self) -> None:
+        """Wait before the next attempt. Raises as `pause_s`."""
+        time.sleep(self.pause_s())
 
 
 @dataclass(frozen=True)
@@ -136,6 +89,70 @@ class Event:
     id: str
     type: str
     data: Json
+
+
+class EventStream:
+    """The position in a stream of server-sent events, and how it is resumed after the event with the id `last`.
+
+    An event `open` comes first if `last` is empty, and again whenever a stream without an id had to start anew.
+    """
+
+    def __init__(self, last: str, deadline: float) -> None:
+        self._last = last
+        self._deadline = deadline
+
+    @property
+    def ended(self) -> bool:
+        """Whether the deadline has passed."""
+        return time.monotonic() > self._deadline
+
+    def options(self, params: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the options of the next request: it ends at the deadline, or when nothing arrives for long."""
+        silence_s = max(min(_SILENCE_S, self._deadline - time.monotonic()), 0.001)
+        return {"params": params, "headers": {"Last-Event-ID": self._last} if self._last else {}, "timeout": silence_s}
+
+    def opened(self) -> Iterator[Event]:
+        """Yield the event `open` if the stream begins anew."""
+        if not self._last:
+            yield Event("", "open", {})
+
+    def take(self, sent: httpx2.ServerSentEvent) -> Iterator[Event]:
+        """Yield the event, unless it is a comment, and note its position."""
+        self._last = sent.id or self._last
+        if sent.data:
+            yield Event(self._last, sent.event, json.loads(sent.data))
+
+
+class Address:
+    """The address of a service and the token, which are checked.
+
+    Args:
+        base_url: Address of the service; by default NORMLAB_URL, else http://127.0.0.1:8000.
+        token: Bearer token; by default NORMLAB_TOKEN, if set.
+
+    Raises:
+        ValueError: The address is not an HTTP URL.
+    """
+
+    def __init__(self, base_url: str | None, token: str | None) -> None:
+        address = base_url or os.environ.get("NORMLAB_URL") or DEFAULT_URL
+        self._is_local = is_loopback(_host_of(address))
+        self.base_url = address.rstrip("/")
+        token = token or os.environ.get("NORMLAB_TOKEN")
+        self._headers = header("Authorization", f"Bearer {token}", " (the token)") if token else {}
+
+    def connect(self, kind: Callable[..., _Http], timeout_s: float) -> _Http:
+        """Return an HTTP client of `kind` for this address. Raises ValueError for a proxy that cannot be used."""
+        try:
+            return kind(
+                base_url=self.base_url,
+                headers=self._headers,
+                timeout=timeout_s,
+                trust_env=not self._is_local,
+                follow_redirects=True,
+            )
+        except (ValueError, ImportError, httpx2.InvalidURL) as error:
+            raise ValueError(f"HTTP_PROXY, HTTPS_PROXY or ALL_PROXY cannot be used: {error}") from error
 
 
 class Connection:
@@ -165,21 +182,9 @@ class Connection:
         retry_s: float = 1,
         patience_s: float = 60,
     ) -> None:
-        address = base_url or os.environ.get("NORMLAB_URL") or DEFAULT_URL
-        host = _host_of(address)
-        self.base_url = address.rstrip("/")
-        token = token or os.environ.get("NORMLAB_TOKEN")
-        headers = header("Authorization", f"Bearer {token}", " (the token)") if token else {}
-        try:
-            self._http = httpx2.Client(
-                base_url=self.base_url,
-                headers=headers,
-                timeout=timeout_s,
-                trust_env=not is_loopback(host),
-                follow_redirects=True,
-            )
-        except (ValueError, ImportError, httpx2.InvalidURL) as error:
-            raise ValueError(f"HTTP_PROXY, HTTPS_PROXY or ALL_PROXY cannot be used: {error}") from error
+        address = Address(base_url, token)
+        self.base_url = address.base_url
+        self._http = address.connect(httpx2.Client, timeout_s)
         self._backoff_s = backoff_s
         self._retry_s = retry_s
         self._patience_s = patience_s
@@ -196,42 +201,32 @@ class Connection:
             ApiError: The service refused the request, or was still unavailable after `retry_s` seconds.
             ConnectionFailed: The service could not be reached for `retry_s` seconds.
         """
-        if "json" in options:
-            options["content"] = json_body(options.pop("json"))
-            options["headers"] = {"Content-Type": "application/json", **options.get("headers", {})}
+        options = with_body(options)
         attempts = Attempts(self.base_url, self._backoff_s, self._retry_s)
         while True:
             with attempts:
                 response = self._http.request(method, path, **options)
-                if method == "DELETE" and attempts.lost_an_answer and response.status_code == 404:
-                    return response
-                raise_problem(response)
+                attempts.accept(method, response)
                 return response
             attempts.pause()
 
+    def run(self, call: Call[Answer]) -> Answer:
+        """Send a request and return what it asks for. Raises as `request`, and `NotNormlab`."""
+        return call.read(decoded(self.base_url, self.request(call.method, call.path, **call.options)))
+
     def json(self, method: str, path: str, **options: Any) -> Json:
         """Send a request and return the JSON object of the answer. Raises as `request`, and `NotNormlab`."""
-        return self._decoded(self.request(method, path, **options))
+        return decoded(self.base_url, self.request(method, path, **options))
 
-    def pages(self, path: str, cursor: str, filters: Mapping[str, Any], most: int | None = None) -> Iterator[Json]:
-        """Yield the entries of a list page after page, at most `most`; `cursor` is the parameter of the next page."""
-        params = given(filters)
-        left = math.inf if most is None else most
-        while left > 0:
-            page = self.json("GET", path, params=params)
-            for entry in page["data"]:
-                yield entry
-                left -= 1
-                if left <= 0:
-                    return
-            if page.get("next_cursor") is None:
-                return
-            params[cursor] = page["next_cursor"]
+    def pages(self, listing: Listing) -> Iterator[Json]:
+        """Yield the entries of a list page after page."""
+        while not listing.done:
+            yield from listing.take(self.json("GET", listing.path, params=given(listing.params)))
 
     def ask_once(self, path: str) -> Json:
         """Return the JSON object at `path`, whatever the status of the answer, without a repeat."""
         with Attempts(self.base_url, 0, 0) as attempts:
-            return self._decoded(self._http.get(path))
+            return decoded(self.base_url, self._http.get(path))
         raise attempts.error
 
     def save(self, path: str, sink: BinaryIO, **options: Any) -> None:
@@ -273,38 +268,41 @@ class Connection:
         on_progress(size, size)
 
     def events(self, path: str, last: str, deadline: float, params: Mapping[str, Any] | None = None) -> Iterator[Event]:
-        """Yield the server-sent events after the id `last`, resuming where the connection breaks, up to `deadline`.
-
-        An event `open` comes first if `last` is empty, and again whenever a stream without an id had to start anew.
-        """
+        """Yield the server-sent events after the id `last`, resuming where the connection breaks, up to `deadline`."""
         attempts = Attempts(self.base_url, self._backoff_s, self._patience_s)
+        stream = EventStream(last, deadline)
         while True:
-            with attempts:
-                silence_s = max(min(_SILENCE_S, deadline - time.monotonic()), 0.001)
-                headers = {"Last-Event-ID": last} if last else {}
-                with self._http.sse(path, params=params, headers=headers, timeout=silence_s) as source:
-                    raise_problem(source.response)
-                    if not last:
-                        yield Event("", "open", {})
-                    for sent in source:
-                        attempts.succeed()
-                        last = sent.id or last
-                        if sent.data:
-                            yield Event(last, sent.event, json.loads(sent.data))
-                        if time.monotonic() > deadline:
-                            break
-            if time.monotonic() > deadline:
+            with attempts, self._http.sse(path, **stream.options(params)) as source:
+                raise_problem(source.response)
+                yield from stream.opened()
+                for sent in source:
+                    attempts.succeed()
+                    yield from stream.take(sent)
+                    if stream.ended:
+                        break
+            if stream.ended:
                 return
             attempts.pause()
 
-    def _decoded(self, response: httpx2.Response) -> Json:
-        try:
-            document = response.json()
-        except ValueError:
-            document = None
-        if not isinstance(document, dict):
-            raise NotNormlab(self.base_url, "no JSON object")
-        return document
+
+def with_body(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a request with its JSON encoded. Raises `InvalidRequest` if it cannot be."""
+    if "json" not in options:
+        return options
+    rest = {name: value for name, value in options.items() if name != "json"}
+    headers = {"Content-Type": "application/json", **options.get("headers", {})}
+    return rest | {"content": json_body(options["json"]), "headers": headers}
+
+
+def decoded(url: str, response: httpx2.Response) -> Json:
+    """Return the JSON object of an answer of the service at `url`. Raises `NotNormlab` if it is none."""
+    try:
+        document = response.json()
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise NotNormlab(url, "no JSON object")
+    return document
 
 
 def _host_of(address: str) -> str:
@@ -325,21 +323,3 @@ def _reason(error: BaseException) -> str:
     """The text of an error without its number: `[Errno 111] Connection refused` becomes `connection refused`."""
     text = re.sub(r"^\[Errno -?\d+\] ", "", str(error))
     return text[:1].lower() + text[1:] or type(error).__name__
-
-
-def raise_problem(response: httpx2.Response) -> None:
-    """Raise `ApiError` if `response` is an error."""
-    if not response.is_error:
-        return
-    try:
-        document = json.loads(response.read())
-    except ValueError:
-        document = None
-    problem = document if isinstance(document, dict) else {}
-    raise ApiError(
-        response.status_code,
-        problem.get("title") or response.reason_phrase,
-        problem.get("detail") or "",
-        problem.get("errors"),
-        problem.get("request_id"),
-    )

@@ -1,28 +1,22 @@
 """The part of the client that works with experiments and results."""
 
 import os
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
+from service.client import experiment_calls as calls
 from service.client.connection import Connection
+from service.client.experiment_calls import FigureFormat, FigureKind, ReportKind, TableFormat
 from service.client.files import reading, writing
-from service.client.requests import given, header, path_of
 from service.client.results import Results
 
 if TYPE_CHECKING:
     from service.experiments.request import ExperimentRequest
 
 Json = dict[str, Any]
-TableFormat = Literal["csv", "parquet"]
-ReportKind = Literal["html", "markdown"]
-FigureFormat = Literal["svg", "pdf", "png", "csv"]
-FigureKind = Literal["results", "curves"]
 Checkpoints = Literal["none", "best", "latest", "all"]
 
-MEDIA_TYPES: dict[TableFormat, str] = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
-REPORTS: dict[ReportKind, str] = {"html": "text/html", "markdown": "text/markdown"}
 _BLOCK = 1 << 20
 
 
@@ -34,12 +28,11 @@ class Experiments:
 
     def submit(self, request: "Mapping[str, Any] | ExperimentRequest", idempotency_key: str | None = None) -> Json:
         """Queue an experiment and return it. A second submission with the same key returns the first experiment."""
-        headers = header("Idempotency-Key", idempotency_key or str(uuid.uuid4()))
-        return self._connection.json("POST", "/v1/experiments", json=_body(request), headers=headers)
+        return self._connection.run(calls.submit(request, idempotency_key))
 
     def dry_run(self, request: "Mapping[str, Any] | ExperimentRequest") -> Json:
         """Return the jobs that an experiment would queue, their confounds and their cost. Stores nothing."""
-        return self._connection.json("POST", "/v1/experiments", json=_body(request), params={"dry_run": True})
+        return self._connection.run(calls.dry_run(request))
 
     def list(
         self,
@@ -55,18 +48,15 @@ class Experiments:
             search: Part of the name, in any case.
             submitted_by: Only those that were submitted with a token of one of these names.
         """
-        limit = None if max_experiments is None else min(max_experiments, 100)
-        filters = given({"search": search, "submitted_by": submitted_by, "limit": limit})
-        return self._connection.pages("/v1/experiments", "cursor", filters, max_experiments)
+        return self._connection.pages(calls.experiments(max_experiments, search, submitted_by))
 
     def builtin(self) -> Sequence[Json]:
         """Return the experiments that can be submitted by name."""
-        found: Sequence[Json] = self._connection.json("GET", "/v1/experiments/builtin")["data"]
-        return found
+        return self._connection.run(calls.builtin())
 
     def get(self, experiment: str) -> Json:
         """Return one experiment: its request, the states of its jobs, progress and warnings."""
-        return self._connection.json("GET", _experiment(experiment))
+        return self._connection.run(calls.experiment(experiment))
 
     def change(
         self,
@@ -77,41 +67,38 @@ class Experiments:
         grid: Mapping[str, Sequence[Any]] | None = None,
     ) -> Json:
         """Rename an experiment, change its priority, or add values to its grid, as in `grid={"seed": [3, 4]}`."""
-        change = given({"name": name, "priority": priority, "grid": grid})
-        return self._connection.json("PATCH", _experiment(experiment), json=change)
+        return self._connection.run(calls.change(experiment, name=name, priority=priority, grid=grid))
 
     def cancel(self, experiment: str) -> Json:
         """Stop all jobs of an experiment for good. Does nothing to one that is cancelled already."""
-        return self._connection.json("POST", _experiment(experiment, "cancel"))
+        return self._connection.run(calls.act(experiment, "cancel"))
 
     def pause(self, experiment: str) -> Json:
         """Stop all jobs of an experiment at a checkpoint, until it is resumed."""
-        return self._connection.json("POST", _experiment(experiment, "pause"))
+        return self._connection.run(calls.act(experiment, "pause"))
 
     def resume(self, experiment: str) -> Json:
         """Queue all paused jobs of an experiment again."""
-        return self._connection.json("POST", _experiment(experiment, "resume"))
+        return self._connection.run(calls.act(experiment, "resume"))
 
     def delete(self, experiment: str) -> None:
         """Delete an experiment whose jobs have all ended, with the jobs, their metrics and checkpoints."""
-        self._connection.request("DELETE", _experiment(experiment))
+        self._connection.request("DELETE", calls.path(experiment))
 
     def share(self, experiment: str, *, anonymous: bool = False, expires_in_s: int | None = None) -> Json:
         """Create a link that shows an experiment and its jobs to people without a token, and return it with its token.
 
         `anonymous` hides names of people and machines, notes and labels.
         """
-        asked = {"anonymous": anonymous, "expires_in_s": expires_in_s}
-        return self._connection.json("POST", _experiment(experiment, "shares"), json=asked)
+        return self._connection.run(calls.share(experiment, anonymous=anonymous, expires_in_s=expires_in_s))
 
     def shares(self, experiment: str) -> Sequence[Json]:
         """Return the links of an experiment, newest first, without their tokens."""
-        found: Sequence[Json] = self._connection.json("GET", _experiment(experiment, "shares"))["data"]
-        return found
+        return self._connection.run(calls.shares(experiment))
 
     def unshare(self, experiment: str, share: str) -> None:
         """Revoke a link."""
-        self._connection.request("DELETE", _experiment(experiment, "shares", share))
+        self._connection.request("DELETE", calls.path(experiment, "shares", share))
 
     def results(self, experiment: str | None = None, **question: Any) -> Results:
         """Return the results of an experiment, or of the jobs that the filters in `question` select.
@@ -121,12 +108,27 @@ class Experiments:
             question: The query parameters of `GET /v1/results`: metric, statistic, step, failed, rows, columns,
                 where, confidence, and the filters of the jobs.
         """
-        return Results(self._connection.json("GET", _results(experiment), params=given(question)))
+        return self._connection.run(calls.results(experiment, question))
 
     def results_table(self, experiment: str | None, format: TableFormat, **question: Any) -> bytes:
         """Return the results as a flat file; `table` selects cells, comparisons or observations."""
-        headers = {"Accept": MEDIA_TYPES[format]}
-        return self._connection.request("GET", _results(experiment), params=given(question), headers=headers).content
+        path, options = calls.results_table(experiment, format, question)
+        return self._connection.request("GET", path, **options).content
+
+    def compare(self, experiments: Sequence[str], **question: Any) -> Json:
+        """Return the cells of several experiments side by side, and the differences of those that they share.
+
+        Args:
+            experiments: Ids of two or more experiments, in the order of the table.
+            question: The query parameters of `GET /v1/comparison`: metric, statistic, step, failed, rows, columns,
+                where, confidence.
+        """
+        return self._connection.run(calls.compare(experiments, question))
+
+    def compare_table(self, experiments: Sequence[str], **question: Any) -> bytes:
+        """Return the comparison as CSV; `table` selects cells or differences."""
+        path, options = calls.compare_table(experiments, question)
+        return self._connection.request("GET", path, **options).content
 
     def report(self, experiment: str, kind: ReportKind = "html", **question: Any) -> str:
         """Return the report as a web page or Markdown.
@@ -136,9 +138,8 @@ class Experiments:
             kind: html or markdown.
             question: The query parameters of the report: metric, statistic, failed, figure.
         """
-        headers = {"Accept": REPORTS[kind]}
-        path = _experiment(experiment, "report")
-        return self._connection.request("GET", path, params=given(question), headers=headers).text
+        path, options = calls.report(experiment, kind, question)
+        return self._connection.request("GET", path, **options).text
 
     def figure(
         self, experiment: str, format: FigureFormat = "svg", kind: FigureKind = "results", **query: Any
@@ -151,8 +152,8 @@ class Experiments:
             kind: results or curves.
             query: The query parameters of the figure, such as width (in mm), title, log_y and metric.
         """
-        name = "figure" if kind == "results" else "curves"
-        return self._connection.request("GET", _experiment(experiment, f"{name}.{format}"), params=given(query)).content
+        path, options = calls.figure(experiment, format, kind, query)
+        return self._connection.request("GET", path, **options).content
 
     def bundle(self, experiment: str, path: str | os.PathLike[str], checkpoints: Checkpoints = "none") -> Path:
         """Download the bundle of an experiment that has ended to the file `path`, or into the folder `path`.
@@ -162,7 +163,7 @@ class Experiments:
         """
         target = Path(path) / f"{experiment}.tar" if Path(path).is_dir() else Path(path)
         with writing(target) as sink:
-            self._connection.save(_experiment(experiment, "bundle"), sink, params={"checkpoints": checkpoints})
+            self._connection.save(calls.path(experiment, "bundle"), sink, params={"checkpoints": checkpoints})
         return target
 
     def import_bundle(self, path: str | os.PathLike[str]) -> Json:
@@ -174,7 +175,7 @@ class Experiments:
 
     def import_example(self) -> Json:
         """Import the finished study that comes with the service. It is not changed if the service has it already."""
-        return self._connection.json("POST", "/v1/bundles/example")
+        return self._connection.run(calls.import_example())
 
 
 class _FileBody:
@@ -187,15 +188,3 @@ class _FileBody:
         self._file.seek(0)
         while block := self._file.read(_BLOCK):
             yield block
-
-
-def _experiment(experiment: str, *rest: str) -> str:
-    return path_of("experiments", experiment, *rest)
-
-
-def _results(experiment: str | None) -> str:
-    return "/v1/results" if experiment is None else _experiment(experiment, "results")
-
-
-def _body(request: "Mapping[str, Any] | ExperimentRequest") -> Json:
-    return dict(request) if isinstance(request, Mapping) else request.model_dump(mode="json", exclude_unset=True)

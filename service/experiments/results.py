@@ -207,7 +207,7 @@ def _blocks(
     for runs in cells.values():
         present = {run.configuration: run.spec for run in runs}
         for configuration, spec in present.items():
-            rest.setdefault(configuration, _besides(spec, question))
+            rest.setdefault(configuration, _texts(besides(spec, question)))
         for name in {name for configuration in present for name in rest[configuration]}:
             if len({rest[configuration].get(name) for configuration in present}) > 1:
                 pooled.add(name)
@@ -222,13 +222,17 @@ def _blocks(
     return of_run, sorted(pooled)
 
 
-def _besides(spec: Mapping[str, Any], question: Question) -> dict[str, str]:
+def _texts(fields: Mapping[str, Any]) -> dict[str, str]:
+    return {name: axes.canonical(value) for name, value in fields.items()}
+
+
+def besides(spec: Mapping[str, Any], question: Question) -> dict[str, Any]:
     """Return the fields of a spec that are no axis and may not differ within a cell."""
     shown = (question.rows, question.columns)
     fields = {name: value for name, value in axes.with_added(spec).items() if name not in NOT_OF_THE_TRAINING}
     for name in {axes.parts_of(axis)[0] for axis in shown} & fields.keys():
         fields[name] = _without(fields[name], name, shown)
-    return {name: axes.canonical(value) for name, value in fields.items()}
+    return fields
 
 
 def _without(value: Any, top: str, axes_: Sequence[str]) -> Any:

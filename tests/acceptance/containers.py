@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from service.client import Client
-from service.client.connection import ApiError, ConnectionFailed
+from service.client.errors import ApiError, ConnectionFailed
 from service.local.private_ray import free_port
 
 ROOT = Path(__file__).parents[2]

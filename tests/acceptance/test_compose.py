@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from service.client import Client
-from service.client.connection import ApiError
+from service.client.errors import ApiError
 from tests.acceptance.containers import BUILD_S, ROOT, Stack, engine, until
 
 pytestmark = [pytest.mark.containers]

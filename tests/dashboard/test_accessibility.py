@@ -22,6 +22,7 @@ PAGES = {
     "checkpoints": "/jobs/{job}?tab=checkpoints",
     "specification": "/jobs/{job}?tab=spec",
     "compare": "/compare?jobs={job},{other}",
+    "compared experiments": "/compare?experiments={experiment},{many}",
     "explore": "/explore",
     "new job": "/new",
     "new experiment": "/new?kind=experiment",

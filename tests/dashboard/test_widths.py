@@ -57,6 +57,9 @@ async def test_no_name_widens_a_page_or_hides_its_end(
     visit = await start_visit(viewport={"width": width, "height": 900})
     job = httpx2.get(f"{api.url}/v1/jobs").json()["data"][0]["id"]
     paths = ["/experiments", f"/experiments/{experiment}", "/jobs?group=normalization", f"/jobs/{job}"]
+    body = httpx2.get(f"{api.url}/v1/experiments/{experiment}").json()["request"]
+    other = httpx2.post(f"{api.url}/v1/experiments", json={name: body[name] for name in ("name", "base", "grid")})
+    paths.append(f"/compare?experiments={experiment},{other.json()['id']}")
     for path in [*paths, f"/compare?jobs={job}", "/explore", "/new?kind=experiment", f"/new?from={job}", "/cluster"]:
         page = await visit.open(path)
         await expect(page.locator("main h1").first).to_be_visible()
@@ -64,7 +67,7 @@ async def test_no_name_widens_a_page_or_hides_its_end(
         assert await page.evaluate("document.documentElement.scrollWidth") <= width, path
         await page.close()
     page = await visit.open("/experiments")
-    link = page.get_by_role("link", name="[synthetic]")
+    link = page.get_by_role("link", name="[synthetic]").last
     shown = (
         "(link) => [...link.querySelectorAll('.truncated')].every((part) => !part.textContent.includes('synthetic'))"
     )

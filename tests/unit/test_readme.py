@@ -5,7 +5,7 @@ import re
 import pytest
 
 from service.cli.exits import Exit
-from service.experiments import confounds, table_warnings
+from service.experiments import compared, confounds, table_warnings
 from service.experiments.statistics import plan_analyses
 from service.jobs import JobRequest
 from service.settings import PREFIX, Settings
@@ -55,7 +55,7 @@ def test_every_exit_code_is_documented(code: Exit) -> None:
     assert any(word == str(int(code)) for word in codes.replace(";", " ").split())
 
 
-CODES = confounds.CODES | table_warnings.CODES
+CODES = confounds.CODES | table_warnings.CODES | compared.CODES
 
 
 @pytest.mark.parametrize("code", CODES)

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from service.api.comparison_query import ComparisonQuery, compare_experiments
 from service.api.context import Context, ExperimentId
 from service.api.http.negotiation import preferred
 from service.api.http.problems import describe
@@ -15,7 +16,8 @@ from service.api.result_query import (
     experiment_results,
     job_results,
 )
-from service.api.schemas import result_table
+from service.api.schemas import comparison, result_table
+from service.api.schemas.comparison import ExperimentComparison
 from service.api.schemas.result import Results
 from service.api.schemas.result_table import CSV, MEDIA_TYPES, PARQUET
 from service.report import as_latex
@@ -34,6 +36,13 @@ TABLES: dict[int | str, dict[str, Any]] = {
             PARQUET: {"schema": {"type": "string", "format": "binary"}},
             LATEX: {"schema": {"type": "string"}},
         },
+    }
+}
+
+COMPARISON: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The comparison; with Accept: text/csv, its cells or its differences as one flat table",
+        "content": {CSV: {"schema": {"type": "string"}}},
     }
 }
 
@@ -62,6 +71,22 @@ async def of_experiment(
 async def of_jobs(request: Request, context: Context, query: Annotated[JobResultsQuery, Query()]) -> Results | Response:
     """The results of any jobs, selected by the filters of the list of jobs."""
     return _negotiated(request, query, await job_results(context.database, query))
+
+
+@router.get(
+    "/v1/comparison",
+    operation_id="compare_experiments",
+    response_model=ExperimentComparison,
+    responses=describe(401, 404, 406, 422, answers=COMPARISON),
+)
+async def of_experiments(
+    request: Request, context: Context, query: Annotated[ComparisonQuery, Query()]
+) -> ExperimentComparison | Response:
+    """The cells of several experiments side by side, and the differences of those that they share."""
+    view = await compare_experiments(context.database, query)
+    if preferred(request.headers.get("accept"), ("application/json", CSV)) == CSV:
+        return Response(result_table.as_csv(comparison.table_rows(view, query.table)), media_type=CSV)
+    return Response(view.model_dump_json(), media_type="application/json")
 
 
 def _negotiated(request: Request, query: ResultsQuery, view: Results) -> Results | Response:

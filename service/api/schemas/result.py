@@ -187,10 +187,10 @@ def results_view(
         evaluated_on=split,
         datasets=datasets,
         precisions=sorted({run.precision for run in table.runs if run.precision is not None}),
-        rows=_axis(question.rows, table.rows),
-        columns=_axis(question.columns, table.columns),
-        cells=_cell_views(table, analysis),
-        beside=[] if tuned is None else _cell_views(*tuned.beside),
+        rows=axis_view(question.rows, table.rows),
+        columns=axis_view(question.columns, table.columns),
+        cells=cell_views(table, analysis),
+        beside=[] if tuned is None else cell_views(*tuned.beside),
         comparisons=[ComparisonView(**asdict(comparison)) for comparison in analysis.comparisons],
         interaction=None if analysis.interaction is None else InteractionView(**asdict(analysis.interaction)),
         confidence=analysis.confidence,
@@ -202,7 +202,8 @@ def results_view(
     )
 
 
-def _cell_views(table: ResultTable, analysis: Analysis) -> list[CellView]:
+def cell_views(table: ResultTable, analysis: Analysis) -> list[CellView]:
+    """Return the cells of a table in their order."""
     counted = Table(table.observations, list(table.cells))
     runs = {run.id: run for run in table.runs}
     return [
@@ -211,7 +212,8 @@ def _cell_views(table: ResultTable, analysis: Analysis) -> list[CellView]:
     ]
 
 
-def _axis(name: str, values: Mapping[str, Any]) -> AxisView:
+def axis_view(name: str, values: Mapping[str, Any]) -> AxisView:
+    """Return an axis of a table: the field and its values."""
     return AxisView(field=name, values=[AxisValue(label=label, value=value) for label, value in values.items()])
 
 

@@ -20,7 +20,7 @@ const ROUTES = [
   [/^\/experiments\/([a-z0-9_]+)$/, "experiment"],
   [/^\/jobs$/, "jobs"],
   [/^\/jobs\/([a-z0-9_]+)$/, "job"],
-  [/^\/compare$/, "compare"],
+  [/^\/compare$/, () => (url.get("experiments") === null ? "compare" : "comparison")],
   [/^\/explore$/, "explore"],
   [/^\/new$/, "new"],
   [/^\/cluster$/, "cluster"],
@@ -34,6 +34,14 @@ const NAVIGATION = [
   ["/new", "New"],
   ["/cluster", "Cluster"],
 ];
+/** The entry of the navigation that a page without an own one belongs to. */
+const PARTS = {
+  experiment: "experiments",
+  comparison: "experiments",
+  job: "jobs",
+  compare: "jobs",
+  explore: "jobs",
+};
 
 const SCROLLING_MS = 5000;
 
@@ -83,7 +91,7 @@ const health = new Health({ onchange: shell.refresh, onback: goOn });
 function place() {
   for (const [pattern, name] of ROUTES) {
     const match = pattern.exec(url.path);
-    if (match) return { name, id: match[1] ?? null };
+    if (match) return { name: typeof name === "function" ? name() : name, id: match[1] ?? null };
   }
   return { name: "missing", id: null };
 }
@@ -191,7 +199,7 @@ function draw() {
 
 function header() {
   const at = route?.name ?? "";
-  const current = { experiment: "experiments", job: "jobs", compare: "jobs", explore: "jobs" }[at] ?? at;
+  const current = PARTS[at] ?? at;
   return h(
     "header",
     { class: "top", key: "top" },

@@ -3,6 +3,7 @@
 import { figureExport } from "./exports.js";
 import { whole } from "./format.js";
 import { LINES } from "./lines.js";
+import { zoomOf, zoomTo } from "./linked.js";
 import { button } from "./parts.js";
 import { PLOT } from "./plot.js";
 import { idOf, swatch } from "./series.js";
@@ -24,6 +25,7 @@ export function chart({ key, title, series, axes, height = 320, note = null, ext
   const full = series.filter((one) => one.points.length);
   const shown = full.filter((one) => !hidden.includes(idOf(one)));
   const drawing = full.length > PLOTTED && !axes.categories ? LINES : PLOT;
+  const zoom = zoomOf(axes);
   const named = [...new Map(series.map((one) => [idOf(one), one])).values()];
   const label = `${title}: ${axes.y} by ${axes.x}. ${full
     .map((one) => `${one.name} ends at ${axes.formatY(one.points.at(-1).y)}`)
@@ -41,6 +43,7 @@ export function chart({ key, title, series, axes, height = 320, note = null, ext
         "div",
         { class: "actions" },
         extra,
+        zoom && button("Reset zoom", () => zoomTo(axes, null), { kind: "quiet" }),
         exported && shown.length > 0 && figureExport(exported),
         button(asTable ? "Show as chart" : "Show as table", toggleTable, {
           kind: "quiet",
@@ -81,7 +84,7 @@ export function chart({ key, title, series, axes, height = 320, note = null, ext
               role: "figure",
               "aria-label": label,
               "data-chart": key,
-              hook: { ...drawing, series: shown, axes },
+              hook: { ...drawing, series: shown, axes: { ...axes, zoom } },
             }),
     ),
   );

@@ -2,6 +2,7 @@
 
 The curves are on one canvas; the highlighted curve and its name are on a second one above it. */
 
+import { link, unlink } from "./linked.js";
 import { throttled } from "./resource.js";
 import { colourOf, dashOf, idOf, resolved } from "./series.js";
 import { onTheme } from "./themes.js";
@@ -27,6 +28,7 @@ export const LINES = {
     );
     element.sight.observe(element);
     element.offTheme = onTheme(() => element.redraw());
+    link(element, { drags: true });
     element.onpointermove = (event) => point(element, event);
     element.onpointerleave = () => highlightLine(element, null);
     element.highlight = (id) =>
@@ -38,6 +40,7 @@ export const LINES = {
     if (element.seen && changed(before, hook)) element.redraw();
   },
   unmount(element) {
+    unlink(element);
     element.redraw.cancel();
     element.watch.disconnect();
     element.sight.disconnect();
@@ -51,13 +54,14 @@ const changed = (a, b) =>
   a.axes.logX !== b.axes.logX ||
   a.axes.logY !== b.axes.logY ||
   a.axes.x !== b.axes.x ||
+  String(a.axes.zoom) !== String(b.axes.zoom) ||
   a.series.some((one, n) => ["points", "colour", "dash"].some((part) => one[part] !== b.series[n][part]));
 
-/** The range of the axes: that of all points, with a margin. */
-export function extent(series, { logX, logY, fromZero }) {
+/** The range of the axes: that of all points, or of those in the zoom, with a margin. */
+export function extent(series, { logX, logY, fromZero, zoom = null }) {
   const found = { x: [Infinity, -Infinity], y: [Infinity, -Infinity] };
   for (const { points } of series)
-    for (const { x, y, raw, low, high } of points) {
+    for (const { x, y, raw, low, high } of zoom ? cut(points, zoom) : points) {
       if (y === null || (logX && x <= 0)) continue;
       if (x < found.x[0]) found.x[0] = x;
       if (x > found.x[1]) found.x[1] = x;
@@ -67,9 +71,21 @@ export function extent(series, { logX, logY, fromZero }) {
         if (value > found.y[1]) found.y[1] = value;
       }
     }
-  if (found.x[0] > found.x[1]) return { x: [logX ? 1 : 0, logX ? 10 : 1], y: [logY ? 1 : 0, logY ? 10 : 1] };
+  if (found.x[0] > found.x[1]) return { x: zoom ?? [logX ? 1 : 0, logX ? 10 : 1], y: [logY ? 1 : 0, logY ? 10 : 1] };
   if (fromZero && !logY) found.y[0] = Math.min(0, found.y[0]);
-  return { x: widened(found.x, logX, 0), y: widened(found.y, logY, 0.04) };
+  return { x: zoom ?? widened(found.x, logX, 0), y: widened(found.y, logY, 0.04) };
+}
+
+/** The points in a range of x, and where the line between two points enters and leaves it. */
+function cut(points, range) {
+  const crossed = points.flatMap((point, n) => {
+    const next = points[n + 1];
+    if (!next || point.y === null || next.y === null) return [];
+    return range
+      .filter((x) => point.x < x && x < next.x)
+      .map((x) => ({ x, y: point.y + ((next.y - point.y) * (x - point.x)) / (next.x - point.x) }));
+  });
+  return [...points.filter(({ x }) => x >= range[0] && x <= range[1]), ...crossed];
 }
 
 function widened([low, high], log, share) {
@@ -118,11 +134,13 @@ function draw(element) {
   const range = extent(series, axes);
   const place = placing(range, axes, width, height);
   element.place = place;
+  element.scale = { toPixels: place.x, toValue: place.at, left: MARGIN.left, right: width - MARGIN.right };
   const pen = element.layers[0].getContext("2d");
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   pen.clearRect(0, 0, width, height);
   frame(pen, element, { range, axes, place, width, height });
   const colours = new Map();
+  clip(pen, element);
   for (const one of series) {
     const name = colourOf(one);
     if (!colours.has(name)) colours.set(name, resolved(element, name));
@@ -130,10 +148,19 @@ function draw(element) {
     pen.lineWidth = series.length > 60 ? 1 : 1.5;
     line(pen, one, place);
   }
+  pen.restore();
   if (element.pointed) highlightLine(element, element.pointed);
 }
 
-/** The scale from values to pixels. */
+/** Draw within the axes only, until the pen is restored: a zoom cuts curves off. */
+function clip(pen, element) {
+  pen.save();
+  pen.beginPath();
+  pen.rect(MARGIN.left, 0, element.clientWidth - MARGIN.left - MARGIN.right, element.clientHeight - MARGIN.bottom);
+  pen.clip();
+}
+
+/** The scale from values to pixels, and for x back. */
 function placing({ x, y }, { logX, logY }, width, height) {
   const scale = ([low, high], log, from, to) => {
     const [a, b] = log ? [Math.log(low), Math.log(high)] : [low, high];
@@ -145,6 +172,10 @@ function placing({ x, y }, { logX, logY }, width, height) {
   return {
     x: across,
     y: up,
+    at: (pixels) => {
+      const share = (pixels - MARGIN.left) / (width - MARGIN.right - MARGIN.left);
+      return logX ? x[0] * (x[1] / x[0]) ** share : x[0] + (x[1] - x[0]) * share;
+    },
     shown: (at, value) => value !== null && !(logX && at <= 0) && !(logY && value <= 0),
   };
 }
@@ -228,11 +259,13 @@ function point(element, event) {
   if (!element.place) return;
   const box = element.getBoundingClientRect();
   const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+  const { zoom } = element.drawn.axes;
   let nearest = null;
   let least = NEAR_PX ** 2;
   for (const one of element.drawn.series)
     for (const candidate of one.points) {
       if (!element.place.shown(candidate.x, candidate.y)) continue;
+      if (zoom && (candidate.x < zoom[0] || candidate.x > zoom[1])) continue;
       const distance = (element.place.x(candidate.x) - x) ** 2 + (element.place.y(candidate.y) - y) ** 2;
       if (distance < least) {
         least = distance;
@@ -254,11 +287,13 @@ function highlightLine(element, pointed) {
   base.classList.toggle("behind", pointed !== null);
   element.tip.hidden = !pointed?.at;
   if (!pointed || !element.place) return;
+  clip(pen, element);
   for (const one of pointed.one) {
     pen.strokeStyle = resolved(element, colourOf(one));
     pen.lineWidth = 2.5;
     line(pen, one, element.place);
   }
+  pen.restore();
   if (!pointed.at) return;
   const { axes } = element.drawn;
   const [x, y] = [element.place.x(pointed.at.x), element.place.y(pointed.at.y)];

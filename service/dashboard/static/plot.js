@@ -1,5 +1,6 @@
 /* A chart drawn by plotly.js, which is loaded with the first chart. */
 
+import { link, unlink, zoomTo } from "./linked.js";
 import { throttled } from "./resource.js";
 import { colourOf, dashOf, idOf, resolved, symbolOf } from "./series.js";
 import { onTheme } from "./themes.js";
@@ -14,7 +15,10 @@ const CONFIG = {
   showSendToCloud: false,
   plotlyServerURL: "",
   displayModeBar: "hover",
-  modeBarButtonsToRemove: ["select2d", "lasso2d", "sendChartToCloud", "toImage"],
+  modeBarButtonsToRemove: ["select2d", "lasso2d", "sendChartToCloud", "toImage", "resetScale2d"],
+  doubleClick: "autosize",
+  // It covers the buttons of the page; a chart that is zoomed has one to reset it.
+  showTips: false,
 };
 
 let loading = null;
@@ -44,13 +48,17 @@ export const PLOT = {
     element.watch.observe(element);
     element.offTheme = onTheme(() => element.redraw());
     element.highlight = (id) => highlight(element, id);
+    link(element);
   },
   update(element, hook) {
     if (same(element.drawn, hook)) return;
+    // plotly.js keeps a zoom of its own until this number changes.
+    if (element.drawn.axes.zoom && !hook.axes.zoom) element.resets = (element.resets ?? 0) + 1;
     element.drawn = hook;
     if (element.seen) element.redraw();
   },
   unmount(element) {
+    unlink(element);
     element.redraw.cancel();
     element.watch.disconnect();
     element.offTheme();
@@ -78,7 +86,11 @@ async function draw(element) {
     waiting(element, null);
     const first = !element.data;
     await Plotly.react(element, traces(element), layout(element), CONFIG);
+    element.scale = scaleOf(element);
     if (!first) return;
+    // Also after a zoom, or another width of the window.
+    element.on("plotly_afterplot", () => (element.scale = scaleOf(element)));
+    element.on("plotly_relayout", (change) => zoomed(element, change));
     element.on("plotly_hover", ({ points: [{ data }] }) =>
       highlight(element, idOf(element.drawn.series[Number.parseInt(data.uid)])),
     );
@@ -87,6 +99,37 @@ async function draw(element) {
     if (!window.Plotly) return again(element);
     element.textContent = `The chart cannot be drawn: ${error.message}. The table has the same numbers.`;
   }
+}
+
+/** The scale from values to pixels and back, as linked charts need it. */
+function scaleOf(element) {
+  const outer = element.getBoundingClientRect();
+  const inner = element.querySelector(".nsewdrag").getBoundingClientRect();
+  const { range, type } = element.layout.xaxis;
+  const [left, right] = [inner.left - outer.left, inner.right - outer.left];
+  const factor = (right - left) / (range[1] - range[0]);
+  const log = type === "log";
+  return {
+    left,
+    right,
+    toPixels: (x) => left + ((log ? Math.log10(x) : x) - range[0]) * factor,
+    toValue: (pixels) => {
+      const x = range[0] + (pixels - left) / factor;
+      return log ? 10 ** x : x;
+    },
+  };
+}
+
+/** Zoom the linked charts as this one was zoomed, by a drag or by the buttons of plotly.js. */
+function zoomed(element, change) {
+  const { axes } = element.drawn;
+  if (change["xaxis.autorange"]) return zoomTo(axes, null);
+  const range = [change["xaxis.range[0]"], change["xaxis.range[1]"]];
+  if (range.includes(undefined)) return;
+  zoomTo(
+    axes,
+    range.map((x) => (axes.logX ? 10 ** x : x)),
+  );
 }
 
 /** Say what a chart waits for, in place of its curves; null: nothing. */
@@ -188,7 +231,7 @@ function traces(element) {
 }
 
 function layout(element) {
-  const { axes } = element.drawn;
+  const { zoom, ...axes } = element.drawn.axes;
   const text = resolved(element, "muted");
   const grid = resolved(element, "line");
   const axis = {
@@ -212,9 +255,11 @@ function layout(element) {
       font: { color: resolved(element, "text"), size: 12 },
     },
     modebar: { bgcolor: "rgba(0, 0, 0, 0)", color: text, activecolor: resolved(element, "accent") },
-    uirevision: JSON.stringify(axes),
+    uirevision: JSON.stringify([axes, element.resets ?? 0]),
     xaxis: {
       ...axis,
+      ...(zoom ? { range: axes.logX ? zoom.map(Math.log10) : zoom } : { autorange: true }),
+      uirevision: JSON.stringify([axes, zoom]),
       title: title(axes.x),
       type: axes.logX && !axes.categories ? "log" : "linear",
       showgrid: false,

@@ -117,7 +117,8 @@ export function comparisonsCard(results, metric, exported) {
   );
 }
 
-function verdict(one, metric) {
+/** Whether a comparison is significant, and which row has less; else how many seeds might resolve it. */
+export function verdict(one, metric) {
   if (!one.resolved) {
     const needed =
       one.seeds_needed === null ? "open" : `${one.seeds_needed} more ${one.seeds_needed === 1 ? "seed" : "seeds"}`;

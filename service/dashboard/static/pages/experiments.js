@@ -12,6 +12,7 @@ import { h } from "../view.js";
 import { experimentStatus } from "../vocabulary.js";
 
 const REREAD_MS = 2000;
+const MOST_COMPARED = 10;
 
 export default function experimentsPage(shell) {
   const experiments = new Resource(shell.refresh);
@@ -25,6 +26,32 @@ export default function experimentsPage(shell) {
     }
     const query = { submitted_by: url.all("submitted_by"), cursor: url.get("cursor") };
     experiments.load(JSON.stringify(query), (signal) => get("/v1/experiments", query, { signal }));
+  }
+
+  const selected = () => url.list("selected");
+  const select = (ids) => url.change({ selected: ids.join(",") }, { replace: true });
+  const pick = (id) => select(selected().includes(id) ? selected().filter((one) => one !== id) : [...selected(), id]);
+
+  /** The bar with what can be done with the selected experiments; nothing without a selection. */
+  function selection() {
+    const ids = selected();
+    if (!ids.length) return null;
+    return h(
+      "div",
+      { class: "selection", key: "selection", role: "region", "aria-label": "Selected experiments" },
+      h("strong", {}, `${whole(ids.length)} selected`),
+      ids.length > 1 && ids.length <= MOST_COMPARED
+        ? linkButton("Compare", url.with({ experiments: ids.join(",") }, "/compare"), {
+            key: "compare",
+            kind: "primary",
+          })
+        : h(
+            "span",
+            { class: "muted", key: "compare" },
+            ids.length === 1 ? "Select another to compare" : `At most ${MOST_COMPARED} can be compared`,
+          ),
+      button("Clear", () => select([]), { key: "clear", kind: "quiet" }),
+    );
   }
 
   async function importExample() {
@@ -41,7 +68,17 @@ export default function experimentsPage(shell) {
     const counts = Object.entries(it.counts).filter(([, count]) => count);
     return h(
       "tr",
-      { key: it.id },
+      { key: it.id, class: selected().includes(it.id) ? "selected" : null },
+      h(
+        "td",
+        { class: "pick" },
+        h("input", {
+          type: "checkbox",
+          "aria-label": `Select ${name}`,
+          checked: selected().includes(it.id),
+          onchange: () => pick(it.id),
+        }),
+      ),
       h(
         "th",
         { scope: "row", class: "name" },
@@ -124,6 +161,7 @@ export default function experimentsPage(shell) {
               h(
                 "tr",
                 {},
+                h("th", { scope: "col", class: "pick" }, h("span", { class: "visually-hidden" }, "Select")),
                 heads.map((name) =>
                   h("th", { key: name, scope: "col", class: name === "Jobs" ? "number" : null }, name),
                 ),
@@ -144,6 +182,7 @@ export default function experimentsPage(shell) {
             ),
           ),
       ),
+      selection(),
     ];
   }
 

@@ -154,6 +154,7 @@ def test_every_route_of_the_contract_is_there(description: dict[str, Any]) -> No
         "POST /v1/experiments/{experiment_id}/resume",
         "GET /v1/experiments/{experiment_id}/results",
         "GET /v1/results",
+        "GET /v1/comparison",
         "GET /v1/cluster",
         "GET /v1/jobs/{job_id}/queue",
         "POST /v1/session",

@@ -307,3 +307,32 @@ def test_a_cell_counts_jobs_that_have_not_ended() -> None:
 )
 def test_a_difference_that_is_not_resolved_says_what_might(resolved: bool, needed: int | None, text: str) -> None:
     assert resolved_text({"resolved": resolved, "seeds_needed": needed}).plain == text
+
+
+class TestCompare:
+    def test_shows_a_row_for_each_row_of_each_experiment(
+        self, run: Run, ran: tuple[str, str], file: str, tmp_path: Path
+    ) -> None:
+        url, id_ = ran
+        other = run("--url", url, "experiment", "submit", file, "--name", "other", "--json").json["id"]
+        out = run("--url", url, "compare", id_, other).out
+        assert "Test error (%), after the last epoch, by batch size" in out
+        assert re.search(r"^batch +ran +10\.20 ± 2\.54 \(2\) +12\.30 ± 2\.54 \(2\)$", out, re.M)
+        assert re.search(r"^batch +other +2 wait +2 wait$", out, re.M)
+        found = run("--url", url, "compare", id_, other, "--json").json
+        assert [one["experiment"] for one in found["experiments"]] == [id_, other]
+        lines = run("--url", url, "compare", id_, other, "-f", "csv", "--table", "differences").out.splitlines()
+        assert lines[0].startswith("row,column,experiment_a,experiment_b,n,difference")
+        run("--url", url, "compare", id_, other, "--output", str(tmp_path / "table.txt"))
+        assert "Test error (%)" in (tmp_path / "table.txt").read_text()
+        run("--url", url, "experiment", "cancel", other)
+        run("--url", url, "experiment", "delete", other)
+
+    @pytest.mark.parametrize(
+        ("arguments", "sentence"),
+        [([], "give the ids of two or more"), (["x", "--where", "y"], "give it as FIELD=LABEL")],
+    )
+    def test_that_cannot_be_says_why(self, run: Run, ran: tuple[str, str], arguments: list[str], sentence: str) -> None:
+        ended = run("--url", ran[0], "compare", ran[1], *arguments)
+        assert ended.code == Exit.INVALID
+        assert sentence in ended.err
