@@ -1,8 +1,8 @@
 """The rows of checkpoints. Their files are in the artifact store."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy import delete as delete_from
@@ -27,6 +27,7 @@ async def add(
     created_at: datetime,
 ) -> Checkpoint:
     """Insert the row of a checkpoint whose files are already stored."""
+    size = sum(file.size for file in event.files.values())
     checkpoint = Checkpoint(
         id=checkpoint_id,
         job_id=job_id,
@@ -35,10 +36,11 @@ async def add(
         step=event.step,
         metrics=storable(event.metrics),
         files={name: file.model_dump() for name, file in event.files.items()},
+        size=size,
         created_at=created_at,
     )
     session.add(checkpoint)
-    await counters.increase(session, counters.CHECKPOINT_BYTES, {counters.WRITTEN: _size(checkpoint.files)})
+    await counters.increase(session, counters.CHECKPOINT_BYTES, {counters.WRITTEN: size})
     await session.flush()
     return checkpoint
 
@@ -159,9 +161,5 @@ async def stored_bytes(session: AsyncSession) -> int:
 
 
 async def _remove(session: AsyncSession, which: ColumnElement[bool]) -> None:
-    removed = await session.scalars(delete_from(Checkpoint).where(which).returning(Checkpoint.files))
-    await counters.increase(session, counters.CHECKPOINT_BYTES, {counters.REMOVED: sum(map(_size, removed))})
-
-
-def _size(files: Mapping[str, Any]) -> int:
-    return sum(file["size"] for file in files.values())
+    removed = await session.scalars(delete_from(Checkpoint).where(which).returning(Checkpoint.size))
+    await counters.increase(session, counters.CHECKPOINT_BYTES, {counters.REMOVED: sum(removed)})

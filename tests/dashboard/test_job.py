@@ -13,7 +13,7 @@ from service.client import Client
 from tests.dashboard.conftest import Visit
 from tests.integration.api.reporter import Reporter
 from tests.integration.api.test_evaluations import computed
-from worker.events import Failure, Log
+from worker.events import Failure, Finished, Log, Usage
 
 pytestmark = pytest.mark.anyio
 
@@ -380,6 +380,25 @@ async def test_the_workers_of_an_attempt_are_named(
     await expect(attempts.get_by_role("listitem")).to_have_text(
         ["rank 0: worker-1 on node-1", "rank 1: worker-2 on node-2", "rank 2: worker-3 on node-3"]
     )
+
+
+async def test_an_attempt_shows_what_it_used(visit: Visit, submit: Callable[..., str], reporter: Reporter) -> None:
+    job = submit()
+    await reporter.start()
+    await reporter.progress(5, usage=Usage(cpu_s=125, peak_memory_bytes=2_100_000_000))
+    await reporter.lose()
+    page = await visit.open(f"/jobs/{job}")
+    attempts = page.get_by_role("region", name="Attempts")
+    await expect(attempts.get_by_role("columnheader", name="Peak memory")).to_be_visible()
+    await expect(attempts.get_by_role("columnheader", name="Peak GPU memory")).to_have_count(0)
+    await expect(attempts.get_by_role("cell", name="2 min 5 s")).to_be_visible()
+    await expect(attempts.get_by_role("cell", name="2.1 GB")).to_be_visible()
+    await reporter.start()
+    await reporter.report(
+        Finished(outcome="succeeded", usage=Usage(cpu_s=3, peak_memory_bytes=10**9, peak_gpu_memory_bytes=5 * 10**9))
+    )
+    await expect(attempts.get_by_role("columnheader", name="Peak GPU memory")).to_be_visible()
+    await expect(attempts.get_by_role("cell", name="5.0 GB")).to_be_visible()
 
 
 async def test_a_queued_job_shows_its_place_and_a_priority_that_can_be_changed(
