@@ -17,6 +17,7 @@ from service.cli import (
     machine,
     results,
     shares,
+    storage,
     submission,
     watching,
 )
@@ -62,6 +63,7 @@ app.add_typer(experiments.app, name="experiment")
 app.command("results")(results.results)
 app.add_typer(export.app, name="export")
 app.command()(machine.cluster)
+app.command()(storage.storage)
 app.command()(machine.doctor)
 app.command()(machine.demo)
 
