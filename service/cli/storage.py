@@ -33,14 +33,14 @@ def storage(
         grid = Grid("EXPERIMENT", "JOBS", "CHECKPOINTS", "SIZE", "TITLE", right=("JOBS", "CHECKPOINTS", "SIZE"))
         for one in found["experiments"]:
             title = "jobs without an experiment" if one["id"] is None else one["title"]
-            counts = str(one["jobs"]), str(one["checkpoints"]), size_text(one["bytes"])
-            grid.add_row(one["id"] or "–", *counts, Text(title))
+            size = size_text(one["bytes"])
+            grid.add_row(one["id"] or "–", str(one["jobs"]), str(one["checkpoints"]), size, Text(title))
         out.print()
         out.print(grid)
     if found["jobs"]:
         grid = Grid("JOB", "STATUS", "CHECKPOINTS", "SIZE", "TITLE", right=("CHECKPOINTS", "SIZE"))
         for one in found["jobs"]:
-            counts = str(one["checkpoints"]), size_text(one["bytes"])
-            grid.add_row(one["id"], one["status"], *counts, Text(one["title"]))
+            size = size_text(one["bytes"])
+            grid.add_row(one["id"], one["status"], str(one["checkpoints"]), size, Text(one["title"]))
         out.print()
         out.print(grid)

@@ -42,7 +42,7 @@ async def by_experiment(session: AsyncSession, limit: int) -> Sequence[tuple[Exp
     found = (await session.execute(query)).all()
     ids = [row[0] for row in found]
     rows = await session.scalars(select(Experiment).where(Experiment.id.in_(filter(None, ids))))
-    experiments = {row.id: row for row in rows}
+    experiments: dict[str | None, Experiment] = {row.id: row for row in rows}
     return [(experiments.get(id_), Taken(jobs, number, int(size))) for id_, jobs, number, size in found]
 
 

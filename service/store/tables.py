@@ -300,6 +300,18 @@ class Checkpoint(Table):
     __table_args__ = (Index("ix_checkpoints_job_id_step", "job_id", "step"),)
 
 
+class RemovedCheckpoint(Table):
+    """A checkpoint that was removed by a rule of retention."""
+
+    __tablename__ = "removed_checkpoints"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    step: Mapped[int]
+    rule: Mapped[str]
+    removed_at: Mapped[datetime]
+
+
 class Evaluation(Table):
     """An evaluation of a checkpoint on request. It stays when its checkpoint is removed.
 

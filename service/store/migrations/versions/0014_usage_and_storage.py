@@ -1,4 +1,4 @@
-"""CPU time and memory of attempts, and the size of checkpoints."""
+"""CPU time and memory of attempts, the size of checkpoints, and those that retention has removed."""
 
 import json
 from typing import Literal
@@ -25,3 +25,14 @@ def upgrade() -> None:
         sizes.append({"id": id_, "size": sum(file["size"] for file in described.values())})
     if sizes:
         connection.execute(sa.text("UPDATE checkpoints SET size = :size WHERE id = :id"), sizes)
+    op.create_table(
+        "removed_checkpoints",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("job_id", sa.Text(), nullable=False),
+        sa.Column("step", sa.Integer(), nullable=False),
+        sa.Column("rule", sa.Text(), nullable=False),
+        sa.Column("removed_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_removed_checkpoints_job_id", ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id", name="pk_removed_checkpoints"),
+    )
+    op.create_index("ix_removed_checkpoints_job_id", "removed_checkpoints", ["job_id"])
