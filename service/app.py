@@ -52,7 +52,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
     database = Database(settings.database)
     artifacts = open_artifacts(settings.artifacts, copies=settings.home / "artifacts")
-    telemetry = Telemetry(normlab_version(), artifacts.root if isinstance(artifacts, LocalArtifacts) else None)
+    telemetry = Telemetry(normlab_version(), artifacts if isinstance(artifacts, LocalArtifacts) else None)
     tailer = Tailer(database, max_streams=descriptors.max_streams(settings.max_streams))
     _check_prefix(settings.root_path)
     services = Services(settings, database, artifacts, tailer, telemetry)

@@ -23,6 +23,13 @@ class NotFound(ServiceError):
         super().__init__(f"There is no {noun} {id_}.")
 
 
+class Gone(ServiceError):
+    """The resource was removed by a rule of the service."""
+
+    status = 410
+    title = "Removed"
+
+
 class Conflict(ServiceError):
     """The state of the resource does not permit the request."""
 

@@ -7,36 +7,18 @@ import re
 import sys
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.quotas import OTHERS, Quota, read_quotas
+from service.secret_files import SecretFiles
 
 PREFIX = "NORMLAB_"
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 """The SQLAlchemy driver for each scheme of a database URL."""
 DATA_DIR = Path("~/.cache/normlab/data")
-
-
-class _FileSecrets(PydanticBaseSettingsSource):
-    """A source that reads NORMLAB_X from the file that NORMLAB_X_FILE names, for container secrets."""
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
-        if not path:
-            return None, field_name, False
-        try:
-            return Path(path).read_text().strip(), field_name, False
-        except OSError as error:
-            raise ValueError(
-                f"{PREFIX}{field_name.upper()}_FILE names {path}, which cannot be read: {error}"
-            ) from error
-
-    def __call__(self) -> dict[str, Any]:
-        values = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
-        return {name: value for name, value in values.items() if value is not None}
 
 
 class Settings(BaseSettings):
@@ -146,6 +128,14 @@ class Settings(BaseSettings):
     max_lost: int = Field(
         default=5, ge=1, description="losses of its workers without a new checkpoint after which a job fails"
     )
+    retention: Literal["all", "best-and-last", "none"] = Field(
+        default="all",
+        description="checkpoints that a job keeps RETENTION_DAYS days after its end: all, best-and-last (its best and "
+        "its last one) or none; one that an unfinished job or evaluation needs stays",
+    )
+    retention_days: float = Field(
+        default=7, ge=0, le=36500, description="days after the end of a job from which RETENTION applies to it"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="lowest level of log records that the service writes"
     )
@@ -160,7 +150,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Return the sources of values by precedence: arguments, environment, files that the environment names."""
-        return init_settings, env_settings, _FileSecrets(settings_cls)
+        return init_settings, env_settings, SecretFiles(settings_cls)
 
     @field_validator("home")
     @classmethod

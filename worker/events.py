@@ -26,6 +26,23 @@ class _Event(BaseModel):
     time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
+class Usage(BaseModel):
+    """What the training process of rank 0 has used since its attempt started."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    cpu_s: float = Field(ge=0, description="CPU seconds of all its threads, user and system")
+    peak_memory_bytes: int = Field(
+        ge=0, lt=2**63, description="largest resident memory, sampled about once a second, in bytes"
+    )
+    peak_gpu_memory_bytes: int | None = Field(
+        default=None,
+        ge=0,
+        lt=2**63,
+        description="largest memory of tensors on the GPU, as torch allocates it, in bytes; null on a CPU",
+    )
+
+
 class Started(_Event):
     """The model is built and the first step follows."""
 
@@ -50,6 +67,7 @@ class Progress(_Event):
     step: int = Field(description="completed optimizer steps, including those of earlier attempts")
     images_per_s: float | None = None
     train_loss: float | None = Field(default=None, description="loss of the latest step on rank 0")
+    usage: Usage | None = Field(default=None, description="null if it is not measured")
 
 
 class Metrics(_Event):
@@ -146,6 +164,7 @@ class Finished(_Event):
     type: Literal["finished"] = "finished"
     outcome: Outcome
     failure: Failure | None = Field(default=None, description="given if and only if the outcome is failed")
+    usage: Usage | None = Field(default=None, description="null if it is not measured")
 
     @model_validator(mode="after")
     def _failure_says_why(self) -> Self:

@@ -4,11 +4,9 @@ Metrics of the whole service, including counters, are read from the database at 
 the same values. Each process counts only its own requests and event streams.
 """
 
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -16,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from service.artifacts import LocalArtifacts
 from service.cluster_report import ClusterReport, WorkerActivity
 from service.jobs import OUTCOMES, Status
 from service.store import Session, checkpoints, counters, jobs, leases
@@ -26,7 +25,7 @@ WORKER_STATES: tuple[WorkerActivity, ...] = get_args(WorkerActivity)
 class Telemetry:
     """The metrics of one process, in a separate registry."""
 
-    def __init__(self, version: str, artifacts: Path | None) -> None:
+    def __init__(self, version: str, artifacts: LocalArtifacts | None) -> None:
         self.registry = CollectorRegistry()
         self._whole = _WholeService()
         build = Gauge(
@@ -43,7 +42,7 @@ class Telemetry:
                 "Free space on the file system of the checkpoints, in bytes; only for a local directory",
                 registry=self.registry,
             )
-            free.set_function(lambda: _free_bytes(artifacts))
+            free.set_function(lambda: _number(artifacts.free_bytes()))
         self.sse_clients = Gauge(
             "normlab_sse_clients", "Number of open event streams of this process", registry=self.registry
         )
@@ -189,12 +188,8 @@ def _gauge(name: str, help_: str, value: float | Mapping[str, float], label: str
     return gauge
 
 
-def _free_bytes(folder: Path) -> float:
-    existing = next((place for place in (folder, *folder.parents) if place.exists()), folder)
-    try:
-        return float(shutil.disk_usage(existing).free)
-    except OSError:
-        return float("nan")
+def _number(value: int | None) -> float:
+    return float("nan") if value is None else float(value)
 
 
 def _age_s(now: datetime, since: datetime | None, never: float) -> float:

@@ -120,6 +120,14 @@ class LocalArtifacts:
         """See `ArtifactStore.list_checkpoints`."""
         return _names(self.root / checked_name(job_id))
 
+    def free_bytes(self) -> int | None:
+        """See `ArtifactStore.free_bytes`. None, too, if the system cannot tell it."""
+        existing = next((place for place in (self.root, *self.root.parents) if place.exists()), self.root)
+        try:
+            return shutil.disk_usage(existing).free
+        except OSError:
+            return None
+
     def keep_only(self, job_id: str, keeps: Callable[[str], bool]) -> None:
         """See `ArtifactStore.keep_only`."""
         for folder in (self.root / checked_name(job_id)).glob(f"{_TEMPORARY}*"):

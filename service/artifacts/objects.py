@@ -113,6 +113,10 @@ class ObjectArtifacts:
         """See `ArtifactStore.list_checkpoints`."""
         return sorted(name for name, files in self._checkpoints(job_id).items() if COMPLETE in files)
 
+    def free_bytes(self) -> int | None:
+        """See `ArtifactStore.free_bytes`."""
+        return None
+
     def keep_only(self, job_id: str, keeps: Callable[[str], bool]) -> None:
         """See `ArtifactStore.keep_only`."""
         for checkpoint_id in self._checkpoints(job_id):

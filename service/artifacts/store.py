@@ -53,6 +53,10 @@ class ArtifactStore(Protocol):
         """Return the ids of the complete checkpoints of a job."""
         ...
 
+    def free_bytes(self) -> int | None:
+        """Return the free space on the file system of the store in bytes; None if it is not a folder."""
+        ...
+
     def keep_only(self, job_id: str, keeps: Callable[[str], bool]) -> None:
         """Remove the checkpoints of a job, complete or not, for whose ids `keeps` returns False."""
         ...

@@ -18,6 +18,7 @@ from service.cli import (
     machine,
     results,
     shares,
+    storage,
     submission,
     watching,
 )
@@ -64,6 +65,7 @@ app.command("results")(results.results)
 app.command()(compare.compare)
 app.add_typer(export.app, name="export")
 app.command()(machine.cluster)
+app.command()(storage.storage)
 app.command()(machine.doctor)
 app.command()(machine.demo)
 

@@ -41,6 +41,15 @@ def duration(seconds: float | None) -> str:
     return f"{minutes}:{rest:02}" if minutes else f"{rest} s"
 
 
+def size_text(size: int | None) -> str:
+    """Format a number of bytes as `512 B`, `1.1 MB` or `2.0 GB`."""
+    if size is None:
+        return "–"
+    units = ("B", "kB", "MB", "GB", "TB")
+    power = min(len(units) - 1, (len(str(size)) - 1) // 3)
+    return f"{size / 1000**power:.1f} {units[power]}" if power else f"{size} B"
+
+
 def status_text(status: str) -> Text:
     """Format a status with its colour."""
     return Text(status, style=STYLES.get(status, ""))
@@ -111,10 +120,19 @@ def job_table(job: Json) -> Facts:
         device = f" on {attempt['device']}" if attempt["device"] else ""
         workers = ", ".join(worker["worker"] for worker in attempt["workers"])
         table.add_row(f"attempt {attempt['number']}", Text(f"{workers}{device}, {ended}{reason}"))
+        if attempt["cpu_s"] is not None:
+            table.add_row("", _usage(attempt))
     for change in job.get("history", ()):
         reason = f"  {change['reason']}" if change.get("reason") else ""
         table.add_row(_clock(change["time"]), Text(f"{change['status']}{reason}"))
     return table
+
+
+def _usage(attempt: Json) -> str:
+    gpu = attempt["peak_gpu_memory_bytes"]
+    on_gpu = "" if gpu is None else f", {size_text(gpu)} of GPU memory"
+    memory = size_text(attempt["peak_memory_bytes"])
+    return f"{duration(attempt['cpu_s'])} of CPU time, up to {memory} of memory{on_gpu}"
 
 
 def _summary(metric: str, values: Json, best_note: str | None) -> str:

@@ -263,6 +263,15 @@ class Client:
         """Return the nodes, slots and workers of the cluster, and the queue."""
         return self._connection.run(job_calls.cluster())
 
+    def storage(self, experiment: str | None = None, *, limit: int = 50) -> Json:
+        """Return what the checkpoints take, by experiment and by job: at most `limit` of each, largest first.
+
+        Args:
+            experiment: Only the jobs of this experiment.
+            limit: The maximum length of each list, up to 500.
+        """
+        return self._connection.json("GET", "/v1/storage", params=given({"experiment": experiment, "limit": limit}))
+
     def specification(self) -> Json:
         """Return the JSON schema of a job, with defaults and help."""
         return self._connection.run(job_calls.specification())

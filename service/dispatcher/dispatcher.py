@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from service.artifacts import ArtifactStore
 from service.cluster_report import ClusterReport, NextUp, NodeReport, RayReport, SlotsReport
-from service.dispatcher import seeding, webhooks
+from service.dispatcher import retention, seeding, webhooks
 from service.dispatcher.attempt import AttemptRun
 from service.dispatcher.cluster import (
     Actor,
@@ -84,6 +84,7 @@ class Dispatcher:
                 tasks.create_task(self._pool.watch())
                 tasks.create_task(seeding.keep(self._database, self._leadership, self._attempt_ended))
                 tasks.create_task(webhooks.keep(self._settings, self._database, self._leadership))
+                tasks.create_task(retention.keep(self._settings, self._database, self._artifacts, self._leadership))
                 await self._dispatch()
         finally:
             self._pool.stop()

@@ -233,7 +233,11 @@ async def record(
 async def _record_one(
     session: AsyncSession, job: Job, attempt: Attempt, event: reports.Event, stored: Mapping[int, str]
 ) -> None:
-    data = event.model_dump(mode="json", exclude={"type", "seq", "time"})
+    data = event.model_dump(mode="json", exclude={"type", "seq", "time", "usage"})
+    if isinstance(event, reports.Progress | Finished) and event.usage is not None:
+        attempt.cpu_s = event.usage.cpu_s
+        attempt.peak_memory_bytes = event.usage.peak_memory_bytes
+        attempt.peak_gpu_memory_bytes = event.usage.peak_gpu_memory_bytes
     match event:
         case reports.Progress():
             kept = {name: value for name, value in (job.progress or {}).items() if name in EVALUATION}

@@ -1,19 +1,19 @@
 """The rows of checkpoints. Their files are in the artifact store."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
-from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy import delete as delete_from
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.errors import Conflict, FieldError, InvalidFields, NotFound
+from service.errors import Conflict, FieldError, Gone, InvalidFields, NotFound
 from service.jobs import TERMINAL, Status
 from service.store import counters
 from service.store.columns import storable
 from service.store.database import lock_events
-from service.store.tables import Checkpoint, Evaluation, Job
+from service.store.tables import Checkpoint, Evaluation, Job, RemovedCheckpoint
 from worker.events import CheckpointTaken
 from worker.metrics import selection_error
 
@@ -27,6 +27,7 @@ async def add(
     created_at: datetime,
 ) -> Checkpoint:
     """Insert the row of a checkpoint whose files are already stored."""
+    size = sum(file.size for file in event.files.values())
     checkpoint = Checkpoint(
         id=checkpoint_id,
         job_id=job_id,
@@ -35,10 +36,11 @@ async def add(
         step=event.step,
         metrics=storable(event.metrics),
         files={name: file.model_dump() for name, file in event.files.items()},
+        size=size,
         created_at=created_at,
     )
     session.add(checkpoint)
-    await counters.increase(session, counters.CHECKPOINT_BYTES, {counters.WRITTEN: _size(checkpoint.files)})
+    await counters.increase(session, counters.CHECKPOINT_BYTES, {counters.WRITTEN: size})
     await session.flush()
     return checkpoint
 
@@ -55,11 +57,29 @@ async def ids_of_jobs(session: AsyncSession, job_ids: Sequence[str]) -> set[str]
 
 
 async def get(session: AsyncSession, checkpoint_id: str) -> Checkpoint:
-    """One checkpoint. Raises `NotFound`."""
+    """One checkpoint. Raises `NotFound`, or `Gone` if retention has removed it."""
     checkpoint = await session.get(Checkpoint, checkpoint_id)
     if checkpoint is None:
+        if (removed := await session.get(RemovedCheckpoint, checkpoint_id)) is not None:
+            raise _gone(removed)
         raise NotFound("checkpoint", checkpoint_id)
     return checkpoint
+
+
+async def removed_of_job(session: AsyncSession, job_id: str) -> int:
+    """The number of checkpoints of a job that retention has removed."""
+    query = select(func.count()).where(RemovedCheckpoint.job_id == job_id)
+    return await session.scalar(query) or 0
+
+
+async def require_not_removed(session: AsyncSession, job_id: str, checkpoint_id: str | None = None) -> None:
+    """Raise `Gone` if retention has removed this checkpoint of a job; without an id, if it has removed any of them."""
+    query = select(RemovedCheckpoint).where(RemovedCheckpoint.job_id == job_id)
+    if checkpoint_id is not None:
+        query = query.where(RemovedCheckpoint.id == checkpoint_id)
+    newest = query.order_by(RemovedCheckpoint.step.desc(), RemovedCheckpoint.id.desc()).limit(1)
+    if (removed := await session.scalar(newest)) is not None:
+        raise _gone(removed)
 
 
 async def find(session: AsyncSession, checkpoint_id: str) -> Checkpoint | None:
@@ -158,10 +178,15 @@ async def stored_bytes(session: AsyncSession) -> int:
     return int(counted.get(counters.WRITTEN, 0) - counted.get(counters.REMOVED, 0))
 
 
+def _gone(removed: RemovedCheckpoint) -> Gone:
+    kept = "none" if removed.rule == "none" else "only its best and its last one"
+    return Gone(
+        f"Checkpoint {removed.id} of job {removed.job_id}, at step {removed.step}, was removed on "
+        f"{removed.removed_at:%Y-%m-%d}: of the checkpoints of a job that has ended, the service keeps {kept} "
+        "(NORMLAB_RETENTION)."
+    )
+
+
 async def _remove(session: AsyncSession, which: ColumnElement[bool]) -> None:
-    removed = await session.scalars(delete_from(Checkpoint).where(which).returning(Checkpoint.files))
-    await counters.increase(session, counters.CHECKPOINT_BYTES, {counters.REMOVED: sum(map(_size, removed))})
-
-
-def _size(files: Mapping[str, Any]) -> int:
-    return sum(file["size"] for file in files.values())
+    removed = await session.scalars(delete_from(Checkpoint).where(which).returning(Checkpoint.size))
+    await counters.increase(session, counters.CHECKPOINT_BYTES, {counters.REMOVED: sum(removed)})

@@ -18,6 +18,7 @@ async def extend(session: AsyncSession, job_id: str, epochs: int, by: Submitter 
 
     Raises:
         NotFound: If there is no such job.
+        Gone: If retention has removed its checkpoints.
         Conflict: If it has not succeeded, if its schedule is fixed to its length, or if its last checkpoint is missing.
         InvalidFields: If `epochs` are not more than it has.
     """
@@ -37,6 +38,8 @@ async def extend(session: AsyncSession, job_id: str, epochs: int, by: Submitter 
         if known.spec["epochs"] == epochs and known.status not in (Status.FAILED, Status.CANCELLED):
             return known
     last = next(iter(await checkpoints.of_job(session, job_id)), None)
+    if last is None:
+        await checkpoints.require_not_removed(session, job_id)
     if last is None or last.epoch != training.epochs:
         raise Conflict(f"Job {job_id} cannot be extended: it has no checkpoint of its last epoch, as imported jobs.")
     request = (await jobs.request_of(session, job)).model_copy(update={"epochs": epochs})

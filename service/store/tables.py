@@ -3,16 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Double,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
-    UniqueConstraint,
-    text,
-)
+from sqlalchemy import BigInteger, Double, ForeignKey, Index, Integer, MetaData, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from service.jobs import Status
@@ -181,7 +172,10 @@ class JobLabel(Table):
 
 
 class Attempt(Table):
-    """One run of a job. `workers` lists a `worker` and its `node` for each rank, in the order of the ranks."""
+    """One run of a job. `workers` lists a `worker` and its `node` for each rank, in the order of the ranks.
+
+    The usage is that of the training process of rank 0, null before its first report.
+    """
 
     __tablename__ = "attempts"
 
@@ -194,6 +188,9 @@ class Attempt(Table):
     versions: Mapped[dict[str, Any] | None]
     last_seq: Mapped[int] = mapped_column(default=0)
     resumed_from_step: Mapped[int] = mapped_column(default=0)
+    cpu_s: Mapped[float | None] = mapped_column(Double)
+    peak_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    peak_gpu_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     started_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
     outcome: Mapped[str | None]
@@ -283,7 +280,10 @@ class View(Table):
 
 
 class Checkpoint(Table):
-    """A checkpoint in the artifact store. The row is inserted after all files are stored."""
+    """A checkpoint in the artifact store. The row is inserted after all files are stored.
+
+    `size` is the size of its files in bytes, copied from `files` to sum it.
+    """
 
     __tablename__ = "checkpoints"
 
@@ -294,9 +294,22 @@ class Checkpoint(Table):
     step: Mapped[int]
     metrics: Mapped[dict[str, Any]]
     files: Mapped[dict[str, Any]]
+    size: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     created_at: Mapped[datetime]
 
     __table_args__ = (Index("ix_checkpoints_job_id_step", "job_id", "step"),)
+
+
+class RemovedCheckpoint(Table):
+    """A checkpoint that was removed by a rule of retention."""
+
+    __tablename__ = "removed_checkpoints"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    step: Mapped[int]
+    rule: Mapped[str]
+    removed_at: Mapped[datetime]
 
 
 class Evaluation(Table):

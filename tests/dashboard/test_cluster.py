@@ -67,3 +67,21 @@ async def test_it_says_what_waits_for_several_workers(
     await expect(page.get_by_text("A job of 2 workers is next")).to_be_visible()
     await expect(page.get_by_role("link", name="A job")).to_have_attribute("href", f"/jobs/{job}")
     await expect(page.get_by_text("1 queued job needs more workers than there are slots")).to_be_visible()
+
+
+async def test_it_says_what_checkpoints_take(visit: Visit, submit: Callable[..., str], reporter: Reporter) -> None:
+    submit(name="small")
+    small = await reporter.start()
+    await reporter.checkpoint(1, 10, {"state.pt": b"x" * 1500})
+    submit(name="large")
+    large = await reporter.start()
+    await reporter.checkpoint(1, 10, {"state.pt": b"x" * 4500})
+    await reporter.heartbeat(report(large))
+    page = await visit.open("/cluster")
+    card = page.locator(".card", has=page.get_by_role("heading", name="Storage", exact=True))
+    await expect(card).to_contain_text("6.0 kB")
+    rows = page.get_by_role("region", name="Storage by job").locator("tbody tr")
+    await expect(rows).to_have_text(["large14.5 kB", "small11.5 kB"])
+    await expect(rows.get_by_role("link", name="small")).to_have_attribute("href", f"/jobs/{small}")
+    experiments = page.get_by_role("region", name="Storage by experiment").locator("tbody tr")
+    await expect(experiments).to_have_text(["Jobs without an experiment226.0 kB"])

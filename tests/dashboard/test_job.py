@@ -4,16 +4,18 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from playwright.async_api import expect
 
 from service.client import Client
+from service.store import retention
 from tests.dashboard.conftest import Visit
 from tests.integration.api.reporter import Reporter
 from tests.integration.api.test_evaluations import computed
-from worker.events import Failure, Log
+from worker.events import Failure, Finished, Log, Usage
 
 pytestmark = pytest.mark.anyio
 
@@ -382,6 +384,25 @@ async def test_the_workers_of_an_attempt_are_named(
     )
 
 
+async def test_an_attempt_shows_what_it_used(visit: Visit, submit: Callable[..., str], reporter: Reporter) -> None:
+    job = submit()
+    await reporter.start()
+    await reporter.progress(5, usage=Usage(cpu_s=125, peak_memory_bytes=2_100_000_000))
+    await reporter.lose()
+    page = await visit.open(f"/jobs/{job}")
+    attempts = page.get_by_role("region", name="Attempts")
+    await expect(attempts.get_by_role("columnheader", name="Peak memory")).to_be_visible()
+    await expect(attempts.get_by_role("columnheader", name="Peak GPU memory")).to_have_count(0)
+    await expect(attempts.get_by_role("cell", name="2 min 5 s")).to_be_visible()
+    await expect(attempts.get_by_role("cell", name="2.1 GB")).to_be_visible()
+    await reporter.start()
+    await reporter.report(
+        Finished(outcome="succeeded", usage=Usage(cpu_s=3, peak_memory_bytes=10**9, peak_gpu_memory_bytes=5 * 10**9))
+    )
+    await expect(attempts.get_by_role("columnheader", name="Peak GPU memory")).to_be_visible()
+    await expect(attempts.get_by_role("cell", name="5.0 GB")).to_be_visible()
+
+
 async def test_a_queued_job_shows_its_place_and_a_priority_that_can_be_changed(
     visit: Visit, submit: Callable[..., str], reporter: Reporter
 ) -> None:
@@ -399,3 +420,22 @@ async def test_a_queued_job_shows_its_place_and_a_priority_that_can_be_changed(
     await queue.get_by_role("button", name="Change the priority").click()
     await expect(queue).to_contain_text("Position in the queue1 of 2")
     await expect(queue).to_contain_text("Priority5")
+
+
+async def test_checkpoints_that_retention_has_removed_are_counted(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    job = submit()
+    await reporter.start()
+    for step in (10, 20):
+        await reporter.checkpoint(1, step, {"state.pt": b"x"}, test_error=1 / step)
+    await reporter.finish()
+    async with reporter.database.write() as session:
+        await retention.remove(session, job, "best-and-last", datetime.now(UTC))
+    page = await visit.open(f"/jobs/{job}?tab=checkpoints")
+    await expect(page.get_by_role("region", name="Checkpoints").locator("tbody tr")).to_have_count(1)
+    await expect(page.get_by_text("1 checkpoint was removed some time after the end of the job")).to_be_visible()
+    async with reporter.database.write() as session:
+        await retention.remove(session, job, "none", datetime.now(UTC))
+    await page.reload()
+    await expect(page.get_by_text("No checkpoint any more")).to_be_visible()

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from service.api.prometheus import Stored, Telemetry
+from service.artifacts import LocalArtifacts
 from service.cluster_report import ClusterReport, RayReport
 from service.store import counters
 
@@ -23,7 +24,7 @@ REPORT = ClusterReport(ray=RayReport(status="connected"))
 
 def metric_families() -> dict[str, str]:
     """Return the names of all metrics with their help texts, for a service that has all values."""
-    telemetry = Telemetry("0.0.0", Path("/"))
+    telemetry = Telemetry("0.0.0", LocalArtifacts(Path("/")))
     telemetry._whole.state = Stored({}, 0, 0, REPORT, 0, {}, ([("+Inf", 0)], 0), 0)
     return {
         metric.name + ("_total" if metric.type == "counter" else ""): metric.documentation

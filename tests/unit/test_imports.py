@@ -18,7 +18,7 @@ The packages and top-level modules of `service`, each above those that it may im
                                              │           │
      cluster_report   errors   settings   logs   open_files   ray_environment   version
                                   │
-                               quotas
+                        quotas   secret_files
 
 The two columns are two programs. The left one is the command line and the client. It reaches the right one over HTTP
 only, and imports only types, the vocabulary of statuses and the renderer of reports. The right one runs in the
@@ -62,7 +62,7 @@ LAYERS = (
     ("experiments",),
     ("jobs", "validation"),
     ("cluster_report", "errors", "settings", "logs", "open_files", "ray_environment", "version"),
-    ("quotas",),
+    ("quotas", "secret_files"),
 )
 """The packages and top-level modules of `service`, from the top layer to the bottom layer."""
 ARROWS = {
@@ -103,7 +103,7 @@ ARROWS = {
     "store": {"errors", "experiments", "jobs", "settings"},
     "artifacts": {"errors"},
     "experiments": {"errors", "jobs", "validation"},
-    "settings": {"quotas"},
+    "settings": {"quotas", "secret_files"},
 }
 """What each package of `service` imports of the others. Add a new import here and to the diagram above."""
 SQL = ("service.store",)

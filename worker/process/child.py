@@ -41,6 +41,7 @@ from worker.process.messages import (
     Start,
     Stop,
 )
+from worker.process.usage import UsageMeter
 from worker.process.warmup import warm_up
 from worker.spec import TrainingSpec
 from worker.training.comparison import step_seconds
@@ -162,8 +163,10 @@ class Child:
         self._send(EvaluationEnded(result))
 
     def _train(self, start: Start) -> None:
+        meter = UsageMeter(self._device)
+
         def report(event: Event) -> None:
-            self._send(Reported(start.attempt_id, event, None))
+            self._send(Reported(start.attempt_id, meter.complete(event), None))
 
         def save(event: CheckpointTaken, checkpoint: Checkpoint) -> None:
             self._send(Reported(start.attempt_id, event, checkpoint.files))

@@ -21,6 +21,7 @@ from service.api.routes import (
     session,
     shares,
     specification,
+    storage,
     views,
 )
 
@@ -43,6 +44,7 @@ PROTECTED = tuple(
         figures,
         bundles,
         cluster,
+        storage,
         views,
         deliveries,
     )

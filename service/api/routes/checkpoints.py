@@ -29,6 +29,7 @@ class CheckpointList(BaseModel):
     """The stored checkpoints of a job, newest first."""
 
     data: list[CheckpointView]
+    removed: int = Field(description="number of its checkpoints that retention has removed, see NORMLAB_RETENTION")
     next_cursor: None = Field(default=None, description="always null: all checkpoints of a job fit one page")
 
 
@@ -37,10 +38,13 @@ async def find(context: Context, job_id: JobId) -> CheckpointList:
     """The checkpoints of a job, newest first."""
     async with context.database.read() as session:
         await jobs.get(session, job_id)
-        return CheckpointList(data=await checkpoint_views(session, job_id))
+        removed = await checkpoints.removed_of_job(session, job_id)
+        return CheckpointList(data=await checkpoint_views(session, job_id), removed=removed)
 
 
-@router.get("/v1/jobs/{job_id}/checkpoints/{which}", operation_id="get_job_checkpoint", responses=describe(401, 404))
+@router.get(
+    "/v1/jobs/{job_id}/checkpoints/{which}", operation_id="get_job_checkpoint", responses=describe(401, 404, 410)
+)
 async def pick(
     context: Context,
     job_id: JobId,
@@ -50,13 +54,17 @@ async def pick(
     async with context.database.read() as session:
         await jobs.get(session, job_id)
         found = await checkpoint_views(session, job_id)
-    for position, checkpoint in enumerate(found):
-        if which == checkpoint.id or (which == "latest" and position == 0) or (which == "best" and checkpoint.best):
-            return checkpoint
+        for position, checkpoint in enumerate(found):
+            if which == checkpoint.id or (which == "latest" and position == 0) or (which == "best" and checkpoint.best):
+                return checkpoint
+        if which not in ("latest", "best"):
+            await checkpoints.require_not_removed(session, job_id, which)
+        elif not found:
+            await checkpoints.require_not_removed(session, job_id)
     raise NotFound("checkpoint", f"{which[:80]} of job {job_id}")
 
 
-@router.get("/v1/checkpoints/{checkpoint_id}", operation_id="get_checkpoint", responses=describe(401, 404))
+@router.get("/v1/checkpoints/{checkpoint_id}", operation_id="get_checkpoint", responses=describe(401, 404, 410))
 async def show(context: Context, checkpoint_id: CheckpointId) -> CheckpointView:
     """One checkpoint: its step, its metrics, and its files with size and sha256."""
     async with context.database.read() as session:
@@ -96,6 +104,7 @@ async def _serve(request: Request, context: Context, checkpoint_id: CheckpointId
     responses=describe(
         401,
         404,
+        410,
         416,
         answers={
             200: {"description": "The file", "content": BYTES},
@@ -116,7 +125,7 @@ async def download(request: Request, context: Context, checkpoint_id: Checkpoint
     "/v1/checkpoints/{checkpoint_id}/files/{name}",
     operation_id="describe_file",
     response_class=FileResponse,
-    responses=describe(401, 404, answers={200: {"description": "The headers of a GET, without the body"}}),
+    responses=describe(401, 404, 410, answers={200: {"description": "The headers of a GET, without the body"}}),
 )
 async def describe_file(request: Request, context: Context, checkpoint_id: CheckpointId, name: FileName) -> Response:
     """The headers of a download."""

@@ -25,7 +25,7 @@ class EvaluationList(BaseModel):
     "/v1/checkpoints/{checkpoint_id}/evaluate",
     operation_id="evaluate_checkpoint",
     status_code=202,
-    responses=describe(400, 401, 403, 404, 413, 415, 422),
+    responses=describe(400, 401, 403, 404, 410, 413, 415, 422),
 )
 async def evaluate(
     context: Context, checkpoint_id: CheckpointId, asked: Annotated[EvaluationSpec, Body()]

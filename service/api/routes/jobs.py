@@ -205,7 +205,7 @@ async def retry(context: Context, client: AuthorizedClient, job_id: JobId, respo
     "/{job_id}/extend",
     operation_id="extend_job",
     status_code=202,
-    responses=describe(400, 401, 403, 404, 409, 413, 415, 422, 429, answers={202: CREATED}),
+    responses=describe(400, 401, 403, 404, 409, 410, 413, 415, 422, 429, answers={202: CREATED}),
 )
 async def extend(
     context: Context,

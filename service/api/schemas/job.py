@@ -86,6 +86,15 @@ class AttemptView(BaseModel):
     started_at: datetime
     ended_at: datetime | None
     resumed_from_step: int
+    cpu_s: float | None = Field(
+        description="CPU time of the training process of rank 0, user and system, in seconds; null until it reports"
+    )
+    peak_memory_bytes: int | None = Field(
+        description="largest resident memory of this process, sampled about once a second, in bytes"
+    )
+    peak_gpu_memory_bytes: int | None = Field(
+        description="largest memory of tensors of this process on its GPU, in bytes; null on a CPU"
+    )
 
 
 class StatusChange(BaseModel):
@@ -324,6 +333,9 @@ def _attempt_view(attempt: Attempt) -> AttemptView:
         started_at=attempt.started_at,
         ended_at=attempt.ended_at,
         resumed_from_step=attempt.resumed_from_step,
+        cpu_s=attempt.cpu_s,
+        peak_memory_bytes=attempt.peak_memory_bytes,
+        peak_gpu_memory_bytes=attempt.peak_gpu_memory_bytes,
     )
 
 

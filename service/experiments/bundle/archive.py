@@ -28,9 +28,9 @@ from worker.events import File
 
 __all__ = ["FORMAT", "Bundle", "BundleError", "BundleWriter"]
 
-FORMAT = 3
+FORMAT = 4
 """Version of the format that is written."""
-READABLE_FORMATS = (1, 2, 3)
+READABLE_FORMATS = (1, 2, 3, 4)
 """Versions 1 and 2 had no `precision` of experiments and jobs. Version 1 had `worker` and `node` beside the `workers`
 of an attempt, and `wish` for `requested_state`.
 """

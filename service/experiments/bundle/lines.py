@@ -37,6 +37,7 @@ __all__ = [
 
 _Id = Annotated[str, Field(pattern=r"^[a-z]{1,20}_[0-9a-z]{1,40}$")]
 _Count = Annotated[int, Field(ge=0, lt=2**31)]
+_Bytes = Annotated[int, Field(ge=0, lt=2**63)]
 # Every time zone of such a time is between the years 1 and 9999, which is what Python and both databases can hold.
 _Time = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))]
 _MAX_KEY = 200
@@ -158,6 +159,9 @@ class AttemptLine(Line):
     versions: dict[str, str] | None
     last_seq: _Count
     resumed_from_step: _Count
+    cpu_s: Annotated[FiniteFloat, Field(ge=0)] | None = None
+    peak_memory_bytes: _Bytes | None = None
+    peak_gpu_memory_bytes: _Bytes | None = None
     started_at: _Time
     ended_at: _Time | None
     outcome: Outcome | Literal["lost"] | None

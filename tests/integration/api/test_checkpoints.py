@@ -5,6 +5,7 @@ import hashlib
 import os
 import random
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from fastapi import FastAPI
 from httpx2 import AsyncClient, Response
 
 from service.settings import Settings
-from service.store import checkpoints
+from service.store import checkpoints, retention
 from tests.integration.api.conftest import Listening
 from tests.integration.api.reporter import Reporter
 from tests.integration.api.test_jobs import submit
@@ -277,3 +278,30 @@ async def test_a_download_cut_by_a_restart_is_completed_by_another_replica(
         rest: Response = await http.get(url, headers={"Range": f"bytes={len(received)}-", "If-Range": etag})
     assert rest.status_code == 206
     assert hashlib.sha256(received + rest.content).hexdigest() == SHA256 == etag.strip('"')
+
+
+async def test_what_retention_has_removed_is_410(
+    http: AsyncClient, job: str, checkpoint: str, weights: str, reporter: Reporter
+) -> None:
+    last = await reporter.checkpoint(1, 20, FILES, test_error=0.4)
+    await reporter.finish()
+    async with reporter.database.write() as session:
+        assert set(await retention.remove(session, job, "best-and-last", datetime.now(UTC))) == {checkpoint}
+    found = (await http.get(f"/v1/jobs/{job}/checkpoints")).json()
+    assert ([one["id"] for one in found["data"]], found["removed"]) == ([last], 1)
+    evaluated = await http.post(f"/v1/checkpoints/{checkpoint}/evaluate", json={})
+    gone = [
+        await http.get(path)
+        for path in (f"/v1/checkpoints/{checkpoint}", f"/v1/jobs/{job}/checkpoints/{checkpoint}", weights)
+    ]
+    for answer in (evaluated, *gone):
+        assert answer.status_code == 410
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["title"] == "Removed"
+        assert "keeps only its best and its last one (NORMLAB_RETENTION)" in answer.json()["detail"]
+    assert (await http.get(f"/v1/jobs/{job}/checkpoints/best")).json()["id"] == last
+    async with reporter.database.write() as session:
+        assert await retention.remove(session, job, "none", datetime.now(UTC)) == [last]
+    for which in ("best", "latest"):
+        assert (await http.get(f"/v1/jobs/{job}/checkpoints/{which}")).status_code == 410
+    assert (await http.get(f"/v1/jobs/{job}/checkpoints/checkpoint_0")).status_code == 404

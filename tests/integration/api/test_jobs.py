@@ -14,7 +14,7 @@ from service.settings import Settings
 from service.store import Database, jobs
 from service.store.tables import Job
 from tests.integration.api.reporter import Reporter
-from worker.events import Failure
+from worker.events import Failure, Usage
 from worker.normalizations.registry import NORMALIZATIONS
 
 pytestmark = pytest.mark.anyio
@@ -94,6 +94,7 @@ async def test_a_job_lists_its_attempts(http: AsyncClient, reporter: Reporter) -
     assert job["progress"]["eta_s"] == (100 - 25) * 2 / 50.0 + 8 * 2000 / 400.0
     await reporter.lose()
     await reporter.start(resumed_from_step=20)
+    await reporter.progress(30, usage=Usage(cpu_s=12.5, peak_memory_bytes=2**33))
     await reporter.finish()
     job = (await http.get(f"/v1/jobs/{id_}")).json()
     assert [(a["number"], a["outcome"], a["reason"]) for a in job["attempts"]] == [
@@ -103,6 +104,8 @@ async def test_a_job_lists_its_attempts(http: AsyncClient, reporter: Reporter) -
     attempt = job["attempts"][1]
     assert (attempt["workers"], attempt["device"]) == ([{"worker": "worker-1", "node": "node-1"}], "cpu")
     assert (attempt["versions"], attempt["resumed_from_step"]) == ({"torch": "2.13.0"}, 20)
+    usage = ("cpu_s", "peak_memory_bytes", "peak_gpu_memory_bytes")
+    assert [tuple(a[name] for name in usage) for a in job["attempts"]] == [(None, None, None), (12.5, 2**33, None)]
     assert [entry["status"] for entry in job["history"]] == [
         "queued",
         "starting",

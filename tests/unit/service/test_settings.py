@@ -337,3 +337,21 @@ def test_an_unquoted_password_is_refused_without_being_shown(url: str) -> None:
         read_settings(database_url=url)
     assert not re.search("ses@|sesame", str(refusal.value))
     assert read_settings(database_url="postgresql://me:ses%40me@host/name?application_name=a@b").database_url
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("RETENTION", "last", "NORMLAB_RETENTION: Input should be 'all', 'best-and-last' or 'none'"),
+        ("RETENTION_DAYS", "-1", "NORMLAB_RETENTION_DAYS: Input should be greater than or equal to 0"),
+        ("RETENTION_DAYS", "inf", "NORMLAB_RETENTION_DAYS: Input should be less than or equal to 36500"),
+        ("RETENTION_DAYS", "nan", "NORMLAB_RETENTION_DAYS: Input should be"),
+        ("RETENTION_DAYS", "a week", "NORMLAB_RETENTION_DAYS: Input should be a valid number"),
+    ],
+)
+def test_a_rule_of_retention_that_is_not_known_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(f"NORMLAB_{name}", value)
+    with pytest.raises(InvalidSettings, match=re.escape(says)):
+        read_settings()

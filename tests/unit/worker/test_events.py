@@ -6,7 +6,19 @@ from datetime import datetime, timedelta
 import pytest
 from pydantic import ValidationError
 
-from worker.events import EVENT, CheckpointTaken, Event, Failure, File, Finished, Log, Metrics, Progress, Started
+from worker.events import (
+    EVENT,
+    CheckpointTaken,
+    Event,
+    Failure,
+    File,
+    Finished,
+    Log,
+    Metrics,
+    Progress,
+    Started,
+    Usage,
+)
 
 STARTED = Started(
     device="cpu",
@@ -20,7 +32,7 @@ STARTED = Started(
 FAILURE = Failure(code="diverged", message="the loss is nan at step 3", step=3, may_pass=False)
 EVERY: list[Event] = [
     STARTED,
-    Progress(epoch=1, step=1, images_per_s=10.5),
+    Progress(epoch=1, step=1, images_per_s=10.5, usage=Usage(cpu_s=1.5, peak_memory_bytes=2**33)),
     Metrics(seq=3, kind="train", epoch=1, step=2, values={"train_loss": 0.25}),
     CheckpointTaken(epoch=1, step=2, metrics={}, files={"state.pt": File(size=1, sha256="0" * 64)}),
     Log(level="warning", message="slow"),
@@ -58,6 +70,10 @@ def test_a_loss_that_is_not_finite_can_be_reported() -> None:
         {"type": "finished", "outcome": "failed"},
         {"type": "finished", "outcome": "succeeded", "failure": FAILURE.model_dump()},
         {"type": "finished", "outcome": "lost"},
+        {"type": "finished", "outcome": "succeeded", "usage": {"cpu_s": -1.0, "peak_memory_bytes": 1}},
+        {"type": "finished", "outcome": "succeeded", "usage": {"cpu_s": math.inf, "peak_memory_bytes": 1}},
+        {"type": "finished", "outcome": "succeeded", "usage": {"cpu_s": 1.0, "peak_memory_bytes": 2**63}},
+        {"type": "finished", "outcome": "succeeded", "usage": {"cpu_s": 1.0}},
     ],
 )
 def test_an_invalid_event_is_refused(event: dict[str, object]) -> None:

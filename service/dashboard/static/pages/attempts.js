@@ -1,6 +1,6 @@
 /* The history of a job: its statuses, and its attempts with their workers. */
 
-import { ago, duration, whole, zoned } from "../format.js";
+import { ago, bytes, duration, whole, zoned } from "../format.js";
 import { statusMark } from "../status.js";
 import { h } from "../view.js";
 
@@ -48,9 +48,20 @@ function workersOf({ workers }) {
   );
 }
 
+/** What the training process of rank 0 has used: a column each of CPU time, memory and, on a GPU, its memory. */
+const USAGE = [
+  ["CPU time", "of all threads, user and system", (attempt) => duration(attempt.cpu_s)],
+  ["Peak memory", "resident, sampled about once a second", (attempt) => size(attempt.peak_memory_bytes)],
+  ["Peak GPU memory", "of tensors", (attempt) => size(attempt.peak_gpu_memory_bytes)],
+];
+
+const size = (count) => (count === null ? "–" : bytes(count));
+
 /** The attempts of a job, newest first. */
 export function attemptsCard(job) {
   const rows = job.attempts.toReversed();
+  const onGpu = rows.some((attempt) => attempt.peak_gpu_memory_bytes !== null);
+  const usage = onGpu ? USAGE : USAGE.slice(0, 2);
   return h(
     "section",
     { class: "card", key: "attempts" },
@@ -71,6 +82,7 @@ export function attemptsCard(job) {
                 ["#", "Worker", "Device", "From step", "Ended", "Duration"].map((name) =>
                   h("th", { key: name, scope: "col" }, name),
                 ),
+                usage.map(([name, title]) => h("th", { key: name, scope: "col", class: "number", title }, name)),
               ),
             ),
             h(
@@ -102,6 +114,7 @@ export function attemptsCard(job) {
                         1000,
                     ),
                   ),
+                  usage.map(([name, , show]) => h("td", { key: name, class: "number" }, show(attempt))),
                 ),
               ),
             ),

@@ -15,11 +15,17 @@ export function checkpointTable(checkpoints, shell) {
       { class: "card", key: "checkpoints", "aria-busy": "true" },
       h("div", { class: "body muted" }, "Reading the checkpoints…"),
     );
-  if (!checkpoints.data.length)
+  const { data, removed } = checkpoints.data;
+  if (!data.length)
     return h(
       "section",
       { class: "card", key: "checkpoints" },
-      emptyState("No checkpoint yet", "The first one is taken at the end of the first epoch, or when the job pauses."),
+      removed
+        ? emptyState("No checkpoint any more", gone(removed))
+        : emptyState(
+            "No checkpoint yet",
+            "The first one is taken at the end of the first epoch, or when the job pauses.",
+          ),
     );
   return h(
     "section",
@@ -48,14 +54,16 @@ export function checkpointTable(checkpoints, shell) {
         h(
           "tbody",
           {},
-          checkpoints.data.flatMap((checkpoint) =>
-            checkpoint.files.map((file, n) => fileRow(checkpoint, file, n === 0, shell)),
-          ),
+          data.flatMap((checkpoint) => checkpoint.files.map((file, n) => fileRow(checkpoint, file, n === 0, shell))),
         ),
       ),
     ),
+    removed ? h("div", { class: "body muted", key: "removed" }, gone(removed)) : null,
   );
 }
+
+const gone = (removed) =>
+  `${whole(removed)} ${removed === 1 ? "checkpoint was" : "checkpoints were"} removed some time after the end of the job, as NORMLAB_RETENTION says.`;
 
 function fileRow(checkpoint, file, first, shell) {
   const metrics = Object.entries(checkpoint.metrics)

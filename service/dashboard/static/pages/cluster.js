@@ -6,8 +6,10 @@ import { emptyState, facts, linkButton, notice, problemNotice } from "../parts.j
 import { Resource } from "../resource.js";
 import { shape, statusMark } from "../status.js";
 import { h } from "../view.js";
+import { diskCard } from "./disk.js";
 
 const REREAD_MS = 2000;
+const REREAD_DISK_MS = 60_000;
 const ACTIVE = ["starting", "running", "pausing", "cancelling"];
 
 export default function clusterPage(shell) {
@@ -19,6 +21,8 @@ export default function clusterPage(shell) {
     if (!cluster.pending) cluster.reload();
     if (!jobs.pending) jobs.reload();
   }, REREAD_MS);
+  const disk = diskCard(shell);
+  const diskTimer = setInterval(() => document.hidden || disk.reload(), REREAD_DISK_MS);
 
   function away({ dispatcher, ray }) {
     const queueing =
@@ -129,6 +133,7 @@ export default function clusterPage(shell) {
     title: () => "Cluster",
     load() {
       cluster.load("cluster", (signal) => get("/v1/cluster", {}, { signal }));
+      disk.load();
       jobs.load("jobs", (signal) => get("/v1/jobs", { status: ACTIVE, limit: 200 }, { signal }));
     },
     view() {
@@ -190,10 +195,13 @@ export default function clusterPage(shell) {
           ),
           "No node is known.",
         ),
+        disk.view(),
       ];
     },
     close() {
       clearInterval(timer);
+      clearInterval(diskTimer);
+      disk.close();
       cluster.close();
       jobs.close();
     },

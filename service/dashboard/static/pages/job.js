@@ -75,7 +75,7 @@ export default function jobPage(shell, id) {
     job.load(id, (signal) => get(`/v1/jobs/${id}`, {}, { signal })).then(loadCurves);
     const tab = url.get("tab", "overview");
     if (tab === "checkpoints") {
-      checkpoints.load(id, async (signal) => (await get(`/v1/jobs/${id}/checkpoints`, {}, { signal })).data);
+      checkpoints.load(id, (signal) => get(`/v1/jobs/${id}/checkpoints`, {}, { signal }));
       evaluated
         .load(id, async (signal) => (await get(`/v1/jobs/${id}/evaluations`, {}, { signal })).data)
         ?.then(() => evaluations.watch());
@@ -244,7 +244,8 @@ export default function jobPage(shell, id) {
     const tab = url.get("tab", "overview");
     if (tab === "layers") return telemetryCards(telemetry, it, shell.say);
     if (tab === "logs") return logs.view();
-    if (tab === "checkpoints") return [checkpointTable(checkpoints, shell), evaluations.view(it, checkpoints.data)];
+    if (tab === "checkpoints")
+      return [checkpointTable(checkpoints, shell), evaluations.view(it, checkpoints.data?.data)];
     return tab === "spec" ? spec(it) : overview(it);
   }
 

@@ -156,6 +156,7 @@ def test_every_route_of_the_contract_is_there(description: dict[str, Any]) -> No
         "GET /v1/results",
         "GET /v1/comparison",
         "GET /v1/cluster",
+        "GET /v1/storage",
         "GET /v1/jobs/{job_id}/queue",
         "POST /v1/session",
         "GET /v1/session",

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -32,6 +33,13 @@ def store(tmp_path: Path) -> LocalArtifacts:
 
 def everything(store: LocalArtifacts) -> list[str]:
     return sorted(str(path.relative_to(store.root)) for path in store.root.rglob("*"))
+
+
+def test_the_free_space_is_known_before_the_folder_exists(store: LocalArtifacts, tmp_path: Path) -> None:
+    assert not store.root.exists()
+    free = store.free_bytes()
+    assert free is not None
+    assert 0 < free < shutil.disk_usage(tmp_path).total
 
 
 def test_what_was_written_is_read_back(store: LocalArtifacts) -> None:

@@ -66,6 +66,10 @@ def objects(store: ObjectArtifacts) -> list[str]:
     return sorted(path.split("job", 1)[-1] for path in store._filesystem.find(store.root))
 
 
+def test_the_free_space_of_an_object_store_is_not_known(store: ObjectArtifacts) -> None:
+    assert store.free_bytes() is None
+
+
 def test_what_was_written_is_read_back_and_may_be_written_again(store: ObjectArtifacts) -> None:
     assert store.list_jobs() == []
     assert store.list_checkpoints("job_1") == []

@@ -125,6 +125,22 @@ class TestJobs:
         ended = lab("show", job)
         assert (ended.code, ended.err) == (Exit.REFUSED, f"normlab: There is no job {job}.\n")
 
+    @pytest.mark.parametrize(
+        ("gpu", "says"),
+        [
+            (None, "2:05 of CPU time, up to 8.6 GB of memory\n"),
+            (999, "2:05 of CPU time, up to 8.6 GB of memory, 999 B of GPU memory\n"),
+        ],
+    )
+    def test_show_what_each_attempt_used(self, run: Run, service: StandIn, gpu: int | None, says: str) -> None:
+        usage: Json = {"cpu_s": 125.0, "peak_memory_bytes": 2**33, "peak_gpu_memory_bytes": gpu}
+        attempt = {"number": 1, "outcome": None, "reason": None, "device": "cpu", "workers": [{"worker": "w"}]}
+        queued: Json = dict.fromkeys(usage)
+        service.on("GET", "/v1/jobs/job_1", Answer(a_job(attempts=[attempt | usage, attempt | queued | {"number": 2}])))
+        shown = run("--url", service.url, "show", "job_1").out
+        assert says in shown
+        assert shown.count("CPU time") == 1
+
     def test_are_edited_without_a_change_of_what_is_not_given(self, lab: Run) -> None:
         job = lab(*ARGUMENTS, "--name", "old", "--label", "a=1", "--label", "b=x,y:z", "--json").json["id"]
         edited = lab("edit", job, "--label", "a=2", "--label", "c=3", "--remove-label", "gone", "--json").json

@@ -162,10 +162,10 @@ def test_another_format_is_refused(write: Callable[..., Path]) -> None:
     path = write()
 
     def newer(members: dict[str, bytes]) -> None:
-        members["manifest.json"] = members["manifest.json"].replace(b'"format": 3', b'"format": 4')
+        members["manifest.json"] = members["manifest.json"].replace(b'"format": 4', b'"format": 5')
 
     rewrite(path, newer)
-    assert refused(path) == "the bundle has format 4, and this version of normlab reads 1, 2 and 3"
+    assert refused(path) == "the bundle has format 5, and this version of normlab reads 1, 2, 3 and 4"
 
 
 @pytest.mark.parametrize(

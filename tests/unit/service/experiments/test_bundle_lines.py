@@ -57,6 +57,7 @@ EVENT = {
     ("kind", "row"),
     [
         (AttemptLine, ATTEMPT),
+        (AttemptLine, ATTEMPT | {"cpu_s": 1.5, "peak_memory_bytes": 2**33, "peak_gpu_memory_bytes": None}),
         (MetricLine, METRIC),
         (EventLine, EVENT),
         (EventLine, EVENT | {"type": "started", "data": STARTED}),
@@ -76,6 +77,9 @@ def test_what_the_service_writes_is_read(kind: type[Line], row: dict[str, Any]) 
         (AttemptLine, ATTEMPT, {"workers": [{"worker": "a"}]}),
         (AttemptLine, ATTEMPT, {"workers": ["a"]}),
         (AttemptLine, ATTEMPT, {"outcome": "won"}),
+        (AttemptLine, ATTEMPT, {"cpu_s": -1.0}),
+        (AttemptLine, ATTEMPT, {"cpu_s": float("inf")}),
+        (AttemptLine, ATTEMPT, {"peak_memory_bytes": 2**63}),
         (AttemptLine, ATTEMPT, {"precision": "float8"}),
         (AttemptLine, ATTEMPT, {"versions": {"torch": 2}}),
         (AttemptLine, ATTEMPT, {"started_at": "0001-01-01T00:00:00Z"}),

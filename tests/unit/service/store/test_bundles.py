@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from service.errors import Conflict
@@ -15,9 +15,9 @@ from service.experiments.bundle import Bundle, BundleError, BundleWriter
 from service.experiments.bundle.lines import CheckpointLine
 from service.experiments.request import ExperimentRequest, expand
 from service.store import Database, bundles, checkpoints, events, experiments, jobs, metrics
-from service.store.tables import Experiment, Job, Metric
+from service.store.tables import Attempt, Experiment, Job, Metric
 from tests.unit.service.store.acting import FINAL, Worker
-from worker.events import Metrics
+from worker.events import Metrics, Progress, Usage
 
 pytestmark = pytest.mark.anyio
 
@@ -36,6 +36,7 @@ async def experiment(database: Database) -> str:
     second = await Worker.run(database, resumed_from_step=3)
     await second.log("onwards")
     await evaluate(second, 2, 3)
+    await second.report(Progress(epoch=3, step=9, usage=Usage(cpu_s=2.5, peak_memory_bytes=2**33)))
     await second.finish()
     third = await Worker.run(database)
     await third.finish("failed", FINAL)
@@ -100,7 +101,12 @@ async def test_what_was_taken_in_is_what_was_there(database: Database, experimen
 
 
 async def test_a_bundle_of_format_1_is_read(database: Database, experiment: str, tmp_path: Path) -> None:
-    """It had the first worker of an attempt in two fields, another name for the requested state, and no precision."""
+    """It had the first worker of an attempt in two fields, another name for the requested state, and no precision.
+
+    Attempts had no usage.
+    """
+    async with database.write() as session:
+        await session.execute(update(Attempt).values(cpu_s=None, peak_memory_bytes=None))
     path = await export(database, experiment, tmp_path)
     before = await everything(database, experiment)
 
@@ -110,6 +116,8 @@ async def test_a_bundle_of_format_1_is_read(database: Database, experiment: str,
         if name in ("experiment.json", "jobs.jsonl"):
             assert line.pop("precision") == "float32", "as its attempts ran"
         if name == "attempts.jsonl":
+            for name_ in ("cpu_s", "peak_memory_bytes", "peak_gpu_memory_bytes"):
+                assert line.pop(name_) is None
             workers = line.pop("workers")
             line |= workers[0] | {"workers": workers if len(workers) > 1 else None}
         if name == "manifest.json":

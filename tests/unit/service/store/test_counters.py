@@ -145,6 +145,8 @@ async def test_what_was_there_before_there_were_counters_is_counted(empty_databa
         await migrate.upgrade(database)
         assert await ended(database) == {"lost": 1, "succeeded": 1}
         assert await stored_bytes(database) == 3_000_000_007
+        async with database.read() as session:
+            assert (await session.scalars(select(Checkpoint.size))).all() == [3_000_000_007]
 
 
 async def test_writers_at_once_lose_no_count(database: Database) -> None:

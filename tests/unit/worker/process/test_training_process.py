@@ -116,6 +116,10 @@ def test_it_trains_attempt_after_attempt_and_reports_the_files_of_checkpoints(sh
         finished, reported = shared.finish()
 
         assert finished.outcome == "succeeded"
+        assert finished.usage is not None
+        assert finished.usage.cpu_s > 0
+        assert finished.usage.peak_memory_bytes > 50 * 10**6, "torch alone takes more"
+        assert finished.usage.peak_gpu_memory_bytes is None
         assert {report.attempt_id for report in reported} == {attempt}
         taken = [report for report in reported if isinstance(report.event, CheckpointTaken)]
         assert [report.event.step for report in taken if isinstance(report.event, CheckpointTaken)] == [4, 8]
