@@ -196,6 +196,10 @@ class AsyncClient:
         """Return the nodes, slots and workers of the cluster, and the queue."""
         return await self._connection.run(job_calls.cluster())
 
+    async def storage(self, experiment: str | None = None, *, limit: int = 50) -> Json:
+        """Return what the checkpoints take, as `Client.storage` does."""
+        return await self._connection.run(job_calls.storage(experiment, limit))
+
     async def specification(self) -> Json:
         """Return the JSON schema of a job, with defaults and help."""
         return await self._connection.run(job_calls.specification())

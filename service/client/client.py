@@ -270,7 +270,7 @@ class Client:
             experiment: Only the jobs of this experiment.
             limit: The maximum length of each list, up to 500.
         """
-        return self._connection.json("GET", "/v1/storage", params=given({"experiment": experiment, "limit": limit}))
+        return self._connection.run(job_calls.storage(experiment, limit))
 
     def specification(self) -> Json:
         """Return the JSON schema of a job, with defaults and help."""

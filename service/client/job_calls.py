@@ -114,6 +114,11 @@ def cluster() -> Call[Json]:
     return call("GET", "/v1/cluster")
 
 
+def storage(experiment: str | None, limit: int) -> Call[Json]:
+    """Read what the checkpoints take."""
+    return call("GET", "/v1/storage", params=given({"experiment": experiment, "limit": limit}))
+
+
 def specification() -> Call[Json]:
     """Read the schema of a job."""
     return call("GET", "/v1/specification")
