@@ -4,6 +4,7 @@ import base64
 import ipaddress
 import os
 import re
+import shlex
 import sys
 from functools import cached_property
 from pathlib import Path
@@ -83,6 +84,10 @@ class Settings(BaseSettings):
         default=None,
         description="secret by which its requests are signed: whsec_ and 24 to 64 bytes in base64; required with "
         "WEBHOOK_URL",
+    )
+    end_command: str | None = Field(
+        default=None,
+        description="command run without a shell, with the JSON of the webhook as its input, instead of WEBHOOK_URL",
     )
     ray_address: str | None = Field(
         default=None, description="host:port of a Ray cluster; default: a private cluster on this machine"
@@ -242,13 +247,21 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _webhook_is_signed(self) -> Self:
+    def _ends_can_be_told(self) -> Self:
         if self.webhook_url and not re.fullmatch(r"https?://[^\s/]+.*", self.webhook_url.get_secret_value()):
             raise ValueError("NORMLAB_WEBHOOK_URL is not an http or https URL")
         if self.webhook_url and not 24 <= len(self.webhook_key) <= 64:
             raise ValueError(
                 "NORMLAB_WEBHOOK_SECRET is not whsec_ and 24 to 64 bytes in base64, as WEBHOOK_URL needs it"
             )
+        if self.webhook_url and self.end_command:
+            raise ValueError("NORMLAB_END_COMMAND and NORMLAB_WEBHOOK_URL are both set: set one of them")
+        try:
+            is_blank = self.end_command is not None and not shlex.split(self.end_command)
+        except ValueError as error:
+            raise ValueError(f"NORMLAB_END_COMMAND is {self.end_command!r}: {error}; quote as in a shell") from error
+        if is_blank:
+            raise ValueError("NORMLAB_END_COMMAND is blank: give a command, or do not set it")
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""The webhook: tells one URL of the settings when a job or an experiment has ended.
+"""The webhook: tells one URL of the settings, or runs a command, when a job or an experiment has ended.
 
 Requests are signed as https://www.standardwebhooks.com describes, so that receivers can use its libraries.
 """
@@ -13,6 +13,7 @@ import time
 
 import httpx2
 
+from service.dispatcher import end_command
 from service.dispatcher.leadership import Leadership
 from service.settings import Settings
 from service.store import Database, DatabaseError, deliveries
@@ -34,12 +35,12 @@ async def keep(
     transport: httpx2.AsyncBaseTransport | None = None,
     interval_s: float = INTERVAL_S,
 ) -> None:
-    """Send what is due, forever; return at once if no webhook is configured.
+    """Send what is due, forever; return at once if neither a webhook nor a command is configured.
 
     Raises:
         LeadershipLost: If another dispatcher is active.
     """
-    if settings.webhook_url is None:
+    if settings.webhook_url is None and settings.end_command is None:
         return
     # No redirects and no proxy of the environment: requests go to the configured URL alone.
     async with httpx2.AsyncClient(
@@ -70,7 +71,12 @@ async def send_due(settings: Settings, database: Database, leadership: Leadershi
 
 
 async def _send(settings: Settings, http: httpx2.AsyncClient, delivery: Delivery) -> tuple[int | None, str | None]:
-    """Return the status of the answer, and why it has to be sent again, None if it was accepted."""
+    """Return the status of the answer, if there is one, and why it has to be sent again, None if it was accepted."""
+    if settings.end_command is not None:
+        error = await end_command.run(settings.end_command, delivery)
+        if error is not None:
+            logger.warning("%s", error, extra={"delivery": delivery.id})
+        return None, error
     assert settings.webhook_url is not None
     body = json.dumps(delivery.body).encode()
     try:
@@ -80,9 +86,9 @@ async def _send(settings: Settings, http: httpx2.AsyncClient, delivery: Delivery
             "POST", settings.webhook_url.get_secret_value(), content=body, headers=headers
         ) as answer:
             status = answer.status_code
-    except httpx2.HTTPError as error:
-        logger.warning("webhook not delivered: %s", type(error).__name__, extra={"delivery": delivery.id})
-        return None, f"{type(error).__name__}: the receiver cannot be reached or does not answer"
+    except httpx2.HTTPError as failure:
+        logger.warning("webhook not delivered: %s", type(failure).__name__, extra={"delivery": delivery.id})
+        return None, f"{type(failure).__name__}: the receiver cannot be reached or does not answer"
     return status, None if 200 <= status < 300 else f"the receiver answered {status}"
 
 

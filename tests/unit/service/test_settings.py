@@ -204,6 +204,20 @@ def test_a_webhook_needs_a_url_and_a_secret(url: str, secret: str | None, compla
     assert "sesame" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("command", "url", "complaint"),
+    [
+        ("true", "https://example.org/x", "NORMLAB_END_COMMAND and NORMLAB_WEBHOOK_URL are both set"),
+        ("mail 'ada", None, 'NORMLAB_END_COMMAND is "mail \'ada": No closing quotation'),
+        ("  ", None, "NORMLAB_END_COMMAND is blank"),
+    ],
+)
+def test_a_command_is_one_and_replaces_the_webhook(command: str, url: str | None, complaint: str) -> None:
+    secret = SecretStr("whsec_" + 32 * "A")
+    with pytest.raises(ValidationError, match=complaint):
+        Settings(end_command=command, webhook_url=SecretStr(url) if url else None, webhook_secret=secret)
+
+
 def test_tokens_read_and_write_or_only_read() -> None:
     settings = Settings(api_tokens=SecretStr("ann:12345678, bob:abcdefgh:read,eve:ABCDEFGH:write,"))
     assert settings.tokens == {

@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import update
 
-from service.dispatcher import webhooks
+from service.dispatcher import end_command, webhooks
 from service.dispatcher.leadership import Leadership
 from service.experiments.request import ExperimentRequest, expand
 from service.settings import Settings
@@ -209,6 +209,50 @@ async def test_a_cancelled_job_is_told_whichever_process_cancels_it(hook: Hook, 
         await jobs.cancel(session, job)
     await hook.send()
     assert receiver.requests[0].body["data"]["status"] == "cancelled"
+
+
+async def test_a_command_gets_the_end_of_a_job_and_is_run_again_until_it_succeeds(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NORMLAB_WEBHOOK_SECRET", "whsec_secret")
+    script = tmp_path / "told.sh"
+    # The first time it fails, after it has read everything.
+    script.write_text('cd "$1"; cat > body; env > environment; test -e again || { touch again; exit 3; }')
+    settings = Settings(home=tmp_path, webhook_secret=None, end_command=f"sh {script} '{tmp_path}'")
+    async with httpx2.AsyncClient() as http:
+        hook = Hook(database, settings, http)
+        await hook.leadership.acquire()
+        await hook.send()
+        await create(database, name="named")
+        job = await end_next(database)
+        await hook.send()
+        assert await hook.log() == [("job.ended", "pending", 1, None)]
+        await hook.make_due()
+        await hook.send()
+    assert await hook.log() == [("job.ended", "delivered", 2, None)]
+    body = json.loads((tmp_path / "body").read_text())
+    assert (body["type"], body["data"]["job"]) == ("job.ended", job)
+    environment = (tmp_path / "environment").read_text()
+    assert "NORMLAB_DELIVERY=delivery_" in environment
+    assert "NORMLAB_WEBHOOK_SECRET" not in environment
+
+
+@pytest.mark.parametrize(("command", "reason"), [("no-such-command", "cannot be run"), ("sleep 60", "not ended after")])
+async def test_a_command_that_cannot_run_or_does_not_end_is_recorded(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, reason: str
+) -> None:
+    monkeypatch.setattr(end_command, "TIMEOUT_S", 0.1)
+    async with httpx2.AsyncClient() as http:
+        hook = Hook(database, Settings(home=tmp_path, end_command=command), http)
+        await hook.leadership.acquire()
+        await hook.send()
+        await create(database)
+        await end_next(database)
+        await hook.send()
+    async with database.read() as session:
+        [delivery], _ = await deliveries.page(session)
+    assert delivery.error is not None
+    assert reason in delivery.error
 
 
 async def test_without_a_url_nothing_is_read(database: Database, tmp_path: Path) -> None:
