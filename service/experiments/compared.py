@@ -135,7 +135,7 @@ def _settings(runs: Sequence[Run], question: Question) -> dict[str, dict[str, No
     found: dict[str, dict[str, None]] = {}
     for run in {run.configuration: run for run in runs}.values():
         for name, value in _flat(results.besides(run.spec, question)).items():
-            found.setdefault(name, {})[axes.label(name, value)] = None
+            found.setdefault(name, {})["not set" if value is None else axes.label(name, value)] = None
     return found
 
 
