@@ -13,9 +13,8 @@ from rich.text import Text
 from service.cli.exits import Invalid
 from service.cli.folding import Grid
 from service.cli.grids import cell_text, resolved_text
-from service.cli.output import WIDTH_OF_A_PIPE, Output, console, print_bytes
+from service.cli.output import console, plain_text, write_content
 from service.cli.session import AsJson, ExperimentIds, Json, connect, experiment_id
-from service.client.files import write_file
 from service.experiments.numbers import NONE, Number, words
 from worker.metrics import OutcomeMetric
 
@@ -91,19 +90,13 @@ def compare(
                 console().print(comparison_grid(found))
                 return
             content = _text(found, format).encode()
-    if output is not None:
-        write_file(output, content)
-    else:
-        print_bytes(content)
+    write_content(content, output)
 
 
 def _text(found: Json, format: Format) -> str:
     if format is Format.JSON:
         return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
-    plain = Output(width=WIDTH_OF_A_PIPE, force_terminal=False, color_system=None)
-    with plain.capture() as captured:
-        plain.print(comparison_grid(found))
-    return captured.get()
+    return plain_text(comparison_grid(found))
 
 
 def comparison_grid(comparison: Json) -> RenderableType:

@@ -20,7 +20,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from service.client.files import naming
+from service.client.files import naming, write_file
 
 Json = dict[str, Any]
 
@@ -56,6 +56,22 @@ def console(*, stderr: bool = False) -> Output:
     """Make a console as wide as the terminal; in a pipe, wide enough for any table."""
     is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
     return Output(stderr=stderr, width=None if is_terminal else WIDTH_OF_A_PIPE)
+
+
+def plain_text(renderable: RenderableType) -> str:
+    """Return what is printed in a pipe, to be written to a file."""
+    plain = Output(width=WIDTH_OF_A_PIPE, force_terminal=False, color_system=None)
+    with plain.capture() as captured:
+        plain.print(renderable)
+    return captured.get()
+
+
+def write_content(content: bytes, output: Path | None) -> None:
+    """Write to a file, or print on standard output."""
+    if output is not None:
+        write_file(output, content)
+    else:
+        print_bytes(content)
 
 
 def is_standard_output(path: Path) -> bool:

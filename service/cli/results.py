@@ -10,10 +10,9 @@ import typer
 
 from service.cli.exits import Invalid
 from service.cli.grids import results_grid
-from service.cli.output import WIDTH_OF_A_PIPE, Output, console, print_bytes
+from service.cli.output import console, plain_text, write_content
 from service.cli.session import AsJson, Json, connect, experiment_id
 from service.client.experiment_calls import TableFormat
-from service.client.files import write_file
 from service.report import as_latex, as_markdown, tables
 from worker.metrics import OutcomeMetric
 
@@ -103,10 +102,7 @@ def results(
                 console().print(results_grid(found))
                 return
             content = _text(found, format).encode()
-    if output is not None:
-        write_file(output, content)
-    else:
-        print_bytes(content)
+    write_content(content, output)
 
 
 def _text(found: Json, format: Format) -> str:
@@ -118,7 +114,4 @@ def _text(found: Json, format: Format) -> str:
         case Format.JSON:
             return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
         case _:
-            plain = Output(width=WIDTH_OF_A_PIPE, force_terminal=False, color_system=None)
-            with plain.capture() as captured:
-                plain.print(results_grid(found))
-            return captured.get()
+            return plain_text(results_grid(found))
