@@ -1,11 +1,13 @@
 """Clone: submitting the form without edits sends an equal request."""
 
+import asyncio
 import re
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx2
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from service.experiments.builtin import STUDIES
 from tests.dashboard.conftest import Api, Visit
@@ -88,6 +90,16 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
 }
 
 
+def held_until(event: asyncio.Event) -> Callable[[Route], Awaitable[None]]:
+    """Return a handler of requests that sends them once `event` is set."""
+
+    async def hold(route: Route) -> None:
+        await event.wait()
+        await route.continue_()
+
+    return hold
+
+
 def submitted(api: Api, body: dict[str, Any]) -> dict[str, Any]:
     answer = httpx2.post(f"{api.url}/v1/experiments", json=body)
     assert answer.status_code == 201, answer.text
@@ -136,6 +148,65 @@ async def test_a_cloned_job_is_an_equal_request(visit: Visit, api: Api) -> None:
     assert found["id"] != original["id"]
     for field in ("name", "title", "spec", "labels", "priority", "max_retries"):
         assert found[field] == original[field]
+
+
+async def test_the_form_is_shown_once_the_clone_was_read(visit: Visit, submit: Callable[..., str]) -> None:
+    read = asyncio.Event()
+    job = submit()
+    await visit.context.route(f"**/v1/jobs/{job}", held_until(read))
+    page = await visit.open(f"/new?from={job}")
+    await expect(page.get_by_text("Loading the form…")).to_be_visible()
+    await expect(page.get_by_role("button", name="Submit the job")).to_have_count(0)
+    read.set()
+    await expect(page.get_by_label("Batch size required")).to_have_value("8")
+    await expect(page.get_by_role("button", name="Submit the job")).to_be_visible()
+
+
+async def test_a_clone_that_cannot_be_read_says_so_and_is_read_again(visit: Visit, submit: Callable[..., str]) -> None:
+    job = submit()
+    await visit.context.route(f"**/v1/jobs/{job}", lambda route: route.abort(), times=1)
+    page = await visit.open(f"/new?from={job}")
+    await page.get_by_role("button", name="Try again").click()
+    await expect(page.get_by_label("Batch size required")).to_have_value("8")
+
+
+async def test_whoever_leaves_the_form_before_the_clone_is_read_stays_away(
+    visit: Visit, submit: Callable[..., str]
+) -> None:
+    read = asyncio.Event()
+    job = submit()
+    page = await visit.open(f"/jobs/{job}")
+    await expect(page.get_by_role("link", name="Clone")).to_be_visible()
+    await page.route(f"**/v1/jobs/{job}", held_until(read))
+    await page.get_by_role("link", name="Clone").click()
+    await expect(page.get_by_text("Loading the form…")).to_be_visible()
+    await page.get_by_role("link", name="Cluster").click()
+    await expect(page.get_by_role("heading", name="Cluster", exact=True)).to_be_visible()
+    read.set()
+    await page.unroute_all(behavior="wait")
+    await expect(page).to_have_url(f"{visit.api.url}/cluster")
+
+
+async def test_whoever_leaves_a_page_before_its_job_is_deleted_stays_away(
+    visit: Visit, submit: Callable[..., str]
+) -> None:
+    deleted = asyncio.Event()
+    job = submit()
+    httpx2.post(f"{visit.api.url}/v1/jobs/{job}/cancel").raise_for_status()
+    page = await visit.open(f"/jobs/{job}")
+    page.on("dialog", lambda dialog: dialog.accept())
+    await expect(page.get_by_role("button", name="Delete")).to_be_visible()
+    await page.route(f"**/v1/jobs/{job}", held_until(deleted))
+    async with page.expect_request(lambda request: request.method == "DELETE") as request:
+        await page.get_by_role("button", name="Delete").click()
+    await page.get_by_role("link", name="Cluster").click()
+    await expect(page.get_by_role("heading", name="Cluster", exact=True)).to_be_visible()
+    deleted.set()
+    response = await (await request.value).response()
+    assert response is not None
+    assert response.status == 204
+    await page.unroute_all(behavior="wait")
+    await expect(page).to_have_url(f"{visit.api.url}/cluster")
 
 
 async def test_a_label_of_a_clone_is_edited_and_the_others_stay(visit: Visit, api: Api) -> None:

@@ -11,13 +11,14 @@ export function jobButtons(job, shell, changed) {
   const { actions } = jobStatus(job.status);
   const ask = async (verb, question = null, body = undefined) => {
     if (question && !confirmed(question)) return;
+    const go = url.fromHere();
     try {
       const answer =
         verb === "delete"
           ? await send("DELETE", `/v1/jobs/${job.id}`)
           : await send("POST", `/v1/jobs/${job.id}/${verb}`, body);
-      if (verb === "delete") return url.go("/jobs");
-      if (verb === "retry" || verb === "extend") return url.go(`/jobs/${answer.id}`);
+      if (verb === "delete") return go("/jobs");
+      if (verb === "retry" || verb === "extend") return go(`/jobs/${answer.id}`);
       changed(answer);
       shell.say(
         {

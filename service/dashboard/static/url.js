@@ -55,6 +55,14 @@ export const url = {
     for (const callback of changed) callback();
   },
 
+  /** A function like `go` that does nothing once another page was opened: for what follows the answer to a request. */
+  fromHere() {
+    const { path } = this;
+    return (address, options) => {
+      if (this.path === path) this.go(address, options);
+    };
+  },
+
   /** Call `callback` after every change of the address. */
   onchange(callback) {
     changed.add(callback);

@@ -55,9 +55,10 @@ export default function experimentsPage(shell) {
   }
 
   async function importExample() {
+    const go = url.fromHere();
     try {
       const { id } = await send("POST", "/v1/bundles/example");
-      url.go(`/experiments/${id}`);
+      go(`/experiments/${id}`);
     } catch (problem) {
       shell.say(problem.detail, "bad");
     }

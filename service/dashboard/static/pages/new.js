@@ -23,10 +23,10 @@ export default function newPage(shell) {
   const specification = new Resource(shell.refresh);
   const builtIns = new Resource(shell.refresh);
   const preview = new Resource(shell.refresh);
+  const cloned = new Resource(shell.refresh);
   const gridEditor = new GridEditor(shell.refresh);
   let refused = null;
   let submitting = false;
-  let cloned = null;
   let beginning = null;
 
   const kind = () => url.get("kind", "job");
@@ -149,9 +149,9 @@ export default function newPage(shell) {
   }
 
   /** The request that made a job or an experiment. Submitted again, it makes an equal one. */
-  async function requestOf(id) {
+  async function requestOf(id, options) {
     const path = kind() === "job" ? `/v1/jobs/${id}` : `/v1/experiments/${id}`;
-    const stored = parseJson(await (await ask(path)).text());
+    const stored = parseJson(await (await ask(path, options)).text());
     if (kind() === "experiment")
       return Object.fromEntries(Object.entries(stored.request).filter(([, value]) => value !== null));
     const { name, labels, priority, max_retries } = stored;
@@ -163,13 +163,12 @@ export default function newPage(shell) {
     specification.load("specification", readVocabulary);
     if (kind() === "experiment")
       builtIns.load("builtins", async (signal) => (await get("/v1/experiments/builtin", {}, { signal })).data);
-    if (from && cloned !== from) {
-      cloned = from;
-      try {
-        return url.go(addressOf(await requestOf(from)), { replace: true });
-      } catch (problem) {
-        refused = problem;
-      }
+    if (from) {
+      const go = url.fromHere();
+      await cloned.load(from, (signal) => requestOf(from, { signal }));
+      // Without `from`, an earlier call has filled the form, and it may have been edited since.
+      if (cloned.data && !cloned.problem && url.get("from") === from) go(addressOf(cloned.data), { replace: true });
+      return;
     }
     await specification.settled;
     if (kind() === "experiment") beginning ??= beginShort();
@@ -184,11 +183,12 @@ export default function newPage(shell) {
     tried = true;
     refused = null;
     shell.refresh();
+    const go = url.fromHere();
     try {
       await beginning;
       if (!(await affordable())) return;
       const made = await send("POST", kind() === "job" ? "/v1/jobs" : "/v1/experiments", body());
-      url.go(kind() === "job" ? `/jobs/${made.id}` : `/experiments/${made.id}`);
+      go(kind() === "job" ? `/jobs/${made.id}` : `/experiments/${made.id}`);
     } catch (problem) {
       refused = problem;
       requestAnimationFrame(() => document.querySelector("[aria-invalid=true]")?.focus());
@@ -365,11 +365,12 @@ export default function newPage(shell) {
             : "A grid of training runs that tests which normalization is better at which batch size, and whether the difference is real.",
         ),
       );
-      if (!specification.data)
+      const problem = specification.problem ?? cloned.problem;
+      if (!specification.data || url.get("from"))
         return [
           heading,
-          specification.problem
-            ? problemNotice(specification.problem, () => specification.reload())
+          problem
+            ? problemNotice(problem, load)
             : h("div", { class: "empty", "aria-busy": "true" }, "Loading the form…"),
         ];
       const said = problems();
@@ -385,7 +386,7 @@ export default function newPage(shell) {
       ];
     },
     close() {
-      for (const resource of [specification, builtIns, preview]) resource.close();
+      for (const resource of [specification, builtIns, preview, cloned]) resource.close();
       previewSoon.cancel();
     },
   };

@@ -20,10 +20,11 @@ export function steering(shell, id, { changed, asked }) {
 
   async function ask(verb, question = null) {
     if (question && !confirmed(question)) return;
+    const go = url.fromHere();
     try {
       if (verb === "delete") {
         await send("DELETE", `/v1/experiments/${id}`);
-        return url.go("/experiments");
+        return go("/experiments");
       }
       changed(await send("POST", `/v1/experiments/${id}/${verb}`));
       shell.say(
