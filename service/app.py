@@ -4,6 +4,7 @@ Answers depend on the database and the artifact store alone, so any number of re
 """
 
 import asyncio
+import gc
 import logging
 import socket
 import sys
@@ -170,6 +171,8 @@ def main() -> None:
     except ValueError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    # A full collection need not go through what the imports have created: nothing is answered meanwhile.
+    gc.freeze()
     server.run()
 
 

@@ -1,4 +1,4 @@
-"""Children that run and do not respond: stopped, deadlocked, or waiting for something that never comes.
+"""Children that run and do not respond: deadlocked, or waiting for something that never comes.
 
 They are found by `/readyz`: the api hangs if it does not answer, the dispatcher if its heartbeat is missing, and Ray if
 the dispatcher reports that Ray does not answer.

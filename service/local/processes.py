@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from service.local.home import Process, State
 from service.settings import PREFIX, Settings
+from worker.process.stopped import StopWatch
 
 MARK = "NORMLAB_SUPERVISOR"
 """The environment variable that marks the processes of a supervisor."""
@@ -51,6 +52,7 @@ class Child:
         self._popen: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._deaths = 0
+        self._stop_watch: StopWatch | None = None
         self.start_at = 0.0
         """When it is to start again, by `time.monotonic`."""
         rotate(log)
@@ -78,6 +80,7 @@ class Child:
                 start_new_session=True,
             )
         self._started = time.monotonic()
+        self._stop_watch = StopWatch(self._popen.pid)
         return Process.of(self._popen.pid)
 
     def died(self) -> str | None:
@@ -93,6 +96,11 @@ class Child:
         self._deaths = 1 if time.monotonic() - self._started > STEADY_S else self._deaths + 1
         self.start_at = time.monotonic() + min(FIRST_PAUSE_S * 2 ** (self._deaths - 1), LONGEST_PAUSE_S)
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it runs and was stopped by a signal, some seconds ago or more."""
+        return self._popen is not None and self._stop_watch is not None and self._stop_watch.is_given_up()
 
     def ask_to_end(self) -> None:
         """Send SIGTERM."""

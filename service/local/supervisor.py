@@ -251,7 +251,10 @@ class Supervisor:
                 self._hangs.look(pids, readiness)
 
     def _supervise(self, child: Child) -> None:
-        if child.pid is not None and self._hangs.found(child.name, child.pid):
+        if child.is_stopped:
+            self._say(f"the {child.name} was stopped by a signal")
+            child.kill()
+        elif child.pid is not None and self._hangs.found(child.name, child.pid):
             self._say(f"the {child.name} does not respond")
             child.kill()
         if child.name == "ray" and child.pid is not None and self._ray and self._ray.raylet_exited(child.pid):

@@ -36,6 +36,7 @@ from worker.process.messages import (
     Start,
     Stop,
 )
+from worker.process.stopped import STOPPED_S, StopWatch
 
 MALLOC_ENVIRONMENT = {
     # By default glibc returns large blocks to the system and gets them back, zeroed page by page, at the next step. In
@@ -96,6 +97,7 @@ class TrainingProcess:
                 stdin=subprocess.DEVNULL,
             )
         self.pid = self._process.pid
+        self._stop_watch = StopWatch(self.pid)
         self._connection = Connection(parent.detach())
         # If the process has already ended, the receiving thread notices and says why.
         with suppress(TrainingProcessGone):
@@ -125,10 +127,12 @@ class TrainingProcess:
         """Check that the process is alive.
 
         Raises:
-            TrainingProcessGone: If it has ended, or has not answered renewals of its lease.
+            TrainingProcessGone: If it has ended, was stopped by a signal, or has not answered renewals of its lease.
         """
         if self._ended is not None:
             raise TrainingProcessGone(self._ended)
+        if self._stop_watch.is_given_up():
+            raise TrainingProcessGone(f"the training process was stopped by a signal for {STOPPED_S:g} s")
         if self._renewing and self._unanswered_s > self._silence_s:
             raise TrainingProcessGone(f"the training process has not answered for {self._silence_s:g} s")
 

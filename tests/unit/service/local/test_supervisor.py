@@ -341,6 +341,7 @@ class TestSupervisor:
         monkeypatch.setattr("service.local.supervisor.ASK_PAUSE_S", 0.01)
         monkeypatch.setattr("service.local.supervisor.ASK_TIMEOUT_S", 0.1)
         monkeypatch.setitem(hangs.HANGS_S, "api", 0.2)
+        monkeypatch.setattr("worker.process.stopped.STOPPED_S", 3600)
         said: list[str] = []
         with Supervisor(settings, said.append) as supervisor:
             supervisor.wait_ready()
@@ -350,6 +351,20 @@ class TestSupervisor:
             until(lambda: supervisor.pids.get("api", first) != first)
             assert "the api does not respond" in said
             monkeypatch.undo()
+            supervisor.wait_ready()
+
+    @pytest.mark.parametrize("name", ["api", "dispatcher"])
+    def test_replaces_what_a_signal_has_stopped(
+        self, name: str, settings: Settings, stand_ins: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("worker.process.stopped.STOPPED_S", 0)
+        said: list[str] = []
+        with Supervisor(settings, said.append) as supervisor:
+            supervisor.wait_ready()
+            first = supervisor.pids[name]
+            os.kill(first, signal.SIGSTOP)
+            until(lambda: supervisor.pids.get(name, first) != first)
+            assert f"the {name} was stopped by a signal" in said
             supervisor.wait_ready()
 
     def test_restarts_what_ended_though_its_output_cannot_be_written(
