@@ -158,7 +158,12 @@ def create_server(settings: Settings) -> Server:
 
 
 def main() -> None:
-    """Serve until a signal stops the process."""
+    """Serve until a signal stops the process.
+
+    With `--standby` it begins once a line arrives at standard input, and ends without one.
+    """
+    if "--standby" in sys.argv[1:] and not sys.stdin.readline():
+        return
     settings = settings_or_exit()
     logs.configure(settings.log_level)
     for chatty in ("uvicorn.error", "alembic"):

@@ -36,6 +36,8 @@ class Child:
         command: Called at every start for the program and its arguments.
         environment: Called at every start for the environment.
         log: The file of standard output and standard error. Those of earlier runs are kept.
+        has_standby: Whether another process, started with `--standby`, waits to take the place of one that ends: it
+            imports its modules, and continues once it reads a line from standard input.
     """
 
     def __init__(
@@ -44,12 +46,16 @@ class Child:
         command: Callable[[], Sequence[str]],
         environment: Callable[[], Mapping[str, str]],
         log: Path,
+        *,
+        has_standby: bool = False,
     ) -> None:
         self.name = name
         self.log = log
         self._command = command
         self._environment = environment
+        self._has_standby = has_standby
         self._popen: subprocess.Popen[bytes] | None = None
+        self._standby: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._deaths = 0
         self._stop_watch: StopWatch | None = None
@@ -69,19 +75,39 @@ class Child:
 
     def start(self) -> Process:
         """Start it now."""
+        self._popen = self._promoted() or self._spawn(stdin=subprocess.DEVNULL)
+        self._started = time.monotonic()
+        self._stop_watch = StopWatch(self._popen.pid)
+        return Process.of(self._popen.pid)
+
+    def prepare_standby(self) -> None:
+        """Start the process that waits to take its place, once it runs steadily. One is started for each run."""
+        runs = self._popen is not None and time.monotonic() - self._started > STEADY_S
+        if runs and self._has_standby and self._standby is None:
+            self._standby = self._spawn("--standby", stdin=subprocess.PIPE)
+
+    def _promoted(self) -> "subprocess.Popen[bytes] | None":
+        """Let the standby process continue. Returns it, or None if there is none that runs."""
+        standby, self._standby = self._standby, None
+        if standby is None:
+            return None
+        assert standby.stdin is not None
+        # It may have ended, also after it was found to run.
+        with contextlib.suppress(BrokenPipeError), standby.stdin as stdin:
+            stdin.write(b"\n")
+        return standby if standby.poll() is None else None
+
+    def _spawn(self, *arguments: str, stdin: int) -> "subprocess.Popen[bytes]":
         with self.log.open("ab") as log:
-            self._popen = subprocess.Popen(
+            return subprocess.Popen(
                 # By its path and without site-packages: it starts sooner, whatever import path the environment has.
-                [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *self._command()],
+                [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *self._command(), *arguments],
                 env=dict(self._environment()),
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._started = time.monotonic()
-        self._stop_watch = StopWatch(self._popen.pid)
-        return Process.of(self._popen.pid)
 
     def died(self) -> str | None:
         """Detect the end of the process, and schedule the next start.
@@ -115,6 +141,10 @@ class Child:
 
     def stop(self, timeout_s: float) -> None:
         """Send SIGTERM, and after `timeout_s` seconds SIGKILL to all processes left in its session."""
+        if self._standby is not None:
+            self._standby.kill()
+            self._standby.communicate()
+            self._standby = None
         if self._popen is None:
             return
         self.ask_to_end()

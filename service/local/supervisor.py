@@ -210,13 +210,14 @@ class Supervisor:
             return lambda: [sys.executable, "-P", "-m", name]
 
         def child(
-            name: str, command: Callable[[], list[str]], environment: Callable[[], dict[str, str]]
+            name: str, command: Callable[[], list[str]], environment: Callable[[], dict[str, str]], **options: bool
         ) -> dict[str, Child]:
-            return {name: Child(name, command, environment, self._home.logs / f"{name}.log")}
+            return {name: Child(name, command, environment, self._home.logs / f"{name}.log", **options)}
 
         children = child("ray", self._ray.command, self._head_environment) if self._ray else {}
         children |= child("dispatcher", module("service.dispatcher"), self._ray_environment)
-        return children | child("api", module("service.app"), self._environment)
+        # Most of the time of its start goes into imports, and clients wait meanwhile.
+        return children | child("api", module("service.app"), self._environment, has_standby=True)
 
     def _run(self) -> None:
         """Supervise the children until the stop.
@@ -277,6 +278,7 @@ class Supervisor:
             except OSError as error:
                 # The process is found by its mark if this supervisor is killed, so a full disk ends nothing here.
                 self._say(f"the state cannot be written to {self._settings.home}: {error.strerror}")
+        child.prepare_standby()
 
     def _end_of(self, name: str) -> str:
         """The reason that the log of a child has, as a sentence and the last lines of the log."""

@@ -1,25 +1,30 @@
 """The API and the dispatcher are killed before and after every commit and every call of a worker.
 
-The places are found, not chosen: `failpoints/sitecustomize.py` runs in each process of the service and records the line
-of the project behind every commit and every remote call. Then each of them kills its process once, before and after,
-while jobs train, pause, resume and are cancelled.
+The places are found, not chosen: in the source, as each `async with ... .write()` and each `self._answer(...)`; and in
+a run of each part, in which `failpoints/sitecustomize.py` records the places that the processes of the service come to.
+Then each place kills its process once before and once after, in a part that comes there, and the part must end as
+without a crash. Places of the source that no part comes to are named.
 """
 
+import ast
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from service.jobs import TERMINAL
+import service
 from tests.acceptance.whole_service import Service, running_service
-from tests.reliability.kills import STUDY
-from tests.reliability.report import Broken, promise, table
+from tests.reliability.crash_parts import PARTS, receiver
+from tests.reliability.report import promise, table
 
 FAILPOINTS = Path(__file__).parent / "failpoints"
-SMALL: dict[str, Any] = STUDY | {"epochs": 3}
+SOURCE = Path(service.__file__).parent
+RETENTION: dict[str, Any] = {"retention": "best-and-last", "retention_days": 1e-4}
 APART_S = 11
 """The supervisor gives up on a process that ends five times in a row within ten seconds of its start."""
+IN_A_ROW = 3
+"""Crashes before such a pause."""
 
 
 def run(folder: Path, *, short: bool) -> Iterator[str]:
@@ -28,60 +33,72 @@ def run(folder: Path, *, short: bool) -> Iterator[str]:
     environment = {"NORMLAB_PLACES": str(record), "NORMLAB_ARMED": str(armed), "PYTHONPATH": str(FAILPOINTS)}
     os.environ.update(environment)
     try:
-        with running_service(folder / "home") as service:
-            expected = cycle(service)
-            places = sorted(set(record.read_text(encoding="utf-8").split()))
-            points = [(place, when) for place in places for when in ("before", "after")]
-            rows = [_crash(service, armed, place, when, expected) for place, when in (points[:4] if short else points)]
+        with receiver() as url, running_service(folder / "home", webhook_url=url, **RETENTION) as running:
+            expected: dict[str, Any] = {}
+            parts: dict[str, str] = {}
+            for part, act in list(PARTS.items())[: 1 if short else None]:
+                expected[part] = act(running)
+                for place in set(record.read_text(encoding="utf-8").split()) - parts.keys():
+                    parts[place] = part
+            points = [(place, when) for place in sorted(parts) for when in ("before", "after")]
+            rows = []
+            for number, (place, when) in enumerate(points[:4] if short else points):
+                if number % IN_A_ROW == 0:
+                    time.sleep(APART_S)
+                rows.append(_crash(running, armed, place, when, parts[place], expected[parts[place]]))
     finally:
         for name in environment:
             del os.environ[name]
     reached = [row for row in rows if row is not None]
-    yield f"{len(places)} places, {len(points)} crash points; {len(reached)} of {len(rows)} were reached\n"
-    yield table(("place", "killed", "s until the jobs had ended"), reached)
+    yield f"{len(parts)} places, {len(points)} crash points; {len(reached)} of {len(rows)} were reached\n"
+    yield table(("place", "killed", "part", "s until the end of the part"), reached)
+    if missing := sorted(in_source() - parts.keys()):
+        yield "No part comes to:\n\n" + "".join(f"- {place}\n" for place in missing)
 
 
-def cycle(service: Service) -> tuple[str, Any]:
-    """Let jobs train, pause, resume and be cancelled. Returns weights and rows of those that trained.
-
-    Raises:
-        Broken: If a job does not end as it was asked to.
-    """
-    client = service.client
-    trained, paused, cancelled = (client.submit(SMALL, idempotency_key=os.urandom(8).hex())["id"] for _ in range(3))
-    _ask(service, "pause", paused)
-    _ask(service, "cancel", cancelled)
-    service.until(lambda: client.job(paused)["status"] in ("paused", *TERMINAL), "the pause")
-    _ask(service, "resume", paused)
-    ended = [client.wait(job) for job in (trained, paused, cancelled)]
-    promise([job["status"] for job in ended][:2] == ["succeeded"] * 2, f"jobs ended as {ended}")
-    promise(ended[2]["status"] in ("cancelled", "succeeded"), f"a cancelled job {ended[2]['status']}")
-    outcomes = {(service.weights(job), tuple(sorted(service.rows(job).items()))) for job in (trained, paused)}
-    promise(len(outcomes) == 1, "jobs with one seed differ")
-    return outcomes.pop()
+def in_source() -> set[str]:
+    """Return all places of the source, as `failpoints/sitecustomize.py` names them."""
+    found = set()
+    for path in SOURCE.rglob("*.py"):
+        name = path.relative_to(SOURCE.parent).as_posix()
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(function, ast.AsyncFunctionDef | ast.FunctionDef):
+                continue
+            for node in _own(function):
+                if isinstance(node, ast.AsyncWith) and any(_calls(item.context_expr, "write") for item in node.items):
+                    found.add(f"commit:{name}:{function.name}:{node.lineno}")
+                elif isinstance(node, ast.Await) and _calls(node.value, "_answer"):
+                    found.add(f"call:{name}:{function.name}:{node.lineno}")
+    return {place for place in found if not place.startswith("commit:service/dispatcher/leadership.py:write:")}
 
 
-def _ask(service: Service, action: str, job: str) -> None:
-    """Request an action, unless the job has ended."""
-    if service.client.job(job)["status"] not in TERMINAL:
-        try:
-            getattr(service.client, action)(job)
-        except Exception as error:
-            if service.client.job(job)["status"] not in (*TERMINAL, "paused", "pausing", "cancelling"):
-                raise Broken(f"{action}: {error}") from error
+def _own(function: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes of a function without those of functions in it."""
+    for node in ast.iter_child_nodes(function):
+        if not isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef | ast.Lambda):
+            yield node
+            yield from _own(node)
+
+
+def _calls(expression: ast.AST, method: str) -> bool:
+    return (
+        isinstance(expression, ast.Call)
+        and isinstance(expression.func, ast.Attribute)
+        and expression.func.attr == method
+    )
 
 
 def _crash(
-    service: Service, armed: Path, place: str, when: str, expected: tuple[str, Any]
-) -> tuple[str, str, str] | None:
+    running: Service, armed: Path, place: str, when: str, part: str, expected: Any
+) -> tuple[str, str, str, str] | None:
     """Kill the process that comes to a place. Returns a row of the table; None if none came."""
-    time.sleep(APART_S)
     armed.write_text(f"{place} {when}", encoding="utf-8")
     began = time.monotonic()
-    promise(cycle(service) == expected, f"{place}, {when}: weights or rows differ")
+    outcome = PARTS[part](running)
+    promise(outcome == expected, f"{place}, {when}: {part} ended with {outcome}, and without a crash with {expected}")
     took = time.monotonic() - began
-    promise(service.supervisor.error is None, f"{place}, {when}: {service.supervisor.error}")
+    promise(running.supervisor.error is None, f"{place}, {when}: {running.supervisor.error}")
     if armed.exists():
         armed.unlink()
         return None
-    return place, when, f"{took:.1f}"
+    return place, when, part, f"{took:.1f}"

@@ -39,7 +39,7 @@ def fault(*names: str, number: int = signal.SIGKILL, down_s: float = 0) -> Calla
     Args:
         names: Names of processes.
         number: SIGKILL or SIGSTOP.
-        down_s: Seconds for which the successors of the children of the supervisor are stopped at their start.
+        down_s: Seconds until the supervisor starts the successors of its children.
     """
 
     def strike(service: Service) -> None:
@@ -54,18 +54,15 @@ def fault(*names: str, number: int = signal.SIGKILL, down_s: float = 0) -> Calla
 
 
 def hold_down(service: Service, names: tuple[str, ...], down_s: float) -> None:
-    """Stop the successors of processes as soon as they start, and let them go on later."""
-    before, ends = service.supervisor.pids, time.monotonic() + down_s
-    stopped: set[int] = set()
-    while time.monotonic() < ends:
-        for name in names:
-            pid = service.supervisor.pids.get(name)
-            if pid is not None and pid != before.get(name) and pid not in stopped:
-                kill(pid, signal.SIGSTOP)
-                stopped.add(pid)
-        time.sleep(0.01)
-    for pid in stopped:
-        kill(pid, signal.SIGCONT)
+    """Let the supervisor start the successors of processes later."""
+    ends = time.monotonic() + down_s
+    for name in names:
+        _wait_for_end(service, name)
+        service.supervisor._children[name].start_at = ends
+
+
+def _wait_for_end(service: Service, name: str) -> None:
+    service.until(lambda: name not in service.supervisor.pids, f"the end of the {name}")
 
 
 EVERYTHING = ("api", "dispatcher", "raylet", "gcs", "actor", "training")

@@ -73,6 +73,29 @@ def test_it_says_where_it_listens_serves_and_ends_on_a_signal(tmp_path: Path) ->
     assert not [line for line in rest if line["level"] in ("error", "warning")]
 
 
+@pytest.mark.parametrize("line", ["\n", ""])
+def test_on_standby_it_serves_after_a_line_and_ends_without_one(tmp_path: Path, line: str) -> None:
+    migrated(tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "-m", "service.app", "--standby"],
+        env=environment(tmp_path),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(line)
+        process.stdin.close()
+        said = process.stderr.readline()
+        if line:
+            assert httpx2.get(f"{json.loads(said)['url']}/livez").status_code == 200
+            process.send_signal(signal.SIGTERM)
+        else:
+            assert said == ""
+    assert process.returncode in (0, -signal.SIGTERM)
+
+
 def test_it_does_not_start_on_a_database_that_is_not_its_own_and_says_what_to_do(tmp_path: Path) -> None:
     with serve(tmp_path) as process:
         said = lines(process.stderr)

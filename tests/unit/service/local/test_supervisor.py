@@ -31,6 +31,15 @@ SLEEPER = [sys.executable, "-S", "-c", "import time; print('up', flush=True); ti
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
 )
+# Like the real API it can wait to take the place of another.
+STANDBY = """
+import sys, time
+if "--standby" in sys.argv:
+    print("waits", flush=True)
+    sys.stdin.readline()
+print("works", flush=True)
+time.sleep(600)
+"""
 # Like the real API it answers /readyz; like the real dispatcher it reports the address of Ray.
 API = """
 import http.server, os, socket
@@ -78,6 +87,28 @@ def can_be_reached(url: str) -> bool:
 
 def child(tmp_path: Path, command: list[str], **environment: str) -> Child:
     return Child("sleeper", lambda: command, lambda: dict(os.environ) | environment, tmp_path / "sleeper.log")
+
+
+def restarted(child: Child) -> Process:
+    """Kill a child and start it again."""
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGKILL)
+    until(lambda: child.died())
+    return child.start()
+
+
+@pytest.fixture
+def with_standby(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Child]:
+    """A child that runs, and whose standby waits."""
+    monkeypatch.setattr("service.local.processes.STEADY_S", -1)
+    command = [sys.executable, "-S", "-c", STANDBY]
+    child = Child("standby", lambda: command, lambda: dict(os.environ), tmp_path / "standby.log", has_standby=True)
+    child.start()
+    until(lambda: child.log_tail() == "works")
+    child.prepare_standby()
+    until(lambda: child.log_tail() == "works\nwaits")
+    yield child
+    child.stop(timeout_s=120)
 
 
 @pytest.fixture
@@ -203,6 +234,28 @@ class TestChild:
         until(lambda: how.append(ended) if (ended := sleeper.died()) else how)
         assert how == ["was ended by SIGKILL"]
 
+    def test_that_has_a_standby_is_replaced_by_it(self, with_standby: Child) -> None:
+        assert with_standby._standby is not None
+        waiting = with_standby._standby.pid
+        assert restarted(with_standby).pid == waiting
+        until(lambda: with_standby.log_tail() == "works\nwaits\nworks")
+        with_standby.prepare_standby()
+        until(lambda: with_standby.log_tail() == "works\nwaits\nworks\nwaits")
+
+    def test_whose_standby_has_ended_is_replaced_all_the_same(self, with_standby: Child) -> None:
+        assert with_standby._standby is not None
+        os.kill(with_standby._standby.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, with_standby._standby.pid, os.WEXITED | os.WNOWAIT)
+        with_standby.prepare_standby()
+        restarted(with_standby)
+        until(lambda: with_standby.log_tail() == "works\nwaits\nworks")
+
+    def test_stops_with_its_standby(self, with_standby: Child) -> None:
+        assert with_standby._standby is not None
+        waiting = Process.of(with_standby._standby.pid)
+        with_standby.stop(timeout_s=120)
+        assert not waiting.alive
+
     @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end children with their parent")
     def test_ends_with_its_supervisor_however_that_ends(self, tmp_path: Path) -> None:
         program = f"""
@@ -245,7 +298,8 @@ time.sleep(600)
             assert parent.stdout is not None
             pid = int(parent.stdout.readline())
         assert alive(pid)
-        assert kill_left_behind(state)
+        # For a moment after exec, a process has no environment.
+        until(lambda: kill_left_behind(state))
         until(lambda: not alive(pid))
         assert not kill_left_behind(state)
 
