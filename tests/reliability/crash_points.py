@@ -7,6 +7,7 @@ without a crash. Places of the source that no part comes to are named.
 """
 
 import ast
+import base64
 import os
 import time
 from collections.abc import Iterator
@@ -20,7 +21,13 @@ from tests.reliability.report import promise, table
 
 FAILPOINTS = Path(__file__).parent / "failpoints"
 SOURCE = Path(service.__file__).parent
-RETENTION: dict[str, Any] = {"retention": "best-and-last", "retention_days": 1e-4}
+TOKEN = "crash-points-token"
+SETTINGS: dict[str, Any] = {
+    "api_tokens": f"me:{TOKEN}",
+    "webhook_secret": f"whsec_{base64.b64encode(bytes(32)).decode()}",
+    "retention": "best-and-last",
+    "retention_days": 1e-4,
+}
 APART_S = 11
 """The supervisor gives up on a process that ends five times in a row within ten seconds of its start."""
 IN_A_ROW = 3
@@ -31,9 +38,10 @@ def run(folder: Path, *, short: bool) -> Iterator[str]:
     """Yield the table of places, and whether all was whole after each crash."""
     record, armed = folder / "places", folder / "armed"
     environment = {"NORMLAB_PLACES": str(record), "NORMLAB_ARMED": str(armed), "PYTHONPATH": str(FAILPOINTS)}
+    environment["NORMLAB_TOKEN"] = TOKEN
     os.environ.update(environment)
     try:
-        with receiver() as url, running_service(folder / "home", webhook_url=url, **RETENTION) as running:
+        with receiver() as url, running_service(folder / "home", webhook_url=url, **SETTINGS) as running:
             expected: dict[str, Any] = {}
             parts: dict[str, str] = {}
             for part, act in list(PARTS.items())[: 1 if short else None]:
