@@ -31,7 +31,7 @@ ENDED = frozenset({ExperimentStatus.CANCELLED, ExperimentStatus.FINISHED})
 EXPERIMENT_ACTIONS: dict[ExperimentStatus, frozenset[ExperimentAction]] = {
     ExperimentStatus.QUEUED: frozenset({ExperimentAction.EXTEND, ExperimentAction.PAUSE, ExperimentAction.CANCEL}),
     ExperimentStatus.RUNNING: frozenset({ExperimentAction.EXTEND, ExperimentAction.PAUSE, ExperimentAction.CANCEL}),
-    ExperimentStatus.PAUSING: frozenset({ExperimentAction.EXTEND, ExperimentAction.RESUME, ExperimentAction.CANCEL}),
+    ExperimentStatus.PAUSING: frozenset({ExperimentAction.EXTEND, ExperimentAction.CANCEL}),
     ExperimentStatus.PAUSED: frozenset({ExperimentAction.EXTEND, ExperimentAction.RESUME, ExperimentAction.CANCEL}),
     ExperimentStatus.CANCELLING: frozenset(),
     ExperimentStatus.CANCELLED: frozenset({ExperimentAction.DELETE}),

@@ -130,10 +130,16 @@ async def pause(session: AsyncSession, experiment_id: str) -> Experiment:
 
 
 async def resume(session: AsyncSession, experiment_id: str) -> Experiment:
-    """Queue every paused job again. Raises `NotFound`, or `Conflict` if it has been cancelled."""
+    """Queue every paused job again. Raises `NotFound`, or `Conflict` if it has been cancelled or is still pausing."""
     experiment = await get(session, experiment_id, lock=True)
     if experiment.requested_state == CANCELLED:
         raise Conflict(f"Experiment {experiment_id} has been cancelled and cannot be resumed.")
+    # They would end as paused after the experiment was resumed, and stay so.
+    pausing = await _in_state(session, experiment_id, frozenset({Status.PAUSING}))
+    if experiment.requested_state == PAUSED and pausing:
+        raise Conflict(
+            f"Experiment {experiment_id} is still pausing ({len(pausing)} of its jobs): resume it once it is paused."
+        )
     paused = await _in_state(session, experiment_id, frozenset({Status.PAUSED}))
     for job in paused:
         job.not_before = None

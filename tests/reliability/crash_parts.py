@@ -85,6 +85,7 @@ def experiments(service: Service) -> Any:
     experiment = client.experiments.submit(request, key())["id"]
     client.experiments.pause(experiment)
     client.experiments.change(experiment, name="changed")
+    service.until(lambda: client.experiments.get(experiment)["status"] in ("paused", "finished"), "the pause")
     client.experiments.resume(experiment)
     link = client.experiments.share(experiment)["id"]
     client.experiments.unshare(experiment, link)

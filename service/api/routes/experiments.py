@@ -219,7 +219,7 @@ async def pause(context: Context, experiment_id: ExperimentId) -> ExperimentDeta
 
 @router.post("/{experiment_id}/resume", operation_id="resume_experiment", status_code=202, responses=VERBS)
 async def resume(context: Context, experiment_id: ExperimentId) -> ExperimentDetail:
-    """Queue all paused jobs of an experiment again."""
+    """Queue all paused jobs of an experiment again. It is refused while the experiment is pausing."""
     return await _done(context, experiments.resume, experiment_id)
 
 

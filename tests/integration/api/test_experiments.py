@@ -218,6 +218,9 @@ async def test_an_experiment_is_steered_as_one(http: AsyncClient, reporter: Repo
         return answer.status_code, answer.json()["status"] if answer.status_code == 202 else answer.json()["detail"]
 
     assert await do("pause") == (202, "pausing")
+    # Its worker takes a checkpoint: a resumed experiment would never end, as this job stays paused.
+    code, detail = await do("resume")
+    assert (code, detail) == (409, f"Experiment {id_} is still pausing (1 of its jobs): resume it once it is paused.")
     await reporter.finish("paused")
     assert await do("pause") == (202, "paused")
     assert await do("resume") == (202, "queued")
