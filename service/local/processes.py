@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from service.local.home import Process, State
 from service.settings import PREFIX, Settings
-from worker.process.stopped import StopWatch
+from worker.stopped import StopWatch
 
 MARK = "NORMLAB_SUPERVISOR"
 """The environment variable that marks the processes of a supervisor."""

@@ -47,9 +47,10 @@ LIGHT = (
     "worker.metrics",
     "worker.normalizations",
     "worker.recipes",
+    "worker.stopped",
     "worker.validation",
 )
-"""The modules of `worker` that `service` may import. They import the standard library and pydantic only."""
+"""The modules of `worker` that `service` may import. They import the standard library, pydantic and psutil only."""
 HEAVY = "worker.normalizations.layers"
 """The module of a light package that is not light."""
 CLUSTER = "service.dispatcher.cluster"
@@ -166,9 +167,12 @@ def refusal(module: str, imported: str) -> str | None:
     if is_light(module):
         standard = imported.split(".")[0] in sys.stdlib_module_names
         if not (
-            standard or within(imported, "pydantic", "pydantic_core") or is_light(imported) or imported == "worker"
+            standard
+            or within(imported, "pydantic", "pydantic_core", "psutil")
+            or is_light(imported)
+            or imported == "worker"
         ):
-            return "a light module imports the standard library, pydantic and other light modules only"
+            return "a light module imports the standard library, pydantic, psutil and other light modules only"
     if package == "gn" and within(imported, "worker", "service"):
         return "gn imports torch and no other package of this project"
     if package == "worker" and within(imported, "service"):

@@ -36,7 +36,7 @@ from worker.process.messages import (
     Start,
     Stop,
 )
-from worker.process.stopped import STOPPED_S, StopWatch
+from worker.stopped import STOPPED_S, StopWatch
 
 MALLOC_ENVIRONMENT = {
     # By default glibc returns large blocks to the system and gets them back, zeroed page by page, at the next step. In

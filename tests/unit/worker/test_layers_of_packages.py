@@ -29,6 +29,7 @@ LAYERS = (
         "normalizations",
         "recipes",
         "spec",
+        "stopped",
         "validation",
     },
 )

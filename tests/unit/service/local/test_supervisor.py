@@ -395,7 +395,7 @@ class TestSupervisor:
         monkeypatch.setattr("service.local.supervisor.ASK_PAUSE_S", 0.01)
         monkeypatch.setattr("service.local.supervisor.ASK_TIMEOUT_S", 0.1)
         monkeypatch.setitem(hangs.HANGS_S, "api", 0.2)
-        monkeypatch.setattr("worker.process.stopped.STOPPED_S", 3600)
+        monkeypatch.setattr("worker.stopped.STOPPED_S", 3600)
         said: list[str] = []
         with Supervisor(settings, said.append) as supervisor:
             supervisor.wait_ready()
@@ -411,7 +411,7 @@ class TestSupervisor:
     def test_replaces_what_a_signal_has_stopped(
         self, name: str, settings: Settings, stand_ins: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("worker.process.stopped.STOPPED_S", 0)
+        monkeypatch.setattr("worker.stopped.STOPPED_S", 0)
         said: list[str] = []
         with Supervisor(settings, said.append) as supervisor:
             supervisor.wait_ready()

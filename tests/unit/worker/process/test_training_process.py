@@ -265,7 +265,7 @@ def test_a_process_that_does_not_answer_is_given_up(start_process: Any, monkeypa
     trainer, clock = start_process(), Clock()
     os.kill(trainer.process.pid, signal.SIGSTOP)
     monkeypatch.setattr("worker.process.training_process.time", clock)
-    monkeypatch.setattr("worker.process.stopped.STOPPED_S", 3600)
+    monkeypatch.setattr("worker.stopped.STOPPED_S", 3600)
     trainer.process.renew_lease()
     # In this time the process that renews the lease was stopped itself.
     clock.now += 3600
@@ -281,7 +281,7 @@ def test_a_process_that_does_not_answer_is_given_up(start_process: Any, monkeypa
 def test_a_process_that_was_stopped_is_given_up(start_process: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = start_process()
     trainer.process.check()
-    monkeypatch.setattr("worker.process.stopped.STOPPED_S", 0)
+    monkeypatch.setattr("worker.stopped.STOPPED_S", 0)
     trainer.process.check()
     os.kill(trainer.process.pid, signal.SIGSTOP)
     os.waitid(os.P_PID, trainer.process.pid, os.WSTOPPED | os.WNOWAIT)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from worker.process.stopped import LONGEST_PAUSE_S, STOPPED_S, StopWatch
+from worker.stopped import LONGEST_PAUSE_S, STOPPED_S, StopWatch
 
 
 class Watched:
