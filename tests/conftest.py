@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import pytest
+from httpx2._config import DEFAULT_TIMEOUT_CONFIG
 from pytest_postgresql.executors import PostgreSQLExecutor
 
 from service.store import Database, migrate
@@ -24,6 +25,8 @@ from tests.reaper import pytest_configure as pytest_configure
 if TYPE_CHECKING:
     from xdist.scheduler import LoadFileScheduling
 
+# On a loaded machine an answer may take longer than the 5 s that requests without a client wait.
+DEFAULT_TIMEOUT_CONFIG.read = 120
 # On a loaded machine examples may take any time.
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")

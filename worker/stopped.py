@@ -3,8 +3,6 @@
 import time
 from collections.abc import Callable
 
-import psutil
-
 STOPPED_S = 5.0
 """A process that has been stopped for this time is given up."""
 LONGEST_PAUSE_S = 3.0
@@ -38,6 +36,9 @@ class StopWatch:
         return self._stopped_s >= STOPPED_S
 
     def _is_stopped(self) -> bool:
+        # Here, as benchmarks of the worker run where psutil is not installed.
+        import psutil
+
         try:
             # Not STATUS_TRACING_STOP: a debugger holds that process, and will let it continue.
             return bool(psutil.Process(self._pid).status() == psutil.STATUS_STOPPED)

@@ -135,14 +135,18 @@ async def test_all_requests_for_an_experiment_concern_the_dispatcher(database: D
     async with database.write() as session:
         id_ = (await experiments.create(session, asked, expand(asked))).id
         assert Channel.QUEUE in notified_by(session)
-    await Worker.run(database)
-    for change in (experiments.pause, experiments.resume):
-        async with database.write() as session:
-            await change(session, id_)
-            assert Channel.QUEUE in notified_by(session)
+    worker = await Worker.run(database)
+    async with database.write() as session:
+        await experiments.pause(session, id_)
+        assert Channel.QUEUE in notified_by(session)
+    await worker.finish("paused")
+    async with database.write() as session:
+        await experiments.resume(session, id_)
+        assert Channel.QUEUE in notified_by(session)
     async with database.write() as session:
         await experiments.prioritize(session, await experiments.get(session, id_, lock=True), 3)
         assert notified_by(session) == {Channel.QUEUE}
+    await Worker.run(database)
     async with database.write() as session:
         await experiments.cancel(session, id_)
         assert Channel.QUEUE in notified_by(session)
