@@ -134,9 +134,10 @@ async def resume(session: AsyncSession, experiment_id: str) -> Experiment:
     experiment = await get(session, experiment_id, lock=True)
     if experiment.requested_state == CANCELLED:
         raise Conflict(f"Experiment {experiment_id} has been cancelled and cannot be resumed.")
-    # They would end as paused after the experiment was resumed, and stay so.
-    pausing = await _in_state(session, experiment_id, frozenset({Status.PAUSING}))
-    if experiment.requested_state == PAUSED and pausing:
+    # A job that is pausing would become paused after the experiment was resumed, and stay so.
+    if experiment.requested_state == PAUSED and (
+        pausing := await _in_state(session, experiment_id, frozenset({Status.PAUSING}))
+    ):
         raise Conflict(
             f"Experiment {experiment_id} is still pausing ({len(pausing)} of its jobs): resume it once it is paused."
         )

@@ -1,16 +1,17 @@
 """Fixtures of the dashboard in Chromium, with an API on a free port."""
 
+import asyncio
 import os
 import shutil
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, expect
+from playwright.async_api import Browser, BrowserContext, Page, Route, expect
 
 from service.api.context import Services
 from service.app import Server, create_server
@@ -134,6 +135,16 @@ def submit(api: Api) -> Iterator[Callable[..., str]]:
             return job
 
         yield submit
+
+
+def held_until(event: asyncio.Event) -> Callable[[Route], Awaitable[None]]:
+    """Return a handler of requests that sends them once `event` is set."""
+
+    async def hold(route: Route) -> None:
+        await event.wait()
+        await route.continue_()
+
+    return hold
 
 
 @dataclass

@@ -2,15 +2,15 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
 import pytest
-from playwright.async_api import Page, Route, expect
+from playwright.async_api import Page, expect
 
 from service.experiments.builtin import STUDIES
-from tests.dashboard.conftest import Api, Visit
+from tests.dashboard.conftest import Api, Visit, held_until
 
 pytestmark = pytest.mark.anyio
 
@@ -88,16 +88,6 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     },
     "one cell": {"base": {"normalization": {"type": "group", "num_groups": None}, "batch_size": 4}},
 }
-
-
-def held_until(event: asyncio.Event) -> Callable[[Route], Awaitable[None]]:
-    """Return a handler of requests that sends them once `event` is set."""
-
-    async def hold(route: Route) -> None:
-        await event.wait()
-        await route.continue_()
-
-    return hold
 
 
 def submitted(api: Api, body: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from service.client import Client
 from service.settings import Settings
-from tests.dashboard.conftest import PATIENCE_S, Api, Visit
+from tests.dashboard.conftest import PATIENCE_S, Api, Visit, held_until
 from tests.dashboard.test_accessibility import violations
 from tests.integration.api.reporter import Reporter
 
@@ -317,12 +317,7 @@ async def test_going_somewhere_takes_the_focus_along(visit: Visit) -> None:
 
 async def test_so_does_leaving_a_page_that_is_not_shown_yet(visit: Visit) -> None:
     shown = asyncio.Event()
-
-    async def hold(route: Route) -> None:
-        await shown.wait()
-        await route.continue_()
-
-    await visit.context.route("**/pages/jobs.js", hold)
+    await visit.context.route("**/pages/jobs.js", held_until(shown))
     page = await visit.open("/jobs")
     await page.get_by_role("link", name="Cluster").click()
     await expect(page.get_by_role("main")).to_be_focused()

@@ -23,10 +23,11 @@ def environment(home: Path, **variables: str) -> dict[str, str]:
     return ours | {"NORMLAB_HOME": str(home), "NORMLAB_PORT": "0"} | variables
 
 
-def serve(home: Path, **variables: str) -> "subprocess.Popen[str]":
+def serve(home: Path, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "service.app"],
+        [sys.executable, "-m", "service.app", *arguments],
         env=environment(home, **variables),
+        stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -76,13 +77,7 @@ def test_it_says_where_it_listens_serves_and_ends_on_a_signal(tmp_path: Path) ->
 @pytest.mark.parametrize("line", ["\n", ""])
 def test_on_standby_it_serves_after_a_line_and_ends_without_one(tmp_path: Path, line: str) -> None:
     migrated(tmp_path)
-    with subprocess.Popen(
-        [sys.executable, "-m", "service.app", "--standby"],
-        env=environment(tmp_path),
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with serve(tmp_path, "--standby") as process:
         assert process.stdin is not None
         assert process.stderr is not None
         process.stdin.write(line)
