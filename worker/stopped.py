@@ -2,6 +2,11 @@
 
 import time
 from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from psutil import Process
 
 STOPPED_S = 5.0
 """A process that has been stopped for this time is given up."""
@@ -41,6 +46,12 @@ class StopWatch:
 
         try:
             # Not STATUS_TRACING_STOP: a debugger holds that process, and will let it continue.
-            return bool(psutil.Process(self._pid).status() == psutil.STATUS_STOPPED)
+            return bool(self._process.status() == psutil.STATUS_STOPPED)
         except psutil.Error:
             return False
+
+    @cached_property
+    def _process(self) -> "Process":
+        import psutil
+
+        return psutil.Process(self._pid)

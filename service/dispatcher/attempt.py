@@ -184,10 +184,7 @@ class AttemptRun:
             stored: Precision = self._job.precision  # type: ignore[assignment]
             return stored
         found = await self._precisions.measure(await self._storage.workloads(self._job), self._first)
-        resolved = await self._storage.resolve_precision(found.precision)
-        if resolved == found.precision:
-            await self._storage.log(f"the precision auto is resolved to {found.reason}", "info")
-        return resolved
+        return await self._storage.resolve_precision(found)
 
     # Launch
 

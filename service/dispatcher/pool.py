@@ -19,8 +19,8 @@ READY_LIMIT_S = 300.0
 """A worker that is not ready this long after Ray has created it, or could have, is replaced."""
 HEARD_S = 1.0
 """No attempt starts on a worker that was not heard from within this time."""
-PING_S: Mapping[WorkerActivity, float] = {"idle": 0.8, "busy": 3.0}
-"""A worker that was not heard from for this time is asked whether it responds. A busy one answers polls, too."""
+PING_S = 3.0
+"""A worker that was not heard from for this time is asked whether it responds, also if it has nothing to do."""
 SILENCE_S: Mapping[WorkerActivity, int] = {"idle": 5, "busy": 10}
 """A worker whose training process does not answer for this time is replaced."""
 STRANGER_LOOKS = 10
@@ -122,10 +122,10 @@ class Pool:
     async def watch(self) -> None:
         """Ask the workers that were not heard from whether they respond, forever, and replace those that do not."""
         while True:
-            pause_s = PING_S["idle"]
+            pause_s = PING_S
             for slot in list(self._slots.values()):
                 if slot.state != "starting" and slot.worker.name not in self._pings:
-                    if (left_s := PING_S[slot.state] - slot.silent_s) <= 0:
+                    if (left_s := PING_S - slot.silent_s) <= 0:
                         self._ping_soon(slot)
                     else:
                         pause_s = min(pause_s, left_s)

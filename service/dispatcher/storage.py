@@ -14,8 +14,8 @@ from service.dispatcher.leadership import Leadership
 from service.dispatcher.orphans import checkpoint_id, remove_orphans_of
 from service.dispatcher.outcome import Outcome
 from service.errors import CorruptFile, StorageFull, StorageUnavailable
-from service.experiments.precision import Workload
-from service.store import Database, DatabaseError, attempts, checkpoints, events, precisions
+from service.experiments.precision import Resolution, Workload
+from service.store import Database, DatabaseError, Session, attempts, checkpoints, events, precisions
 from service.store.tables import Attempt, Checkpoint, Job
 from worker.events import CheckpointTaken, Event, Failure, File, Finished, LogLevel, Precision
 
@@ -94,7 +94,7 @@ class AttemptStorage:
 
         return await self._until_available("its precision is not resolved", read)
 
-    async def resolve_precision(self, precision: Precision) -> Precision:
+    async def resolve_precision(self, found: Resolution) -> Precision:
         """Store what the precision `auto` of the job is resolved to, unless it was resolved before; return which it is.
 
         Raises:
@@ -103,7 +103,10 @@ class AttemptStorage:
 
         async def store() -> Precision:
             async with self._leadership.write() as session:
-                return await attempts.resolve_precision(session, self._attempt_id, precision)
+                resolved = await attempts.resolve_precision(session, self._attempt_id, found.precision)
+                if resolved == found.precision:
+                    await self._add_line(session, f"the precision auto is resolved to {found.reason}", "info")
+                return resolved
 
         return await self._until_available("its precision is not stored", store)
 
@@ -158,11 +161,13 @@ class AttemptStorage:
 
     async def log(self, message: str, level: LogLevel) -> None:
         """Add a line to the log of the job. It is lost if the database is unavailable."""
-        data = {"level": level, "message": message}
         with suppress(DatabaseError, OSError):
             async with self._leadership.write() as session:
-                now = datetime.now(UTC)
-                await events.add(session, self._job_id, "log", data, now, attempt_id=self._attempt_id)
+                await self._add_line(session, message, level)
+
+    async def _add_line(self, session: Session, message: str, level: LogLevel) -> None:
+        data = {"level": level, "message": message}
+        await events.add(session, self._job_id, "log", data, datetime.now(UTC), attempt_id=self._attempt_id)
 
     def log_soon(self, message: str) -> None:
         """Add a line to the log of the job in the background."""
