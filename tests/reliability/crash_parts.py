@@ -1,5 +1,6 @@
 """What users do with the service, in parts that end alike whether a process of the service crashes meanwhile or not."""
 
+import asyncio
 import os
 import signal
 import tempfile
@@ -12,8 +13,11 @@ from typing import Any
 
 from service.client import ApiError, Client
 from service.jobs import TERMINAL
+from service.store import Database, imports
+from service.store.identifiers import new_id
+from service.store.tables import Import
 from tests.acceptance.whole_service import Service
-from tests.reliability.kills import FIRST_STEPS, STUDY, fault
+from tests.reliability.kills import FIRST_STEPS, STEPS_PER_EPOCH, STUDY, fault
 from tests.reliability.report import Broken, promise
 
 SMALL: dict[str, Any] = STUDY | {"epochs": 3}
@@ -67,6 +71,30 @@ def view(client: Client) -> int:
     [saved] = client._connection.json("GET", "/v1/views")["data"]
     client._connection.request("DELETE", f"/v1/views/{saved['id']}")
     return len(client._connection.json("GET", "/v1/views")["data"])
+
+
+def automatic_precision(service: Service) -> Any:
+    """A job trains in the precision that the service chooses, and keeps it."""
+    job = train(service.client, TINY | {"precision": "auto"})
+    found = service.client.job(job)
+    attempts = {attempt["precision"] for attempt in found["attempts"]} - {None}
+    promise(attempts == {found["precision"]}, f"the attempts of a job ran in {attempts}")
+    return tuple(sorted(service.rows(job).items()))
+
+
+def damaged_checkpoint(service: Service) -> Any:
+    """A paused job resumes although the files of its newest checkpoint are damaged."""
+    job = submit(service.client, SMALL)
+    service.wait_for_step(job, STEPS_PER_EPOCH + 1)
+    _ask(service.client, "pause", job)
+    service.until(lambda: service.client.job(job)["status"] in ("paused", *TERMINAL), "the pause")
+    newest = service.client.checkpoint((job, "latest"))["id"]
+    for file in (service.home / "artifacts" / job / newest).iterdir():
+        os.truncate(file, 0)
+    _ask(service.client, "resume", job)
+    ended = service.client.wait(job)
+    promise(ended["status"] == "succeeded", f"a job with a damaged checkpoint {ended['status']}: {ended['error']}")
+    return result(service, job)
 
 
 def two_workers(service: Service) -> Any:
@@ -124,6 +152,34 @@ def without_ray(service: Service) -> Any:
     return ended["status"], train(service.client, TINY) is not None
 
 
+def without_ray_and_dispatcher(service: Service) -> Any:
+    """A job is cancelled while Ray does not answer and the dispatcher that has started it is gone."""
+    job = submit(service.client, TINY | {"epochs": 10_000})
+    service.wait_for_step(job, 1)
+    fault("gcs", number=signal.SIGSTOP)(service)
+    service.kill("dispatcher")
+    service.client.cancel(job)
+    ended = service.client.wait(job)
+    service.kill("ray")
+    return ended["status"], train(service.client, TINY) is not None
+
+
+def interrupted_import(service: Service) -> Any:
+    """What a process that ended during an import has left is removed."""
+    experiment = new_id("experiment")
+
+    async def begin_import() -> None:
+        async with Database(service.home / "normlab.db") as database, database.write() as session:
+            await imports.begin(session, experiment)
+
+    async def is_left() -> bool:
+        async with Database(service.home / "normlab.db") as database, database.read() as session:
+            return await session.get(Import, experiment) is not None
+
+    asyncio.run(begin_import())
+    service.until(lambda: not asyncio.run(is_left()) or None, "the end of the import")
+
+
 def contents(service: Service, experiment: str) -> Any:
     """Return what an experiment consists of, without ids and times."""
     found = service.client.experiments.get(experiment)
@@ -135,10 +191,14 @@ def contents(service: Service, experiment: str) -> Any:
 PARTS: Mapping[str, Callable[[Service], Any]] = {
     "jobs": jobs,
     "changes": changes,
+    "automatic precision": automatic_precision,
+    "damaged checkpoint": damaged_checkpoint,
     "two workers": two_workers,
     "experiments": experiments,
     "restarted": restarted,
     "without Ray": without_ray,
+    "without Ray and dispatcher": without_ray_and_dispatcher,
+    "interrupted import": interrupted_import,
 }
 
 
