@@ -41,6 +41,13 @@ class Usage(BaseModel):
         lt=2**63,
         description="largest memory of tensors on the GPU, as torch allocates it, in bytes; null on a CPU",
     )
+    gpu_utilization: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="fraction of the time in which the GPU computed, for any process, sampled about once a second; "
+        "null on a CPU, and where NVML does not say it",
+    )
 
 
 class Started(_Event):

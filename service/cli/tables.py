@@ -131,6 +131,8 @@ def job_table(job: Json) -> Facts:
 def _usage(attempt: Json) -> str:
     gpu = attempt["peak_gpu_memory_bytes"]
     on_gpu = "" if gpu is None else f", {size_text(gpu)} of GPU memory"
+    if (busy := attempt["gpu_utilization"]) is not None:
+        on_gpu += f", GPU utilization {100 * busy:.0f} %"
     memory = size_text(attempt["peak_memory_bytes"])
     return f"{duration(attempt['cpu_s'])} of CPU time, up to {memory} of memory{on_gpu}"
 

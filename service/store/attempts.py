@@ -238,6 +238,7 @@ async def _record_one(
         attempt.cpu_s = event.usage.cpu_s
         attempt.peak_memory_bytes = event.usage.peak_memory_bytes
         attempt.peak_gpu_memory_bytes = event.usage.peak_gpu_memory_bytes
+        attempt.gpu_utilization = event.usage.gpu_utilization
     match event:
         case reports.Progress():
             kept = {name: value for name, value in (job.progress or {}).items() if name in EVALUATION}

@@ -191,6 +191,7 @@ class Attempt(Table):
     cpu_s: Mapped[float | None] = mapped_column(Double)
     peak_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     peak_gpu_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    gpu_utilization: Mapped[float | None] = mapped_column(Double)
     started_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
     outcome: Mapped[str | None]

@@ -397,10 +397,14 @@ async def test_an_attempt_shows_what_it_used(visit: Visit, submit: Callable[...,
     await expect(attempts.get_by_role("cell", name="2.1 GB")).to_be_visible()
     await reporter.start()
     await reporter.report(
-        Finished(outcome="succeeded", usage=Usage(cpu_s=3, peak_memory_bytes=10**9, peak_gpu_memory_bytes=5 * 10**9))
+        Finished(
+            outcome="succeeded",
+            usage=Usage(cpu_s=3, peak_memory_bytes=10**9, peak_gpu_memory_bytes=5 * 10**9, gpu_utilization=0.874),
+        )
     )
     await expect(attempts.get_by_role("columnheader", name="Peak GPU memory")).to_be_visible()
     await expect(attempts.get_by_role("cell", name="5.0 GB")).to_be_visible()
+    await expect(attempts.get_by_role("cell", name="87 %")).to_be_visible()
 
 
 async def test_a_queued_job_shows_its_place_and_a_priority_that_can_be_changed(

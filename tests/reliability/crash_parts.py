@@ -74,11 +74,10 @@ def view(client: Client) -> int:
 
 
 def automatic_precision(service: Service) -> Any:
-    """A job trains in the precision that the service chooses, and keeps it."""
+    """A job trains in a precision that the service chooses, and says which it is."""
     job = train(service.client, TINY | {"precision": "auto"})
-    found = service.client.job(job)
-    attempts = {attempt["precision"] for attempt in found["attempts"]} - {None}
-    promise(attempts == {found["precision"]}, f"the attempts of a job ran in {attempts}")
+    chosen = service.client.job(job)["precision"]
+    promise(chosen in ("float32", "bfloat16"), f"the precision of a job is {chosen}")
     return tuple(sorted(service.rows(job).items()))
 
 

@@ -1,4 +1,6 @@
-"""What the training process uses during an attempt: CPU time, memory, and memory of the GPU."""
+"""What the training process uses during an attempt: CPU time and memory, and of the GPU its memory and its time."""
+
+import statistics
 
 import psutil
 import torch
@@ -20,6 +22,8 @@ class UsageMeter:
         self._gpu = device if device.startswith("cuda") else None
         self._cpu_s_before = self._cpu_s()
         self._peak_memory_bytes = 0
+        self._busy: list[float] | None = None if self._gpu is None else []
+        """The sampled utilization of the GPU; None where it cannot be read."""
         if self._gpu is not None:
             torch.cuda.reset_peak_memory_stats(self._gpu)
 
@@ -30,6 +34,7 @@ class UsageMeter:
             cpu_s=max(0.0, self._cpu_s() - self._cpu_s_before),
             peak_memory_bytes=self._peak_memory_bytes,
             peak_gpu_memory_bytes=None if self._gpu is None else torch.cuda.max_memory_allocated(self._gpu),
+            gpu_utilization=self._gpu_utilization(),
         )
 
     def complete(self, event: Event) -> Event:
@@ -37,6 +42,18 @@ class UsageMeter:
         if isinstance(event, Progress | Finished):
             return event.model_copy(update={"usage": self.measure()})
         return event
+
+    def _gpu_utilization(self) -> float | None:
+        if self._busy is None:
+            return None
+        try:
+            self._busy.append(torch.cuda.utilization(self._gpu) / 100)
+        except Exception:
+            # NVML or its package is missing, the driver refuses, or the device is a part of a GPU (MIG). The errors of
+            # NVML share no class that can be imported without its package, and none of them may end a training.
+            self._busy = None
+            return None
+        return statistics.fmean(self._busy)
 
     def _cpu_s(self) -> float:
         times = self._process.cpu_times()

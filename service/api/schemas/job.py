@@ -95,6 +95,10 @@ class AttemptView(BaseModel):
     peak_gpu_memory_bytes: int | None = Field(
         description="largest memory of tensors of this process on its GPU, in bytes; null on a CPU"
     )
+    gpu_utilization: float | None = Field(
+        description="fraction of the time in which its GPU computed, for any process, sampled about once a second; "
+        "null on a CPU, and where NVML does not say it"
+    )
 
 
 class StatusChange(BaseModel):
@@ -336,6 +340,7 @@ def _attempt_view(attempt: Attempt) -> AttemptView:
         cpu_s=attempt.cpu_s,
         peak_memory_bytes=attempt.peak_memory_bytes,
         peak_gpu_memory_bytes=attempt.peak_gpu_memory_bytes,
+        gpu_utilization=attempt.gpu_utilization,
     )
 
 

@@ -162,6 +162,7 @@ class AttemptLine(Line):
     cpu_s: Annotated[FiniteFloat, Field(ge=0)] | None = None
     peak_memory_bytes: _Bytes | None = None
     peak_gpu_memory_bytes: _Bytes | None = None
+    gpu_utilization: Annotated[FiniteFloat, Field(ge=0, le=1)] | None = None
     started_at: _Time
     ended_at: _Time | None
     outcome: Outcome | Literal["lost"] | None

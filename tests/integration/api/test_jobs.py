@@ -104,8 +104,8 @@ async def test_a_job_lists_its_attempts(http: AsyncClient, reporter: Reporter) -
     attempt = job["attempts"][1]
     assert (attempt["workers"], attempt["device"]) == ([{"worker": "worker-1", "node": "node-1"}], "cpu")
     assert (attempt["versions"], attempt["resumed_from_step"]) == ({"torch": "2.13.0"}, 20)
-    usage = ("cpu_s", "peak_memory_bytes", "peak_gpu_memory_bytes")
-    assert [tuple(a[name] for name in usage) for a in job["attempts"]] == [(None, None, None), (12.5, 2**33, None)]
+    usage = ("cpu_s", "peak_memory_bytes", "peak_gpu_memory_bytes", "gpu_utilization")
+    assert [tuple(a[name] for name in usage) for a in job["attempts"]] == [(None,) * 4, (12.5, 2**33, None, None)]
     assert [entry["status"] for entry in job["history"]] == [
         "queued",
         "starting",

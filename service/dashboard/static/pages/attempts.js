@@ -48,14 +48,16 @@ function workersOf({ workers }) {
   );
 }
 
-/** What the training process of rank 0 has used: a column each of CPU time, memory and, on a GPU, its memory. */
+/** What the training process of rank 0 has used: a column each of CPU time, memory and, on a GPU, its memory and its time. */
 const USAGE = [
   ["CPU time", "of all threads, user and system", (attempt) => duration(attempt.cpu_s)],
   ["Peak memory", "resident, sampled about once a second", (attempt) => size(attempt.peak_memory_bytes)],
   ["Peak GPU memory", "of tensors", (attempt) => size(attempt.peak_gpu_memory_bytes)],
+  ["GPU utilization", "fraction of the time in which it computed", (attempt) => share(attempt.gpu_utilization)],
 ];
 
 const size = (count) => (count === null ? "–" : bytes(count));
+const share = (fraction) => (fraction === null ? "–" : `${Math.round(100 * fraction)} %`);
 
 /** The attempts of a job, newest first. */
 export function attemptsCard(job) {

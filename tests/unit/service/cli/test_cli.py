@@ -129,11 +129,12 @@ class TestJobs:
         ("gpu", "says"),
         [
             (None, "2:05 of CPU time, up to 8.6 GB of memory\n"),
-            (999, "2:05 of CPU time, up to 8.6 GB of memory, 999 B of GPU memory\n"),
+            (999, "2:05 of CPU time, up to 8.6 GB of memory, 999 B of GPU memory, GPU utilization 87 %\n"),
         ],
     )
     def test_show_what_each_attempt_used(self, run: Run, service: StandIn, gpu: int | None, says: str) -> None:
         usage: Json = {"cpu_s": 125.0, "peak_memory_bytes": 2**33, "peak_gpu_memory_bytes": gpu}
+        usage["gpu_utilization"] = gpu and 0.87
         attempt = {"number": 1, "outcome": None, "reason": None, "device": "cpu", "workers": [{"worker": "w"}]}
         queued: Json = dict.fromkeys(usage)
         service.on("GET", "/v1/jobs/job_1", Answer(a_job(attempts=[attempt | usage, attempt | queued | {"number": 2}])))

@@ -57,7 +57,10 @@ EVENT = {
     ("kind", "row"),
     [
         (AttemptLine, ATTEMPT),
-        (AttemptLine, ATTEMPT | {"cpu_s": 1.5, "peak_memory_bytes": 2**33, "peak_gpu_memory_bytes": None}),
+        (
+            AttemptLine,
+            ATTEMPT | {"cpu_s": 1.5, "peak_memory_bytes": 2**33, "gpu_utilization": 0.5},
+        ),
         (MetricLine, METRIC),
         (EventLine, EVENT),
         (EventLine, EVENT | {"type": "started", "data": STARTED}),

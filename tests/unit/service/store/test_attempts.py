@@ -224,7 +224,7 @@ async def test_a_claim_names_the_attempt_and_its_worker(database: Database) -> N
 async def test_an_attempt_keeps_the_usage_that_it_reported_last(database: Database) -> None:
     job_id = await create(database)
     worker = await Worker.run(database)
-    at_work = Usage(cpu_s=1.5, peak_memory_bytes=2**33, peak_gpu_memory_bytes=2**34)
+    at_work = Usage(cpu_s=1.5, peak_memory_bytes=2**33, peak_gpu_memory_bytes=2**34, gpu_utilization=0.5)
     await worker.report(Progress(epoch=1, step=1, usage=at_work), Progress(epoch=1, step=2))
     await worker.lose()
     last = await Worker.run(database)
@@ -232,10 +232,9 @@ async def test_an_attempt_keeps_the_usage_that_it_reported_last(database: Databa
     await last.report(Finished(outcome="succeeded", usage=Usage(cpu_s=3.5, peak_memory_bytes=2**34)))
     async with database.read() as session:
         found = await jobs.attempts(session, job_id)
-        assert [(one.cpu_s, one.peak_memory_bytes, one.peak_gpu_memory_bytes) for one in found] == [
-            (1.5, 2**33, 2**34),
-            (3.5, 2**34, None),
-        ]
+        assert [
+            (one.cpu_s, one.peak_memory_bytes, one.peak_gpu_memory_bytes, one.gpu_utilization) for one in found
+        ] == [(1.5, 2**33, 2**34, 0.5), (3.5, 2**34, None, None)]
         progress = (await jobs.get(session, job_id)).progress
     assert progress is not None
     assert "usage" not in progress

@@ -116,7 +116,7 @@ async def test_a_bundle_of_format_1_is_read(database: Database, experiment: str,
         if name in ("experiment.json", "jobs.jsonl"):
             assert line.pop("precision") == "float32", "as its attempts ran"
         if name == "attempts.jsonl":
-            for name_ in ("cpu_s", "peak_memory_bytes", "peak_gpu_memory_bytes"):
+            for name_ in ("cpu_s", "peak_memory_bytes", "peak_gpu_memory_bytes", "gpu_utilization"):
                 assert line.pop(name_) is None
             workers = line.pop("workers")
             line |= workers[0] | {"workers": workers if len(workers) > 1 else None}

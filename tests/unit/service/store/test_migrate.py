@@ -122,7 +122,8 @@ async def test_what_an_older_release_stored_is_kept(empty_database_url: str) -> 
             run = await session.get(Attempt, "attempt_1")
             assert run is not None
             assert (run.job_id, run.last_seq, run.precision) == ("job_1", 3, None)
-            assert (run.cpu_s, run.peak_memory_bytes, run.peak_gpu_memory_bytes) == (None, None, None)
+            usage = (run.cpu_s, run.peak_memory_bytes, run.peak_gpu_memory_bytes, run.gpu_utilization)
+            assert usage == (None, None, None, None)
             assert run.workers == [{"worker": "w", "node": "n"}]
             answer = await session.get(Idempotency, ("ann", "k"))
             assert answer is not None

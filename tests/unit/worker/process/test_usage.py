@@ -51,6 +51,34 @@ def test_memory_of_a_gpu_is_known_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch
     assert set_back == ["cuda:0"]
 
 
+def test_the_utilization_of_a_gpu_is_the_mean_of_what_nvml_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 0)
+    said = iter([100, 50])
+    monkeypatch.setattr(torch.cuda, "utilization", lambda _: next(said))
+    meter = UsageMeter("cuda:0")
+
+    assert meter.measure().gpu_utilization == 1.0
+    assert meter.measure().gpu_utilization == 0.75
+    assert UsageMeter("cpu").measure().gpu_utilization is None
+
+
+def test_a_gpu_without_nvml_has_no_utilization(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def refuse(device: str) -> int:
+        asked.append(device)
+        raise ModuleNotFoundError("No module named 'pynvml'")
+
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 0)
+    monkeypatch.setattr(torch.cuda, "utilization", refuse)
+    meter = UsageMeter("cuda:0")
+
+    assert [meter.measure().gpu_utilization for _ in range(2)] == [None, None]
+    assert asked == ["cuda:0"], "it is asked once"
+
+
 def test_the_progress_and_the_end_of_an_attempt_have_its_usage() -> None:
     meter = UsageMeter("cpu")
     for event in (Progress(epoch=1, step=1), Finished(outcome="succeeded")):
