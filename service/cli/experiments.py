@@ -21,9 +21,10 @@ from service.cli.grids import (
     progress_text,
     results_grid,
 )
+from service.cli.ids import ExperimentId, ExperimentIds, experiment_id, whole_id
 from service.cli.output import Output, announce, command_name, complain, console, print_json, print_json_line
 from service.cli.requests import read_yaml
-from service.cli.session import AsJson, ExperimentId, ExperimentIds, Json, connect, experiment_id
+from service.cli.session import AsJson, Json, connect
 from service.client import Client
 from service.client.experiments import Experiments
 from service.experiments.request import MAX_JOBS
@@ -177,6 +178,7 @@ def delete(context: typer.Context, experiments: ExperimentIds) -> None:
     """Delete experiments that have ended, with their jobs, metrics and checkpoints."""
     with connect(context) as client:
         for experiment in experiments:
+            experiment = whole_id(client, "experiment", experiment)
             client.experiments.delete(experiment)
             announce(None, f"{experiment}  deleted")
 

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from service.cli.exits import Invalid
+from service.cli.ids import JobId, JobIds, experiment_id, job_id, option, whole_id
 from service.cli.output import announce, console, print_json
-from service.cli.session import AsJson, JobId, JobIds, Json, connect, job_id, label_of
+from service.cli.session import AsJson, Json, connect, label_of
 from service.cli.tables import job_table, jobs_table
 from service.client import Client
 
@@ -19,7 +20,7 @@ def find(
     normalization: Annotated[list[str] | None, typer.Option(help="Only jobs with this normalization.")] = None,
     batch_size: Annotated[list[int] | None, typer.Option(help="Only jobs with this batch size.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="Only jobs that train this model.")] = None,
-    experiment: Annotated[str | None, typer.Option(help="Only jobs of this experiment.")] = None,
+    experiment: Annotated[str | None, option("experiment", help="Only jobs of this experiment.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="Only jobs with this label, as KEY=VALUE.")] = None,
     submitted_by: Annotated[
         list[str] | None, typer.Option(help="Only those submitted with a token of this name. May be repeated.")
@@ -38,7 +39,7 @@ def find(
                 normalization=normalization,
                 batch_size=batch_size,
                 model=model,
-                experiment=experiment,
+                experiment=experiment and experiment_id(client, experiment),
                 label=[f"{key}:{value}" for key, value in labels] or None,
                 submitted_by=submitted_by,
                 search=search,
@@ -119,6 +120,7 @@ def delete(context: typer.Context, jobs: JobIds) -> None:
     """Delete jobs that have ended, with their metrics and checkpoints."""
     with connect(context) as client:
         for job in jobs:
+            job = whole_id(client, "job", job)
             client.delete(job)
             announce(None, f"{job}  deleted")
 

@@ -1,7 +1,6 @@
-"""The client that every command uses, and their common arguments."""
+"""The client that every command uses, and their common options."""
 
 import os
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -10,31 +9,7 @@ from service.cli.exits import Invalid
 from service.client import Client
 
 Json = dict[str, Any]
-LAST = "last"
-JobId = Annotated[str, typer.Argument(help="Id of the job; `last`: the newest one.", show_default=False)]
-JobIds = Annotated[list[str], typer.Argument(help="Ids of the jobs; `last`: the newest one.", show_default=False)]
-ExperimentId = Annotated[str, typer.Argument(help="Id of the experiment; `last`: the newest one.", show_default=False)]
-ExperimentIds = Annotated[
-    list[str], typer.Argument(help="Ids of the experiments; `last`: the newest one.", show_default=False)
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-
-
-def job_id(client: Client, given: str) -> str:
-    """Return the id of the job that `given` names: `last` is the newest one."""
-    return _newest(client.jobs(max_jobs=1), "job") if given == LAST else given
-
-
-def experiment_id(client: Client, given: str) -> str:
-    """Return the id of the experiment that `given` names: `last` is the newest one."""
-    return _newest(client.experiments.list(max_experiments=1), "experiment") if given == LAST else given
-
-
-def _newest(found: Iterator[Json], noun: str) -> str:
-    newest = next(found, None)
-    if newest is None:
-        raise Invalid(f"there is no {noun} yet, so `{LAST}` names none")
-    return str(newest["id"])
 
 
 def label_of(text: str) -> tuple[str, str]:
@@ -50,9 +25,15 @@ def connect(context: typer.Context, retry_s: float = 1) -> Client:
 
     `retry_s` is the time in seconds for which requests to an unreachable service are repeated.
     """
+    return open_client(context.obj, retry_s=retry_s)
+
+
+def open_client(address: str | None, *, timeout_s: float = 30, retry_s: float = 0) -> Client:
+    """Connect to the service at an address; by default, the one that NORMLAB_URL or this machine's supervisor names."""
     from service.local.home import address_of_this_machine
 
     try:
-        return Client(context.obj or os.environ.get("NORMLAB_URL") or address_of_this_machine(), retry_s=retry_s)
+        address = address or os.environ.get("NORMLAB_URL") or address_of_this_machine()
+        return Client(address, timeout_s=timeout_s, retry_s=retry_s)
     except ValueError as error:
         raise Invalid(str(error)) from error

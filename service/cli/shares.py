@@ -5,8 +5,9 @@ from typing import Annotated
 import typer
 
 from service.cli.folding import Grid
+from service.cli.ids import ExperimentId, chosen, experiment_id, has_part
 from service.cli.output import announce, console, print_json
-from service.cli.session import AsJson, ExperimentId, connect, experiment_id
+from service.cli.session import AsJson, connect
 from service.cli.tables import age_s, duration
 
 DAY_S = 24 * 3600
@@ -52,9 +53,14 @@ def shares(context: typer.Context, experiment: ExperimentId, as_json: AsJson = F
 def unshare(
     context: typer.Context,
     experiment: ExperimentId,
-    share: Annotated[str, typer.Argument(help="Id of the link, from `shares`.", show_default=False)],
+    share: Annotated[
+        str, typer.Argument(help="Id of the link, from `shares`: all of it, or a part.", show_default=False)
+    ],
 ) -> None:
     """Revoke a link: from now on it shows nothing."""
     with connect(context) as client:
-        client.experiments.unshare(experiment_id(client, experiment), share)
+        experiment = experiment_id(client, experiment)
+        having = [one for one in client.experiments.shares(experiment) if has_part(one["id"], "share", share)]
+        share = chosen("share", share, having, "`normlab experiment shares` lists them")
+        client.experiments.unshare(experiment, share)
         announce(None, f"{share}  revoked")

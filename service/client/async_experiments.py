@@ -36,9 +36,12 @@ class AsyncExperiments:
         max_experiments: int | None = None,
         search: str | None = None,
         submitted_by: Sequence[str] | None = None,
+        id: str | None = None,
     ) -> AsyncIterator[Json]:
         """Yield the experiments, newest first, page after page; see `Experiments.list`."""
-        return self._connection.pages(calls.experiments(max_experiments, search, submitted_by))
+        return self._connection.pages(
+            calls.experiments(max_experiments, {"search": search, "submitted_by": submitted_by, "id": id})
+        )
 
     async def builtin(self) -> Sequence[Json]:
         """Return the experiments that can be submitted by name."""

@@ -34,10 +34,10 @@ def dry_run(request: "Mapping[str, Any] | ExperimentRequest") -> Call[Json]:
     return call("POST", "/v1/experiments", json=_body(request), params={"dry_run": True})
 
 
-def experiments(max_experiments: int | None, search: str | None, submitted_by: Sequence[str] | None) -> Listing:
+def experiments(max_experiments: int | None, filters: Mapping[str, Any]) -> Listing:
     """List experiments."""
     limit = None if max_experiments is None else min(max_experiments, 100)
-    filters = {"search": search, "submitted_by": submitted_by, "limit": limit}
+    filters = {**filters, "limit": limit}
     return Listing("/v1/experiments", "cursor", filters, max_experiments)
 
 

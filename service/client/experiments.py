@@ -40,6 +40,7 @@ class Experiments:
         max_experiments: int | None = None,
         search: str | None = None,
         submitted_by: Sequence[str] | None = None,
+        id: str | None = None,
     ) -> Iterator[Json]:
         """Yield the experiments, newest first, page after page.
 
@@ -47,8 +48,11 @@ class Experiments:
             max_experiments: Stop after this number of experiments.
             search: Part of the name, in any case.
             submitted_by: Only those that were submitted with a token of one of these names.
+            id: Beginning or end of the id.
         """
-        return self._connection.pages(calls.experiments(max_experiments, search, submitted_by))
+        return self._connection.pages(
+            calls.experiments(max_experiments, {"search": search, "submitted_by": submitted_by, "id": id})
+        )
 
     def builtin(self) -> Sequence[Json]:
         """Return the experiments that can be submitted by name."""

@@ -15,7 +15,7 @@ from service.jobs import ACTIVE, TERMINAL, Status
 from service.store import checkpoints, jobs
 from service.store.cursors import read_cursor, write_cursor
 from service.store.database import lock_events
-from service.store.identifiers import new_id
+from service.store.identifiers import has_part, new_id
 from service.store.notifications import Channel, notify
 from service.store.ordering import Order
 from service.store.submitters import NOBODY, Submitter
@@ -61,6 +61,7 @@ async def page(
     *,
     search: str | None = None,
     submitted_by: Sequence[str] = (),
+    id: str | None = None,
     limit: int = 50,
     cursor: str | None = None,
 ) -> tuple[Sequence[Experiment], str | None]:
@@ -68,6 +69,8 @@ async def page(
     query = select(Experiment).order_by(Experiment.created_at.desc(), Experiment.id.desc()).limit(limit + 1)
     if search:
         query = query.where(Experiment.name.icontains(search, autoescape=True))
+    if id:
+        query = query.where(has_part(Experiment.id, "experiment", id))
     if submitted_by:
         query = query.where(Experiment.submitted_by.in_(submitted_by))
     if cursor is not None:

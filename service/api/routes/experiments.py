@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.context import Context, ExperimentId, Services
-from service.api.filters import Text
+from service.api.filters import Text, part_of_id
 from service.api.http import idempotency
 from service.api.http.auth import AuthorizedClient, Client
 from service.api.http.idempotency import IdempotencyKey
@@ -57,6 +57,7 @@ class ExperimentsQuery(BaseModel):
 
     search: Text | None = Field(default=None, description="part of the name, in any case")
     submitted_by: list[Text] = Field(default_factory=list, description="names of the tokens that submitted them")
+    id: Text | None = part_of_id("experiment")
     limit: int = Field(default=50, ge=1, le=200, description="experiments per page")
     cursor: str | None = Field(default=None, max_length=1000, description="next_cursor of the previous page")
 

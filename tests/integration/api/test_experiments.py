@@ -189,6 +189,19 @@ async def test_experiments_are_listed_newest_first_page_by_page(http: AsyncClien
     assert first["data"][0]["counts"] == {"queued": 4}
 
 
+async def test_experiments_are_found_by_a_part_of_the_id(http: AsyncClient) -> None:
+    first, second = [await submit(http) for _ in range(2)]
+    for part, expected in [
+        (first, [first]),
+        (first[:-1], [first]),
+        (second[-12:], [second]),
+        (first[len("experiment_") :][:4], [second, first]),
+        (first[1:-1], []),
+    ]:
+        answer = await http.get("/v1/experiments", params={"id": part})
+        assert [experiment["id"] for experiment in answer.json()["data"]] == expected, part
+
+
 async def test_an_experiment_shows_its_progress(http: AsyncClient, reporter: Reporter) -> None:
     small = {"model": "resnet20", "epochs": 10, "dataset": {"name": "synthetic", "train_limit": 40}}
     id_ = await submit(http, base=small, grid={"normalization": [{"type": "batch"}], "batch_size": [4], "seed": [0, 1]})

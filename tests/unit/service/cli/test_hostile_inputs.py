@@ -105,7 +105,7 @@ ARGUMENTS: dict[str, tuple[list[str], str]] = {
     "an id that is a folder": (["cancel", ".."], "the id is '..'"),
     "an empty id of an experiment": (["experiment", "show", ""], "the id is '': give one that the list of experiments"),
     "an empty id of a checkpoint": (["download", ""], "the id is ''"),
-    "a checkpoint without its name": (["download", "job_1/"], "there is nothing after the slash"),
+    "a checkpoint without its name": (["download", "job_" + "0" * 26 + "/"], "there is nothing after the slash"),
     "results of nothing": (["results", ""], "the id is ''"),
     "an address of MLflow": (["export", "mlflow", "--tracking-uri", "http://["], "--tracking-uri is 'http://['"),
     "a proxy that is none": (["--url", "http://example.org", "jobs"], "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY cannot"),
@@ -238,12 +238,12 @@ class TestOutputs:
             "name": "model.safetensors",
             "size": 7,
             "sha256": sha256,
-            "url": "/v1/checkpoints/c1/files/model.safetensors",
+            "url": "/v1/checkpoints/checkpoint_1/files/model.safetensors",
         }
-        found = {"id": "c1", "epoch": 2, "step": 20, "metrics": {}, "best": True, "files": [file]}
+        found = {"id": "checkpoint_1", "epoch": 2, "step": 20, "metrics": {}, "best": True, "files": [file]}
         service.on("GET", "/v1/jobs/job_1/checkpoints/best", Answer(found))
-        service.on("GET", "/v1/checkpoints/c1", Answer(found))
-        service.on("GET", "/v1/checkpoints/c1/files/model.safetensors", Answer(b"content"))
+        service.on("GET", "/v1/checkpoints/checkpoint_1", Answer(found))
+        service.on("GET", "/v1/checkpoints/checkpoint_1/files/model.safetensors", Answer(b"content"))
         for part in ("results", "bundle", "report"):
             service.on("GET", f"/v1/experiments/experiment_1/{part}", Answer(b"content"))
         return service
