@@ -73,7 +73,7 @@ def submit(
     if seeds is not None:
         request["grid"] = {**_grid_of(request), "seed": list(range(seeds))}
         request.pop("seeds", None)
-    with connect(context) as client:
+    with connect(context, fields={"seeds": "/grid/seed"}) as client:
         if dry_run:
             preview = client.experiments.dry_run(request)
             print_json(preview) if as_json else console().print(preview_table(preview))
@@ -250,7 +250,7 @@ def _lines(client: Client, experiment: str, out: Output, *, as_json: bool) -> Js
 def _each(
     context: typer.Context, experiments: list[str], verb: Callable[[Experiments, str], Json], as_json: bool
 ) -> None:
-    with connect(context) as client:
+    with connect(context, fields={"seed": "/grid/seed"}) as client:
         for experiment in experiments:
             answer = verb(client.experiments, experiment_id(client, experiment))
             line = Text(f"{answer['id']}  {answer['status']}  ").append_text(counts_text(answer["counts"]))

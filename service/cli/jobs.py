@@ -126,7 +126,7 @@ def delete(context: typer.Context, jobs: JobIds) -> None:
 
 
 def _each(context: typer.Context, jobs: list[str], verb: Callable[[Client, str], Json], as_json: bool) -> None:
-    with connect(context) as client:
+    with connect(context, fields={"label": "/labels", "remove_label": "/labels"}) as client:
         for job in jobs:
             answer = verb(client, job_id(client, job))
             announce(answer, f"{answer['id']}  {answer['title']}  {answer['status']}", as_json=as_json)

@@ -1,11 +1,14 @@
 """The client that every command uses, and their common options."""
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
 from service.cli.exits import Invalid
+from service.cli.flags import naming
 from service.client import Client
 
 Json = dict[str, Any]
@@ -20,12 +23,17 @@ def label_of(text: str) -> tuple[str, str]:
     return key, value
 
 
-def connect(context: typer.Context, retry_s: float = 1) -> Client:
+@contextmanager
+def connect(context: typer.Context, retry_s: float = 1, fields: Mapping[str, str] | None = None) -> Iterator[Client]:
     """Connect to the service that `--url`, NORMLAB_URL or the supervisor of this machine names.
 
-    `retry_s` is the time in seconds for which requests to an unreachable service are repeated.
+    Args:
+        context: The command, whose flags the errors of the service name.
+        retry_s: The time in seconds for which requests to an unreachable service are repeated.
+        fields: The JSON pointers that the options of the command set, where they differ from the names of the options.
     """
-    return open_client(context.obj, retry_s=retry_s)
+    with open_client(context.obj, retry_s=retry_s) as client, naming(context, fields):
+        yield client
 
 
 def open_client(address: str | None, *, timeout_s: float = 30, retry_s: float = 0) -> Client:

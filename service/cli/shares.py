@@ -25,7 +25,7 @@ def share(
     as_json: AsJson = False,
 ) -> None:
     """Print a link that shows one experiment and its jobs to people without a token. It is printed only once."""
-    with connect(context) as client:
+    with connect(context, fields={"days": "/expires_in_s"}) as client:
         lasts_s = None if days is None else days * DAY_S
         found = client.experiments.share(experiment_id(client, experiment), anonymous=anonymous, expires_in_s=lasts_s)
         # Not the `path` of the answer: the prefix of a proxy may be missing in it.

@@ -70,7 +70,7 @@ class TestSubmit:
         ended = lab("submit", "-n", "group", "--num-groups", "7", "-b", "2")
         assert ended.code == Exit.INVALID
         assert ended.out == ""
-        assert ended.err.startswith("normlab: /normalization/num_groups: num_groups is 7, which does not divide the 16")
+        assert ended.err.startswith("normlab: --num-groups is 7, which does not divide the 16")
 
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
