@@ -8,7 +8,7 @@ from service.cli.folding import Grid
 from service.cli.ids import ExperimentId, chosen, experiment_id, has_part
 from service.cli.output import announce, console, print_json
 from service.cli.session import AsJson, connect
-from service.cli.tables import age_s, duration
+from service.cli.tables import age_s, duration, zoned
 
 DAY_S = 24 * 3600
 
@@ -44,7 +44,13 @@ def shares(context: typer.Context, experiment: ExperimentId, as_json: AsJson = F
         for one in found:
             anonymous = "yes" if one["anonymous"] else "no"
             age = duration(age_s(one["created_at"]))
-            table.add_row(one["id"], anonymous, one["created_by"] or "–", age, one["expires_at"] or "never")
+            table.add_row(
+                one["id"],
+                anonymous,
+                one["created_by"] or "–",
+                age,
+                zoned(one["expires_at"]) if one["expires_at"] else "never",
+            )
         console().print(table)
     else:
         console().print("No links.", style="dim")

@@ -122,9 +122,10 @@ def job_table(job: Json) -> Facts:
         table.add_row(f"attempt {attempt['number']}", Text(f"{workers}{device}, {ended}{reason}"))
         if attempt["cpu_s"] is not None:
             table.add_row("", _usage(attempt))
-    for change in job.get("history", ()):
+    for number, change in enumerate(job.get("history", ())):
         reason = f"  {change['reason']}" if change.get("reason") else ""
-        table.add_row(_clock(change["time"]), Text(f"{change['status']}{reason}"))
+        line = Text(f"{zoned(change['time'])}  ").append_text(status_text(change["status"])).append(reason)
+        table.add_row("" if number else "history", line)
     return table
 
 
@@ -142,8 +143,10 @@ def _summary(metric: str, values: Json, best_note: str | None) -> str:
     return f"last {show(values['last'])}, best {show(values['best'])} at step {values['best_step']}{note}"
 
 
-def _clock(time: str) -> str:
-    return datetime.fromisoformat(time).astimezone().strftime("%H:%M:%S")
+def zoned(time: str) -> str:
+    """Format a time of the API as `2026-01-31 15:04:05 UTC+01:00`, in the time zone of this machine."""
+    here = datetime.fromisoformat(time).astimezone()
+    return f"{here:%Y-%m-%d %H:%M:%S} UTC" + (here.isoformat()[-6:] if here.utcoffset() else "")
 
 
 def age_s(time: str) -> float:

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -140,6 +141,27 @@ class TestJobs:
         shown = run("--url", service.url, "show", "job_1").out
         assert says in shown
         assert shown.count("CPU time") == 1
+
+    @pytest.mark.parametrize(
+        ("zone", "says"),
+        [
+            ("UTC", "09:08:07 UTC "),
+            ("Asia/Kolkata", "14:38:07 UTC+05:30 "),
+            ("America/New_York", "04:08:07 UTC-05:00 "),
+        ],
+    )
+    def test_show_when_their_status_changed_with_date_and_zone(
+        self, run: Run, service: StandIn, monkeypatch: pytest.MonkeyPatch, zone: str, says: str
+    ) -> None:
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        changes = [{"time": "2026-01-01T09:08:07.5Z", "status": "queued", "reason": None}]
+        service.on("GET", "/v1/jobs/job_1", Answer(a_job(history=changes)))
+        try:
+            assert f"history    2026-01-01 {says} queued\n" in run("--url", service.url, "show", "job_1").out
+        finally:
+            monkeypatch.undo()
+            time.tzset()
 
     def test_are_edited_without_a_change_of_what_is_not_given(self, lab: Run) -> None:
         job = lab(*ARGUMENTS, "--name", "old", "--label", "a=1", "--label", "b=x,y:z", "--json").json["id"]
@@ -397,6 +419,7 @@ def test_every_exit_code_is_explained_in_the_help(run: Run) -> None:
 def test_a_command_starts_without_what_only_servers_need(arguments: list[str]) -> None:
     program = """
 import sys
+import time
 from collections.abc import Callable
 from service.cli import main
 try:
