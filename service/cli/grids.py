@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from service.cli.folding import Facts, Grid
-from service.cli.tables import STYLES, age_s, duration, status_text
+from service.cli.tables import STYLES, age_s, duration, labels_text, status_text
 from service.experiments.numbers import NONE, Number
 
 Json = dict[str, Any]
@@ -53,6 +53,8 @@ def experiment_table(experiment: Json) -> Facts:
         table.add_row("submitted by", Text(submitter))
     if experiment["precision"]:
         table.add_row("precision", experiment["precision"])
+    if labels := experiment["request"]["base"].get("labels"):
+        table.add_row("labels", labels_text(labels))
     table.add_row("jobs", counts_text(experiment["counts"]))
     table.add_row("progress", progress_text(experiment))
     if sequential := experiment["sequential"]:

@@ -1,7 +1,7 @@
 """The client that every command uses, and their common options."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -12,6 +12,8 @@ from service.cli.flags import naming
 from service.client import Client
 
 Json = dict[str, Any]
+Label = Annotated[list[str] | None, typer.Option(help="Label to set, as KEY=VALUE. May be repeated.")]
+RemoveLabel = Annotated[list[str] | None, typer.Option(help="Key of a label to remove. May be repeated.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -21,6 +23,11 @@ def label_of(text: str) -> tuple[str, str]:
     if not equals or not key or not value:
         raise Invalid(f"--label is {text!r}: give it as KEY=VALUE")
     return key, value
+
+
+def labels_of(label: Sequence[str] | None, remove_label: Sequence[str] | None) -> dict[str, str | None]:
+    """Return the change of labels that `--label` and `--remove-label` describe: None removes one."""
+    return dict.fromkeys(remove_label or ()) | dict(map(label_of, label or ()))
 
 
 @contextmanager

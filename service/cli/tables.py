@@ -1,6 +1,6 @@
 """Tables of jobs on a terminal, and the formats that all tables share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -103,7 +103,7 @@ def job_table(job: Json) -> Facts:
     if job.get("extends"):
         table.add_row("continues", job["extends"])
     if job["labels"]:
-        table.add_row("labels", Text(" ".join(f"{key}={value}" for key, value in job["labels"].items())))
+        table.add_row("labels", labels_text(job["labels"]))
     if progress := job["progress"]:
         total = progress["total_steps"] or "?"
         table.add_row("progress", f"epoch {progress['epoch']}/{spec['epochs']}, step {progress['step']}/{total}")
@@ -141,6 +141,11 @@ def _summary(metric: str, values: Json, best_note: str | None) -> str:
     show = per_cent if percent else "{:.4g}".format
     note = f" ({best_note})" if best_note else ""
     return f"last {show(values['last'])}, best {show(values['best'])} at step {values['best_step']}{note}"
+
+
+def labels_text(labels: Mapping[str, str]) -> Text:
+    """Format labels as `study=paper who=ann`."""
+    return Text(" ".join(f"{key}={value}" for key, value in labels.items()))
 
 
 def zoned(time: str) -> str:

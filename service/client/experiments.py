@@ -68,10 +68,14 @@ class Experiments:
         *,
         name: str | None = None,
         priority: int | None = None,
+        labels: Mapping[str, str | None] | None = None,
         grid: Mapping[str, Sequence[Any]] | None = None,
     ) -> Json:
-        """Rename an experiment, change its priority, or add values to its grid, as in `grid={"seed": [3, 4]}`."""
-        return self._connection.run(calls.change(experiment, name=name, priority=priority, grid=grid))
+        """Rename an experiment, change its priority, label its jobs, or add values to its grid: `grid={"seed": [3]}`.
+
+        A label of None is removed; labels that are not given stay as they are.
+        """
+        return self._connection.run(calls.change(experiment, name=name, priority=priority, labels=labels, grid=grid))
 
     def cancel(self, experiment: str) -> Json:
         """Stop all jobs of an experiment for good. Does nothing to one that is cancelled already."""

@@ -20,7 +20,18 @@ from service.api.schemas.job import JobDetail, JobView, job_detail, job_url, job
 from service.api.schemas.queue import QueuePlace, queue_place
 from service.cluster_report import ClusterReport
 from service.jobs import JobChange, JobExtension, JobRequest, Status
-from service.store import ConstraintViolated, Database, extensions, jobs, leases, listing, ordering, queue, results
+from service.store import (
+    ConstraintViolated,
+    Database,
+    changes,
+    extensions,
+    jobs,
+    leases,
+    listing,
+    ordering,
+    queue,
+    results,
+)
 from service.store.listing import JobFilter
 from service.store.tables import Job
 
@@ -133,7 +144,7 @@ async def change(
         job = await jobs.get(session, job_id, lock=True)
         labels = (await jobs.labels(session, [job_id])).get(job_id, {})
         preconditions.require(if_match, preconditions.etag(job.name, job.notes, labels))
-        return _tagged(response, await job_detail(session, await jobs.change(session, job_id, wanted)))
+        return _tagged(response, await job_detail(session, await changes.change(session, job_id, wanted)))
 
 
 @router.get("/{job_id}/queue", operation_id="get_queue_place", responses=describe(401, 404))

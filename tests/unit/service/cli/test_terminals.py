@@ -67,6 +67,7 @@ RESULTS: Json = {
 }
 CELL, PAIR = "12.34 ± 2.34 (5)", ["-5.49 to +9.33", "+1.93", "0.000123", "no, 12 more seeds might", "yes"]
 EXPERIMENT: Json = {
+    "request": {"base": {"labels": {"study": "paper"}}},
     "id": STUDY,
     "name": LONG,
     "title": LONG,
@@ -167,7 +168,7 @@ COMMANDS: dict[str, list[str]] = {
     f"checkpoints {JOBS[0]}": [CHECKPOINT["id"], "200", "312500", "12.3 %", "123.4 MB", "best"],
     f"evaluate {CHECKPOINT['id']}": [CHECKPOINT["id"], "batches of 128", "12.3 %", "43.2 %", "airplane 231, truck 201"],
     "experiment list": [STUDY, "finished", "1200", "100 %", "normalization", "optimizer.learning_rate", LONG],
-    f"experiment show {STUDY}": [STUDY, "2 optimizer.learning_rate", "0.1, 0.025", "1200 succeeded"],
+    f"experiment show {STUDY}": [STUDY, "2 optimizer.learning_rate", "0.1, 0.025", "study=paper", "1200 succeeded"],
     f"experiment watch {STUDY}": ["finished, 100 %: 1200 succeeded", CELL, *PAIR],
     f"compare {STUDY} {OTHER_STUDY}": ["1024", CELL, COMPARISON["row_a"], *PAIR, OTHER, "slower in both"],
     "storage": ["37, 3.6 GB", "20.0 GB", STUDY, "1200", "3.6 GB", JOBS[0], "300.0 MB", LONG],
