@@ -11,7 +11,7 @@ Files are transferred by `Client`: downloads of checkpoints, and bundles.
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -199,6 +199,12 @@ class AsyncClient:
     async def storage(self, experiment: str | None = None, *, limit: int = 50) -> Json:
         """Return what the checkpoints take, as `Client.storage` does."""
         return await self._connection.run(job_calls.storage(experiment, limit))
+
+    def deliveries(
+        self, *, max_deliveries: int | None = None, status: Sequence[str] | None = None
+    ) -> AsyncIterator[Json]:
+        """Yield the deliveries of the webhook of the last 30 days, newest first; see `Client.deliveries`."""
+        return self._connection.pages(job_calls.deliveries(max_deliveries, status))
 
     async def specification(self) -> Json:
         """Return the JSON schema of a job, with defaults and help."""

@@ -16,7 +16,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
@@ -271,6 +271,15 @@ class Client:
             limit: The maximum length of each list, up to 500.
         """
         return self._connection.run(job_calls.storage(experiment, limit))
+
+    def deliveries(self, *, max_deliveries: int | None = None, status: Sequence[str] | None = None) -> Iterator[Json]:
+        """Yield the deliveries of the webhook of the last 30 days, newest first.
+
+        Args:
+            max_deliveries: Stop after this number of deliveries.
+            status: Only those in one of these statuses: waiting, pending, delivered, failed.
+        """
+        return self._connection.pages(job_calls.deliveries(max_deliveries, status))
 
     def specification(self) -> Json:
         """Return the JSON schema of a job, with defaults and help."""

@@ -3,7 +3,7 @@
 import math
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from service.client.calls import Call, Listing, call, listed
@@ -117,6 +117,12 @@ def cluster() -> Call[Json]:
 def storage(experiment: str | None, limit: int) -> Call[Json]:
     """Read what the checkpoints take."""
     return call("GET", "/v1/storage", params=given({"experiment": experiment, "limit": limit}))
+
+
+def deliveries(max_deliveries: int | None, status: Sequence[str] | None) -> Listing:
+    """List the deliveries of the webhook."""
+    limit = None if max_deliveries is None else min(max_deliveries, 100)
+    return Listing("/v1/webhook/deliveries", "cursor", {"status": status, "limit": limit}, max_deliveries)
 
 
 def specification() -> Call[Json]:

@@ -151,6 +151,16 @@ SHARE: Json = {
     "created_at": "2026-01-01T00:00:00Z",
     "expires_at": "2026-07-01T12:00:00Z",
 }
+DELIVERY: Json = {
+    "id": "delivery_01kb4x5m6n7p8q9r0s1t2v3w4x",
+    "event": "job.ended",
+    "subject": JOBS[0],
+    "status": "failed",
+    "tries": 12,
+    "answer": 503,
+    "error": "the answer was 503, Service Unavailable, and it was tried for three days",
+    "created_at": "2026-01-01T00:00:00Z",
+}
 PREVIEW: Json = {
     "jobs": [{}] * 48,
     "cells": 16,
@@ -171,6 +181,7 @@ COMMANDS: dict[str, list[str]] = {
     f"experiment show {STUDY}": [STUDY, "2 optimizer.learning_rate", "0.1, 0.025", "study=paper", "1200 succeeded"],
     f"experiment watch {STUDY}": ["finished, 100 %: 1200 succeeded", CELL, *PAIR],
     f"compare {STUDY} {OTHER_STUDY}": ["1024", CELL, COMPARISON["row_a"], *PAIR, OTHER, "slower in both"],
+    "webhook deliveries": [DELIVERY["id"], "job.ended", JOBS[0], "failed", "12", "503", DELIVERY["error"]],
     "storage": ["37, 3.6 GB", "20.0 GB", STUDY, "1200", "3.6 GB", JOBS[0], "300.0 MB", LONG],
     f"experiment shares {STUDY}": [SHARE["id"], "yes", "a-reviewer-of-the-paper", "2026-07-01 12:00:00 UTC"],
     "experiment submit paper-batch-size --dry-run": ["48 jobs in 16 cells", "2:03:04 of training", LONG, "bfloat16 is"],
@@ -223,6 +234,7 @@ def a_service(service: StandIn) -> None:
     service.on("GET", "/v1/cluster", Answer(CLUSTER))
     service.on("GET", "/v1/comparison", Answer(COMPARED))
     service.on("GET", "/v1/storage", Answer(STORED))
+    service.on("GET", "/v1/webhook/deliveries", Answer({"data": [DELIVERY], "next_cursor": None}))
     service.on("GET", f"/v1/experiments/{STUDY}/shares", Answer({"data": [SHARE]}))
     service.on("POST", "/v1/experiments", Answer(PREVIEW))
 
