@@ -21,6 +21,7 @@ from service.client.async_connection import AsyncConnection
 from service.client.async_experiments import AsyncExperiments
 from service.client.connection import Event
 from service.client.job_calls import CheckpointRef
+from service.client.records import Records
 
 if TYPE_CHECKING:
     from service.jobs import JobRequest
@@ -129,7 +130,7 @@ class AsyncClient:
             pass
         return await self.job(job)
 
-    async def metrics(self, job: str, **filters: Any) -> list[Json]:
+    async def metrics(self, job: str, **filters: Any) -> Records:
         """Return the metrics of a job in the order of their steps; see `Client.metrics`."""
         return await self._connection.run(job_calls.metrics(job, filters))
 
@@ -186,7 +187,7 @@ class AsyncClient:
         """Return one evaluation of a checkpoint."""
         return await self._connection.run(job_calls.evaluation(evaluation))
 
-    async def evaluations(self, job: str) -> list[Json]:
+    async def evaluations(self, job: str) -> Records:
         """Return the evaluations of the checkpoints of a job, newest first."""
         return await self._connection.run(job_calls.evaluations(job))
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from service.client import experiment_calls as calls
 from service.client.async_connection import AsyncConnection
 from service.client.experiment_calls import FigureFormat, FigureKind, ReportKind, TableFormat
-from service.client.results import Results
+from service.client.records import Records
+from service.client.results import Comparison, Results
 
 if TYPE_CHECKING:
     from service.experiments.request import ExperimentRequest
@@ -43,7 +44,7 @@ class AsyncExperiments:
             calls.experiments(max_experiments, {"search": search, "submitted_by": submitted_by, "id": id})
         )
 
-    async def builtin(self) -> Sequence[Json]:
+    async def builtin(self) -> Records:
         """Return the experiments that can be submitted by name."""
         return await self._connection.run(calls.builtin())
 
@@ -88,7 +89,7 @@ class AsyncExperiments:
         """Create a link that shows an experiment, and return it with its token; see `Experiments.share`."""
         return await self._connection.run(calls.share(experiment, anonymous=anonymous, expires_in_s=expires_in_s))
 
-    async def shares(self, experiment: str) -> Sequence[Json]:
+    async def shares(self, experiment: str) -> Records:
         """Return the links of an experiment, newest first, without their tokens."""
         return await self._connection.run(calls.shares(experiment))
 
@@ -105,7 +106,7 @@ class AsyncExperiments:
         path, options = calls.results_table(experiment, format, question)
         return (await self._connection.request("GET", path, **options)).content
 
-    async def compare(self, experiments: Sequence[str], **question: Any) -> Json:
+    async def compare(self, experiments: Sequence[str], **question: Any) -> Comparison:
         """Return the cells of several experiments side by side, and their differences; see `Experiments.compare`."""
         return await self._connection.run(calls.compare(experiments, question))
 

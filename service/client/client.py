@@ -27,6 +27,7 @@ from service.client.errors import CorruptDownload
 from service.client.experiments import Experiments
 from service.client.files import part_of, writing
 from service.client.job_calls import CheckpointRef
+from service.client.records import Records
 from service.client.requests import path_of
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class Client:
             pass
         return self.job(job)
 
-    def metrics(self, job: str, **filters: Any) -> list[Json]:
+    def metrics(self, job: str, **filters: Any) -> Records:
         """Return the metrics of a job in the order of their steps.
 
         Args:
@@ -253,7 +254,7 @@ class Client:
         """Return one evaluation of a checkpoint."""
         return self._connection.run(job_calls.evaluation(evaluation))
 
-    def evaluations(self, job: str) -> list[Json]:
+    def evaluations(self, job: str) -> Records:
         """Return the evaluations of the checkpoints of a job, newest first."""
         return self._connection.run(job_calls.evaluations(job))
 

@@ -9,7 +9,8 @@ from service.client import experiment_calls as calls
 from service.client.connection import Connection
 from service.client.experiment_calls import FigureFormat, FigureKind, ReportKind, TableFormat
 from service.client.files import reading, writing
-from service.client.results import Results
+from service.client.records import Records
+from service.client.results import Comparison, Results
 
 if TYPE_CHECKING:
     from service.experiments.request import ExperimentRequest
@@ -54,7 +55,7 @@ class Experiments:
             calls.experiments(max_experiments, {"search": search, "submitted_by": submitted_by, "id": id})
         )
 
-    def builtin(self) -> Sequence[Json]:
+    def builtin(self) -> Records:
         """Return the experiments that can be submitted by name."""
         return self._connection.run(calls.builtin())
 
@@ -100,7 +101,7 @@ class Experiments:
         """
         return self._connection.run(calls.share(experiment, anonymous=anonymous, expires_in_s=expires_in_s))
 
-    def shares(self, experiment: str) -> Sequence[Json]:
+    def shares(self, experiment: str) -> Records:
         """Return the links of an experiment, newest first, without their tokens."""
         return self._connection.run(calls.shares(experiment))
 
@@ -123,7 +124,7 @@ class Experiments:
         path, options = calls.results_table(experiment, format, question)
         return self._connection.request("GET", path, **options).content
 
-    def compare(self, experiments: Sequence[str], **question: Any) -> Json:
+    def compare(self, experiments: Sequence[str], **question: Any) -> Comparison:
         """Return the cells of several experiments side by side, and the differences of those that they share.
 
         Args:
