@@ -114,7 +114,7 @@ def results_grid(results: Json) -> RenderableType:
         parts += [Text(), *_tuning(results, tuning, number)]
     tested = [comparison for comparison in results["comparisons"] if comparison["difference"] is not None]
     if tested:
-        parts += [Text(), _comparisons(tested, number)]
+        parts += [Text(), Text("Pairwise comparisons", style="italic"), _comparisons(tested, number)]
     parts += [Text(f"{warning['severity']}: {warning['detail']}", style="yellow") for warning in results["warnings"]]
     return Group(*parts)
 

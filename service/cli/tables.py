@@ -95,7 +95,9 @@ def job_table(job: Json) -> Facts:
     if job["error"]:
         at = "" if job["error"].get("step") is None else f" (step {job['error']['step']})"
         table.add_row("error", Text(f"{job['error']['message']}{at}", style="red"))
-    table.add_row("trains", f"{spec['model']}, {job['normalization']}, batch size {spec['batch_size']}, {images}")
+    workers = spec.get("num_workers", 1)
+    batch_size = f"batch size {spec['batch_size']}" + (f" per worker, {workers} workers" if workers > 1 else "")
+    table.add_row("trains", f"{spec['model']}, {job['normalization']}, {batch_size}, {images}")
     table.add_row("seed", str(spec["seed"]))
     table.add_row("precision", job["precision"] or "auto, resolved at the start")
     if submitter := job.get("submitted_by"):

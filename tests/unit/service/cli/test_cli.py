@@ -163,6 +163,13 @@ class TestJobs:
             monkeypatch.undo()
             time.tzset()
 
+    @pytest.mark.parametrize(
+        ("workers", "says"), [(1, "batch size 2, cifar10"), (4, "batch size 2 per worker, 4 workers, cifar10")]
+    )
+    def test_show_the_batch_size_of_each_worker(self, run: Run, service: StandIn, workers: int, says: str) -> None:
+        service.on("GET", "/v1/jobs/job_1", Answer(a_job(spec=a_job()["spec"] | {"num_workers": workers})))
+        assert says in run("--url", service.url, "show", "job_1").out
+
     def test_are_edited_without_a_change_of_what_is_not_given(self, lab: Run) -> None:
         job = lab(*ARGUMENTS, "--name", "old", "--label", "a=1", "--label", "b=x,y:z", "--json").json["id"]
         edited = lab("edit", job, "--label", "a=2", "--label", "c=3", "--remove-label", "gone", "--json").json
