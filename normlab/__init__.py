@@ -15,11 +15,13 @@ from service.client import (
     AsyncClient,
     Client,
     ClientError,
+    Comparison,
     ConnectionFailed,
     CorruptDownload,
     Event,
     InvalidRequest,
     NotNormlab,
+    Records,
     Results,
 )
 from service.version import normlab_version
@@ -30,11 +32,13 @@ __all__ = [
     "AsyncClient",
     "Client",
     "ClientError",
+    "Comparison",
     "ConnectionFailed",
     "CorruptDownload",
     "Event",
     "InvalidRequest",
     "NotNormlab",
+    "Records",
     "Results",
 ]
 __version__ = normlab_version()

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from worker.spec import MOST_EPOCHS, TrainingSpec
@@ -146,6 +146,16 @@ class JobRequest(TrainingSpec):
         return TrainingSpec.model_validate(self.model_dump(include=set(TrainingSpec.model_fields)))
 
 
+LabelChange = Annotated[
+    dict[Label, Label | None],
+    Field(
+        max_length=2 * MOST_LABELS,
+        description="labels to set; null removes a label (RFC 7396), omitted labels do not change",
+    ),
+    AfterValidator(_can_be_filtered),
+]
+
+
 class JobChange(BaseModel):
     """The body of `PATCH /v1/jobs/{id}`: fields that can change in any status. Omitted fields keep their values."""
 
@@ -154,13 +164,7 @@ class JobChange(BaseModel):
     name: str = Field(default="", max_length=200, description="display name; need not be unique")
     notes: str = Field(default="", max_length=10_000, description="notes in plain text")
     priority: int = Field(default=0, ge=-1000, le=1000, description="jobs with a higher priority start first")
-    labels: dict[Label, Label | None] = Field(
-        default_factory=dict,
-        max_length=2 * MOST_LABELS,
-        description="labels to set; null removes a label (RFC 7396), omitted labels do not change",
-    )
-
-    _labels_can_be_filtered = field_validator("labels")(_can_be_filtered)
+    labels: LabelChange = Field(default_factory=dict)
 
 
 class JobExtension(BaseModel):

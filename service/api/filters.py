@@ -1,7 +1,7 @@
 """The query parameters that filter jobs."""
 
 from datetime import UTC
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -25,6 +25,14 @@ def _in_utc(time: AwareDatetime) -> AwareDatetime:
 
 
 Text = Annotated[str, Field(max_length=200), AfterValidator(_no_nul)]
+
+
+def part_of_id(noun: str) -> Any:
+    """A query parameter that selects by a part of the id."""
+    return Field(
+        default=None,
+        description=f"beginning or end of the id, with or without `{noun}_`; ids of the same time begin alike",
+    )
 
 
 class JobFilterQuery(BaseModel):

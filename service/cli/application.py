@@ -21,6 +21,7 @@ from service.cli import (
     storage,
     submission,
     watching,
+    webhook,
 )
 from service.cli.exits import EXIT_CODES, Exit, exit_code_of
 from service.cli.output import STANDARD_OUTPUT, complain, discard_pending, prepare_streams
@@ -64,6 +65,7 @@ app.add_typer(experiments.app, name="experiment")
 app.command("results")(results.results)
 app.command()(compare.compare)
 app.add_typer(export.app, name="export")
+app.add_typer(webhook.app, name="webhook")
 app.command()(machine.cluster)
 app.command()(storage.storage)
 app.command()(machine.doctor)

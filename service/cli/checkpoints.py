@@ -10,8 +10,9 @@ from rich.progress import DownloadColumn, TransferSpeedColumn
 
 from service.cli.exits import Invalid
 from service.cli.folding import FoldingProgress, Grid, Value, bar
+from service.cli.ids import CHECKPOINT, JobId, argument, checkpoint_reference, job_id
 from service.cli.output import Output, announce, console, is_standard_output, print_json
-from service.cli.session import AsJson, JobId, Json, connect, job_id
+from service.cli.session import AsJson, Json, connect
 from service.cli.tables import per_cent
 from worker.metrics import evaluation_error
 
@@ -42,22 +43,14 @@ def find(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
 
 def download(
     context: typer.Context,
-    checkpoint: Annotated[
-        str, typer.Argument(help="JOB (its best checkpoint), JOB/latest, JOB/best, or the id of a checkpoint.")
-    ],
+    checkpoint: Annotated[str, argument("job", CHECKPOINT)],
     output: Annotated[Path, typer.Option("--output", "-o", help="File or folder to write to.")] = Path(),
     file: Annotated[str, typer.Option(help="Name of a file of the checkpoint.")] = "model.safetensors",
     as_json: AsJson = False,
 ) -> None:
     """Download a file of a checkpoint, by default its weights. An interrupted download resumes where it stopped."""
     with connect(context) as client:
-        job, slash, which = checkpoint.partition("/")
-        if slash:
-            found = client.checkpoint((job, which))
-        elif checkpoint.startswith("job_"):
-            found = client.checkpoint((job, "best"))
-        else:
-            found = client.checkpoint(checkpoint)
+        found = client.checkpoint(checkpoint_reference(client, checkpoint))
         if not output.is_dir() and not output.parent.is_dir():
             raise Invalid(f"--output is {output}: the folder {output.parent} does not exist")
         try:

@@ -13,8 +13,9 @@ from rich.text import Text
 from service.cli.exits import Invalid
 from service.cli.folding import Grid
 from service.cli.grids import cell_text, resolved_text
+from service.cli.ids import ExperimentIds, experiment_id
 from service.cli.output import console, plain_text, write_content
-from service.cli.session import AsJson, ExperimentIds, Json, connect, experiment_id
+from service.cli.session import AsJson, Json, connect
 from service.experiments.numbers import NONE, Number, words
 from worker.metrics import OutcomeMetric
 

@@ -7,8 +7,9 @@ from urllib.parse import quote
 import typer
 
 from service.cli.exits import Invalid
+from service.cli.ids import ExperimentId, experiment_id
 from service.cli.output import announce, is_standard_output
-from service.cli.session import AsJson, ExperimentId, connect, experiment_id
+from service.cli.session import AsJson, connect
 from service.client.experiment_calls import FigureFormat
 from service.client.experiments import Checkpoints
 from service.client.files import write_file

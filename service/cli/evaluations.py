@@ -7,6 +7,7 @@ from rich.text import Text
 
 from service.cli.exits import Exit
 from service.cli.folding import Facts, Grid
+from service.cli.ids import CHECKPOINT, argument, checkpoint_reference
 from service.cli.output import console, print_json
 from service.cli.session import AsJson, Json, connect
 from service.cli.tables import per_cent
@@ -14,9 +15,7 @@ from service.cli.tables import per_cent
 
 def evaluate(
     context: typer.Context,
-    checkpoint: Annotated[
-        str, typer.Argument(help="JOB (its best checkpoint), JOB/latest, JOB/best, or the id of a checkpoint.")
-    ],
+    checkpoint: Annotated[str, argument("job", CHECKPOINT)],
     split: Annotated[str | None, typer.Option(help="One of test, holdout and train.")] = None,
     precision: Annotated[str | None, typer.Option(help="One of float32 and bfloat16.")] = None,
     batch_statistics: Annotated[
@@ -33,9 +32,8 @@ def evaluate(
     Example: normlab evaluate $JOB --batch-statistics 4
     """
     with connect(context) as client:
-        job, slash, which = checkpoint.partition("/")
-        if slash or checkpoint.startswith("job_"):
-            checkpoint = client.checkpoint((job, which or "best"))["id"]
+        reference = checkpoint_reference(client, checkpoint)
+        checkpoint = reference if isinstance(reference, str) else client.checkpoint(reference)["id"]
         found = client.evaluate(
             checkpoint,
             split=split,

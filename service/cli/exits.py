@@ -52,6 +52,10 @@ class Failed(Exception):
     """The operation failed; the message is the reason."""
 
 
+class NotFound(Exception):
+    """The service has nothing of this id; the message lists what is accepted."""
+
+
 class Invalid(Exception):
     """The command is invalid; the message lists what is accepted."""
 
@@ -65,6 +69,8 @@ def exit_code_of(error: Exception) -> Exit | None:
             return Exit.INVALID
         case ConnectionFailed() | NotNormlab():
             return Exit.UNREACHABLE
+        case NotFound():
+            return Exit.REFUSED
         case ApiError():
             return Exit.INVALID if error.status in (400, 422) else Exit.REFUSED
         case Failed() | ClientError() | OSError():

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,9 +22,10 @@ from service.cli.grids import (
     progress_text,
     results_grid,
 )
+from service.cli.ids import ExperimentId, ExperimentIds, experiment_id, whole_id
 from service.cli.output import Output, announce, command_name, complain, console, print_json, print_json_line
 from service.cli.requests import read_yaml
-from service.cli.session import AsJson, ExperimentId, ExperimentIds, Json, connect, experiment_id
+from service.cli.session import AsJson, Json, Label, RemoveLabel, connect, labels_of
 from service.client import Client
 from service.client.experiments import Experiments
 from service.experiments.request import MAX_JOBS
@@ -72,7 +74,7 @@ def submit(
     if seeds is not None:
         request["grid"] = {**_grid_of(request), "seed": list(range(seeds))}
         request.pop("seeds", None)
-    with connect(context) as client:
+    with connect(context, fields={"seeds": "/grid/seed"}) as client:
         if dry_run:
             preview = client.experiments.dry_run(request)
             print_json(preview) if as_json else console().print(preview_table(preview))
@@ -160,16 +162,34 @@ def resume(context: typer.Context, experiments: ExperimentIds, as_json: AsJson =
 def extend(
     context: typer.Context,
     experiment: ExperimentId,
-    seed: Annotated[list[int] | None, typer.Option(min=0, help="Seed to add to every cell. May be repeated.")] = None,
-    name: Annotated[str | None, typer.Option(help="New name.")] = None,
-    priority: Annotated[int | None, typer.Option(help="New priority of all jobs.")] = None,
+    seed: Annotated[
+        list[int], typer.Option(min=0, help="Seed to add to every cell. May be repeated.", show_default=False)
+    ],
     as_json: AsJson = False,
 ) -> None:
-    """Add seeds to an experiment, even while it runs, rename it, or change its priority."""
-    if seed is None and name is None and priority is None:
-        raise Invalid("nothing to change: give --seed, --name or --priority")
-    grid = None if seed is None else {"seed": seed}
-    _each(context, [experiment], lambda on, id_: on.change(id_, name=name, priority=priority, grid=grid), as_json)
+    """Add seeds to an experiment, even while it runs."""
+    _each(context, [experiment], lambda on, id_: on.change(id_, grid={"seed": seed}), as_json)
+
+
+@app.command()
+def edit(
+    context: typer.Context,
+    experiment: ExperimentId,
+    name: Annotated[str | None, typer.Option(help="New name.")] = None,
+    label: Label = None,
+    remove_label: RemoveLabel = None,
+    priority: Annotated[int | None, typer.Option(help="New priority of all its jobs.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rename an experiment, or change the labels or the priority of all its jobs.
+
+    Example: normlab experiment edit last --name "batch sizes, warm start" --label study=paper
+    """
+    labels = labels_of(label, remove_label)
+    if name is None and priority is None and not labels:
+        raise Invalid("nothing to change: give --name, --label, --remove-label or --priority")
+    change = partial(Experiments.change, name=name, priority=priority, labels=labels or None)
+    _each(context, [experiment], change, as_json)
 
 
 @app.command()
@@ -177,6 +197,7 @@ def delete(context: typer.Context, experiments: ExperimentIds) -> None:
     """Delete experiments that have ended, with their jobs, metrics and checkpoints."""
     with connect(context) as client:
         for experiment in experiments:
+            experiment = whole_id(client, "experiment", experiment)
             client.experiments.delete(experiment)
             announce(None, f"{experiment}  deleted")
 
@@ -248,7 +269,7 @@ def _lines(client: Client, experiment: str, out: Output, *, as_json: bool) -> Js
 def _each(
     context: typer.Context, experiments: list[str], verb: Callable[[Experiments, str], Json], as_json: bool
 ) -> None:
-    with connect(context) as client:
+    with connect(context, fields={"seed": "/grid/seed", "label": "/labels", "remove_label": "/labels"}) as client:
         for experiment in experiments:
             answer = verb(client.experiments, experiment_id(client, experiment))
             line = Text(f"{answer['id']}  {answer['status']}  ").append_text(counts_text(answer["counts"]))

@@ -10,15 +10,16 @@ from urllib.parse import urlsplit
 import typer
 
 from service.cli.exits import Exit, Failed, Invalid
+from service.cli.ids import FORMS, argument, experiment_id, job_id, option
 from service.cli.output import announce, complain
-from service.cli.session import connect
+from service.cli.session import Json, connect
 from service.client import Client
 from service.export import ExportError, Run, Selection, Sink, export
 
 app = typer.Typer(help="Export jobs to other tools: TensorBoard, MLflow.", no_args_is_help=True, rich_markup_mode=None)
 
-Jobs = Annotated[list[str] | None, typer.Argument(help="Ids of the jobs. Default: all jobs that the options select.")]
-Experiment = Annotated[str | None, typer.Option("--experiment", "-e", help="All jobs of this experiment.")]
+Jobs = Annotated[list[str] | None, argument("job", f"Ids of the jobs: {FORMS} Default: all that the options select.")]
+Experiment = Annotated[str | None, option("experiment", "--experiment", "-e", help="All jobs of this experiment.")]
 Labels = Annotated[list[str] | None, typer.Option("--label", help="Only jobs with this KEY=VALUE.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Continue until the jobs have ended.")]
 RETRY_S = (1.0, 60.0)
@@ -37,8 +38,9 @@ def tensorboard(
     """Write TensorBoard event files, one folder per job. A second export adds new values."""
     from service.export.tensorboard import TensorBoardSink
 
-    selection = _selection(jobs, experiment, label)
+    filters = _filters(jobs, experiment, label)
     with connect(context, retry_s=RETRY_S[follow]) as client:
+        selection = _selection(client, jobs, filters)
         _run(client, selection, lambda: TensorBoardSink(folder), follow)
     announce(None, f"tensorboard --logdir {shlex.quote(str(folder))}")
 
@@ -70,19 +72,26 @@ def mlflow(
         urlsplit(uri)
     except ValueError as error:
         raise Invalid(f"--tracking-uri is {uri!r} ({error}): give one like http://127.0.0.1:5000") from error
-    selection = _selection(jobs, experiment, label)
+    filters = _filters(jobs, experiment, label)
     with connect(context, retry_s=RETRY_S[follow]) as client:
+        selection = _selection(client, jobs, filters)
         _run(client, selection, lambda: MLflowSink(client, uri, experiment_name, checkpoints=checkpoints), follow)
 
 
-def _selection(jobs: list[str] | None, experiment: str | None, labels: list[str] | None) -> Selection:
+def _filters(jobs: list[str] | None, experiment: str | None, labels: list[str] | None) -> Json:
     if jobs and (experiment or labels):
         raise Invalid("give ids of jobs, or --experiment and --label, not both")
     for entry in labels or ():
         if "=" not in entry:
             raise Invalid(f"--label is {entry!r}: give it as KEY=VALUE")
     filters = {"experiment": experiment, "label": [entry.replace("=", ":", 1) for entry in labels or ()]}
-    return Selection(tuple(jobs or ()), {name: value for name, value in filters.items() if value})
+    return {name: value for name, value in filters.items() if value}
+
+
+def _selection(client: Client, jobs: list[str] | None, filters: Json) -> Selection:
+    if "experiment" in filters:
+        filters |= {"experiment": experiment_id(client, filters["experiment"])}
+    return Selection(tuple(job_id(client, job) for job in jobs or ()), filters)
 
 
 def _run(client: Client, selection: Selection, open_sink: Callable[[], Sink], follow: bool) -> None:

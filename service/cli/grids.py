@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from service.cli.folding import Facts, Grid
-from service.cli.tables import STYLES, age_s, duration, status_text
+from service.cli.tables import STYLES, age_s, duration, labels_text, status_text
 from service.experiments.numbers import NONE, Number
 
 Json = dict[str, Any]
@@ -53,6 +53,8 @@ def experiment_table(experiment: Json) -> Facts:
         table.add_row("submitted by", Text(submitter))
     if experiment["precision"]:
         table.add_row("precision", experiment["precision"])
+    if labels := experiment["request"]["base"].get("labels"):
+        table.add_row("labels", labels_text(labels))
     table.add_row("jobs", counts_text(experiment["counts"]))
     table.add_row("progress", progress_text(experiment))
     if sequential := experiment["sequential"]:
@@ -112,7 +114,7 @@ def results_grid(results: Json) -> RenderableType:
         parts += [Text(), *_tuning(results, tuning, number)]
     tested = [comparison for comparison in results["comparisons"] if comparison["difference"] is not None]
     if tested:
-        parts += [Text(), _comparisons(tested, number)]
+        parts += [Text(), Text("Pairwise comparisons", style="italic"), _comparisons(tested, number)]
     parts += [Text(f"{warning['severity']}: {warning['detail']}", style="yellow") for warning in results["warnings"]]
     return Group(*parts)
 

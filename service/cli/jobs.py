@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from service.cli import experiments
 from service.cli.exits import Invalid
+from service.cli.ids import FORM, JobId, JobIds, argument, experiment_id, job_id, option, whole_id
 from service.cli.output import announce, console, print_json
-from service.cli.session import AsJson, JobId, JobIds, Json, connect, job_id, label_of
+from service.cli.session import AsJson, Json, Label, RemoveLabel, connect, label_of, labels_of
 from service.cli.tables import job_table, jobs_table
 from service.client import Client
 
@@ -19,7 +21,7 @@ def find(
     normalization: Annotated[list[str] | None, typer.Option(help="Only jobs with this normalization.")] = None,
     batch_size: Annotated[list[int] | None, typer.Option(help="Only jobs with this batch size.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="Only jobs that train this model.")] = None,
-    experiment: Annotated[str | None, typer.Option(help="Only jobs of this experiment.")] = None,
+    experiment: Annotated[str | None, option("experiment", help="Only jobs of this experiment.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="Only jobs with this label, as KEY=VALUE.")] = None,
     submitted_by: Annotated[
         list[str] | None, typer.Option(help="Only those submitted with a token of this name. May be repeated.")
@@ -38,7 +40,7 @@ def find(
                 normalization=normalization,
                 batch_size=batch_size,
                 model=model,
-                experiment=experiment,
+                experiment=experiment and experiment_id(client, experiment),
                 label=[f"{key}:{value}" for key, value in labels] or None,
                 submitted_by=submitted_by,
                 search=search,
@@ -84,16 +86,24 @@ def retry(context: typer.Context, jobs: JobIds, as_json: AsJson = False) -> None
 
 def edit(
     context: typer.Context,
-    job: JobId,
+    job: Annotated[str, argument("job", f"Id of the job, or of an experiment after `experiment_`: {FORM}")],
     name: Annotated[str | None, typer.Option(help="New name.")] = None,
     notes: Annotated[str | None, typer.Option(help="New notes, which replace the old ones.")] = None,
-    label: Annotated[list[str] | None, typer.Option(help="Label to set, as KEY=VALUE. May be repeated.")] = None,
-    remove_label: Annotated[list[str] | None, typer.Option(help="Key of a label to remove. May be repeated.")] = None,
+    label: Label = None,
+    remove_label: RemoveLabel = None,
     priority: Annotated[int | None, typer.Option(help="New priority; jobs of a higher one start first.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change the name, the notes, the labels or the priority of a job. Labels that are not given stay as they are."""
-    labels: dict[str, str | None] = dict.fromkeys(remove_label or ()) | dict(map(label_of, label or ()))
+    """Change the name, the notes, the labels or the priority of a job. Labels that are not given stay as they are.
+
+    Labels and priority of an experiment are those of all its jobs; it has no notes.
+    """
+    labels = labels_of(label, remove_label)
+    if job.startswith("experiment_"):
+        if notes is not None:
+            raise Invalid("--notes: an experiment has none; give them to its jobs")
+        experiments.edit(context, job, name, label, remove_label, priority, as_json)
+        return
     if name is None and notes is None and priority is None and not labels:
         raise Invalid("nothing to change: give --name, --notes, --label, --remove-label or --priority")
     change = partial(Client.change, name=name, notes=notes, labels=labels or None, priority=priority)
@@ -119,12 +129,13 @@ def delete(context: typer.Context, jobs: JobIds) -> None:
     """Delete jobs that have ended, with their metrics and checkpoints."""
     with connect(context) as client:
         for job in jobs:
+            job = whole_id(client, "job", job)
             client.delete(job)
             announce(None, f"{job}  deleted")
 
 
 def _each(context: typer.Context, jobs: list[str], verb: Callable[[Client, str], Json], as_json: bool) -> None:
-    with connect(context) as client:
+    with connect(context, fields={"label": "/labels", "remove_label": "/labels"}) as client:
         for job in jobs:
             answer = verb(client, job_id(client, job))
             announce(answer, f"{answer['id']}  {answer['title']}  {answer['status']}", as_json=as_json)

@@ -8,8 +8,9 @@ import typer
 from rich.text import Text
 
 from service.cli.exits import Invalid
+from service.cli.ids import JobId, job_id
 from service.cli.output import console, print_json_line
-from service.cli.session import AsJson, JobId, Json, connect, job_id
+from service.cli.session import AsJson, Json, connect
 
 LEVELS = ("debug", "info", "warning", "error")
 

@@ -10,8 +10,9 @@ import typer
 
 from service.cli.exits import Invalid
 from service.cli.grids import results_grid
+from service.cli.ids import FORM, argument, experiment_id
 from service.cli.output import console, plain_text, write_content
-from service.cli.session import AsJson, Json, connect, experiment_id
+from service.cli.session import AsJson, Json, connect
 from service.client.experiment_calls import TableFormat
 from service.report import as_latex, as_markdown, tables
 from worker.metrics import OutcomeMetric
@@ -40,7 +41,7 @@ class FlatTable(StrEnum):
 def results(
     context: typer.Context,
     experiment: Annotated[
-        str | None, typer.Argument(help="Id of the experiment; `last`: the newest one. Default: all jobs.")
+        str | None, argument("experiment", f"Id of the experiment: {FORM} Default: all jobs.")
     ] = None,
     metric: Annotated[
         str | None,

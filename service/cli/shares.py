@@ -5,9 +5,10 @@ from typing import Annotated
 import typer
 
 from service.cli.folding import Grid
+from service.cli.ids import ExperimentId, chosen, experiment_id, has_part
 from service.cli.output import announce, console, print_json
-from service.cli.session import AsJson, ExperimentId, connect, experiment_id
-from service.cli.tables import age_s, duration
+from service.cli.session import AsJson, connect
+from service.cli.tables import age_s, duration, zoned
 
 DAY_S = 24 * 3600
 
@@ -24,7 +25,7 @@ def share(
     as_json: AsJson = False,
 ) -> None:
     """Print a link that shows one experiment and its jobs to people without a token. It is printed only once."""
-    with connect(context) as client:
+    with connect(context, fields={"days": "/expires_in_s"}) as client:
         lasts_s = None if days is None else days * DAY_S
         found = client.experiments.share(experiment_id(client, experiment), anonymous=anonymous, expires_in_s=lasts_s)
         # Not the `path` of the answer: the prefix of a proxy may be missing in it.
@@ -43,7 +44,13 @@ def shares(context: typer.Context, experiment: ExperimentId, as_json: AsJson = F
         for one in found:
             anonymous = "yes" if one["anonymous"] else "no"
             age = duration(age_s(one["created_at"]))
-            table.add_row(one["id"], anonymous, one["created_by"] or "–", age, one["expires_at"] or "never")
+            table.add_row(
+                one["id"],
+                anonymous,
+                one["created_by"] or "–",
+                age,
+                zoned(one["expires_at"]) if one["expires_at"] else "never",
+            )
         console().print(table)
     else:
         console().print("No links.", style="dim")
@@ -52,9 +59,14 @@ def shares(context: typer.Context, experiment: ExperimentId, as_json: AsJson = F
 def unshare(
     context: typer.Context,
     experiment: ExperimentId,
-    share: Annotated[str, typer.Argument(help="Id of the link, from `shares`.", show_default=False)],
+    share: Annotated[
+        str, typer.Argument(help="Id of the link, from `shares`: all of it, or a part.", show_default=False)
+    ],
 ) -> None:
     """Revoke a link: from now on it shows nothing."""
     with connect(context) as client:
-        client.experiments.unshare(experiment_id(client, experiment), share)
+        experiment = experiment_id(client, experiment)
+        having = [one for one in client.experiments.shares(experiment) if has_part(one["id"], "share", share)]
+        share = chosen("share", share, having, "`normlab experiment shares` lists them")
+        client.experiments.unshare(experiment, share)
         announce(None, f"{share}  revoked")

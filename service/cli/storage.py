@@ -6,14 +6,15 @@ import typer
 from rich.text import Text
 
 from service.cli.folding import Facts, Grid
+from service.cli.ids import experiment_id, option
 from service.cli.output import console, print_json
-from service.cli.session import AsJson, connect, experiment_id
+from service.cli.session import AsJson, connect
 from service.cli.tables import size_text
 
 
 def storage(
     context: typer.Context,
-    experiment: Annotated[str | None, typer.Option(help="Only jobs of this experiment.")] = None,
+    experiment: Annotated[str | None, option("experiment", help="Only jobs of this experiment.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=500, help="Maximum number of experiments, and of jobs.")] = 20,
     as_json: AsJson = False,
 ) -> None:

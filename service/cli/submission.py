@@ -16,6 +16,22 @@ from worker.normalizations.registry import NORMALIZATIONS
 from worker.recipes import RecipeName
 from worker.spec import DATASET_SIZES, Optimizer, Schedule
 
+FIELDS = {
+    "normalization": "/normalization/type",
+    "num_groups": "/normalization/num_groups",
+    "channels_per_group": "/normalization/channels_per_group",
+    "optimizer": "/optimizer/type",
+    "learning_rate": "/optimizer/learning_rate",
+    "schedule": "/schedule/type",
+    "dataset": "/dataset/name",
+    "train_limit": "/dataset/train_limit",
+    "test_limit": "/dataset/test_limit",
+    "holdout": "/dataset/holdout",
+    "ema": "/ema/decay",
+    "label": "/labels",
+}
+"""The fields of a job that options set, where their names differ."""
+
 
 def _one_of(names: Iterable[str]) -> str:
     *others, last = names
@@ -107,7 +123,7 @@ def submit(
         request["optimizer"] = {"type": "sgd"} | _part(request, "optimizer")
     _choose(request, "schedule", schedule)
     _fill(request, "ema", decay=ema)
-    with connect(context) as client:
+    with connect(context, fields=FIELDS) as client:
         job = client.submit(request, idempotency_key)
         if not (as_json and watch):
             hint = [] if watch else [Text(f"{command_name()} watch {job['id']} follows it.", style="dim")]

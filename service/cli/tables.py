@@ -1,6 +1,6 @@
 """Tables of jobs on a terminal, and the formats that all tables share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -95,7 +95,9 @@ def job_table(job: Json) -> Facts:
     if job["error"]:
         at = "" if job["error"].get("step") is None else f" (step {job['error']['step']})"
         table.add_row("error", Text(f"{job['error']['message']}{at}", style="red"))
-    table.add_row("trains", f"{spec['model']}, {job['normalization']}, batch size {spec['batch_size']}, {images}")
+    workers = spec.get("num_workers", 1)
+    batch_size = f"batch size {spec['batch_size']}" + (f" per worker, {workers} workers" if workers > 1 else "")
+    table.add_row("trains", f"{spec['model']}, {job['normalization']}, {batch_size}, {images}")
     table.add_row("seed", str(spec["seed"]))
     table.add_row("precision", job["precision"] or "auto, resolved at the start")
     if submitter := job.get("submitted_by"):
@@ -103,7 +105,7 @@ def job_table(job: Json) -> Facts:
     if job.get("extends"):
         table.add_row("continues", job["extends"])
     if job["labels"]:
-        table.add_row("labels", Text(" ".join(f"{key}={value}" for key, value in job["labels"].items())))
+        table.add_row("labels", labels_text(job["labels"]))
     if progress := job["progress"]:
         total = progress["total_steps"] or "?"
         table.add_row("progress", f"epoch {progress['epoch']}/{spec['epochs']}, step {progress['step']}/{total}")
@@ -122,9 +124,10 @@ def job_table(job: Json) -> Facts:
         table.add_row(f"attempt {attempt['number']}", Text(f"{workers}{device}, {ended}{reason}"))
         if attempt["cpu_s"] is not None:
             table.add_row("", _usage(attempt))
-    for change in job.get("history", ()):
+    for number, change in enumerate(job.get("history", ())):
         reason = f"  {change['reason']}" if change.get("reason") else ""
-        table.add_row(_clock(change["time"]), Text(f"{change['status']}{reason}"))
+        line = Text(f"{zoned(change['time'])}  ").append_text(status_text(change["status"])).append(reason)
+        table.add_row("" if number else "history", line)
     return table
 
 
@@ -144,8 +147,15 @@ def _summary(metric: str, values: Json, best_note: str | None) -> str:
     return f"last {show(values['last'])}, best {show(values['best'])} at step {values['best_step']}{note}"
 
 
-def _clock(time: str) -> str:
-    return datetime.fromisoformat(time).astimezone().strftime("%H:%M:%S")
+def labels_text(labels: Mapping[str, str]) -> Text:
+    """Format labels as `study=paper who=ann`."""
+    return Text(" ".join(f"{key}={value}" for key, value in labels.items()))
+
+
+def zoned(time: str) -> str:
+    """Format a time of the API as `2026-01-31 15:04:05 UTC+01:00`, in the time zone of this machine."""
+    here = datetime.fromisoformat(time).astimezone()
+    return f"{here:%Y-%m-%d %H:%M:%S} UTC" + (here.isoformat()[-6:] if here.utcoffset() else "")
 
 
 def age_s(time: str) -> float:

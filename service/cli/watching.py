@@ -15,8 +15,9 @@ from rich.text import Text
 
 from service.cli.exits import Exit
 from service.cli.folding import FoldingProgress, Value, bar
+from service.cli.ids import FORMS, argument, job_id
 from service.cli.output import command_name, complain, console, print_json_line
-from service.cli.session import AsJson, Json, connect, job_id
+from service.cli.session import AsJson, Json, connect
 from service.cli.tables import duration, per_cent, status_text
 from service.client import Client, Event
 from service.jobs import TERMINAL
@@ -28,7 +29,7 @@ def watch(
     context: typer.Context,
     jobs: Annotated[
         list[str] | None,
-        typer.Argument(help="Ids of the jobs; `last`: the newest. Default: all that have not ended."),
+        argument("job", f"Ids of the jobs: {FORMS} Default: all that have not ended."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -11,7 +11,7 @@ Files are transferred by `Client`: downloads of checkpoints, and bundles.
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -21,6 +21,7 @@ from service.client.async_connection import AsyncConnection
 from service.client.async_experiments import AsyncExperiments
 from service.client.connection import Event
 from service.client.job_calls import CheckpointRef
+from service.client.records import Records
 
 if TYPE_CHECKING:
     from service.jobs import JobRequest
@@ -129,7 +130,7 @@ class AsyncClient:
             pass
         return await self.job(job)
 
-    async def metrics(self, job: str, **filters: Any) -> list[Json]:
+    async def metrics(self, job: str, **filters: Any) -> Records:
         """Return the metrics of a job in the order of their steps; see `Client.metrics`."""
         return await self._connection.run(job_calls.metrics(job, filters))
 
@@ -186,7 +187,7 @@ class AsyncClient:
         """Return one evaluation of a checkpoint."""
         return await self._connection.run(job_calls.evaluation(evaluation))
 
-    async def evaluations(self, job: str) -> list[Json]:
+    async def evaluations(self, job: str) -> Records:
         """Return the evaluations of the checkpoints of a job, newest first."""
         return await self._connection.run(job_calls.evaluations(job))
 
@@ -199,6 +200,12 @@ class AsyncClient:
     async def storage(self, experiment: str | None = None, *, limit: int = 50) -> Json:
         """Return what the checkpoints take, as `Client.storage` does."""
         return await self._connection.run(job_calls.storage(experiment, limit))
+
+    def deliveries(
+        self, *, max_deliveries: int | None = None, status: Sequence[str] | None = None
+    ) -> AsyncIterator[Json]:
+        """Yield the deliveries of the webhook of the last 30 days, newest first; see `Client.deliveries`."""
+        return self._connection.pages(job_calls.deliveries(max_deliveries, status))
 
     async def specification(self) -> Json:
         """Return the JSON schema of a job, with defaults and help."""

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from service.client import experiment_calls as calls
 from service.client.async_connection import AsyncConnection
 from service.client.experiment_calls import FigureFormat, FigureKind, ReportKind, TableFormat
-from service.client.results import Results
+from service.client.records import Records
+from service.client.results import Comparison, Results
 
 if TYPE_CHECKING:
     from service.experiments.request import ExperimentRequest
@@ -36,11 +37,14 @@ class AsyncExperiments:
         max_experiments: int | None = None,
         search: str | None = None,
         submitted_by: Sequence[str] | None = None,
+        id: str | None = None,
     ) -> AsyncIterator[Json]:
         """Yield the experiments, newest first, page after page; see `Experiments.list`."""
-        return self._connection.pages(calls.experiments(max_experiments, search, submitted_by))
+        return self._connection.pages(
+            calls.experiments(max_experiments, {"search": search, "submitted_by": submitted_by, "id": id})
+        )
 
-    async def builtin(self) -> Sequence[Json]:
+    async def builtin(self) -> Records:
         """Return the experiments that can be submitted by name."""
         return await self._connection.run(calls.builtin())
 
@@ -54,10 +58,16 @@ class AsyncExperiments:
         *,
         name: str | None = None,
         priority: int | None = None,
+        labels: Mapping[str, str | None] | None = None,
         grid: Mapping[str, Sequence[Any]] | None = None,
     ) -> Json:
-        """Rename an experiment, change its priority, or add values to its grid, as in `grid={"seed": [3, 4]}`."""
-        return await self._connection.run(calls.change(experiment, name=name, priority=priority, grid=grid))
+        """Rename an experiment, change its priority, label its jobs, or add values to its grid: `grid={"seed": [3]}`.
+
+        A label of None is removed; labels that are not given stay as they are.
+        """
+        return await self._connection.run(
+            calls.change(experiment, name=name, priority=priority, labels=labels, grid=grid)
+        )
 
     async def cancel(self, experiment: str) -> Json:
         """Stop all jobs of an experiment for good. Does nothing to one that is cancelled already."""
@@ -79,7 +89,7 @@ class AsyncExperiments:
         """Create a link that shows an experiment, and return it with its token; see `Experiments.share`."""
         return await self._connection.run(calls.share(experiment, anonymous=anonymous, expires_in_s=expires_in_s))
 
-    async def shares(self, experiment: str) -> Sequence[Json]:
+    async def shares(self, experiment: str) -> Records:
         """Return the links of an experiment, newest first, without their tokens."""
         return await self._connection.run(calls.shares(experiment))
 
@@ -96,7 +106,7 @@ class AsyncExperiments:
         path, options = calls.results_table(experiment, format, question)
         return (await self._connection.request("GET", path, **options)).content
 
-    async def compare(self, experiments: Sequence[str], **question: Any) -> Json:
+    async def compare(self, experiments: Sequence[str], **question: Any) -> Comparison:
         """Return the cells of several experiments side by side, and their differences; see `Experiments.compare`."""
         return await self._connection.run(calls.compare(experiments, question))
 

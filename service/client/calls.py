@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
+from service.client.records import Records
 from service.client.requests import given
 
 Json = dict[str, Any]
@@ -34,9 +35,9 @@ def call(method: str, path: str, **options: Any) -> Call[Json]:
     return Call(method, path, _document, options)
 
 
-def listed(path: str, **options: Any) -> Call[list[Json]]:
+def listed(path: str, **options: Any) -> Call[Records]:
     """Return a request that is answered by a list in one piece."""
-    return Call("GET", path, _entries, options)
+    return Call("GET", path, lambda document: Records(_entries(document)), options)
 
 
 class Listing:

@@ -16,7 +16,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
@@ -27,6 +27,7 @@ from service.client.errors import CorruptDownload
 from service.client.experiments import Experiments
 from service.client.files import part_of, writing
 from service.client.job_calls import CheckpointRef
+from service.client.records import Records
 from service.client.requests import path_of
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class Client:
             pass
         return self.job(job)
 
-    def metrics(self, job: str, **filters: Any) -> list[Json]:
+    def metrics(self, job: str, **filters: Any) -> Records:
         """Return the metrics of a job in the order of their steps.
 
         Args:
@@ -253,7 +254,7 @@ class Client:
         """Return one evaluation of a checkpoint."""
         return self._connection.run(job_calls.evaluation(evaluation))
 
-    def evaluations(self, job: str) -> list[Json]:
+    def evaluations(self, job: str) -> Records:
         """Return the evaluations of the checkpoints of a job, newest first."""
         return self._connection.run(job_calls.evaluations(job))
 
@@ -271,6 +272,15 @@ class Client:
             limit: The maximum length of each list, up to 500.
         """
         return self._connection.run(job_calls.storage(experiment, limit))
+
+    def deliveries(self, *, max_deliveries: int | None = None, status: Sequence[str] | None = None) -> Iterator[Json]:
+        """Yield the deliveries of the webhook of the last 30 days, newest first.
+
+        Args:
+            max_deliveries: Stop after this number of deliveries.
+            status: Only those in one of these statuses: waiting, pending, delivered, failed.
+        """
+        return self._connection.pages(job_calls.deliveries(max_deliveries, status))
 
     def specification(self) -> Json:
         """Return the JSON schema of a job, with defaults and help."""

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from service.client.calls import Call, Listing, call, listed
+from service.client.records import Records
 from service.client.requests import given, header, path_of
-from service.client.results import Results
+from service.client.results import Comparison, Results
 
 if TYPE_CHECKING:
     from service.experiments.request import ExperimentRequest
@@ -34,14 +35,14 @@ def dry_run(request: "Mapping[str, Any] | ExperimentRequest") -> Call[Json]:
     return call("POST", "/v1/experiments", json=_body(request), params={"dry_run": True})
 
 
-def experiments(max_experiments: int | None, search: str | None, submitted_by: Sequence[str] | None) -> Listing:
+def experiments(max_experiments: int | None, filters: Mapping[str, Any]) -> Listing:
     """List experiments."""
     limit = None if max_experiments is None else min(max_experiments, 100)
-    filters = {"search": search, "submitted_by": submitted_by, "limit": limit}
+    filters = {**filters, "limit": limit}
     return Listing("/v1/experiments", "cursor", filters, max_experiments)
 
 
-def builtin() -> Call[list[Json]]:
+def builtin() -> Call[Records]:
     """List the built-in experiments."""
     return listed("/v1/experiments/builtin")
 
@@ -66,7 +67,7 @@ def share(id_: str, *, anonymous: bool, expires_in_s: int | None) -> Call[Json]:
     return call("POST", path(id_, "shares"), json={"anonymous": anonymous, "expires_in_s": expires_in_s})
 
 
-def shares(id_: str) -> Call[list[Json]]:
+def shares(id_: str) -> Call[Records]:
     """List the links of an experiment."""
     return listed(path(id_, "shares"))
 
@@ -81,9 +82,9 @@ def results_table(id_: str | None, format: TableFormat, question: Mapping[str, A
     return _results(id_), {"params": given(question), "headers": {"Accept": MEDIA_TYPES[format]}}
 
 
-def compare(ids: Sequence[str], question: Mapping[str, Any]) -> Call[Json]:
+def compare(ids: Sequence[str], question: Mapping[str, Any]) -> Call[Comparison]:
     """Compare experiments."""
-    return call("GET", COMPARISON, params=_compared(ids, question))
+    return Call("GET", COMPARISON, Comparison, {"params": _compared(ids, question)})
 
 
 def compare_table(ids: Sequence[str], question: Mapping[str, Any]) -> tuple[str, Options]:

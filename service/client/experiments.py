@@ -9,7 +9,8 @@ from service.client import experiment_calls as calls
 from service.client.connection import Connection
 from service.client.experiment_calls import FigureFormat, FigureKind, ReportKind, TableFormat
 from service.client.files import reading, writing
-from service.client.results import Results
+from service.client.records import Records
+from service.client.results import Comparison, Results
 
 if TYPE_CHECKING:
     from service.experiments.request import ExperimentRequest
@@ -40,6 +41,7 @@ class Experiments:
         max_experiments: int | None = None,
         search: str | None = None,
         submitted_by: Sequence[str] | None = None,
+        id: str | None = None,
     ) -> Iterator[Json]:
         """Yield the experiments, newest first, page after page.
 
@@ -47,10 +49,13 @@ class Experiments:
             max_experiments: Stop after this number of experiments.
             search: Part of the name, in any case.
             submitted_by: Only those that were submitted with a token of one of these names.
+            id: Beginning or end of the id.
         """
-        return self._connection.pages(calls.experiments(max_experiments, search, submitted_by))
+        return self._connection.pages(
+            calls.experiments(max_experiments, {"search": search, "submitted_by": submitted_by, "id": id})
+        )
 
-    def builtin(self) -> Sequence[Json]:
+    def builtin(self) -> Records:
         """Return the experiments that can be submitted by name."""
         return self._connection.run(calls.builtin())
 
@@ -64,10 +69,14 @@ class Experiments:
         *,
         name: str | None = None,
         priority: int | None = None,
+        labels: Mapping[str, str | None] | None = None,
         grid: Mapping[str, Sequence[Any]] | None = None,
     ) -> Json:
-        """Rename an experiment, change its priority, or add values to its grid, as in `grid={"seed": [3, 4]}`."""
-        return self._connection.run(calls.change(experiment, name=name, priority=priority, grid=grid))
+        """Rename an experiment, change its priority, label its jobs, or add values to its grid: `grid={"seed": [3]}`.
+
+        A label of None is removed; labels that are not given stay as they are.
+        """
+        return self._connection.run(calls.change(experiment, name=name, priority=priority, labels=labels, grid=grid))
 
     def cancel(self, experiment: str) -> Json:
         """Stop all jobs of an experiment for good. Does nothing to one that is cancelled already."""
@@ -92,7 +101,7 @@ class Experiments:
         """
         return self._connection.run(calls.share(experiment, anonymous=anonymous, expires_in_s=expires_in_s))
 
-    def shares(self, experiment: str) -> Sequence[Json]:
+    def shares(self, experiment: str) -> Records:
         """Return the links of an experiment, newest first, without their tokens."""
         return self._connection.run(calls.shares(experiment))
 
@@ -115,7 +124,7 @@ class Experiments:
         path, options = calls.results_table(experiment, format, question)
         return self._connection.request("GET", path, **options).content
 
-    def compare(self, experiments: Sequence[str], **question: Any) -> Json:
+    def compare(self, experiments: Sequence[str], **question: Any) -> Comparison:
         """Return the cells of several experiments side by side, and the differences of those that they share.
 
         Args:

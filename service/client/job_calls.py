@@ -3,10 +3,11 @@
 import math
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from service.client.calls import Call, Listing, call, listed
+from service.client.records import Records
 from service.client.requests import given, header, path_of
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def extend(id_: str, epochs: int) -> Call[Json]:
     return call("POST", path(id_, "extend"), json={"epochs": epochs})
 
 
-def metrics(id_: str, filters: Mapping[str, Any]) -> Call[list[Json]]:
+def metrics(id_: str, filters: Mapping[str, Any]) -> Call[Records]:
     """Read the metrics of a job."""
     return listed(path(id_, "metrics"), params=given(filters))
 
@@ -104,7 +105,7 @@ def evaluation(id_: str) -> Call[Json]:
     return call("GET", path_of("evaluations", id_))
 
 
-def evaluations(job: str) -> Call[list[Json]]:
+def evaluations(job: str) -> Call[Records]:
     """List the evaluations of the checkpoints of a job."""
     return listed(path(job, "evaluations"))
 
@@ -117,6 +118,12 @@ def cluster() -> Call[Json]:
 def storage(experiment: str | None, limit: int) -> Call[Json]:
     """Read what the checkpoints take."""
     return call("GET", "/v1/storage", params=given({"experiment": experiment, "limit": limit}))
+
+
+def deliveries(max_deliveries: int | None, status: Sequence[str] | None) -> Listing:
+    """List the deliveries of the webhook."""
+    limit = None if max_deliveries is None else min(max_deliveries, 100)
+    return Listing("/v1/webhook/deliveries", "cursor", {"status": status, "limit": limit}, max_deliveries)
 
 
 def specification() -> Call[Json]:

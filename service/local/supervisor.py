@@ -58,6 +58,8 @@ class Supervisor:
         self._thread: threading.Thread | None = None
         self._hangs = Hangs()
         self._port = settings.port
+        self._started = time.monotonic()
+        self._ready: set[str] = set()
         self.error: str | None = None
         """The reason why the service stopped without a request, or None."""
 
@@ -88,6 +90,7 @@ class Supervisor:
 
     def start(self) -> None:
         """Start the children, without waiting until they are ready. Raises `CannotStart`."""
+        self._started = time.monotonic()
         try:
             self._home.__enter__()
         except InUse as error:
@@ -105,6 +108,7 @@ class Supervisor:
             self._state = State(Process.of(os.getpid()), self.url)
             self._home.write(self._state)
             self._migrate()
+            self._is_ready("database")
             self._children = self._make_children()
         except BaseException:
             self._home.__exit__(None, None, None)
@@ -123,21 +127,28 @@ class Supervisor:
         self._home.__exit__(None, None, None)
 
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Wait until submitted jobs will run. Raises `CannotStart` after `timeout_s` seconds."""
+        """Wait until submitted jobs will run, and say which part is ready. Raises `CannotStart` after `timeout_s` s."""
         deadline = time.monotonic() + timeout_s
         waiting_for, reason = "api", "the api does not answer"
         with Client(self.url, retry_s=0) as client:
             while time.monotonic() < deadline:
                 if self.error:
                     raise CannotStart(self.error)
+                if self._ray and "Ray" not in self._ready and self._ray.answers():
+                    self._is_ready("Ray")
                 try:
                     found = client.ready()
                 except ClientError:
                     pass
                 else:
-                    if found["status"] == "ready":
-                        return
+                    self._is_ready("API")
                     checks = found["checks"]
+                    is_ready = found["status"] == "ready"
+                    if is_ready or checks.get("dispatcher", {}).get("ok", False):
+                        self._is_ready("dispatcher")
+                    if is_ready:
+                        self._is_ready("Ray")
+                        return
                     reason = " ".join(check["detail"] for check in checks.values())
                     # The api logs why the database does not answer.
                     waiting_for = "dispatcher" if checks.get("database", {}).get("ok", True) else "api"
@@ -147,6 +158,12 @@ class Supervisor:
         if self._ray and not self._ray.answers():
             waiting_for, reason = "ray", "Ray does not answer"
         raise CannotStart(f"The service was not ready after {timeout_s:.0f} s ({reason}). {self._end_of(waiting_for)}")
+
+    def _is_ready(self, part: str) -> None:
+        """Say, once, that a part of the service is ready."""
+        if part not in self._ready:
+            self._ready.add(part)
+            self._say(f"  {part} ready after {time.monotonic() - self._started:.1f} s")
 
     def wait(self) -> None:
         """Wait until it stops. Raises `CannotStart` if it stopped without a request."""
@@ -332,8 +349,8 @@ def serve(settings: Settings, say: Callable[[str], object], greet: Callable[[Sup
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        say("starting ...")
         with supervisor:
-            say("starting ...")
             threading.Thread(target=announce, daemon=True).start()
             while not ready.wait(0.1) and not stopping:
                 pass

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from service.experiments import table_warnings
 from service.experiments.findings import difference, unresolved
 from service.experiments.numbers import NONE, Number, p_is, p_value, percent
 from service.experiments.statistics import Comparison
@@ -48,7 +49,7 @@ def compose(
 
 
 def tables(results: Json) -> Document:
-    """Compose the results only: their table, the comparisons, and possible confounds."""
+    """Compose the results only: their table, the comparisons, violated assumptions and possible confounds."""
     number = Number(results["metric"])
     question = f"{number.axis} by {results['rows']['field']} and {results['columns']['field']}"
     sections = [Section(question, [Paragraph(results["headline"]), _images(results), *_grid(results, number)])]
@@ -60,10 +61,13 @@ def _results(results: Json, number: Number) -> list[Section]:
     if results["tuning"] is not None:
         sections.append(Section("Tuning", list(_tuning(results, number))))
     if results["comparisons"]:
-        sections.append(Section("Comparisons", [_comparisons(results, number)]))
-    if results["warnings"]:
-        notes = [f"{warning['detail']} ({warning['code']})" for warning in results["warnings"]]
-        sections.append(Section("Possible confounds", [Bullets(notes)]))
+        sections.append(Section("Pairwise comparisons", [_comparisons(results, number)]))
+    about_the_table = [warning for warning in results["warnings"] if warning["code"] in table_warnings.CODES]
+    others = [warning for warning in results["warnings"] if warning["code"] not in table_warnings.CODES]
+    for title, warnings in (("Violated assumptions", about_the_table), ("Possible confounds", others)):
+        if warnings:
+            notes = [f"{warning['detail']} ({warning['code']})" for warning in warnings]
+            sections.append(Section(title, [Bullets(notes)]))
     return sections
 
 

@@ -1,7 +1,7 @@
 """Queries of experiments, and their changes, each with all of its jobs in one transaction."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -9,13 +9,14 @@ from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy import delete as delete_from
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.errors import Conflict, NotFound
+from service.errors import Conflict, FieldError, InvalidFields, NotFound
 from service.experiments.request import ExperimentRequest, PlannedJob
+from service.experiments.tune import LABEL as STAGE_LABEL
 from service.jobs import ACTIVE, TERMINAL, Status
-from service.store import checkpoints, jobs
+from service.store import changes, checkpoints, jobs
 from service.store.cursors import read_cursor, write_cursor
 from service.store.database import lock_events
-from service.store.identifiers import new_id
+from service.store.identifiers import has_part, new_id
 from service.store.notifications import Channel, notify
 from service.store.ordering import Order
 from service.store.submitters import NOBODY, Submitter
@@ -61,6 +62,7 @@ async def page(
     *,
     search: str | None = None,
     submitted_by: Sequence[str] = (),
+    id: str | None = None,
     limit: int = 50,
     cursor: str | None = None,
 ) -> tuple[Sequence[Experiment], str | None]:
@@ -68,6 +70,8 @@ async def page(
     query = select(Experiment).order_by(Experiment.created_at.desc(), Experiment.id.desc()).limit(limit + 1)
     if search:
         query = query.where(Experiment.name.icontains(search, autoescape=True))
+    if id:
+        query = query.where(has_part(Experiment.id, "experiment", id))
     if submitted_by:
         query = query.where(Experiment.submitted_by.in_(submitted_by))
     if cursor is not None:
@@ -153,6 +157,21 @@ async def rename(session: AsyncSession, experiment: Experiment, name: str) -> No
     """Rename an experiment."""
     experiment.name = name
     experiment.request = {**experiment.request, "name": name}
+    experiment.updated_at = datetime.now(UTC)
+
+
+async def label(session: AsyncSession, experiment: Experiment, wanted: Mapping[str, str | None]) -> None:
+    """Set labels of all jobs of an experiment, also of those that are added later, and remove those that are None.
+
+    `experiment` must have been read with `lock`. Raises `InvalidFields` for too many labels, or one that is reserved.
+    """
+    if STAGE_LABEL in wanted:
+        detail = f"{STAGE_LABEL} is the label of the stage of a job: give it another name"
+        raise InvalidFields([FieldError(("labels", STAGE_LABEL), detail)])
+    await changes.label_all(session, await _in_state(session, experiment.id, frozenset(Status)), wanted)
+    base = experiment.request.get("base", {})
+    labels = {key: value for key, value in {**base.get("labels", {}), **wanted}.items() if value is not None}
+    experiment.request = {**experiment.request, "base": {**base, "labels": labels}}
     experiment.updated_at = datetime.now(UTC)
 
 

@@ -5,6 +5,9 @@ import secrets
 import threading
 import time
 
+from sqlalchemy import ColumnElement, or_
+from sqlalchemy.orm import InstrumentedAttribute
+
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: nothing that reads like something else
 _FORM = re.compile(rf"[a-z]+_([0-7][{_ALPHABET}]{{25}})")
 _RANDOM_BITS = 80
@@ -32,6 +35,12 @@ def new_id(prefix: str, after: str | None = None) -> str:
             number = earlier + 1 + secrets.randbits(_STEP_BITS - 1)
         _last = number
     return prefix + "_" + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def has_part(column: InstrumentedAttribute[str], prefix: str, part: str) -> ColumnElement[bool]:
+    """Return the condition that an id begins or ends with `part`, which may lack `prefix_`."""
+    part = part.removeprefix(f"{prefix}_")
+    return or_(column.startswith(f"{prefix}_{part}", autoescape=True), column.endswith(part, autoescape=True))
 
 
 def _number(id_: str | None) -> int:

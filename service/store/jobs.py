@@ -8,13 +8,11 @@ from sqlalchemy import delete as delete_from
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.errors import Conflict, FieldError, InvalidFields, NotFound
-from service.experiments.titles import job_title
-from service.jobs import ACTIONS, ACTIVE, MOST_LABELS, TERMINAL, TRANSITIONS, Action, JobChange, JobRequest, Status
+from service.errors import Conflict, NotFound
+from service.jobs import ACTIONS, ACTIVE, TERMINAL, TRANSITIONS, Action, JobRequest, Status
 from service.store import checkpoints, events, imports, metrics
 from service.store.database import lock_events
 from service.store.identifiers import new_id
-from service.store.notifications import Channel, notify
 from service.store.submitters import NOBODY, Submitter, require_room
 from service.store.tables import Attempt, Idempotency, Job, JobLabel
 
@@ -246,34 +244,6 @@ async def request_of(session: AsyncSession, job: Job) -> JobRequest:
         "max_retries": job.max_retries,
     }
     return JobRequest.model_validate(job.spec | own)
-
-
-async def change(session: AsyncSession, job_id: str, wanted: JobChange) -> Job:
-    """Change the name, notes, priority or labels of a job. Raises `NotFound`, or `InvalidFields` for too many labels.
-
-    Adds an event, unless nothing changed.
-    """
-    job = await get(session, job_id, lock=True)
-    before = (await labels(session, [job_id])).get(job_id, {})
-    after = {key: value for key, value in (before | wanted.labels).items() if value is not None}
-    if len(after) > MOST_LABELS:
-        detail = f"labels: the job would have {len(after)} of them; the maximum is {MOST_LABELS}. Set some to null."
-        raise InvalidFields([FieldError(("labels",), detail)])
-    given = wanted.model_fields_set
-    name = wanted.name if "name" in given else job.name
-    notes = wanted.notes if "notes" in given else job.notes
-    priority = wanted.priority if "priority" in given else job.priority
-    if (name, notes, priority, after) == (job.name, job.notes, job.priority, before):
-        return job
-    if priority != job.priority:
-        await notify(session, Channel.QUEUE)
-    job.name, job.notes, job.priority, job.updated_at = name, notes, priority, datetime.now(UTC)
-    if after != before:
-        await session.execute(delete_from(JobLabel).where(JobLabel.job_id == job_id))
-        session.add_all(JobLabel(job_id=job_id, key=key, value=value) for key, value in after.items())
-    changed = {"name": name, "title": job_title(name, job.spec), "notes": notes, "labels": after, "priority": priority}
-    await events.add(session, job_id, "changed", changed, job.updated_at)
-    return job
 
 
 async def delete(session: AsyncSession, job_id: str) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import aliased
 
 from service.jobs import Status
 from service.store.cursors import read_cursor, write_cursor
+from service.store.identifiers import has_part
 from service.store.imports import VISIBLE
 from service.store.ordering import Order
 from service.store.tables import Job, JobLabel, MetricSummary
@@ -35,6 +36,7 @@ class JobFilter:
     labels: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     created_after: datetime | None = None
     search: str | None = None
+    id: str | None = None
 
     def apply(self, query: Select[Any]) -> Select[Any]:
         """Add the conditions of the filter to a query of jobs, and that they are visible."""
@@ -55,6 +57,8 @@ class JobFilter:
             query = query.where(Job.created_at > self.created_after)
         if self.search:
             query = query.where(Job.name.icontains(self.search, autoescape=True))
+        if self.id:
+            query = query.where(has_part(Job.id, "job", self.id))
         for key, wanted in self.labels.items():
             values = [wanted] if isinstance(wanted, str) else wanted
             labelled = select(JobLabel.job_id).where(JobLabel.key == key, JobLabel.value.in_(values))

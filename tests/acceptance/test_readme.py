@@ -1,7 +1,8 @@
 """The commands of the documents run in order against a whole service: `make test-readme`.
 
-Trainings are shortened: `LESS` lists options that are added to commands. `NOT_HERE` has reasons why commands are not
-run.
+They run one after the other in the shell of somebody who has just run `make demo`: PATH does not have the environment
+until a document activates it, and variables have the values that earlier commands gave them. Trainings are shortened:
+`LESS` lists options that are added to commands. `NOT_HERE` has reasons why commands are not run.
 """
 
 import json
@@ -44,13 +45,15 @@ LESS = {
     "normlab experiment submit zoo": "--dry-run",
 }
 TINY = {"dataset": {"name": "synthetic", "train_limit": 96, "test_limit": 32}, "epochs": 1}
+LARGER = '"epochs": 1, "dataset": {"train_limit": 1000}}'
+"""What the document shows where `TINY` is trained."""
 CODES = {"normlab doctor": {0, 1}}
 """Accepted exit codes besides 0: `normlab doctor` fails on a machine without CIFAR-10."""
 
 
-def all_commands() -> list[str]:
-    """Return the commands of all documents, in reading order."""
-    return [command for name in READ for command in commands(read(name))]
+def all_commands() -> list[tuple[str, str]]:
+    """Return the commands of all documents with the name of the document, in reading order."""
+    return [(name, command) for name in READ for command in commands(read(name))]
 
 
 def runs_here(command: str) -> bool:
@@ -80,14 +83,13 @@ def test_every_command_does_what_it_says(service: tuple[str, Path]) -> None:
     (work / "two-norms.yaml").write_text(shown_experiment())
     (work / "job.json").write_text(shown_job())
     failed = []
-    for command in filter(runs_here, all_commands()):
+    for document, command in all_commands():
+        if not runs_here(command):
+            continue
         with Client(url, retry_s=120) as client:
-            asked = concrete(command, client, url)
-        environment = {**os.environ, "NORMLAB_URL": url, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+            asked = concrete(document, command, client, url)
         try:
-            done = subprocess.run(
-                asked, shell=True, cwd=work, env=environment, capture_output=True, text=True, timeout=300, check=False
-            )
+            done = shell(asked, work, url)
         except subprocess.TimeoutExpired as late:
             failed.append(f"{asked}\n  did not end: {late.stdout!r}")
             continue
@@ -96,6 +98,27 @@ def test_every_command_does_what_it_says(service: tuple[str, Path]) -> None:
         elif asked.startswith("curl") and '"status":4' in done.stdout:
             failed.append(f"{asked}\n  was refused: {done.stdout[:500]}")
     assert not failed, "\n".join(failed)
+
+
+def shell(command: str, work: Path, url: str) -> subprocess.CompletedProcess[str]:
+    """Run a command with the variables that the commands before it have left."""
+    (work / ".venv").exists() or (work / ".venv").symlink_to(sys.prefix)
+    script = 'set -a; [ -e .state ] && . ./.state; eval "$1"; code=$?; export -p > .state; exit $code'
+    return subprocess.run(
+        ["bash", "-c", script, "bash", command],
+        cwd=work,
+        env={**os.environ, "NORMLAB_URL": url, "PATH": path_without_normlab()},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def path_without_normlab() -> str:
+    """Return PATH without the folders of this environment and of every other one that has the command."""
+    folders = os.environ["PATH"].split(os.pathsep)
+    return os.pathsep.join(folder for folder in folders if not (Path(folder) / "normlab").exists())
 
 
 def shown_experiment() -> str:
@@ -111,13 +134,15 @@ def shown_job() -> str:
     return json.dumps(json.loads(shown) | TINY)
 
 
-def concrete(command: str, client: Client, url: str) -> str:
-    """Return a command with the ids that earlier commands created, and with a shorter training."""
+def concrete(document: str, command: str, client: Client, url: str) -> str:
+    """Return a command of a document with the ids that earlier commands created, and with a shorter training."""
     for beginning, more in LESS.items():
         if command.startswith(beginning):
             command = f"{command} {more}"
     command = command.replace("localhost:8000", url.removeprefix("http://"))
-    command = command.replace('"batch_size": 2}', f'"batch_size": 2, {json.dumps(TINY)[1:-1]}}}')
+    command = command.replace(LARGER, json.dumps(TINY)[1:])
+    if document == "README.md":
+        return command  # Its variables are set by its own commands.
     if "$CHECKPOINT" in command:
         command = command.replace("$CHECKPOINT", checkpoint(client))
     of_an_experiment = re.search("experiment|results|export", command)
@@ -140,7 +165,8 @@ def test_what_is_not_run_here_has_a_reason() -> None:
     with_commands = {str(path.relative_to(ROOT)) for path in DOCUMENTS if commands(path.read_text())}
     assert with_commands == {*READ, *NOT_RUN}
     for reason in NOT_HERE:
-        assert any(re.search(rf"(^|\s){reason}", command) for command in all_commands()), reason
-    ran = [command for command in all_commands() if runs_here(command)]
+        assert any(re.search(rf"(^|\s){reason}", command) for _, command in all_commands()), reason
+    ran = [command for _, command in all_commands() if runs_here(command)]
     assert len(ran) >= 25
-    assert all(command.startswith(("normlab ", "curl ", "python -m worker ")) for command in ran), ran
+    known = ("normlab ", "curl ", "python -m worker ", "source .venv/bin/activate", "JOB=", "ID=", "CHECKPOINT=")
+    assert all(command.startswith(known) for command in ran), ran

@@ -9,7 +9,7 @@ from service.experiments import compared, confounds, table_warnings
 from service.experiments.statistics import plan_analyses
 from service.jobs import JobRequest
 from service.settings import PREFIX, Settings
-from tests.documents import read, section
+from tests.documents import ROOT, read, section
 from worker.normalizations.normalization import NormalizationSpec
 from worker.normalizations.registry import NORMALIZATIONS
 from worker.spec import TrainingSpec
@@ -87,3 +87,31 @@ def test_every_normalization_is_documented() -> None:
 
     table = [line for line in section(WORKER, "Normalizations").splitlines() if line.startswith("| `")]
     assert table == [row(*entry) for entry in NORMALIZATIONS.items()]
+
+
+SHOWN = [
+    path
+    for folder in ("gn", "worker", "service", "normlab", "docker", "tests/benchmarks")
+    for kind in ("py", "md", "js", "html")
+    for path in sorted((ROOT / folder).rglob(f"*.{kind}"))
+] + sorted(ROOT.glob("*.md"))
+METHODS = "batch|group|layer|instance"
+
+
+def test_a_normalization_is_spelled_in_one_way() -> None:
+    """A method is BatchNorm in prose, and a value is what `service.experiments.axes.label` makes of it: group (8)."""
+    other = re.compile(rf"\b({METHODS})[ -]norm\b|\b({METHODS})norm\b", re.IGNORECASE)
+    method = re.compile(rf"({METHODS.title()})Norm")
+    wrong = {
+        f"{path.relative_to(ROOT)}: {found[0]}"
+        for path in SHOWN
+        for found in other.finditer(path.read_text(encoding="utf-8"))
+        if not method.fullmatch(found[0])
+    }
+    assert wrong == set()
+
+
+@pytest.mark.parametrize("folder", ["service/cli", "service/report", "service/figures", "service/export"])
+def test_what_is_shown_of_a_normalization_is_its_label(folder: str) -> None:
+    read_raw = re.compile(r"""\[["']normalization["']\]\[["']type["']\](?! = )""")
+    assert [path.name for path in (ROOT / folder).rglob("*.py") if read_raw.search(path.read_text())] == []

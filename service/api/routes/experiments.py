@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.context import Context, ExperimentId, Services
-from service.api.filters import Text
+from service.api.filters import Text, part_of_id
 from service.api.http import idempotency
 from service.api.http.auth import AuthorizedClient, Client
 from service.api.http.idempotency import IdempotencyKey
@@ -29,6 +29,7 @@ from service.api.schemas.experiment import (
 from service.experiments.builtin import STUDIES
 from service.experiments.request import ExperimentRequest, PlannedJob
 from service.experiments.search import first_jobs
+from service.jobs import LabelChange
 from service.store import ConstraintViolated, Database, Session, experiments, jobs
 from service.store.tables import Experiment
 from worker.validation import StrictModel
@@ -57,6 +58,7 @@ class ExperimentsQuery(BaseModel):
 
     search: Text | None = Field(default=None, description="part of the name, in any case")
     submitted_by: list[Text] = Field(default_factory=list, description="names of the tokens that submitted them")
+    id: Text | None = part_of_id("experiment")
     limit: int = Field(default=50, ge=1, le=200, description="experiments per page")
     cursor: str | None = Field(default=None, max_length=1000, description="next_cursor of the previous page")
 
@@ -74,6 +76,7 @@ class ExperimentChange(StrictModel):
 
     name: str | None = Field(default=None, max_length=200)
     priority: int | None = Field(default=None, ge=-1000, le=1000, description="new priority of all its jobs")
+    labels: LabelChange = Field(default_factory=dict, description="of all its jobs, also of those that are added later")
     grid: dict[str, list[Any]] = Field(
         default_factory=dict, description="values to add to fields of the grid, such as seed"
     )
@@ -173,13 +176,18 @@ async def change(
     experiment_id: ExperimentId,
     wanted: Annotated[ExperimentChange, Body()],
 ) -> ExperimentDetail:
-    """Rename an experiment, change its priority, or add values to its grid. Idempotent."""
+    """Rename an experiment, change its priority, label its jobs, or add values to its grid. Idempotent.
+
+    A label that is null is removed (RFC 7396); labels that are not given stay as they are.
+    """
     async with context.database.write() as session:
         experiment = await experiments.get(session, experiment_id, lock=True)
         if wanted.name is not None:
             await experiments.rename(session, experiment, wanted.name)
         if wanted.priority is not None:
             await experiments.prioritize(session, experiment, wanted.priority)
+        if wanted.labels:
+            await experiments.label(session, experiment, wanted.labels)
         if wanted.grid:
             longer = experiments.request_of(experiment).extended(wanted.grid)
             await experiments.extend(session, experiment, longer, first_jobs(longer), by=client.submitter)

@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Query, Response
 from pydantic import BaseModel, Field
 
 from service.api.context import Context, JobId
-from service.api.filters import JobFilterQuery, Text
+from service.api.filters import JobFilterQuery, Text, part_of_id
 from service.api.http import idempotency, preconditions
 from service.api.http.auth import AuthorizedClient, Client
 from service.api.http.idempotency import IdempotencyKey
@@ -19,7 +20,19 @@ from service.api.schemas.job import JobDetail, JobView, job_detail, job_url, job
 from service.api.schemas.queue import QueuePlace, queue_place
 from service.cluster_report import ClusterReport
 from service.jobs import JobChange, JobExtension, JobRequest, Status
-from service.store import ConstraintViolated, Database, extensions, jobs, leases, listing, ordering, queue, results
+from service.store import (
+    ConstraintViolated,
+    Database,
+    changes,
+    extensions,
+    jobs,
+    leases,
+    listing,
+    ordering,
+    queue,
+    results,
+)
+from service.store.listing import JobFilter
 from service.store.tables import Job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -42,6 +55,7 @@ class JobPage(BaseModel):
 class JobsQuery(JobFilterQuery):
     """The jobs to select, their order, and their number."""
 
+    id: Text | None = part_of_id("job")
     sort: Text = Field(
         default="-created_at",
         description=ordering.DESCRIPTION,
@@ -49,6 +63,10 @@ class JobsQuery(JobFilterQuery):
     )
     limit: int = Field(default=50, ge=1, le=200, description="jobs per page")
     cursor: str | None = Field(default=None, max_length=1000, description="next_cursor of the previous page")
+
+    def job_filter(self) -> JobFilter:
+        """Return the filter in the form of the store."""
+        return replace(super().job_filter(), id=self.id)
 
 
 @router.post(
@@ -126,7 +144,7 @@ async def change(
         job = await jobs.get(session, job_id, lock=True)
         labels = (await jobs.labels(session, [job_id])).get(job_id, {})
         preconditions.require(if_match, preconditions.etag(job.name, job.notes, labels))
-        return _tagged(response, await job_detail(session, await jobs.change(session, job_id, wanted)))
+        return _tagged(response, await job_detail(session, await changes.change(session, job_id, wanted)))
 
 
 @router.get("/{job_id}/queue", operation_id="get_queue_place", responses=describe(401, 404))

@@ -189,6 +189,19 @@ async def test_experiments_are_listed_newest_first_page_by_page(http: AsyncClien
     assert first["data"][0]["counts"] == {"queued": 4}
 
 
+async def test_experiments_are_found_by_a_part_of_the_id(http: AsyncClient) -> None:
+    first, second = [await submit(http) for _ in range(2)]
+    for part, expected in [
+        (first, [first]),
+        (first[:-1], [first]),
+        (second[-12:], [second]),
+        (first[len("experiment_") :][:4], [second, first]),
+        (first[1:-1], []),
+    ]:
+        answer = await http.get("/v1/experiments", params={"id": part})
+        assert [experiment["id"] for experiment in answer.json()["data"]] == expected, part
+
+
 async def test_an_experiment_shows_its_progress(http: AsyncClient, reporter: Reporter) -> None:
     small = {"model": "resnet20", "epochs": 10, "dataset": {"name": "synthetic", "train_limit": 40}}
     id_ = await submit(http, base=small, grid={"normalization": [{"type": "batch"}], "batch_size": [4], "seed": [0, 1]})
@@ -262,9 +275,27 @@ class TestChange:
         assert {job["priority"] for job in jobs} == {5}
         assert len(jobs) == 12
 
+    async def test_labels_its_jobs_and_those_that_are_added(self, http: AsyncClient) -> None:
+        id_ = await submit(http, base=BODY["base"] | {"labels": {"study": "paper", "who": "ann"}})
+        alone = (await http.post("/v1/jobs", json={"normalization": {"type": "batch"}, "batch_size": 2})).json()["id"]
+        for _ in range(2):
+            change = {"labels": {"who": None, "tag": "odd", "study": "other"}}
+            assert (await http.patch(f"/v1/experiments/{id_}", json=change)).status_code == 200
+        await http.patch(f"/v1/experiments/{id_}", json={"grid": {"seed": [1]}})
+        jobs = (await http.get(f"/v1/jobs?experiment={id_}")).json()["data"]
+        assert [job["labels"] for job in jobs] == [{"study": "other", "tag": "odd"}] * 8
+        assert (await http.get(f"/v1/jobs/{alone}")).json()["labels"] == {}
+        for job, changes in ((jobs[-1], 1), (jobs[0], 0)):
+            events = (await http.get(f"/v1/jobs/{job['id']}/events")).json()["data"]
+            told = [event["labels"] for event in events if event["type"] == "changed"]
+            assert told == [{"study": "other", "tag": "odd"}] * changes, "the second time nothing changes"
+
     @pytest.mark.parametrize(
         ("change", "status", "says"),
         [
+            ({"labels": {f"key {n}": "v" for n in range(33)}}, 422, "would have 33 of them"),
+            ({"labels": {"tune": "search"}}, 422, "tune is the label of the stage of a job"),
+            ({"labels": {"a:b": "c"}}, 422, "contains a colon"),
             ({"grid": {"epochs": [1]}}, 422, "the grid has no epochs"),
             ({"grid": {"batch_size": [0]}}, 422, "batch_size is 0"),
             ({"grid": {"seed": list(range(300))}}, 422, "1200 jobs"),

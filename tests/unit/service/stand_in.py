@@ -43,7 +43,10 @@ Script = Answer | Callable[[Request], Answer]
 
 
 class StandIn:
-    """Answers each route by a script: one response per request, and the last one repeatedly."""
+    """Answers each route by a script: one response per request, and the last one repeatedly.
+
+    Every id exists: without a script, a list that is asked for an id has it.
+    """
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -62,6 +65,8 @@ class StandIn:
         """Return the next response of the script."""
         self.requests.append(request)
         script = self.scripts.get((request.method, request.path))
+        if not script and request.method == "GET" and "id" in request.query:
+            return Answer({"data": [{"id": request.query["id"][0]}], "next_cursor": None})
         if not script:
             return problem(404, f"There is nothing at {request.path}.")
         step = script.pop(0) if len(script) > 1 else script[0]

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -70,7 +71,7 @@ class TestSubmit:
         ended = lab("submit", "-n", "group", "--num-groups", "7", "-b", "2")
         assert ended.code == Exit.INVALID
         assert ended.out == ""
-        assert ended.err.startswith("normlab: /normalization/num_groups: num_groups is 7, which does not divide the 16")
+        assert ended.err.startswith("normlab: --num-groups is 7, which does not divide the 16")
 
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
@@ -141,6 +142,34 @@ class TestJobs:
         shown = run("--url", service.url, "show", "job_1").out
         assert says in shown
         assert shown.count("CPU time") == 1
+
+    @pytest.mark.parametrize(
+        ("zone", "says"),
+        [
+            ("UTC", "09:08:07 UTC "),
+            ("Asia/Kolkata", "14:38:07 UTC+05:30 "),
+            ("America/New_York", "04:08:07 UTC-05:00 "),
+        ],
+    )
+    def test_show_when_their_status_changed_with_date_and_zone(
+        self, run: Run, service: StandIn, monkeypatch: pytest.MonkeyPatch, zone: str, says: str
+    ) -> None:
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        changes = [{"time": "2026-01-01T09:08:07.5Z", "status": "queued", "reason": None}]
+        service.on("GET", "/v1/jobs/job_1", Answer(a_job(history=changes)))
+        try:
+            assert f"history    2026-01-01 {says} queued\n" in run("--url", service.url, "show", "job_1").out
+        finally:
+            monkeypatch.undo()
+            time.tzset()
+
+    @pytest.mark.parametrize(
+        ("workers", "says"), [(1, "batch size 2, cifar10"), (4, "batch size 2 per worker, 4 workers, cifar10")]
+    )
+    def test_show_the_batch_size_of_each_worker(self, run: Run, service: StandIn, workers: int, says: str) -> None:
+        service.on("GET", "/v1/jobs/job_1", Answer(a_job(spec=a_job()["spec"] | {"num_workers": workers})))
+        assert says in run("--url", service.url, "show", "job_1").out
 
     def test_are_edited_without_a_change_of_what_is_not_given(self, lab: Run) -> None:
         job = lab(*ARGUMENTS, "--name", "old", "--label", "a=1", "--label", "b=x,y:z", "--json").json["id"]
@@ -258,7 +287,7 @@ class TestWatch:
         ended = run("--url", service.url, "watch", "job_1")
         assert ended.code == Exit.INTERRUPTED
         assert "the job keeps running. `normlab watch job_1` watches it again" in ended.err
-        assert service.requests == []
+        assert {request.method for request in service.requests} == {"GET"}
 
     def test_draws_a_bar_on_a_terminal(self, service: StandIn) -> None:
         self.watched(service, "succeeded")
@@ -304,7 +333,7 @@ class TestLogs:
         service.on("GET", "/v1/jobs/job_1/logs", Answer({"data": [self.LINE], "next_cursor": None}))
         ended = run("--url", service.url, "logs", "job_1", "--level", "warning")
         assert re.fullmatch(r"\d\d:\d\d:\d\d  error    out of \[memory\]\n", ended.out)
-        assert service.requests[0].query["level"] == ["warning", "error"]
+        assert service.to("GET", "/v1/jobs/job_1/logs")[0].query["level"] == ["warning", "error"]
 
     def test_are_followed_from_where_they_ended(self, run: Run, service: StandIn) -> None:
         service.on("GET", "/v1/jobs/job_1/logs", Answer({"data": [self.LINE], "next_cursor": None}))
@@ -328,17 +357,24 @@ class TestDownload:
             "name": "model.safetensors",
             "size": 7,
             "sha256": sha256,
-            "url": "/v1/checkpoints/c1/files/model.safetensors",
+            "url": "/v1/checkpoints/checkpoint_1/files/model.safetensors",
         }
         found = Answer(
-            {"id": "c1", "epoch": 2, "step": 20, "metrics": {"test_error": 0.25}, "best": True, "files": [file]}
+            {
+                "id": "checkpoint_1",
+                "epoch": 2,
+                "step": 20,
+                "metrics": {"test_error": 0.25},
+                "best": True,
+                "files": [file],
+            }
         )
-        for path in ("checkpoints/c1", "jobs/job_1/checkpoints/best", "jobs/job_1/checkpoints/latest"):
+        for path in ("checkpoints/checkpoint_1", "jobs/job_1/checkpoints/best", "jobs/job_1/checkpoints/latest"):
             service.on("GET", f"/v1/{path}", found)
         service.on("GET", "/v1/jobs/job_1/checkpoints", Answer({"data": [found.body], "next_cursor": None}))
         service.on("GET", str(file["url"]), file_server(content, sha256))
 
-    @pytest.mark.parametrize("which", ["job_1", "job_1/best", "job_1/latest", "c1"])
+    @pytest.mark.parametrize("which", ["job_1", "job_1/best", "job_1/latest", "checkpoint_1"])
     def test_brings_the_weights(self, run: Run, service: StandIn, tmp_path: Path, which: str) -> None:
         target = tmp_path / "w.safetensors"
         ended = run("--url", service.url, "download", which, "--output", str(target))
@@ -356,7 +392,7 @@ class TestDownload:
 
     def test_checkpoints_are_listed(self, run: Run, service: StandIn) -> None:
         lines = run("--url", service.url, "checkpoints", "job_1").out.splitlines()
-        assert lines[1].split() == ["c1", "2", "20", "25.0", "%", "0.0", "MB", "best"]
+        assert lines[1].split() == ["checkpoint_1", "2", "20", "25.0", "%", "0.0", "MB", "best"]
 
 
 class TestFigures:
@@ -391,6 +427,7 @@ def test_every_exit_code_is_explained_in_the_help(run: Run) -> None:
 def test_a_command_starts_without_what_only_servers_need(arguments: list[str]) -> None:
     program = """
 import sys
+import time
 from collections.abc import Callable
 from service.cli import main
 try:

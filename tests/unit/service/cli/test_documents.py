@@ -115,11 +115,11 @@ def test_what_is_no_bundle_is_refused_with_a_sentence(run: Run, api: str, tmp_pa
 
 
 def test_a_bundle_of_nothing_leaves_no_file(run: Run, api: str, tmp_path: Path) -> None:
-    ended = run("--url", api, "experiment", "bundle", "experiment_0", "-o", str(tmp_path))
+    ended = run("--url", api, "experiment", "bundle", "experiment_0000", "-o", str(tmp_path))
     assert ended.code == Exit.REFUSED
     assert list(tmp_path.iterdir()) == []
 
-    ended = run("--url", api, "experiment", "bundle", "experiment_0", "-o", str(tmp_path / "no" / "where"))
+    ended = run("--url", api, "experiment", "bundle", "experiment_0000", "-o", str(tmp_path / "no" / "where"))
     assert "does not exist" in ended.err
 
 

@@ -121,8 +121,26 @@ class TestLife:
         assert lab("experiment", "show", id_).code == Exit.REFUSED
 
     def test_nothing_to_change_is_said(self, lab: Run) -> None:
+        ended = lab("experiment", "edit", "experiment_1")
+        assert (ended.code, "give --name, --label, --remove-label or --priority" in ended.err) == (Exit.INVALID, True)
         ended = lab("experiment", "extend", "experiment_1")
-        assert (ended.code, "give --seed, --name or --priority" in ended.err) == (Exit.INVALID, True)
+        assert (ended.code, "--seed" in ended.err) == (Exit.INVALID, True)
+
+    @pytest.mark.parametrize("command", [["experiment", "edit"], ["edit"]])
+    def test_is_renamed_and_labelled(self, lab: Run, file: str, command: list[str]) -> None:
+        id_ = lab("experiment", "submit", file, "--name", "old", "--json").json["id"]
+        change = ["--name", "new", "--label", "study=paper", "--label", "who=ann", "--priority", "3"]
+        assert lab(*command, id_, *change).out == f"{id_}  queued  8 queued\n"
+        lab(*command, id_[:-1], "--remove-label", "who")
+        shown = lab("experiment", "show", id_).out
+        assert re.search(r"^name +new", shown, re.M)
+        assert re.search(r"^labels +study=paper$", shown, re.M)
+        jobs = lab("jobs", "--experiment", id_, "--json").json
+        assert [(job["labels"], job["priority"]) for job in jobs] == [({"study": "paper"}, 3)] * 8
+
+    def test_has_no_notes(self, lab: Run) -> None:
+        ended = lab("edit", "experiment_1", "--notes", "why")
+        assert (ended.code, "--notes: an experiment has none" in ended.err) == (Exit.INVALID, True)
 
     def test_the_built_in_ones_are_listed(self, lab: Run) -> None:
         assert re.search(

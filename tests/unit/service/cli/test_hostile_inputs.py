@@ -92,12 +92,15 @@ ARGUMENTS: dict[str, tuple[list[str], str]] = {
     "a link to itself": (["submit", "{folder}/loop"], "loop: Too many levels of symbolic links"),
     "a folder as a bundle": (["experiment", "import", "{folder}"], "{folder}: Is a directory"),
     "a bundle that is not there": (["experiment", "import", "{folder}/none.tar"], "none.tar: No such file"),
-    "a learning rate that is none": ([*SUBMIT, "--learning-rate", "nan"], "/optimizer/learning_rate: the value is nan"),
-    "a name that is no Unicode": ([*SUBMIT, "--name", "\udce9"], "/name: the value is '\\udce9'"),
-    "a key that is not ASCII": ([*SUBMIT, "--idempotency-key", "é"], "Idempotency-Key has characters other than"),
-    "a key of two lines": ([*SUBMIT, "--idempotency-key", "a\nb"], "Idempotency-Key has characters other than"),
-    "a search that is no Unicode": (["jobs", "--search", "\udce9"], "search is '\\udce9', which is not valid Unicode"),
-    "a label that is no Unicode": (["jobs", "--label", "a=\udce9"], "label is 'a:\\udce9', which is not valid"),
+    "a learning rate that is none": ([*SUBMIT, "--learning-rate", "nan"], "--learning-rate: the value is nan"),
+    "a name that is no Unicode": ([*SUBMIT, "--name", "\udce9"], "--name: the value is '\\udce9'"),
+    "a key that is not ASCII": ([*SUBMIT, "--idempotency-key", "é"], "--idempotency-key has characters other than"),
+    "a key of two lines": ([*SUBMIT, "--idempotency-key", "a\nb"], "--idempotency-key has characters other than"),
+    "a search that is no Unicode": (
+        ["jobs", "--search", "\udce9"],
+        "--search is '\\udce9', which is not valid Unicode",
+    ),
+    "a label that is no Unicode": (["jobs", "--label", "a=\udce9"], "--label is 'a:\\udce9', which is not valid"),
     "a number of seeds without end": (["experiment", "submit", "labml", "--seeds", "9" * 12], "--seeds"),
     "a number of seeds as a truth": (["experiment", "submit", "labml", "--seeds", "yes"], "--seeds"),
     "a confidence that is none": (["results", "--confidence", "nan"], "confidence"),
@@ -105,7 +108,7 @@ ARGUMENTS: dict[str, tuple[list[str], str]] = {
     "an id that is a folder": (["cancel", ".."], "the id is '..'"),
     "an empty id of an experiment": (["experiment", "show", ""], "the id is '': give one that the list of experiments"),
     "an empty id of a checkpoint": (["download", ""], "the id is ''"),
-    "a checkpoint without its name": (["download", "job_1/"], "there is nothing after the slash"),
+    "a checkpoint without its name": (["download", "job_" + "0" * 26 + "/"], "there is nothing after the slash"),
     "results of nothing": (["results", ""], "the id is ''"),
     "an address of MLflow": (["export", "mlflow", "--tracking-uri", "http://["], "--tracking-uri is 'http://['"),
     "a proxy that is none": (["--url", "http://example.org", "jobs"], "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY cannot"),
@@ -238,12 +241,12 @@ class TestOutputs:
             "name": "model.safetensors",
             "size": 7,
             "sha256": sha256,
-            "url": "/v1/checkpoints/c1/files/model.safetensors",
+            "url": "/v1/checkpoints/checkpoint_1/files/model.safetensors",
         }
-        found = {"id": "c1", "epoch": 2, "step": 20, "metrics": {}, "best": True, "files": [file]}
+        found = {"id": "checkpoint_1", "epoch": 2, "step": 20, "metrics": {}, "best": True, "files": [file]}
         service.on("GET", "/v1/jobs/job_1/checkpoints/best", Answer(found))
-        service.on("GET", "/v1/checkpoints/c1", Answer(found))
-        service.on("GET", "/v1/checkpoints/c1/files/model.safetensors", Answer(b"content"))
+        service.on("GET", "/v1/checkpoints/checkpoint_1", Answer(found))
+        service.on("GET", "/v1/checkpoints/checkpoint_1/files/model.safetensors", Answer(b"content"))
         for part in ("results", "bundle", "report"):
             service.on("GET", f"/v1/experiments/experiment_1/{part}", Answer(b"content"))
         return service

@@ -67,6 +67,7 @@ RESULTS: Json = {
 }
 CELL, PAIR = "12.34 ± 2.34 (5)", ["-5.49 to +9.33", "+1.93", "0.000123", "no, 12 more seeds might", "yes"]
 EXPERIMENT: Json = {
+    "request": {"base": {"labels": {"study": "paper"}}},
     "id": STUDY,
     "name": LONG,
     "title": LONG,
@@ -118,15 +119,72 @@ EVALUATION: Json = {
         "confusion": [[568, 231, 201], [432, 568, 0], [0, 432, 568]],
     },
 }
+OTHER_STUDY = "experiment_01kb4x5m6n7p8q9r0s1t2v3x"
+OTHER = "another name that is long as well"
+COMPARED: Json = RESULTS | {
+    "experiments": [
+        {
+            "experiment": experiment,
+            "title": title,
+            "cells": RESULTS["cells"],
+            "warnings": [{"severity": "warning", "detail": "slower in both"}],
+        }
+        for experiment, title in ((STUDY, LONG), (OTHER_STUDY, OTHER))
+    ],
+    "differences": [
+        COMPARISON
+        | {"row": COMPARISON["row_a"], "experiment_a": STUDY, "experiment_b": OTHER_STUDY, "resolved": resolved}
+        for resolved in (False, True)
+    ],
+}
+STORED: Json = {
+    "checkpoints": 37,
+    "bytes": 3_600_000_950,
+    "free_bytes": 20 * 10**9,
+    "experiments": [{"id": STUDY, "title": LONG, "jobs": 1200, "checkpoints": 36, "bytes": 3_600_000_000}],
+    "jobs": [{"id": JOBS[0], "title": LONG, "status": "succeeded", "checkpoints": 3, "bytes": 300_000_000}],
+}
+SHARE: Json = {
+    "id": "share_01kb4x5m6n7p8q9r0s1t2v3w4x",
+    "anonymous": True,
+    "created_by": "a-reviewer-of-the-paper",
+    "created_at": "2026-01-01T00:00:00Z",
+    "expires_at": "2026-07-01T12:00:00Z",
+}
+DELIVERY: Json = {
+    "id": "delivery_01kb4x5m6n7p8q9r0s1t2v3w4x",
+    "event": "job.ended",
+    "subject": JOBS[0],
+    "status": "failed",
+    "tries": 12,
+    "answer": 503,
+    "error": "the answer was 503, Service Unavailable, and it was tried for three days",
+    "created_at": "2026-01-01T00:00:00Z",
+}
+PREVIEW: Json = {
+    "jobs": [{}] * 48,
+    "cells": 16,
+    "most_jobs": 48,
+    "tuning": None,
+    "cost": {"device_s": 7384.0, "elapsed_s": 3692.0, "slots": 2, "basis": LONG},
+    "precision": {"reason": "bfloat16 is 1.7 times as fast here"},
+    "warnings": RESULTS["warnings"],
+}
+CHANGED = "2026-01-01 09:08:07 UTC  queued  submitted by a very patient person"
 COMMANDS: dict[str, list[str]] = {
     "jobs": [*JOBS, *SHOWN, "succeeded", LONG],
-    f"show {JOBS[0]}": [JOBS[0], EXTENDED, LONG, "study=paper:a,b", "epoch 1/200, step 78125/312500"],
+    f"show {JOBS[0]}": [JOBS[0], EXTENDED, LONG, "study=paper:a,b", CHANGED, "epoch 1/200, step 78125/312500"],
     f"watch {' '.join(JOBS)}": [LONG, "succeeded", "1/200", "loss 1.25", "error 12.3 %"],
     f"checkpoints {JOBS[0]}": [CHECKPOINT["id"], "200", "312500", "12.3 %", "123.4 MB", "best"],
     f"evaluate {CHECKPOINT['id']}": [CHECKPOINT["id"], "batches of 128", "12.3 %", "43.2 %", "airplane 231, truck 201"],
     "experiment list": [STUDY, "finished", "1200", "100 %", "normalization", "optimizer.learning_rate", LONG],
-    f"experiment show {STUDY}": [STUDY, "2 optimizer.learning_rate", "0.1, 0.025", "1200 succeeded"],
+    f"experiment show {STUDY}": [STUDY, "2 optimizer.learning_rate", "0.1, 0.025", "study=paper", "1200 succeeded"],
     f"experiment watch {STUDY}": ["finished, 100 %: 1200 succeeded", CELL, *PAIR],
+    f"compare {STUDY} {OTHER_STUDY}": ["1024", CELL, COMPARISON["row_a"], *PAIR, OTHER, "slower in both"],
+    "webhook deliveries": [DELIVERY["id"], "job.ended", JOBS[0], "failed", "12", "503", DELIVERY["error"]],
+    "storage": ["37, 3.6 GB", "20.0 GB", STUDY, "1200", "3.6 GB", JOBS[0], "300.0 MB", LONG],
+    f"experiment shares {STUDY}": [SHARE["id"], "yes", "a-reviewer-of-the-paper", "2026-07-01 12:00:00 UTC"],
+    "experiment submit paper-batch-size --dry-run": ["48 jobs in 16 cells", "2:03:04 of training", LONG, "bfloat16 is"],
     f"results {STUDY}": [HEADLINE, "1024", CELL, COMPARISON["row_a"], COMPARISON["row_b"], *PAIR],
     "cluster": ["192.168.100.200:6379", "16: 12 busy, 4 free", "1234 waiting", JOBS[0], "worker_01kb4x5m6n7p"],
 }
@@ -158,6 +216,9 @@ def a_service(service: StandIn) -> None:
             summary={"test_error": {"last": 0.123, "best": 0.101, "best_step": 312000}},
             labels={"study": "paper:a,b"},
             extends=EXTENDED,
+            history=[
+                {"time": "2026-01-01T09:08:07Z", "status": "queued", "reason": "submitted by a very patient person"}
+            ],
         )
         for seed, job in enumerate(JOBS)
     ]
@@ -171,6 +232,11 @@ def a_service(service: StandIn) -> None:
     service.on("GET", f"/v1/experiments/{STUDY}", Answer(EXPERIMENT))
     service.on("GET", f"/v1/experiments/{STUDY}/results", Answer(RESULTS))
     service.on("GET", "/v1/cluster", Answer(CLUSTER))
+    service.on("GET", "/v1/comparison", Answer(COMPARED))
+    service.on("GET", "/v1/storage", Answer(STORED))
+    service.on("GET", "/v1/webhook/deliveries", Answer({"data": [DELIVERY], "next_cursor": None}))
+    service.on("GET", f"/v1/experiments/{STUDY}/shares", Answer({"data": [SHARE]}))
+    service.on("POST", "/v1/experiments", Answer(PREVIEW))
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +248,7 @@ def screens() -> dict[tuple[int, str], str]:
         ours, theirs = pty.openpty()
         environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "CI")}
         command = [sys.executable, "-c", program]
-        environment["TERM"] = "xterm"
+        environment |= {"TERM": "xterm", "TZ": "UTC"}
         with subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs) as process:
             os.close(theirs)
             written = io.BytesIO()

@@ -75,7 +75,12 @@ def test_a_change_names_what_changes(service: StandIn, client: Client) -> None:
     service.on("PATCH", ONE, Answer({"id": "experiment_1"}))
     client.experiments.change("experiment_1", grid={"seed": [3]})
     client.experiments.change("experiment_1", name="", priority=0)
-    assert [request.body for request in service.requests] == [{"grid": {"seed": [3]}}, {"name": "", "priority": 0}]
+    client.experiments.change("experiment_1", labels={"a": "b", "c": None})
+    assert [request.body for request in service.requests] == [
+        {"grid": {"seed": [3]}},
+        {"name": "", "priority": 0},
+        {"labels": {"a": "b", "c": None}},
+    ]
 
 
 @pytest.mark.parametrize("verb", ["cancel", "pause", "resume"])

@@ -512,9 +512,9 @@ class TestSupervisor:
         monkeypatch.setattr("tempfile.tempdir", str(long))
         said: list[str] = []
         with Supervisor(settings, said.append):
-            until(lambda: said)
-        assert said[0].startswith("Ray's files are in /tmp/normlab-")
-        assert str(long) in said[0]
+            until(lambda: len(said) > 1)
+        assert said[1].startswith("Ray's files are in /tmp/normlab-")
+        assert str(long) in said[1]
 
     @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
     def test_ends_what_a_killed_predecessor_left(self, settings: Settings, stand_ins: None, tmp_path: Path) -> None:
@@ -567,6 +567,30 @@ class TestSupervisor:
         assert address_of(settings.home) is None
 
 
+def test_every_part_says_once_when_it_is_ready(settings: Settings, stand_ins: None) -> None:
+    lines: list[str] = []
+    with Supervisor(settings, lines.append) as supervisor:
+        assert [line.split(" ready")[0] for line in lines] == ["  database"], "before the others are started"
+        supervisor.wait_ready()
+        supervisor.wait_ready()
+    ready = [line for line in lines if re.fullmatch(r"  \w+ ready after \d+\.\d s", line)]
+    assert sorted(line.split()[0] for line in ready) == ["API", "Ray", "database", "dispatcher"]
+
+
+def test_a_part_that_is_not_ready_says_nothing(
+    settings: Settings, stand_ins: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    degraded = {
+        "status": "degraded",
+        "checks": {"database": {"ok": True, "detail": ""}, "dispatcher": {"ok": False, "detail": "late"}},
+    }
+    monkeypatch.setattr("service.client.Client.ready", lambda client: degraded)
+    lines: list[str] = []
+    with Supervisor(settings, lines.append) as supervisor, pytest.raises(CannotStart, match="late"):
+        supervisor.wait_ready(timeout_s=0.5)
+    assert not any("dispatcher ready" in line for line in lines)
+
+
 UP = """
 import sys
 from pathlib import Path
@@ -612,6 +636,7 @@ def test_up_serves_after_the_reader_of_its_output_has_ended(tmp_path: Path) -> N
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"starting ...\n"
+        assert process.stdout.readline().startswith(b"  database ready after ")
         process.stdout.close()
         process.send_signal(signal.SIGTERM)
     assert process.returncode == 0

@@ -84,7 +84,7 @@ def test_the_table_has_means_half_widths_and_n_in_per_cent(report: Any) -> None:
 
 
 def test_every_comparison_has_its_row(report: Any) -> None:
-    table = report().split("## Comparisons\n\n")[1].split("\n\n")[0].splitlines()
+    table = report().split("## Pairwise comparisons\n\n")[1].split("\n\n")[0].splitlines()
     assert table[0] == "| batch\\_size | a | b | n | a - b | interval | p | adjusted p | significant | more seeds |"
     assert [row.split(" | ")[0] for row in table[2:]] == ["| 32", "| 2"]
     assert table[3].startswith("| 2 | batch | group | 3 | +18.83 | +")
@@ -116,6 +116,17 @@ def test_it_says_how_to_repeat_it(report: Any) -> None:
     assert "trained with normlab 0.1.0, torch 2.13.0" in text
     assert f"| {'ab' * 32} | 0 | 30.00 % |" in text
     assert "Holm's procedure (1979) over all 2 comparisons" in text
+
+
+def test_assumptions_and_confounds_are_apart(report: Any) -> None:
+    about_the_table = {"code": "unequal_seeds", "detail": "Cells have 2 and 3 seeds.", "jobs": []}
+    confound = {"code": "unequal_optimizer_steps", "detail": "The jobs take unequal numbers of steps.", "jobs": []}
+    text = report(results_of(VALUES, warnings=[confound, about_the_table]))
+    violated = text.split("## Violated assumptions\n\n")[1].split("## ")[0]
+    assert violated.strip() == "- Cells have 2 and 3 seeds. (unequal\\_seeds)"
+    assert "unequal numbers of steps" in text.split("## Possible confounds\n\n")[1].split("## ")[0]
+    only = report(results_of(VALUES, warnings=[confound]))
+    assert "Violated assumptions" not in only
 
 
 def test_warnings_and_the_sequential_procedure_are_in_it(report: Any) -> None:
