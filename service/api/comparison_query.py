@@ -13,6 +13,7 @@ from service.api.schemas.comparison import ExperimentComparison, comparison_view
 from service.errors import Unprocessable
 from service.experiments import compared, results
 from service.experiments.compared import Member
+from service.experiments.quantities import LABELS
 from service.experiments.request import ExperimentRequest
 from service.experiments.results import Question, tabulate
 from service.experiments.runs import Run
@@ -67,8 +68,9 @@ async def compare_experiments(database: Database, query: ComparisonQuery) -> Exp
     async with database.read() as session:
         found = [await experiments.get(session, id_) for id_ in query.experiment]
         question = query.question(results.question_of(experiments.request_of(found[0])))
-        filters = [JobFilter(experiment=experiment.id) for experiment in found]
-        runs = [await stored.runs(session, filter_) for filter_ in filters]
+        filters = [JobFilter(experiment=experiment.id, where=query.selecting()) for experiment in found]
+        labelled = any(name.startswith(LABELS) for name in (question.rows, question.columns))
+        runs = [await stored.runs(session, filter_, labelled=labelled) for filter_ in filters]
         metric = question.metric or results.evaluation_metric([run for some in runs for run in some])
         question = replace(question, metric=metric)
         for experiment, some, filter_ in zip(found, runs, filters, strict=True):

@@ -16,6 +16,7 @@ from service.cli.grids import cell_text, resolved_text
 from service.cli.output import console, plain_text, write_content
 from service.cli.session import AsJson, ExperimentIds, Json, connect, experiment_id
 from service.experiments.numbers import NONE, Number, words
+from service.report import comparison_as_latex
 from worker.metrics import OutcomeMetric
 
 
@@ -25,6 +26,7 @@ class Format(StrEnum):
     TABLE = "table"
     CSV = "csv"
     JSON = "json"
+    LATEX = "latex"
 
 
 class FlatTable(StrEnum):
@@ -96,6 +98,8 @@ def compare(
 def _text(found: Json, format: Format) -> str:
     if format is Format.JSON:
         return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+    if format is Format.LATEX:
+        return comparison_as_latex(found)
     return plain_text(comparison_grid(found))
 
 
