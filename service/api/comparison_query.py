@@ -29,7 +29,7 @@ MAX_EXPERIMENTS = 10
 """The number of experiments that one table may have."""
 
 
-class ComparisonQuery(QuestionQuery):
+class ComparedQuery(QuestionQuery):
     """A question about several experiments. Metric, statistic, rows and columns are by default those of the first.
 
     Of a tuned experiment, the jobs with the chosen values are compared.
@@ -38,6 +38,11 @@ class ComparisonQuery(QuestionQuery):
     experiment: list[Text] = Field(
         min_length=2, max_length=MAX_EXPERIMENTS, description="ids of the experiments, in the order of the table"
     )
+
+
+class ComparisonQuery(ComparedQuery):
+    """A query for a comparison of experiments."""
+
     table: Literal["cells", "differences"] = Field(default="cells", description="the table of CSV")
 
 
@@ -55,7 +60,7 @@ class _Read:
         return with_datasets(self.experiment.name or self.experiment.id, self.request.datasets)
 
 
-async def compare_experiments(database: Database, query: ComparisonQuery) -> ExperimentComparison:
+async def compare_experiments(database: Database, query: ComparedQuery) -> ExperimentComparison:
     """Return the cells of several experiments side by side, with the differences of those that they share.
 
     Raises:

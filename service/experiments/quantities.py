@@ -83,7 +83,7 @@ class Quantity:
                 return f"Label {self.key}"
             case "duration":
                 return "Duration (s)"
-        return words(self.name).capitalize()
+        return words(self.name.replace(".", " ")).capitalize()
 
     def of(self, job: Measured) -> float | str | None:
         """Return the value of a job as it is drawn: errors in per cent, values that are no numbers by their labels."""

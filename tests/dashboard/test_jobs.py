@@ -194,14 +194,16 @@ async def test_all_that_the_filter_means_is_exported(
         await reporter.metrics("eval", 1, 10, test_error=0.25)
         await reporter.finish()
     page = await visit.open("/jobs?normalization=group")
+    await page.locator(".exports summary").click()
     async with page.expect_download() as started:
-        await page.get_by_role("button", name="CSV").click()
+        await page.get_by_role("button", name="CSV of every filtered job").click()
     lines = (await (await started.value).path()).read_text().splitlines()
     assert len(lines) == 2
     assert "group" in lines[1]
     assert "0.25" in lines[1]
+    await page.locator(".exports summary").click()
     async with page.expect_download() as started:
-        await page.get_by_role("button", name="Parquet").click()
+        await page.get_by_role("button", name="Parquet of every filtered job").click()
     assert (await (await started.value).path()).read_bytes().startswith(b"PAR1")
 
 

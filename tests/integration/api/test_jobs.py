@@ -560,7 +560,10 @@ async def test_the_etag_of_a_job_is_of_what_can_be_changed(http: AsyncClient, re
 async def test_jobs_are_filtered_and_sorted_by_any_field_label_and_metric(
     http: AsyncClient, reporter: Reporter
 ) -> None:
-    rates = {rate: await submit(http, optimizer={"type": "sgd", "learning_rate": rate}, labels={"arm": str(rate)}) for rate in (1, 2)}
+    rates = {
+        rate: await submit(http, optimizer={"type": "sgd", "learning_rate": rate}, labels={"arm": str(rate)})
+        for rate in (1, 2)
+    }
     await reporter.start()
     await reporter.metrics("eval", 1, 10, test_error=0.25)
     await reporter.finish()

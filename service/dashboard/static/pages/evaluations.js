@@ -1,6 +1,7 @@
 /* Evaluations of the checkpoints of a job: by running averages or by the statistics of batches, and what is mistaken. */
 
-import { send } from "../api.js";
+import { download, send } from "../api.js";
+import { exportMenu, tableExport } from "../exports.js";
 import { metricValue, significant, whole } from "../format.js";
 import { button, notice, picker, problemNotice } from "../parts.js";
 import { statusMark } from "../status.js";
@@ -70,11 +71,21 @@ export class Evaluations {
       h(
         "section",
         { class: "card", key: "evaluate", "aria-busy": String(!found) },
-        h("header", {}, h("h2", {}, "Evaluations"), this.#form(job, checkpoints)),
+        h(
+          "header",
+          {},
+          h("h2", {}, "Evaluations"),
+          h(
+            "div",
+            { class: "actions" },
+            this.#form(job, checkpoints),
+            found?.length > 0 && tableExport({ name: `${job.id}-evaluations`, say: this.shell.say }),
+          ),
+        ),
         found?.length ? table(found, shown) : h("div", { class: "body muted" }, "No checkpoint was evaluated yet."),
       ),
       shown?.error && h("div", { key: "failed" }, notice("bad", "The evaluation failed", shown.error)),
-      shown?.predictions && predictionsCard(shown),
+      shown?.predictions && predictionsCard(shown, this.shell.say),
     ];
   }
 
@@ -88,9 +99,7 @@ export class Evaluations {
       this.shell.refresh();
     };
     const splits = job.spec.dataset.holdout ? ["holdout", "test", "train"] : ["test", "train"];
-    return h(
-      "div",
-      { class: "actions" },
+    return [
       picker(
         "Checkpoint",
         checkpoints.map((one) => [one.id, `step ${whole(one.step)}${one.best ? " (best)" : ""}`]),
@@ -106,7 +115,7 @@ export class Evaluations {
       picker("Normalized by", STATISTICS, asked.statistics, set("statistics")),
       picker("Precision", PRECISIONS, asked.precision, set("precision")),
       button("Evaluate", () => this.#evaluate(chosen.id), { key: "evaluate", kind: "primary", ...writing() }),
-    );
+    ];
   }
 }
 
@@ -157,7 +166,8 @@ function table(found, shown) {
   );
 }
 
-function predictionsCard({ predictions, split, ...one }) {
+function predictionsCard({ predictions, split, ...one }, say) {
+  const keep = (ending, type) => () => download(`/v1/evaluations/${one.id}`, `${one.id}-confusion.${ending}`, type);
   return h(
     "section",
     { class: "card", key: "predictions" },
@@ -166,6 +176,17 @@ function predictionsCard({ predictions, split, ...one }) {
       {},
       h("h2", {}, "Predictions"),
       h("small", {}, `step ${whole(one.step)}, ${whole(predictions.images)} ${split} images, ${howOf(one)}`),
+      h(
+        "div",
+        { class: "actions" },
+        exportMenu(
+          [
+            ["CSV of the confusion matrix", keep("csv", "text/csv")],
+            ["LaTeX of the confusion matrix", keep("tex", "application/x-latex")],
+          ],
+          say,
+        ),
+      ),
     ),
     confusion(predictions),
     h(

@@ -1,6 +1,7 @@
 /* Jobs in groups: means with intervals, from /v1/results. */
 
 import { get } from "../api.js";
+import { tableExport } from "../exports.js";
 import { metricName, metricValue, plain, whole } from "../format.js";
 import { problemNotice } from "../parts.js";
 import { h } from "../view.js";
@@ -24,7 +25,7 @@ export function loadGroups(
 }
 
 /** The table of groups: n, mean, interval, standard deviation and range. */
-export function groupedTable(groups, metric) {
+export function groupedTable(groups, metric, say) {
   if (groups.problem)
     return h(
       "section",
@@ -47,6 +48,7 @@ export function groupedTable(groups, metric) {
       {},
       h("h2", {}, `Mean ${metricName(metric)} by group`),
       h("small", {}, ["mean over the jobs of a group, with its interval", ...datasets].join(" · ")),
+      cells.length > 0 && h("div", { class: "actions" }, tableExport({ name: `groups-${metric}`, say })),
     ),
     h(
       "div",

@@ -9,7 +9,19 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image, ImageChops
 
-from service.figures import COLUMN_MM, PAGE_MM, Chart, Picture, Point, Series, draw, results_chart
+from service.experiments.quantities import Measured, Quantity
+from service.figures import (
+    COLUMN_MM,
+    PAGE_MM,
+    Chart,
+    Picture,
+    Point,
+    Series,
+    draw,
+    parallel_chart,
+    results_chart,
+    scatter_chart,
+)
 from service.figures.drawing import COLOURS, MARKERS
 from service.figures.fitting import MISSING, fitted, turned
 from tests.unit.service.report.tabulated import HOSTILE, VALUES, results_of
@@ -36,7 +48,28 @@ def curves(names: list[str], *, log: bool = False) -> Chart:
     return Chart("Test error (%)", "Epoch", "Test error (%)", series, log_x=log, log_y=log)
 
 
+def jobs(count: int, *, name: str = "batch") -> dict[str, list[Measured]]:
+    """Jobs of two groups with a field that has a value in one of them alone."""
+    found: dict[str, list[Measured]] = {name: [], "group (8)": []}
+    for number in range(count):
+        group = [name, "group (8)"][number % 2]
+        normalization = {"type": "group", "num_groups": 2 ** (number % 5)} if number % 2 else {"type": "batch"}
+        spec = {"normalization": normalization, "batch_size": 2 ** (number % 6), "model": "resnet20"}
+        summary = {"test_error": {"last": 0.1 + number / 100, "best": 0.1}} if number % 7 else {}
+        found[group].append(Measured(str(number), f"job {number}", spec, summary, {"study": name}, 10.0 + number))
+    return found
+
+
+SIDES = [Quantity.parse(name) for name in ("batch_size", "normalization", "normalization.num_groups", "test_error")]
+X, Y, STUDY = (Quantity.parse(name) for name in ("batch_size", "test_error", "labels.study"))
+
 AWKWARD = {
+    "of points": scatter_chart(jobs(40), X, Y, log_x=True, datasets=["synthetic"]),
+    "of points by names": scatter_chart(jobs(40, name=LONG), STUDY, Y),
+    "of points of names": scatter_chart(jobs(40, name=LONG), X, SIDES[1]),
+    "of parallel coordinates": parallel_chart(jobs(40), SIDES, datasets=["synthetic"]),
+    "of parallel coordinates with long names": parallel_chart(jobs(9, name=LONG), [STUDY, *SIDES, STUDY]),
+    "of one job on two axes": parallel_chart(jobs(1), [Quantity.parse("seed"), X]),
     "of the paper": table(["batch", "group (8)"], list(SIZES)),
     "of one value": results_chart(results_of({("batch", "2"): [0.1]})),
     "of ten rows": table([f"normalization {number}" for number in range(10)], list(SIZES)),
