@@ -9,8 +9,11 @@ import { url } from "../url.js";
 import { writing } from "../session.js";
 import { h } from "../view.js";
 import { jobStatus } from "../vocabulary.js";
+import { signed } from "./comparisons.js";
 
 const LOOK_MS = 2000;
+/** The largest batch whose statistics an evaluation takes. */
+const MOST_BATCH = 10_000;
 const SIZE = 32;
 /** Training images that suffice for statistics (Wu & Johnson 2021 use 1,000 to 10,000). */
 const PRECISE_IMAGES = 10_000;
@@ -45,8 +48,13 @@ export class Evaluations {
     clearTimeout(this.#timer);
   }
 
-  async #evaluate(checkpoint) {
-    const { split, statistics, precision } = this.asked;
+  /** Evaluate by running averages and by the statistics of batches as in training, and show both side by side. */
+  async #evaluateBoth(job, checkpoint) {
+    const size = Number(this.asked.statistics) || Math.min(job.spec.batch_size, MOST_BATCH);
+    for (const statistics of ["", String(size)]) await this.#evaluate(checkpoint, { ...this.asked, statistics });
+  }
+
+  async #evaluate(checkpoint, { split, statistics, precision } = this.asked) {
     const body = {
       ...(split && { split }),
       ...(statistics === "precise" ? { precise_statistics: PRECISE_IMAGES } : {}),
@@ -84,6 +92,7 @@ export class Evaluations {
         ),
         found?.length ? table(found, shown) : h("div", { class: "body muted" }, "No checkpoint was evaluated yet."),
       ),
+      shown && pairCard(found, shown, this.shell.say),
       shown?.error && h("div", { key: "failed" }, notice("bad", "The evaluation failed", shown.error)),
       shown?.predictions && predictionsCard(shown, this.shell.say),
     ];
@@ -115,6 +124,11 @@ export class Evaluations {
       picker("Normalized by", STATISTICS, asked.statistics, set("statistics")),
       picker("Precision", PRECISIONS, asked.precision, set("precision")),
       button("Evaluate", () => this.#evaluate(chosen.id), { key: "evaluate", kind: "primary", ...writing() }),
+      button("Running averages against batches", () => this.#evaluateBoth(job, chosen.id), {
+        key: "both",
+        title: "Evaluates twice: by running averages, and by the statistics of batches of the size of the training",
+        ...writing(),
+      }),
     ];
   }
 }
@@ -159,6 +173,81 @@ function table(found, shown) {
             h("td", { class: "number" }, metricValue("test_error", one.predictions?.error)),
             h("td", { class: "number" }, lossOf(one)),
             h("td", {}, statusMark(one.status)),
+          ),
+        ),
+      ),
+    ),
+  );
+}
+
+/** Evaluations of the same checkpoint and images by running averages and by batches; null where one is missing. */
+function pairCard(found, shown, say) {
+  const alike = found.filter(
+    (one) =>
+      one.checkpoint === shown.checkpoint &&
+      one.split === shown.split &&
+      one.precision === shown.precision &&
+      one.precise_statistics === null &&
+      one.predictions,
+  );
+  const running = alike.find((one) => one.batch_statistics === null);
+  const batches =
+    shown.batch_statistics !== null && shown.predictions ? shown : alike.find((one) => one.batch_statistics !== null);
+  if (!running || !batches) return null;
+  const [a, b] = [running.predictions, batches.predictions];
+  const rows = [
+    [
+      "Error",
+      metricValue("test_error", a.error),
+      metricValue("test_error", b.error),
+      signed("test_error", b.error - a.error),
+    ],
+    ["Loss", lossOf(running), lossOf(batches), a.loss && b.loss ? signed("test_loss", b.loss - a.loss) : "–"],
+    ...a.classes.map((one, n) => [
+      `Error of ${one.name}`,
+      metricValue("test_error", one.error),
+      metricValue("test_error", b.classes[n].error),
+      one.error === null ? "–" : signed("test_error", b.classes[n].error - one.error),
+    ]),
+  ];
+  const label = "Running averages against batch statistics";
+  return h(
+    "section",
+    { class: "card", key: "pair" },
+    h(
+      "header",
+      {},
+      h("h2", {}, label),
+      h("small", {}, `step ${whole(running.step)}, ${whole(a.images)} ${running.split} images`),
+      h("div", { class: "actions" }, tableExport({ name: `${running.job}-running-against-batches`, say })),
+    ),
+    h(
+      "div",
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": label },
+      h(
+        "table",
+        {},
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            ["", howOf(running), howOf(batches), "difference"].map((name, n) =>
+              h("th", { key: n, scope: "col", class: n ? "number" : null }, name || "Quantity"),
+            ),
+          ),
+        ),
+        h(
+          "tbody",
+          {},
+          rows.map(([name, ...values]) =>
+            h(
+              "tr",
+              { key: name },
+              h("th", { scope: "row" }, name),
+              values.map((value, n) => h("td", { key: n, class: "number" }, value)),
+            ),
           ),
         ),
       ),

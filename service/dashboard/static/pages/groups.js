@@ -6,13 +6,14 @@ import { metricName, metricValue, plain, whole } from "../format.js";
 import { problemNotice } from "../parts.js";
 import { h } from "../view.js";
 import { confounds } from "./comparisons.js";
+import { quantitiesOf } from "./quantities.js";
 
-export const GROUPS = [
-  ["normalization", "normalization"],
-  ["batch_size", "batch size"],
-  ["model", "model"],
-  ["seed", "seed"],
-];
+/** What these jobs can be grouped by, `[name, title]`: fields that differ, the usual ones, and labels. */
+export const groupsOf = (jobs, chosen) => {
+  const all = [...quantitiesOf(jobs).values()].filter(({ kind }) => ["part", "field", "label"].includes(kind));
+  const missing = chosen.filter((name) => all.every((one) => one.name !== name));
+  return [...all.map(({ name, title }) => [name, title]), ...missing.map((name) => [name, name])];
+};
 
 /** Load the results of the filtered jobs, by one or two fields. */
 export function loadGroups(
