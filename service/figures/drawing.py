@@ -207,6 +207,8 @@ def _bars(axes: "Axes", series: Series, columns: int, shift: float, size: float,
 def _scale(chart: Chart, axes: "Axes") -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+    if chart.kind == "lines" and all(float(point.x).is_integer() for one in chart.series for point in one.points):
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     logarithmic: list[XAxis | YAxis] = []
     if chart.kind == "scatter" and chart.categories is not None:
         axes.set_xlim(-0.5, len(chart.categories) - 0.5)

@@ -27,18 +27,15 @@ def parallel_lines(chart: Chart, axes: "Axes", colours: Sequence[str], ink: str,
         lines += axes.plot([point.x for point in series.points], values, color=colour, linewidth=0.7, alpha=0.6)
         for at in _alone(values):
             axes.plot([at], [values[at]], marker="o", markersize=1.8, color=colour)
-    last = len(chart.scales) - 1
     for at, ticks in enumerate(chart.scales):
         axes.plot([at, at], [0, 1], color=ink, linewidth=0.8)
         for place, text in ticks:
-            # The ticks of the last axis stand on its left, so that the figure keeps its width.
-            side, offset = ("right", -3) if at == last and last else ("left", 3)
             axes.annotate(
                 fitted(text, 0.85 * slot, SIZE),
                 (at, place),
-                (offset, 0),
+                (3, 0),
                 textcoords="offset points",
-                ha=side,
+                ha="left",
                 va="center",
                 size=SIZE,
                 bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},

@@ -20,7 +20,7 @@ def grouped(jobs: Sequence[Measured], by: Quantity) -> dict[str, list[Measured]]
     found: dict[str, list[Measured]] = {}
     for job in jobs:
         found.setdefault(text_of(by.of(job)), []).append(job)
-    names = sorted(found, key=lambda name: (-len(found[name]), name))
+    names = sorted(found, key=lambda name: (-len(found[name]), _natural(name)))
     if len(names) <= MOST_GROUPS:
         return {name: found[name] for name in names}
     kept = names[: MOST_GROUPS - 1]

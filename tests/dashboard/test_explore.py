@@ -62,7 +62,7 @@ async def test_labels_are_axes_and_colours_and_the_images_are_named(
     await page.wait_for_function(f"() => {drawn}?.series.length === 2")
     assert await page.evaluate(f"() => {drawn}.axes.categories") == ["b9", "b10"]
     points = await page.evaluate(f"() => {drawn}.series.map((one) => [one.name, one.points[0].x, one.points[0].y])")
-    assert points == [["b10", "b10", 50.0], ["b9", "b9", 25.0]]
+    assert points == [["b9", "b9", 25.0], ["b10", "b10", 50.0]]
     for card in (page.locator(".card").filter(has_text="a point a job"), page.locator(".card").filter(has_text="gap")):
         await expect(card.locator("header")).to_contain_text("images: synthetic")
     await page.get_by_label("Vertical axis").select_option("labels.arm")

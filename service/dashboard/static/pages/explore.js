@@ -94,7 +94,7 @@ function groupsOf(jobs, by) {
     const value = textOf(by.of(job));
     found.set(value, [...(found.get(value) ?? []), job]);
   }
-  const all = [...found].sort((a, b) => b[1].length - a[1].length || a[0].localeCompare(b[0]));
+  const all = [...found].sort((a, b) => b[1].length - a[1].length || a[0].localeCompare(b[0], "en", { numeric: true }));
   const kept = all.slice(0, all.length > MOST_GROUPS ? MOST_GROUPS - 1 : MOST_GROUPS);
   const rest = all.slice(kept.length).flatMap(([, members]) => members);
   if (rest.length) kept.push(["others", rest]);

@@ -3,7 +3,10 @@
 import io
 import random
 import re
+import shutil
+import subprocess
 import threading
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -22,7 +25,7 @@ from service.figures import (
     results_chart,
     scatter_chart,
 )
-from service.figures.drawing import COLOURS, MARKERS
+from service.figures.drawing import COLOURS, MARKERS, _drawn
 from service.figures.fitting import MISSING, fitted, turned
 from tests.unit.service.report.tabulated import HOSTILE, VALUES, results_of
 
@@ -120,6 +123,24 @@ def test_svg_is_a_vector_image_with_a_description_and_without_fonts() -> None:
     tags = {element.tag.rpartition("}")[2] for element in root.iter()}
     assert not tags & {"text", "image", "script"}
     assert re.findall(r'href="(?!#)', svg) == []
+
+
+@pytest.mark.skipif(shutil.which("pdftoppm") is None, reason="needs pdftoppm: install poppler-utils")
+def test_another_program_reads_a_pdf_and_sees_its_colours(tmp_path: Path) -> None:
+    (tmp_path / "figure.pdf").write_bytes(draw(AWKWARD["of parallel coordinates"], "pdf", width_mm=COLUMN_MM))
+    command = ["pdftoppm", "-png", "-r", "150", "-singlefile", "figure.pdf", "figure"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    image = Image.open(tmp_path / "figure.png").convert("RGB")
+    assert image.width == pytest.approx(COLUMN_MM / 25.4 * 150, abs=1)
+    seen = {colour for _, colour in image.getcolors(image.width * image.height) or []}
+    assert any(blue > red + 80 for red, _, blue in seen), "the lines of the first group"
+    assert any(red > blue + 80 for red, _, blue in seen), "those of the second"
+
+
+def test_epochs_are_whole_numbers_at_their_axis() -> None:
+    figure = _drawn(Chart("t", "Epoch", "y", [Series("a", [Point(1, 1.0), Point(2, 2.0)], 0)]), 3.3, False)
+    low, high = figure.axes[0].get_xlim()
+    assert [tick for tick in figure.axes[0].get_xticks() if low <= tick <= high] == [1, 2]
 
 
 def test_pdf_embeds_its_font_and_has_no_date() -> None:
