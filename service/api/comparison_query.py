@@ -13,6 +13,7 @@ from service.api.schemas.comparison import ExperimentComparison, comparison_view
 from service.errors import Unprocessable
 from service.experiments import compared, results
 from service.experiments.compared import Member
+from service.experiments.quantities import LABELS
 from service.experiments.request import ExperimentRequest
 from service.experiments.results import Question, tabulate
 from service.experiments.runs import Run
@@ -28,7 +29,7 @@ MAX_EXPERIMENTS = 10
 """The number of experiments that one table may have."""
 
 
-class ComparisonQuery(QuestionQuery):
+class ComparedQuery(QuestionQuery):
     """A question about several experiments. Metric, statistic, rows and columns are by default those of the first.
 
     Of a tuned experiment, the jobs with the chosen values are compared.
@@ -37,6 +38,11 @@ class ComparisonQuery(QuestionQuery):
     experiment: list[Text] = Field(
         min_length=2, max_length=MAX_EXPERIMENTS, description="ids of the experiments, in the order of the table"
     )
+
+
+class ComparisonQuery(ComparedQuery):
+    """A query for a comparison of experiments."""
+
     table: Literal["cells", "differences"] = Field(default="cells", description="the table of CSV")
 
 
@@ -54,7 +60,7 @@ class _Read:
         return with_datasets(self.experiment.name or self.experiment.id, self.request.datasets)
 
 
-async def compare_experiments(database: Database, query: ComparisonQuery) -> ExperimentComparison:
+async def compare_experiments(database: Database, query: ComparedQuery) -> ExperimentComparison:
     """Return the cells of several experiments side by side, with the differences of those that they share.
 
     Raises:
@@ -67,8 +73,9 @@ async def compare_experiments(database: Database, query: ComparisonQuery) -> Exp
     async with database.read() as session:
         found = [await experiments.get(session, id_) for id_ in query.experiment]
         question = query.question(results.question_of(experiments.request_of(found[0])))
-        filters = [JobFilter(experiment=experiment.id) for experiment in found]
-        runs = [await stored.runs(session, filter_) for filter_ in filters]
+        filters = [JobFilter(experiment=experiment.id, where=query.selecting()) for experiment in found]
+        labelled = any(name.startswith(LABELS) for name in (question.rows, question.columns))
+        runs = [await stored.runs(session, filter_, labelled=labelled) for filter_ in filters]
         metric = question.metric or results.evaluation_metric([run for some in runs for run in some])
         question = replace(question, metric=metric)
         for experiment, some, filter_ in zip(found, runs, filters, strict=True):

@@ -32,6 +32,8 @@ QUERIES = {
     "list_jobs": "label=study:paper&sort=-test_error.best",
     "list_curves": "job=$JOB_ID&metric=test_error&smoothing=0.6",
     "get_results": "rows=normalization&columns=batch_size",
+    "get_comparison_figure": "experiment=$EXPERIMENT_ID&experiment=$OTHER_EXPERIMENT_ID",
+    "get_parallel_figure": "axis=batch_size&axis=test_error",
     "compare_experiments": "experiment=$EXPERIMENT_ID&experiment=$OTHER_EXPERIMENT_ID",
 }
 OPTIONS = {

@@ -6,6 +6,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from service.errors import Unprocessable
+from service.experiments import axes
+from service.experiments.quantities import ACCEPTED, Condition
 from service.jobs import Status
 from service.store.listing import JobFilter
 from worker.normalizations.registry import NORMALIZATIONS
@@ -35,10 +38,38 @@ def part_of_id(noun: str) -> Any:
     )
 
 
-class JobFilterQuery(BaseModel):
-    """Filters of jobs. Several values of one parameter mean any of them; several parameters, all of them."""
+class WhereQuery(BaseModel):
+    """Conditions on any quantity of a job."""
 
     model_config = ConfigDict(extra="forbid")
+
+    where: list[Annotated[Text, Field(pattern="[:<>]")]] = Field(
+        default_factory=list,
+        description="batch_size:8 or labels.study:paper selects jobs with this label of the value, "
+        "test_error.best<0.3 those with such a number (also <=, > and >=). Several labels of one quantity mean any of "
+        f"them, other conditions all of them. A quantity is {ACCEPTED}",
+    )
+
+    def conditions(self) -> list[Condition]:
+        """Return all conditions. Raises `Unprocessable`, which says what is accepted."""
+        try:
+            return [Condition.parse(entry) for entry in self.where]
+        except ValueError as error:
+            raise Unprocessable(str(error)) from error
+
+    def selecting(self) -> tuple[Condition, ...]:
+        """Return the conditions that the store evaluates. Raises `Unprocessable`."""
+        found = tuple(self.conditions())
+        for one in found:
+            if one.quantity.kind == "field" and (parts := axes.parts(one.quantity.key)):
+                raise Unprocessable(
+                    f"where names {one.quantity.name}, which has parts: give one of {', '.join(parts)}."
+                )
+        return found
+
+
+class JobFilterQuery(WhereQuery):
+    """Filters of jobs. Several values of one parameter mean any of them; several parameters, all of them."""
 
     status: list[Status] = Field(default_factory=list)
     normalization: list[Text] = Field(default_factory=list, description=", ".join(NORMALIZATIONS))
@@ -71,4 +102,5 @@ class JobFilterQuery(BaseModel):
             labels={key: tuple(values) for key, values in labels.items()},
             created_after=self.created_after,
             search=self.search,
+            where=self.selecting(),
         )

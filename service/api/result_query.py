@@ -3,19 +3,20 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Literal, get_args
+from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from service.api.filters import JobFilterQuery, Text
+from service.api.filters import JobFilterQuery, Text, WhereQuery
 from service.api.schemas.experiment import sequential_view
 from service.api.schemas.result import Results, Tuned, results_view
 from service.api.schemas.tuning import tuning_view
 from service.errors import Unprocessable
 from service.experiments import axes, results
+from service.experiments.quantities import LABELS, Condition
 from service.experiments.request import Statistic
 from service.experiments.results import FailedAs, Question, ResultTable
-from service.experiments.runs import Run
+from service.experiments.runs import Run, is_axis
 from service.experiments.search import search_of
 from service.experiments.statistics import Analysis, SeedPlan, analyse
 from service.experiments.table_warnings import table_warnings
@@ -26,10 +27,8 @@ from service.store.tables import Experiment
 from worker.metrics import METRICS, OutcomeMetric
 
 
-class QuestionQuery(BaseModel):
+class QuestionQuery(WhereQuery):
     """A question about jobs: the values, and the rows and columns of their table."""
-
-    model_config = ConfigDict(extra="forbid")
 
     metric: OutcomeMetric | None = Field(
         default=None,
@@ -44,12 +43,10 @@ class QuestionQuery(BaseModel):
     )
     step: int | None = Field(default=None, ge=0, lt=2**31, description="the step of the statistic at_step")
     rows: Text | None = Field(
-        default=None, description="field whose values are compared, as in normalization.num_groups"
+        default=None,
+        description="field whose values are compared, as in normalization.num_groups, or label, as in labels.study",
     )
     columns: Text | None = Field(default=None, description="field within each value of which they are compared")
-    where: list[Annotated[Text, Field(pattern="^[^:]+:")]] = Field(
-        default_factory=list, description="field:label; only jobs with this value of the field"
-    )
     confidence: float = Field(default=0.95, ge=0.5, le=0.999)
     failed: FailedAs = Field(
         default="omitted",
@@ -62,7 +59,7 @@ class QuestionQuery(BaseModel):
         given = self.model_dump(include={"metric", "statistic", "rows", "columns", "step", "failed"}, exclude_none=True)
         question = replace(declared, **given, where=self._where())
         for name in ("rows", "columns"):
-            if not axes.is_field(value := getattr(question, name)):
+            if not is_axis(value := getattr(question, name)):
                 raise Unprocessable(f"{name} is {value!r}: {_ACCEPTED}")
         if question.rows == question.columns:
             raise Unprocessable(f"rows and columns are both {question.rows}: give two fields.")
@@ -79,18 +76,26 @@ class QuestionQuery(BaseModel):
             )
         return question
 
+    def selecting(self) -> tuple[Condition, ...]:
+        """Return the conditions that the store evaluates: not those on fields, whose values tables name by labels."""
+        return tuple(one for one in self.conditions() if not _is_of_table(one))
+
     def _where(self) -> dict[str, list[str]]:
         where: dict[str, list[str]] = {}
-        for entry in self.where:
-            name, _, label = entry.partition(":")
-            if not axes.is_field(name):
-                raise Unprocessable(f"where names the field {name!r}: {_ACCEPTED}")
-            where.setdefault(name, []).append(label)
+        for one in filter(_is_of_table, self.conditions()):
+            where.setdefault(one.quantity.name, []).append(one.value)
         return where
 
 
+def _is_of_table(one: Condition) -> bool:
+    return one.quantity.kind == "field" and one.operator == ":"
+
+
 ERRORS = tuple(name for name in get_args(OutcomeMetric) if METRICS[name].quantity == "error")
-_ACCEPTED = f"give one of {', '.join(axes.fields())}, or a part of one, as in optimizer.learning_rate."
+_ACCEPTED = (
+    f"give one of {', '.join(axes.fields())}, a part of one, as in optimizer.learning_rate, or a label, as in "
+    f"{LABELS}study."
+)
 
 
 class ExperimentQuery(QuestionQuery):
@@ -129,7 +134,7 @@ async def experiment_results(session: Session, experiment: Experiment, query: Ex
     if query.stage is not None and request.tune is None:
         raise Unprocessable(f"stage is {query.stage}, and experiment {experiment.id} has no tune: leave it out.")
     question = query.question(results.question_of(request))
-    asked = await _asked(session, JobFilter(experiment=experiment.id), question)
+    asked = await _asked(session, JobFilter(experiment=experiment.id, where=query.selecting()), question)
     # In a thread: with many jobs the computation would delay other requests.
     return await asyncio.to_thread(_answer, *asked, query.confidence, experiment, query.stage or "tuned")
 
@@ -149,7 +154,8 @@ async def _asked(
     session: Session, filter_: JobFilter, question: Question
 ) -> tuple[Sequence[Run], Question, dict[str, float | None] | None]:
     """Return the jobs, the question, and for the statistic at_step the values at its step."""
-    runs = await stored.runs(session, filter_)
+    labelled = any(name.startswith(LABELS) for name in (question.rows, question.columns))
+    runs = await stored.runs(session, filter_, labelled=labelled)
     if question.step is None:
         return runs, question, None
     metric = question.metric or results.evaluation_metric(runs)

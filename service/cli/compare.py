@@ -17,6 +17,7 @@ from service.cli.ids import ExperimentIds, experiment_id
 from service.cli.output import console, plain_text, write_content
 from service.cli.session import AsJson, Json, connect
 from service.experiments.numbers import NONE, Number, words
+from service.report import comparison_as_latex
 from worker.metrics import OutcomeMetric
 
 
@@ -26,6 +27,7 @@ class Format(StrEnum):
     TABLE = "table"
     CSV = "csv"
     JSON = "json"
+    LATEX = "latex"
 
 
 class FlatTable(StrEnum):
@@ -97,6 +99,8 @@ def compare(
 def _text(found: Json, format: Format) -> str:
     if format is Format.JSON:
         return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+    if format is Format.LATEX:
+        return comparison_as_latex(found)
     return plain_text(comparison_grid(found))
 
 

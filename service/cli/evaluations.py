@@ -11,6 +11,7 @@ from service.cli.ids import CHECKPOINT, argument, checkpoint_reference
 from service.cli.output import console, print_json
 from service.cli.session import AsJson, Json, connect
 from service.cli.tables import per_cent
+from service.report import normalized_by
 
 
 def evaluate(
@@ -46,7 +47,7 @@ def evaluate(
     else:
         console().print(_facts(found))
         if found["predictions"]:
-            console().print(_table(found["predictions"]))
+            console().print(_table(found["predictions"]), _confusion(found["predictions"]), sep="\n\n")
     if found["status"] == "failed":
         raise typer.Exit(Exit.FAILED)
 
@@ -55,7 +56,7 @@ def _facts(evaluation: Json) -> Facts:
     predictions = evaluation["predictions"]
     facts = Facts()
     facts.add_row("checkpoint", evaluation["checkpoint"])
-    facts.add_row("normalized by", _statistics(evaluation))
+    facts.add_row("normalized by", normalized_by(evaluation))
     facts.add_row("precision", evaluation["precision"] or "that of the training")
     if predictions is None:
         facts.add_row(evaluation["status"], Text(evaluation["error"] or ""))
@@ -64,14 +65,6 @@ def _facts(evaluation: Json) -> Facts:
     facts.add_row("error", per_cent(predictions["error"]))
     facts.add_row("loss", "–" if predictions["loss"] is None else f"{predictions['loss']:.4f}")
     return facts
-
-
-def _statistics(evaluation: Json) -> str:
-    if (size := evaluation["batch_statistics"]) is not None:
-        return f"statistics of batches of {size}"
-    if (images := evaluation["precise_statistics"]) is not None:
-        return f"statistics of {images} training images"
-    return "running averages"
 
 
 def _table(predictions: Json) -> Grid:
@@ -85,4 +78,13 @@ def _table(predictions: Json) -> Grid:
         )
         mistaken = ", ".join(f"{name} {count}" for count, name in others[:3] if count)
         table.add_row(one["name"], str(one["images"]), per_cent(one["error"]), Text(mistaken or "–"))
+    return table
+
+
+def _confusion(predictions: Json) -> Grid:
+    """Lay out the number of images by class (row) and by predicted class (column)."""
+    names = [one["name"] for one in predictions["classes"]]
+    table = Grid("CLASS \\ PREDICTED", *names, right=names)
+    for name, row in zip(names, predictions["confusion"], strict=True):
+        table.add_row(name, *map(str, row))
     return table

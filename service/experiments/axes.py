@@ -6,6 +6,7 @@ A field of a part is named with a dot, as in `optimizer.learning_rate`.
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
+from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -70,6 +71,21 @@ def is_field(field: str) -> bool:
     *holders, name = parts_of(field)
     models = _models_of(".".join(holders)) if holders else [TrainingSpec]
     return any(name in model.model_fields for model in models)
+
+
+def is_number(field: str) -> bool:
+    """Whether the values of a field are numbers, or null."""
+    *holders, name = parts_of(field)
+    models = _models_of(".".join(holders)) if holders else [TrainingSpec]
+    kinds = {
+        kind for model in models if name in model.model_fields for kind in _kinds(model.model_fields[name].annotation)
+    }
+    return bool(kinds & {int, float}) and kinds <= {int, float, NoneType}
+
+
+def parts(field: str) -> list[str]:
+    """List the fields of a part of a job; empty for a field that is a single value."""
+    return list(dict.fromkeys(f"{field}.{name}" for model in _models_of(field) for name in model.model_fields))
 
 
 def fields() -> list[str]:
@@ -166,6 +182,14 @@ def _models_of(field: str) -> Sequence[type[BaseModel]]:
             for member in _models(model.model_fields[part].annotation)
         ]
     return models
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return {kind for member in get_args(annotation) for kind in _kinds(member)}
+    return {annotation}
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from service.experiments import axes
 from service.experiments.confounds import Candidate, Confound, lint
 from service.experiments.costs import device_kind
+from service.experiments.quantities import LABELS
 from service.experiments.request import ExperimentRequest, Statistic
 from service.experiments.runs import Run, is_tested
 from service.experiments.statistics import Observation, SeedPlan, plan_analyses
@@ -178,9 +179,11 @@ class _Labels:
         """Return the label of one field of a job."""
         if name == "seed":
             return axes.label(name, run.seed)
+        if name.startswith(LABELS):
+            return axes.label(name, run.value(name))
         key = (run.configuration, name)
         if key not in self._known:
-            self._known[key] = axes.label(name, axes.read(run.spec, name))
+            self._known[key] = axes.label(name, run.value(name))
         return self._known[key]
 
 
@@ -189,7 +192,7 @@ def _values(runs: Sequence[Run], name: str, labels: _Labels) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for run in runs:
         if (label := labels.of(run, name)) not in values:
-            values[label] = axes.read(run.spec, name)
+            values[label] = run.value(name)
     if all(isinstance(value, int | float) for value in values.values()):
         return dict(sorted(values.items(), key=lambda entry: cast(float, entry[1])))
     return values

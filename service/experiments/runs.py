@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from service.experiments import axes
+from service.experiments.quantities import LABELS
 from service.jobs import Status
 from worker.metrics import HOLDOUT_ERROR, TEST_ERROR
 
@@ -29,6 +30,12 @@ class Run:
     """The versions of the software of its last attempt, by name."""
     cell: str | None = None
     """The digest of its cell in its experiment."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Its labels, where a table has one as an axis."""
+
+    def value(self, name: str) -> Any:
+        """Return the value of a field or a label, None if it has none."""
+        return self.labels.get(name.removeprefix(LABELS)) if name.startswith(LABELS) else axes.read(self.spec, name)
 
     @property
     def holdout(self) -> int:
@@ -39,6 +46,11 @@ class Run:
     def configuration(self) -> str:
         """Its spec without the seed, as one text, under which work on equal specs is cached."""
         return axes.canonical({name: value for name, value in self.spec.items() if name != "seed"})
+
+
+def is_axis(name: str) -> bool:
+    """Whether a table can have the field or the label `name` as its rows or columns."""
+    return (name.startswith(LABELS) and name != LABELS) or axes.is_field(name)
 
 
 def is_tested(spec: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:

@@ -6,7 +6,8 @@ One renderer draws all of them: matplotlib, which is imported when the first fig
 from service.figures.chart import Chart, Point, Series, as_csv
 from service.figures.curves import Curve, cell_curves, job_curves
 from service.figures.drawing import COLUMN_MM, PAGE_MM, Picture, draw
-from service.figures.results import results_chart
+from service.figures.quantities import grouped, parallel_chart, scatter_chart
+from service.figures.results import comparison_chart, results_chart
 
 __all__ = [
     "COLUMN_MM",
@@ -18,7 +19,11 @@ __all__ = [
     "Series",
     "as_csv",
     "cell_curves",
+    "comparison_chart",
     "draw",
+    "grouped",
     "job_curves",
+    "parallel_chart",
     "results_chart",
+    "scatter_chart",
 ]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from service.figures.chart import Chart, Series
 from service.figures.fitting import fitted, turned
+from service.figures.parallel import parallel_lines
 
 if TYPE_CHECKING:  # matplotlib takes a second to import, and most processes draw nothing
     from matplotlib.axes import Axes
@@ -110,15 +111,19 @@ def _drawn(chart: Chart, width: float, titled: bool) -> "Figure":
     legend = _legend(figure, chart, lines, width)
     title = figure.text(0, 1, fitted(chart.title, width - 2 * PAD_IN, 8.5), size=8.5, va="top") if titled else None
     axes.set_ylabel(fitted(chart.y_label, height, 8))
+    if chart.y_categories is not None:
+        axes.set_yticks(range(len(chart.y_categories)), [fitted(name, 0.3 * width, 7.5) for name in chart.y_categories])
     above = _height(legend) + (_height(title) if title else 0)
     left = right = bottom = 0.4
+    rotation = 0
     for _ in range(3):  # the labels depend on the width of the axes, and the margins on the labels
         across = max(width - left - right, 0.3 * width)
         total = height + bottom + above + 3 * PAD_IN
         figure.set_size_inches(width, total)
         axes.set_position((left / width, bottom / total, across / width, height / total))
         axes.set_xlabel(fitted(chart.x_label, across, 8))
-        if chart.categories is not None:
+        # Labels that were turned once stay so: their margins leave room for labels that are not, which need others.
+        if chart.categories is not None and rotation == 0:
             labels, rotation = turned(chart.categories, across / len(chart.categories), 7.5)
             axes.set_xticks(range(len(labels)), labels, rotation=rotation)
         figure.draw_without_rendering()
@@ -138,7 +143,9 @@ def _drawn(chart: Chart, width: float, titled: bool) -> "Figure":
 
 def _plot(chart: Chart, axes: "Axes", slot: float) -> list[Any]:
     """Draw the series, and return a line of each for the legend. `slot` is the width of a category in inches."""
-    axes.grid(axis="y")
+    if chart.kind == "parallel":
+        return parallel_lines(chart, axes, COLOURS, INK, slot)
+    axes.grid(axis="both" if chart.kind == "scatter" else "y")
     count = len(chart.series)
     step = min(0.1, 0.7 / count)
     size = min(4.0, max(2.0, 72 * slot * step * 1.4))
@@ -147,6 +154,9 @@ def _plot(chart: Chart, axes: "Axes", slot: float) -> list[Any]:
         colour = COLOURS[series.colour % len(COLOURS)]
         dashes = DASHES[(series.dash + series.colour // len(COLOURS)) % len(DASHES)]
         style: dict[str, Any] = {"color": colour, "linestyle": dashes, "linewidth": 1.0}
+        if chart.kind == "scatter":
+            lines += _marks(axes, series, (number - (count - 1) / 2) * step if chart.categories else 0)
+            continue
         if chart.categories is not None:
             lines.append(_bars(axes, series, len(chart.categories), (number - (count - 1) / 2) * step, size, style))
             continue
@@ -159,6 +169,14 @@ def _plot(chart: Chart, axes: "Axes", slot: float) -> list[Any]:
             x, low, high = zip(*band, strict=True)
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     return lines
+
+
+def _marks(axes: "Axes", series: Series, shift: float) -> Any:
+    """Draw the points of a series without a line."""
+    drawn = [(point.x + shift, point.y) for point in series.points if point.y is not None]
+    across, up = zip(*drawn, strict=True)
+    style = {"color": COLOURS[series.colour % len(COLOURS)], "marker": MARKERS[series.colour % len(MARKERS)]}
+    return axes.plot(across, up, linestyle="", markersize=3.5, markeredgewidth=0, alpha=0.75, **style)  # type: ignore[arg-type]
 
 
 def _bars(axes: "Axes", series: Series, columns: int, shift: float, size: float, style: Mapping[str, Any]) -> Any:
@@ -189,7 +207,13 @@ def _bars(axes: "Axes", series: Series, columns: int, shift: float, size: float,
 def _scale(chart: Chart, axes: "Axes") -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+    if chart.kind == "lines" and all(float(point.x).is_integer() for one in chart.series for point in one.points):
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     logarithmic: list[XAxis | YAxis] = []
+    if chart.kind == "scatter" and chart.categories is not None:
+        axes.set_xlim(-0.5, len(chart.categories) - 0.5)
+    if chart.y_categories is not None:
+        axes.set_ylim(-0.5, len(chart.y_categories) - 0.5)
     if chart.log_x and chart.categories is None:
         axes.set_xscale("log", nonpositive="mask")
         logarithmic.append(axes.xaxis)

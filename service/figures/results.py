@@ -1,6 +1,6 @@
-"""The chart of a table of results: the metric by column, one line per row (Wu & He 2018, Figure 1)."""
+"""Charts of tables of results: the metric by column, one line per row (Wu & He 2018, Figure 1)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from service.experiments.numbers import Number, words
@@ -32,6 +32,37 @@ def results_chart(results: Json, *, rows: Sequence[str] | None = None, log_y: bo
             for colour, label in enumerate(labels)
             if rows is None or label in rows
         ],
+        categories=columns,
+        log_y=log_y,
+    )
+
+
+def comparison_chart(
+    comparison: Json, *, lines: Collection[tuple[str, str]] | None = None, log_y: bool = False
+) -> Chart:
+    """Return the chart of several experiments: a colour for each row, dashes for each experiment.
+
+    Args:
+        comparison: The response of `GET /v1/comparison`.
+        lines: The row and the id of the experiment of the lines to draw; default: all.
+        log_y: Whether the vertical axis is logarithmic.
+    """
+    number = Number(comparison["metric"])
+    columns = [value["label"] for value in comparison["columns"]["values"]]
+    field = words(comparison["columns"]["field"])
+    statistic = "" if comparison["statistic"] == "final" else f", {comparison['statistic_title']}"
+    series = [
+        Series(f"{row}: {one['title']}", points, colour, dash)
+        for colour, row in enumerate(value["label"] for value in comparison["rows"]["values"])
+        for dash, one in enumerate(comparison["experiments"])
+        if lines is None or (row, one["experiment"]) in lines
+        if (points := _points(one, row, columns, number.scale))
+    ]
+    return Chart(
+        title=f"{number.title} by {field}, {comparison['statistic_title']}",
+        x_label=with_datasets(field.capitalize(), comparison["datasets"]),
+        y_label=f"{number.axis}{statistic}",
+        series=series,
         categories=columns,
         log_y=log_y,
     )

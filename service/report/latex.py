@@ -18,6 +18,8 @@ MOST_ROWS = 45
 """Rows of a table of comparisons that fit on a page. LaTeX does not break a table, so further rows are another one."""
 MARK = r"^{\dagger}"
 NOTHING = "--"
+PREAMBLE = r"% \usepackage{booktabs}"
+"""Says what a document needs for these tables."""
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -47,15 +49,19 @@ def as_latex(results: Json) -> str:
     """
     number = Number(results["metric"])
     name = re.sub(r"[^A-Za-z0-9]+", "-", results["experiment"] or "results").strip("-")
-    head = [r"% \usepackage{booktabs}", *_comments(results)]
-    tables = [_table(_cells_caption(results, number), f"tab:{name}", _grid(results, number), _note(results, number))]
+    head = [PREAMBLE, *_comments(results)]
+    tables = [
+        floating_table(_cells_caption(results, number), f"tab:{name}", _grid(results, number), _note(results, number))
+    ]
     every = in_order(results)
     parts = [every[first : first + MOST_ROWS] for first in range(0, len(every), MOST_ROWS)]
     for part, comparisons in enumerate(parts):
         caption = _comparisons_caption(results, number) + (" Continued." if part else "")
         label = f"tab:{name}-comparisons" + (f"-{part + 1}" if part else "")
         body = _comparisons(results["columns"]["field"], comparisons, number)
-        tables.append(_table(caption, label, body, _comparisons_note(results) if part == len(parts) - 1 else ""))
+        tables.append(
+            floating_table(caption, label, body, _comparisons_note(results) if part == len(parts) - 1 else "")
+        )
     return "\n".join(head) + "\n" + "\n".join(tables)
 
 
@@ -66,12 +72,18 @@ def escape(text: str) -> str:
 
 
 def _comments(results: Json) -> Iterable[str]:
-    yield f"% {' '.join(results['headline'].split())}"
+    yield comment(results["headline"])
     for warning in results["warnings"]:
-        yield f"% {warning['code']}: {' '.join(warning['detail'].split())}"
+        yield comment(f"{warning['code']}: {warning['detail']}")
 
 
-def _table(caption: str, label: str, body: Sequence[str], note: str) -> str:
+def comment(text: str) -> str:
+    """Return a text as a comment of LaTeX."""
+    return f"% {' '.join(text.split())}"
+
+
+def floating_table(caption: str, label: str, body: Sequence[str], note: str = "") -> str:
+    """Return a table with its caption, and a note below it if there is one. `body` are the lines of its tabular."""
     lines = [
         r"\begin{table}",
         r"  \centering\small\setlength{\tabcolsep}{4pt}\setlength{\abovetopsep}{4pt}",
@@ -104,7 +116,7 @@ def _comparisons_caption(results: Json, number: Number) -> str:
 def _grid(results: Json, number: Number) -> list[str]:
     cells = {(cell["row"], cell["column"]): cell for cell in results["cells"] if cell["mean"] is not None}
     columns = [value["label"] for value in results["columns"]["values"]]
-    best = {column: _best(results["metric"], column, cells) for column in columns}
+    best = {column: best_rows(results["metric"], column, cells) for column in columns}
     worse = _worse_than_the_best(results, best)
     with_size = len({cell["n"] for cell in cells.values()}) > 1
     lines = [
@@ -116,10 +128,10 @@ def _grid(results: Json, number: Number) -> list[str]:
             rf"  & \multicolumn{{{len(columns)}}}{{c}}{{{escape(words(results['columns']['field']))}}} \\",
             rf"  \cmidrule(lr){{2-{len(columns) + 1}}}",
         ]
-    lines += [_row([escape(words(results["rows"]["field"])), *map(escape, columns)]), r"  \midrule"]
+    lines += [tabular_row([escape(words(results["rows"]["field"])), *map(escape, columns)]), r"  \midrule"]
     for row in (value["label"] for value in results["rows"]["values"]):
         shown = [
-            _cell(
+            mean_cell(
                 cells.get((row, column)),
                 number,
                 bold=row in best[column],
@@ -128,15 +140,19 @@ def _grid(results: Json, number: Number) -> list[str]:
             )
             for column in columns
         ]
-        lines.append(_row([escape(row), *shown]))
+        lines.append(tabular_row([escape(row), *shown]))
     return [*lines, r"  \bottomrule", r"\end{tabular}"]
 
 
-def _row(cells: Sequence[str]) -> str:
+def tabular_row(cells: Sequence[str]) -> str:
+    """Return a row of a tabular."""
     return f"  {' & '.join(cells)} \\\\"
 
 
-def _cell(cell: Json | None, number: Number, *, bold: bool, marked: bool, with_size: bool) -> str:
+def mean_cell(
+    cell: Json | None, number: Number, *, bold: bool = False, marked: bool = False, with_size: bool = False
+) -> str:
+    """Return a mean with half its interval, and with the number of its seeds if `with_size`."""
     if cell is None:
         return NOTHING
     mean = number.plain(cell["mean"])
@@ -147,7 +163,7 @@ def _cell(cell: Json | None, number: Number, *, bold: bool, marked: bool, with_s
     return f"${text}$" + (f" ({cell['n']})" if with_size else "")
 
 
-def _best(metric: str, column: str, cells: Mapping[tuple[str, str], Json]) -> set[str]:
+def best_rows(metric: str, column: str, cells: Mapping[tuple[str, str], Json]) -> set[str]:
     """Return the rows with the best mean of a column; none if no value of the metric is better than another."""
     means = {row: cell["mean"] for (row, at), cell in cells.items() if at == column}
     better = METRICS[metric].better
@@ -197,30 +213,31 @@ def _comparisons(field: str, comparisons: Sequence[Json], number: Number) -> lis
     lines = [
         r"\begin{tabular}{llrrrr}",
         r"  \toprule",
-        _row([escape(words(field)), "$a - b$", "$n$", "difference", "interval", "adjusted $p$"]),
+        tabular_row([escape(words(field)), "$a - b$", "$n$", "difference", "interval", "adjusted $p$"]),
         r"  \midrule",
     ]
     for one in comparisons:
-        interval = one["interval"]
-        difference = NOTHING if one["difference"] is None else _math(number.plain(one["difference"], "+"), one)
-        bounds = [number.plain(bound, "+") for bound in interval] if interval else []
-        failed = f", {one['failed']} failed" if one["failed"] else ""
-        lines.append(
-            _row(
-                [
-                    escape(one["column"]),
-                    f"{escape(one['row_a'])} $-$ {escape(one['row_b'])}",
-                    f"{one['n']}{failed}",
-                    difference,
-                    f"$[{bounds[0]},\\ {bounds[1]}]$" if bounds else NOTHING,
-                    NOTHING if one["p_adjusted"] is None else f"${p_value(one['p_adjusted'])}$",
-                ]
-            )
-        )
+        pair = f"{escape(one['row_a'])} $-$ {escape(one['row_b'])}"
+        lines.append(tabular_row([escape(one["column"]), pair, *tested(one, number)]))
     return [*lines, r"  \bottomrule", r"\end{tabular}"]
 
 
-def _math(value: str, comparison: Json) -> str:
+def tested(comparison: Json, number: Number) -> list[str]:
+    """Return the cells of a comparison: n, the difference, its interval and its adjusted p."""
+    interval = comparison["interval"]
+    difference = comparison["difference"]
+    bounds = [number.plain(bound, "+") for bound in interval] if interval else []
+    failed = f", {comparison['failed']} failed" if comparison["failed"] else ""
+    return [
+        f"{comparison['n']}{failed}",
+        NOTHING if difference is None else difference_text(number.plain(difference, "+"), comparison),
+        f"$[{bounds[0]},\\ {bounds[1]}]$" if bounds else NOTHING,
+        NOTHING if comparison["p_adjusted"] is None else f"${p_value(comparison['p_adjusted'])}$",
+    ]
+
+
+def difference_text(value: str, comparison: Json) -> str:
+    """Return a difference, with a mark if it is significant."""
     return f"${value}{MARK if comparison['resolved'] else ''}$"
 
 

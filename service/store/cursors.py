@@ -33,6 +33,16 @@ def _value(key: SortKey, value: Any) -> Any:
         if value is not None and not (type(value) in (int, float) and math.isfinite(value)):
             raise ValueError
         return None if value is None else float(value)
+    if key.quantity is not None:
+        if value is None:
+            return None
+        if key.quantity.is_number:
+            if type(value) not in (int, float) or not math.isfinite(value):
+                raise ValueError
+            return float(value)
+        if not isinstance(value, str) or "\0" in value:
+            raise ValueError
+        return value
     if key.name.endswith("_at"):
         return datetime.fromisoformat(value).astimezone(UTC)
     if key.name in ("batch_size", "priority", "seed"):

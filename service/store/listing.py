@@ -9,11 +9,13 @@ from sqlalchemy import ColumnElement, Row, Select, and_, false, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
+from service.experiments.quantities import Condition
 from service.jobs import Status
 from service.store.cursors import read_cursor, write_cursor
 from service.store.identifiers import has_part
 from service.store.imports import VISIBLE
 from service.store.ordering import Order
+from service.store.quantities import conditions, value_of
 from service.store.tables import Job, JobLabel, MetricSummary
 
 Place = tuple[Sequence[Any], str]
@@ -37,6 +39,7 @@ class JobFilter:
     created_after: datetime | None = None
     search: str | None = None
     id: str | None = None
+    where: Sequence[Condition] = ()
 
     def apply(self, query: Select[Any]) -> Select[Any]:
         """Add the conditions of the filter to a query of jobs, and that they are visible."""
@@ -63,7 +66,7 @@ class JobFilter:
             values = [wanted] if isinstance(wanted, str) else wanted
             labelled = select(JobLabel.job_id).where(JobLabel.key == key, JobLabel.value.in_(values))
             query = query.where(Job.id.in_(labelled))
-        return query
+        return conditions(query, self.where)
 
     def job_ids(self) -> Select[str]:
         """Return a query of the ids of these jobs."""
@@ -108,7 +111,10 @@ def _keys(filter_: JobFilter, order: Order, part: Part, behind: Place | None) ->
     columns: list[tuple[ColumnElement[Any], bool]] = []  # with: whether it may be null
     for n, key in enumerate(order.keys):
         if key.metric is None:
-            columns.append((getattr(Job, key.name), False))
+            quantity = key.quantity
+            columns.append((getattr(Job, key.name), False) if quantity is None else (value_of(quantity), True))
+            if n == 0:
+                query = query.select_from(Job)
             continue
         summary = aliased(MetricSummary)
         columns.append((getattr(summary, key.value), n > 0 or part != "with"))

@@ -11,14 +11,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.errors import Unprocessable
 from service.experiments.runs import Run, Speed
 from service.store.listing import JobFilter
-from service.store.tables import Attempt, Job, Metric
+from service.store.tables import Attempt, Job, JobLabel, Metric
 
 MAX_RUNS = 5000
 """The number of jobs that one table may have."""
 
 
-async def runs(session: AsyncSession, filter_: JobFilter) -> Sequence[Run]:
-    """Return the jobs of a filter, oldest first. A retry replaces the job that it repeats.
+async def runs(session: AsyncSession, filter_: JobFilter, *, labelled: bool = False) -> Sequence[Run]:
+    """Return the jobs of a filter, oldest first, `labelled` with their labels. A retry replaces what it repeats.
 
     Raises:
         Unprocessable: There are more than `MAX_RUNS` jobs.
@@ -37,9 +37,10 @@ async def runs(session: AsyncSession, filter_: JobFilter) -> Sequence[Run]:
     if len(found) > MAX_RUNS:
         raise Unprocessable(f"These are more than {MAX_RUNS} jobs: narrow them by experiment, label or model.")
     used = await _use(session, wanted)
+    labels = await _labels(session, wanted) if labelled else {}
     unused: _Use = (None, None, 0.0, {})
     return [
-        Run(id_, status, seed, spec, summary, progress, *used.get(id_, unused), cell)
+        Run(id_, status, seed, spec, summary, progress, *used.get(id_, unused), cell, labels.get(id_, {}))
         for id_, status, seed, spec, summary, progress, cell in found
     ]
 
@@ -74,6 +75,15 @@ async def _use(session: AsyncSession, job_ids: Select[Any]) -> dict[str, _Use]:
         job_id: (device, precision, held_s[job_id], versions or {})
         for job_id, (device, precision, versions) in last.items()
     }
+
+
+async def _labels(session: AsyncSession, job_ids: Select[Any]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for job_id, key, value in await session.execute(
+        select(JobLabel.job_id, JobLabel.key, JobLabel.value).where(JobLabel.job_id.in_(job_ids))
+    ):
+        found.setdefault(job_id, {})[key] = value
+    return found
 
 
 async def values_at(session: AsyncSession, filter_: JobFilter, metric: str, step: int) -> dict[str, float | None]:

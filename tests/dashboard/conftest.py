@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, Route, expect
 
@@ -20,7 +21,9 @@ from service.client import Client
 from service.settings import Settings
 from service.store import Database
 from tests.dashboard.browser import executable, launched
+from tests.dashboard.pages import PAGES
 from tests.integration.api.reporter import Reporter
+from tests.integration.api.test_evaluations import computed
 
 PATIENCE_S = 120
 EXPECTED = ("Failed to load resource", "Applying inline style violates")
@@ -189,3 +192,34 @@ async def start_visit(browser: Browser, api: Api) -> AsyncIterator[Callable[...,
 async def visit(start_visit: Callable[..., Any]) -> Visit:
     started: Visit = await start_visit()
     return started
+
+
+@pytest.fixture
+async def addresses(api: Api, submit: Callable[..., str], reporter: Reporter) -> dict[str, str]:
+    """The addresses of all pages, with a finished job, a queued job and a running experiment."""
+    job = submit("group", 2, name="one that ran", epochs=10, labels={"study": "paper"}, telemetry={})
+    await reporter.start()
+    for epoch in (1, 2, 3):
+        await reporter.metrics("train", epoch, 10 * epoch - 5, train_loss=1 / epoch, train_error=0.5 / epoch)
+        await reporter.metrics("eval", epoch, 10 * epoch, test_error=0.5 / epoch, test_loss=1 / epoch)
+        gaps = {"stem_norm/mean_gap": 0.5 / epoch, "stages.0.0.norm1/mean_gap": 0.25}
+        await reporter.metrics("telemetry", epoch, 10 * epoch, train_mode_error=0.2, eval_mode_error=0.3, **gaps)
+    await reporter.log("a line")
+    await reporter.log("a warning", "warning")
+    taken = await reporter.checkpoint(3, 30, {"model.safetensors": b"weights"}, test_error=0.2)
+    httpx2.post(f"{api.url}/v1/checkpoints/{taken}/evaluate", json={"batch_statistics": 4})
+    await computed(reporter.database, batch_statistics=4)
+    await reporter.finish()
+    body = {"grid": {"normalization": [{"type": "batch"}, {"type": "group"}], "batch_size": [8, 4]}}
+    experiment = httpx2.post(f"{api.url}/v1/experiments", json=body).json()["id"]
+    await reporter.start()
+    await reporter.metrics("eval", 1, 10, test_error=0.5)
+    await reporter.finish()
+    many = httpx2.post(f"{api.url}/v1/experiments", json={"grid": {**body["grid"], "seed": [0, 1, 2, 3]}}).json()["id"]
+    for _ in range(3 + 16):
+        await reporter.start()
+        for epoch in (1, 2):
+            await reporter.metrics("eval", epoch, 10 * epoch, test_error=0.5 / epoch)
+        await reporter.finish()
+    other = submit("batch", 2, name="one that waits, with a name so long that no table has room for all of it at once")
+    return {name: path.format(job=job, other=other, experiment=experiment, many=many) for name, path in PAGES.items()}

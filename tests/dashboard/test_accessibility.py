@@ -4,78 +4,14 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
-import httpx2
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Page
 
-from tests.dashboard.conftest import Api, Visit
-from tests.integration.api.reporter import Reporter
-from tests.integration.api.test_evaluations import computed
+from tests.dashboard.conftest import Visit
+from tests.dashboard.pages import settled
 
 pytestmark = pytest.mark.anyio
 AXE = (files("axe_core_python") / "axe.min.js").read_text()
-
-PAGES = {
-    "jobs": "/jobs",
-    "job": "/jobs/{job}",
-    "logs": "/jobs/{job}?tab=logs",
-    "checkpoints": "/jobs/{job}?tab=checkpoints",
-    "specification": "/jobs/{job}?tab=spec",
-    "compare": "/compare?jobs={job},{other}",
-    "compared experiments": "/compare?experiments={experiment},{many}",
-    "explore": "/explore",
-    "new job": "/new",
-    "new experiment": "/new?kind=experiment",
-    "cluster": "/cluster",
-    "docs": "/docs",
-    "experiments": "/experiments",
-    "experiment": "/experiments/{experiment}",
-    "layers": "/jobs/{job}?tab=layers",
-    "layers as a table": "/jobs/{job}?tab=layers&tables=layers,modes",
-    "every seed": "/experiments/{many}?seeds=each",
-}
-
-
-@pytest.fixture
-async def addresses(api: Api, submit: Callable[..., str], reporter: Reporter) -> dict[str, str]:
-    """The addresses of all pages, with a finished job, a queued job and a running experiment."""
-    job = submit("group", 2, name="one that ran", epochs=10, labels={"study": "paper"}, telemetry={})
-    await reporter.start()
-    for epoch in (1, 2, 3):
-        await reporter.metrics("train", epoch, 10 * epoch - 5, train_loss=1 / epoch, train_error=0.5 / epoch)
-        await reporter.metrics("eval", epoch, 10 * epoch, test_error=0.5 / epoch, test_loss=1 / epoch)
-        gaps = {"stem_norm/mean_gap": 0.5 / epoch, "stages.0.0.norm1/mean_gap": 0.25}
-        await reporter.metrics("telemetry", epoch, 10 * epoch, train_mode_error=0.2, eval_mode_error=0.3, **gaps)
-    await reporter.log("a line")
-    await reporter.log("a warning", "warning")
-    taken = await reporter.checkpoint(3, 30, {"model.safetensors": b"weights"}, test_error=0.2)
-    httpx2.post(f"{api.url}/v1/checkpoints/{taken}/evaluate", json={"batch_statistics": 4})
-    await computed(reporter.database, batch_statistics=4)
-    await reporter.finish()
-    body = {"grid": {"normalization": [{"type": "batch"}, {"type": "group"}], "batch_size": [8, 4]}}
-    experiment = httpx2.post(f"{api.url}/v1/experiments", json=body).json()["id"]
-    await reporter.start()
-    await reporter.metrics("eval", 1, 10, test_error=0.5)
-    await reporter.finish()
-    many = httpx2.post(f"{api.url}/v1/experiments", json={"grid": {**body["grid"], "seed": [0, 1, 2, 3]}}).json()["id"]
-    for _ in range(3 + 16):
-        await reporter.start()
-        for epoch in (1, 2):
-            await reporter.metrics("eval", epoch, 10 * epoch, test_error=0.5 / epoch)
-        await reporter.finish()
-    other = submit("batch", 2, name="one that waits, with a name so long that no table has room for all of it at once")
-    return {name: path.format(job=job, other=other, experiment=experiment, many=many) for name, path in PAGES.items()}
-
-
-DRAWN = """() => [...document.querySelectorAll(".drawing")]
-    .every((one) => one.getBoundingClientRect().top >= innerHeight || one.querySelector(".main-svg, canvas"))"""
-
-
-async def settled(page: Page) -> None:
-    await expect(page.get_by_role("heading", level=1)).to_be_visible()
-    await expect(page.locator("[aria-busy=true]")).to_have_count(0)
-    await page.wait_for_function(DRAWN)
-
 
 EVERY_RULE = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
 # The themes differ in colours alone.

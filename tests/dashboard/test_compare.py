@@ -36,6 +36,23 @@ async def test_selected_jobs_are_compared_by_what_differs(
     await expect(copied).to_have_url(f"{visit.api.url}/jobs/{ids[1]}")
 
 
+async def test_the_others_show_their_differences_to_a_pinned_job(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    ids = [submit(normalization, 4, name=normalization, epochs=10) for normalization in ("batch", "layer")]
+    for error in (0.5, 0.25):
+        await reporter.start()
+        await reporter.metrics("eval", 1, 10, test_error=error)
+        await reporter.finish()
+    page = await visit.open(f"/compare?jobs={','.join(ids)}")
+    await page.get_by_role("combobox", name="Differences to").select_option(label="Differences to batch")
+    row = page.get_by_role("region", name="Metrics").get_by_role("row").filter(has_text="last test error")
+    await expect(row.get_by_role("cell")).to_have_text(["50.00 %", "✓ 25.00 % \N{MINUS SIGN}25.00"])
+    await expect(page.locator(".legend button")).to_have_text(["batch", "layer (\N{MINUS SIGN}25.00)"])
+    copied = await visit.open(page.url.removeprefix(visit.api.url))
+    await expect(copied.get_by_role("combobox", name="Differences to")).to_have_value(ids[0])
+
+
 async def test_smoothing_starts_at_the_data_and_keeps_the_raw_values(
     visit: Visit, submit: Callable[..., str], reporter: Reporter
 ) -> None:

@@ -214,6 +214,29 @@ async def test_a_succeeded_job_is_extended_or_says_why_not(
     await expect(page).to_have_url(f"{visit.api.url}/jobs/{job}")
 
 
+async def test_running_averages_and_the_statistics_of_batches_stand_side_by_side(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    job = submit(batch_size=4, epochs=2)
+    await reporter.start()
+    await reporter.checkpoint(1, 10, {"state.pt": b"x"}, test_error=0.5)
+    await reporter.finish()
+    page = await visit.open(f"/jobs/{job}?tab=checkpoints")
+    await page.get_by_role("button", name="Running averages against batches").click()
+    await expect(page.get_by_role("region", name="Evaluations").locator("tbody tr")).to_have_count(2)
+    pair = page.get_by_role("region", name="Running averages against batch statistics")
+    await expect(pair).to_have_count(0)
+    await computed(reporter.database)
+    better = [[4, *[0] * 9], *[[0] * 10 for _ in range(9)]]
+    await computed(reporter.database, batch_statistics=4, error=0.0, loss=0.25, confusion=better)
+    await expect(pair.locator("thead th")).to_have_text(["Quantity", "running averages", "batches of 4", "difference"])
+    error, loss, airplane = (pair.get_by_role("row", name=name) for name in ("Error 2", "Loss", "Error of airplane"))
+    minus = "\N{MINUS SIGN}"
+    await expect(error.locator("td")).to_have_text(["25.00 %", "0.00 %", f"{minus}25.00"])
+    await expect(loss.locator("td")).to_have_text(["0.5", "0.25", f"{minus}0.25"])
+    await expect(airplane.locator("td")).to_have_text(["25.00 %", "0.00 %", f"{minus}25.00"])
+
+
 async def test_a_checkpoint_is_evaluated_by_the_statistics_of_batches_and_shows_its_mistakes(
     visit: Visit, submit: Callable[..., str], reporter: Reporter
 ) -> None:

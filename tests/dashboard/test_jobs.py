@@ -61,6 +61,7 @@ async def test_the_address_holds_the_view_and_restores_it(visit: Visit, submit: 
     page = await visit.open("/jobs")
     await page.locator("summary", has_text="Normalization").click()
     await page.get_by_role("checkbox", name="group", exact=True).check()
+    await page.keyboard.press("Escape")
     await expect(row(page, "batch 2")).to_have_count(0)
     await page.get_by_role("button", name="Batch size", exact=True).click()
     await expect(page.get_by_role("columnheader", name="Batch size")).to_have_attribute("aria-sort", "ascending")
@@ -194,14 +195,16 @@ async def test_all_that_the_filter_means_is_exported(
         await reporter.metrics("eval", 1, 10, test_error=0.25)
         await reporter.finish()
     page = await visit.open("/jobs?normalization=group")
+    await page.locator(".exports summary").click()
     async with page.expect_download() as started:
-        await page.get_by_role("button", name="CSV").click()
+        await page.get_by_role("button", name="CSV of every filtered job").click()
     lines = (await (await started.value).path()).read_text().splitlines()
     assert len(lines) == 2
     assert "group" in lines[1]
     assert "0.25" in lines[1]
+    await page.locator(".exports summary").click()
     async with page.expect_download() as started:
-        await page.get_by_role("button", name="Parquet").click()
+        await page.get_by_role("button", name="Parquet of every filtered job").click()
     assert (await (await started.value).path()).read_bytes().startswith(b"PAR1")
 
 
@@ -284,3 +287,40 @@ async def test_groups_have_the_warnings_of_their_numbers(
     assert any("optimizer steps" in detail for detail in details)
     assert await card.locator(".notice p").all_inner_texts() == details
     await expect(card.get_by_text("synthetic", exact=False).first).to_be_visible()
+
+
+async def test_any_field_label_and_metric_filters_sorts_and_groups(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    for rate, error in ((0.2, 0.5), (0.1, 0.25)):
+        optimizer = {"type": "sgd", "learning_rate": rate}
+        submit("group", 8, name=f"rate {rate}", epochs=1, optimizer=optimizer, labels={"arm": f"of {rate}"})
+        await reporter.start()
+        await reporter.metrics("eval", 1, 10, test_error=error)
+        await reporter.finish()
+    page = await visit.open("/jobs")
+    await page.get_by_role("combobox", name="Sort by").select_option("optimizer.learning_rate")
+    await expect(page.locator("table.jobs tbody a").first).to_have_text("rate 0.1")
+
+    async def add(quantity: str, relation: str, value: str) -> None:
+        await page.locator("summary", has_text="Filter by").click()
+        await page.get_by_label("Field, label or metric").fill(quantity)
+        await page.get_by_label("Relation").select_option(relation)
+        await page.get_by_role("textbox", name="Value", exact=True).fill(value)
+        await page.get_by_role("button", name="Add", exact=True).click()
+
+    await add("test_error", "<", "30 %")
+    await expect(row(page, "rate 0.2")).to_have_count(0)
+    await expect(row(page, "rate 0.1")).to_be_visible()
+    assert query_of(page)["where"] == ["test_error<0.3"]
+    await page.get_by_role("button", name="Remove the condition test_error<0.3").click()
+    await add("labels.arm", ":", "of 0.2")
+    await expect(row(page, "rate 0.1")).to_have_count(0)
+    await add("speed", "<", "3")
+    await expect(page.get_by_role("alert")).to_contain_text("'speed' is no quantity of a job: give a field")
+    page = await visit.open("/jobs?group=labels.arm,optimizer.learning_rate")
+    groups = page.get_by_role("region", name="Groups")
+    await expect(groups.get_by_role("row", name="of 0.1")).to_contain_text("25.00")
+    await page.locator("summary", has_text="Group by").click()
+    await expect(page.get_by_role("checkbox", name="label arm")).to_be_checked()
+    await expect(page.get_by_role("checkbox", name="optimizer learning rate")).to_be_checked()

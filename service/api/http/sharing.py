@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from fastapi import Request
 
 from service.errors import Forbidden, Unauthorized
+from service.experiments.quantities import LABELS
 from service.store import Database, shares
 from service.store.tables import Share
 
@@ -21,6 +22,8 @@ OF_A_JOB = frozenset({"get_job", "list_metrics"})
 OF_JOBS = frozenset({"list_curves", "get_curves_figure"})
 """Operations on the jobs in the query."""
 LISTING = "list_jobs"
+BY_QUANTITY = ("rows", "columns", "where", "sort")
+"""The parameters that may name a label."""
 FILTERS = frozenset({"experiment", "status", "sort", "limit", "cursor"})
 """The parameters with which jobs may be listed: a filter by a label or a name would tell who has it."""
 
@@ -41,6 +44,8 @@ async def permitted(request: Request, database: Database, token: str) -> Share:
         operation = getattr(request.scope["route"], "operation_id", None)
         if operation in ABOUT_THE_LINK:
             return share
+        if share.anonymous and _names_labels(request):
+            raise Forbidden("This link hides labels: ask for another field.")
         jobs = _jobs(request, operation)
         is_permitted = (
             (operation in OF_THE_EXPERIMENT and request.path_params.get("experiment_id") == share.experiment_id)
@@ -59,6 +64,12 @@ def _jobs(request: Request, operation: str | None) -> Sequence[str]:
     if operation in OF_A_JOB:
         return [request.path_params["job_id"]]
     return request.query_params.getlist("job") if operation in OF_JOBS else []
+
+
+def _names_labels(request: Request) -> bool:
+    """Whether the answer would tell labels, as a table by one does, or a cursor of an order by one."""
+    asked = [value for name in BY_QUANTITY for value in request.query_params.getlist(name)]
+    return any(LABELS in value for value in asked)
 
 
 def _lists_the_experiment(request: Request, share: Share) -> bool:

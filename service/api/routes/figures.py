@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
+from pydantic import Field
 
+from service.api.comparison_query import ComparedQuery, compare_experiments
 from service.api.context import Context, ExperimentId
 from service.api.curve_query import MOST_JOBS, curves_of
 from service.api.figure_query import (
@@ -13,17 +15,37 @@ from service.api.figure_query import (
     FigureFormat,
     JobCurvesQuery,
     ResultsFigureQuery,
+    StyleQuery,
     answer,
     datasets_of,
     drawn,
     names_of,
 )
+from service.api.filters import Text
+from service.api.job_figure_query import ParallelQuery, ScatterQuery, measured, quantity
 from service.api.result_query import experiment_results
 from service.errors import Unprocessable
-from service.figures import Curve, cell_curves, job_curves, results_chart
+from service.figures import (
+    Curve,
+    cell_curves,
+    comparison_chart,
+    grouped,
+    job_curves,
+    parallel_chart,
+    results_chart,
+    scatter_chart,
+)
 from service.store import experiments
 
 router = APIRouter(tags=["results"])
+
+
+class ComparisonFigureQuery(ComparedQuery, StyleQuery):
+    """A figure of several experiments."""
+
+    line: list[Annotated[Text, Field(pattern="~")]] = Field(
+        default_factory=list, description="row~experiment of the lines to draw, by label and id; default: all"
+    )
 
 
 @router.get(
@@ -93,3 +115,40 @@ async def of_jobs(context: Context, format: FigureFormat, query: Annotated[JobCu
         log_y=query.log_y,
     )
     return await answer(chart, format, query, f"job {', '.join(query.job[:3])}")
+
+
+@router.get("/v1/comparison.{format}", operation_id="get_comparison_figure", response_class=Response, responses=ANSWERS)
+async def of_experiments(
+    context: Context, format: FigureFormat, query: Annotated[ComparisonFigureQuery, Query()]
+) -> Response:
+    """The results of several experiments by column: a colour for each row, dashes for each experiment."""
+    found = await compare_experiments(context.database, query)
+    lines = {(row, experiment) for row, _, experiment in (line.rpartition("~") for line in query.line)}
+    chart = comparison_chart(found.model_dump(mode="json"), lines=lines or None, log_y=query.log_y)
+    return await answer(chart, format, query, f"experiments {', '.join(query.experiment)}")
+
+
+@router.get("/v1/scatter.{format}", operation_id="get_scatter_figure", response_class=Response, responses=ANSWERS)
+async def as_points(context: Context, format: FigureFormat, query: Annotated[ScatterQuery, Query()]) -> Response:
+    """Jobs as points: any two quantities against each other."""
+    x, y, by = (quantity(name, getattr(query, name)) for name in ("x", "y", "by"))
+    jobs, stored = await measured(context.database, query)
+    chart = scatter_chart(
+        grouped(jobs, by),
+        x,
+        y,
+        shown=query.shows,
+        datasets=datasets_of(stored),
+        log_x=query.log_x,
+        log_y=query.log_y,
+    )
+    return await answer(chart, format, query, "these jobs")
+
+
+@router.get("/v1/parallel.{format}", operation_id="get_parallel_figure", response_class=Response, responses=ANSWERS)
+async def as_lines(context: Context, format: FigureFormat, query: Annotated[ParallelQuery, Query()]) -> Response:
+    """Jobs as lines through several quantities side by side, at most 300 (parallel coordinates)."""
+    by, sides = quantity("by", query.by), [quantity("axis", name) for name in dict.fromkeys(query.axis)]
+    jobs, stored = await measured(context.database, query)
+    chart = parallel_chart(grouped(jobs, by), sides, shown=query.shows, datasets=datasets_of(stored))
+    return await answer(chart, format, query, "these jobs")

@@ -19,13 +19,11 @@ from service.api.result_query import (
 from service.api.schemas import comparison, result_table
 from service.api.schemas.comparison import ExperimentComparison
 from service.api.schemas.result import Results
-from service.api.schemas.result_table import CSV, MEDIA_TYPES, PARQUET
-from service.report import as_latex
+from service.api.schemas.result_table import CSV, LATEX, MEDIA_TYPES, PARQUET
+from service.report import as_latex, comparison_as_latex
 from service.store import experiments
 
 router = APIRouter(tags=["results"])
-
-LATEX = "application/x-latex"
 
 TABLES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -41,8 +39,9 @@ TABLES: dict[int | str, dict[str, Any]] = {
 
 COMPARISON: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The comparison; with Accept: text/csv, its cells or its differences as one flat table",
-        "content": {CSV: {"schema": {"type": "string"}}},
+        "description": "The comparison; with Accept: text/csv, its cells or its differences as one flat table; with "
+        "application/x-latex, the tables of a paper",
+        "content": {CSV: {"schema": {"type": "string"}}, LATEX: {"schema": {"type": "string"}}},
     }
 }
 
@@ -84,7 +83,10 @@ async def of_experiments(
 ) -> ExperimentComparison | Response:
     """The cells of several experiments side by side, and the differences of those that they share."""
     view = await compare_experiments(context.database, query)
-    if preferred(request.headers.get("accept"), ("application/json", CSV)) == CSV:
+    accepted = preferred(request.headers.get("accept"), ("application/json", CSV, LATEX))
+    if accepted == LATEX:
+        return Response(comparison_as_latex(view.model_dump(mode="json")), media_type=LATEX)
+    if accepted == CSV:
         return Response(result_table.as_csv(comparison.table_rows(view, query.table)), media_type=CSV)
     return Response(view.model_dump_json(), media_type="application/json")
 

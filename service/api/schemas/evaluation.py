@@ -82,6 +82,15 @@ def evaluation_view(evaluation: Evaluation, job: Job) -> EvaluationView:
     )
 
 
+def confusion_rows(predictions: Predictions) -> list[dict[str, str | int | float | None]]:
+    """Return the confusion matrix as flat rows: one for each class, with the number of images by predicted class."""
+    names = [one.name for one in predictions.classes]
+    return [
+        {"class": one.name, **dict(zip(names, row, strict=True)), "images": one.images, "error": one.error}
+        for one, row in zip(predictions.classes, predictions.confusion, strict=True)
+    ]
+
+
 def _predictions(evaluation: Evaluation, job: Job) -> Predictions | None:
     if evaluation.result is None:
         return None

@@ -10,6 +10,7 @@ from service.errors import NotAcceptable
 
 CSV = "text/csv"
 PARQUET = "application/vnd.apache.parquet"
+LATEX = "application/x-latex"
 MEDIA_TYPES = ("application/json", CSV, PARQUET)
 
 Row = dict[str, Any]

@@ -15,8 +15,19 @@ const TABLE_ROWS = 500;
 const PLOTTED = 12;
 
 /** A chart with its title, its legend and a switch to its table. `axes` are `{ x, y, logX, logY, categories, formatX,
- * formatY }`; `exported` is the figure that the service draws of it, as `figureExport` takes it. */
-export function chart({ key, title, series, axes, height = 320, note = null, extra = null, exported = null }) {
+ * formatY }`; `exported` is the figure that the service draws of it, as `figureExport` takes it; `brush` is what is
+ * done with its points, `{ picked, pick(id), pointAt(id) }`. */
+export function chart({
+  key,
+  title,
+  series,
+  axes,
+  height = 320,
+  note = null,
+  extra = null,
+  exported = null,
+  brush = null,
+}) {
   const asTable = url.list("tables").includes(key);
   const hidden = url.all("hidden");
   const without = (all, value) => (all.includes(value) ? all.filter((one) => one !== value) : [...all, value]);
@@ -84,7 +95,7 @@ export function chart({ key, title, series, axes, height = 320, note = null, ext
               role: "figure",
               "aria-label": label,
               "data-chart": key,
-              hook: { ...drawing, series: shown, axes: { ...axes, zoom } },
+              hook: { ...drawing, series: shown, axes: { ...axes, zoom }, brush },
             }),
     ),
   );

@@ -21,11 +21,13 @@ export function figureExport({ path, query, name, say }) {
   return exportMenu([...pictures, ["CSV of what is drawn", keep("csv", null)]], say);
 }
 
-/** The menu of the table in the same card: CSV of what it shows. */
-export function tableExport({ name, say }) {
+/** The menu of a table in the same card: CSV of what it shows, then `more` entries of `exportMenu`. `label` is that of the
+ * region of the table, where the card has several. */
+export function tableExport({ name, say, label = null, more = [] }) {
+  const region = label === null ? "" : `[aria-label="${CSS.escape(label)}"] `;
   const keep = async (card) =>
-    save(new Blob([csvOf(card.querySelector("table"))], { type: "text/csv" }), `${name}.csv`);
-  return exportMenu([["CSV of this table", keep]], say);
+    save(new Blob([csvOf(card.querySelector(`${region}table`))], { type: "text/csv" }), `${name}.csv`);
+  return exportMenu([["CSV of this table", keep], ...more], say);
 }
 
 /** A menu of `entries`, each `[text, action]`. `say(text, tone)` reports the problem of an action. */
@@ -46,10 +48,26 @@ export function exportMenu(entries, say) {
   return menu("Export", entries.map(entry), { side: "right exports", kind: "quiet" });
 }
 
-/** A table as CSV (RFC 4180): the text of its cells. */
+/** A table as CSV (RFC 4180): the text of its cells, without the columns that select rows or act on them. */
 export function csvOf(table) {
   const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  const isData = (cell) => !cell.matches(".pick, .act");
   return [...table.rows]
-    .map((row) => [...row.cells].map((cell) => quoted(cell.textContent.replace(/\s+/g, " ").trim())).join(",") + "\r\n")
+    .map(
+      (row) =>
+        [...row.cells]
+          .filter(isData)
+          .map((cell) => quoted(textOf(cell)))
+          .join(",") + "\r\n",
+    )
     .join("");
+}
+
+/** The text of a cell: what its `data-csv` says, a point in time instead of its distance from now, or what it shows. */
+function textOf(cell) {
+  const exact = cell.dataset.csv ?? cell.querySelector("time")?.getAttribute("datetime");
+  return (exact ?? cell.textContent)
+    .replace(/(?<=\d)\u202f(?=\d)/g, "")
+    .replace(/\s+/g, " ")
+    .trim();
 }

@@ -48,10 +48,15 @@ export const PLOT = {
     element.watch.observe(element);
     element.offTheme = onTheme(() => element.redraw());
     element.highlight = (id) => highlight(element, id);
+    element.pointAt = (id) => mark(element, "pointed", (one) => one === id);
     link(element);
   },
   update(element, hook) {
-    if (same(element.drawn, hook)) return;
+    if (same(element.drawn, hook)) {
+      element.drawn.brush = hook.brush;
+      showPicked(element);
+      return;
+    }
     // plotly.js keeps a zoom of its own until this number changes.
     if (element.drawn.axes.zoom && !hook.axes.zoom) element.resets = (element.resets ?? 0) + 1;
     element.drawn = hook;
@@ -87,14 +92,23 @@ async function draw(element) {
     const first = !element.data;
     await Plotly.react(element, traces(element), layout(element), CONFIG);
     element.scale = scaleOf(element);
+    showPicked(element);
     if (!first) return;
     // Also after a zoom, or another width of the window.
-    element.on("plotly_afterplot", () => (element.scale = scaleOf(element)));
+    element.on("plotly_afterplot", () => ((element.scale = scaleOf(element)), showPicked(element)));
     element.on("plotly_relayout", (change) => zoomed(element, change));
-    element.on("plotly_hover", ({ points: [{ data }] }) =>
-      highlight(element, idOf(element.drawn.series[Number.parseInt(data.uid)])),
+    element.on("plotly_hover", ({ points: [{ data, pointNumber }] }) => {
+      const { series, brush } = element.drawn;
+      const one = series[Number.parseInt(data.uid)];
+      if (brush) brush.pointAt(one.points[pointNumber].id);
+      else highlight(element, idOf(one));
+    });
+    element.on("plotly_unhover", () =>
+      element.drawn.brush ? element.drawn.brush.pointAt(null) : highlight(element, null),
     );
-    element.on("plotly_unhover", () => highlight(element, null));
+    element.on("plotly_click", ({ points: [{ data, pointNumber }] }) =>
+      element.drawn.brush?.pick(element.drawn.series[Number.parseInt(data.uid)].points[pointNumber].id),
+    );
   } catch (error) {
     if (!window.Plotly) return again(element);
     element.textContent = `The chart cannot be drawn: ${error.message}. The table has the same numbers.`;
@@ -148,10 +162,30 @@ function again(element) {
 /** Highlight the curves of one series, or of none for null. Only a class is set, so nothing is drawn again. */
 function highlight(element, id) {
   const chosen = id === null ? null : element.drawn.series.findIndex((one) => idOf(one) === id);
+  for (const group of element.querySelectorAll(".scatterlayer .trace"))
+    group.classList.toggle("behind", chosen !== null && numberOf(group) !== chosen);
+}
+
+/** The number of the series of a group of plotly.js. */
+const numberOf = (group) =>
+  Number(/trace(\d+)[a-z]+$/.exec(group.getAttribute("class").replace(" behind", ""))?.[1] ?? Number.NaN);
+
+/** Set a class of the points whose ids `chosen` accepts, and remove it from the others. */
+function mark(element, name, chosen) {
+  const { logX, logY } = element.drawn.axes;
   for (const group of element.querySelectorAll(".scatterlayer .trace")) {
-    const [, n] = /trace(\d+)[a-z]+$/.exec(group.getAttribute("class").replace(" behind", "")) ?? [];
-    group.classList.toggle("behind", chosen !== null && Number(n) !== chosen);
+    // A logarithmic axis has no place for the others.
+    const drawn = (element.drawn.series[numberOf(group)]?.points ?? []).filter(
+      ({ x, y }) => !(logX && x <= 0) && !(logY && y <= 0),
+    );
+    group.querySelectorAll(".points path").forEach((path, n) => path.classList.toggle(name, chosen(drawn[n]?.id)));
   }
+}
+
+/** Fade the points that are not picked, if some are. */
+function showPicked(element) {
+  const ids = element.drawn.brush?.picked;
+  if (ids) mark(element, "behind", (id) => ids.length > 0 && !ids.includes(id));
 }
 
 /** Escape a text for plotly.js, which interprets some tags and entities. */
@@ -215,7 +249,7 @@ function traces(element) {
       ...shared,
       ...bars,
       uid: `${n}line`,
-      y: of("y"),
+      y: axes.categoriesY ? one.points.map(({ y }) => axes.categoriesY.indexOf(y)) : of("y"),
       line,
       mode: one.scatter ? "markers" : one.markers || one.points.length === 1 ? "lines+markers" : "lines",
       marker: {
@@ -229,6 +263,12 @@ function traces(element) {
     return found;
   });
 }
+
+/** The ticks of an axis of names, each at its number. */
+const ticksOf = (names) => ({
+  tickvals: names.map((_, n) => n),
+  ticktext: names.map((one) => one.replace(/./gu, harmless)),
+});
 
 function layout(element) {
   const { zoom, ...axes } = element.drawn.axes;
@@ -264,12 +304,7 @@ function layout(element) {
       type: axes.logX && !axes.categories ? "log" : "linear",
       showgrid: false,
       zeroline: false,
-      ...(axes.categories
-        ? {
-            tickvals: axes.categories.map((_, n) => n),
-            ticktext: axes.categories.map((one) => one.replace(/./gu, harmless)),
-          }
-        : {}),
+      ...(axes.categories ? ticksOf(axes.categories) : {}),
     },
     yaxis: {
       ...axis,
@@ -277,6 +312,7 @@ function layout(element) {
       type: axes.logY ? "log" : "linear",
       rangemode: axes.fromZero ? "tozero" : "normal",
       exponentformat: "power",
+      ...(axes.categoriesY ? ticksOf(axes.categoriesY) : {}),
     },
   };
 }

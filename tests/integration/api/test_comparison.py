@@ -54,6 +54,14 @@ async def test_it_is_csv_on_request(http: AsyncClient, reporter: Reporter) -> No
     assert {"experiment_a", "experiment_b", "difference", "p_adjusted"} <= rows[0].keys()
 
 
+async def test_it_is_latex_on_request(http: AsyncClient, reporter: Reporter) -> None:
+    ids = [await ran(http, reporter, name=name) for name in ("first", "second")]
+    answer = await http.get("/v1/comparison", params={"experiment": ids}, headers={"Accept": "application/x-latex"})
+    assert answer.headers["content-type"].startswith("application/x-latex")
+    assert answer.text.count(r"\begin{table}") == answer.text.count(r"\end{table}") == 2
+    assert r"batch & second & $" in answer.text
+
+
 async def test_what_cannot_be_compared_is_refused(http: AsyncClient, reporter: Reporter) -> None:
     id_ = await ran(http, reporter)
     for experiments, status in (([id_], 422), ([id_, id_], 422), ([id_, "experiment_unknown"], 404), ([], 422)):

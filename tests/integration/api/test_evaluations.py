@@ -1,5 +1,7 @@
 """Evaluations of checkpoints over HTTP."""
 
+import csv
+import io
 from typing import Any
 
 import pytest
@@ -66,6 +68,18 @@ async def test_an_evaluation_is_queued_computed_and_listed(
     assert listed == {"data": [found], "next_cursor": None}
     repeated = await http.post(f"/v1/checkpoints/{checkpoint}/evaluate", json={"batch_statistics": 4})
     assert repeated.json() == found
+
+
+async def test_a_confusion_matrix_is_a_table_on_request(http: AsyncClient, reporter: Reporter, checkpoint: str) -> None:
+    path = f"/v1/evaluations/{(await http.post(f'/v1/checkpoints/{checkpoint}/evaluate', json={})).json()['id']}"
+    early = await http.get(path, headers={"Accept": "text/csv"})
+    assert (early.status_code, "it is queued" in early.text) == (404, True)
+    await computed(reporter.database)
+    first, *_ = csv.DictReader(io.StringIO((await http.get(path, headers={"Accept": "text/csv"})).text))
+    assert (first["class"], first["airplane"], first["automobile"], first["error"]) == ("airplane", "3", "1", "0.25")
+    latex = (await http.get(path, headers={"Accept": "application/x-latex"})).text
+    assert r"airplane & $\mathbf{3}$ & $1$ & $0$" in latex
+    assert "normalized by running averages. Error: 25.00 \\%." in latex
 
 
 async def test_a_failure_says_why(http: AsyncClient, reporter: Reporter, checkpoint: str) -> None:

@@ -92,6 +92,46 @@ async def test_metrics_of_layers_are_drawn_for_one_layer(http: AsyncClient, repo
     assert float(whole[2]) == 0.5
 
 
+async def test_jobs_are_points_and_lines_in_every_format(http: AsyncClient, reporter: Reporter) -> None:
+    id_ = await ran(http, reporter)
+    rows = await drawn(http, "/v1/scatter.csv", experiment=id_, y="test_error.best", group="batch")
+    assert rows[0] == ["series", "job", "Batch size", "Best test error (%)"]
+    assert len(rows) == 1 + 6
+    assert {row[0] for row in rows[1:]} == {"batch"}
+    sizes = await drawn(http, "/v1/scatter.csv", by="batch_size", group="2.0", where="seed:0")
+    assert [row[2] for row in sizes[1:]] == ["2", "2"]
+    query = {"axis": ["batch_size", "normalization", "test_error"]}
+    lines = await drawn(http, "/v1/parallel.csv", **query, where="seed<1")
+    assert lines[0] == ["series", "job", "Batch size", "Normalization", "Last test error (%)"]
+    assert len(lines) == 1 + 4
+    for format, magic in (("pdf", b"%PDF"), ("png", b"\x89PNG"), ("svg", b"<svg")):
+        for path, given in (("scatter", {"log_x": True, "width": 84}), ("parallel", query)):
+            answer = await http.get(f"/v1/{path}.{format}", params=given)
+            assert (answer.status_code, answer.content[: len(magic)]) == (200, magic)
+    for query, says in (
+        ({"x": "size"}, "x is 'size' is no quantity of a job"),
+        ({"where": "size:3"}, "where is 'size:3'"),
+    ):
+        refused = await http.get("/v1/scatter.svg", params=query)
+        assert refused.status_code == 422
+        assert says in refused.json()["detail"]
+
+
+async def test_compared_experiments_are_a_figure(http: AsyncClient, reporter: Reporter) -> None:
+    ids = [await ran(http, reporter, name=name) for name in ("first", "second")]
+    rows = await drawn(http, "/v1/comparison.csv", experiment=ids)
+    assert list(dict.fromkeys(row[0] for row in rows[1:])) == [
+        "batch: first",
+        "batch: second",
+        "group (8): first",
+        "group (8): second",
+    ]
+    one = await drawn(http, "/v1/comparison.csv", experiment=ids, line=f"group (8)~{ids[1]}")
+    assert {row[0] for row in one[1:]} == {"group (8): second"}
+    answer = await http.get("/v1/comparison.pdf", params={"experiment": ids, "log_y": True})
+    assert answer.content[:4] == b"%PDF"
+
+
 @pytest.mark.parametrize(
     ("query", "says"),
     [

@@ -387,6 +387,9 @@ async def test_the_list_is_narrowed_by_every_filter(http: AsyncClient, reporter:
         ("statsu=queued", "statsu"),
         ("label=study", "label"),
         ("sort=size", None),
+        ("where=size:1", None),
+        ("where=normalization:batch", None),
+        ("where=seed", "where"),
         ("cursor=nonsense", None),
         ("cursor=%C3%BC", None),
     ],
@@ -563,6 +566,31 @@ async def test_the_etag_of_a_job_is_of_what_can_be_changed(http: AsyncClient, re
     bodies = ({"name": "a"}, {"notes": "a"}, {"labels": {"a": "a"}})
     changed = [(await http.patch(f"/v1/jobs/{id_}", json=body)).headers["ETag"] for body in bodies]
     assert len({read, *changed}) == 4
+
+
+async def test_jobs_are_filtered_and_sorted_by_any_field_label_and_metric(
+    http: AsyncClient, reporter: Reporter
+) -> None:
+    rates = {
+        rate: await submit(http, optimizer={"type": "sgd", "learning_rate": rate}, labels={"arm": str(rate)})
+        for rate in (1, 2)
+    }
+    await reporter.start()
+    await reporter.metrics("eval", 1, 10, test_error=0.25)
+    await reporter.finish()
+
+    async def listed(**query: Any) -> list[str]:
+        answer = await http.get("/v1/jobs", params=query)
+        assert answer.status_code == 200, answer.text
+        return [job["id"] for job in answer.json()["data"]]
+
+    assert await listed(where="optimizer.learning_rate:2") == [rates[2]]
+    assert await listed(where=["labels.arm:1", "test_error.best<=0.25"]) == [rates[1]]
+    assert await listed(where="test_error.best<0.25") == []
+    assert await listed(sort="-labels.arm") == [rates[2], rates[1]]
+    refused = await http.get("/v1/jobs", params={"where": "normalization:batch"})
+    assert "give one of normalization.type, " in refused.json()["detail"]
+    assert "optimizer.learning_rate" in (await http.get("/v1/jobs", params={"where": "size:1"})).json()["detail"]
 
 
 async def test_jobs_are_listed_by_a_metric(http: AsyncClient, reporter: Reporter) -> None:

@@ -47,6 +47,22 @@ async def results(http: AsyncClient, path: str, **params: Any) -> dict[str, Any]
     return found
 
 
+async def test_labels_are_rows_and_conditions_on_metrics_select(http: AsyncClient, reporter: Reporter) -> None:
+    id_ = await ran(http, reporter)
+    jobs = (await http.get("/v1/jobs", params={"sort": "test_error"})).json()["data"]
+    for job in jobs[:3]:
+        await http.patch(f"/v1/jobs/{job['id']}", json={"labels": {"arm": "best"}})
+    query = {"rows": "labels.arm", "columns": "batch_size", "where": "test_error<0.3"}
+    for path in (f"/v1/experiments/{id_}/results", "/v1/results"):
+        found = await results(http, path, **query)
+        assert sorted(value["label"] for value in found["rows"]["values"]) == ["best", "null"]
+        values = [value["value"] for cell in found["cells"] for value in cell["values"]]
+        assert sorted(values) == sorted(error for some in ERRORS.values() for error in some if error < 0.3)
+        assert sum(cell["n"] for cell in found["cells"] if cell["row"] == "best") == 3
+        only = await results(http, path, where=["labels.arm:best", "normalization:batch", "normalization:group (8)"])
+        assert sum(cell["n"] for cell in only["cells"]) == 3
+
+
 async def test_a_cell_has_mean_interval_jobs_and_what_it_took(http: AsyncClient, reporter: Reporter) -> None:
     id_ = await ran(http, reporter)
     found = await results(http, f"/v1/experiments/{id_}/results")
@@ -115,7 +131,9 @@ async def test_the_question_can_be_another(http: AsyncClient, reporter: Reporter
         ("metric=train_loss&statistic=median_last_5", "train_loss is not one"),
         ("metric=test_loss&failed=chance", "failed is chance, and test_loss is no error"),
         ("failed=ignored", "failed is 'ignored'"),
-        ("where=lr:3", "where names the field 'lr'"),
+        ("where=lr:3", "where is 'lr:3': 'lr' is no quantity of a job: give a field"),
+        ("where=test_error<low", "give a number after <"),
+        ("rows=labels.", "or a label, as in labels.study"),
         ("where=lr", "where is 'lr'"),
         ("metric=accuracy", "metric is 'accuracy'"),
         ("statistic=worst", "statistic is 'worst'"),

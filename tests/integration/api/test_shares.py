@@ -140,6 +140,22 @@ async def test_curves_of_a_foreign_job_are_refused_beside_an_own_one(http: Async
         assert_problem(await http.get(f"/v1/jobs/{foreign}", headers=link), 403)
 
 
+async def test_an_anonymous_link_tells_no_label_by_a_table_or_an_order(http: AsyncClient, reporter: Reporter) -> None:
+    experiment, _ = await submit(http)
+    await run(reporter)
+    named, unnamed = [bearer(await share(http, experiment, anonymous=hidden)) for hidden in (False, True)]
+    for path, query in (
+        (f"/v1/experiments/{experiment}/results", {"rows": "labels.institute"}),
+        (f"/v1/experiments/{experiment}/results", {"where": "labels.institute:atlantis"}),
+        (f"/v1/experiments/{experiment}/figure.csv", {"columns": "labels.institute"}),
+        ("/v1/jobs", {"experiment": experiment, "sort": "-labels.institute"}),
+    ):
+        assert (await http.get(path, params=query, headers=named)).status_code == 200, path
+        refused = await http.get(path, params=query, headers=unnamed)
+        assert refused.status_code == 403
+        assert "This link hides labels" in refused.json()["detail"]
+
+
 async def test_an_anonymous_link_names_nobody(http: AsyncClient, reporter: Reporter) -> None:
     experiment, job = await submit(http)
     await http.patch(f"/v1/jobs/{job}", json={"notes": "for atlantis"}, headers=ADA)

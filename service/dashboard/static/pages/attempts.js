@@ -1,5 +1,6 @@
 /* The history of a job: its statuses, and its attempts with their workers. */
 
+import { tableExport } from "../exports.js";
 import { ago, bytes, duration, whole, zoned } from "../format.js";
 import { statusMark } from "../status.js";
 import { h } from "../view.js";
@@ -60,14 +61,19 @@ const size = (count) => (count === null ? "–" : bytes(count));
 const share = (fraction) => (fraction === null ? "–" : `${Math.round(100 * fraction)} %`);
 
 /** The attempts of a job, newest first. */
-export function attemptsCard(job) {
+export function attemptsCard(job, say) {
   const rows = job.attempts.toReversed();
   const onGpu = rows.some((attempt) => attempt.peak_gpu_memory_bytes !== null);
   const usage = onGpu ? USAGE : USAGE.slice(0, 2);
   return h(
     "section",
     { class: "card", key: "attempts" },
-    h("header", {}, h("h2", {}, "Attempts")),
+    h(
+      "header",
+      {},
+      h("h2", {}, "Attempts"),
+      rows.length > 0 && h("div", { class: "actions" }, tableExport({ name: `${job.id}-attempts`, say })),
+    ),
     rows.length
       ? h(
           "div",

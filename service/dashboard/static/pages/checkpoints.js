@@ -1,6 +1,7 @@
 /* The checkpoints of a job, and their files. */
 
 import { bearer, download } from "../api.js";
+import { tableExport } from "../exports.js";
 import { ago, bytes, metricName, metricValue, whole, zoned } from "../format.js";
 import { copyButton, emptyState, ICONS, problemNotice } from "../parts.js";
 import { shape } from "../status.js";
@@ -31,6 +32,12 @@ export function checkpointTable(checkpoints, shell) {
     "section",
     { class: "card", key: "checkpoints" },
     h(
+      "header",
+      {},
+      h("h2", {}, "Checkpoints"),
+      h("div", { class: "actions" }, tableExport({ name: "checkpoints", say: shell.say })),
+    ),
+    h(
       "div",
       { class: "scroll", tabindex: "0", role: "region", "aria-label": "Checkpoints" },
       h(
@@ -45,7 +52,7 @@ export function checkpointTable(checkpoints, shell) {
             ["Step", "Epoch", "Metrics", "Taken", "File", "Size", "SHA-256", ""].map((name, n) =>
               h(
                 "th",
-                { key: n, scope: "col", class: n < 2 || n === 5 ? "number" : null },
+                { key: n, scope: "col", class: n < 2 || n === 5 ? "number" : name ? null : "act" },
                 name || h("span", { class: "visually-hidden" }, "Download"),
               ),
             ),
@@ -93,14 +100,14 @@ function fileRow(checkpoint, file, first, shell) {
         : "",
     ),
     h("th", { scope: "row" }, file.name),
-    h("td", { class: "number" }, bytes(file.size)),
+    h("td", { class: "number", "data-csv": String(file.size) }, bytes(file.size)),
     h(
       "td",
-      {},
+      { "data-csv": file.sha256 },
       h("span", { class: "hash", title: file.sha256 }, `${file.sha256.slice(0, 12)}…`),
       copyButton(file.sha256, `Copy the sha256 of ${file.name}`, shell.say),
     ),
-    h("td", {}, downloadLink(checkpoint, file, shell)),
+    h("td", { class: "act" }, downloadLink(checkpoint, file, shell)),
   );
 }
 

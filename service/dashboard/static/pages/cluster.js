@@ -1,6 +1,7 @@
 /* The cluster: its nodes, its workers and the queue. */
 
 import { get } from "../api.js";
+import { tableExport } from "../exports.js";
 import { ago, whole } from "../format.js";
 import { emptyState, facts, linkButton, notice, problemNotice } from "../parts.js";
 import { Resource } from "../resource.js";
@@ -76,7 +77,12 @@ export default function clusterPage(shell) {
     return h(
       "section",
       { class: "card", key: label },
-      h("header", {}, h("h2", {}, label)),
+      h(
+        "header",
+        {},
+        h("h2", {}, label),
+        rows.length > 0 && h("div", { class: "actions" }, tableExport({ name: label.toLowerCase(), say: shell.say })),
+      ),
       rows.length
         ? h(
             "div",

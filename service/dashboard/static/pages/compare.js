@@ -5,7 +5,7 @@ import { chart, pointing } from "../chart.js";
 import { axesOf, drawing, drawingControls, figureQuery } from "../curves.js";
 import { CurveSet } from "../curveset.js";
 import { tableExport } from "../exports.js";
-import { distinct, flat, metricName, metricValue, plain, whole } from "../format.js";
+import { distinct, flat, isFraction, metricName, metricValue, plain, whole } from "../format.js";
 import { advance } from "../live.js";
 import { metricsOf } from "../metrics.js";
 import { choice, emptyState, linkButton, notice, picker, problemNotice } from "../parts.js";
@@ -14,6 +14,7 @@ import { swatch } from "../series.js";
 import { statusMark } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
+import { signed } from "./comparisons.js";
 import { bestNote, metricOf, outcomes } from "../vocabulary.js";
 
 const MOST = 20;
@@ -146,7 +147,28 @@ export default function comparePage(shell) {
     );
   }
 
+  /** The job whose values the others are compared with; null: none. */
+  const baseline = (all) => all.find(({ job }) => job.id === url.get("baseline"))?.job ?? null;
+
+  const baselinePicker = (all) =>
+    all.length > 1 &&
+    picker(
+      "Differences to",
+      [["", "No differences"], ...all.map(({ job }) => [job.id, `Differences to ${nameOf(job, all)}`])],
+      baseline(all)?.id ?? "",
+      (id) => url.change({ baseline: id || null }, { replace: true }),
+      { hiddenLabel: true },
+    );
+
+  /** The difference of a value to that of the baseline, where both have one. */
+  function difference(name, part, job, base) {
+    const [value, reference] = [job, base].map((one) => one?.summary[name]?.[part]);
+    if (!base || base.id === job.id || !Number.isFinite(value) || !Number.isFinite(reference)) return null;
+    return [" ", h("span", { class: "difference" }, signed(name, value - reference))];
+  }
+
   function metrics(all) {
+    const base = baseline(all);
     const rows = names().flatMap((name) =>
       name === "learning_rate"
         ? [[name, "last"]]
@@ -169,7 +191,7 @@ export default function comparePage(shell) {
         {},
         h("h2", {}, "Metrics"),
         h("small", {}, "the best value of each row is marked ✓"),
-        h("div", { class: "actions" }, tableExport({ name: "metrics", say: shell.say })),
+        h("div", { class: "actions" }, baselinePicker(all), tableExport({ name: "metrics", say: shell.say })),
       ),
       h(
         "div",
@@ -208,6 +230,7 @@ export default function comparePage(shell) {
                     },
                     leads ? "✓ " : "",
                     metricValue(name, entry?.[part]),
+                    difference(name, part, job, base),
                   );
                 }),
               ),
@@ -220,12 +243,17 @@ export default function comparePage(shell) {
 
   function overlaid(all) {
     const how = drawing();
-    const series = all.map(({ job }, n) => ({
-      id: job.id,
-      name: nameOf(job, all),
-      points: curves.points(job.id, how),
-      colour: n,
-    }));
+    const base = baseline(all);
+    const factor = isFraction(metric()) ? 100 : 1;
+    const lastOf = (points) => points.findLast(({ y }) => y !== null)?.y ?? null;
+    const reference = base && lastOf(curves.points(base.id, how));
+    const series = all.map(({ job }, n) => {
+      const points = curves.points(job.id, how);
+      const last = lastOf(points);
+      const differs = base && job.id !== base.id && last !== null && reference !== null;
+      const suffix = differs ? ` (${signed(metric(), (last - reference) / factor)})` : "";
+      return { id: job.id, name: nameOf(job, all) + suffix, points, colour: n };
+    });
     const pick = picker(
       "Metric",
       names().map((name) => [name, metricName(name)]),

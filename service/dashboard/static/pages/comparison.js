@@ -3,7 +3,7 @@
 import { download, get, withQuery } from "../api.js";
 import { chart } from "../chart.js";
 import { drawing } from "../curves.js";
-import { exportMenu } from "../exports.js";
+import { exportMenu, tableExport } from "../exports.js";
 import { isFraction, metricName, metricValue, significant } from "../format.js";
 import { emptyState, linkButton, picker, problemNotice, shortened } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
@@ -43,12 +43,13 @@ export default function comparisonPage(shell) {
     await compared.load(JSON.stringify(query()), (signal) => get("/v1/comparison", query(), { signal }));
   }
 
-  const table = (part) =>
-    download(withQuery("/v1/comparison", { ...query(), table: part }), `experiments-${part}.csv`, "text/csv");
+  const table = (part, type = "text/csv", ending = "csv") =>
+    download(withQuery("/v1/comparison", { ...query(), table: part }), `experiments-${part}.${ending}`, type);
 
   /** The line of a row of an experiment: its colour is that of the row, its dashes are those of the experiment. */
   const style = (it, row, n) => ({
     id: `${row} ${it.experiments[n].experiment}`,
+    line: `${row}~${it.experiments[n].experiment}`,
     name: `${row}, ${letter(n)}`,
     colour: it.rows.values.findIndex(({ label }) => label === row),
     dash: n,
@@ -121,6 +122,7 @@ export default function comparisonPage(shell) {
             [
               ["CSV of the cells", () => table("cells")],
               ["CSV of the differences", () => table("differences")],
+              ["LaTeX, with the differences", () => table("cells", "application/x-latex", "tex")],
             ],
             shell.say,
           ),
@@ -199,6 +201,7 @@ export default function comparisonPage(shell) {
   function figure(it) {
     const factor = isFraction(it.metric) ? 100 : 1;
     const labels = it.columns.values.map(({ label }) => label);
+    const hidden = url.all("hidden");
     const series = lines(it).map(({ row, n, cells: found }) => ({
       ...style(it, row, n),
       markers: true,
@@ -226,6 +229,21 @@ export default function comparisonPage(shell) {
         logY: drawing().logY,
       },
       height: 420,
+      exported: {
+        path: "/v1/comparison",
+        query: {
+          ...query(),
+          line: hidden.length
+            ? lines(it)
+                .map(({ row, n }) => style(it, row, n))
+                .filter(({ id }) => !hidden.includes(id))
+                .map(({ line }) => line)
+            : null,
+          log_y: drawing().logY || null,
+        },
+        name: "experiments",
+        say: shell.say,
+      },
     });
   }
 
@@ -245,6 +263,8 @@ export default function comparisonPage(shell) {
           {},
           `paired over seeds, ${percent} % intervals, p adjusted for ${it.family_size} differences (Holm)`,
         ),
+        it.differences.length > 0 &&
+          h("div", { class: "actions" }, tableExport({ name: "experiments-differences", say: shell.say })),
       ),
       it.differences.length
         ? h(

@@ -1,6 +1,7 @@
 /* What the checkpoints take in the artifact store, by experiment and by job. */
 
 import { get } from "../api.js";
+import { tableExport } from "../exports.js";
 import { bytes, whole } from "../format.js";
 import { facts, problemNotice } from "../parts.js";
 import { Resource } from "../resource.js";
@@ -13,6 +14,14 @@ export function diskCard(shell) {
   const storage = new Resource(shell.refresh);
 
   function table(label, head, rows) {
+    const menu = tableExport({ name: label.toLowerCase().replaceAll(" ", "-"), label, say: shell.say });
+    return [
+      h("header", { key: `head of ${label}` }, h("h3", {}, label), h("div", { class: "actions" }, menu)),
+      region(label, head, rows),
+    ];
+  }
+
+  function region(label, head, rows) {
     return h(
       "div",
       { key: label, class: "scroll", tabindex: "0", role: "region", "aria-label": label },

@@ -1,6 +1,7 @@
 /* Evaluations of the checkpoints of a job: by running averages or by the statistics of batches, and what is mistaken. */
 
-import { send } from "../api.js";
+import { download, send } from "../api.js";
+import { exportMenu, tableExport } from "../exports.js";
 import { metricValue, significant, whole } from "../format.js";
 import { button, notice, picker, problemNotice } from "../parts.js";
 import { statusMark } from "../status.js";
@@ -8,8 +9,11 @@ import { url } from "../url.js";
 import { writing } from "../session.js";
 import { h } from "../view.js";
 import { jobStatus } from "../vocabulary.js";
+import { signed } from "./comparisons.js";
 
 const LOOK_MS = 2000;
+/** The largest batch whose statistics an evaluation takes. */
+const MOST_BATCH = 10_000;
 const SIZE = 32;
 /** Training images that suffice for statistics (Wu & Johnson 2021 use 1,000 to 10,000). */
 const PRECISE_IMAGES = 10_000;
@@ -44,8 +48,13 @@ export class Evaluations {
     clearTimeout(this.#timer);
   }
 
-  async #evaluate(checkpoint) {
-    const { split, statistics, precision } = this.asked;
+  /** Evaluate by running averages and by the statistics of batches as in training, and show both side by side. */
+  async #evaluateBoth(job, checkpoint) {
+    const size = Number(this.asked.statistics) || Math.min(job.spec.batch_size, MOST_BATCH);
+    for (const statistics of ["", String(size)]) await this.#evaluate(checkpoint, { ...this.asked, statistics });
+  }
+
+  async #evaluate(checkpoint, { split, statistics, precision } = this.asked) {
     const body = {
       ...(split && { split }),
       ...(statistics === "precise" ? { precise_statistics: PRECISE_IMAGES } : {}),
@@ -70,11 +79,22 @@ export class Evaluations {
       h(
         "section",
         { class: "card", key: "evaluate", "aria-busy": String(!found) },
-        h("header", {}, h("h2", {}, "Evaluations"), this.#form(job, checkpoints)),
+        h(
+          "header",
+          {},
+          h("h2", {}, "Evaluations"),
+          h(
+            "div",
+            { class: "actions" },
+            this.#form(job, checkpoints),
+            found?.length > 0 && tableExport({ name: `${job.id}-evaluations`, say: this.shell.say }),
+          ),
+        ),
         found?.length ? table(found, shown) : h("div", { class: "body muted" }, "No checkpoint was evaluated yet."),
       ),
+      shown && pairCard(found, shown, this.shell.say),
       shown?.error && h("div", { key: "failed" }, notice("bad", "The evaluation failed", shown.error)),
-      shown?.predictions && predictionsCard(shown),
+      shown?.predictions && predictionsCard(shown, this.shell.say),
     ];
   }
 
@@ -88,9 +108,7 @@ export class Evaluations {
       this.shell.refresh();
     };
     const splits = job.spec.dataset.holdout ? ["holdout", "test", "train"] : ["test", "train"];
-    return h(
-      "div",
-      { class: "actions" },
+    return [
       picker(
         "Checkpoint",
         checkpoints.map((one) => [one.id, `step ${whole(one.step)}${one.best ? " (best)" : ""}`]),
@@ -106,7 +124,12 @@ export class Evaluations {
       picker("Normalized by", STATISTICS, asked.statistics, set("statistics")),
       picker("Precision", PRECISIONS, asked.precision, set("precision")),
       button("Evaluate", () => this.#evaluate(chosen.id), { key: "evaluate", kind: "primary", ...writing() }),
-    );
+      button("Running averages against batches", () => this.#evaluateBoth(job, chosen.id), {
+        key: "both",
+        title: "Evaluates twice: by running averages, and by the statistics of batches of the size of the training",
+        ...writing(),
+      }),
+    ];
   }
 }
 
@@ -157,7 +180,83 @@ function table(found, shown) {
   );
 }
 
-function predictionsCard({ predictions, split, ...one }) {
+/** Evaluations of the same checkpoint and images by running averages and by batches; null where one is missing. */
+function pairCard(found, shown, say) {
+  const alike = found.filter(
+    (one) =>
+      one.checkpoint === shown.checkpoint &&
+      one.split === shown.split &&
+      one.precision === shown.precision &&
+      one.precise_statistics === null &&
+      one.predictions,
+  );
+  const running = alike.find((one) => one.batch_statistics === null);
+  const batches =
+    shown.batch_statistics !== null && shown.predictions ? shown : alike.find((one) => one.batch_statistics !== null);
+  if (!running || !batches) return null;
+  const [a, b] = [running.predictions, batches.predictions];
+  const rows = [
+    [
+      "Error",
+      metricValue("test_error", a.error),
+      metricValue("test_error", b.error),
+      signed("test_error", b.error - a.error),
+    ],
+    ["Loss", lossOf(running), lossOf(batches), a.loss && b.loss ? signed("test_loss", b.loss - a.loss) : "–"],
+    ...a.classes.map((one, n) => [
+      `Error of ${one.name}`,
+      metricValue("test_error", one.error),
+      metricValue("test_error", b.classes[n].error),
+      one.error === null ? "–" : signed("test_error", b.classes[n].error - one.error),
+    ]),
+  ];
+  const label = "Running averages against batch statistics";
+  return h(
+    "section",
+    { class: "card", key: "pair" },
+    h(
+      "header",
+      {},
+      h("h2", {}, label),
+      h("small", {}, `step ${whole(running.step)}, ${whole(a.images)} ${running.split} images`),
+      h("div", { class: "actions" }, tableExport({ name: `${running.job}-running-against-batches`, say })),
+    ),
+    h(
+      "div",
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": label },
+      h(
+        "table",
+        {},
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            ["", howOf(running), howOf(batches), "difference"].map((name, n) =>
+              h("th", { key: n, scope: "col", class: n ? "number" : null }, name || "Quantity"),
+            ),
+          ),
+        ),
+        h(
+          "tbody",
+          {},
+          rows.map(([name, ...values]) =>
+            h(
+              "tr",
+              { key: name },
+              h("th", { scope: "row" }, name),
+              values.map((value, n) => h("td", { key: n, class: "number" }, value)),
+            ),
+          ),
+        ),
+      ),
+    ),
+  );
+}
+
+function predictionsCard({ predictions, split, ...one }, say) {
+  const keep = (ending, type) => () => download(`/v1/evaluations/${one.id}`, `${one.id}-confusion.${ending}`, type);
   return h(
     "section",
     { class: "card", key: "predictions" },
@@ -166,6 +265,17 @@ function predictionsCard({ predictions, split, ...one }) {
       {},
       h("h2", {}, "Predictions"),
       h("small", {}, `step ${whole(one.step)}, ${whole(predictions.images)} ${split} images, ${howOf(one)}`),
+      h(
+        "div",
+        { class: "actions" },
+        exportMenu(
+          [
+            ["CSV of the confusion matrix", keep("csv", "text/csv")],
+            ["LaTeX of the confusion matrix", keep("tex", "application/x-latex")],
+          ],
+          say,
+        ),
+      ),
     ),
     confusion(predictions),
     h(

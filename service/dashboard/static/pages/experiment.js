@@ -347,7 +347,7 @@ export default function experimentPage(shell, id) {
           ? [
               h("div", { class: "columns", key: "results" }, answer(answered), figure(answered)),
               chosenJobs(answered),
-              tuningCard(answered, id),
+              tuningCard(answered, id, shell.say),
               h(
                 "div",
                 { class: "columns roomy", key: "detail" },

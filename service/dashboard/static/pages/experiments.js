@@ -1,6 +1,7 @@
 /* All experiments, newest first. */
 
 import { get, send } from "../api.js";
+import { tableExport } from "../exports.js";
 import { ago, whole, zoned } from "../format.js";
 import { submitterLink } from "../metrics.js";
 import { button, emptyState, linkButton, problemNotice, progressBar, shortened } from "../parts.js";
@@ -171,17 +172,17 @@ export default function experimentsPage(shell) {
             h("tbody", {}, data.data.map(row)),
           ),
         ),
-        (data.next_cursor || url.get("cursor")) &&
+        h(
+          "div",
+          { class: "below" },
           h(
-            "div",
-            { class: "below" },
-            h(
-              "span",
-              { class: "push actions" },
-              url.get("cursor") && button("First page", () => url.change({ cursor: null })),
-              data.next_cursor && button("Next page", () => url.change({ cursor: data.next_cursor })),
-            ),
+            "span",
+            { class: "push actions" },
+            tableExport({ name: "experiments", say: shell.say }),
+            url.get("cursor") && button("First page", () => url.change({ cursor: null })),
+            data.next_cursor && button("Next page", () => url.change({ cursor: data.next_cursor })),
           ),
+        ),
       ),
       selection(),
     ];

@@ -2,20 +2,20 @@
 
 import { get } from "../api.js";
 import { chart } from "../chart.js";
-import { duration, flat, isFraction, metricName, metricValue, plain, significant } from "../format.js";
-import { metricsOf } from "../metrics.js";
-import { checklist, emptyState, linkButton, notice, picker, problemNotice } from "../parts.js";
+import { pick, picked, pickNone, pointAt } from "../brush.js";
+import { significant } from "../format.js";
+import { button, checklist, emptyState, linkButton, notice, picker, problemNotice } from "../parts.js";
 import { Resource } from "../resource.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
 import { outcomes } from "../vocabulary.js";
 import { filterOf } from "./jobfilter.js";
 import { parallel } from "./parallel.js";
+import { NORMALIZATION, quantitiesOf, textOf } from "./quantities.js";
 
 const PAGE = 200;
 const MOST = 1000;
 const MOST_GROUPS = 8;
-const NORMALIZATION = "normalization";
 
 export default function explorePage(shell) {
   const jobs = new Resource(shell.refresh);
@@ -46,17 +46,28 @@ export default function explorePage(shell) {
     const of = (name, fallback) =>
       quantities.get(url.get(name)) ?? quantities.get(fallback) ?? [...quantities.values()][0];
     const x = of("x", "batch_size");
-    const y = of("y", `${outcomes()[0]} last`);
+    const y = of("y", outcomes()[0]);
     const groups = groupsOf(found, quantities.get(url.get("by")) ?? quantities.get(NORMALIZATION));
     const sides = url
       .list("axes", defaultSides(quantities, y))
       .map((name) => quantities.get(name))
       .filter(Boolean);
+    const datasets = [...new Set(found.map((job) => job.spec.dataset.name))];
     return [
       more && notice("warn", null, `The newest ${found.length} jobs are shown.`),
       controls(quantities, { x, y, by: groups.by, sides }),
-      scatter(groups, x, y),
-      parallel(groups, sides, url.all("hidden")),
+      pickedJobs(found),
+      scatter(groups, x, y, datasets, shell.say),
+      parallel(groups, sides, {
+        hidden: url.all("hidden"),
+        datasets,
+        exported: {
+          path: "/v1/parallel",
+          query: { ...figureOf(groups), axis: sides.map(({ name }) => name) },
+          name: "side-by-side",
+          say: shell.say,
+        },
+      }),
     ];
   }
 
@@ -76,48 +87,14 @@ export default function explorePage(shell) {
   };
 }
 
-/** What the jobs have values of, by name: `{ name, title, of(job), format(value), numeric }`. */
-function quantitiesOf(jobs) {
-  const specs = jobs.map((job) => flat(job.spec));
-  const fields = [...new Set(specs.flatMap(Object.keys))];
-  const found = [{ name: NORMALIZATION, title: NORMALIZATION, of: (job) => job.normalization, format: plain }];
-  for (const name of fields) {
-    const of = (job) => at(job.spec, name);
-    const values = new Set(specs.map((spec) => plain(spec[name])));
-    if (values.size < 2 && name !== "batch_size") continue;
-    found.push({ name, title: name.replaceAll("_", " "), of, format: plain, numeric: numeric(jobs, of) });
-  }
-  for (const name of metricsOf(jobs)) {
-    const factor = isFraction(name) ? 100 : 1;
-    for (const part of ["last", "best"]) {
-      const of = (job) => scaled(job.summary?.[name]?.[part], factor);
-      const format = (value) => (value === null ? "–" : metricValue(name, value / factor));
-      found.push({
-        name: `${name} ${part}`,
-        title: `${part} ${metricName(name, { unit: true })}`,
-        of,
-        format,
-        numeric: true,
-      });
-    }
-  }
-  const took = (job) => job.duration_s ?? null;
-  found.push({ name: "duration", title: "duration (s)", of: took, format: duration, numeric: true });
-  return new Map(found.map((one) => [one.name, one]));
-}
-
-const at = (spec, path) => path.split(".").reduce((value, name) => value?.[name], spec) ?? null;
-const scaled = (value, factor) => (typeof value === "number" ? value * factor : null);
-const numeric = (jobs, of) => jobs.every((job) => of(job) === null || typeof of(job) === "number");
-
 /** The jobs by the values of one quantity, at most `MOST_GROUPS`; the rest is one group. */
 function groupsOf(jobs, by) {
   const found = new Map();
   for (const job of jobs) {
-    const value = by.format(by.of(job));
+    const value = textOf(by.of(job));
     found.set(value, [...(found.get(value) ?? []), job]);
   }
-  const all = [...found].sort((a, b) => b[1].length - a[1].length || a[0].localeCompare(b[0]));
+  const all = [...found].sort((a, b) => b[1].length - a[1].length || a[0].localeCompare(b[0], "en", { numeric: true }));
   const kept = all.slice(0, all.length > MOST_GROUPS ? MOST_GROUPS - 1 : MOST_GROUPS);
   const rest = all.slice(kept.length).flatMap(([, members]) => members);
   if (rest.length) kept.push(["others", rest]);
@@ -126,9 +103,10 @@ function groupsOf(jobs, by) {
 
 function defaultSides(quantities, y) {
   const fields = [...quantities.values()].filter(
-    ({ name }) => !name.includes(" ") && !name.startsWith("normalization."),
+    ({ name, kind, varies }) =>
+      ["part", "field"].includes(kind) && !name.startsWith("normalization.") && (varies || name === "batch_size"),
   );
-  return [...fields.map(({ name }) => name).filter((name) => name !== "duration"), y.name].slice(-6);
+  return [...fields.map(({ name }) => name), y.name].slice(-6);
 }
 
 function controls(quantities, { x, y, by, sides }) {
@@ -150,8 +128,8 @@ function controls(quantities, { x, y, by, sides }) {
   return h(
     "div",
     { class: "toolbar", key: "controls" },
-    picker("Horizontal axis", options(all.filter((one) => one.numeric)), x.name, set("x")),
-    picker("Vertical axis", options(all.filter((one) => one.numeric)), y.name, set("y")),
+    picker("Horizontal axis", options(all), x.name, set("x")),
+    picker("Vertical axis", options(all), y.name, set("y")),
     picker("Colour", options(all), by.name, set("by")),
     check("Log x", "logx"),
     check("Log y", "logy"),
@@ -164,7 +142,51 @@ function controls(quantities, { x, y, by, sides }) {
   );
 }
 
-function scatter(groups, x, y) {
+/** What the service draws of these groups: the filter, the colours, and the groups that are not hidden. */
+function figureOf({ by, all }) {
+  const hidden = url.all("hidden");
+  const shown = all.map(({ name }) => name).filter((name) => !hidden.includes(name));
+  return { ...filterOf(), by: by.name, group: shown.length < all.length ? shown : null };
+}
+
+/** The jobs that were picked in a drawing; nothing without one. */
+function pickedJobs(jobs) {
+  const ids = picked();
+  const found = jobs.filter((job) => ids.includes(job.id));
+  if (!found.length) return null;
+  return h(
+    "div",
+    { class: "toolbar", key: "picked", role: "region", "aria-label": "Picked jobs" },
+    found.map((job) =>
+      h(
+        "span",
+        { class: "tag", key: job.id, onpointerenter: () => pointAt(job.id), onpointerleave: () => pointAt(null) },
+        h("a", { href: `/jobs/${job.id}` }, job.title),
+        " ",
+        h(
+          "button",
+          { type: "button", class: "remove", "aria-label": `Drop ${job.title}`, onclick: () => pick(job.id) },
+          "×",
+        ),
+      ),
+    ),
+    found.length > 1 && linkButton("Compare", url.with({ jobs: ids.join(",") }, "/compare"), { kind: "primary" }),
+    button("Clear", pickNone, { kind: "quiet" }),
+  );
+}
+
+/** The names of an axis of a quantity that is no number, in their natural order; null for one of numbers. */
+const namesOf = (quantity, jobs) =>
+  quantity.numeric
+    ? null
+    : [...new Set(jobs.map(quantity.of))]
+        .filter((value) => value !== null)
+        .map(textOf)
+        .sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
+
+function scatter(groups, x, y, datasets, say) {
+  const jobs = groups.all.flatMap(({ members }) => members);
+  const [across, up] = [namesOf(x, jobs), namesOf(y, jobs)];
   const series = groups.all.map(({ name, members, colour }) => ({
     name,
     colour,
@@ -172,22 +194,33 @@ function scatter(groups, x, y) {
     stamp: `${x.name} ${y.name} ${members.length}`,
     markers: true,
     points: members
-      .map((job) => ({ x: x.of(job), y: y.of(job), label: job.title }))
-      .filter((point) => point.x !== null && point.y !== null),
+      .map((job) => ({ x: x.of(job), y: y.of(job), label: job.title, id: job.id }))
+      .filter((point) => point.x !== null && point.y !== null)
+      .map((point) => ({ ...point, ...(across && { x: textOf(point.x) }), ...(up && { y: textOf(point.y) }) })),
   }));
+  const [logX, logY] = [url.get("logx") === "1", url.get("logy") === "1"];
   return chart({
     key: "scatter",
     title: `${y.title} by ${x.title}`.replace(/^./, (c) => c.toUpperCase()),
-    note: "a point a job",
+    note: `a point a job, images: ${datasets.join(", ")}`,
     series,
     axes: {
       x: x.title,
       y: y.title,
-      logX: url.get("logx") === "1",
-      logY: url.get("logy") === "1",
-      formatX: (value) => significant(value, 5),
-      formatY: y.format,
+      logX,
+      logY: logY && !up,
+      categories: across,
+      categoriesY: up,
+      formatX: across ? String : (value) => significant(value, 5),
+      formatY: up ? String : y.format,
     },
     height: 380,
+    brush: { picked: picked(), pick, pointAt },
+    exported: {
+      path: "/v1/scatter",
+      query: { ...figureOf(groups), x: x.name, y: y.name, log_x: logX || null, log_y: logY || null },
+      name: "scatter",
+      say,
+    },
   });
 }

@@ -1,17 +1,19 @@
 /* Jobs in groups: means with intervals, from /v1/results. */
 
 import { get } from "../api.js";
+import { tableExport } from "../exports.js";
 import { metricName, metricValue, plain, whole } from "../format.js";
 import { problemNotice } from "../parts.js";
 import { h } from "../view.js";
 import { confounds } from "./comparisons.js";
+import { quantitiesOf } from "./quantities.js";
 
-export const GROUPS = [
-  ["normalization", "normalization"],
-  ["batch_size", "batch size"],
-  ["model", "model"],
-  ["seed", "seed"],
-];
+/** What these jobs can be grouped by, `[name, title]`: fields that differ, the usual ones, and labels. */
+export const groupsOf = (jobs, chosen) => {
+  const all = [...quantitiesOf(jobs).values()].filter(({ kind }) => ["part", "field", "label"].includes(kind));
+  const missing = chosen.filter((name) => all.every((one) => one.name !== name));
+  return [...all.map(({ name, title }) => [name, title]), ...missing.map((name) => [name, name])];
+};
 
 /** Load the results of the filtered jobs, by one or two fields. */
 export function loadGroups(
@@ -24,7 +26,7 @@ export function loadGroups(
 }
 
 /** The table of groups: n, mean, interval, standard deviation and range. */
-export function groupedTable(groups, metric) {
+export function groupedTable(groups, metric, say) {
   if (groups.problem)
     return h(
       "section",
@@ -47,6 +49,7 @@ export function groupedTable(groups, metric) {
       {},
       h("h2", {}, `Mean ${metricName(metric)} by group`),
       h("small", {}, ["mean over the jobs of a group, with its interval", ...datasets].join(" · ")),
+      cells.length > 0 && h("div", { class: "actions" }, tableExport({ name: `groups-${metric}`, say })),
     ),
     h(
       "div",

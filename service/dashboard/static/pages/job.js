@@ -202,7 +202,7 @@ export default function jobPage(shell, id) {
           return chart({ key, title, note, series, axes, exported });
         }),
         historyCard(it),
-        attemptsCard(it),
+        attemptsCard(it, shell.say),
         notes.view(it),
       ),
     ];

@@ -7,7 +7,8 @@ import { shape } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
 import { outcomes, specification } from "../vocabulary.js";
-import { GROUPS } from "./groups.js";
+import { groupsOf } from "./groups.js";
+import { conditionTags, conditionMenu, sortPicker } from "./conditions.js";
 
 const TYPING_MS = 250;
 const typing = new Map();
@@ -21,6 +22,7 @@ export function filterOf() {
     batch_size: url.list("batch_size"),
     seed: url.list("seed"),
     label: url.all("label"),
+    where: url.all("where"),
     submitted_by: url.all("submitted_by"),
     experiment: url.get("experiment"),
     search: url.get("search"),
@@ -116,6 +118,7 @@ export function filterBar(jobs, arrived) {
         value: url.get("label", ""),
         oninput: typed("label"),
       }),
+      conditionMenu(jobs),
       isFiltered() &&
         button(
           "Clear",
@@ -134,7 +137,8 @@ export function filterBar(jobs, arrived) {
         (metric) => url.change({ metric }),
         { hiddenLabel: true },
       ),
-      checklist("Group by", GROUPS, url.list("group"), (value) => {
+      sortPicker(jobs),
+      checklist("Group by", groupsOf(jobs, url.list("group")), url.list("group"), (value) => {
         const chosen = url.list("group");
         url.change({
           group: (chosen.includes(value) ? chosen.filter((one) => one !== value) : [...chosen, value].slice(-2)).join(
@@ -170,6 +174,7 @@ export function filterBar(jobs, arrived) {
             "×",
           ),
         ),
+      conditionTags(),
       url.all("submitted_by").map((name) =>
         h(
           "span",

@@ -1,6 +1,7 @@
 /* All jobs, as a table with pages. */
 
 import { download, get, withQuery } from "../api.js";
+import { tableExport } from "../exports.js";
 import { distinct } from "../format.js";
 import { advance } from "../live.js";
 import { COLUMNS, DEFAULT_COLUMNS } from "../metrics.js";
@@ -78,17 +79,9 @@ export default function jobsPage(shell) {
         )
       : null;
   const pick = (id) => selection.toggle(id);
-  async function keep(name, type) {
-    try {
-      await download(
-        withQuery("/v1/results", { ...filterOf(), metric: options().metric, table: "observations" }),
-        name,
-        type,
-      );
-    } catch (problem) {
-      shell.say(problem.detail, "bad");
-    }
-  }
+  /** Keep the value of the metric of every filtered job. */
+  const keep = (name, type) =>
+    download(withQuery("/v1/results", { ...filterOf(), metric: options().metric, table: "observations" }), name, type);
 
   function table(rows) {
     const columns = url.list("columns", DEFAULT_COLUMNS).filter((name) => COLUMNS[name]);
@@ -194,17 +187,14 @@ export default function jobsPage(shell) {
         { class: "button quiet", href: withQuery("/v1/jobs", query()), target: "_blank", rel: "noopener" },
         "JSON",
       ),
-      FILES.map(([text, name, type]) =>
-        button(text, () => keep(name, type), {
-          key: text,
-          kind: "quiet",
-          icon: "download",
-          title: "Every filtered job with its value of the metric",
-        }),
-      ),
       h(
         "span",
         { class: "push actions" },
+        tableExport({
+          name: "jobs-of-this-page",
+          say: shell.say,
+          more: FILES.map(([text, name, type]) => [`${text} of every filtered job`, () => keep(name, type)]),
+        }),
         url.get("cursor") &&
           button(trail.length > 1 ? "Previous page" : "First page", () => to(trail.at(-2) ?? null, trail.slice(0, -1))),
         next && button("Next page", () => to(next, [...trail, next])),
@@ -230,7 +220,7 @@ export default function jobsPage(shell) {
       );
     return [
       jobs.problem && problemNotice(jobs.problem, () => jobs.reload()),
-      url.list("group").length ? groupedTable(groups, options().metric) : null,
+      url.list("group").length ? groupedTable(groups, options().metric, shell.say) : null,
       h(
         "section",
         { class: "card", key: "card", "aria-busy": String(jobs.pending) },

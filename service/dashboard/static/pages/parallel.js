@@ -1,5 +1,7 @@
 /* Parallel coordinates: a line for each job through its values on several vertical axes. */
 
+import { pick, picked, pointAt } from "../brush.js";
+import { figureExport } from "../exports.js";
 import { colourOf, swatch } from "../series.js";
 import { plain } from "../format.js";
 import { h } from "../view.js";
@@ -7,8 +9,10 @@ import { h } from "../view.js";
 const MOST = 300;
 const [WIDTH, HEIGHT, MARGIN, TOP, BOTTOM] = [1000, 320, 70, 34, 26];
 
-/** The card. `groups` are those of the jobs, `sides` the quantities of the axes, `hidden` the names of hidden groups. */
-export function parallel(groups, sides, hidden) {
+/** The card. `groups` are those of the jobs, `sides` the quantities of the axes, `hidden` the names of hidden groups,
+ * `exported` the figure that the service draws of it. */
+export function parallel(groups, sides, { hidden, datasets, exported }) {
+  const chosen = picked();
   const shown = groups.all.filter(({ name }) => !hidden.includes(name));
   const jobs = shown.flatMap(({ members, colour }) => members.map((job) => ({ job, colour }))).slice(0, MOST);
   const axes = sides.map((side, n) =>
@@ -21,7 +25,8 @@ export function parallel(groups, sides, hidden) {
       "header",
       {},
       h("h2", {}, "Side by side"),
-      h("small", {}, "a line a job; jobs without a value on an axis have a gap"),
+      h("small", {}, `a line a job, images: ${datasets.join(", ")}; jobs without a value on an axis have a gap`),
+      sides.length > 1 && jobs.length > 0 && h("div", { class: "actions" }, figureExport(exported)),
     ),
     h(
       "div",
@@ -42,7 +47,7 @@ export function parallel(groups, sides, hidden) {
               role: "img",
               "aria-label": `${jobs.length} jobs by ${sides.map(({ title }) => title).join(", ")}`,
             },
-            jobs.map((one) => line(one, axes)),
+            jobs.map((one) => line(one, axes, chosen)),
             axes.map(axisView),
           ),
     ),
@@ -71,7 +76,7 @@ function axisOf(side, jobs, x) {
   };
 }
 
-function line({ job, colour }, axes) {
+function line({ job, colour }, axes, chosen) {
   let pen = "M";
   let path = "";
   for (const { x, y } of axes) {
@@ -84,7 +89,16 @@ function line({ job, colour }, axes) {
   }
   return h(
     "path",
-    { key: job.id, class: "job", d: path || "M0 0", vars: { "--series": `var(--${colourOf({ colour })})` } },
+    {
+      key: job.id,
+      class: !chosen.length ? "job" : chosen.includes(job.id) ? "job picked" : "job behind",
+      "data-job": job.id,
+      d: path || "M0 0",
+      vars: { "--series": `var(--${colourOf({ colour })})` },
+      onpointerenter: () => pointAt(job.id),
+      onpointerleave: () => pointAt(null),
+      onclick: () => pick(job.id),
+    },
     h("title", {}, job.title),
   );
 }

@@ -1,5 +1,6 @@
 /* A tuned experiment: what was searched, chosen and spent, and the choice between its two tables. */
 
+import { tableExport } from "../exports.js";
 import { duration, metricName, metricValue, whole } from "../format.js";
 import { choice, facts } from "../parts.js";
 import { url } from "../url.js";
@@ -18,7 +19,7 @@ export const stageChoice = ({ tuning, stage }) =>
     : null;
 
 /** The card of the search. */
-export function tuningCard({ tuning, rows, columns }, id) {
+export function tuningCard({ tuning, rows, columns }, id, say) {
   if (!tuning) return null;
   const searched = tuning.over.map(
     ({ field, values }) => `${words(field)} ${values.map(({ label }) => label).join(", ")}`,
@@ -31,6 +32,7 @@ export function tuningCard({ tuning, rows, columns }, id) {
       {},
       h("h2", {}, `Chosen for each ${tuning.per}`),
       h("small", {}, `searched on ${whole(tuning.holdout)} held-out training images: ${searched.join("; ")}`),
+      h("div", { class: "actions" }, tableExport({ name: `${id}-choices`, say })),
     ),
     h(
       "div",

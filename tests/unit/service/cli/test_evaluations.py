@@ -64,11 +64,15 @@ def test_the_best_checkpoint_of_a_job_is_evaluated_and_its_classes_are_printed(r
         ["error", "30.0 %"],
         ["loss", "1.2500"],
     ]
-    assert [line.split() for line in lines[6:]] == [
+    assert [line.split() for line in lines[6:] if line] == [
         ["CLASS", "IMAGES", "ERROR", "MISTAKEN", "FOR"],
         ["cat", "6", "50.0", "%", "dog", "2,", "frog", "1"],
         ["dog", "4", "0.0", "%", "–"],
         ["frog", "0", "–", "–"],
+        ["CLASS", "\\", "PREDICTED", "cat", "dog", "frog"],
+        ["cat", "3", "2", "1"],
+        ["dog", "0", "4", "0"],
+        ["frog", "0", "0", "0"],
     ]
 
 

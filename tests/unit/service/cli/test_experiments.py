@@ -341,6 +341,8 @@ class TestCompare:
         assert [one["experiment"] for one in found["experiments"]] == [id_, other]
         lines = run("--url", url, "compare", id_, other, "-f", "csv", "--table", "differences").out.splitlines()
         assert lines[0].startswith("row,column,experiment_a,experiment_b,n,difference")
+        latex = run("--url", url, "compare", id_, other, "--format", "latex").out
+        assert r"batch & ran & $10.20 \pm 2.54$ (2)" in latex
         run("--url", url, "compare", id_, other, "--output", str(tmp_path / "table.txt"))
         assert "Test error (%)" in (tmp_path / "table.txt").read_text()
         run("--url", url, "experiment", "cancel", other)

@@ -2,12 +2,27 @@
 
 import csv
 import io
+import math
 from statistics import mean, stdev
+from typing import Any
 
 import pytest
 from scipy import stats
 
-from service.figures import Chart, Curve, Point, as_csv, cell_curves, job_curves, results_chart
+from service.experiments.quantities import Measured, Quantity
+from service.figures import (
+    Chart,
+    Curve,
+    Point,
+    as_csv,
+    cell_curves,
+    comparison_chart,
+    grouped,
+    job_curves,
+    parallel_chart,
+    results_chart,
+    scatter_chart,
+)
 from service.figures.curves import mean_curve
 from tests.unit.service.report.tabulated import VALUES, results_of
 
@@ -53,6 +68,81 @@ def test_csv_is_what_is_drawn() -> None:
     assert float(rows[1][2]) == pytest.approx(11)
     rows = list(csv.reader(io.StringIO(as_csv(job_curves([curve(0.5, None)], {"a": "one"})))))
     assert rows[1:] == [["one", "1", "50.0", "", ""], ["one", "2", "", "", ""]]
+
+
+def measured(id_: str, kind: str, batch_size: int, error: float | None, **labels: str) -> Measured:
+    spec = {"normalization": {"type": kind}, "batch_size": batch_size, "dataset": {"name": "synthetic"}}
+    summary = {} if error is None else {"test_error": {"last": error, "best": error / 2}}
+    return Measured(id_, f"job {id_}", spec, summary, labels, 60.0)
+
+
+JOBS = [
+    measured("a", "batch", 2, 0.5, arm="b10"),
+    measured("b", "layer", 8, 0.25, arm="b9"),
+    measured("c", "batch", 400, None),
+]
+ERROR, SIZE, ARM, KIND = (Quantity.parse(name) for name in ("test_error", "batch_size", "labels.arm", "normalization"))
+
+
+def csv_of(chart: Chart) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(as_csv(chart))))
+
+
+def test_jobs_are_points_of_any_two_quantities_and_labels_are_categories() -> None:
+    chart = scatter_chart(grouped(JOBS, KIND), SIZE, ERROR, datasets=["synthetic"])
+    assert (chart.x_label, chart.y_label) == ("Batch size [synthetic]", "Last test error (%)")
+    assert csv_of(chart) == [
+        ["series", "job", "Batch size [synthetic]", "Last test error (%)"],
+        ["batch", "job a", "2", "50.0"],
+        ["layer", "job b", "8", "25.0"],
+    ]
+    named = scatter_chart(grouped(JOBS, KIND), ARM, Quantity.parse("test_error.best"), log_x=True)
+    assert (named.categories, named.log_x) == (["b9", "b10"], False)
+    assert [row[2:] for row in csv_of(named)[1:]] == [["b10", "25.0"], ["b9", "12.5"]]
+    [series] = scatter_chart(grouped(JOBS, KIND), SIZE, ERROR, shown=lambda name: name == "layer").series
+    assert (series.name, series.colour) == ("layer", 1)
+
+
+def test_jobs_are_lines_through_several_quantities_with_gaps() -> None:
+    chart = parallel_chart(grouped(JOBS, KIND), [SIZE, ERROR, ARM], datasets=["synthetic"])
+    assert chart.x_label == "3 jobs [synthetic]"
+    assert csv_of(chart) == [
+        ["series", "job", "Batch size", "Last test error (%)", "Label arm"],
+        ["batch", "job a", "2", "50.0", "b10"],
+        ["batch", "job c", "400", "", ""],
+        ["layer", "job b", "8", "25.0", "b9"],
+    ]
+    first, gap, _ = chart.series
+    assert [point.y for point in first.points] == [0, 1, 1]
+    assert gap.points[1].y is None
+    # The batch sizes span a factor of 200: their axis is logarithmic.
+    assert chart.series[2].points[0].y == pytest.approx(math.log(4) / math.log(200))
+    assert [[text for _, text in ticks] for ticks in chart.scales] == [["2", "400"], ["25", "50"], ["b9", "b10"]]
+
+
+def test_groups_beyond_the_colours_are_one() -> None:
+    many = [measured(str(n), "batch", 2 + n % 10, 0.5) for n in range(30)]
+    assert list(grouped(many, SIZE)) == [*map(str, range(2, 9)), "others"]
+    assert len(grouped(many, SIZE)["others"]) == 9
+
+
+def compared() -> dict[str, Any]:
+    results = results_of(VALUES)
+    titles = {"exp_1": "first", "exp_2": "second"}
+    return results | {"experiments": [results | {"experiment": id_, "title": title} for id_, title in titles.items()]}
+
+
+def test_experiments_have_the_colour_of_the_row_and_their_own_dashes() -> None:
+    chart = comparison_chart(compared())
+    assert [(series.name, series.colour, series.dash) for series in chart.series] == [
+        ("batch: first", 0, 0),
+        ("batch: second", 0, 1),
+        ("group: first", 1, 0),
+        ("group: second", 1, 1),
+    ]
+    assert chart.x_label == "Batch size [synthetic]"
+    [only] = comparison_chart(compared(), lines={("group", "exp_2")}).series
+    assert (only.name, only.colour, only.dash) == ("group: second", 1, 1)
 
 
 def test_a_job_with_several_metrics_has_a_colour_for_each() -> None:

@@ -3,14 +3,29 @@
 import io
 import random
 import re
+import shutil
+import subprocess
 import threading
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from PIL import Image, ImageChops
 
-from service.figures import COLUMN_MM, PAGE_MM, Chart, Picture, Point, Series, draw, results_chart
-from service.figures.drawing import COLOURS, MARKERS
+from service.experiments.quantities import Measured, Quantity
+from service.figures import (
+    COLUMN_MM,
+    PAGE_MM,
+    Chart,
+    Picture,
+    Point,
+    Series,
+    draw,
+    parallel_chart,
+    results_chart,
+    scatter_chart,
+)
+from service.figures.drawing import COLOURS, MARKERS, _drawn
 from service.figures.fitting import MISSING, fitted, turned
 from tests.unit.service.report.tabulated import HOSTILE, VALUES, results_of
 
@@ -36,7 +51,28 @@ def curves(names: list[str], *, log: bool = False) -> Chart:
     return Chart("Test error (%)", "Epoch", "Test error (%)", series, log_x=log, log_y=log)
 
 
+def jobs(count: int, *, name: str = "batch") -> dict[str, list[Measured]]:
+    """Jobs of two groups with a field that has a value in one of them alone."""
+    found: dict[str, list[Measured]] = {name: [], "group (8)": []}
+    for number in range(count):
+        group = [name, "group (8)"][number % 2]
+        normalization = {"type": "group", "num_groups": 2 ** (number % 5)} if number % 2 else {"type": "batch"}
+        spec = {"normalization": normalization, "batch_size": 2 ** (number % 6), "model": "resnet20"}
+        summary = {"test_error": {"last": 0.1 + number / 100, "best": 0.1}} if number % 7 else {}
+        found[group].append(Measured(str(number), f"job {number}", spec, summary, {"study": name}, 10.0 + number))
+    return found
+
+
+SIDES = [Quantity.parse(name) for name in ("batch_size", "normalization", "normalization.num_groups", "test_error")]
+X, Y, STUDY = (Quantity.parse(name) for name in ("batch_size", "test_error", "labels.study"))
+
 AWKWARD = {
+    "of points": scatter_chart(jobs(40), X, Y, log_x=True, datasets=["synthetic"]),
+    "of points by names": scatter_chart(jobs(40, name=LONG), STUDY, Y),
+    "of points of names": scatter_chart(jobs(40, name=LONG), X, SIDES[1]),
+    "of parallel coordinates": parallel_chart(jobs(40), SIDES, datasets=["synthetic"]),
+    "of parallel coordinates with long names": parallel_chart(jobs(9, name=LONG), [STUDY, *SIDES, STUDY]),
+    "of one job on two axes": parallel_chart(jobs(1), [Quantity.parse("seed"), X]),
     "of the paper": table(["batch", "group (8)"], list(SIZES)),
     "of one value": results_chart(results_of({("batch", "2"): [0.1]})),
     "of ten rows": table([f"normalization {number}" for number in range(10)], list(SIZES)),
@@ -87,6 +123,24 @@ def test_svg_is_a_vector_image_with_a_description_and_without_fonts() -> None:
     tags = {element.tag.rpartition("}")[2] for element in root.iter()}
     assert not tags & {"text", "image", "script"}
     assert re.findall(r'href="(?!#)', svg) == []
+
+
+@pytest.mark.skipif(shutil.which("pdftoppm") is None, reason="needs pdftoppm: install poppler-utils")
+def test_another_program_reads_a_pdf_and_sees_its_colours(tmp_path: Path) -> None:
+    (tmp_path / "figure.pdf").write_bytes(draw(AWKWARD["of parallel coordinates"], "pdf", width_mm=COLUMN_MM))
+    command = ["pdftoppm", "-png", "-r", "150", "-singlefile", "figure.pdf", "figure"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    image = Image.open(tmp_path / "figure.png").convert("RGB")
+    assert image.width == pytest.approx(COLUMN_MM / 25.4 * 150, abs=1)
+    seen = {colour for _, colour in image.getcolors(image.width * image.height) or []}
+    assert any(blue > red + 80 for red, _, blue in seen), "the lines of the first group"
+    assert any(red > blue + 80 for red, _, blue in seen), "those of the second"
+
+
+def test_epochs_are_whole_numbers_at_their_axis() -> None:
+    figure = _drawn(Chart("t", "Epoch", "y", [Series("a", [Point(1, 1.0), Point(2, 2.0)], 0)]), 3.3, False)
+    low, high = figure.axes[0].get_xlim()
+    assert [tick for tick in figure.axes[0].get_xticks() if low <= tick <= high] == [1, 2]
 
 
 def test_pdf_embeds_its_font_and_has_no_date() -> None:

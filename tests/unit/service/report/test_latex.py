@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.report import as_latex
+from service.report import as_latex, comparison_as_latex, confusion_as_latex
 from service.report.latex import MOST_ROWS, escape
 from tests.unit.service.report.tabulated import HOSTILE, VALUES, results_of
 
@@ -96,6 +96,48 @@ def test_names_are_text() -> None:
     assert {len(cells) for cells in rows(text)} == {2}
 
 
+def compared(title: str = "first") -> dict[str, Any]:
+    """The response of `GET /v1/comparison` for two experiments with the same values."""
+    results = results_of(VALUES)
+    differences = [
+        one | {"row": "batch", "experiment_a": "exp_1", "experiment_b": "exp_2"} for one in results["comparisons"]
+    ]
+    return results | {
+        "experiments": [
+            {"experiment": id_, "title": name, "cells": results["cells"], "warnings": []}
+            for id_, name in (("exp_1", title), ("exp_2", "second"))
+        ],
+        "differences": differences,
+    }
+
+
+def test_experiments_stand_side_by_side_with_their_differences() -> None:
+    text = comparison_as_latex(compared())
+    assert rows(text)[:2] == [
+        ["batch", "first", r"$11.00 \pm 2.48$ (3)", r"$31.33 \pm 3.79$ (3)"],
+        ["batch", "second", r"$11.00 \pm 2.48$ (3)", r"$31.33 \pm 3.79$ (3)"],
+    ]
+    assert rows(text, 1)[0][:5] == ["batch", "2", "first $-$ second", "3", r"$+18.83^{\dagger}$"]
+    assert "images: synthetic. Mean over seeds" in text
+    assert "adjusted by Holm for 2 differences" in note(text, 1)
+    assert comparison_as_latex(compared() | {"differences": []}).count(r"\begin{table}") == 1
+
+
+def confused(name: str = "cat") -> dict[str, Any]:
+    """The response of `GET /v1/evaluations/{evaluation_id}`."""
+    classes = [{"name": name, "images": 4, "error": 0.25}, {"name": "dog", "images": 0, "error": None}]
+    predictions = {"images": 4, "error": 0.25, "classes": classes, "confusion": [[3, 1], [0, 0]]}
+    about = {"id": "evaluation_1", "step": 30, "split": "test", "batch_statistics": 4, "precise_statistics": None}
+    return about | {"predictions": predictions}
+
+
+def test_a_confusion_matrix_has_a_row_for_each_class() -> None:
+    text = confusion_as_latex(confused(), "a job [synthetic]")
+    assert rows(text) == [["cat", r"$\mathbf{3}$", "$1$", "$25.00$"], ["dog", "$0$", r"$\mathbf{0}$", "--"]]
+    assert r"\caption{a job {[}synthetic], step 30: number of test images" in text
+    assert "normalized by statistics of batches of 4." in text
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex: install texlive-latex-base")
 def test_latex_typesets_the_tables_without_a_complaint(tmp_path: Path) -> None:
     def with_names(name: str) -> dict[str, Any]:
@@ -103,7 +145,9 @@ def test_latex_typesets_the_tables_without_a_complaint(tmp_path: Path) -> None:
         return results | {"name": name, "columns": results["columns"] | {"field": "dataset.train_limit"}}
 
     tables = [as_latex(with_names(name)) for name in (EVERYTHING, HOSTILE)]
-    document = r"\documentclass{article}\usepackage{booktabs}\begin{document}" + "\n".join(tables) + r"\end{document}"
+    tables += [comparison_as_latex(compared(EVERYTHING)), confusion_as_latex(confused(HOSTILE), EVERYTHING)]
+    packages = r"\usepackage{booktabs}\usepackage{graphicx}"
+    document = rf"\documentclass{{article}}{packages}\begin{{document}}" + "\n".join(tables) + r"\end{document}"
     (tmp_path / "paper.tex").write_text(document)
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"],
