@@ -19,6 +19,9 @@ const RUNNING = ["checkpoint", "precision", "num_workers", "telemetry", "determi
 const PREVIEW_MS = 400;
 const LONG_S = 3600;
 
+/** How long the user waits; where the number of slots is unknown, as on one. */
+const secondsOf = ({ elapsed_s: elapsed, device_s: computing }) => elapsed ?? computing;
+
 export default function newPage(shell) {
   const specification = new Resource(shell.refresh);
   const builtIns = new Resource(shell.refresh);
@@ -134,18 +137,22 @@ export default function newPage(shell) {
     for (let shorter = budget; shorter !== null;) {
       budget = shorter;
       const usual = await planned({ grid: USUAL_GRID, budget }).catch(() => null);
-      shorter = shorterBudget(budget, usual?.cost.elapsed_s ?? usual?.cost.device_s ?? null);
+      shorter = shorterBudget(budget, usual && secondsOf(usual.cost));
     }
     if (kind() === "experiment" && !Object.keys(filled()).length) put({ budget });
   }
 
-  /** Whether the user wants work of more than an hour. */
+  /** Whether the user wants work of more than an hour, or of an unknown duration. */
   async function affordable() {
     await readPreview();
-    const { cost, jobs } = preview.problem ? {} : (preview.data ?? {});
-    const seconds = cost?.elapsed_s ?? cost?.device_s ?? 0;
-    const what = jobs?.length === 1 ? "This job takes" : `These ${jobs?.length} jobs take`;
-    return seconds <= LONG_S || confirmed(`${what} about ${duration(seconds)} here. Submit anyway?`);
+    // A request that is not valid is refused when it is submitted, with the reasons.
+    if (preview.problem?.status === 422) return true;
+    if (preview.problem || !preview.data)
+      return confirmed("The service does not say how long this takes. Submit anyway?");
+    const { cost, jobs } = preview.data;
+    const seconds = secondsOf(cost);
+    const what = jobs.length === 1 ? "This job takes" : `These ${jobs.length} jobs take`;
+    return seconds <= LONG_S || confirmed(`${what} about ${duration(seconds)} here. ${cost.basis} Submit anyway?`);
   }
 
   /** The request that made a job or an experiment. Submitted again, it makes an equal one. */

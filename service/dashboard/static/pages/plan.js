@@ -11,7 +11,7 @@ export function planOf({ jobs, cells, cost, tuning, precision, warnings }) {
         ["Jobs", whole(jobs.length)],
         ...(tuning ? searched(tuning) : []),
         ["Cells", whole(cells)],
-        ["Computing time", cost.device_s === null ? "not known" : duration(cost.device_s)],
+        ["Computing time", duration(cost.device_s)],
         ["Done in about", cost.elapsed_s === null ? "not known" : duration(cost.elapsed_s)],
       ],
       { key: "facts" },
@@ -33,6 +33,6 @@ export function planOf({ jobs, cells, cost, tuning, precision, warnings }) {
 }
 
 const searched = (it) => [
-  ["Of the search", `${whole(it.search_jobs)}, ${it.search_device_s === null ? "–" : duration(it.search_device_s)}`],
+  ["Of the search", `${whole(it.search_jobs)}, ${duration(it.search_device_s)}`],
   ["After it, tuned", whole(it.tuned_jobs)],
 ];
