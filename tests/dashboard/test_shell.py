@@ -416,7 +416,12 @@ async def test_a_name_does_not_turn_the_text_around_it(visit: Visit, submit: Cal
 
 
 async def test_what_does_not_exist_says_so_and_where_to_go(visit: Visit) -> None:
-    for path, link in (("/jobs/job_nothing", "All jobs"), ("/experiments/exp_nothing", "All experiments")):
+    for path, link in (
+        ("/jobs/job_nothing", "All jobs"),
+        ("/experiments/exp_nothing", "All experiments"),
+        ("/jbos", "All jobs"),
+        ("/jobs/job_nothing/more", "All jobs"),
+    ):
         page = await visit.open(path)
         await expect(page.get_by_role("heading", name="Not found", level=1)).to_be_visible()
         await expect(page.get_by_role("main").get_by_role("link", name=link)).to_be_visible()
