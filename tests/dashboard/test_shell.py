@@ -47,11 +47,7 @@ async def test_a_page_is_read_again_when_the_database_was_replaced(
     page = await visit.open("/jobs")
     await expect(page.get_by_role("row").filter(has_text="third")).to_contain_text("queued")
     await until(lambda: api.streams() == 1)
-    api.stop()
-    for name in ("normlab.db", "normlab.db-wal", "normlab.db-shm"):
-        (settings.home / name).unlink(missing_ok=True)
-    shutil.copy(sqlite_template, settings.home / "normlab.db")
-    api.start()
+    with_another_database(api, settings, sqlite_template)
     await expect(page.get_by_text("The service has other data than before").first).to_be_visible()
     await expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
     submit(name="new")
@@ -84,16 +80,66 @@ async def test_more_tabs_than_a_browser_has_connections_are_opened_in_the_backgr
     visit: Visit, api: Api, submit: Callable[..., str], reporter: Reporter
 ) -> None:
     job = submit(name="unseen")
+    streams = streams_of(visit)
     await visit.context.add_init_script(f"({HIDE})(true)")
     hidden = [await visit.open(path) for path in ("/jobs", f"/jobs/{job}", "/experiments", "/compare") * 2]
     await expect(hidden[0].get_by_role("row").filter(has_text="unseen")).to_contain_text("queued")
     await expect(hidden[1]).to_have_title("unseen · normlab")
-    await until(lambda: api.streams() == 0)
+    assert streams == []
     await reporter.start()
     for page in hidden[:2]:
         await page.evaluate(HIDE, False)
         await expect(page.locator("main")).to_contain_text("running")
     await until(lambda: api.streams() == 2)
+
+
+async def test_more_visible_windows_than_a_browser_has_connections_are_all_live(
+    visit: Visit, api: Api, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    submit(name="seen")
+    streams = streams_of(visit)
+    windows = [await visit.open("/jobs") for _ in range(8)]
+    for window in windows:
+        await expect(window.get_by_role("row").filter(has_text="seen")).to_contain_text("queued")
+    await until(lambda: api.streams() == 4)
+    await reporter.start()
+    for window in windows:
+        await expect(window.get_by_role("row").filter(has_text="seen")).to_contain_text("running")
+    assert len(streams) == 4
+    for window in windows[:2]:
+        await window.evaluate(HIDE, True)
+    # Two others take their places.
+    await until(lambda: len(streams) == 6)
+    await until(lambda: api.streams() == 4)
+
+
+async def test_a_window_without_a_stream_notices_another_database(
+    visit: Visit, api: Api, submit: Callable[..., str], settings: Settings, sqlite_template: Path
+) -> None:
+    for name in ("first", "second", "third"):
+        submit(name=name)
+    windows = [await visit.open("/jobs") for _ in range(5)]
+    await until(lambda: api.streams() == 4)
+    with_another_database(api, settings, sqlite_template)
+    for window in windows:
+        await expect(window.get_by_role("heading", name="No jobs yet")).to_be_visible()
+
+
+def with_another_database(api: Api, settings: Settings, template: Path) -> None:
+    api.stop()
+    for name in ("normlab.db", "normlab.db-wal", "normlab.db-shm"):
+        (settings.home / name).unlink(missing_ok=True)
+    shutil.copy(template, settings.home / "normlab.db")
+    api.start()
+
+
+def streams_of(visit: Visit) -> list[str]:
+    """Return a list of all requests for streams, which goes on."""
+    found: list[str] = []
+    visit.context.on(
+        "request", lambda one: found.append(one.url) if one.headers.get("accept") == "text/event-stream" else None
+    )
+    return found
 
 
 async def until(condition: Callable[[], bool]) -> None:
