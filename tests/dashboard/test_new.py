@@ -85,7 +85,7 @@ async def test_an_experiment_says_what_it_makes_before_it_is_submitted(visit: Vi
     await page.get_by_label("Batch sizes").fill("8, 4")
     await page.get_by_label("Seeds", exact=True).fill("0, 1")
     before = page.get_by_label("What it would cost")
-    await expect(before).to_contain_text("unequal optimizer steps")
+    await expect(before).to_contain_text(re.compile("Assumptions.*Unequal optimizer steps"))
     page.on("dialog", lambda dialog: dialog.accept())
     await page.get_by_role("button", name="Submit 12 jobs").click()
     await expect(page).to_have_url(re.compile("/experiments/exp"))
@@ -107,6 +107,16 @@ async def test_a_built_in_experiment_is_a_click_away_and_its_price_is_chosen(vis
     preview = page.locator("pre")
     await expect(preview).to_contain_text('"budget": 0.01')
     assert json.loads(await preview.inner_text()) == {"builtin": "paper-norms", "budget": 0.01}
+
+
+async def test_the_batch_size_of_several_workers_is_that_of_each(visit: Visit) -> None:
+    page = await visit.open("/new?batch_size=4")
+    await expect(page.get_by_label("Batch size required")).to_have_value("4")
+    await page.get_by_text("Running", exact=True).click()
+    await page.get_by_label("Num workers").fill("2")
+    await expect(page.get_by_label("Batch size per worker required")).to_have_value("4")
+    jobs = await visit.open("/jobs?columns=batch_size")
+    await expect(jobs.locator("main")).to_contain_text("No jobs yet")
 
 
 async def test_a_wrong_value_of_the_grid_is_marked(visit: Visit) -> None:

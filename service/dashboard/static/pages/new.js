@@ -6,21 +6,18 @@ import { duration } from "../format.js";
 import { choice, confirmed, copyButton, problemNotice } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
 import { fromParameters, isObject, parseJson, toParameters, valueAt, withValue } from "../request.js";
-import { fieldAt, fieldsOf, textAt, withText } from "../schema.js";
+import { fieldAt, fieldsOf, perWorker, textAt, withText } from "../schema.js";
 import { mayWrite, writing } from "../session.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
 import { readVocabulary } from "../vocabulary.js";
 import { axisFields, builtInCards, GridEditor, shorterBudget, USUAL_GRID } from "./grid.js";
-import { planOf } from "./plan.js";
+import { planOf, secondsOf } from "./plan.js";
 
 const FIRST = ["normalization", "batch_size", "model", "recipe", "epochs", "seed", "name", "labels"];
 const RUNNING = ["checkpoint", "precision", "num_workers", "telemetry", "deterministic", "priority", "max_retries"];
 const PREVIEW_MS = 400;
 const LONG_S = 3600;
-
-/** How long the user waits; where the number of slots is unknown, as on one. */
-const secondsOf = ({ elapsed_s: elapsed, device_s: computing }) => elapsed ?? computing;
 
 export default function newPage(shell) {
   const specification = new Resource(shell.refresh);
@@ -87,7 +84,7 @@ export default function newPage(shell) {
   /** The fields of a job; of an experiment, those of every job that neither the grid nor the experiment defines. */
   function jobFields() {
     const { job } = specification.data;
-    if (kind() === "job") return fieldsOf(job, { chosen: raw, recipe: recipe() });
+    if (kind() === "job") return perWorker(fieldsOf(job, { chosen: raw, recipe: recipe() }), raw("num_workers"));
     const elsewhere = [...Object.keys(grid() ?? builtIn()?.grid ?? {}), "seed", "name", "priority"];
     const given = (path) => valueAt(filled(), path) !== undefined;
     return fieldsOf(job, { chosen: raw, recipe: recipe(), path: "base" }).filter(
