@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from playwright.async_api import Page, Route, expect
+from playwright.async_api import Dialog, Page, Route, expect
 from pydantic import SecretStr
 
 from service.client import Client
@@ -216,6 +216,21 @@ class TestTokens:
         await page.goto(f"{api.url}/experiments/{experiment}")
         for name in ("Pause", "Cancel", "Add seeds"):
             await expect(page.get_by_role("button", name=name, exact=True)).to_be_disabled()
+        with Client(api.url, token="open-sesame") as client:
+            client.experiments.cancel(experiment)
+            client.cancel(job)
+        for path in (f"/experiments/{experiment}", f"/jobs/{job}"):
+            await page.goto(api.url + path)
+            await expect(page.get_by_role("button", name="Delete", exact=True)).to_be_disabled()
+        for noun, id_ in (("jobs", job), ("experiments", experiment)):
+            await page.goto(f"{api.url}/{noun}?selected={id_}")
+            bar = page.get_by_role("region", name=f"Selected {noun}")
+            await expect(bar.get_by_role("button", name="Delete")).to_have_attribute("title", reason)
+            changes = ["Clear"] if noun == "experiments" else ["Clear", "Select all that match this filter"]
+            for button in await bar.get_by_role("button").all():
+                assert await button.is_disabled() == (await button.inner_text() not in changes)
+        await page.locator("summary", has_text="Views").click()
+        await expect(page.get_by_role("button", name="Save")).to_be_disabled()
         await page.goto(f"{api.url}/new?normalization.type=group&batch_size=8")
         await expect(page.get_by_text("Computing time")).to_be_visible()
         await expect(page.get_by_role("button", name="Submit the job")).to_be_disabled()
@@ -459,6 +474,25 @@ async def test_a_name_does_not_turn_the_text_around_it(visit: Visit, submit: Cal
     for link in (page.locator("th.name a"), page.locator("td a.tag")):
         await expect(link).to_contain_text("name")
         assert await link.evaluate("one => getComputedStyle(one).unicodeBidi") == "isolate"
+    with Client(visit.api.url) as client:
+        [job] = client.jobs()
+    await page.goto(f"{visit.api.url}/jobs/{job['id']}")
+    await expect(page).to_have_title(f"\u2068{turned}\u2069 · normlab")
+    await page.locator("summary", has_text="Views").click()
+    await page.get_by_label("Name for the current view").fill(turned)
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_role("status").filter(has_text=f"“\u2068{turned}\u2069”").first).to_be_attached()
+    questions: list[str] = []
+
+    async def accept(dialog: Dialog) -> None:
+        questions.append(dialog.message)
+        await dialog.accept()
+
+    page.on("dialog", accept)
+    delete = page.get_by_role("button", name=re.compile("^Delete the view"))
+    await delete.click()
+    await expect(delete).to_have_count(0)
+    assert questions == [f"Delete the view “\u2068{turned}\u2069” for all users?"]
 
 
 async def test_what_does_not_exist_says_so_and_where_to_go(visit: Visit) -> None:
