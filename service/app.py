@@ -85,7 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if not settings.tokens:
         app.add_middleware(OriginMiddleware, allowed_hosts=settings.host_names)
     app.add_middleware(RequestMiddleware, telemetry=telemetry, root_path=settings.root_path)
-    problems.install(app)
+    problems.install(app, routes.missing_page)
     for router in routes.PROTECTED:
         app.include_router(router, dependencies=[Depends(authorize), Depends(known_parameters_only)])
     for router in routes.OPEN:

@@ -1,4 +1,4 @@
-"""Cost estimates of jobs, from the speeds of similar jobs."""
+"""Cost estimates of jobs, from the speeds of similar jobs; of models that have not been trained yet, nominal ones."""
 
 import re
 from collections.abc import Sequence
@@ -12,13 +12,27 @@ FORWARD_SPEEDUP = 3.0
 """Speed of an evaluation relative to the training, if none was measured: a backward pass costs two forward passes."""
 
 
+NOMINAL_SPEEDS = (
+    Speed("resnet20", 2, "cpu", 100),
+    Speed("resnet20", 32, "cpu", 200),
+    Speed("resnet56", 2, "cpu", 40),
+    Speed("resnet56", 32, "cpu", 80),
+    Speed("resnet18", 2, "cpu", 10),
+    Speed("resnet18", 32, "cpu", 25),
+    Speed("vgg", 2, "cpu", 12),
+    Speed("vgg", 32, "cpu", 40),
+)
+"""The speeds of models that have not been trained yet: about 40 % of those of `group` in float32 by one core of an AMD
+EPYC (Zen 4), so that a slow machine is not promised too much."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """The estimated cost of jobs in seconds, with their evaluations and without the start of each attempt."""
 
-    job_s: tuple[float | None, ...]
-    """Of each job; None if no similar job ever ran."""
-    device_s: float | None
+    job_s: tuple[float, ...]
+    """Of each job."""
+    device_s: float
     """Of all jobs on all their workers together."""
     elapsed_s: float | None
     """From the start of the first to the end of the last, on the given number of slots."""
@@ -77,26 +91,43 @@ def expected_speed(spec: TrainingSpec, speeds: Sequence[Speed]) -> tuple[float, 
     )
 
 
+def expected_seconds(specs: Sequence[TrainingSpec], speeds: Sequence[Speed]) -> list[float | None]:
+    """Return the expected seconds of each training run, None if no job with its model is known.
+
+    Of `speeds`, those on the kind of device of the newest count, which is the first.
+    """
+    alike = _on_newest_kind(speeds)
+    expected = [expected_speed(spec, alike) for spec in specs]
+    return [None if known is None else seconds_left(spec, *known) for spec, known in zip(specs, expected, strict=True)]
+
+
 def estimate(specs: Sequence[TrainingSpec], speeds: Sequence[Speed], slots: int | None) -> Estimate:
-    """Estimate the cost of training runs on the kind of device on which the newest of `speeds` was measured.
+    """Estimate the cost of training runs, by the speeds that were measured, or else by nominal ones.
 
     `slots` is the number of workers that train at once, None if it is unknown.
     """
-    if not speeds:
-        basis = "None of these models has been trained here yet, so their speed is unknown."
-        return Estimate((None,) * len(specs), None, None, basis)
-    kind = device_kind(speeds[0].device)
-    alike = [speed for speed in speeds if device_kind(speed.device) == kind]
+    measured, nominal = expected_seconds(specs, speeds), expected_seconds(specs, NOMINAL_SPEEDS)
     job_s = []
-    for spec in specs:
-        expected = expected_speed(spec, alike)
-        job_s.append(None if expected is None else seconds_left(spec, *expected))
-    known = [seconds for seconds in job_s if seconds is not None]
-    basis = f"Based on the speed of {len(alike)} jobs on {kind}, with the same model at the nearest batch size."
-    if len(known) < len(job_s):
-        unknown = ", ".join(sorted({spec.model for spec, s in zip(specs, job_s, strict=True) if s is None}))
-        basis += f" The speed of {unknown} is unknown, so there is no total."
-        return Estimate(tuple(job_s), None, None, basis)
-    total = sum(seconds * spec.num_workers for seconds, spec in zip(known, specs, strict=True))
-    elapsed = max(total / slots, max(known, default=0.0)) if slots else None
-    return Estimate(tuple(job_s), total, elapsed, basis)
+    for known, assumed in zip(measured, nominal, strict=True):
+        assert assumed is not None
+        job_s.append(assumed if known is None else known)
+    total = sum(seconds * spec.num_workers for seconds, spec in zip(job_s, specs, strict=True))
+    elapsed = max(total / slots, max(job_s, default=0.0)) if slots else None
+    unknown = sorted({spec.model for spec, known in zip(specs, measured, strict=True) if known is None})
+    return Estimate(tuple(job_s), total, elapsed, _basis(_on_newest_kind(speeds), unknown))
+
+
+def _on_newest_kind(speeds: Sequence[Speed]) -> Sequence[Speed]:
+    return [speed for speed in speeds if device_kind(speed.device) == device_kind(speeds[0].device)]
+
+
+def _basis(speeds: Sequence[Speed], unknown: Sequence[str]) -> str:
+    nominal = (
+        f"Estimated from a nominal speed of one CPU core, because {' and '.join(unknown)} "
+        f"{'have' if len(unknown) > 1 else 'has'} not been trained here yet."
+    )
+    if not speeds:
+        return nominal
+    kind = device_kind(speeds[0].device)
+    measured = f"Based on the speed of {len(speeds)} jobs on {kind}, with the same model at the nearest batch size."
+    return f"{measured} {nominal}" if unknown else measured

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Row, Select, and_, false, or_, select
+from sqlalchemy import ColumnElement, Row, Select, and_, false, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -76,6 +76,11 @@ class JobFilter:
 async def among(session: AsyncSession, filter_: JobFilter, job_ids: Collection[str]) -> set[str]:
     """Return those of `job_ids` that the filter selects."""
     return set((await session.scalars(filter_.job_ids().where(Job.id.in_(job_ids)))).all())
+
+
+async def count(session: AsyncSession, filter_: JobFilter) -> int:
+    """Return the number of jobs that a filter selects."""
+    return await session.scalar(select(func.count()).select_from(filter_.job_ids().subquery())) or 0
 
 
 async def page(

@@ -102,6 +102,7 @@ async def clone(page: Page) -> None:
     await page.get_by_role("link", name="Clone").click()
     await expect(page.get_by_role("heading", name="New")).to_be_visible()
     before = page.url
+    page.on("dialog", lambda dialog: dialog.accept())
     await page.get_by_role("button", name=re.compile(r"^Submit (the job|\d+ jobs?)$")).click()
     await page.wait_for_url(re.compile(r"/(experiments|jobs)/\w+$"))
     assert page.url != before
@@ -208,6 +209,7 @@ async def test_a_label_of_a_clone_is_edited_and_the_others_stay(visit: Visit, ap
     field = page.get_by_label("Labels")
     await expect(field).to_have_value(re.compile("who:ann"))
     await field.fill((await field.input_value()).replace("who:ann", 'who:"bob, ben"'))
+    page.on("dialog", lambda dialog: dialog.accept())
     await page.get_by_role("button", name="Submit the job").click()
     await page.wait_for_url(lambda url: "/jobs/" in url and original["id"] not in url)
     found = httpx2.get(f"{api.url}/v1/jobs/{page.url.rpartition('/')[2]}").json()
@@ -226,6 +228,7 @@ async def test_a_clone_is_edited_where_it_is_edited_and_nowhere_else(visit: Visi
     await page.get_by_role("button", name="Add to normalizations").click()
     await expect(page.get_by_role("listitem").filter(has_text="sync_batch (eps 0.001)")).to_be_visible()
     await page.get_by_label("Batch sizes").fill("16, 32")
+    page.on("dialog", lambda dialog: dialog.accept())
     await page.get_by_role("button", name="Submit 20 jobs").click()
     await page.wait_for_url(lambda url: "/experiments/" in url and original["id"] not in url)
     found = httpx2.get(f"{api.url}/v1/experiments/{page.url.rpartition('/')[2]}").json()["request"]

@@ -11,6 +11,25 @@ from tests.integration.api.reporter import Reporter
 pytestmark = pytest.mark.anyio
 
 
+async def test_a_name_does_not_turn_the_value_behind_it(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    turned = "\u202ename"
+    ids = [submit(name=name, epochs=10) for name in (turned, "other")]
+    for _ in ids:
+        await reporter.start()
+        await reporter.metrics("eval", 1, 10, test_error=0.5)
+        await reporter.finish()
+    page = await visit.open(f"/compare?jobs={','.join(ids)}")
+    await page.wait_for_selector(".main-svg")
+    told = await page.evaluate(
+        """[...document.querySelectorAll('.js-plotly-plot')]
+            .flatMap(({ data }) => data.flatMap(({ text }) => text ?? []))"""
+    )
+    assert f"\u2068{turned}\u2069: 50.00 %" in told
+    assert "other: 50.00 %" in told
+
+
 async def test_selected_jobs_are_compared_by_what_differs(
     visit: Visit, submit: Callable[..., str], reporter: Reporter
 ) -> None:

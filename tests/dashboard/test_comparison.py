@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from tests.dashboard.conftest import Api, Visit
 from tests.integration.api.reporter import Reporter
@@ -47,11 +47,37 @@ async def test_selected_experiments_are_compared(visit: Visit, api: Api, reporte
     await expect(differences.locator("tbody tr")).to_have_count(4)
     await expect(differences.locator("tbody tr").first).to_contain_text("B has less")
     await expect(page.get_by_text("Equal cells differ in model")).to_be_visible()
+    await expect(page.get_by_text("Experiments differ")).to_be_visible()
+    await expect(differences.get_by_role("columnheader", name="Significant (Holm)")).to_be_visible()
     assert "experiments=" in page.url
     copied = await visit.open(f"/compare?experiments={first},{second}&statistic=best&tables=experiments")
     await expect(copied.get_by_role("region", name="test error (%) by batch size").locator("thead th")).to_have_count(5)
     await copied.get_by_role("link", name="first study").first.click()
     await expect(copied).to_have_url(f"{api.url}/experiments/{first}")
+
+
+async def test_a_name_does_not_turn_the_warning_behind_it(visit: Visit, api: Api, reporter: Reporter) -> None:
+    turned = "\u202ename"
+    grid = {"normalization": [{"type": "batch"}], "batch_size": [8]}
+    ids = []
+    for name in (turned, "other"):
+        ids.append(httpx2.post(f"{api.url}/v1/experiments", json={"name": name, "grid": grid}).json()["id"])
+        await reporter.start()
+        await reporter.metrics("eval", 2, 20, test_error=0.5)
+        await reporter.finish()
+
+    async def warned(route: Route) -> None:
+        answer = await route.fetch()
+        body = await answer.json()
+        for one in body["experiments"]:
+            one["warnings"] = [{"code": "unequal_seeds", "detail": "1 to 3 seeds.", "jobs": [], "severity": "note"}]
+        await route.fulfill(response=answer, json=body)
+
+    await visit.context.route("**/v1/comparison?*", warned)
+    page = await visit.open(f"/compare?experiments={','.join(ids)}")
+    assumptions = page.get_by_role("region", name="Assumptions")
+    await expect(assumptions).to_contain_text(f"\u2068{turned}\u2069: 1 to 3 seeds.")
+    await expect(assumptions).to_contain_text("other: 1 to 3 seeds.")
 
 
 async def test_one_of_three_can_be_left_out(visit: Visit, api: Api, reporter: Reporter) -> None:

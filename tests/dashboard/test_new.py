@@ -24,6 +24,7 @@ async def test_a_job_is_submitted_and_shown(visit: Visit) -> None:
     await page.get_by_text("Training", exact=True).click()
     await page.get_by_label("Learning rate", exact=True).fill("0.2")
     await page.get_by_label("Labels").fill("study: paper, by: ada")
+    page.on("dialog", lambda dialog: dialog.accept())
     await page.get_by_role("button", name="Submit the job").click()
     await expect(page.locator(".heading")).to_contain_text("queued")
     with Client(visit.api.url) as client:
@@ -65,6 +66,7 @@ async def test_a_job_is_cloned_into_the_form(visit: Visit, submit: Callable[...,
     await page.get_by_role("link", name="Clone").click()
     await expect(page.get_by_label("Batch size required")).to_have_value("16")
     await expect(page.get_by_label("Betas")).to_have_value("0.8, 0.9")
+    page.on("dialog", lambda dialog: dialog.accept())
     await page.get_by_role("button", name="Submit the job").click()
     await expect(page.locator(".heading")).to_contain_text("original")
     with Client(visit.api.url) as client:
@@ -83,7 +85,8 @@ async def test_an_experiment_says_what_it_makes_before_it_is_submitted(visit: Vi
     await page.get_by_label("Batch sizes").fill("8, 4")
     await page.get_by_label("Seeds", exact=True).fill("0, 1")
     before = page.get_by_label("What it would cost")
-    await expect(before).to_contain_text("unequal optimizer steps")
+    await expect(before).to_contain_text(re.compile("Assumptions.*Unequal optimizer steps"))
+    page.on("dialog", lambda dialog: dialog.accept())
     await page.get_by_role("button", name="Submit 12 jobs").click()
     await expect(page).to_have_url(re.compile("/experiments/exp"))
     with Client(visit.api.url) as client:
@@ -104,6 +107,16 @@ async def test_a_built_in_experiment_is_a_click_away_and_its_price_is_chosen(vis
     preview = page.locator("pre")
     await expect(preview).to_contain_text('"budget": 0.01')
     assert json.loads(await preview.inner_text()) == {"builtin": "paper-norms", "budget": 0.01}
+
+
+async def test_the_batch_size_of_several_workers_is_that_of_each(visit: Visit) -> None:
+    page = await visit.open("/new?batch_size=4")
+    await expect(page.get_by_label("Batch size required")).to_have_value("4")
+    await page.get_by_text("Running", exact=True).click()
+    await page.get_by_label("Num workers").fill("2")
+    await expect(page.get_by_label("Batch size per worker required")).to_have_value("4")
+    jobs = await visit.open("/jobs?columns=batch_size")
+    await expect(jobs.locator("main")).to_contain_text("No jobs yet")
 
 
 async def test_a_wrong_value_of_the_grid_is_marked(visit: Visit) -> None:
@@ -196,20 +209,58 @@ async def test_more_than_an_hour_of_work_is_confirmed(visit: Visit, reporter: Re
     page.once("dialog", decline)
     await page.get_by_role("button", name="Submit 12 jobs").click()
     await expect(page.get_by_role("button", name="Submit 12 jobs")).to_be_enabled()
-    assert re.fullmatch(r"These 12 jobs take about \d+ h \d+ min here. Submit anyway\?", questions[0])
+    assert re.fullmatch(
+        r"These 12 jobs take about \d+ h \d+ min here. Based on the speed of .* Submit anyway\?", questions[0]
+    )
     page.once("dialog", lambda dialog: dialog.accept())
     await page.get_by_role("button", name="Submit 12 jobs").click()
     await expect(page).to_have_url(re.compile("/experiments/exp"))
+
+
+async def test_before_any_training_the_usual_experiment_is_short_and_longer_ones_are_confirmed(
+    visit: Visit, reporter: Reporter
+) -> None:
+    await two_slots(reporter)
+    page = await visit.open("/new?kind=experiment")
+    before = page.get_by_label("What it would cost")
+    await expect(before).to_contain_text("Estimated from a nominal speed of one CPU core")
+    await expect(before).to_contain_text(re.compile(r"Done in about[1-9] min"))
+    budgets = page.get_by_role("group", name="Budget")
+    await budgets.get_by_role("button", name="Full").click()
+    await expect(before).to_contain_text(re.compile(r"Done in about\d+ h"))
+    questions: list[str] = []
+
+    async def decline(dialog: Dialog) -> None:
+        questions.append(dialog.message)
+        await dialog.dismiss()
+
+    page.on("dialog", decline)
+    submit = page.get_by_role("button", name="Submit 12 jobs")
+    await submit.click()
+    await expect(submit).to_be_enabled()
+    assert "Estimated from a nominal speed" in questions[0]
+    # A dry run that fails says nothing about the cost.
+    await page.route("**/v1/experiments?dry_run=true", lambda route: route.fulfill(status=500, json={}))
+    await budgets.get_by_role("button", name="1 %", exact=True).click()
+    await page.get_by_role("button", name="Submit").last.click()
+    await expect(page.get_by_role("button", name="Submit the experiment")).to_be_enabled()
+    assert questions[1] == "The service does not say how long this takes. Submit anyway?"
+    with Client(visit.api.url) as client:
+        assert list(client.jobs()) == []
 
 
 async def trained(visit: Visit, reporter: Reporter) -> None:
     """Train a job, so that the speed is known: an epoch of CIFAR-10 takes 50 seconds."""
     with Client(visit.api.url) as client:
         client.submit({"normalization": {"type": "batch"}, "batch_size": 8})
-    await reporter.heartbeat({"ray": {"status": "connected"}, "slots": {"total": 2, "busy": 0, "free": 2}})
+    await two_slots(reporter)
     await reporter.start()
     await reporter.metrics("eval", 1, 10, test_error=0.5, images_per_s=1000.0)
     await reporter.finish()
+
+
+async def two_slots(reporter: Reporter) -> None:
+    await reporter.heartbeat({"ray": {"status": "connected"}, "slots": {"total": 2, "busy": 0, "free": 2}})
 
 
 async def test_seeds_are_given_as_a_range(visit: Visit) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import Locator, Page, Route, expect
 
 from tests.dashboard.conftest import Api, Visit
 
@@ -61,6 +61,33 @@ async def test_what_two_tabs_change_is_kept(visit: Visit, api: Api, submit: Call
     await expect(cards[1].locator(".notes")).to_have_text("theirs and mine")
     found = httpx2.get(f"{api.url}/v1/jobs/{job}").json()
     assert (found["notes"], found["labels"]) == ("theirs and mine", {"a": "2", "b": "1", "c": "3"})
+
+
+async def test_a_change_between_reading_and_saving_is_read_and_kept(
+    visit: Visit, api: Api, submit: Callable[..., str]
+) -> None:
+    job = submit(name="first", labels={"a": "1"})
+    page = await visit.open(f"/jobs/{job}")
+    statuses: list[int] = []
+
+    async def meanwhile(route: Route) -> None:
+        if route.request.method == "PATCH" and not statuses:
+            httpx2.patch(f"{api.url}/v1/jobs/{job}", json={"labels": {"b": "2"}})
+        answer = await route.fetch()
+        if route.request.method == "PATCH":
+            statuses.append(answer.status)
+        await route.fulfill(response=answer)
+
+    await page.route(f"**/v1/jobs/{job}", meanwhile)
+    card = notes(page)
+    await card.get_by_role("button", name="Edit").click()
+    await card.get_by_label("Notes").fill("mine")
+    await card.get_by_role("button", name="Save").click()
+    await expect(card.locator(".notes")).to_have_text("mine")
+    await expect(card.get_by_role("alert")).to_have_count(0)
+    assert statuses == [412, 200]
+    found = httpx2.get(f"{api.url}/v1/jobs/{job}").json()
+    assert (found["notes"], found["labels"]) == ("mine", {"a": "1", "b": "2"})
 
 
 async def test_what_is_typed_stays_on_other_parts_of_the_page(visit: Visit, submit: Callable[..., str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from playwright.async_api import Page, Route, expect
+from playwright.async_api import Dialog, Page, Route, expect
 from pydantic import SecretStr
 
 from service.client import Client
@@ -47,11 +47,7 @@ async def test_a_page_is_read_again_when_the_database_was_replaced(
     page = await visit.open("/jobs")
     await expect(page.get_by_role("row").filter(has_text="third")).to_contain_text("queued")
     await until(lambda: api.streams() == 1)
-    api.stop()
-    for name in ("normlab.db", "normlab.db-wal", "normlab.db-shm"):
-        (settings.home / name).unlink(missing_ok=True)
-    shutil.copy(sqlite_template, settings.home / "normlab.db")
-    api.start()
+    with_another_database(api, settings, sqlite_template)
     await expect(page.get_by_text("The service has other data than before").first).to_be_visible()
     await expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
     submit(name="new")
@@ -84,16 +80,66 @@ async def test_more_tabs_than_a_browser_has_connections_are_opened_in_the_backgr
     visit: Visit, api: Api, submit: Callable[..., str], reporter: Reporter
 ) -> None:
     job = submit(name="unseen")
+    streams = streams_of(visit)
     await visit.context.add_init_script(f"({HIDE})(true)")
     hidden = [await visit.open(path) for path in ("/jobs", f"/jobs/{job}", "/experiments", "/compare") * 2]
     await expect(hidden[0].get_by_role("row").filter(has_text="unseen")).to_contain_text("queued")
     await expect(hidden[1]).to_have_title("unseen · normlab")
-    await until(lambda: api.streams() == 0)
+    assert streams == []
     await reporter.start()
     for page in hidden[:2]:
         await page.evaluate(HIDE, False)
         await expect(page.locator("main")).to_contain_text("running")
     await until(lambda: api.streams() == 2)
+
+
+async def test_more_visible_windows_than_a_browser_has_connections_are_all_live(
+    visit: Visit, api: Api, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    submit(name="seen")
+    streams = streams_of(visit)
+    windows = [await visit.open("/jobs") for _ in range(8)]
+    for window in windows:
+        await expect(window.get_by_role("row").filter(has_text="seen")).to_contain_text("queued")
+    await until(lambda: api.streams() == 4)
+    await reporter.start()
+    for window in windows:
+        await expect(window.get_by_role("row").filter(has_text="seen")).to_contain_text("running")
+    assert len(streams) == 4
+    for window in windows[:2]:
+        await window.evaluate(HIDE, True)
+    # Two others take their places.
+    await until(lambda: len(streams) == 6)
+    await until(lambda: api.streams() == 4)
+
+
+async def test_a_window_without_a_stream_notices_another_database(
+    visit: Visit, api: Api, submit: Callable[..., str], settings: Settings, sqlite_template: Path
+) -> None:
+    for name in ("first", "second", "third"):
+        submit(name=name)
+    windows = [await visit.open("/jobs") for _ in range(5)]
+    await until(lambda: api.streams() == 4)
+    with_another_database(api, settings, sqlite_template)
+    for window in windows:
+        await expect(window.get_by_role("heading", name="No jobs yet")).to_be_visible()
+
+
+def with_another_database(api: Api, settings: Settings, template: Path) -> None:
+    api.stop()
+    for name in ("normlab.db", "normlab.db-wal", "normlab.db-shm"):
+        (settings.home / name).unlink(missing_ok=True)
+    shutil.copy(template, settings.home / "normlab.db")
+    api.start()
+
+
+def streams_of(visit: Visit) -> list[str]:
+    """Return a list of all requests for streams, which goes on."""
+    found: list[str] = []
+    visit.context.on(
+        "request", lambda one: found.append(one.url) if one.headers.get("accept") == "text/event-stream" else None
+    )
+    return found
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -170,6 +216,21 @@ class TestTokens:
         await page.goto(f"{api.url}/experiments/{experiment}")
         for name in ("Pause", "Cancel", "Add seeds"):
             await expect(page.get_by_role("button", name=name, exact=True)).to_be_disabled()
+        with Client(api.url, token="open-sesame") as client:
+            client.experiments.cancel(experiment)
+            client.cancel(job)
+        for path in (f"/experiments/{experiment}", f"/jobs/{job}"):
+            await page.goto(api.url + path)
+            await expect(page.get_by_role("button", name="Delete", exact=True)).to_be_disabled()
+        for noun, id_ in (("jobs", job), ("experiments", experiment)):
+            await page.goto(f"{api.url}/{noun}?selected={id_}")
+            bar = page.get_by_role("region", name=f"Selected {noun}")
+            await expect(bar.get_by_role("button", name="Delete")).to_have_attribute("title", reason)
+            changes = ["Clear"] if noun == "experiments" else ["Clear", "Select all that match this filter"]
+            for button in await bar.get_by_role("button").all():
+                assert await button.is_disabled() == (await button.inner_text() not in changes)
+        await page.locator("summary", has_text="Views").click()
+        await expect(page.get_by_role("button", name="Save")).to_be_disabled()
         await page.goto(f"{api.url}/new?normalization.type=group&batch_size=8")
         await expect(page.get_by_text("Computing time")).to_be_visible()
         await expect(page.get_by_role("button", name="Submit the job")).to_be_disabled()
@@ -413,10 +474,34 @@ async def test_a_name_does_not_turn_the_text_around_it(visit: Visit, submit: Cal
     for link in (page.locator("th.name a"), page.locator("td a.tag")):
         await expect(link).to_contain_text("name")
         assert await link.evaluate("one => getComputedStyle(one).unicodeBidi") == "isolate"
+    with Client(visit.api.url) as client:
+        [job] = client.jobs()
+    await page.goto(f"{visit.api.url}/jobs/{job['id']}")
+    await expect(page).to_have_title(f"\u2068{turned}\u2069 · normlab")
+    await page.locator("summary", has_text="Views").click()
+    await page.get_by_label("Name for the current view").fill(turned)
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_role("status").filter(has_text=f"“\u2068{turned}\u2069”").first).to_be_attached()
+    questions: list[str] = []
+
+    async def accept(dialog: Dialog) -> None:
+        questions.append(dialog.message)
+        await dialog.accept()
+
+    page.on("dialog", accept)
+    delete = page.get_by_role("button", name=re.compile("^Delete the view"))
+    await delete.click()
+    await expect(delete).to_have_count(0)
+    assert questions == [f"Delete the view “\u2068{turned}\u2069” for all users?"]
 
 
 async def test_what_does_not_exist_says_so_and_where_to_go(visit: Visit) -> None:
-    for path, link in (("/jobs/job_nothing", "All jobs"), ("/experiments/exp_nothing", "All experiments")):
+    for path, link in (
+        ("/jobs/job_nothing", "All jobs"),
+        ("/experiments/exp_nothing", "All experiments"),
+        ("/jbos", "All jobs"),
+        ("/jobs/job_nothing/more", "All jobs"),
+    ):
         page = await visit.open(path)
         await expect(page.get_by_role("heading", name="Not found", level=1)).to_be_visible()
         await expect(page.get_by_role("main").get_by_role("link", name=link)).to_be_visible()

@@ -3,14 +3,14 @@
 import http
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from service.api.http.field_problems import FieldProblem, field_problems
 from service.api.http.head import methods_at
@@ -22,6 +22,8 @@ from service.validation import pointer
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 50
 """Maximum number of invalid fields that are listed; `detail` has their total number."""
+
+MissingPage = Callable[[Request], Awaitable[Response | None]]
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +78,19 @@ def describe(*statuses: int, answers: dict[int | str, dict[str, Any]] | None = N
     return described | {"default": {"description": "Any other error", "content": content}}
 
 
-def install(app: FastAPI) -> None:
-    """Install the exception handlers that answer every error as a problem."""
+def install(app: FastAPI, missing_page: MissingPage) -> None:
+    """Install the exception handlers that answer every error as a problem.
+
+    `missing_page` answers a browser that asks for a path without a route by a page; None: with a problem as all others.
+    """
+
+    async def http_exception(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        page = await missing_page(request) if error.status_code == 404 else None
+        return page or _http_exception(request, error)
+
     app.add_exception_handler(ServiceError, _service_error)
-    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(HTTPException, http_exception)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(DatabaseError, _database_error)
 
@@ -103,8 +114,7 @@ def _service_error(request: Request, error: Exception) -> ProblemResponse:
     return ProblemResponse(request_id_of(request), error.status, str(error), error.title, errors, headers=headers)
 
 
-def _http_exception(request: Request, error: Exception) -> ProblemResponse:
-    assert isinstance(error, HTTPException)
+def _http_exception(request: Request, error: HTTPException) -> ProblemResponse:
     headers = dict(error.headers or {})
     detail = error.detail
     match error.status_code:

@@ -25,7 +25,7 @@ from service.api.routes import (
     views,
 )
 
-__all__ = ["OPEN", "PROTECTED"]
+__all__ = ["OPEN", "PROTECTED", "missing_page"]
 
 PROTECTED = tuple(
     noun.router
@@ -53,3 +53,5 @@ PROTECTED = tuple(
 
 OPEN = tuple(noun.router for noun in (specification, session, health, reference, dashboard))
 """Routers that answer without a token; that of the session checks it itself."""
+
+missing_page = dashboard.missing_page

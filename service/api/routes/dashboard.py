@@ -6,6 +6,7 @@ from threading import Lock
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from service.api.http.negotiation import preferred
 from service.dashboard.assets import ASSETS_URL, Asset, Assets
 from service.errors import NotFound
 
@@ -22,6 +23,9 @@ PAGES = (
     "/docs",
 )
 """The paths that the router in the browser handles."""
+
+FOLDERS = ("assets", "vendor")
+HTML = "text/html"
 
 YEAR_S = 365 * 24 * 3600
 CHANGES = "no-cache"
@@ -68,6 +72,19 @@ async def page(request: Request) -> Response:
     return await _serve(request, assets.page, CHANGES)
 
 
+async def missing_page(request: Request) -> Response | None:
+    """Return the page, with the status 404, for a browser that asks for an unknown path; None for clients of the API.
+
+    The router in the browser says that there is nothing.
+    """
+    accepted = preferred(request.headers.get("accept"), ("application/problem+json", "application/json", HTML))
+    first = request.url.path.split("/")[1]
+    if request.method != "GET" or accepted != HTML or first in ("v1", *FOLDERS):
+        return None
+    assets = await asyncio.to_thread(assets_of, request)
+    return await _serve(request, assets.page, CHANGES, status=404)
+
+
 for path in PAGES:
     router.add_api_route(path, page, methods=["GET"])
 
@@ -90,13 +107,13 @@ async def vendor(request: Request, name: str) -> Response:
     return await _serve(request, await asyncio.to_thread(lambda: assets.plotly), NEVER_CHANGES)
 
 
-async def _serve(request: Request, asset: Asset, caching: str) -> Response:
+async def _serve(request: Request, asset: Asset, caching: str, status: int = 200) -> Response:
     zipped = "gzip" in request.headers.get("accept-encoding", "")
     etag = f'"{asset.digest}{"-gzip" if zipped else ""}"'
     headers = SECURITY | {"Cache-Control": caching, "ETag": etag, "Vary": "Accept-Encoding"}
-    if etag in request.headers.get("if-none-match", ""):
+    if status == 200 and etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     body = await asyncio.to_thread(lambda: asset.compressed) if zipped else asset.body
     if zipped:
         headers["Content-Encoding"] = "gzip"
-    return Response(body, headers=headers, media_type=asset.media_type)
+    return Response(body, status, headers=headers, media_type=asset.media_type)

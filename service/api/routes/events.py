@@ -69,6 +69,10 @@ class EventPage(BaseModel):
 
     data: list[EventView]
     next_cursor: str | None = Field(description="pass it as `after`; null: no further events yet")
+    position: int = Field(
+        description="later events come `after` this one, also as Last-Event-ID of a stream; less than the given "
+        "`after` if this database has not given that id to an event"
+    )
 
 
 class EventsQuery(BaseModel):
@@ -113,8 +117,8 @@ async def job_events(
     async with context.database.read() as session:
         await jobs.get(session, job_id)
         if not _wants_stream(request):
-            after = await _after(session, query)
-            return _page(await events.after(session, after, job_id=job_id, limit=query.limit), query.limit)
+            after = await _known_after(session, query)
+            return _page(await events.after(session, after, job_id=job_id, limit=query.limit), after, query.limit)
         start = await _start(session, query, last_event_id)
     return EventStream(context.tailer, start, job_id=job_id)
 
@@ -135,9 +139,9 @@ async def all_events(
     filter_ = query.job_filter()
     async with context.database.read() as session:
         if not _wants_stream(request):
-            after = await _after(session, query)
+            after = await _known_after(session, query)
             selection = None if filter_ == JobFilter() else filter_.job_ids()
-            return _page(await events.after(session, after, jobs=selection, limit=query.limit), query.limit)
+            return _page(await events.after(session, after, jobs=selection, limit=query.limit), after, query.limit)
         start = await _start(session, query, last_event_id)
     return EventStream(context.tailer, start, filter_=filter_)
 
@@ -258,6 +262,10 @@ async def _after(session: Session, query: EventsQuery) -> int:
     return query.after if query.replay else await events.last_id(session)
 
 
+async def _known_after(session: Session, query: EventsQuery) -> int:
+    return min(await _after(session, query), await events.last_id_given(session))
+
+
 async def _start(session: Session, query: EventsQuery, last_event_id: int | None) -> Start:
     """Return where a stream begins. A known Last-Event-ID takes precedence over the query."""
     newest = await events.last_id_given(session)
@@ -271,9 +279,10 @@ def _wants_stream(request: Request) -> bool:
     return preferred(request.headers.get("accept"), ["application/json", STREAM]) == STREAM
 
 
-def _page(found: Sequence[Event], limit: int) -> EventPage:
+def _page(found: Sequence[Event], after: int, limit: int) -> EventPage:
     data = [EventView(**_fields(event)) for event in found]
-    return EventPage(data=data, next_cursor=str(data[-1].id) if len(data) == limit else None)
+    position = data[-1].id if data else after
+    return EventPage(data=data, next_cursor=str(position) if len(data) == limit else None, position=position)
 
 
 def _fields(event: Event) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class JobPage(BaseModel):
 
     data: list[JobView]
     next_cursor: str | None = Field(description="pass it as `cursor`; null on the last page")
+    total: int | None = Field(default=None, description="with `count`: number of jobs on all pages")
 
 
 class JobsQuery(JobFilterQuery):
@@ -63,6 +64,7 @@ class JobsQuery(JobFilterQuery):
     )
     limit: int = Field(default=50, ge=1, le=200, description="jobs per page")
     cursor: str | None = Field(default=None, max_length=1000, description="next_cursor of the previous page")
+    count: bool = Field(default=False, description="true: also count the jobs on all pages")
 
     def job_filter(self) -> JobFilter:
         """Return the filter in the form of the store."""
@@ -113,7 +115,9 @@ async def find(context: Context, client: AuthorizedClient, query: Annotated[Jobs
     async with context.database.read() as session:
         found, cursor = await listing.page(session, filter_, sort=query.sort, limit=query.limit, cursor=query.cursor)
         views = await job_views(session, found)
-    return JobPage(data=[anonymous(view) for view in views] if client.is_anonymous else views, next_cursor=cursor)
+        total = await listing.count(session, filter_) if query.count else None
+    data = [anonymous(view) for view in views] if client.is_anonymous else views
+    return JobPage(data=data, next_cursor=cursor, total=total)
 
 
 @router.get("/{job_id}", operation_id="get_job", responses=describe(401, 404, answers={200: TAGGED}))

@@ -108,16 +108,18 @@ class PlannedJobView(BaseModel):
 
     coordinates: dict[str, Any] = Field(description="its values of the fields of the grid")
     spec: Annotated[dict[str, Any], AsTrainingSpec()]
-    cost_s: float | None = Field(description="seconds of training and evaluation; null if no similar job has run")
+    cost_s: float = Field(description="estimated seconds of training and evaluation")
 
 
 class CostView(BaseModel):
     """The estimated cost of an experiment."""
 
-    device_s: float | None = Field(description="worker seconds of all jobs; null if unknown")
-    elapsed_s: float | None = Field(description="seconds from the first start to the last end, on the current slots")
+    device_s: float = Field(description="worker seconds of all jobs")
+    elapsed_s: float | None = Field(
+        description="seconds from the first start to the last end, on the current slots; null if these are unknown"
+    )
     slots: int | None = Field(description="workers that can train at once; null if no dispatcher has reported it")
-    basis: str = Field(description="a sentence on the basis of the estimate")
+    basis: str = Field(description="a sentence on the basis of the estimate: measured speeds, or nominal ones")
 
 
 class PrecisionView(BaseModel):

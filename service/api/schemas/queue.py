@@ -47,8 +47,8 @@ def _starts_in_s(queue: Queue, index: int, speeds: Sequence[Speed], report: Clus
         specs = [TrainingSpec.model_validate(spec) for spec in stored]
     except ValidationError:
         return None
-    expected = costs.estimate(specs, speeds, slots).job_s
-    left: list[float | None] = list(expected[: len(ahead)])
+    expected = costs.expected_seconds(specs, speeds)
+    left = expected[: len(ahead)]
     for job, whole in zip(queue.active, expected[len(ahead) :], strict=True):
         progress = progress_of(job)
         left.append(progress.eta_s if progress and progress.eta_s is not None else whole)

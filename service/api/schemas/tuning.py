@@ -65,7 +65,7 @@ class PlannedTuningView(BaseModel):
     search_jobs: int
     untuned_jobs: int
     tuned_jobs: int = Field(description="jobs that are queued once the search of their row or cell has ended")
-    search_device_s: float | None = Field(description="worker seconds of the search; null if unknown")
+    search_device_s: float = Field(description="worker seconds of the search")
 
 
 def tuning_view(search: Search, runs: Sequence[Run]) -> TuningView:
@@ -91,16 +91,12 @@ def tuning_view(search: Search, runs: Sequence[Run]) -> TuningView:
 def planned_tuning_view(search: Search, estimate: Estimate) -> PlannedTuningView:
     """Return the number of jobs by stage. `estimate` begins with the jobs that are queued at once."""
     searching = [job for part in search.parts for candidate in part.candidates for job in candidate.jobs]
-    costs = [
-        None if seconds is None else seconds * job.request.num_workers
-        for job, seconds in zip(searching, estimate.job_s, strict=False)
-    ]
-    known = [seconds for seconds in costs if seconds is not None]
+    costs = [seconds * job.request.num_workers for job, seconds in zip(searching, estimate.job_s, strict=False)]
     return PlannedTuningView(
         search_jobs=len(searching),
         untuned_jobs=len(search.untuned_jobs()) if search.tune.compare else 0,
         tuned_jobs=len(search.later_jobs()),
-        search_device_s=sum(known) if len(known) == len(costs) else None,
+        search_device_s=sum(costs),
     )
 
 

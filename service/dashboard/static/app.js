@@ -1,7 +1,7 @@
 /* The shell of every page: navigation, sign-in, the state of the service; and the page that the address names. */
 
 import { onSignInNeeded, onUnreachable, Problem } from "./api.js";
-import { duration } from "./format.js";
+import { duration, isolated } from "./format.js";
 import { Health } from "./health.js";
 import { help, shortcuts } from "./keyboard.js";
 import { button, problemNotice } from "./parts.js";
@@ -174,7 +174,7 @@ function unloaded() {
 }
 
 function draw() {
-  document.title = page ? `${page.title()} · normlab` : "normlab";
+  document.title = page ? `${isolated(page.title())} · normlab` : "normlab";
   render(app, [
     h("a", { class: "skip", href: "#main", key: "skip" }, "Skip to the content"),
     header(),

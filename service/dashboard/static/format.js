@@ -88,6 +88,11 @@ export function bytes(count) {
   return power ? `${(count / 1000 ** power).toFixed(1)} ${units[power]}` : `${count} B`;
 }
 
+const TURNING = /[\u0590-\u08ff\u200e\u200f\u202a-\u202e\u2066-\u2069\ufb1d-\ufdff\ufe70-\ufefc]/;
+
+/** A name for a running text: one that is written from the right, or turns what follows, leaves the text as it is. */
+export const isolated = (name) => (TURNING.test(name) ? `\u2068${name}\u2069` : name);
+
 const LONG = 44;
 const TAIL = 30;
 const ENDING = 44;

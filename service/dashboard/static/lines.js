@@ -2,6 +2,7 @@
 
 The curves are on one canvas; the highlighted curve and its name are on a second one above it. */
 
+import { isolated } from "./format.js";
 import { link, unlink } from "./linked.js";
 import { throttled } from "./resource.js";
 import { colourOf, dashOf, idOf, resolved } from "./series.js";
@@ -302,7 +303,7 @@ function highlightLine(element, pointed) {
   pen.arc(x, y, 4, 0, 2 * Math.PI);
   pen.fill();
   const raw = pointed.at.raw === undefined ? "" : ` (raw ${axes.formatY(pointed.at.raw)})`;
-  element.tip.textContent = `${pointed.one[0].detail ?? pointed.one[0].name}: ${axes.formatY(pointed.at.y)}${raw} at ${axes.formatX(pointed.at.x)}`;
+  element.tip.textContent = `${isolated(pointed.one[0].detail ?? pointed.one[0].name)}: ${axes.formatY(pointed.at.y)}${raw} at ${axes.formatX(pointed.at.x)}`;
   element.tip.style.setProperty("--x", `${Math.min(x + 12, element.clientWidth - element.tip.offsetWidth - 4)}px`);
   element.tip.style.setProperty("--y", `${Math.max(4, y - 34)}px`);
 }

@@ -57,7 +57,13 @@ export function submitterLink({ submitted_by: name }, path) {
 export const COLUMNS = {
   status: { head: "Status", cell: (job) => statusMark(job.status), sort: "status" },
   normalization: { head: "Normalization", cell: (job) => job.normalization, sort: "normalization" },
-  batch_size: { head: "Batch size", cell: (job) => plain(job.spec.batch_size), sort: "batch_size", number: true },
+  batch_size: {
+    head: "Batch size",
+    cell: (job) => plain(job.spec.batch_size),
+    sort: "batch_size",
+    number: true,
+    title: () => "Batch size per worker",
+  },
   num_workers: { head: "Workers", cell: (job) => plain(job.spec.num_workers ?? 1), sort: "num_workers", number: true },
   model: { head: "Model", cell: (job) => job.spec.model, sort: "model" },
   seed: { head: "Seed", cell: (job) => plain(job.spec.seed), sort: "seed", number: true },

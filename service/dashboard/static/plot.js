@@ -1,5 +1,6 @@
 /* A chart drawn by plotly.js, which is loaded with the first chart. */
 
+import { isolated } from "./format.js";
 import { link, unlink, zoomTo } from "./linked.js";
 import { throttled } from "./resource.js";
 import { colourOf, dashOf, idOf, resolved, symbolOf } from "./series.js";
@@ -240,7 +241,7 @@ function traces(element) {
           }
         : {};
     const text = one.points.map((point) =>
-      `${point.label ?? one.name}: ${axes.formatY(point.y)}${point.raw === undefined ? "" : ` (raw ${axes.formatY(point.raw)})`}`.replace(
+      `${isolated(point.label ?? one.name)}: ${axes.formatY(point.y)}${point.raw === undefined ? "" : ` (raw ${axes.formatY(point.raw)})`}`.replace(
         /./gu,
         harmless,
       ),

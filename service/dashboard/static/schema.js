@@ -30,6 +30,12 @@ export function fieldsOf(
   });
 }
 
+/** The fields of a job on a number of workers, each of which has a batch of its own. */
+export const perWorker = (fields, workers) =>
+  Number(workers) > 1
+    ? fields.map((field) => (field.path === "batch_size" ? { ...field, label: "Batch size per worker" } : field))
+    : fields;
+
 function union(part, { at, name, given, chosen, definitions, required }) {
   const types = Object.keys(part.discriminator.mapping);
   const usual = given?.type ?? part.default?.type ?? null;

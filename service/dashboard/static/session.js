@@ -1,6 +1,7 @@
 /* Who uses the dashboard, and what they may do. The session is a cookie, which scripts cannot read. */
 
 import { bearer, get, send } from "./api.js";
+import { isolated } from "./format.js";
 import { button, labelled, menu } from "./parts.js";
 import { tabStorage } from "./storage.js";
 import { h } from "./view.js";
@@ -77,7 +78,7 @@ export const writing = () =>
     ? {}
     : {
         disabled: true,
-        title: `Not permitted: ${session.share ? "this link" : `the token of ${session.name}`} is read-only.`,
+        title: `Not permitted: ${session.share ? "this link" : `the token of ${isolated(session.name)}`} is read-only.`,
       };
 
 /** Whether the user may change anything. */
@@ -107,7 +108,7 @@ export function userMenu(done, say) {
       h("p", { key: "who" }, "Signed in as ", h("bdi", {}, name), writes ? "." : ". Read-only."),
       button("Sign out", leave, { key: "out" }),
     ],
-    { side: "right", kind: "quiet", label: `Signed in as ${name}`, title: `Signed in as ${name}` },
+    { side: "right", kind: "quiet", label: `Signed in as ${name}`, title: `Signed in as ${isolated(name)}` },
   );
 }
 

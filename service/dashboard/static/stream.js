@@ -1,12 +1,15 @@
 /* The event stream of a page: server-sent events by fetch, because EventSource says nothing of the status of an answer.
 
-It begins at now, so what a page reads after `opened` and what then comes over the stream leave no gap. When it breaks it
-says so, and continues after the last event that it has received. A hidden page holds no connection, because a browser opens
-only six to a server, for all tabs together: it keeps the id of the last event, and continues after it once it is shown. */
+It begins at now, whose position a plain request reads, so what a page reads after `opened` and what then comes leave no gap.
+When it breaks it says so, and continues after the last event that it has received. A browser opens only six connections to a
+server, for all tabs together. So a hidden page holds none, and continues once it is shown; and a page beyond the first few
+that are visible asks for new events every few seconds (`place.js`). */
 
-import { headers, Problem, withQuery } from "./api.js";
+import { get, headers, Problem, withQuery } from "./api.js";
+import { Place } from "./place.js";
 import { root } from "./root.js";
 
+const POLL_MS = 2_000;
 const SILENCE_MS = 40_000;
 const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 8_000;
@@ -27,7 +30,7 @@ export class Stream {
       failures: 0,
     });
     this.closed = false;
-    this.hidden = () => this.#visibility();
+    this.hidden = () => this.#turn();
     document.addEventListener("visibilitychange", this.hidden);
     this.opened = new Promise((resolve) => (this.isOpen = resolve));
     this.#run();
@@ -37,6 +40,7 @@ export class Stream {
   close() {
     this.closed = true;
     document.removeEventListener("visibilitychange", this.hidden);
+    this.place?.leave();
     this.wake?.();
     this.connection?.abort();
     this.isOpen();
@@ -47,9 +51,11 @@ export class Stream {
     this.wake?.();
   }
 
-  #visibility() {
-    if (!document.hidden) this.wake?.();
-    else if (this.lastId !== null) this.connection?.abort();
+  /** Go on in another way, because the page was hidden or shown, or has another place. */
+  #turn() {
+    this.turned = true;
+    this.wake?.();
+    if (this.lastId !== null) this.connection?.abort();
   }
 
   #tell(state) {
@@ -61,8 +67,12 @@ export class Stream {
 
   async #run() {
     while (!this.closed) {
+      this.turned = false;
+      this.connection = new AbortController();
       try {
-        if (await this.#follow()) return this.#tell("ended");
+        if (await this.#proceed()) return this.#tell("ended");
+        this.failures = 0;
+        continue;
       } catch (error) {
         if (error instanceof Problem && error.status >= 400 && error.status < 500) {
           this.isOpen();
@@ -70,29 +80,57 @@ export class Stream {
         }
       }
       if (this.closed) return;
+      if (this.turned) continue;
       if (!document.hidden) this.#tell("stopped");
       this.isOpen();
       // At random, so that all the pages of a restarted service do not come at once.
       const wait = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** this.failures++) * (0.5 + Math.random());
-      await new Promise((resolve) => {
-        this.wake = resolve;
-        if (!document.hidden) setTimeout(resolve, wait);
-      });
+      await this.#wait(document.hidden ? null : wait);
     }
   }
 
+  /** Take the next step. Returns whether the stream has ended; throws if the connection has. */
+  async #proceed() {
+    if (this.lastId === null) return this.#ask({ replay: "false" });
+    if (document.hidden) {
+      this.place?.leave();
+      this.place = null;
+      return this.#wait(null);
+    }
+    this.place ??= new Place(() => this.#turn());
+    if (this.place.mayStream) return this.#follow();
+    await this.#wait(POLL_MS);
+    return !this.turned && !this.closed && this.#ask({ after: this.lastId });
+  }
+
+  /** Wait for some milliseconds, or with null until something changes. */
+  #wait(ms) {
+    return new Promise((resolve) => {
+      this.wake = () => resolve(false);
+      if (ms !== null) setTimeout(this.wake, ms);
+    });
+  }
+
+  /** Read the position, or the events after it, by a plain request. */
+  async #ask(which) {
+    const page = await get(this.path, { ...this.query, ...which }, { signal: this.connection.signal });
+    const isReset = this.lastId !== null && page.position < Number(this.lastId);
+    this.lastId = String(page.position);
+    this.isOpen();
+    this.#tell("live");
+    if (isReset) this.onreset();
+    else for (const data of page.data) this.#take({ type: data.type, data, id: null });
+    return false;
+  }
+
   async #follow() {
-    this.connection = new AbortController();
-    const more = { Accept: "text/event-stream", ...(this.lastId === null ? {} : { "Last-Event-ID": this.lastId }) };
-    const response = await fetch(root + withQuery(this.path, { ...this.query, replay: "false" }), {
-      headers: headers(more),
+    const response = await fetch(root + withQuery(this.path, this.query), {
+      headers: headers({ Accept: "text/event-stream", "Last-Event-ID": this.lastId }),
       signal: this.connection.signal,
       credentials: "same-origin",
       cache: "no-store",
     });
     if (!response.ok) throw new Problem(response.status, "", "");
-    // The service decides where the stream begins before it sends the headers.
-    this.isOpen();
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
     let silence;
@@ -101,15 +139,15 @@ export class Stream {
         clearTimeout(silence);
         silence = setTimeout(() => this.connection.abort(), SILENCE_MS);
         const { done, value } = await reader.read();
-        if (done) return false;
+        if (done) throw new Error("The connection was closed.");
         const blocks = (text + value).split("\n\n");
         text = blocks.pop();
-        for (const block of blocks) if (this.#take(parse(block))) return true;
-        // A stream that begins before the first event has no id.
-        this.lastId ??= "0";
+        for (const block of blocks) {
+          const { type, data, id } = parse(block);
+          if (this.#take({ type, data: data && JSON.parse(data), id })) return true;
+        }
         this.failures = 0;
         this.#tell("live");
-        if (document.hidden) return false;
       }
     } finally {
       clearTimeout(silence);
@@ -121,7 +159,7 @@ export class Stream {
     if (id) this.lastId = id;
     if (!data || this.closed) return false;
     if (type === "reset") this.onreset();
-    else this.onevent({ type, data: JSON.parse(data), id });
+    else this.onevent({ type, data, id });
     return type === "end";
   }
 }

@@ -1,6 +1,7 @@
 /* Named views: addresses that are saved under a name for all users. */
 
 import { get, send } from "./api.js";
+import { isolated } from "./format.js";
 import { button, confirmed, copyText, menu } from "./parts.js";
 import { Resource } from "./resource.js";
 import { writing } from "./session.js";
@@ -79,7 +80,7 @@ export class Views {
     try {
       await send("POST", "/v1/views", { name, path: url.here });
       form.reset();
-      this.shell.say(`Saved as “${name}” for all users.`);
+      this.shell.say(`Saved as “${isolated(name)}” for all users.`);
     } catch (problem) {
       this.shell.say(problem.detail, "bad");
     }
@@ -87,7 +88,7 @@ export class Views {
   }
 
   async #forget({ id, name }) {
-    if (!confirmed(`Delete the view “${name}” for all users?`)) return;
+    if (!confirmed(`Delete the view “${isolated(name)}” for all users?`)) return;
     try {
       await send("DELETE", `/v1/views/${id}`);
     } catch (problem) {

@@ -83,6 +83,35 @@ async def test_nothing_else_is_served(http: AsyncClient, path: str) -> None:
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
 
 
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_browser_at_an_unknown_address_gets_the_page_that_says_so(http: AsyncClient, method: str) -> None:
+    page = await http.get("/")
+    answer = await http.request(method, "/jbos/x?y=1", headers=BROWSER | {"If-None-Match": page.headers["etag"]})
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert answer.text == (page.text if method == "GET" else "")
+    assert answer.headers["content-security-policy"] == page.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "accept"),
+    [
+        ("GET", "/jbos", "*/*"),
+        ("GET", "/jbos", "application/json, text/html;q=0.9"),
+        ("POST", "/jbos", BROWSER["Accept"]),
+        ("GET", "/v1/jbos", BROWSER["Accept"]),
+        ("GET", "/v1", BROWSER["Accept"]),
+        ("GET", "/assets", BROWSER["Accept"]),
+        ("GET", "/vendor/none.js", BROWSER["Accept"]),
+    ],
+)
+async def test_other_clients_get_a_problem(http: AsyncClient, method: str, path: str, accept: str) -> None:
+    answer = await http.request(method, path, headers={"Accept": accept})
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+
+
 async def test_pages_run_no_script_but_ours_and_show_up_in_no_frame(http: AsyncClient) -> None:
     for path in ["/", *await asset_paths(http)]:
         headers = (await http.get(path)).headers

@@ -180,6 +180,22 @@ async def test_a_stream_without_replay_begins_at_now_and_says_where_that_is(
     assert await _page(url, "/v1/events?replay=false") == []
 
 
+async def test_a_page_says_after_which_event_to_go_on(remote: AsyncClient, reporter: Reporter) -> None:
+    nothing = (await remote.get("/v1/events?replay=false")).json()
+    assert nothing == {"data": [], "next_cursor": None, "position": 0}
+    job = await submit(remote)
+    await reporter.start()
+    now = (await remote.get("/v1/events?replay=false")).json()["position"]
+    assert (await remote.get("/v1/events")).json()["position"] == now
+    assert (await remote.get(f"/v1/jobs/{job}/events", params={"after": now})).json()["position"] == now
+    await reporter.log("later")
+    page = (await remote.get("/v1/events", params={"after": now})).json()
+    assert [event["id"] for event in page["data"]] == [page["position"]]
+    assert page["position"] > now
+    # An id that this database has not given: there is another database than before.
+    assert (await remote.get("/v1/events", params={"after": 999})).json()["position"] == page["position"]
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for a condition that another task or thread makes true."""
     async with asyncio.timeout(120):

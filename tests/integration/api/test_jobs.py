@@ -606,3 +606,12 @@ async def test_jobs_are_listed_by_a_metric(http: AsyncClient, reporter: Reporter
     refused = await http.get("/v1/jobs?sort=accuracy")
     assert refused.status_code == 422
     assert "test_error" in refused.json()["detail"]
+
+
+async def test_the_jobs_of_all_pages_are_counted_on_request(http: AsyncClient) -> None:
+    for batch_size in (2, 4, 8):
+        await submit(http, batch_size=batch_size)
+    page = (await http.get("/v1/jobs?limit=1&count=true")).json()
+    assert (len(page["data"]), page["total"]) == (1, 3)
+    assert (await http.get("/v1/jobs?batch_size=2&batch_size=4&count=true")).json()["total"] == 2
+    assert (await http.get("/v1/jobs")).json()["total"] is None

@@ -1,4 +1,4 @@
-/* Actions on all selected jobs, also on those of other pages, with the totals of what happened. */
+/* Actions on all selected jobs or experiments, also on those of other pages, with the totals of what happened. */
 
 import { get, send } from "../api.js";
 import { whole } from "../format.js";
@@ -13,37 +13,72 @@ import { h } from "../view.js";
 const EVERY = "*";
 const AT_ONCE = 4;
 const PAGE = 200;
-const MOST_COMPARED = 20;
+const numbered = (n, one) => `${whole(n)} ${n === 1 ? one : `${one}s`}`;
 
-const count = (n) => `${whole(n)} ${n === 1 ? "job" : "jobs"}`;
+const PAUSE = { verb: "pause", text: "Pause", done: "paused or asked to pause" };
+const RESUME = { verb: "resume", text: "Resume", done: "queued again" };
+const RETRY = { verb: "retry", text: "Retry", done: "submitted again" };
 
-const ACTIONS = [
-  { verb: "pause", text: "Pause", done: "paused or asked to pause" },
-  { verb: "resume", text: "Resume", done: "queued again" },
-  { verb: "retry", text: "Retry", done: "submitted again" },
-  { verb: "cancel", text: "Cancel jobs", done: "cancelled", kind: "danger", ask: (n) => `Stop ${count(n)} for good?` },
-  {
-    verb: "delete",
-    text: "Delete",
-    done: "deleted",
-    kind: "danger",
-    ask: (n) => `Delete ${count(n)} with their metrics, logs and checkpoints? This cannot be undone.`,
-  },
-];
+/** The selection of jobs: their path, how many can be compared, and what can be done with them. */
+export const JOBS = {
+  noun: "job",
+  path: "/v1/jobs",
+  mostCompared: 20,
+  labels: true,
+  actions: [
+    PAUSE,
+    RESUME,
+    RETRY,
+    { verb: "cancel", text: "Cancel jobs", done: "cancelled", kind: "danger", ask: (what) => `Stop ${what} for good?` },
+    {
+      verb: "delete",
+      text: "Delete",
+      done: "deleted",
+      kind: "danger",
+      ask: (what) => `Delete ${what} with their metrics, logs and checkpoints? This cannot be undone.`,
+    },
+  ],
+};
+
+/** The selection of experiments, whose actions concern all their jobs. */
+export const EXPERIMENTS = {
+  noun: "experiment",
+  path: "/v1/experiments",
+  mostCompared: 10,
+  labels: false,
+  actions: [
+    PAUSE,
+    RESUME,
+    {
+      verb: "cancel",
+      text: "Cancel experiments",
+      done: "cancelled",
+      kind: "danger",
+      ask: (what) => `Stop all jobs of ${what} for good?`,
+    },
+    {
+      verb: "delete",
+      text: "Delete",
+      done: "deleted",
+      kind: "danger",
+      ask: (what) => `Delete ${what} with all their jobs and checkpoints? This cannot be undone.`,
+    },
+  ],
+};
 
 export class Selection {
-  /** `filter()` is the filter of the list; `changed()` is called after an action. */
-  constructor(shell, { filter, changed }) {
-    Object.assign(this, { shell, filter, changed, running: null });
+  /** `kind` is `JOBS` or `EXPERIMENTS`; `filter()` is the filter of the list; `changed()` is called after an action. */
+  constructor(shell, kind, { filter, changed }) {
+    Object.assign(this, { shell, kind, filter, changed, running: null });
     this.every = new Resource(shell.refresh);
   }
 
-  /** Whether every job of the filter is selected. */
+  /** Whether every one of the filter is selected. */
   get isEvery() {
     return url.get("selected") === EVERY;
   }
 
-  /** The ids of the selected jobs. */
+  /** The ids of the selected ones. */
   get ids() {
     return this.isEvery ? (this.every.data ?? []) : url.list("selected");
   }
@@ -52,23 +87,28 @@ export class Selection {
     url.change({ selected: ids.join(",") }, { replace: true });
   }
 
-  /** Read which jobs the filter selects, where all of them are selected. */
+  /** Read what the filter selects, where all of them are selected. */
   load() {
-    if (this.isEvery) this.every.load(JSON.stringify(this.filter()), (signal) => allIds(this.filter(), signal));
+    if (this.isEvery)
+      this.every.load(JSON.stringify(this.filter()), (signal) => allIds(this.kind.path, this.filter(), signal));
   }
 
-  /** Select a job, or no longer. */
+  /** Select one, or no longer. */
   toggle(id) {
     this.ids = this.ids.includes(id) ? this.ids.filter((one) => one !== id) : [...this.ids, id];
   }
 
+  #count(n) {
+    return numbered(n, this.kind.noun);
+  }
+
   async #act(text, done, ask, request) {
     const { ids } = this;
-    const question = ask ?? (this.isEvery ? (n) => `${text}: ${count(n)}?` : null);
-    if (question && !confirmed(question(ids.length))) return;
+    const question = ask ?? (this.isEvery ? (what) => `${text}: ${what}?` : null);
+    if (question && !confirmed(question(this.#count(ids.length)))) return;
     const totals = await this.#each(ids, request);
     const parts = [
-      `${count(totals.done)} ${done}`,
+      `${this.#count(totals.done)} ${done}`,
       totals.impossible && `${whole(totals.impossible)} not in a state that allows it`,
       totals.failed && `${whole(totals.failed)} failed: ${totals.detail}`,
     ];
@@ -111,21 +151,19 @@ export class Selection {
     this.#act("Label", "labelled", null, (id) => send("PATCH", `/v1/jobs/${id}`, { labels }));
   }
 
-  /** The bar with the actions; nothing without a selection. `hasMore`: the filter selects jobs of other pages. */
+  /** The bar with the actions; nothing without a selection. `hasMore`: the filter selects more, on other pages. */
   view({ compare, hasMore }) {
     const { ids, isEvery } = this;
+    const { noun, path, mostCompared, actions, labels } = this.kind;
+    const region = { class: "selection", key: "selection", role: "region", "aria-label": `Selected ${noun}s` };
     if (isEvery && !this.every.data)
-      return h(
-        "div",
-        { class: "selection", key: "selection", role: "region", "aria-label": "Selected jobs", "aria-busy": "true" },
-        "Selecting all jobs that match…",
-      );
+      return h("div", { ...region, "aria-busy": "true" }, `Selecting all ${noun}s that match…`);
     if (!ids.length) return null;
     const idle = this.running === null;
     const control = (props) => ({ ...props, disabled: !idle, ...writing() });
     return h(
       "div",
-      { class: "selection", key: "selection", role: "region", "aria-label": "Selected jobs" },
+      region,
       h("strong", {}, idle ? `${whole(ids.length)} selected` : `${whole(this.running)} of ${whole(ids.length)} done`),
       hasMore &&
         !isEvery &&
@@ -133,24 +171,24 @@ export class Selection {
           key: "every",
           kind: "quiet",
         }),
-      ids.length > 1 && ids.length <= MOST_COMPARED
+      ids.length > 1 && ids.length <= mostCompared
         ? linkButton("Compare", compare, { key: "compare", kind: "primary" })
         : h(
             "span",
             { class: "muted", key: "compare" },
-            ids.length === 1 ? "Select another to compare" : `At most ${MOST_COMPARED} can be compared`,
+            ids.length === 1 ? "Select another to compare" : `At most ${mostCompared} can be compared`,
           ),
-      ACTIONS.map(({ verb, text, done, kind, ask }) =>
+      actions.map(({ verb, text, done, kind, ask }) =>
         button(
           text,
           () =>
             this.#act(text, done, ask, (id) =>
-              verb === "delete" ? send("DELETE", `/v1/jobs/${id}`) : send("POST", `/v1/jobs/${id}/${verb}`),
+              verb === "delete" ? send("DELETE", `${path}/${id}`) : send("POST", `${path}/${id}/${verb}`),
             ),
           control({ key: verb, kind }),
         ),
       ),
-      button("Label", () => this.#label(), control({ key: "label" })),
+      labels && button("Label", () => this.#label(), control({ key: "label" })),
       button("Clear", () => (this.ids = []), { key: "clear", kind: "quiet" }),
     );
   }
@@ -160,13 +198,13 @@ export class Selection {
   }
 }
 
-/** The ids of all jobs of a filter. */
-async function allIds(filter, signal) {
+/** The ids of all that a filter selects. */
+async function allIds(path, filter, signal) {
   const ids = [];
   let cursor = null;
   do {
-    const page = await get("/v1/jobs", { ...filter, limit: PAGE, cursor }, { signal });
-    ids.push(...page.data.map((job) => job.id));
+    const page = await get(path, { ...filter, limit: PAGE, cursor }, { signal });
+    ids.push(...page.data.map(({ id }) => id));
     cursor = page.next_cursor;
   } while (cursor);
   return ids;

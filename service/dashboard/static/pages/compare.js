@@ -5,7 +5,7 @@ import { chart, pointing } from "../chart.js";
 import { axesOf, drawing, drawingControls, figureQuery } from "../curves.js";
 import { CurveSet } from "../curveset.js";
 import { tableExport } from "../exports.js";
-import { distinct, flat, isFraction, metricName, metricValue, plain, whole } from "../format.js";
+import { distinct, flat, isFraction, isolated, metricName, metricValue, plain, whole } from "../format.js";
 import { advance } from "../live.js";
 import { metricsOf } from "../metrics.js";
 import { choice, emptyState, linkButton, notice, picker, problemNotice } from "../parts.js";
@@ -59,7 +59,7 @@ export default function comparePage(shell) {
   const nameOf = (job, all) => {
     const names = all.map(({ job: one }) => {
       const twins = one.name && all.filter((other) => other.job.name === one.name).length > 1;
-      return twins ? `${one.title}, seed ${one.spec.seed}` : one.title;
+      return twins ? `${isolated(one.title)}, seed ${one.spec.seed}` : one.title;
     });
     return distinct(names)[all.findIndex((one) => one.job.id === job.id)];
   };

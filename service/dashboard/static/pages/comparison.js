@@ -4,14 +4,14 @@ import { download, get, withQuery } from "../api.js";
 import { chart } from "../chart.js";
 import { drawing } from "../curves.js";
 import { exportMenu, tableExport } from "../exports.js";
-import { isFraction, metricName, metricValue, significant } from "../format.js";
+import { isFraction, isolated, metricName, metricValue, significant } from "../format.js";
 import { emptyState, linkButton, picker, problemNotice, shortened } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
 import { swatch } from "../series.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
 import { outcomes } from "../vocabulary.js";
-import { confounds, signed, verdict } from "./comparisons.js";
+import { assumptions, capital, confounds, signed, verdict } from "./comparisons.js";
 
 const REREAD_MS = 2000;
 const STATISTICS = [
@@ -20,7 +20,6 @@ const STATISTICS = [
   ["best", "best"],
 ];
 
-const capital = (text) => text.replace(/^./, (c) => c.toUpperCase());
 /** The short name of an experiment on this page, by its place. */
 const letter = (n) => String.fromCharCode("A".charCodeAt(0) + n);
 const words = (field) => field.replaceAll("_", " ");
@@ -333,7 +332,7 @@ export default function comparisonPage(shell) {
         ? problemNotice(compared.problem, () => compared.reload())
         : h("div", { class: "empty", "aria-busy": "true" }, "Comparing the experiments…");
     const own = it.experiments.flatMap((one) =>
-      one.warnings.map((warning) => ({ ...warning, detail: `${one.title}: ${warning.detail}` })),
+      one.warnings.map((warning) => ({ ...warning, detail: `${isolated(one.title)}: ${warning.detail}` })),
     );
     return [
       compared.problem && problemNotice(compared.problem, () => compared.reload()),
@@ -342,7 +341,7 @@ export default function comparisonPage(shell) {
       figure(it),
       cells(it),
       differences(it),
-      confounds([...it.warnings.filter((one) => one.code !== "experiments_differ"), ...own]),
+      assumptions([...it.warnings.filter((one) => one.code !== "experiments_differ"), ...own]),
     ];
   }
 

@@ -150,13 +150,35 @@ function interaction({ interaction: it, rows, columns }) {
   );
 }
 
-/** Warnings: what else may explain a difference. */
+/** What the statistics assume, and these jobs do not meet: a card with all warnings; null without any. */
+export const assumptions = (warnings) =>
+  warnings.length > 0 &&
+  h(
+    "section",
+    { class: "card", key: "assumptions", "aria-label": "Assumptions" },
+    h(
+      "header",
+      {},
+      h("h2", {}, "Assumptions"),
+      h("small", {}, "what besides rows and columns may explain a difference"),
+    ),
+    h("div", { class: "body live" }, confounds(warnings)),
+  );
+
+/** A text with a capital. */
+export const capital = (text) => text.replace(/^./, (c) => c.toUpperCase());
+
+/** Warnings as notices. */
 export function confounds(warnings) {
   return warnings.map((one) =>
     h(
       "div",
       { key: `${one.code} ${one.detail}` },
-      notice(one.severity === "note" ? "info" : "warn", one.code.replaceAll("_", " "), one.detail.replaceAll("`", "")),
+      notice(
+        one.severity === "note" ? "info" : "warn",
+        capital(one.code.replaceAll("_", " ")),
+        one.detail.replaceAll("`", ""),
+      ),
     ),
   );
 }

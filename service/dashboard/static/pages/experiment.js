@@ -14,7 +14,7 @@ import { url } from "../url.js";
 import { h } from "../view.js";
 import { bestNote, experimentStatus, isActive, metricOf, outcomes, specification } from "../vocabulary.js";
 import { CellCurves } from "./cellcurves.js";
-import { comparisonsCard, confounds } from "./comparisons.js";
+import { assumptions, comparisonsCard } from "./comparisons.js";
 import { cellKey, heatmap } from "./heatmap.js";
 import { steering } from "./steering.js";
 import { stageChoice, tuningCard } from "./tuning.js";
@@ -359,7 +359,7 @@ export default function experimentPage(shell, id) {
                   curves.view(metric(), chosen().length > 0),
                 ),
               ),
-              confounds(answered.warnings),
+              assumptions(answered.warnings),
             ]
           : results.problem
             ? null

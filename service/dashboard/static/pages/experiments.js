@@ -11,9 +11,10 @@ import { statusMark } from "../status.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
 import { experimentStatus } from "../vocabulary.js";
+import { EXPERIMENTS, Selection } from "./bulk.js";
+import { Rows } from "./rows.js";
 
 const REREAD_MS = 2000;
-const MOST_COMPARED = 10;
 
 export default function experimentsPage(shell) {
   const experiments = new Resource(shell.refresh);
@@ -25,35 +26,21 @@ export default function experimentsPage(shell) {
       opened = true;
       await shell.live("/v1/events", {}, ({ type }) => type === "status" && reread());
     }
-    const query = { submitted_by: url.all("submitted_by"), cursor: url.get("cursor") };
+    selection.load();
+    const query = { ...filter(), cursor: url.get("cursor") };
     experiments.load(JSON.stringify(query), (signal) => get("/v1/experiments", query, { signal }));
   }
 
-  const selected = () => url.list("selected");
-  const select = (ids) => url.change({ selected: ids.join(",") }, { replace: true });
-  const pick = (id) => select(selected().includes(id) ? selected().filter((one) => one !== id) : [...selected(), id]);
-
-  /** The bar with what can be done with the selected experiments; nothing without a selection. */
-  function selection() {
-    const ids = selected();
-    if (!ids.length) return null;
-    return h(
-      "div",
-      { class: "selection", key: "selection", role: "region", "aria-label": "Selected experiments" },
-      h("strong", {}, `${whole(ids.length)} selected`),
-      ids.length > 1 && ids.length <= MOST_COMPARED
-        ? linkButton("Compare", url.with({ experiments: ids.join(",") }, "/compare"), {
-            key: "compare",
-            kind: "primary",
-          })
-        : h(
-            "span",
-            { class: "muted", key: "compare" },
-            ids.length === 1 ? "Select another to compare" : `At most ${MOST_COMPARED} can be compared`,
-          ),
-      button("Clear", () => select([]), { key: "clear", kind: "quiet" }),
-    );
-  }
+  const filter = () => ({ submitted_by: url.all("submitted_by") });
+  const selection = new Selection(shell, EXPERIMENTS, { filter, changed: () => experiments.reload() });
+  const selected = () => selection.ids;
+  const compareAddress = () => url.with({ experiments: selected().join(",") }, "/compare");
+  const rows = new Rows(shell, {
+    ids: () => (experiments.data?.data ?? []).map(({ id }) => id),
+    pick: (id) => selection.toggle(id),
+    address: (id) => `/experiments/${id}`,
+    compare: () => (selected().length > 1 ? compareAddress() : null),
+  });
 
   async function importExample() {
     const go = url.fromHere();
@@ -65,12 +52,12 @@ export default function experimentsPage(shell) {
     }
   }
 
-  function row(it) {
+  function row(it, index) {
     const name = it.title;
     const counts = Object.entries(it.counts).filter(([, count]) => count);
     return h(
       "tr",
-      { key: it.id, class: selected().includes(it.id) ? "selected" : null },
+      { key: it.id, class: `${selected().includes(it.id) ? "selected" : ""}${rows.isAt(index) ? " at" : ""}` },
       h(
         "td",
         { class: "pick" },
@@ -78,7 +65,7 @@ export default function experimentsPage(shell) {
           type: "checkbox",
           "aria-label": `Select ${name}`,
           checked: selected().includes(it.id),
-          onchange: () => pick(it.id),
+          onchange: () => selection.toggle(it.id),
         }),
       ),
       h(
@@ -145,7 +132,12 @@ export default function experimentsPage(shell) {
         h(
           "div",
           { class: "toolbar", key: "names" },
-          h("span", { class: "tag" }, `Submitted by ${names.join(" or ")}`),
+          h(
+            "span",
+            { class: "tag" },
+            "Submitted by ",
+            names.map((name, n) => [n > 0 && " or ", h("bdi", { key: name }, name)]),
+          ),
           linkButton("Show all", "/experiments", { kind: "quiet" }),
         ),
       h(
@@ -184,13 +176,14 @@ export default function experimentsPage(shell) {
           ),
         ),
       ),
-      selection(),
+      selection.view({ compare: compareAddress(), hasMore: Boolean(data.next_cursor || url.get("cursor")) }),
     ];
   }
 
   return {
     title: () => "Experiments",
     load,
+    key: (event) => rows.key(event),
     view: () => [
       h(
         "div",
@@ -206,6 +199,7 @@ export default function experimentsPage(shell) {
     ],
     close() {
       experiments.close();
+      selection.close();
       reread.cancel();
     },
   };

@@ -14,7 +14,7 @@ const BUDGETS = [
 ];
 
 const SHORT_S = 600;
-/** The budget where no speed is known. */
+/** The budget where the service gives no cost. */
 const UNKNOWN_BUDGET = 0.01;
 const LEAST_BUDGET = 1e-6;
 

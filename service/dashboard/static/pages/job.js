@@ -29,7 +29,7 @@ const TABS = [
   ["layers", "Layers"],
   ["logs", "Logs"],
   ["checkpoints", "Checkpoints"],
-  ["spec", "Specification"],
+  ["spec", "Effective configuration"],
 ];
 /** The parts that the link of a share does not show. */
 const CLOSED = new Set(["logs", "checkpoints"]);
@@ -225,7 +225,7 @@ export default function jobPage(shell, id) {
       ),
       h(
         "div",
-        { class: "scroll", tabindex: "0", role: "region", "aria-label": "Specification" },
+        { class: "scroll", tabindex: "0", role: "region", "aria-label": "Effective configuration" },
         h(
           "table",
           {},

@@ -2,16 +2,17 @@
 
 import { download, get, withQuery } from "../api.js";
 import { tableExport } from "../exports.js";
-import { distinct } from "../format.js";
+import { distinct, whole } from "../format.js";
 import { advance } from "../live.js";
 import { COLUMNS, DEFAULT_COLUMNS } from "../metrics.js";
 import { button, emptyState, linkButton, picker, problemNotice, shortened } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
-import { Selection } from "./bulk.js";
+import { JOBS, Selection } from "./bulk.js";
 import { groupedTable, loadGroups } from "./groups.js";
 import { filterBar, filterOf, headOf, isFiltered, options, sortOf, titleOf } from "./jobfilter.js";
+import { Rows } from "./rows.js";
 import { sortable, sortedBy } from "./sorting.js";
 
 const FILES = [
@@ -24,7 +25,6 @@ export default function jobsPage(shell) {
   const jobs = new Resource(shell.refresh);
   const groups = new Resource(shell.refresh);
   let arrived = 0;
-  let cursorAt = 0;
   const reread = throttled(() => groups.key && groups.reload(), 3000);
 
   const query = () => ({
@@ -33,7 +33,7 @@ export default function jobsPage(shell) {
     limit: url.get("limit", "50"),
     cursor: url.get("cursor"),
   });
-  const selection = new Selection(shell, { filter: filterOf, changed: () => jobs.reload() });
+  const selection = new Selection(shell, JOBS, { filter: filterOf, changed: () => jobs.reload() });
   const selected = () => selection.ids;
 
   function onevent(event) {
@@ -62,9 +62,8 @@ export default function jobsPage(shell) {
     else groups.key = null;
     selection.load();
     jobs.load(JSON.stringify(query()), async (signal) => {
-      const page = await get("/v1/jobs", query(), { signal });
+      const page = await get("/v1/jobs", { ...query(), count: true }, { signal });
       arrived = 0;
-      cursorAt = Math.min(cursorAt, page.data.length - 1);
       return page;
     });
   }
@@ -82,14 +81,20 @@ export default function jobsPage(shell) {
   /** Keep the value of the metric of every filtered job. */
   const keep = (name, type) =>
     download(withQuery("/v1/results", { ...filterOf(), metric: options().metric, table: "observations" }), name, type);
+  const rows = new Rows(shell, {
+    ids: () => (jobs.data?.data ?? []).map((job) => job.id),
+    pick,
+    address: (id) => `/jobs/${id}`,
+    compare: () => (selected().length > 1 ? compareAddress() : null),
+  });
 
-  function table(rows) {
+  function table(listed) {
     const columns = url.list("columns", DEFAULT_COLUMNS).filter((name) => COLUMNS[name]);
     // The names of the jobs of an experiment start with the same words.
-    const titles = rows.map((job) => job.title);
+    const titles = listed.map((job) => job.title);
     const names = url.get("experiment") ? distinct(titles) : titles;
-    const all = rows.length > 0 && rows.every((job) => selected().includes(job.id));
-    const some = rows.some((job) => selected().includes(job.id));
+    const all = listed.length > 0 && listed.every((job) => selected().includes(job.id));
+    const some = listed.some((job) => selected().includes(job.id));
     return h(
       "div",
       { class: "scroll", key: "table", tabindex: "0", role: "region", "aria-label": "Jobs" },
@@ -112,8 +117,8 @@ export default function jobsPage(shell) {
                 indeterminate: some && !all,
                 onchange: () =>
                   (selection.ids = all
-                    ? selected().filter((id) => !rows.some((job) => job.id === id))
-                    : [...new Set([...selected(), ...rows.map((job) => job.id)])]),
+                    ? selected().filter((id) => !listed.some((job) => job.id === id))
+                    : [...new Set([...selected(), ...listed.map((job) => job.id)])]),
               }),
             ),
             sortable("name", "Name", "name"),
@@ -128,7 +133,7 @@ export default function jobsPage(shell) {
         h(
           "tbody",
           {},
-          rows.map((job, index) => row(job, names[index], index, columns)),
+          listed.map((job, index) => row(job, names[index], index, columns)),
         ),
       ),
     );
@@ -139,7 +144,7 @@ export default function jobsPage(shell) {
     const name = job.title;
     return h(
       "tr",
-      { key: job.id, class: `${picked ? "selected" : ""}${index === cursorAt && keyed ? " at" : ""}` },
+      { key: job.id, class: `${picked ? "selected" : ""}${rows.isAt(index) ? " at" : ""}` },
       h(
         "td",
         { class: "pick" },
@@ -170,11 +175,12 @@ export default function jobsPage(shell) {
 
   function below() {
     const trail = history.state?.trail ?? [];
-    const { next_cursor: next } = jobs.data;
+    const { next_cursor: next, total } = jobs.data;
     const to = (cursor, newTrail) => url.go(url.with({ cursor }), { state: { trail: newTrail } });
     return h(
       "div",
       { class: "below", key: "below" },
+      h("span", { key: "total", role: "status" }, total === 1 ? "1 job matches" : `${whole(total)} jobs match`),
       picker(
         "Rows",
         LIMITS.map((n) => [String(n), `${n} a page`]),
@@ -207,8 +213,8 @@ export default function jobsPage(shell) {
   function content() {
     if (jobs.problem && !jobs.data) return problemNotice(jobs.problem, () => jobs.reload());
     if (!jobs.data) return h("section", { class: "card", key: "card" }, placeholder());
-    const rows = jobs.data.data;
-    if (!rows.length && !isFiltered() && !url.get("cursor"))
+    const { data: shown } = jobs.data;
+    if (!shown.length && !isFiltered() && !url.get("cursor"))
       return h(
         "section",
         { class: "card", key: "card" },
@@ -224,30 +230,18 @@ export default function jobsPage(shell) {
       h(
         "section",
         { class: "card", key: "card", "aria-busy": String(jobs.pending) },
-        rows.length ? table(rows) : emptyState("No jobs match this filter", "Change or clear the filter to see more."),
+        shown.length
+          ? table(shown)
+          : emptyState("No jobs match this filter", "Change or clear the filter to see more."),
         below(),
       ),
     ];
   }
 
-  let keyed = false;
   return {
     title: () => "Jobs",
     load,
-    key(event) {
-      const rows = jobs.data?.data ?? [];
-      if (event.key === "j" || event.key === "k") {
-        cursorAt = keyed ? Math.max(0, Math.min(rows.length - 1, cursorAt + (event.key === "j" ? 1 : -1))) : 0;
-        keyed = true;
-        // The row is marked in the next frame, before this callback.
-        shell.refresh();
-        requestAnimationFrame(() => document.querySelector("tr.at th a")?.focus());
-      } else if (event.key === "x" && rows[cursorAt]) pick(rows[cursorAt].id);
-      else if (event.key === "Enter" && keyed && rows[cursorAt] && !event.target.closest("a, button, summary"))
-        url.go(`/jobs/${rows[cursorAt].id}`);
-      else if (event.key === "c" && selected().length > 1) url.go(compareAddress());
-      shell.refresh();
-    },
+    key: (event) => rows.key(event),
     view: () => [
       h(
         "div",

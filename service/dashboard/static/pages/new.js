@@ -6,13 +6,13 @@ import { duration } from "../format.js";
 import { choice, confirmed, copyButton, problemNotice } from "../parts.js";
 import { Resource, throttled } from "../resource.js";
 import { fromParameters, isObject, parseJson, toParameters, valueAt, withValue } from "../request.js";
-import { fieldAt, fieldsOf, textAt, withText } from "../schema.js";
+import { fieldAt, fieldsOf, perWorker, textAt, withText } from "../schema.js";
 import { mayWrite, writing } from "../session.js";
 import { url } from "../url.js";
 import { h } from "../view.js";
 import { readVocabulary } from "../vocabulary.js";
 import { axisFields, builtInCards, GridEditor, shorterBudget, USUAL_GRID } from "./grid.js";
-import { planOf } from "./plan.js";
+import { planOf, secondsOf } from "./plan.js";
 
 const FIRST = ["normalization", "batch_size", "model", "recipe", "epochs", "seed", "name", "labels"];
 const RUNNING = ["checkpoint", "precision", "num_workers", "telemetry", "deterministic", "priority", "max_retries"];
@@ -84,7 +84,7 @@ export default function newPage(shell) {
   /** The fields of a job; of an experiment, those of every job that neither the grid nor the experiment defines. */
   function jobFields() {
     const { job } = specification.data;
-    if (kind() === "job") return fieldsOf(job, { chosen: raw, recipe: recipe() });
+    if (kind() === "job") return perWorker(fieldsOf(job, { chosen: raw, recipe: recipe() }), raw("num_workers"));
     const elsewhere = [...Object.keys(grid() ?? builtIn()?.grid ?? {}), "seed", "name", "priority"];
     const given = (path) => valueAt(filled(), path) !== undefined;
     return fieldsOf(job, { chosen: raw, recipe: recipe(), path: "base" }).filter(
@@ -134,18 +134,22 @@ export default function newPage(shell) {
     for (let shorter = budget; shorter !== null;) {
       budget = shorter;
       const usual = await planned({ grid: USUAL_GRID, budget }).catch(() => null);
-      shorter = shorterBudget(budget, usual?.cost.elapsed_s ?? usual?.cost.device_s ?? null);
+      shorter = shorterBudget(budget, usual && secondsOf(usual.cost));
     }
     if (kind() === "experiment" && !Object.keys(filled()).length) put({ budget });
   }
 
-  /** Whether the user wants work of more than an hour. */
+  /** Whether the user wants work of more than an hour, or of an unknown duration. */
   async function affordable() {
     await readPreview();
-    const { cost, jobs } = preview.problem ? {} : (preview.data ?? {});
-    const seconds = cost?.elapsed_s ?? cost?.device_s ?? 0;
-    const what = jobs?.length === 1 ? "This job takes" : `These ${jobs?.length} jobs take`;
-    return seconds <= LONG_S || confirmed(`${what} about ${duration(seconds)} here. Submit anyway?`);
+    // A request that is not valid is refused when it is submitted, with the reasons.
+    if (preview.problem?.status === 422) return true;
+    if (preview.problem || !preview.data)
+      return confirmed("The service does not say how long this takes. Submit anyway?");
+    const { cost, jobs } = preview.data;
+    const seconds = secondsOf(cost);
+    const what = jobs.length === 1 ? "This job takes" : `These ${jobs.length} jobs take`;
+    return seconds <= LONG_S || confirmed(`${what} about ${duration(seconds)} here. ${cost.basis} Submit anyway?`);
   }
 
   /** The request that made a job or an experiment. Submitted again, it makes an equal one. */

@@ -39,6 +39,17 @@ export function steering(shell, id, { changed, asked }) {
     }
   }
 
+  async function rename(it) {
+    const name = window.prompt("Name of the experiment", it.name ?? "");
+    if (name === null || name.trim() === "" || name === it.name) return;
+    try {
+      changed(await send("PATCH", `/v1/experiments/${id}`, { name: name.trim() }));
+      shell.say("The experiment is renamed.");
+    } catch (problem) {
+      shell.say(problem.detail, "bad");
+    }
+  }
+
   async function prioritize(it) {
     const answer = await changePriority(`/v1/experiments/${id}`, it.priority, shell);
     if (answer) changed(answer);
@@ -100,6 +111,7 @@ export function steering(shell, id, { changed, asked }) {
             title: `Priority of its jobs: ${it.priority}. A higher one starts first.`,
             ...writing(),
           }),
+        !shared() && button("Rename", () => rename(it), { key: "rename", ...writing() }),
         !shared() && linkButton("Clone", url.with({ kind: "experiment", from: id }, "/new"), { key: "clone" }),
         shares.view(),
         button("Report", report, {

@@ -4,8 +4,16 @@ from typing import Any
 
 import pytest
 
-from service.experiments.costs import device_kind, estimate, expected_speed, seconds_left
+from service.experiments.costs import (
+    NOMINAL_SPEEDS,
+    device_kind,
+    estimate,
+    expected_seconds,
+    expected_speed,
+    seconds_left,
+)
 from service.experiments.runs import Speed
+from worker.architecture import ARCHITECTURES
 from worker.spec import TrainingSpec
 
 
@@ -89,13 +97,32 @@ def test_only_the_newest_kind_of_device_counts() -> None:
     assert "2 jobs on H200" in found.basis
 
 
-def test_without_anything_alike_there_is_a_sentence_and_no_number() -> None:
-    nothing = estimate([spec()], [], slots=1)
-    assert (nothing.job_s, nothing.device_s, nothing.elapsed_s) == ((None,), None, None)
-    assert "their speed is unknown" in nothing.basis
-    partly = estimate([spec(), spec(model="resnet20")], [Speed("vgg", 8, "cpu", 100)], slots=1)
-    assert (partly.job_s, partly.device_s) == ((1020, None), None)
-    assert "The speed of resnet20 is unknown" in partly.basis
+def test_a_model_that_was_never_trained_has_a_nominal_speed_and_the_sentence_says_so() -> None:
+    nothing = estimate([spec(batch_size=32), spec(batch_size=2)], [], slots=2)
+    assert nothing.job_s == (seconds_left(spec(batch_size=32), 40), seconds_left(spec(batch_size=2), 12))
+    assert nothing.device_s == sum(nothing.job_s)
+    assert nothing.basis == (
+        "Estimated from a nominal speed of one CPU core, because vgg has not been trained here yet."
+    )
+    partly = estimate(
+        [spec(), spec(model="resnet20", batch_size=64), spec(model="resnet56")], [Speed("vgg", 8, "cpu", 100)], slots=1
+    )
+    assert partly.job_s[:2] == (1020, seconds_left(spec(model="resnet20", batch_size=64), 200))
+    assert partly.device_s == partly.elapsed_s == sum(partly.job_s)
+    assert "Based on the speed of 1 jobs on cpu" in partly.basis
+    assert "because resnet20 and resnet56 have not been trained here yet" in partly.basis
+
+
+def test_only_measured_speeds_say_when_a_waiting_job_starts() -> None:
+    assert expected_seconds([spec(), spec(model="resnet20")], [Speed("vgg", 8, "cpu", 100)]) == [1020, None]
+    assert expected_seconds([spec()], []) == [None]
+
+
+def test_every_model_has_a_nominal_speed_below_a_measured_one() -> None:
+    assert {speed.model for speed in NOMINAL_SPEEDS} == set(ARCHITECTURES)
+    # The benchmark of one core: images/s of resnet20 with group at batch 2 and 32.
+    measured = {2: 344 / 2, 32: 754 / 2}
+    assert all(speed.images_per_s < measured[speed.batch_size] for speed in NOMINAL_SPEEDS if speed.model == "resnet20")
 
 
 @pytest.mark.parametrize(
