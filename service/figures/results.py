@@ -73,7 +73,7 @@ def _points(results: Json, row: str, columns: Sequence[str], scale: float) -> li
     points = []
     for index, column in enumerate(columns):
         if column in cells:
-            low, high = cells[column]["interval"] or (None, None)
-            mean = cells[column]["mean"] * scale
-            points.append(Point(index, mean, *(None if bound is None else bound * scale for bound in (low, high))))
+            bounds = cells[column]["interval"] or (None, None)
+            low, high = (None if bound is None else bound * scale for bound in bounds)
+            points.append(Point(index, cells[column]["mean"] * scale, low, high))
     return points
