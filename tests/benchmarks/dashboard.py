@@ -1,6 +1,6 @@
-"""The speed of the dashboard in Chromium: frames with 200 live curves, and time to the first table of many jobs.
+"""The speed of the dashboard in Chromium: frames with 200 live curves, the first table of many jobs, the first figure.
 
-    python tests/benchmarks/dashboard.py [--curves 200] [--seconds 20] [--jobs 1000 100000] [--json FILE]
+    python tests/benchmarks/dashboard.py [--curves 200] [--seconds 20] [--jobs 1000 100000] [--rates 1.6 10]
 
 An API on SQLite runs in a separate process. All jobs of an experiment run during the measurement: each second a quarter
 of them report a row of metrics and their progress, through the functions that the dispatcher uses. Frames are measured
@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from playwright.async_api import Browser, Page
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, update
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from service.dashboard.assets import Assets
 from service.experiments.request import ExperimentRequest, expand
 from service.store import Database, attempts, experiments, migrate
 from service.store.metrics import sort_by_summary, summarize
@@ -40,6 +41,8 @@ EPOCHS, REPORTED = 100, 40
 ROUNDS = 4
 """Every job reports once in this number of seconds."""
 LOADS = 7
+FIGURES = 3
+LATENCY_MS = 100
 TARGET_FRAME_MS, TARGET_TABLE_MS = 50, 1000
 OBSERVE = """() => {
     window.observed = { frames: [], tasks: [], shifts: 0, row: null };
@@ -70,6 +73,7 @@ async def main() -> None:
     parser.add_argument("--curves", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--jobs", type=int, nargs="*", default=[1000, 100_000])
+    parser.add_argument("--rates", type=float, nargs="*", default=[1.6, 10], metavar="MBIT_PER_S")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="save a screenshot of the page with the curves")
     arguments = parser.parse_args()
@@ -81,6 +85,8 @@ async def main() -> None:
             measured["curves"] = await live_curves(browser, arguments.curves, arguments.seconds, arguments.picture)
         for count in arguments.jobs:
             measured[f"{count} jobs"] = await first_table(browser, count)
+        for rate in arguments.rates:
+            measured[f"{rate} Mbit/s"] = await first_figure(browser, rate)
     measured["load_after"] = os.getloadavg()[0]
     print(f"load {measured['load_after']:.1f} after")
     if arguments.json:
@@ -152,11 +158,46 @@ async def first_table(browser: Browser, count: int) -> dict[str, Any]:
     return result
 
 
-async def opened(browser: Browser, url: str) -> Page:
+async def first_figure(browser: Browser, mbit_per_s: float) -> dict[str, Any]:
+    """Measure the time to the values of a job and to its first chart on a slow network, with an empty cache."""
+    async with serving() as (url, database):
+        await start(database, 4)
+        async with database.read() as session:
+            job = await session.scalar(select(Job.id).limit(1))
+        values, figures = [], []
+        for _ in range(FIGURES):
+            page = await opened(browser, f"{url}/jobs/{job}", mbit_per_s)
+            await page.wait_for_selector("[aria-label=Progress] dd", timeout=60_000)
+            values.append(await page.evaluate("performance.now()"))
+            await page.wait_for_selector(".main-svg", state="attached", timeout=60_000)
+            figures.append(await page.evaluate("performance.now()"))
+            await page.context.close()
+    result = {"n": FIGURES, "values_ms": statistics.median(values), "figure_ms": statistics.median(figures)}
+    print(
+        f"at {mbit_per_s} Mbit/s, n {FIGURES}: values of a job after {result['values_ms'] / 1000:.1f} s, "
+        f"its first chart after {result['figure_ms'] / 1000:.1f} s (medians); "
+        f"plotly.js has {len(Assets().plotly.compressed) / 1e6:.2f} MB in gzip"
+    )
+    return result
+
+
+async def opened(browser: Browser, url: str, mbit_per_s: float | None = None) -> Page:
     """Open a page in a new browser context, with the observers installed before it loads."""
     context = await browser.new_context(viewport={"width": 1440, "height": 960})
     page = await context.new_page()
     await page.add_init_script(f"({OBSERVE})()")
+    if mbit_per_s is not None:
+        network = await context.new_cdp_session(page)
+        bytes_per_s = mbit_per_s * 1e6 / 8
+        await network.send(
+            "Network.emulateNetworkConditions",
+            {
+                "offline": False,
+                "latency": LATENCY_MS,
+                "downloadThroughput": bytes_per_s,
+                "uploadThroughput": bytes_per_s,
+            },
+        )
     await page.goto(url)
     return page
 

@@ -21,9 +21,10 @@ from service.client import Client
 from service.settings import Settings
 from service.store import Database
 from tests.dashboard.browser import executable, launched
-from tests.dashboard.pages import PAGES
+from tests.dashboard.pages import PAGES, report
 from tests.integration.api.reporter import Reporter
 from tests.integration.api.test_evaluations import computed
+from worker.events import Failure
 
 PATIENCE_S = 120
 EXPECTED = ("Failed to load resource", "Applying inline style violates")
@@ -221,5 +222,12 @@ async def addresses(api: Api, submit: Callable[..., str], reporter: Reporter) ->
         for epoch in (1, 2):
             await reporter.metrics("eval", epoch, 10 * epoch, test_error=0.5 / epoch)
         await reporter.finish()
+    failed = submit(name="failed")
+    await reporter.start()
+    await reporter.finish("failed", Failure(code="diverged", message="Not finite.", step=3, may_pass=False))
+    tune = {"over": {"optimizer.learning_rate": [0.01, 0.1]}, "holdout": 100, "seeds": 1}
+    tuned = httpx2.post(f"{api.url}/v1/experiments", json=body | {"tune": tune}).json()["id"]
+    await reporter.heartbeat(report(await reporter.start()))
     other = submit("batch", 2, name="one that waits, with a name so long that no table has room for all of it at once")
-    return {name: path.format(job=job, other=other, experiment=experiment, many=many) for name, path in PAGES.items()}
+    ids = {"job": job, "other": other, "experiment": experiment, "many": many, "tuned": tuned, "failed": failed}
+    return {name: path.format(**ids) for name, path in PAGES.items()}

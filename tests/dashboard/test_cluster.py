@@ -7,19 +7,10 @@ import pytest
 from playwright.async_api import expect
 
 from tests.dashboard.conftest import Visit
+from tests.dashboard.pages import report
 from tests.integration.api.reporter import Reporter
 
 pytestmark = pytest.mark.anyio
-
-
-def report(job: str | None = None, ray: str = "connected") -> dict[str, Any]:
-    busy = 1 if job else 0
-    return {
-        "ray": {"status": ray, "address": "10.0.0.1:6379"},
-        "slots": {"total": 2, "busy": busy, "free": 2 - busy},
-        "nodes": [{"id": "node-1", "address": "10.0.0.1", "cpus": 2, "gpus": 0, "alive": True}],
-        "workers": [{"id": "worker-1", "node": "node-1", "pid": 7, "device": "cpu", "state": "busy", "job": job}],
-    }
 
 
 async def test_it_says_what_runs_where(visit: Visit, submit: Callable[..., str], reporter: Reporter) -> None:

@@ -1,5 +1,6 @@
 """Charts with many curves: on one canvas, live, each curve distinguishable."""
 
+import asyncio
 import re
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +9,7 @@ import httpx2
 import pytest
 from playwright.async_api import Locator, Page, expect
 
-from tests.dashboard.conftest import Visit
+from tests.dashboard.conftest import Visit, held_until
 from tests.integration.api.reporter import Reporter
 
 pytestmark = pytest.mark.anyio
@@ -50,6 +51,23 @@ async def ink(page: Page, layer: int) -> int:
         layer,
     )
     return count
+
+
+async def test_a_page_is_used_before_its_charts_are_loaded(visit: Visit, experiment: str) -> None:
+    arrived = asyncio.Event()
+    await visit.context.route("**/vendor/plotly*", held_until(arrived))
+    page = await visit.open(f"/experiments/{experiment}")
+    # The text is drawn by the style sheet, so that it is no part of the chart.
+    loading = page.locator("[data-waiting='Loading the chart…']")
+    await expect(loading.first).to_be_visible()
+    drawn_text = await loading.first.evaluate("one => getComputedStyle(one, '::after').content")
+    assert drawn_text == '"Loading the chart…"'
+    cell = page.get_by_role("region", name="Results", exact=True).get_by_role("button").first
+    await cell.click()
+    await expect(page.get_by_role("region", name="Jobs of the chosen cells")).to_be_visible()
+    arrived.set()
+    await expect(page.locator(".main-svg").first).to_be_visible()
+    await expect(loading).to_have_count(0)
 
 
 async def test_every_seed_has_a_line_that_grows_and_can_be_singled_out(

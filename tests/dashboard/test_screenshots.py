@@ -32,8 +32,10 @@ async def test_every_page_is_taken_in_both_themes(
     with Client(api.url) as client:
         wanted = screenshots.pages(client)
     assert wanted["layers"].endswith("?tab=layers")
-    taken = await screenshots.take(browser, api.url, wanted, tmp_path / "pictures")
-    assert {path.name for path in taken} == {f"{name}-{theme}.png" for name in wanted for theme in ("light", "dark")}
+    taken = await screenshots.take(browser, api.url, wanted, tmp_path / "pictures", widths=(390, 1440))
+    assert {path.name for path in taken} == {
+        f"{name}-{theme}{ending}.png" for name in wanted for theme in ("light", "dark") for ending in ("", "-390")
+    }
     contents = [path.read_bytes() for path in taken]
     assert all(content.startswith(b"\x89PNG") for content in contents)
     assert len(set(contents)) == len(contents)

@@ -59,6 +59,7 @@ async def test_a_link_shows_an_experiment_and_its_jobs_to_a_browser_without_an_a
     await reviewer.get_by_role("link", name="show them").click()
     await reviewer.locator(f"a[href='/jobs/{job}']").click()
     await expect(reviewer.get_by_role("figure", name="Error: error (%)")).to_be_visible()
+    assert await violations(reviewer) == []
     for name in ("Logs", "Checkpoints"):
         await expect(reviewer.get_by_role("link", name=name)).to_have_count(0)
     await reviewer.reload()

@@ -34,7 +34,7 @@ export default function clusterPage(shell) {
         dispatcher.renewed_at ? "The dispatcher is away" : "No dispatcher has been started",
         dispatcher.renewed_at
           ? `Its last heartbeat was ${ago(dispatcher.renewed_at)}. The page shows its last report.`
-          : "The dispatcher assigns jobs to workers. `normlab up` starts it.",
+          : "The dispatcher assigns jobs to workers. Start it with: normlab up.",
         queueing,
       );
     if (ray.status !== "connected")

@@ -147,9 +147,11 @@ export default function newPage(shell) {
     if (preview.problem || !preview.data)
       return confirmed("The service does not say how long this takes. Submit anyway?");
     const { cost, jobs } = preview.data;
-    const seconds = secondsOf(cost);
     const what = jobs.length === 1 ? "This job takes" : `These ${jobs.length} jobs take`;
-    return seconds <= LONG_S || confirmed(`${what} about ${duration(seconds)} here. ${cost.basis} Submit anyway?`);
+    return (
+      secondsOf(cost) <= LONG_S ||
+      confirmed(`${what} about ${duration(secondsOf(cost))} here. ${cost.basis} Submit anyway?`)
+    );
   }
 
   /** The request that made a job or an experiment. Submitted again, it makes an equal one. */
@@ -256,7 +258,7 @@ export default function newPage(shell) {
       { class: "aside", key: "aside" },
       h(
         "section",
-        { class: "card", "aria-label": "What it would cost", "aria-busy": String(preview.pending) },
+        { class: "card", "aria-label": "What it would cost", "aria-busy": String(preview.pending || !preview.key) },
         h("header", {}, h("h2", {}, "Before you submit")),
         h(
           "div",
