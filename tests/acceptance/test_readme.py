@@ -102,7 +102,8 @@ def test_every_command_does_what_it_says(service: tuple[str, Path]) -> None:
 
 def shell(command: str, work: Path, url: str) -> subprocess.CompletedProcess[str]:
     """Run a command with the variables that the commands before it have left."""
-    (work / ".venv").exists() or (work / ".venv").symlink_to(sys.prefix)
+    if not (work / ".venv").exists():
+        (work / ".venv").symlink_to(sys.prefix)
     script = 'set -a; [ -e .state ] && . ./.state; eval "$1"; code=$?; export -p > .state; exit $code'
     return subprocess.run(
         ["bash", "-c", script, "bash", command],

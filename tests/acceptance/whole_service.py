@@ -47,9 +47,9 @@ class Service:
         found: dict[str, Any] = self.until(there, f"{job} to reach step {step}")
         return found
 
-    def until(self, condition: Callable[[], Any], what: str) -> Any:
+    def until(self, condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
         """Poll until the result is not None; not everything that tests wait for has an event."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + patience_s
         while not (found := condition()):
             assert time.monotonic() < deadline, f"timed out waiting for {what}"
             time.sleep(0.05)

@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement, and at least two steps")
     parser.add_argument("--bfloat16", action="store_true", help="measure both in bfloat16 too")
-    parser.add_argument("--json", type=Path, default=Path("training_throughput.json"))
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     extension.build()  # otherwise a compiler would run in the background of the measurement
 
@@ -251,7 +251,8 @@ def main() -> None:
                 line += f" {half:11.0f} {half / median['loop']:7.2f}"
                 line += f" {median['loop bf16']:10.0f} {half / median['loop bf16']:11.2f}"
             print(line, flush=True)
-    arguments.json.write_text(json.dumps(rows, indent=1))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

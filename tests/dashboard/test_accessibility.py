@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
+import httpx2
 import pytest
 from playwright.async_api import Page, expect
 

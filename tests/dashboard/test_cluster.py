@@ -1,7 +1,6 @@
 """The page of the cluster: nodes, workers and the queue."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from playwright.async_api import expect

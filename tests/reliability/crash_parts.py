@@ -15,6 +15,7 @@ from service.client import ApiError, Client
 from service.jobs import TERMINAL
 from service.store import Database, imports
 from service.store.identifiers import new_id
+from service.store.imports import ABANDONED_S
 from service.store.tables import Import
 from tests.acceptance.whole_service import Service
 from tests.reliability.kills import FIRST_STEPS, STEPS_PER_EPOCH, STUDY, fault
@@ -176,7 +177,8 @@ def interrupted_import(service: Service) -> Any:
             return await session.get(Import, experiment) is not None
 
     asyncio.run(begin_import())
-    service.until(lambda: not asyncio.run(is_left()) or None, "the end of the import")
+    # An API that crashes meanwhile looks again twice.
+    service.until(lambda: not asyncio.run(is_left()) or None, "the end of the import", 5 * ABANDONED_S)
 
 
 def contents(service: Service, experiment: str) -> Any:

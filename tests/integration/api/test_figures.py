@@ -108,11 +108,11 @@ async def test_jobs_are_points_and_lines_in_every_format(http: AsyncClient, repo
         for path, given in (("scatter", {"log_x": True, "width": 84}), ("parallel", query)):
             answer = await http.get(f"/v1/{path}.{format}", params=given)
             assert (answer.status_code, answer.content[: len(magic)]) == (200, magic)
-    for query, says in (
+    for wrong, says in (
         ({"x": "size"}, "x is 'size' is no quantity of a job"),
         ({"where": "size:3"}, "where is 'size:3'"),
     ):
-        refused = await http.get("/v1/scatter.svg", params=query)
+        refused = await http.get("/v1/scatter.svg", params=wrong)
         assert refused.status_code == 422
         assert says in refused.json()["detail"]
 
