@@ -125,7 +125,7 @@ class Settings(BaseSettings):
         default=5, gt=0, description="seconds without a renewed lease after which another dispatcher takes over"
     )
     dispatch_interval_s: float = Field(
-        default=2,
+        default=4,
         gt=0,
         description="seconds between two polls of the database by the dispatcher; in between, notifications of the "
         "database wake it",

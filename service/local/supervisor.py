@@ -30,7 +30,7 @@ STEADY_POLL_S = 0.5
 STOP_S = {"api": 8.0, "dispatcher": 10.0, "ray": 5.0}
 """The order in which children are stopped, and the seconds after which each is killed."""
 READY_TIMEOUT_S = 120.0
-ASK_PAUSE_S = 4.0
+ASK_PAUSE_S = 5.0
 """Pause between two questions to the api whether the children work."""
 ASK_TIMEOUT_S = 10.0
 
