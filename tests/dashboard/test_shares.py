@@ -11,7 +11,7 @@ from service.client import Client
 from service.settings import Settings
 from tests.dashboard.conftest import Api, Visit
 from tests.dashboard.test_accessibility import violations
-from tests.dashboard.test_shell import sign_in
+from tests.dashboard.test_tokens import sign_in
 from tests.integration.api.reporter import Reporter
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,7 @@ from pydantic import SecretStr
 from service.client import Client
 from service.settings import Settings
 from tests.dashboard.conftest import Api, Visit
-from tests.dashboard.test_shell import sign_in
+from tests.dashboard.test_tokens import sign_in
 
 pytestmark = pytest.mark.anyio
 
