@@ -81,14 +81,11 @@ def preview_table(preview: Json) -> Facts:
     more = f", up to {preview['most_jobs']} {when}" if preview["most_jobs"] > jobs else ""
     table.add_row("would create", f"{jobs} jobs in {preview['cells']} cells{more}")
     if tuning:
-        cost_s = tuning["search_device_s"]
-        cost = "" if cost_s is None else f" ({duration(cost_s)})"
         others = f"{tuning['untuned_jobs']} untuned, {tuning['tuned_jobs']} tuned"
-        table.add_row("of which", f"{tuning['search_jobs']} search{cost}, {others}")
+        table.add_row("of which", f"{tuning['search_jobs']} search ({duration(tuning['search_device_s'])}), {others}")
     cost = preview["cost"]
-    if cost["device_s"] is not None:
-        elapsed = f", {duration(cost['elapsed_s'])} on {cost['slots']} slots" if cost["elapsed_s"] is not None else ""
-        table.add_row("cost", f"{duration(cost['device_s'])} of training and evaluation{elapsed}")
+    elapsed = f", {duration(cost['elapsed_s'])} on {cost['slots']} slots" if cost["elapsed_s"] is not None else ""
+    table.add_row("cost", f"{duration(cost['device_s'])} of training and evaluation{elapsed}")
     table.add_row("", Text(cost["basis"], style="dim"))
     if precision := preview["precision"]:
         table.add_row("precision", precision["reason"])

@@ -36,7 +36,7 @@ class WarningView(BaseModel):
     """A possible confound: a difference between jobs, other than rows and columns, that may explain an effect."""
 
     code: str = Field(description="stable identifier")
-    detail: str = Field(description="the precision with the reason for it")
+    detail: str = Field(description="sentences for readers")
     jobs: list[str] = Field(description="ids of the jobs concerned; in a dry run, their indices")
     severity: Severity = Field(description="warning: a comparison may be misleading; note: information only")
 

@@ -65,7 +65,7 @@ class TestSubmit:
         before = lab("experiment", "list", "--limit", "1000", "--json").json
         out = lab("experiment", "submit", file, "--dry-run").out
         assert "8 jobs in 4 cells" in out
-        assert "has been trained" in out
+        assert "Estimated from a nominal speed" in out
         assert "unequal" in out or "steps" in out, "a confound of batch sizes at equal epochs"
         assert len(lab("experiment", "submit", file, "--dry-run", "--json").json["jobs"]) == 8
         assert lab("experiment", "list", "--limit", "1000", "--json").json == before
