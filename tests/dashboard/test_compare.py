@@ -1,11 +1,12 @@
 """The page that compares jobs: specifications, metrics and curves."""
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
 from playwright.async_api import expect
 
-from tests.dashboard.conftest import Visit
+from tests.dashboard.conftest import Visit, held_until
 from tests.integration.api.reporter import Reporter
 
 pytestmark = pytest.mark.anyio
@@ -70,6 +71,26 @@ async def test_the_others_show_their_differences_to_a_pinned_job(
     await expect(page.locator(".legend button")).to_have_text(["batch", "layer (\N{MINUS SIGN}25.00)"])
     copied = await visit.open(page.url.removeprefix(visit.api.url))
     await expect(copied.get_by_role("combobox", name="Differences to")).to_have_value(ids[0])
+
+
+async def test_a_chart_and_the_cluster_do_not_say_that_there_is_nothing_while_they_are_read(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    job = submit(name="ran", epochs=10)
+    await reporter.start()
+    await reporter.metrics("eval", 1, 10, test_error=0.5)
+    await reporter.finish()
+    answered = asyncio.Event()
+    for path in ("**/v1/curves?*", "**/v1/cluster"):
+        await visit.context.route(path, held_until(answered))
+    compared = await visit.open(f"/compare?jobs={job}")
+    chart = compared.locator(".card[aria-busy=true]")
+    await expect(chart).to_contain_text("Reading the values…")
+    cluster = await visit.open("/cluster")
+    await expect(cluster.locator("[aria-busy=true]")).to_have_text("Asking the cluster…")
+    answered.set()
+    await expect(compared.get_by_role("figure")).to_have_count(1)
+    await expect(chart).to_have_count(0)
 
 
 async def test_smoothing_starts_at_the_data_and_keeps_the_raw_values(

@@ -16,7 +16,7 @@ const PLOTTED = 12;
 
 /** A chart with its title, its legend and a switch to its table. `axes` are `{ x, y, logX, logY, categories, formatX,
  * formatY }`; `exported` is the figure that the service draws of it, as `figureExport` takes it; `brush` is what is
- * done with its points, `{ picked, pick(id), pointAt(id) }`. */
+ * done with its points, `{ picked, pick(id), pointAt(id) }`; `reading`, whether its values are still read. */
 export function chart({
   key,
   title,
@@ -27,6 +27,7 @@ export function chart({
   extra = null,
   exported = null,
   brush = null,
+  reading = false,
 }) {
   const asTable = url.list("tables").includes(key);
   const hidden = url.all("hidden");
@@ -44,7 +45,7 @@ export function chart({
     .join("; ")}`;
   return h(
     "section",
-    { class: "card", key: `chart ${key}` },
+    { class: "card", key: `chart ${key}`, "aria-busy": String(reading && !full.length) },
     h(
       "header",
       {},
@@ -85,7 +86,7 @@ export function chart({
         ),
       ),
       !full.length
-        ? h("div", { class: "waiting", key: "waiting" }, "No values yet")
+        ? h("div", { class: "waiting", key: "waiting" }, reading ? "Reading the values…" : "No values yet")
         : asTable
           ? table(shown, axes)
           : h("div", {

@@ -3,7 +3,7 @@
 import { get } from "../api.js";
 import { tableExport } from "../exports.js";
 import { ago, whole } from "../format.js";
-import { emptyState, facts, linkButton, notice, problemNotice } from "../parts.js";
+import { facts, linkButton, notice, problemNotice } from "../parts.js";
 import { Resource } from "../resource.js";
 import { shape, statusMark } from "../status.js";
 import { h } from "../view.js";
@@ -155,7 +155,7 @@ export default function clusterPage(shell) {
           heading,
           cluster.problem
             ? problemNotice(cluster.problem, () => cluster.reload())
-            : emptyState("Asking the cluster…", ""),
+            : h("div", { class: "empty", "aria-busy": "true" }, "Asking the cluster…"),
         ];
       return [
         heading,

@@ -269,6 +269,7 @@ export default function comparePage(shell) {
         series,
         axes: axesOf(metric(), how),
         height: 420,
+        reading: curves.resource.pending,
         exported: {
           path: "/v1/curves",
           query: {
