@@ -81,7 +81,7 @@ async def test_a_chart_and_the_cluster_do_not_say_that_there_is_nothing_while_th
     await reporter.metrics("eval", 1, 10, test_error=0.5)
     await reporter.finish()
     answered = asyncio.Event()
-    for path in ("**/v1/curves?*", "**/v1/cluster"):
+    for path in ("**/v1/curves?*", "**/v1/cluster", "**/v1/storage?*"):
         await visit.context.route(path, held_until(answered))
     compared = await visit.open(f"/compare?jobs={job}")
     chart = compared.locator(".card[aria-busy=true]")

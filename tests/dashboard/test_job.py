@@ -149,6 +149,17 @@ async def test_the_whole_log_is_downloaded(visit: Visit, submit: Callable[..., s
     assert await downloaded("Download matching lines") == [line for line in lines if "line 7" in line]
 
 
+async def test_a_job_that_ended_without_a_checkpoint_does_not_promise_one(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    job = submit()
+    await reporter.start()
+    page = await visit.open(f"/jobs/{job}?tab=checkpoints")
+    await expect(page.get_by_role("heading", name="No checkpoint yet")).to_be_visible()
+    await reporter.finish()
+    await expect(page.get_by_role("heading", name="No checkpoint", exact=True)).to_be_visible()
+
+
 async def test_a_checkpoint_is_downloaded_as_it_was_stored(
     visit: Visit, submit: Callable[..., str], reporter: Reporter, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ import { shape } from "../status.js";
 import { h } from "../view.js";
 
 /** The checkpoints as a table, newest first. */
-export function checkpointTable(checkpoints, shell) {
+export function checkpointTable(checkpoints, hasEnded, shell) {
   if (checkpoints.problem) return problemNotice(checkpoints.problem, () => checkpoints.reload());
   if (!checkpoints.data)
     return h(
@@ -23,10 +23,12 @@ export function checkpointTable(checkpoints, shell) {
       { class: "card", key: "checkpoints" },
       removed
         ? emptyState("No checkpoint any more", gone(removed))
-        : emptyState(
-            "No checkpoint yet",
-            "The first one is taken at the end of the first epoch, or when the job pauses.",
-          ),
+        : hasEnded
+          ? emptyState("No checkpoint", "It ended before it took one, or was imported: bundles contain none.")
+          : emptyState(
+              "No checkpoint yet",
+              "The first one is taken at the end of the first epoch, or when the job pauses.",
+            ),
     );
   return h(
     "section",

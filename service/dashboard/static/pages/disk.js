@@ -85,9 +85,10 @@ export function diskCard(shell) {
       const it = storage.data;
       return h(
         "section",
-        { class: "card", key: "storage" },
+        { class: "card", key: "storage", "aria-busy": String(!it && storage.pending) },
         h("header", {}, h("h2", {}, "Storage"), h("small", {}, "checkpoints; the largest first")),
         storage.problem && problemNotice(storage.problem, () => storage.reload()),
+        !it && storage.pending && h("div", { class: "body muted" }, "Measuring the checkpoints…"),
         it &&
           h(
             "div",

@@ -245,7 +245,10 @@ export default function jobPage(shell, id) {
     if (tab === "layers") return telemetryCards(telemetry, it, shell.say);
     if (tab === "logs") return logs.view();
     if (tab === "checkpoints")
-      return [checkpointTable(checkpoints, shell), evaluations.view(it, checkpoints.data?.data)];
+      return [
+        checkpointTable(checkpoints, it.finished_at !== null, shell),
+        evaluations.view(it, checkpoints.data?.data),
+      ];
     return tab === "spec" ? spec(it) : overview(it);
   }
 
