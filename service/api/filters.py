@@ -1,9 +1,10 @@
 """The query parameters that filter jobs."""
 
+import re
 from datetime import UTC
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from service.errors import Unprocessable
@@ -18,6 +19,12 @@ def _no_nul(text: str) -> str:
     if "\0" in text:
         raise PydanticCustomError("nul", "names, labels and ids cannot contain U+0000")
     return text
+
+
+def _not_a_number(given: Any) -> Any:
+    if isinstance(given, str) and re.fullmatch(r"\s*[-+]?[\d.]+([eE][-+]?\d+)?\s*", given):
+        raise PydanticCustomError("time", "give a date, a time and a zone, as in 2026-01-31T12:00:00Z")
+    return given
 
 
 def _in_utc(time: AwareDatetime) -> AwareDatetime:
@@ -82,7 +89,7 @@ class JobFilterQuery(WhereQuery):
         default_factory=list,
         description="key:value; several values of one key mean any of them, several keys all of them",
     )
-    created_after: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = None
+    created_after: Annotated[AwareDatetime, BeforeValidator(_not_a_number), AfterValidator(_in_utc)] | None = None
     search: Text | None = Field(default=None, description="part of the name, in any case")
 
     def job_filter(self) -> JobFilter:

@@ -24,7 +24,7 @@ OF_JOBS = frozenset({"list_curves", "get_curves_figure"})
 LISTING = "list_jobs"
 BY_QUANTITY = ("rows", "columns", "where", "sort")
 """The parameters that may name a label."""
-FILTERS = frozenset({"experiment", "status", "sort", "limit", "cursor"})
+FILTERS = frozenset({"experiment", "status", "sort", "limit", "cursor", "count"})
 """The parameters with which jobs may be listed: a filter by a label or a name would tell who has it."""
 
 

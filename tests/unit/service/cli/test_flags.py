@@ -75,7 +75,7 @@ def test_what_a_file_says_keeps_its_place(lab: Run, tmp_path: Path) -> None:
     [
         (["results", "--metric", "accuracy"], "--metric is 'accuracy'"),
         (["results", "--rows", "lr"], "--rows is 'lr'"),
-        (["results", "--where", "lr=1"], "--where names the field 'lr'"),
+        (["results", "--where", "lr=1"], "--where is 'lr:1': 'lr' is no quantity of a job"),
         (["results", "--rows", "seed", "--columns", "seed"], "--rows and --columns are both seed"),
         (["results", "--step", "3"], "--step and the --statistic at_step belong together"),
         (["results", "--failed", "maybe"], "--failed is 'maybe'"),
