@@ -22,8 +22,8 @@ NOMINAL_SPEEDS = (
     Speed("vgg", 2, "cpu", 12),
     Speed("vgg", 32, "cpu", 40),
 )
-"""The speeds of models that have not been trained yet: about 40 % of those of `group` in float32 by one core of an AMD
-EPYC (Zen 4), so that a slow machine is not promised too much."""
+"""The speeds of models that have not been trained yet: 29 to 50 % of those that `worker.training.comparison`
+measured with `group` in float32 on one core of an AMD EPYC (Zen 5), so that a slow machine is not promised too much."""
 
 
 @dataclass(frozen=True)

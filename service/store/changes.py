@@ -51,7 +51,9 @@ async def label_all(session: AsyncSession, found: Sequence[Job], wanted: Mapping
     changed = [job for job in found if after[job.id] != before.get(job.id, {})]
     ids = [job.id for job in changed]
     await session.execute(delete_from(JobLabel).where(JobLabel.job_id.in_(ids), JobLabel.key.in_(wanted)))
-    rows = [{"job_id": id_, "key": key, "value": value} for id_ in ids for key, value in wanted.items() if value]
+    rows = [
+        {"job_id": id_, "key": key, "value": value} for id_ in ids for key, value in wanted.items() if value is not None
+    ]
     if rows:
         await session.execute(insert(JobLabel), rows)
     for job in changed:

@@ -31,14 +31,20 @@ async def test_a_name_does_not_turn_the_value_behind_it(
     assert "other: 50.00 %" in told
 
 
-async def test_selected_jobs_are_compared_by_what_differs(
-    visit: Visit, submit: Callable[..., str], reporter: Reporter
-) -> None:
+async def batch_and_layer(submit: Callable[..., str], reporter: Reporter) -> list[str]:
+    """Train with `batch`, to an error of 50 %, and with `layer`, to 25 %. Returns the ids of the jobs."""
     ids = [submit(normalization, 4, name=normalization, epochs=10) for normalization in ("batch", "layer")]
     for error in (0.5, 0.25):
         await reporter.start()
         await reporter.metrics("eval", 1, 10, test_error=error)
         await reporter.finish()
+    return ids
+
+
+async def test_selected_jobs_are_compared_by_what_differs(
+    visit: Visit, submit: Callable[..., str], reporter: Reporter
+) -> None:
+    ids = await batch_and_layer(submit, reporter)
     page = await visit.open("/jobs")
     for name in ("batch", "layer"):
         await page.get_by_role("checkbox", name=f"Select {name}").check()
@@ -59,11 +65,7 @@ async def test_selected_jobs_are_compared_by_what_differs(
 async def test_the_others_show_their_differences_to_a_pinned_job(
     visit: Visit, submit: Callable[..., str], reporter: Reporter
 ) -> None:
-    ids = [submit(normalization, 4, name=normalization, epochs=10) for normalization in ("batch", "layer")]
-    for error in (0.5, 0.25):
-        await reporter.start()
-        await reporter.metrics("eval", 1, 10, test_error=error)
-        await reporter.finish()
+    ids = await batch_and_layer(submit, reporter)
     page = await visit.open(f"/compare?jobs={','.join(ids)}")
     await page.get_by_role("combobox", name="Differences to").select_option(label="Differences to batch")
     row = page.get_by_role("region", name="Metrics").get_by_role("row").filter(has_text="last test error")
